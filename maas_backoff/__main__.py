@@ -1,0 +1,193 @@
+"""The command line: `maas-backoff demo` and `maas-backoff worker module:scheduler`.
+
+Exit codes: 0 all is well, 1 tasks failed or the worker died, 2 wrong usage or a failed import, 3 the storage cannot be
+reached, 130 the demo was stopped.
+"""
+
+import argparse
+import asyncio
+import importlib
+import inspect
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from operator import attrgetter
+from pathlib import Path
+
+import anyio
+
+from maas_backoff.demo.lines import InputError
+from maas_backoff.errors import MaasBackoffError, StorageError
+from maas_backoff.scheduler import TaskBackoffScheduler
+
+log = logging.getLogger("maas_backoff.command")
+
+OK, FAILED, USAGE, STORAGE, STOPPED = 0, 1, 2, 3, 130
+
+LINGER = 1.0
+"""Seconds in which threads may end by themselves when everything else has."""
+
+
+class UsageError(Exception):
+    """Raised for what the caller of a command can put right; the message is one sentence."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command, and end the process with its exit code."""
+    code = _run(_parser().parse_args(arguments))
+    threading.Thread(target=_leave_threads_behind, args=(code,), daemon=True).start()
+    sys.exit(code)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return _demo(options) if options.command == "demo" else _worker(options)
+    except StorageError as error:
+        return _complain(options, error, STORAGE)
+    except (UsageError, InputError, MaasBackoffError) as error:
+        return _complain(options, error, USAGE)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return _complain(options, "stopped", STOPPED)
+    except BrokenPipeError:  # `| head`: nobody reads any more, and the interpreter's last flush must not say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _complain(options: argparse.Namespace, error: object, code: int) -> int:
+    print(f"maas-backoff {options.command}: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="maas-backoff", description="Tasks with retries and backoff over Redis or Valkey."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('maas_backoff')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    demo = commands.add_parser(
+        "demo",
+        help="push the lines of a text file through a slow, overloaded model server, with no set-up",
+        description="Start an embedded server and a small model server, run one task for each line of a text file, and "
+        "check that every line has exactly one result.",
+    )
+    demo.add_argument(
+        "--input", type=Path, metavar="FILE", help="a UTF-8 text file, one prompt a line (default: a sample)"
+    )
+    demo.add_argument("--tasks-at-once", type=_places, default=8, metavar="N", help="1 to 100 (default: %(default)s)")
+    demo.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="decides which requests fail (default: %(default)s)"
+    )
+    worker = commands.add_parser(
+        "worker",
+        help="run a worker until SIGTERM or Ctrl-C",
+        description="Run the tasks of a TaskBackoffScheduler. SIGTERM or Ctrl-C: finish what runs, and end; a second "
+        "one: hand back what runs.",
+    )
+    worker.add_argument(
+        "scheduler", metavar="module:scheduler", help="where it is, or a function without arguments giving it"
+    )
+    return parser
+
+
+def _places(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100, got {text!r}")
+    return int(text)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from maas_backoff.demo.run import run  # an HTTP server, which workers do without
+
+    return run(options.input, tasks_at_once=options.tasks_at_once, seed=options.seed)
+
+
+def _worker(options: argparse.Namespace) -> int:
+    scheduler = load_scheduler(options.scheduler)
+    # Does nothing where the module has configured logging itself.
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    config = scheduler.config
+    log.info("queue %r, %d at a time, pid %d", config.task.biz_prefix, config.threadpool.concurrency, os.getpid())
+    try:
+        anyio.run(scheduler.run_until_stopped)
+    except MaasBackoffError:
+        raise
+    except Exception:
+        log.exception("the worker has died")
+        return FAILED
+    log.info("stopped")
+    return OK
+
+
+def load_scheduler(reference: str) -> TaskBackoffScheduler:
+    """Return the scheduler that `module:attribute` names; raises UsageError where there is none that could work."""
+    module, _, attribute = reference.partition(":")
+    if not _is_dotted_name(module) or not _is_dotted_name(attribute):
+        raise UsageError(f"expected module:scheduler, like my_service.tasks:scheduler, got {reference!r}")
+    found = _import(module, attribute)
+    if not isinstance(found, TaskBackoffScheduler) and callable(found):
+        found = _call(reference, found)
+        if inspect.iscoroutine(found):
+            found.close()  # or Python would warn, out of place, that it was never awaited
+    if not isinstance(found, TaskBackoffScheduler):
+        raise UsageError(
+            f"{reference!r}: expected a TaskBackoffScheduler or a function giving it, got {type(found).__name__}"
+        )
+    if not found.has_handler:
+        raise UsageError(
+            f"{reference!r} has no handler, so it can run no tasks: call set_custom_task_handler in its module"
+        )
+    return found
+
+
+def _is_dotted_name(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
+
+
+def _import(module: str, attribute: str) -> object:
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds str
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as above; a console script has its own directory there instead
+    try:
+        loaded = importlib.import_module(module)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+            raise UsageError(f"there is no module {error.name!r} here or among the installed ones") from error
+        traceback.print_exc()  # the fault is inside the module, and where is what its author needs
+        raise UsageError(f"the module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+    try:
+        return attrgetter(attribute)(loaded)
+    except AttributeError as error:
+        raise UsageError(f"the module {module!r} has no attribute {attribute!r}") from error
+
+
+def _call(reference: str, factory: Callable[[], object]) -> object:
+    try:
+        return factory()
+    except Exception as error:
+        traceback.print_exc()  # as above
+        raise UsageError(f"{reference!r} cannot be called: {type(error).__name__}: {error}") from error
+
+
+def _leave_threads_behind(code: int) -> None:
+    """End the process when threads, such as those of handlers that never return, would keep it alive for ever.
+
+    A daemon beside the usual end of the interpreter, which joins idle thread pools and runs what is registered at exit.
+    """
+    time.sleep(LINGER)
+    left = [
+        thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
+    ]
+    if left:
+        log.warning("left behind, as they do not end: threads %s", ", ".join(left))
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""The configuration: plain objects whose fields can be assigned, and are checked when they are.
+
+Durations are seconds, or a timedelta. A wrong value raises ConfigError, which names the option, what was expected
+and what was got.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self, TypeVar, cast, get_args
+from urllib.parse import urlsplit
+
+import attrs
+from attrs import define, field
+
+from maas_backoff.domain.backoff import Backoff, BackoffCallable, BackoffStrategy
+from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
+from maas_backoff.errors import ConfigError
+from maas_backoff.options import YEAR, choice, duration, must, number, seconds, text, whole
+
+StorageType = Literal["redis", "embedded"]
+ProcMode = Literal["thread", "process"]
+
+_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
+_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+_T = TypeVar("_T")
+
+
+def _as_text(path: "str | os.PathLike[str] | None") -> str | None:
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+def _is_strategy(value: object) -> bool:
+    return callable(value) or (isinstance(value, str) and value in list(BackoffStrategy))
+
+
+def _is_url(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, str):
+        return False
+    try:
+        parts = urlsplit(value)
+        _ = parts.port  # a port that is no number raises here
+    except ValueError:
+        return False
+    return parts.scheme in _SCHEMES and bool(parts.path if parts.scheme == "unix" else parts.hostname)
+
+
+@define(kw_only=True)
+class StorageConfig:
+    """Where the tasks are kept.
+
+    `type="redis"` is a Redis (6.2 or newer) or Valkey server, named by `url` or by the other fields.
+    `type="embedded"` starts a Valkey server of its own in the directory `path` (extra `embedded`); all processes
+    that name the same `path` share it, and the last one stops it. `url` may be `redis://`, `rediss://` (TLS),
+    `unix:///path?db=0`, `valkey://` or `valkeys://`; it replaces host, port, database, username and password.
+    A call that the server does not answer within `timeout` seconds raises StorageUnavailableError; workers go on
+    trying.
+    """
+
+    type: StorageType = field(default="redis", validator=choice(*get_args(StorageType)))
+    host: str = field(default="localhost", validator=must("a host name", lambda v: isinstance(v, str) and bool(v)))
+    port: int = field(default=6379, validator=whole(1, 65_535))
+    database: int = field(default=0, validator=whole(0, 1_000_000))
+    username: str = field(default="", validator=text())
+    password: str = field(default="", repr=False, validator=text(secret=True))
+    url: str | None = field(
+        default=None,
+        repr=False,  # it may hold a password
+        validator=must(f"a URL with one of the schemes {', '.join(_SCHEMES)}", _is_url, secret=True),
+    )
+    timeout: float = field(default=10, converter=seconds, validator=duration(0.1, 3600))
+    path: str | None = field(
+        default=None,
+        converter=_as_text,
+        validator=must("a directory's path", lambda v: v is None or (isinstance(v, str) and bool(v))),
+    )
+
+
+def _mirror(mine: str, other: str) -> Callable[[Any, "attrs.Attribute[Any]", Any], Any]:
+    def hook(owner: object, attribute: "attrs.Attribute[Any]", value: object) -> object:
+        if attribute.validator is not None:
+            attribute.validator(owner, attribute, value)
+        assert attribute.name == mine
+        object.__setattr__(owner, other, value)
+        return value
+
+    return hook
+
+
+@define(kw_only=True)
+class TaskConfig:
+    """What holds for the tasks of one queue, unless `create_task` says otherwise for one of them.
+
+    A task keeps the values of the process that creates it; every worker decides by those.
+
+    `max_retry_count` is retries, so at most one attempt more. Delays: `Backoff`. `backoff_jitter` is a share of the
+    delay. `backoff_strategy` may be a callable from the retry's number (from 1) to seconds; it lives in the workers,
+    and where there is none the exponential formula stands in. A step of `priority` is worth a head start of
+    `priority_step` seconds. A task whose worker died `max_lost` times fails. `result_ttl` is how long completed and
+    cancelled tasks are kept, `failed_ttl` how long failed ones are. `max_payload_bytes` limits params and results.
+    A task starts only on a GPU with `min_gpu_memory_gb` GiB free and a utilisation below `max_gpu_utilization`
+    percent (0: no matter). `min_gpu_utilization` is the old name of `max_gpu_utilization`.
+    """
+
+    biz_prefix: str = field(
+        default="",
+        validator=must(
+            "1 to 64 of A-Z a-z 0-9 _ . -",
+            lambda value: isinstance(value, str) and (not value or _PREFIX.fullmatch(value) is not None),
+        ),
+    )
+    batch_size: int = field(default=100, validator=whole(1, 100))
+    max_retry_count: int = field(default=3, validator=whole(0, 1_000_000))
+    backoff_strategy: str | BackoffCallable = field(
+        default="exponential", validator=must("'fixed', 'linear', 'exponential' or a callable", _is_strategy)
+    )
+    backoff_interval: float = field(default=30, converter=seconds, validator=duration(0))
+    backoff_multiplier: float = field(default=2.0, validator=number(1, 1000))
+    max_backoff_interval: float = field(default=3600, converter=seconds, validator=duration(0))
+    backoff_jitter: float = field(default=0.0, validator=number(0, 1, "a share"))
+    priority_step: float = field(default=60, converter=seconds, validator=duration(0, 86_400))
+    max_lost: int = field(default=3, validator=whole(1, 1000))
+    max_snoozes: int = field(default=1000, validator=whole(0, 1_000_000))
+    max_finished: int = field(default=1_000_000, validator=whole(1, 100_000_000))
+    result_ttl: float = field(default=86_400, converter=seconds, validator=duration(1, 10 * YEAR))
+    failed_ttl: float = field(default=604_800, converter=seconds, validator=duration(1, 10 * YEAR))
+    max_payload_bytes: int = field(default=1_048_576, validator=whole(2, 64 * 1_048_576))
+    min_gpu_memory_gb: float = field(default=0, validator=number(0, 100_000, "GiB"))
+    max_gpu_utilization: float = field(
+        default=0,
+        validator=number(0, 100, "percent"),
+        on_setattr=_mirror("max_gpu_utilization", "min_gpu_utilization"),
+    )
+    min_gpu_utilization: float = field(
+        default=0,
+        repr=False,
+        eq=False,
+        validator=number(0, 100, "percent"),
+        on_setattr=_mirror("min_gpu_utilization", "max_gpu_utilization"),
+    )
+
+    def __attrs_post_init__(self) -> None:
+        ceiling, old = self.max_gpu_utilization, self.min_gpu_utilization
+        if ceiling and old and ceiling != old:
+            raise ConfigError("task.min_gpu_utilization", f"the value of max_gpu_utilization, {ceiling}", old)
+        self.max_gpu_utilization = ceiling or old
+
+    @property
+    def policy(self) -> Policy:
+        """The part that travels with each task."""
+        strategy = self.backoff_strategy
+        return Policy(
+            backoff_strategy=strategy if isinstance(strategy, str) else CUSTOM_STRATEGY,
+            **{name: getattr(self, name) for name in _POLICY_FIELDS if name != "backoff_strategy"},
+        )
+
+    @property
+    def backoff(self) -> Backoff:
+        """The delays of this configuration; `backoff.preview(n)` tells them before anything runs."""
+        return self.policy.backoff(self.custom_backoff)
+
+    @property
+    def custom_backoff(self) -> BackoffCallable | None:
+        """The callable backoff, if there is one."""
+        return None if isinstance(self.backoff_strategy, str) else self.backoff_strategy
+
+
+_POLICY_FIELDS = tuple(f.name for f in attrs.fields(Policy))
+
+
+@define(kw_only=True)
+class ThreadPoolConfig:
+    """How handlers run in a worker process.
+
+    `concurrency` attempts at a time. `proc_mode="thread"`: coroutine handlers run on the event loop, plain functions
+    in threads, which nothing can stop from outside. `proc_mode="process"`: every handler runs in a child process,
+    which is killed on timeout and on cancel. `exec_timeout` limits one attempt of a task without its own.
+    `max_tasks_per_process` replaces a
+    child after that many tasks; None keeps it.
+    """
+
+    concurrency: int = field(default=10, validator=whole(1, 10_000))
+    proc_mode: ProcMode = field(default="thread", validator=choice(*get_args(ProcMode)))
+    exec_timeout: float = field(default=300, converter=seconds, validator=duration(0.001))
+    max_tasks_per_process: int | None = field(
+        default=None,
+        validator=must(
+            "a whole number from 1, or None",
+            lambda v: v is None or (isinstance(v, int) and not isinstance(v, bool) and v >= 1),
+        ),
+    )
+
+
+@define(kw_only=True)
+class SchedulerConfig:
+    """The rhythm of a worker.
+
+    `interval` is the longest sleep between two polls; new and due tasks wake a worker at once. `lease` is how long
+    a worker's claim on a task holds without a heartbeat: beats come every third of it, lost tasks are looked for
+    every quarter of it. `shutdown_grace` is how long running attempts may go on after a stop was asked for.
+    """
+
+    interval: float = field(default=10, converter=seconds, validator=duration(0.01, 3600))
+    lease: float = field(default=30, converter=seconds, validator=duration(3, 86_400))
+    shutdown_grace: float = field(default=30, converter=seconds, validator=duration(0, 86_400))
+
+
+def _section(kind: type[_T]) -> _T:
+    def is_section(value: object) -> bool:
+        return isinstance(value, kind)
+
+    return cast(_T, field(factory=kind, validator=must(f"a {kind.__name__}", is_section)))
+
+
+@define(kw_only=True)
+class TaskBackoffConfig:
+    """The whole configuration of one scheduler, in four sections."""
+
+    storage: StorageConfig = _section(StorageConfig)
+    task: TaskConfig = _section(TaskConfig)
+    threadpool: ThreadPoolConfig = _section(ThreadPoolConfig)
+    scheduler: SchedulerConfig = _section(SchedulerConfig)
+
+    def copy(self) -> Self:
+        """Return a copy that later assignments to this one do not reach."""
+        return attrs.evolve(self, **{name: attrs.evolve(getattr(self, name)) for name in _SECTIONS})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Return the configuration of `{"storage": {...}, "task": {...}, …}`; what is missing has its default."""
+        sections: dict[str, Any] = {}
+        for name, fields in values.items():
+            if name not in _SECTIONS:
+                raise ConfigError(name, "one of the sections " + ", ".join(_SECTIONS), name)
+            if not isinstance(fields, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller's data, often parsed from a file
+                raise ConfigError(name, "a mapping of options", fields)
+            known = _options(_SECTIONS[name])
+            for option in fields:
+                if option not in known:
+                    raise ConfigError(f"{name}.{option}", "one of " + ", ".join(known), option)
+            sections[name] = _SECTIONS[name](**fields)
+        return cls(**sections)
+
+    @classmethod
+    def from_env(cls, prefix: str = "MAAS_BACKOFF_", environ: Mapping[str, str] | None = None) -> Self:
+        """Return the configuration of the environment: `MAAS_BACKOFF_<OPTION>`, for example MAAS_BACKOFF_URL,
+        MAAS_BACKOFF_BIZ_PREFIX, MAAS_BACKOFF_CONCURRENCY. The names of the options are those of the sections' fields.
+        An unknown name is refused.
+        """  # noqa: D205 - one sentence and its examples
+        values: dict[str, dict[str, Any]] = {}
+        for variable, given in (os.environ if environ is None else environ).items():
+            if not variable.startswith(prefix):
+                continue
+            option = variable.removeprefix(prefix).lower()
+            section = next((name for name, kind in _SECTIONS.items() if option in _options(kind)), None)
+            if section is None:
+                known = ", ".join(name for kind in _SECTIONS.values() for name in _options(kind))
+                raise ConfigError(variable, f"{prefix} and one of {known}", option)
+            values.setdefault(section, {})[option] = _parsed(given, _SECTIONS[section], option, variable)
+        return cls.from_dict(values)
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "storage": StorageConfig,
+    "task": TaskConfig,
+    "threadpool": ThreadPoolConfig,
+    "scheduler": SchedulerConfig,
+}
+
+
+def _options(section: type[Any]) -> list[str]:
+    return [attribute.name for attribute in attrs.fields(section)]
+
+
+def _parsed(text: str, section: type[Any], option: str, variable: str) -> str | float | None:
+    """Return the text of an environment variable as its option's type."""
+    annotation = str(getattr(attrs.fields(section), option).type)
+    if "str" in annotation or "Literal" in annotation:
+        return text
+    if text == "" and "None" in annotation:
+        return None
+    number = float if "float" in annotation else int
+    try:
+        return number(text)
+    except ValueError:
+        raise ConfigError(variable, f"a number ({number.__name__})", text) from None

@@ -1,0 +1,54 @@
+"""How far the demo is: one line that is rewritten on a terminal, a new one every second elsewhere."""
+
+import shutil
+import sys
+import time
+
+from maas_backoff.demo.server import ModelServer
+from maas_backoff.domain.stats import QueueStats
+
+_BAR = 8
+
+
+class Progress:
+    """Shows a queue's numbers as they change."""
+
+    def __init__(self, total: int, model: ModelServer) -> None:
+        self._total = total
+        self._model = model
+        self._started = time.monotonic()
+        self._next = 0.0
+        self._live = sys.stdout.isatty()
+
+    @property
+    def seconds(self) -> float:
+        """The time since the start."""
+        return time.monotonic() - self._started
+
+    def show(self, stats: QueueStats, *, last: bool = False) -> None:
+        """Print the numbers, if it is time to."""
+        if self._live:
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be rewritten
+            print(f"\r{self._line(stats):{width}.{width}}", end="", flush=True)
+        elif last or self.seconds >= self._next:
+            self._next = self.seconds + 1
+            print(self._line(stats), flush=True)
+
+    def end(self) -> None:
+        """Leave the line that was rewritten."""
+        if self._live:
+            print()
+
+    def _line(self, stats: QueueStats) -> str:
+        done = finished(stats)
+        bar = "#" * (_BAR * done // self._total)
+        model = f"{self._model.refused.total()} refused, {self._model.broken.total()} broken"
+        return (
+            f"{self.seconds:5.1f} s [{bar:.<{_BAR}}] {done}/{self._total} done, "
+            f"{stats.processing_count} running, {stats.pending_count} waiting; {model}"
+        )
+
+
+def finished(stats: QueueStats) -> int:
+    """Return how many tasks will not change any more."""
+    return stats.completed_count + stats.failed_count + stats.cancelled_count

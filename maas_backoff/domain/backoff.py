@@ -1,0 +1,91 @@
+"""How long to wait before a retry."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from enum import StrEnum
+
+import attrs
+
+log = logging.getLogger("maas_backoff.worker")
+
+BackoffCallable = Callable[[int], float | timedelta]
+"""A backoff of one's own: the retry's number, from 1, to seconds or a timedelta."""
+
+
+class BackoffStrategy(StrEnum):
+    """How the delay grows with the number of the retry."""
+
+    FIXED = "fixed"
+    LINEAR = "linear"
+    EXPONENTIAL = "exponential"
+
+
+@attrs.frozen
+class Backoff:
+    """Delays in seconds before the retries n = 1, 2, 3.
+
+    fixed: `interval`; linear: `interval * n`; exponential: `interval * multiplier ** (n - 1)`.
+    `custom` replaces the formula. All are capped by `max_interval`; then `jitter`, a share of the delay,
+    moves it up or down, and the cap holds again.
+    """
+
+    strategy: str = BackoffStrategy.EXPONENTIAL
+    interval: float = 30
+    multiplier: float = 2.0
+    max_interval: float = 3600
+    jitter: float = 0.0
+    custom: BackoffCallable | None = None
+
+    def delay(self, retry: int, task_id: str = "") -> float:
+        """Return the seconds to wait before retry number `retry` of a task.
+
+        The jitter is drawn from the task's id and the retry's number, so it spreads a burst of failures
+        and can still be told in advance.
+        """
+        delay = min(self._base(retry), self.max_interval)
+        if self.jitter:
+            delay += delay * self.jitter * (2 * _draw(task_id, retry) - 1)
+        return min(max(delay, 0.0), self.max_interval)
+
+    def preview(self, retries: int, task_id: str = "") -> list[float]:
+        """Return the exact delays before the first `retries` retries of a task, before anything runs."""
+        return [self.delay(retry, task_id) for retry in range(1, retries + 1)]
+
+    def _base(self, retry: int) -> float:
+        if self.custom is not None and (delay := _call(self.custom, retry)) is not None:
+            return delay
+        match self.strategy:
+            case BackoffStrategy.FIXED:
+                return self.interval
+            case BackoffStrategy.LINEAR:
+                return self.interval * retry
+            case _:
+                return self._exponential(retry)
+
+    def _exponential(self, retry: int) -> float:
+        try:
+            return self.interval * float(self.multiplier) ** (retry - 1)
+        except OverflowError:  # 30 * 2.0 ** 1999; an interval of 0 stays 0
+            return self.max_interval if self.interval else 0.0
+
+
+def _call(custom: BackoffCallable, retry: int) -> float | None:
+    """Return what a user's callable gives, if that is a delay; None, and a log line, if not."""
+    try:
+        delay = custom(retry)
+        seconds = float(delay.total_seconds() if isinstance(delay, timedelta) else delay)
+    except Exception:
+        log.exception("the backoff callable failed for retry %d; the exponential formula stands in", retry)
+        return None
+    if not math.isfinite(seconds):
+        log.error("the backoff callable gave %r for retry %d; the exponential formula stands in", delay, retry)
+        return None
+    return seconds
+
+
+def _draw(task_id: str, retry: int) -> float:
+    digest = hashlib.blake2b(f"{task_id}:{retry}".encode(), digest_size=6).digest()
+    return int.from_bytes(digest) / 2**48

@@ -1,0 +1,82 @@
+"""JSON text, one spelling per value: what is stored, compared and passed to child processes. Never pickle."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, cast
+
+from maas_backoff.errors import PayloadError, PayloadTooLargeError
+
+MAX_DEPTH = 100
+"""Deepest nesting accepted. Other languages' parsers stop at about 100 to 1000 levels."""
+
+_LARGEST_NUMBER = sys.float_info.max
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
+
+
+def canonical(value: object, option: str, limit: int) -> str:
+    """Return the one JSON text of `value`: keys sorted, no spaces, at most `limit` bytes of UTF-8.
+
+    Tuples become arrays. Raises PayloadError with the path of the first value that JSON cannot hold
+    without changing it (`task_params.images[3]`), and PayloadTooLargeError.
+    """
+    _check(value, option, MAX_DEPTH)
+    try:
+        text = _encode(value)
+        size = len(text.encode())
+    except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
+        raise PayloadError(option, f"JSON ({type(error).__name__})", value) from error
+    if size > limit:
+        raise PayloadTooLargeError(option, limit, size)
+    return text
+
+
+def parse(text: str | bytes) -> Any:
+    """Return the value of a JSON text that `canonical` made."""
+    return json.loads(text)
+
+
+def _check(value: object, path: str, depth: int) -> None:  # noqa: C901 - one case per kind of JSON value
+    match value:
+        case None | bool():
+            pass
+        case str():
+            _check_text(value, path)
+        case int() | float():
+            # NaN fails every comparison; an int beyond the largest double is read as infinity elsewhere.
+            if not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
+                _refuse(path, "a finite number", value)
+        case dict():
+            if depth == 0:
+                _refuse(path, f"at most {MAX_DEPTH} levels", type(cast(object, value)))
+            for key, item in cast(dict[object, object], value).items():
+                if type(key) is not str:
+                    # json.dumps would turn 1 into "1", and two keys into one.
+                    _refuse(path, "text keys", key)
+                _check_text(key, path)
+                _check(item, f"{path}.{key}", depth - 1)
+        case list() | tuple():
+            if depth == 0:
+                _refuse(path, f"at most {MAX_DEPTH} levels", type(cast(object, value)))
+            for index, item in enumerate(cast(Sequence[object], value)):
+                _check(item, f"{path}[{index}]", depth - 1)
+        case _:
+            _refuse(path, "a JSON value (null, bool, number, text, list, dict)", value)
+
+
+def _check_text(value: str, path: str) -> None:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            _refuse(path, "text that UTF-8 can hold (no lone surrogates)", value)
+
+
+def _refuse(path: str, expected: str, got: object) -> NoReturn:
+    raise PayloadError(path, expected, got)
+
+
+def plain(values: Mapping[str, object]) -> str:
+    """Return the JSON text of our own small records (policies, errors, frames), which need no checking."""
+    return _encode(dict(values))

@@ -1,0 +1,78 @@
+"""The checks at the door: what a task must be to be sent to the server at all."""
+
+import secrets
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from maas_backoff.domain.spec import TaskOptions
+from maas_backoff.errors import InvalidValueError
+
+LONGEST_ID = 256
+LARGEST_PRIORITY = 1000
+HORIZON = timedelta(days=3650)
+"""How far ahead a task may be scheduled."""
+
+# In the order of their bytes, so that ids sort by the time they were made.
+_DIGITS = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+
+
+def new_task_id() -> str:
+    """Return a new id: 16 characters, 7 of the time in ms (until 2109) and 9 (54 bits) random."""
+    value = time.time_ns() // 1_000_000 << 54 | secrets.randbits(54)
+    return "".join(_DIGITS[value >> shift & 63] for shift in range(90, -1, -6))
+
+
+def checked_task_id(task_id: object) -> str:
+    """Return `task_id` if it is one. Ids are kept as they are; nothing is parsed from them."""
+    if not isinstance(task_id, str) or not 1 <= len(task_id) <= LONGEST_ID or not task_id.isprintable():
+        raise InvalidValueError("task_id", f"text of 1 to {LONGEST_ID} printable characters", task_id)
+    return task_id
+
+
+def checked_params(params: object) -> Mapping[str, object]:
+    """Return `params` if they are a dict; their values are checked when they are written as JSON."""
+    if not isinstance(params, dict):
+        raise InvalidValueError("task_params", "a dict", params)
+    return params  # pyright: ignore[reportUnknownVariableType] - a user's dict; jsontext.canonical looks at each key
+
+
+def checked_priority(priority: object) -> int:
+    """Return `priority` if it is a whole number from -1000 to 1000."""
+    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > LARGEST_PRIORITY:
+        expected = f"a whole number from -{LARGEST_PRIORITY} to {LARGEST_PRIORITY}"
+        raise InvalidValueError("priority", expected, priority)
+    return priority
+
+
+def checked_due(options: TaskOptions) -> float | datetime:
+    """Return when the task is due: seconds from now, or an aware datetime."""
+    if "run_at" in options:
+        if "delay" in options:
+            raise InvalidValueError("run_at", "either delay or run_at", options["run_at"])
+        return _checked_moment(options["run_at"])
+    delay = options.get("delay", 0)
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= HORIZON.total_seconds():
+        raise InvalidValueError("delay", "seconds from 0 to ten years, or a timedelta", delay)
+    return seconds
+
+
+def _checked_moment(run_at: object) -> datetime:
+    if not isinstance(run_at, datetime) or run_at.utcoffset() is None:
+        raise InvalidValueError("run_at", "a datetime with a time zone", run_at)
+    if run_at > datetime.now(run_at.tzinfo) + HORIZON:
+        raise InvalidValueError("run_at", "a moment within ten years", run_at)
+    return run_at
+
+
+def overrides_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a task's options that replaces the queue's policy; unknown names are refused."""
+    for name in options:
+        if name not in _OPTIONS:
+            raise InvalidValueError(name, "one of the options " + ", ".join(sorted(_OPTIONS)), options[name])
+    return {name: value for name, value in options.items() if name not in {"priority", "delay", "run_at"}}
+
+
+_OPTIONS = frozenset(TaskOptions.__annotations__)

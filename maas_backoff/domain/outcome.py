@@ -1,0 +1,162 @@
+"""What happened in an attempt."""
+
+import inspect
+import traceback
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import attrs
+
+from maas_backoff.domain import jsontext
+from maas_backoff.domain.result import ResultEntity
+from maas_backoff.domain.task import TaskError
+from maas_backoff.errors import Discard, PayloadError, Retry, Snooze
+
+TEXT_LIMIT = 8192
+"""Bytes of an error's message and of its traceback that are kept."""
+
+
+class CancelReason(StrEnum):
+    """Why an attempt was stopped from outside, recorded before it is stopped."""
+
+    USER = "user"
+    TIMEOUT = "timeout"
+    LEASE_LOST = "lease_lost"
+    SHUTDOWN = "shutdown"
+
+
+@attrs.frozen
+class Succeeded:
+    """The handler returned. `result` is JSON text."""
+
+    result: str
+
+
+@attrs.frozen
+class Failed:
+    """The attempt failed.
+
+    `raised` tells an exception, a timeout or a crash from a returned ResultEntity.fail: the exception handler is
+    called for those only. A `permanent` failure is not retried. `retry_after` replaces the backoff's delay.
+    """
+
+    error: TaskError
+    traceback: str = ""
+    raised: bool = False
+    permanent: bool = False
+    retry_after: float | None = None
+
+
+@attrs.frozen
+class Snoozed:
+    """The handler wants the task to come back after this many seconds."""
+
+    after: float
+
+
+@attrs.frozen
+class Cancelled:
+    """The attempt was stopped, by a user or by a shutdown, or its lease was lost."""
+
+    reason: CancelReason
+
+
+@attrs.frozen
+class Unstarted:
+    """The task was claimed and its handler not called."""
+
+
+@attrs.frozen
+class LeaseExpired:
+    """The attempt's worker has not renewed its lease."""
+
+
+HandlerOutcome = Succeeded | Failed | Snoozed
+"""What a handler alone can bring about; the outcomes that cross the border of a child process."""
+
+Outcome = HandlerOutcome | Cancelled | Unstarted | LeaseExpired
+
+
+def outcome_of_value(value: object, limit: int) -> HandlerOutcome:
+    """Return the outcome of a handler that returned `value`; a result may have `limit` bytes of JSON."""
+    if isinstance(value, ResultEntity):
+        if not value.success:
+            return Failed(TaskError("failed", cut(value.message), code_of(value)))
+        value = value.result
+    if inspect.iscoroutine(value):
+        value.close()  # or Python would warn, out of place, that it was never awaited
+    try:
+        return Succeeded(jsontext.canonical(value, "result", limit))
+    except PayloadError as error:
+        # The same code would return the same value again.
+        return Failed(TaskError("not_serializable", cut(str(error))), permanent=True)
+
+
+def code_of(failed: ResultEntity) -> int | None:
+    """Return the code of a failure, which users may have filled with anything."""
+    return failed.code if isinstance(failed.code, int) else None
+
+
+def outcome_of_error(error: BaseException) -> HandlerOutcome:
+    """Return the outcome of a handler that raised `error`."""
+    match error:
+        case Snooze():
+            return Snoozed(error.after)
+        case Retry():
+            return Failed(TaskError("Retry", cut(error.reason)), retry_after=error.after)
+        case Discard():
+            return Failed(TaskError("discarded", cut(error.reason)), permanent=True)
+        case _:
+            return Failed(TaskError(type(error).__name__, cut(error)), _traceback(error), raised=True)
+
+
+def timed_out(seconds: float, traceback: str = "") -> Failed:
+    """Return the outcome of an attempt that its timeout stopped; `traceback` is of what the handler made of that."""
+    return Failed(TaskError("timeout", f"stopped after {seconds:g} s"), traceback, raised=True)
+
+
+def crashed(message: str) -> Failed:
+    """Return the outcome of an attempt whose child process died."""
+    return Failed(TaskError("crashed", cut(message)), raised=True)
+
+
+def to_dict(outcome: HandlerOutcome) -> dict[str, Any]:
+    """Return what crosses the border of a child process as JSON."""
+    return {"kind": type(outcome).__name__, **attrs.asdict(outcome)}
+
+
+def from_dict(data: Mapping[str, Any]) -> HandlerOutcome:
+    """Return the outcome that `to_dict` described."""
+    fields: dict[str, Any] = {name: value for name, value in data.items() if name != "kind"}
+    match data["kind"]:
+        case "Succeeded":
+            return Succeeded(**fields)
+        case "Snoozed":
+            return Snoozed(**fields)
+        case _:
+            error = TaskError(**fields.pop("error"))
+            return Failed(error, **fields)
+
+
+def cut(value: object) -> str:
+    """Return a value's text as UTF-8 can hold it, at most TEXT_LIMIT bytes of it. Users give more than text."""
+    text = value if isinstance(value, str) else "" if value is None else _text(value)
+    data = text[:TEXT_LIMIT].encode(errors="backslashreplace")
+    return data[:TEXT_LIMIT].decode(errors="ignore")
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except BaseException:  # noqa: BLE001 - a hostile __str__ must not end the worker
+        return f"<unprintable {type(value).__name__}>"
+
+
+def _traceback(error: BaseException) -> str:
+    """The last TEXT_LIMIT bytes: the end of a traceback says most."""
+    try:
+        text = "".join(traceback.format_exception(error, limit=-50))
+    except BaseException:  # noqa: BLE001 - format_exception calls __str__ too
+        text = "".join(traceback.format_tb(error.__traceback__, limit=-50))
+    return text.encode(errors="backslashreplace")[-TEXT_LIMIT:].decode(errors="ignore")

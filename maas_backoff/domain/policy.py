@@ -1,0 +1,77 @@
+"""The rules a task was created under, as they travel with it."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Self
+
+import attrs
+
+from maas_backoff.domain import jsontext
+from maas_backoff.domain.backoff import Backoff, BackoffCallable
+
+
+@attrs.frozen(slots=False)
+class Policy:
+    """Everything that decides what an outcome leads to. Fields and defaults: `TaskConfig`.
+
+    Stored once per queue under its digest; a task keeps the digest and its own overrides, so that every
+    worker, reaper and mark from outside decides alike.
+    """
+
+    max_retry_count: int = 3
+    backoff_strategy: str = "exponential"
+    backoff_interval: float = 30
+    backoff_multiplier: float = 2.0
+    max_backoff_interval: float = 3600
+    backoff_jitter: float = 0.0
+    priority_step: float = 60
+    max_lost: int = 3
+    max_snoozes: int = 1000
+    result_ttl: float = 86_400
+    failed_ttl: float = 604_800
+    min_gpu_memory_gb: float = 0
+    max_gpu_utilization: float = 0
+
+    def backoff(self, custom: BackoffCallable | None = None) -> Backoff:
+        """Return the backoff; `custom` is this process's callable, used when the policy asks for one."""
+        return Backoff(
+            strategy=self.backoff_strategy,
+            interval=self.backoff_interval,
+            multiplier=self.backoff_multiplier,
+            max_interval=self.max_backoff_interval,
+            jitter=self.backoff_jitter,
+            custom=custom if self.backoff_strategy == CUSTOM_STRATEGY else None,
+        )
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether a task under this policy may only start where a GPU has room."""
+        return self.min_gpu_memory_gb > 0 or self.max_gpu_utilization > 0
+
+    @cached_property
+    def text(self) -> str:
+        """The JSON text that is stored."""
+        return jsontext.plain(attrs.asdict(self))
+
+    @cached_property
+    def digest(self) -> str:
+        """The short name under which the queue keeps this policy."""
+        return hashlib.blake2b(self.text.encode(), digest_size=6).hexdigest()
+
+    @classmethod
+    def from_text(cls, text: str | bytes) -> Self:
+        """Return the policy of a stored text; fields of a newer release are ignored."""
+        stored: Mapping[str, Any] = jsontext.parse(text)
+        known = {field.name for field in attrs.fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in known})
+
+    def overridden(self, overrides: Mapping[str, Any]) -> Self:
+        """Return this policy with a task's own values in place of some of its."""
+        known = {field.name for field in attrs.fields(type(self))}
+        mine = {name: value for name, value in overrides.items() if name in known}
+        return attrs.evolve(self, **mine) if mine else self
+
+
+CUSTOM_STRATEGY = "custom"
+"""How a callable backoff is stored: it lives in workers only. Elsewhere the exponential formula stands in."""

@@ -1,0 +1,127 @@
+"""The state change that an outcome leads to."""
+
+from typing import Self, assert_never
+
+import attrs
+
+from maas_backoff.domain.backoff import Backoff
+from maas_backoff.domain.outcome import (
+    Cancelled,
+    CancelReason,
+    Failed,
+    LeaseExpired,
+    Outcome,
+    Snoozed,
+    Succeeded,
+    Unstarted,
+)
+from maas_backoff.domain.policy import Policy
+from maas_backoff.domain.task import TaskError, TaskStatus
+
+
+@attrs.frozen
+class Counts:
+    """How often a task has come back, and why."""
+
+    retry: int = 0
+    lost: int = 0
+    snooze: int = 0
+
+
+@attrs.frozen
+class Settlement:
+    """The next state of a task. Made by one of the constructors below, so that its parts fit together.
+
+    `delay` is in seconds, for a task that becomes pending again; `ttl` is in seconds, for one that is finished,
+    or that a requested cancel finishes instead.
+    """
+
+    status: TaskStatus
+    ttl: float
+    delay: float = 0
+    counts: Counts | None = None
+    result: str | None = None
+    error: TaskError | None = None
+    traceback: str = ""
+
+    @classmethod
+    def complete(cls, result: str, policy: Policy) -> Self:
+        """Completed, with the JSON text of its result."""
+        return cls(TaskStatus.COMPLETED, policy.result_ttl, result=result)
+
+    @classmethod
+    def cancel(cls, policy: Policy) -> Self:
+        """Cancelled because somebody asked for it."""
+        return cls(TaskStatus.CANCELLED, policy.result_ttl)
+
+    @classmethod
+    def fail(cls, error: TaskError, policy: Policy, *, traceback: str = "", counts: Counts | None = None) -> Self:
+        """Failed for good."""
+        return cls(TaskStatus.FAILED, policy.failed_ttl, error=error, traceback=traceback, counts=counts)
+
+    @classmethod
+    def retry(cls, failed: Failed, counts: Counts, delay: float, policy: Policy) -> Self:
+        """Pending again after `delay`, one retry used."""
+        used = attrs.evolve(counts, retry=counts.retry + 1)
+        error, trace = failed.error, failed.traceback
+        return cls(TaskStatus.PENDING, policy.result_ttl, delay, used, error=error, traceback=trace)
+
+    @classmethod
+    def snooze(cls, delay: float, counts: Counts, policy: Policy) -> Self:
+        """Pending again after `delay`, no retry used."""
+        used = attrs.evolve(counts, snooze=counts.snooze + 1)
+        return cls(TaskStatus.PENDING, policy.result_ttl, delay, used)
+
+    @classmethod
+    def release(cls, policy: Policy) -> Self:
+        """Pending again at once, nothing used: handed back unstarted, or by a worker that drains."""
+        return cls(TaskStatus.PENDING, policy.result_ttl)
+
+    @classmethod
+    def lose(cls, error: TaskError, counts: Counts, policy: Policy) -> Self:
+        """Pending again at once, the loss counted: its worker died."""
+        return cls(TaskStatus.PENDING, policy.result_ttl, counts=counts, error=error)
+
+
+def decide(  # noqa: PLR0911 - one return per outcome
+    outcome: Outcome, task_id: str, counts: Counts, policy: Policy, backoff: Backoff
+) -> Settlement | None:
+    """Return what an outcome leads to; None where nothing may be written, because the task is somebody else's."""
+    match outcome:
+        case Succeeded(result):
+            return Settlement.complete(result, policy)
+        case Failed():
+            return _after_failure(outcome, task_id, counts, policy, backoff)
+        case Snoozed(after):
+            if counts.snooze < policy.max_snoozes:
+                return Settlement.snooze(after, counts, policy)
+            return Settlement.fail(TaskError("snoozed_too_often", f"snoozed {counts.snooze} times"), policy)
+        case Cancelled(CancelReason.LEASE_LOST):
+            return None
+        case Cancelled(CancelReason.USER):
+            return Settlement.cancel(policy)
+        case Cancelled() | Unstarted():
+            return Settlement.release(policy)
+        case LeaseExpired():
+            return _after_loss(counts, policy)
+        case _:
+            assert_never(outcome)
+
+
+def _after_failure(failed: Failed, task_id: str, counts: Counts, policy: Policy, backoff: Backoff) -> Settlement:
+    if failed.permanent or counts.retry >= policy.max_retry_count:
+        return Settlement.fail(failed.error, policy, traceback=failed.traceback)
+    delay = failed.retry_after
+    if delay is None:
+        delay = backoff.delay(counts.retry + 1, task_id)
+    return Settlement.retry(failed, counts, delay, policy)
+
+
+def _after_loss(counts: Counts, policy: Policy) -> Settlement:
+    lost = attrs.evolve(counts, lost=counts.lost + 1)
+    error = TaskError(
+        "lease_lost", f"its worker stopped renewing the lease; lost {lost.lost} of {policy.max_lost} times"
+    )
+    if lost.lost >= policy.max_lost:
+        return Settlement.fail(error, policy, counts=lost)
+    return Settlement.lose(error, lost, policy)

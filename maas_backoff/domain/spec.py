@@ -1,0 +1,49 @@
+"""A task that is to be created."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TypedDict, Unpack
+
+import attrs
+
+
+class TaskOptions(TypedDict, total=False):
+    """What may be said of one task: when, how urgent, and its own values in place of the queue's policy.
+
+    `priority` is -1000 … 1000, lower first. `delay` (seconds or timedelta) and `run_at` (aware datetime) exclude
+    each other. The others override the field of the same name of `TaskConfig`, and `exec_timeout` that of
+    `ThreadPoolConfig`, for this task alone.
+    """
+
+    priority: int
+    delay: float | timedelta
+    run_at: datetime
+    exec_timeout: float | timedelta
+    max_retry_count: int
+    backoff_strategy: str
+    backoff_interval: float | timedelta
+    backoff_multiplier: float
+    max_backoff_interval: float | timedelta
+    backoff_jitter: float
+    priority_step: float | timedelta
+    max_lost: int
+    max_snoozes: int
+    result_ttl: float | timedelta
+    failed_ttl: float | timedelta
+    min_gpu_memory_gb: float
+    max_gpu_utilization: float
+    min_gpu_utilization: float
+
+
+@attrs.frozen(init=False)
+class TaskSpec:
+    """One task for `create_tasks`: `TaskSpec({"prompt": "a cat"}, "id-1", priority=-5, max_retry_count=0)`."""
+
+    task_params: Mapping[str, object]
+    task_id: str | None
+    options: TaskOptions
+
+    def __init__(
+        self, task_params: Mapping[str, object], task_id: str | None = None, **options: Unpack[TaskOptions]
+    ) -> None:
+        self.__attrs_init__(task_params, task_id, options)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue] - made by attrs for init=False

@@ -1,0 +1,20 @@
+"""The numbers of a queue."""
+
+import attrs
+
+
+@attrs.frozen
+class QueueStats:
+    """How many tasks a queue holds, by state, at one moment; finished tasks count until their time to live ends.
+
+    `scheduled_count` is the part of `pending_count` that is not due yet. `oldest_pending_age` is for how many
+    seconds the task at the head of the queue has been due; 0 when nothing is due.
+    """
+
+    pending_count: int
+    scheduled_count: int
+    processing_count: int
+    completed_count: int
+    failed_count: int
+    cancelled_count: int
+    oldest_pending_age: float

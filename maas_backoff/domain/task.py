@@ -1,0 +1,166 @@
+"""A task and its state."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Self
+
+import attrs
+
+from maas_backoff.errors import InvalidValueError
+
+
+class TaskStatus(StrEnum):
+    """The state of a task. Why a pending task waits is `TaskEntity.waiting_for`."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more happens to a task in this state by itself."""
+        return self in _FINISHED
+
+
+_FINISHED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+
+@attrs.frozen
+class TaskError:
+    """Why an attempt, or the task, failed.
+
+    `type` is the exception's class name, or one of ours: `failed` (ResultEntity.fail), `timeout`, `crashed`
+    (the child process died), `lease_lost`, `discarded`, `snoozed_too_often`, `not_serializable`, `corrupt`.
+    """
+
+    type: str
+    message: str
+    code: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+@attrs.frozen
+class FailedAttempt:
+    """One failed attempt: its number, when and where it ran, and what it said."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime
+    worker: str
+    error: TaskError
+    traceback: str = ""
+
+
+ProgressReport = Callable[[float, str | None], None]
+
+
+@attrs.frozen
+class TaskEntity:
+    """A task as it was when it was read. Times are aware datetimes in UTC, by the server's clock.
+
+    `attempt` counts claims from 1 and never goes back; `retry_count` counts the failed attempts that were
+    retried and is the only one that meets `max_retry_count`. `token` is a fencing token for your own writes:
+    it only grows, from claim to claim, over the whole queue.
+    """
+
+    task_id: str
+    biz_prefix: str
+    task_params: dict[str, Any]
+    status: TaskStatus = TaskStatus.PENDING
+    priority: int = 0
+    progress: float = 0
+    progress_message: str | None = None
+    retry_count: int = 0
+    max_retry_count: int = 3
+    attempt: int = 0
+    lost_count: int = 0
+    snooze_count: int = 0
+    next_execute_time: datetime | None = None
+    created_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    result: Any = None
+    error: TaskError | None = None
+    attempts: tuple[FailedAttempt, ...] = ()
+    token: int = 0
+    waiting_for: str | None = None
+    gpu: str | None = None
+    _report: ProgressReport | None = attrs.field(default=None, repr=False, eq=False)
+
+    def update_progress(self, progress: float, message: str | None = None) -> None:
+        """Note how far this attempt is, 0 to 100; not awaited, from a coroutine, a thread or a child process.
+
+        The newest value is sent within a tenth of a second. Does nothing outside the handler that was
+        called with this entity. Raises InvalidValueError for a value outside 0..100, or a message that is no text.
+        """
+        checked_progress(progress)
+        checked_message(message)
+        if self._report is not None:
+            self._report(progress, message)
+
+    def connected(self, report: ProgressReport) -> Self:
+        """Return this entity, fresh from the store, with its progress going to `report`."""
+        object.__setattr__(self, "_report", report)  # a copy of 25 fields per attempt would be the alternative
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the task as JSON-able values; times in ISO 8601."""
+        fields = [field.name for field in attrs.fields(TaskEntity) if field.name != "_report"]
+        return {name: _jsonable(getattr(self, name)) for name in fields}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], report: ProgressReport | None = None) -> Self:
+        """Return the task that `to_dict` described; `report` is called by `update_progress`."""
+        fields = _with_times(data, "next_execute_time", "created_at", "started_at", "finished_at")
+        fields["status"] = TaskStatus(fields["status"])
+        fields["error"] = fields["error"] and TaskError(**fields["error"])
+        fields["attempts"] = tuple(map(_attempt, fields["attempts"]))
+        fields["report"] = report
+        return cls(**fields)
+
+
+def checked_progress(progress: float) -> float:
+    """Return `progress` if it is a number from 0 to 100, else raise InvalidValueError."""
+    if isinstance(progress, bool) or not isinstance(progress, int | float) or not 0 <= progress <= 100:
+        raise InvalidValueError("progress", "a number from 0 to 100", progress)
+    return progress
+
+
+def checked_message(message: object) -> None:
+    """Raise InvalidValueError if `message` is neither None nor text that can be stored."""
+    if message is None:
+        return
+    expected = "None, or text that UTF-8 can hold"
+    if not isinstance(message, str):
+        raise InvalidValueError("message", expected, message)
+    try:
+        message.encode()
+    except UnicodeEncodeError:
+        raise InvalidValueError("message", expected, message) from None
+
+
+def _jsonable(value: Any) -> Any:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case tuple():
+            return [_jsonable(item) for item in value]  # pyright: ignore[reportUnknownVariableType] - `attempts`, the only tuple
+        case TaskError() | FailedAttempt():
+            return {field.name: _jsonable(getattr(value, field.name)) for field in attrs.fields(type(value))}
+        case _:
+            return value
+
+
+def _attempt(data: Mapping[str, Any]) -> FailedAttempt:
+    fields = _with_times(data, "started_at", "ended_at")
+    fields["error"] = TaskError(**fields["error"])
+    return FailedAttempt(**fields)
+
+
+def _with_times(data: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {**data, **{name: data[name] and datetime.fromisoformat(data[name]) for name in names}}

@@ -1,0 +1,53 @@
+"""What all executors have in common."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from maas_backoff.domain.outcome import HandlerOutcome
+from maas_backoff.domain.task import TaskEntity
+
+Handler = Callable[[TaskEntity], object]
+"""A user's function from a task to its result: `async def` or `def`, returning ResultEntity or any JSON value."""
+
+
+class Call(Protocol):
+    """What an executor needs to know, and to tell, of one call of the handler."""
+
+    @property
+    def task(self) -> TaskEntity:
+        """The task, whose `update_progress` is connected."""
+        ...
+
+    def started(self) -> None:
+        """The handler begins now: from here on its timeout counts."""
+        ...
+
+    def lingers(self, ended: asyncio.Event) -> None:
+        """What was started cannot be stopped; `ended` will be set when it has ended by itself."""
+        ...
+
+
+class Executor(Protocol):
+    """A way to call the handler. Executors know nothing of leases, timeouts or the store."""
+
+    @property
+    def stoppable(self) -> bool:
+        """Whether cancelling a call ends the handler. If not, a shutdown waits for it instead."""
+        ...
+
+    async def start(self) -> None:
+        """Get ready. Raises HandlerError when the handler cannot be called this way."""
+        ...
+
+    async def run(self, call: Call) -> HandlerOutcome:
+        """Call the handler once and return what came of it.
+
+        Whatever the handler raises is an outcome. Only this call's own cancellation is raised, after the handler was
+        stopped as hard as this executor can.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of everything; running calls have ended."""
+        ...

@@ -1,0 +1,184 @@
+"""What runs in a child process: the handler, called for one task after the other."""
+
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Coroutine
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from maas_backoff.domain.outcome import TEXT_LIMIT, HandlerOutcome, cut, outcome_of_error, outcome_of_value, to_dict
+from maas_backoff.domain.task import TaskEntity
+from maas_backoff.executors.connection import Connection
+from maas_backoff.executors.reference import HandlerReference
+
+if TYPE_CHECKING:
+    from asyncio import Runner  # 90 ms that plain functions can do without
+
+    from maas_backoff.executors.base import Handler
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def main() -> None:
+    """Serve the parent over the socket that is the first argument; the second is the parent's process id."""
+    fd, parent_pid = map(int, sys.argv[1:3])
+    _die_with(parent_pid)
+    _leave_stopping_to_the_parent()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - a TextIOWrapper, so early
+    connection = Connection(socket.socket(fileno=fd))
+    setup = connection.receive()
+    if setup is None:
+        return
+    sys.path[:], sys.argv[:] = setup["path"], setup["argv"]
+    try:
+        handler = HandlerReference(setup["module"], setup["qualname"], setup["file"]).load()
+    except BaseException:  # noqa: BLE001 - a module may call sys.exit
+        connection.send({"error": f"its module cannot be imported there:\n{traceback.format_exc()[-TEXT_LIMIT:]}"})
+        return
+    connection.send({"ready": True})
+    Server(connection, handler, setup["max_payload_bytes"]).serve()
+
+
+def _die_with(parent_pid: int) -> None:
+    """Let the kernel kill this process when its parent dies. Without Linux it ends after its call."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        sys.exit(0)
+
+
+def _leave_stopping_to_the_parent() -> None:
+    """Let SIGINT and SIGTERM do nothing here: systemd sends them to every process, while the parent still drains.
+
+    They are not ignored: programs that a handler starts would inherit that, and could not be terminated. Nor can
+    what it forks (a data loader's workers) do nothing: held back during the fork, they meet the default there.
+    """
+    for number in _STOPPING:
+        signal.signal(number, _do_nothing)
+        signal.siginterrupt(number, False)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_restore_signals)
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    pass
+
+
+def _hold_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+
+def _restore_signals() -> None:
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_DFL)
+    _release_signals()
+
+
+class Server:
+    """Calls the handler for each task that the parent sends."""
+
+    def __init__(self, connection: Connection, handler: "Handler", max_payload_bytes: int) -> None:
+        self._connection = connection
+        self._handler = handler
+        self._limit = max_payload_bytes
+        self._pid = os.getpid()
+        self._directory = Path.cwd()
+        self._streams = _standard_streams()
+        self._call = 0  # odd while the handler runs
+        self._runner: Runner | None = None
+        self._loop_is_sound = True
+
+    def serve(self) -> None:
+        while request := self._connection.receive():
+            self._call += 1
+            outcome = self._attempt(TaskEntity.from_dict(request["task"], partial(self._report, self._call)))
+            self._call += 1
+            self._tidy()
+            self._answer(outcome)
+        if self._runner is not None:
+            self._runner.close()
+
+    def _attempt(self, task: TaskEntity) -> HandlerOutcome:
+        """Call the handler. Whatever it raises is an outcome; what it forked ends here."""
+        try:
+            value = copy_context().run(self._handler, task)
+            if isinstance(value, Coroutine):
+                return self._awaited(value)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
+            return outcome_of_value(value, self._limit)
+        except BaseException as error:  # noqa: BLE001 - SystemExit ends an attempt, not the child
+            return outcome_of_error(error)
+        finally:
+            self._end_if_forked()
+
+    def _awaited(self, coroutine: Coroutine[Any, Any, object]) -> HandlerOutcome:
+        from asyncio import Runner
+
+        outcomes: list[HandlerOutcome] = []
+
+        async def attempt() -> None:
+            try:
+                outcomes.append(outcome_of_value(await coroutine, self._limit))
+            except BaseException as error:  # noqa: BLE001 - SystemExit must not tear down the loop
+                outcomes.append(outcome_of_error(error))
+            finally:
+                self._end_if_forked()  # before the loop, whose epoll the parent shares
+
+        if self._runner is None:
+            self._runner = Runner()
+        try:
+            self._runner.run(attempt(), context=copy_context())
+        except BaseException as error:  # noqa: BLE001 - a handler may stop the loop, or cancel its own task
+            self._loop_is_sound = False
+            outcomes.append(outcome_of_error(error))
+        return outcomes[0]
+
+    def _answer(self, outcome: HandlerOutcome) -> None:
+        reusable = self._loop_is_sound and _standard_streams() == self._streams
+        try:
+            self._connection.send({"outcome": to_dict(outcome), "reusable": reusable})
+        except Exception as error:  # noqa: BLE001 - ResultEntity.fail(code=object()); nothing was sent yet
+            self._connection.send({"outcome": to_dict(outcome_of_error(error)), "reusable": reusable})
+
+    def _end_if_forked(self) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+    def _report(self, call: int, progress: float, message: str | None) -> None:
+        # A left-over thread may report when its call is over; a forked process has no connection.
+        if call == self._call and os.getpid() == self._pid:
+            self._connection.send({"progress": progress, "message": None if message is None else cut(message)})
+
+    def _tidy(self) -> None:
+        """Write out what was printed, before the outcome; undo what would surprise the next call."""
+        with suppress(Exception):  # the handler may have closed or replaced them
+            sys.stdout.flush()
+            sys.stderr.flush()
+        with suppress(OSError):
+            os.chdir(self._directory)
+
+
+def _standard_streams() -> list[tuple[int, int] | None]:
+    """Return what file descriptors 0 to 2 are; a closed one would be the next file that is opened."""
+    streams: list[tuple[int, int] | None] = []
+    for fd in range(3):
+        try:
+            status = os.fstat(fd)
+            streams.append((status.st_dev, status.st_ino))
+        except OSError:
+            streams.append(None)
+    return streams

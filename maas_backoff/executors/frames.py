@@ -1,0 +1,57 @@
+"""What a worker and its child processes say to each other: JSON records, each after its length in four bytes."""
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from maas_backoff.domain import jsontext
+
+Record = dict[str, Any]
+
+_LENGTH = struct.Struct(">I")
+_SLACK = 1_048_576
+
+
+def largest(max_payload_bytes: int) -> int:
+    """Return the bytes that a child's frame may have. A result is JSON text inside JSON: quoting can double it."""
+    return 2 * max_payload_bytes + _SLACK
+
+
+def encode(record: Mapping[str, object]) -> bytes:
+    """Return the frame of a record."""
+    # A lone surrogate is for the handler to meet; json.loads lets it pass, too.
+    body = jsontext.plain(record).encode(errors="surrogatepass")
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameBuffer:
+    """The bytes that have arrived and are not yet a whole frame."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Record]:
+        """Yield the records that `data` completes. Raises ValueError for what cannot be a frame, or is too large."""
+        self._bytes += data
+        while len(self._bytes) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._bytes)
+            if self._limit is not None and length > self._limit:
+                raise ValueError(f"a frame of {length} bytes, at most {self._limit} are accepted")
+            end = _LENGTH.size + length
+            if len(self._bytes) < end:
+                return
+            body = bytes(self._bytes[_LENGTH.size : end])
+            del self._bytes[:end]
+            yield _record(body)
+
+
+def _record(body: bytes) -> Record:
+    try:
+        record: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a frame that is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError("a frame that is not a JSON object")  # noqa: TRY004 - the value is wrong, not an argument's type
+    return record  # pyright: ignore[reportUnknownVariableType] - whatever JSON holds

@@ -1,0 +1,34 @@
+"""Coroutine handlers, on the event loop."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import cast
+
+from maas_backoff.domain.outcome import HandlerOutcome, outcome_of_error, outcome_of_value
+from maas_backoff.executors.base import Call, Handler
+
+
+class InlineExecutor:
+    """Awaits the handler. A timeout and a cancel are real: they reach it at its next `await`."""
+
+    stoppable = True
+
+    def __init__(self, handler: Handler, *, max_payload_bytes: int) -> None:
+        self._handler = handler
+        self._limit = max_payload_bytes
+
+    async def start(self) -> None:
+        """Nothing to get ready."""
+
+    async def run(self, call: Call) -> HandlerOutcome:
+        """Await the handler once."""
+        call.started()
+        try:
+            return outcome_of_value(await cast(Awaitable[object], self._handler(call.task)), self._limit)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
+            return outcome_of_error(error)
+
+    async def aclose(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,59 @@
+"""What a child process prints, as lines in the log."""
+
+import asyncio
+import logging
+import os
+
+LINE_LIMIT = 8192
+"""Bytes of a line that are logged as one; a longer one is logged in pieces."""
+
+_DRAIN = 1_048_576  # more than a pipe holds
+_logger = logging.getLogger("maas_backoff.output")
+
+
+class Output:
+    """The reading end of a child's stdout and stderr."""
+
+    def __init__(self, fd: int, child_pid: int) -> None:
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self._child_pid = child_pid
+        self._task_id = ""
+        self._rest = b""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(fd, self._read, LINE_LIMIT)  # little at a time: each line costs the loop a log record
+
+    def belongs_to(self, task_id: str) -> None:
+        """Log what comes from now on under this task; what has come, under the one before."""
+        self._read(_DRAIN)
+        if self._rest:
+            self._log(self._rest)
+            self._rest = b""
+        self._task_id = task_id
+
+    def close(self) -> None:
+        """Log what is left."""
+        self.belongs_to("")
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+
+    def _read(self, size: int) -> None:
+        try:
+            data = os.read(self._fd, size)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.remove_reader(self._fd)
+            return
+        # A progress bar writes \r and may not write \n for hours.
+        *lines, self._rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
+        if len(self._rest) >= LINE_LIMIT:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._log(line)
+
+    def _log(self, line: bytes) -> None:
+        for start in range(0, len(line), LINE_LIMIT):  # an empty line is not logged
+            text = line[start : start + LINE_LIMIT].decode(errors="backslashreplace")
+            _logger.info("%s", text, extra={"child_pid": self._child_pid, "task_id": self._task_id})

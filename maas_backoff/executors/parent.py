@@ -1,0 +1,188 @@
+"""A child process from its parent's side: started, asked, killed, reaped.
+
+What runs here by itself are callbacks of the event loop, so a child needs no task that somebody must own.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+import anyio
+
+from maas_backoff.executors.base import Call
+from maas_backoff.executors.exits import ExitWatch, Process, description, has_ended, kill_group
+from maas_backoff.executors.frames import FrameBuffer, Record
+from maas_backoff.executors.output import Output
+
+GRACE = 1.0
+"""Seconds a child has to end by itself after its connection was closed."""
+
+# -P and the path: what lies in the working directory must not be imported in the library's place.
+_CODE = "import sys; sys.path.insert(0, sys.argv[3]); from maas_backoff.executors import child; child.main()"
+_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+class ChildError(Exception):
+    """Raised when a child ended, or had to be killed, before it answered."""
+
+
+class Child:
+    """One child process. It answers one request at a time."""
+
+    def __init__(self, process: Process, connection: socket.socket, output: int, limit: int) -> None:
+        self.pid = process.pid
+        self.calls = 0
+        self._process = process
+        self._connection = connection
+        self._output = Output(output, process.pid)
+        self._frames = FrameBuffer(limit)
+        self._call: Call | None = None
+        self._answer: asyncio.Future[Record] | None = None
+        self._fault: str | None = None
+        self._killed = False
+        self._killer: asyncio.TimerHandle | None = None
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        connection.setblocking(False)
+        self._loop.add_reader(connection, self._receive)
+        ExitWatch(process, self._end)
+
+    @classmethod
+    def spawn(cls, limit: int) -> Self:
+        """Start a child whose frames may have `limit` bytes; raises OSError when the system has no room for it.
+
+        Never awaits, so nothing can be cancelled half-way. To be called from the loop's own thread: PR_SET_PDEATHSIG
+        lets a child die with the *thread* that started it.
+        """
+        with ExitStack() as ours, ExitStack() as theirs:
+            connection, far = socket.socketpair()
+            ours.callback(connection.close)
+            theirs.callback(far.close)
+            output, into = os.pipe()
+            ours.callback(os.close, output)
+            theirs.callback(os.close, into)
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _CODE, str(far.fileno()), str(os.getpid()), _ROOT],
+                stdin=subprocess.DEVNULL,
+                stdout=into,
+                stderr=subprocess.STDOUT,
+                pass_fds=[far.fileno()],
+                start_new_session=True,
+            )
+            ours.pop_all()
+        return cls(process, connection, output, limit)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be asked."""
+        return not self._killed and self._killer is None and not has_ended(self._process)
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended and is reaped."""
+        return self._ended.is_set()
+
+    async def ask(self, request: bytes, call: Call | None = None) -> Record:
+        """Send a request and return its answer; tell `call` when the request was sent, and of progress.
+
+        Raises ChildError when the child ended instead. When cancelled, kills the child, and returns when it is gone.
+        """
+        self._answer = self._loop.create_future()
+        self._call = call
+        self._output.belongs_to(call.task.task_id if call else "")
+        try:
+            with suppress(ConnectionError):  # it has ended; how, the answer will tell
+                await self._loop.sock_sendall(self._connection, request)
+            if call:
+                self.calls += 1
+                call.started()
+            return await self._answer
+        except ChildError:
+            raise
+        except BaseException:
+            self._answer.cancel()
+            self.kill()
+            await self.ended()
+            raise
+        finally:
+            self._answer = self._call = None
+            if self._ended.is_set():
+                self._close()
+            else:
+                self._output.belongs_to("")
+
+    def dismiss(self) -> None:
+        """Let the child end by itself; kill it after a grace if it does not."""
+        if self._killer is None and not self._ended.is_set():
+            with suppress(OSError):  # it may have closed its side
+                self._connection.shutdown(socket.SHUT_WR)
+            self._killer = self._loop.call_later(GRACE, self.kill)
+
+    def kill(self) -> None:
+        """Kill the child and what it has started, except for what has left its process group."""
+        if not self._ended.is_set():
+            self._killed = True
+            kill_group(self._process)
+
+    async def ended(self) -> None:
+        """Wait until the child is reaped, whatever is cancelled meanwhile: to be called after `dismiss` or `kill`."""
+        while not self._ended.is_set():
+            # The shield holds off anyio's cancellation, the except a task.cancel().
+            with suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
+                await self._ended.wait()
+
+    def _receive(self) -> bool:
+        """Take what has arrived; returns whether there may be more."""
+        try:
+            data = self._connection.recv(65_536)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._connection)
+            self.dismiss()  # it is about to end: wait for how. Or its handler has closed what it should not.
+            return False
+        try:
+            for record in self._frames.feed(data):
+                self._take(record)
+        except ValueError as error:
+            self._fault = f"child process sent {error}"
+            self.kill()
+        return True
+
+    def _take(self, record: Record) -> None:
+        if "progress" in record:
+            if self._call is not None:
+                self._call.task.update_progress(record["progress"], record["message"])
+        elif self._answer is None or self._answer.done():
+            raise ValueError("a frame that nobody asked for")
+        else:
+            self._answer.set_result(record)
+
+    def _end(self) -> None:
+        kill_group(self._process)  # before it is reaped, while its group's number is its own
+        while self._receive():  # a complete answer beats the exit code
+            pass
+        code = self._process.wait()
+        self._ended.set()
+        if self._killer is not None:
+            self._killer.cancel()
+        self._loop.remove_reader(self._connection)
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)  # a request that is still being sent ends here
+        if self._answer is None:
+            self._close()
+        elif not self._answer.done():
+            how = self._fault or "child process closed its connection" if self._killed else description(code)
+            self._answer.set_exception(ChildError(how))
+
+    def _close(self) -> None:
+        self._loop.remove_writer(self._connection)
+        self._connection.close()
+        self._output.close()

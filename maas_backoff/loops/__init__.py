@@ -1,0 +1,1 @@
+"""One endless coroutine a file."""

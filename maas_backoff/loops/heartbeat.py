@@ -1,0 +1,138 @@
+"""The heartbeat: keeps the leases of what runs here, from a thread with a loop and a connection of its own.
+
+So a handler that blocks the event loop keeps its lease, and a cancel reaches it as soon as it lets go.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+import time
+import traceback
+
+import anyio
+
+from maas_backoff.domain import jsontext
+from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.errors import StorageError
+from maas_backoff.running import Attempt, Running
+from maas_backoff.store import scripts
+from maas_backoff.store.connect import Client
+from maas_backoff.store.redis import RedisStore
+
+log = logging.getLogger("maas_backoff.worker")
+
+
+class Heartbeat:
+    """Renews leases every third of a lease; hands lost leases and cancel requests to the event loop."""
+
+    def __init__(self, store: RedisStore, running: Running, lease: float, about: dict[str, object]) -> None:
+        self._store = store
+        self._running = running
+        self._lease = lease
+        self._about = about
+        self._longest_block = min(lease / 3, 5.0)
+        self._deadline = max(1.0, lease / 10)  # below a second, a reconnect might never succeed
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._thread = threading.Thread(target=self._main, name="maas-backoff-heartbeat", daemon=True)
+        self._stop = threading.Event()
+        self._own_loop: asyncio.AbstractEventLoop | None = None
+        self._own_scope: anyio.CancelScope | None = None
+        self._asked_at: float | None = None
+        self._blocked = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the thread, and wait for it."""
+        self._stop.set()
+        loop, scope = self._own_loop, self._own_scope
+        if loop is not None and scope is not None and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # it has just ended
+                loop.call_soon_threadsafe(scope.cancel)
+        await anyio.to_thread.run_sync(self._thread.join)
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._beat_for_ever())
+        except Exception:
+            log.critical("the heartbeat has ended; leases of this worker will run out", exc_info=True)
+
+    async def _beat_for_ever(self) -> None:
+        client = self._store.new_client(connections=1, timeout=self._longest_block + self._deadline)
+        try:
+            with anyio.CancelScope() as self._own_scope:
+                self._own_loop = asyncio.get_running_loop()
+                while not self._stop.is_set():
+                    await self._beat(client)
+        finally:
+            await client.aclose()
+
+    async def _beat(self, client: Client) -> None:
+        period = self._lease / 3
+        next_beat = time.monotonic() + period
+        try:
+            self._watch_loop(period)
+            await self._renew(client)
+            while (left := next_beat - time.monotonic()) > 0:
+                await self._listen(client, left)
+        except (StorageError, TimeoutError) as error:
+            log.warning("a heartbeat failed: %s", str(error) or "no answer in time")
+            # Soon again, but a connection takes time, too.
+            await anyio.sleep(min(1.0, self._lease / 30))
+        except Exception:
+            # Whatever it was, all leases of this worker depend on the next beat.
+            log.exception("a heartbeat failed")
+            await anyio.sleep(1)
+
+    async def _renew(self, client: Client) -> None:
+        attempts = self._renewable()
+        args: list[object] = [self._store.clock, self._store.keys.prefix, self._running.worker]
+        args += [jsontext.plain(self._about), f"{self._lease * 1000:.0f}"]
+        for attempt in attempts:
+            args += attempt.task.task_id, attempt.token
+        keys = self._store.keys.all(scripts.RENEW.keys, info=self._store.keys.info(self._running.worker))
+        with anyio.fail_after(self._deadline):
+            lost, cancelled = await client.run(scripts.RENEW, keys, args)
+        if lost:
+            self._loop.call_soon_threadsafe(
+                self._running.cancel, [int(token) for token in lost], CancelReason.LEASE_LOST
+            )
+        for task_id in cancelled:
+            self._loop.call_soon_threadsafe(self._running.cancel_task, task_id.decode())
+
+    def _renewable(self) -> list[Attempt]:
+        """All but those that ignore their timeout: they would hold their lease for ever."""
+        attempts = list(self._running.attempts.values())
+        stuck = set(self._running.stuck(time.monotonic(), self._lease))
+        return [attempt for attempt in attempts if attempt not in stuck]
+
+    async def _listen(self, client: Client, seconds: float) -> None:
+        """Wait for cancel requests until the next beat is due."""
+        block = max(0.05, min(seconds, self._longest_block))
+        taken = await client.execute("BZPOPMIN", self._store.keys.control(self._running.worker), f"{block:.3f}")
+        if taken is not None:
+            self._loop.call_soon_threadsafe(self._running.cancel_task, taken[1].decode())
+
+    def _watch_loop(self, period: float) -> None:
+        """Warn, once a time, when the event loop has not answered for two beats."""
+        now = time.monotonic()
+        silent = 0.0 if self._asked_at is None else now - self._asked_at
+        if silent < 2 * period:
+            self._blocked = False
+        elif not self._blocked:
+            self._blocked = True
+            frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, in spite of its name
+            stack = "".join(traceback.format_stack(frame, limit=20)) if frame else ""
+            running = ", ".join(repr(a.task.task_id) for a in list(self._running.attempts.values())[:10] if not a.over)
+            log.warning("the event loop has been blocked for %.1f s; running: %s\n%s", silent, running, stack)
+        if self._asked_at is None:
+            self._asked_at = now
+            self._loop.call_soon_threadsafe(self._answer)
+
+    def _answer(self) -> None:
+        self._asked_at = None

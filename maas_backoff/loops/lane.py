@@ -1,0 +1,88 @@
+"""A lane: sends what is to be settled and claims what is due, one frame after the other.
+
+Two lanes run, so that the server works on one frame while this process works on the other.
+"""
+
+import logging
+import time
+
+import anyio
+
+from maas_backoff.domain.settlement import Settlement
+from maas_backoff.errors import Retry, StorageUnavailableError
+from maas_backoff.loops.patience import Patience
+from maas_backoff.running import Attempt, Running
+from maas_backoff.store.frame import Answer, Frame
+from maas_backoff.store.redis import RedisStore
+
+log = logging.getLogger("maas_backoff.worker")
+
+
+class Lane:
+    """One of the lanes of a worker."""
+
+    def __init__(
+        self, number: int, store: RedisStore, running: Running, *, exec_timeout: float, lease: float, interval: float
+    ) -> None:
+        self._number = number
+        self._store = store
+        self._running = running
+        self._exec_timeout = exec_timeout
+        self._lease = lease
+        self._interval = interval
+        self._patience = Patience("a worker cannot reach the server")
+
+    async def run(self) -> None:
+        """Send frames as there is something to send."""
+        while True:
+            frame = self._running.next_frame(self._number)
+            if frame is None:
+                self._running.pulse.clear()
+                await self._running.pulse.wait()
+                continue
+            sent = time.monotonic()
+            answer = await self._send(frame)
+            self._apply(frame, answer, sent)
+
+    async def _send(self, frame: Frame) -> Answer:
+        """Send the same frame until it is answered; what ends meanwhile waits for the next one."""
+        while True:
+            try:
+                answer = await self._store.exchange(frame, self._running.worker)
+            except StorageUnavailableError as error:
+                await self._patience.after(error)
+                await self._store.revive()
+            else:
+                self._patience.restored()
+                return answer
+
+    def _apply(self, frame: Frame, answer: Answer, sent: float) -> None:
+        running = self._running
+        for attempt, settle, word in running.answered(frame, answer):
+            report(attempt, settle.settlement, word)
+        # A tenth of the lease is left for the handler to be found running by the next heartbeat.
+        start_before = sent + self._lease * 0.9
+        for claimed in answer.claimed:
+            timeout = claimed.exec_timeout or self._exec_timeout
+            running.claimed(claimed, timeout=timeout, start_before=start_before)
+        now = anyio.current_time()
+        due = now + self._interval if answer.next_due is None else now + min(self._interval, answer.next_due)
+        if frame.claims or due < running.wake_at:
+            running.plan(due)
+
+
+def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
+    """Log the end of an attempt: the only place that does."""
+    task = attempt.task
+    extra = {"task_id": task.task_id, "attempt": task.attempt, "token": attempt.token, "answer": word}
+    if word in {"lost", "unknown"}:
+        log.warning(
+            "task %r: the outcome of attempt %d came too late (%s)", task.task_id, task.attempt, word, extra=extra
+        )
+    elif settlement.error is None:
+        log.debug("task %r: %s by attempt %d", task.task_id, settlement.status, task.attempt, extra=extra)
+    else:
+        then = f"again in {settlement.delay:g} s" if settlement.status == "pending" else "failed"
+        # A handler that asks for a retry tells of no trouble.
+        level = logging.INFO if settlement.error.type == Retry.__name__ else logging.WARNING
+        log.log(level, "task %r: attempt %d: %s; %s", task.task_id, task.attempt, settlement.error, then, extra=extra)

@@ -1,0 +1,27 @@
+"""Progress notes of running attempts, sent together."""
+
+import logging
+
+import anyio
+
+from maas_backoff.errors import StorageError
+from maas_backoff.running import Running
+from maas_backoff.store.redis import RedisStore
+
+log = logging.getLogger("maas_backoff.worker")
+
+PAUSE = 0.1
+
+
+async def run(running: Running, store: RedisStore) -> None:
+    """Send the newest note of each attempt, at most ten times a second."""
+    while True:
+        await running.noting.wait()
+        running.noting.clear()
+        attempts, running.noted = running.noted, {}
+        notes = [(a.task.task_id, a.token, *a.progress) for a in attempts.values() if a.progress and not a.over]
+        try:
+            await store.report_progress(notes)
+        except StorageError as error:  # the settlement carries the last note
+            log.warning("progress could not be noted: %s", error)
+        await anyio.sleep(PAUSE)

@@ -1,0 +1,54 @@
+"""The reaper: settles attempts whose worker has stopped renewing their lease."""
+
+import logging
+import random
+
+import anyio
+
+from maas_backoff.domain.outcome import LeaseExpired
+from maas_backoff.domain.settlement import decide
+from maas_backoff.errors import StorageError
+from maas_backoff.loops.patience import Patience
+from maas_backoff.store.frame import Found, Settle
+from maas_backoff.store.redis import RedisStore
+
+log = logging.getLogger("maas_backoff.worker")
+
+LIMIT = 100
+
+
+async def run(store: RedisStore, worker: str, lease: float) -> None:
+    """Look for lost attempts every quarter of a lease.
+
+    After a gap, in which nobody looked for twice that long, the server or all workers stood still: live workers get the
+    time of one heartbeat and 2 seconds to renew before anything is reaped.
+    """
+    period = lease / 4
+    patience = Patience("the reaper cannot reach the server")
+    while True:
+        try:
+            lost = await store.reap(gap=2 * period, grace=lease / 3 + 2, limit=LIMIT)
+            await settle_lost(store, worker, lost)
+            patience.restored()
+        except StorageError as error:
+            await patience.after(error)
+            continue
+        if len(lost) < LIMIT:
+            await anyio.sleep(period * random.uniform(0.9, 1.1))  # noqa: S311 - so that workers do not look in step
+
+
+async def settle_lost(store: RedisStore, worker: str, lost: list[Found]) -> None:
+    """Settle lost attempts. Two reapers at once do no harm: the second is answered "lost"."""
+    settles = [settle for settle in map(_settle, lost) if settle is not None]
+    if not settles:
+        return
+    answers = await store.settle_lost(settles, worker)
+    for settle, answer in zip(settles, answers, strict=True):
+        if answer in {"ok", "cancelled"}:
+            then = settle.settlement.status
+            log.warning("task %r lost its worker; now %s", settle.task_id, then, extra={"task_id": settle.task_id})
+
+
+def _settle(lost: Found) -> Settle | None:
+    settlement = decide(LeaseExpired(), lost.task_id, lost.counts, lost.policy, lost.policy.backoff())
+    return None if settlement is None else lost.settle(settlement)

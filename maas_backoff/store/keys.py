@@ -1,0 +1,35 @@
+"""The names of a queue's keys. All carry one hash tag, so that a queue lives in one slot of a cluster."""
+
+from collections.abc import Iterable
+
+
+class Keys:
+    """The keys of the queue `biz_prefix`. What each holds is said in lua/, where it is written."""
+
+    def __init__(self, biz_prefix: str) -> None:
+        self.prefix = f"maas:{{{biz_prefix}}}:"
+        self.finished_channel = f"{self.prefix}finished"
+
+    def __call__(self, name: str) -> str:
+        """Return the key of one of the queue's indexes or records, such as `ready`, `leases` or `meta`."""
+        return self.prefix + name
+
+    def all(self, names: Iterable[str], **own: str) -> list[str]:
+        """Return the keys of `names` in order; `own` gives those that are not one per queue."""
+        return [own.get(name) or self(name) for name in names]
+
+    def task(self, task_id: str) -> str:
+        """Return the key of a task. Scripts build it themselves, from the prefix and the id."""
+        return f"{self.prefix}t:{task_id}"
+
+    def request(self, worker: str, lane: int) -> str:
+        """Return the key of the last claim that a worker made on one of its lanes."""
+        return f"{self.prefix}req:{worker}:{lane}"
+
+    def info(self, worker: str) -> str:
+        """Return the key of what a worker says of itself."""
+        return f"{self.prefix}w:{worker}"
+
+    def control(self, worker: str) -> str:
+        """Return the key of the cancel requests to a worker."""
+        return f"{self.prefix}ctl:{worker}"

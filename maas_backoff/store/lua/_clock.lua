@@ -1,0 +1,8 @@
+-- The server's time in ms with a fraction, or the one a test gave. Read once: TIME moves on within a script on Redis.
+local function clock(given)
+  if given ~= '' then return tonumber(given) end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + time[2] / 1000
+end
+
+local function whole(number) return string.format('%.0f', math.floor(number)) end

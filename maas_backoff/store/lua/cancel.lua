@@ -1,0 +1,15 @@
+--[[ Ask the worker that runs a task to stop it. Changes no state: the attempt's own settlement does.
+KEYS: task
+ARGV: prefix id keep_ms
+Returns: the task's state, or nil
+]]
+local task = redis.call('HMGET', KEYS[1], 'c', 's', 'y')
+if not task[1] then return false end
+if task[2] == 'processing' then
+  local control = ARGV[1] .. 'ctl:' .. task[3]
+  redis.call('ZREM', control, ARGV[2])  -- a first write that a full memory does not refuse
+  redis.call('HSET', KEYS[1], 'x', '1')
+  redis.call('ZADD', control, 0, ARGV[2])
+  redis.call('PEXPIRE', control, ARGV[3])
+end
+return task[2] or 'pending'

@@ -1,0 +1,25 @@
+--[[ Note how far tasks are, while they are processing.
+KEYS: meta
+ARGV: prefix | per task: id token progress message
+Returns: per task 1 noted, 0 not
+An empty token means any: a note from outside. An empty message keeps the last one.
+The first write is an HDEL: a server whose memory is full does not refuse it.
+]]
+local prefix, answers, notes = ARGV[1], {}, {}
+for i = 2, #ARGV, 4 do
+  local key, token = prefix .. 't:' .. ARGV[i], ARGV[i + 1]
+  local task = redis.pcall('HMGET', key, 's', 't')
+  local runs = task[1] == 'processing' or task[1] == 'external'
+  local mine = runs and (token == '' or task[2] == token)
+  if mine then notes[#notes + 1] = { key, ARGV[i + 2], ARGV[i + 3] } end
+  answers[#answers + 1] = mine and 1 or 0
+end
+redis.call('HDEL', KEYS[1], '')
+for _, note in ipairs(notes) do
+  if note[3] == '' then
+    redis.call('HSET', note[1], 'g', note[2])
+  else
+    redis.call('HSET', note[1], 'g', note[2], 'm', note[3])
+  end
+end
+return answers

@@ -1,0 +1,29 @@
+--[[ Renew the leases a worker holds, and its entry in the registry.
+KEYS: leases workers info
+ARGV: now prefix worker info lease_ms | per lease: id token
+Returns: tokens of the leases that are lost, ids of the tasks somebody wants cancelled
+The first write is a ZREM: a bare ZADD would be refused when the server's memory is full, and every lease would run out.
+]]
+--#include _clock
+local leases, workers, info = KEYS[1], KEYS[2], KEYS[3]
+local now, prefix, worker, lease_ms = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[5])
+
+local expiry, renewed, lost, cancelled = string.format('%.0f', now + lease_ms), {}, {}, {}
+for i = 6, #ARGV, 2 do
+  local id, token = ARGV[i], ARGV[i + 1]
+  local task = redis.pcall('HMGET', prefix .. 't:' .. id, 's', 't', 'x')
+  if task[1] == 'processing' and task[2] == token then
+    renewed[#renewed + 1] = expiry
+    renewed[#renewed + 1] = id
+    if task[3] then cancelled[#cancelled + 1] = id end
+  else
+    lost[#lost + 1] = token
+  end
+end
+
+redis.call('ZREM', leases, '')
+for i = 1, #renewed, 1000 do redis.call('ZADD', leases, unpack(renewed, i, math.min(i + 999, #renewed))) end
+redis.call('ZADD', workers, expiry, worker)
+redis.call('SET', info, ARGV[4], 'PX', lease_ms)
+redis.call('ZREMRANGEBYSCORE', workers, '-inf', now)
+return { lost, cancelled }

@@ -1,0 +1,300 @@
+"""The store on Redis or Valkey: one method per script, each of which may be repeated."""
+
+import contextlib
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import attrs
+
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain import jsontext
+from maas_backoff.domain.page import TaskPage
+from maas_backoff.domain.settlement import Counts
+from maas_backoff.domain.stats import QueueStats
+from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.errors import StorageUnavailableError
+from maas_backoff.store import scripts
+from maas_backoff.store.codec import EXTERNAL, AttemptInfo, decode
+from maas_backoff.store.connect import Client
+from maas_backoff.store.creation import Creation, NewTask
+from maas_backoff.store.embedded import EmbeddedServer
+from maas_backoff.store.frame import Answer, Claimed, Found, Frame, Precondition, Settle
+from maas_backoff.store.keys import Keys
+from maas_backoff.store.policies import Policies
+from maas_backoff.store.scripts import Script
+
+ENQUEUE_LIMIT = 1000
+"""Tasks per call of enqueue.lua: 3 to 9 ms of the server's time."""
+
+_STATES: dict[TaskStatus, tuple[str, ...]] = {
+    TaskStatus.PENDING: ("ready", "suspects", "gpu", "scheduled"),
+    TaskStatus.PROCESSING: ("leases", "external"),
+    TaskStatus.COMPLETED: ("completed",),
+    TaskStatus.FAILED: ("failed",),
+    TaskStatus.CANCELLED: ("cancelled",),
+}
+
+_LIVE: dict[str, Precondition] = {"pending": "pending", "processing": "lease", EXTERNAL: "external"}
+
+
+class RedisStore:
+    """The state of one queue, for one process. Connects on first use; `connect` may be called to do so early."""
+
+    def __init__(self, config: TaskBackoffConfig) -> None:
+        self._config = config
+        self._client: Client | None = None
+        self._embedded: EmbeddedServer | None = None
+        self._socket: str | None = None
+        self._connecting = anyio.Lock()
+        self.keys = Keys(config.task.biz_prefix)
+        self._policies = Policies(config.task.policy)
+        self.clock = ""
+        """What scripts take for the time, in ms; empty for the server's own. Only tests set it."""
+
+    # Connections
+
+    async def connect(self) -> Client:
+        """Return the client for commands; the first call starts the embedded server, if that is what is asked for."""
+        if self._client is None:
+            async with self._connecting:
+                if self._client is None:
+                    if self._config.storage.type == "embedded":
+                        server = EmbeddedServer(self._config.storage.path)
+                        self._socket = await server.start()
+                        self._embedded = server
+                    self._client = self.new_client()
+        return self._client
+
+    async def revive(self) -> None:
+        """Start the embedded server again if it died: somebody has to, and all its users may."""
+        if self._embedded is not None:
+            with contextlib.suppress(StorageUnavailableError):  # the caller tries again anyway
+                await self._embedded.start()
+
+    def new_client(self, *, connections: int = 32, timeout: float = 5.0) -> Client:
+        """Return a client of one's own; `connect` has been called before."""
+        return Client(self._config.storage, socket=self._socket, connections=connections, timeout=timeout)
+
+    async def aclose(self) -> None:
+        """Close the connections, and leave the embedded server. The next call connects again."""
+        client, self._client = self._client, None
+        embedded, self._embedded, self._socket = self._embedded, None, None
+        if client is not None:
+            await client.aclose()
+        if embedded is not None:
+            await embedded.stop()
+
+    async def _run(self, script: Script, args: Sequence[Any], **own: str) -> Any:
+        """Run a script until it is answered, or `storage.timeout` is over."""
+        keys = self.keys.all(script.keys, **own)
+        return await self._patiently(lambda client: client.run(script, keys, list(args)))
+
+    async def _execute(self, *command: str) -> Any:
+        """Send a command that only reads, likewise."""
+        return await self._patiently(lambda client: client.execute(*command))
+
+    async def _patiently(self, send: Callable[[Client], Awaitable[Any]]) -> Any:
+        deadline = time.monotonic() + self._config.storage.timeout
+        for attempt in range(1_000_000):
+            try:
+                return await send(await self.connect())
+            except StorageUnavailableError:
+                pause = random.uniform(0, min(0.05 * 2 ** min(attempt, 5), 1))  # noqa: S311 - spreads reconnects
+                if time.monotonic() + pause > deadline:
+                    raise
+                await anyio.sleep(pause)
+                await self.revive()
+        raise AssertionError
+
+    async def ping(self) -> None:
+        """Raise StorageError if the server does not answer in time."""
+        await self._run(scripts.STATS, [self.clock, self.keys.prefix])
+
+    # Creating
+
+    async def enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
+        """Create up to ENQUEUE_LIMIT tasks; per task 'created', 'exists' or 'conflict'."""
+        policy = self._policies.own
+        digest = policy.digest
+        items = [arg for task in tasks for arg in task.args(digest)]
+        answer = await self._run(scripts.ENQUEUE, [self.clock, self.keys.prefix, digest, "", *items])
+        if answer == b"policy":
+            head = [self.clock, self.keys.prefix, digest, policy.text]
+            answer = await self._run(scripts.ENQUEUE, [*head, *items])
+        return [word.decode() for word in answer]
+
+    # Settling and claiming
+
+    async def settle(self, settle: Settle, *, external: bool = False, settle_id: str | None = None) -> str:
+        """Change one task's state from outside a worker; the answer of settle.lua. `external`: mark processing."""
+        args = settle.args()
+        if external:
+            args[3] = EXTERNAL
+        return (await self._settle([args], settle_id or secrets.token_hex(8)))[0]
+
+    async def settle_lost(self, settles: Iterable[Settle], worker: str) -> list[str]:
+        """Settle attempts whose lease ran out; another settle id than the worker's own settlements have."""
+        return await self._settle([settle.args() for settle in settles], f"{worker}/reap")
+
+    async def _settle(self, settles: list[list[str]], settle_id: str) -> list[str]:
+        head = self._settle_head(settle_id, settle_id, "", 0, may_claim_suspect=False, settles=len(settles))
+        args = [*head, *(arg for settle in settles for arg in settle)]
+        answer = await self._run(scripts.SETTLE, args, request=self.keys.request(settle_id, 0))
+        return [word.decode() for word in answer[1]]
+
+    def _settle_head(
+        self, settle_id: str, worker: str, request_id: str, claims: int, *, may_claim_suspect: bool, settles: int
+    ) -> list[Any]:
+        lease_ms = f"{self._config.scheduler.lease * 1000:.0f}"
+        head = [self.clock, self.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
+        return [*head, int(may_claim_suspect), self._config.task.max_finished, settles]
+
+    async def exchange(self, frame: Frame, worker: str) -> Answer:
+        """Send a lane's frame, once. Raises StorageUnavailableError when it must be sent again."""
+        head = self._settle_head(
+            worker,
+            worker,
+            frame.request_id,
+            frame.claims,
+            may_claim_suspect=frame.may_claim_suspect,
+            settles=len(frame.settles),
+        )
+        keys = self.keys.all(scripts.SETTLE.keys, request=self.keys.request(worker, frame.lane))
+        now, answers, rows, next_due, hit = await (await self.connect()).run(scripts.SETTLE, keys, [*head, *frame.args])
+        await self._learn(row[4] for row in rows)
+        claimed = [self._claimed(row, float(now)) for row in rows]
+        words = [word.decode() for word in answers]
+        return Answer(words, claimed, None if next_due == b"-1" else int(next_due) / 1000, bool(hit))
+
+    def _claimed(self, row: list[Any], now_ms: float) -> Claimed:
+        task_id, token, attempt, params, record, overrides, retries, losses, snoozes, _ = row
+        creation = Creation.from_record(record)
+        policy, exec_timeout = self._policies.effective(creation.policy, overrides)
+        counts = Counts(int(retries or 0), int(losses or 0), int(snoozes or 0))
+        defect = None
+        task_params: dict[str, Any] = {}
+        try:
+            task_params = jsontext.parse(params)
+        except ValueError as error:
+            defect = f"stored params are not JSON: {error}"
+        task = TaskEntity(
+            task_id=task_id.decode(),
+            biz_prefix=self._config.task.biz_prefix,
+            task_params=task_params,
+            status=TaskStatus.PROCESSING,
+            priority=creation.priority,
+            retry_count=counts.retry,
+            max_retry_count=policy.max_retry_count,
+            attempt=int(attempt),
+            lost_count=counts.lost,
+            snooze_count=counts.snooze,
+            created_at=datetime.fromtimestamp(creation.created_ms / 1000, UTC),
+            started_at=datetime.fromtimestamp(now_ms / 1000, UTC),
+            token=int(token),
+        )
+        return Claimed(task, int(token), counts, policy, exec_timeout, now_ms, defect)
+
+    async def _learn(self, records: Iterable[bytes]) -> None:
+        """Read the policies of other configurations that these tasks were created under."""
+        unknown = self._policies.unknown(records)
+        if unknown:
+            self._policies.add(unknown, await self._execute("HMGET", self.keys("policies"), *unknown))
+
+    # What workers keep up
+
+    async def reap(self, gap: float, grace: float, limit: int = 100) -> list[Found]:
+        """Return attempts whose lease ran out, unless nobody looked for `gap` seconds: then wait `grace` first."""
+        args = [self.clock, self.keys.prefix, f"{gap * 1000:.0f}", f"{grace * 1000:.0f}", limit]
+        now, rows = await self._run(scripts.REAP, args)
+        # A lease without a task: its key was deleted by hand. Settling it would answer "unknown" for ever.
+        orphans = [row[0] for row in rows if row[2] is None]
+        if orphans:
+            await (await self.connect()).execute("ZREM", self.keys("leases"), *orphans)
+        rows = [row for row in rows if row[2] is not None]
+        await self._learn(row[2] for row in rows)
+        return [self._found(row, "expired", float(now)) for row in rows]
+
+    async def find_live(self, task_id: str) -> Found | None:
+        """Return a task that is not finished as it is now, for a settle on the condition that it still is."""
+        fields = ("t", "c", "o", "n", "k", "l", "z", "b", "y", "s")
+        row = await self._execute("HMGET", self.keys.task(task_id), *fields)
+        state = (row.pop() or b"pending").decode()
+        precondition = _LIVE.get(state)
+        if row[1] is None or precondition is None:
+            return None
+        await self._learn([row[1]])
+        return self._found([task_id.encode(), *row], precondition, time.time() * 1000)
+
+    def _found(self, row: list[Any], precondition: Precondition, now_ms: float) -> Found:
+        task_id, token, record, overrides, attempt, retries, losses, snoozes, started, worker = row
+        policy, _ = self._policies.effective(Creation.from_record(record).policy, overrides)
+        counts = Counts(int(retries or 0), int(losses or 0), int(snoozes or 0))
+        info = AttemptInfo(int(attempt or 0), float(started or now_ms), now_ms, (worker or b"").decode())
+        return Found(task_id.decode(), precondition, int(token or 0), counts, policy, info)
+
+    async def report_progress(self, notes: Sequence[tuple[str, int | None, float, str | None]]) -> list[bool]:
+        """Note the progress of tasks: id, token (None: from outside), 0..100, message."""
+        items: list[Any] = [self.keys.prefix]
+        for task_id, token, progress, message in notes:
+            items += task_id, "" if token is None else token, f"{progress:g}", message or ""
+        return [bool(noted) for noted in await self._run(scripts.PROGRESS, items)]
+
+    async def request_cancel(self, task_id: str) -> str | None:
+        """Ask whoever runs the task to stop it; the state it is in, or None."""
+        args = [self.keys.prefix, task_id, f"{self._config.scheduler.lease * 2000:.0f}"]
+        state = await self._run(scripts.CANCEL, args, task=self.keys.task(task_id))
+        return None if state is None else state.decode()
+
+    async def leave(self, worker: str) -> None:
+        """Take a worker off the registry."""
+        await self._run(scripts.LEAVE, [worker], info=self.keys.info(worker))
+
+    # Reading
+
+    async def get(self, task_id: str, *, wait: float = 0) -> TaskEntity | None:
+        """Return a task; `wait` seconds long its end is published."""
+        args = [self.clock, f"{wait * 1000:.0f}"]
+        now, workers, flat = await self._run(scripts.GET, args, task=self.keys.task(task_id))
+        fields = _mapping(flat)
+        if b"c" not in fields:
+            return None
+        await self._learn([fields[b"c"]])
+        return self._entity(task_id, fields, float(now), workers)
+
+    async def list(self, status: TaskStatus, limit: int, cursor: str | None) -> TaskPage:
+        """Return up to `limit` tasks in one state, in the order of its indexes."""
+        index, score, skip = (cursor or "1 -inf 0").split(" ")
+        script = scripts.LIST
+        names = _STATES[status]
+        args = [self.clock, self.keys.prefix, limit, index, score, skip]
+        keys = attrs.evolve(script, keys=(*script.keys, *names))
+        now, workers, rows, index, score, skip = await self._run(keys, args)
+        found = [(row[0].decode(), _mapping(row[1])) for row in rows]
+        found = [(task_id, fields) for task_id, fields in found if b"c" in fields]
+        await self._learn(fields[b"c"] for _, fields in found)
+        tasks = [self._entity(task_id, fields, float(now), workers) for task_id, fields in found]
+        return TaskPage(tasks, f"{index} {score.decode()} {skip}" if index else None)
+
+    async def stats(self) -> QueueStats:
+        """Return the queue's counts."""
+        numbers: list[Any] = await self._run(scripts.STATS, [self.clock, self.keys.prefix])
+        pending, scheduled, processing, completed, failed, cancelled, age_ms = map(int, numbers)
+        return QueueStats(pending, scheduled, processing, completed, failed, cancelled, age_ms / 1000)
+
+    async def delete(self, task_id: str) -> bool:
+        """Delete a task that nobody runs."""
+        return bool(await self._run(scripts.DELETE, [task_id], task=self.keys.task(task_id)))
+
+    def _entity(self, task_id: str, fields: dict[bytes, bytes], now_ms: float, workers: int) -> TaskEntity:
+        policy, _ = self._policies.effective(Creation.from_record(fields[b"c"]).policy, fields.get(b"o"))
+        return decode(task_id, self._config.task.biz_prefix, fields, policy, now_ms, workers)
+
+
+def _mapping(flat: Any) -> dict[bytes, bytes]:
+    """Lua gives names and values in turn."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,51 @@
+"""The Lua scripts: loaded once, called by digest. Each file's header says what it takes and gives."""
+
+import hashlib
+import re
+from importlib.resources import files
+
+import attrs
+
+_FOLDER = files("maas_backoff.store") / "lua"
+_INCLUDE = re.compile(r"^--#include (\w+)\n", re.MULTILINE)
+
+
+@attrs.frozen
+class Script:
+    """One transition. `keys` and `args` are the names in the header of its file, in order."""
+
+    name: str
+    keys: tuple[str, ...]
+    args: tuple[str, ...]
+    text: str = attrs.field(repr=False)
+    digest: str = attrs.field(repr=False)
+
+    @classmethod
+    def load(cls, name: str, keys: str, args: str) -> "Script":
+        """Return the script of `lua/<name>.lua`; `keys` and `args` are names, separated by spaces."""
+        text = _INCLUDE.sub(lambda match: _read(match[1]), _read(name))
+        digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - EVALSHA's name for a text, not a secret
+        return cls(name, tuple(keys.split()), tuple(args.split()), text, digest)
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
+
+
+ENQUEUE = Script.load("enqueue", "ready gpu scheduled marker policies", "now prefix policy policy_text")
+SETTLE = Script.load(
+    "settle",
+    "ready suspects gpu scheduled leases external completed failed cancelled meta marker request",
+    "now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished settles",
+)
+RENEW = Script.load("renew", "leases workers info", "now prefix worker info lease_ms")
+LEAVE = Script.load("leave", "workers info marker ready scheduled", "worker")
+REAP = Script.load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit")
+CANCEL = Script.load("cancel", "task", "prefix id keep_ms")
+PROGRESS = Script.load("progress", "meta", "prefix")
+GET = Script.load("get", "task workers", "now wait_ms")
+LIST = Script.load("list", "workers", "now prefix limit index score skip")
+STATS = Script.load("stats", "ready suspects gpu scheduled leases external completed failed cancelled", "now prefix")
+DELETE = Script.load("delete", "task ready suspects gpu scheduled external completed failed cancelled", "id")
+
+ALL = (ENQUEUE, SETTLE, RENEW, LEAVE, REAP, CANCEL, PROGRESS, GET, LIST, STATS, DELETE)

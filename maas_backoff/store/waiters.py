@@ -1,0 +1,70 @@
+"""Those who wait for the end of a task, woken by what settle.lua publishes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+
+from maas_backoff.store.connect import Client
+
+
+class Waiters:
+    """Hears, on one connection, of the ends of tasks; from the first wait until it is closed."""
+
+    def __init__(self, client: Client, channel: str) -> None:
+        self._client = client
+        self._channel = channel
+        self._events: dict[str, set[asyncio.Event]] = {}
+        self._listening: asyncio.Task[None] | None = None
+
+    @contextlib.asynccontextmanager
+    async def waiting(self, task_id: str) -> AsyncGenerator[asyncio.Event, None]:
+        """Give an event that is set when the task may have ended: read it again then."""
+        event = asyncio.Event()
+        self._events.setdefault(task_id, set()).add(event)
+        try:
+            if self._listening is None or self._listening.done():
+                self._listening = asyncio.create_task(self._listen(), name="maas-backoff-waiters")
+            yield event
+        finally:
+            self._events[task_id].discard(event)
+            if not self._events[task_id]:
+                del self._events[task_id]
+
+    async def aclose(self) -> None:
+        """Stop listening, and close the connection."""
+        listening, self._listening = self._listening, None
+        while listening is not None and not listening.done():
+            # A cancel that meets an arriving message is swallowed by redis-py's own time-out.
+            listening.cancel()
+            await asyncio.wait([listening], timeout=0.1)
+        await self._client.aclose()
+
+    async def _listen(self) -> None:
+        while True:
+            with contextlib.suppress(Exception):  # the readers of the state report what is wrong with the server
+                await self._hear()
+            self._wake_all()
+            await asyncio.sleep(0.2)
+
+    async def _hear(self) -> None:
+        subscription = cast(Any, self._client.redis).pubsub(ignore_subscribe_messages=False)
+        try:
+            await subscription.subscribe(self._channel)
+            while True:
+                message = await subscription.get_message(timeout=5)
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    # What ended before this moment was not heard of.
+                    self._wake_all()
+                elif message["type"] == "message":
+                    for event in self._events.get(message["data"].decode(), ()):
+                        event.set()
+        finally:
+            await subscription.aclose()
+
+    def _wake_all(self) -> None:
+        for events in self._events.values():
+            for event in events:
+                event.set()

@@ -1,0 +1,212 @@
+"""A queue's tasks as a client sees them: checked at the door, created, read, marked, cancelled, waited for."""
+
+import contextlib
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import anyio
+import attrs
+
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain import jsontext, newtask
+from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, cut
+from maas_backoff.domain.page import TaskPage
+from maas_backoff.domain.settlement import Counts, Settlement, decide
+from maas_backoff.domain.spec import TaskSpec
+from maas_backoff.domain.task import TaskEntity, TaskError, TaskStatus, checked_message, checked_progress
+from maas_backoff.errors import ConfigError, InvalidValueError, TaskConflictError, TaskNotFoundError, TaskTimeoutError
+from maas_backoff.running import current
+from maas_backoff.store.codec import EXTERNAL
+from maas_backoff.store.creation import NewTask
+from maas_backoff.store.frame import Settle
+from maas_backoff.store.redis import ENQUEUE_LIMIT, RedisStore
+from maas_backoff.store.waiters import Waiters
+
+WAIT_RENEWAL = 20.0
+"""Seconds after which a waiter looks by itself, and says again that it waits."""
+
+LARGEST_PAGE = 1000
+_CURSOR = re.compile(r"[1-9] (-inf|-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]{1,3})?) [0-9]{1,15}")
+
+
+class Tasks:
+    """The tasks of one queue, over one store. `config` is a copy that nobody changes."""
+
+    def __init__(self, config: TaskBackoffConfig) -> None:
+        if not config.task.biz_prefix:
+            raise ConfigError("task.biz_prefix", "1 to 64 of A-Z a-z 0-9 _ . -", config.task.biz_prefix)
+        self.config = config
+        self.store = RedisStore(config)
+        self._policy = config.task.policy
+        self._waiters: Waiters | None = None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        waiters, self._waiters = self._waiters, None
+        if waiters is not None:
+            await waiters.aclose()
+        await self.store.aclose()
+
+    # Creating
+
+    async def create(self, spec: TaskSpec) -> str:
+        task = self._checked(spec, "task_params")
+        if (await self.store.enqueue([task]))[0] == "conflict":
+            raise TaskConflictError([task.task_id])
+        return task.task_id
+
+    async def create_many(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
+        specs = [item if isinstance(item, TaskSpec) else TaskSpec(item) for item in items]
+        # All are checked before the first is sent.
+        tasks = [self._checked(spec, f"tasks[{index}].task_params") for index, spec in enumerate(specs)]
+        answers: list[str] = []
+        for start in range(0, len(tasks), ENQUEUE_LIMIT):
+            answers += await self.store.enqueue(tasks[start : start + ENQUEUE_LIMIT])
+        ids = [task.task_id for task in tasks]
+        conflicts = [task_id for task_id, answer in zip(ids, answers, strict=True) if answer == "conflict"]
+        if conflicts:
+            created = [task_id for task_id, answer in zip(ids, answers, strict=True) if answer != "conflict"]
+            raise TaskConflictError(conflicts, created)
+        return ids
+
+    def _checked(self, spec: TaskSpec, where: str) -> NewTask:
+        options = spec.options
+        params = newtask.checked_params(spec.task_params)
+        text = jsontext.canonical(params, where, self.config.task.max_payload_bytes)
+        policy, overrides = self._policy, ""
+        if own := newtask.overrides_of(options):
+            own = self._checked_overrides(own)
+            policy, overrides = policy.overridden(own), jsontext.plain(own)
+        return NewTask(
+            task_id=newtask.new_task_id() if spec.task_id is None else newtask.checked_task_id(spec.task_id),
+            params=text,
+            priority=newtask.checked_priority(options.get("priority", 0)),
+            due=newtask.checked_due(options),
+            policy=policy,
+            overrides=overrides,
+        )
+
+    def _checked_overrides(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Return a task's own policy values as they are stored, after the checks of the configuration."""
+        if callable(own.get("backoff_strategy")):
+            strategy = own["backoff_strategy"]
+            raise InvalidValueError("backoff_strategy", "a name: a callable cannot be stored with a task", strategy)
+        checked: dict[str, Any] = {}
+        if "exec_timeout" in own:
+            timeout = attrs.evolve(self.config.threadpool, exec_timeout=own.pop("exec_timeout")).exec_timeout
+            checked["exec_timeout"] = timeout
+        if "min_gpu_utilization" in own:
+            own["max_gpu_utilization"] = own.pop("min_gpu_utilization")
+        if "max_gpu_utilization" in own:
+            own["min_gpu_utilization"] = own["max_gpu_utilization"]
+        config = attrs.evolve(self.config.task, **own)
+        return checked | {name: getattr(config, name) for name in own if name != "min_gpu_utilization"}
+
+    # Reading
+
+    async def get(self, task_id: str) -> TaskEntity | None:
+        return await self.store.get(newtask.checked_task_id(task_id))
+
+    async def list(self, status: str, limit: int, cursor: str | None) -> TaskPage:
+        try:
+            status = TaskStatus(status)
+        except ValueError:
+            raise InvalidValueError("status", "one of " + ", ".join(TaskStatus), status) from None
+        if cursor is not None and not _CURSOR.fullmatch(cursor):
+            raise InvalidValueError("cursor", "the cursor of a page, or None", cursor)
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LARGEST_PAGE:
+            raise InvalidValueError("limit", f"a whole number from 1 to {LARGEST_PAGE}", limit)
+        return await self.store.list(status, limit, cursor)
+
+    async def wait(self, task_id: str, timeout: float | None) -> TaskEntity:
+        newtask.checked_task_id(task_id)
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0):
+            raise InvalidValueError("timeout", "seconds, or None", timeout)
+        with contextlib.ExitStack() as stack:
+            if timeout is not None:
+                stack.enter_context(anyio.move_on_after(timeout))
+            return await self._end_of(task_id)
+        assert timeout is not None
+        raise TaskTimeoutError(task_id, timeout)
+
+    async def _end_of(self, task_id: str) -> TaskEntity:
+        if self._waiters is None:
+            await self.store.connect()
+            self._waiters = Waiters(self.store.new_client(connections=1), self.store.keys.finished_channel)
+        async with self._waiters.waiting(task_id) as woken:
+            while True:
+                woken.clear()
+                task = await self.store.get(task_id, wait=2 * WAIT_RENEWAL)
+                if task is None:
+                    raise TaskNotFoundError(task_id)
+                if task.status.finished:
+                    return task
+                with anyio.move_on_after(WAIT_RENEWAL):
+                    await woken.wait()
+
+    # Changing
+
+    async def cancel(self, task_id: str, *, running: bool) -> bool:
+        found = await self.store.find_live(newtask.checked_task_id(task_id))
+        if found is None:
+            return False
+        settlement = Settlement.cancel(found.policy)
+        settle_id = secrets.token_hex(8)
+        while True:
+            answer = await self.store.settle(Settle(task_id, "pending", None, settlement), settle_id=settle_id)
+            if answer in {"ok", "already"}:
+                return True
+            if not running or answer not in {"processing", EXTERNAL}:
+                return False
+            if answer == EXTERNAL:
+                answer = await self.store.settle(Settle(task_id, "external", None, settlement), settle_id=settle_id)
+                if answer in {"ok", "already"}:
+                    return True
+            elif await self.store.request_cancel(task_id) == "processing":
+                return True
+            # It has changed in between: look again.
+
+    async def mark_processing(self, task_id: str) -> bool:
+        settle = Settle(newtask.checked_task_id(task_id), "pending", None, Settlement.release(self._policy))
+        return await self.store.settle(settle, external=True) in {"ok", "already"}
+
+    async def mark_completed(self, task_id: str, result: object) -> bool:
+        return await self._mark(
+            task_id, Succeeded(jsontext.canonical(result, "result", self.config.task.max_payload_bytes))
+        )
+
+    async def mark_failed(self, task_id: str, reason: str, *, retry: bool) -> bool:
+        return await self._mark(task_id, Failed(TaskError("failed", cut(str(reason))), permanent=not retry))
+
+    async def _mark(self, task_id: str, outcome: Outcome) -> bool:
+        """Settle a live task by an outcome that somebody else knows of; its own policy decides what follows."""
+        newtask.checked_task_id(task_id)
+        settle_id = secrets.token_hex(8)
+        while True:
+            found = await self.store.find_live(task_id)
+            if found is None:
+                return False
+            custom = self.config.task.custom_backoff
+            settlement = decide(outcome, task_id, found.counts, found.policy, found.policy.backoff(custom))
+            assert settlement is not None
+            if await self.store.settle(found.settle(settlement), settle_id=settle_id) in {"ok", "already", "cancelled"}:
+                return True
+            # It has changed in between: look again.
+
+    async def retry(self, task_id: str) -> bool:
+        settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
+        settle = Settle(newtask.checked_task_id(task_id), "finished", None, settlement)
+        return await self.store.settle(settle) in {"ok", "already"}
+
+    async def delete(self, task_id: str) -> bool:
+        return await self.store.delete(newtask.checked_task_id(task_id))
+
+    async def update_progress(self, task_id: str, progress: float, message: str | None) -> bool:
+        newtask.checked_task_id(task_id)
+        checked_progress(progress)
+        checked_message(message)
+        attempt = current.get()
+        token = attempt.token if attempt is not None and attempt.task.task_id == task_id else None
+        return (await self.store.report_progress([(task_id, token, progress, message)]))[0]

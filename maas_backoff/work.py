@@ -1,0 +1,95 @@
+"""One claimed task: admit → attempt → decide → settle. Read this first."""
+
+import asyncio
+import logging
+import time
+
+import anyio
+import attrs
+
+from maas_backoff.attempt import run_attempt
+from maas_backoff.domain.backoff import BackoffCallable
+from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, Unstarted, code_of, cut, outcome_of_value
+from maas_backoff.domain.result import ResultEntity
+from maas_backoff.domain.settlement import Settlement, decide
+from maas_backoff.domain.task import TaskError
+from maas_backoff.executors.base import Executor, Handler
+from maas_backoff.executors.call import call_here
+from maas_backoff.running import Attempt, Running, current
+
+log = logging.getLogger("maas_backoff.worker")
+
+
+@attrs.frozen
+class Work:
+    """What a slot does, over and over."""
+
+    running: Running
+    executor: Executor
+    custom_backoff: BackoffCallable | None
+    exception_handler: Handler | None
+    max_payload_bytes: int
+
+    async def fill_slot(self) -> None:
+        """Work on one task after the other."""
+        while True:
+            await self.work(await self.running.inbox.get())
+
+    async def work(self, attempt: Attempt) -> None:
+        """See one claimed task through."""
+        outcome = self._admit(attempt)
+        if outcome is None:
+            current.set(attempt)
+            outcome = await run_attempt(self.executor, attempt)
+            outcome = await self._handle_exception(attempt, outcome)
+        self.running.settle(attempt, self._decide(attempt, outcome))
+        await self._wait_for_thread(attempt)
+
+    def _decide(self, attempt: Attempt, outcome: Outcome) -> Settlement | None:
+        claimed = attempt.claimed
+        backoff = claimed.policy.backoff(self.custom_backoff)
+        return decide(outcome, attempt.task.task_id, claimed.counts, claimed.policy, backoff)
+
+    def _admit(self, attempt: Attempt) -> Outcome | None:
+        """Return the outcome of a task that may not start; None: it may."""
+        if attempt.claimed.defect is not None:
+            return Failed(TaskError("corrupt", attempt.claimed.defect), permanent=True)
+        if self.running.closing or time.monotonic() >= attempt.start_before:
+            return Unstarted()
+        return None
+
+    async def _handle_exception(self, attempt: Attempt, outcome: Outcome) -> Outcome:
+        """Let the user's exception handler replace an exception, a timeout or a crash, or give it code and message."""
+        if self.exception_handler is None or not isinstance(outcome, Failed) or not outcome.raised:
+            return outcome
+        attempt.extend()
+        task = attrs.evolve(attempt.task, error=outcome.error)
+        value: object = None
+        with anyio.move_on_after(attempt.timeout) as scope:
+            try:
+                value = await call_here(self.exception_handler, task)
+            except asyncio.CancelledError:
+                raise
+            except BaseException:
+                log.exception("the exception handler failed for task %r", task.task_id)
+        if scope.cancelled_caught:
+            log.error("the exception handler took longer than %g s for task %r", attempt.timeout, task.task_id)
+        return self._replaced(outcome, value)
+
+    def _replaced(self, failed: Failed, value: object) -> Outcome:
+        if not isinstance(value, ResultEntity):
+            return failed
+        if not value.success:
+            return attrs.evolve(failed, error=TaskError(failed.error.type, cut(value.message), code_of(value)))
+        fallback = outcome_of_value(value, self.max_payload_bytes)
+        return fallback if isinstance(fallback, Succeeded) else failed
+
+    async def _wait_for_thread(self, attempt: Attempt) -> None:
+        """Keep the slot while a thread that could not be stopped goes on."""
+        if attempt.lingering is not None and not attempt.lingering.is_set():
+            log.warning(
+                "the thread of task %r goes on after its attempt ended; its slot stays taken", attempt.task.task_id
+            )
+            self.running.linger(1)
+            await attempt.lingering.wait()
+            self.running.linger(-1)

@@ -1,0 +1,40 @@
+"""The project's chores: `nox -s tests lint types bench`."""
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.default_venv_backend = "venv"
+
+PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests on the installed wheel, not on the source tree."""
+    session.install(".[dev]")
+    session.run("python", "-P", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format and the direction of imports."""
+    session.install("--editable", ".[dev]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types, as strictly as pyright and mypy can."""
+    session.install("--editable", ".[dev]")
+    session.run("pyright")
+    session.run("mypy")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the rate of draining no-op tasks beside that of bare round trips, in one run."""
+    session.install(".[embedded]")
+    session.run("python", "benchmarks/drain.py", *session.posargs)

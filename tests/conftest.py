@@ -1,0 +1,110 @@
+"""Servers for the tests, and what must hold after every one of them."""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+from support import SERVERS, Server, quick_config
+
+from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Callable[[str], Server]]:
+    """Give a server by its name; each is started once a session."""
+    running: dict[str, Server] = {}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def get(name: str) -> Server:
+            if name not in running:
+                running[name] = Server(name, Path(folder))
+            return running[name]
+
+        yield get
+        for server in running.values():
+            server.stop()
+
+
+@pytest.fixture
+def server(servers: Callable[[str], Server]) -> Iterator[Server]:
+    """The server most tests run on, empty; a key that is left without an end fails the test."""
+    yield from _clean(servers(SERVERS[0]))
+
+
+@pytest.fixture(params=SERVERS)
+def any_server(servers: Callable[[str], Server], request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Each kind of server in turn."""
+    yield from _clean(servers(request.param))
+
+
+# One of each per queue, and bounded: indexes of live tasks, counters, policies.
+_LASTING = {
+    b"ready",
+    b"suspects",
+    b"gpu",
+    b"scheduled",
+    b"leases",
+    b"external",
+    b"marker",
+    b"policies",
+    b"meta",
+    b"workers",
+}
+_TRIMMED = {b"completed", b"failed", b"cancelled"}
+
+
+def _clean(server: Server) -> Iterator[Server]:
+    server.client.flushall()
+    yield server
+    leaks = [key for key in server.client.scan_iter(count=1000) if _leaks(server.client, key)]
+    assert not leaks, f"keys without a time to live or a bound: {leaks}"
+
+
+def _leaks(client: Any, key: bytes) -> bool:
+    name = key.split(b"}:", 1)[1]
+    if not key.startswith(b"maas:{"):
+        return False
+    if name in _LASTING or name in _TRIMMED or client.ttl(key) >= 0:
+        return False
+    # A live task stays until it is finished.
+    return not (name.startswith(b"t:") and client.hget(key, "s") in {None, b"pending", b"processing", b"external"})
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
+    """Fail a test in which something blocks the event loop, unless blocking is what it is about."""
+    if request.node.get_closest_marker("blocks"):
+        yield None
+        return
+    with blockbuster_ctx("maas_backoff") as blocker:
+        # Popen waits for its exec, on the loop's thread: the child is to die with the thread that started it.
+        blocker.functions["os.read"].can_block_in("executors/parent.py", "spawn")
+        yield blocker
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def config(server: Server) -> TaskBackoffConfig:
+    """A quick configuration on the usual server."""
+    return quick_config(server.storage)
+
+
+@pytest.fixture
+async def scheduler(config: TaskBackoffConfig) -> AsyncIterator[TaskBackoffScheduler]:
+    """A scheduler that is not started; stopped at the end."""
+    scheduler = TaskBackoffScheduler(config)
+    yield scheduler
+    await scheduler.shutdown()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "blocks: blocking the event loop is what this test is about")
+    os.environ.pop("MAAS_BACKOFF_URL", None)

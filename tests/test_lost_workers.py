@@ -1,0 +1,364 @@
+"""Workers that die, stop or are told to stop: no task is lost, stuck or settled twice."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from support import Server, eventually, quick_config
+
+from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
+from maas_backoff.loops import wake
+from maas_backoff.loops.reap import settle_lost
+from maas_backoff.store.frame import Frame
+from maas_backoff.store.redis import RedisStore
+
+pytestmark = pytest.mark.anyio
+
+# A worker process that notes each start as "id attempt pid", and dies of the poison task.
+WORKER = """
+import os, sys, time
+import anyio
+from maas_backoff import *
+
+port, lease, log, mode = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4]
+config = TaskBackoffConfig(
+    storage=StorageConfig(host="127.0.0.1", port=port),
+    task=TaskConfig(biz_prefix="test", result_ttl=600, failed_ttl=600),
+    threadpool=ThreadPoolConfig(concurrency=10, proc_mode=mode),
+    scheduler=SchedulerConfig(lease=lease, interval=1, shutdown_grace=0.5),
+)
+
+def note(task):
+    with open(log, "a") as file:
+        file.write(f"{task.task_id} {task.attempt} {os.getpid()}\\n")
+
+def handler(task):
+    note(task)
+    if task.task_params.get("poison"):
+        os.kill(os.getppid() if mode == "process" else os.getpid(), 9)
+    time.sleep(task.task_params.get("seconds", 0.2))
+    return task.attempt
+
+async def coroutine(task):
+    note(task)
+    if task.task_params.get("poison"):
+        os.kill(os.getpid(), 9)
+    await anyio.sleep(task.task_params.get("seconds", 0.2))
+    return task.attempt
+
+if __name__ == "__main__":
+    scheduler = TaskBackoffScheduler(config)
+    scheduler.set_custom_task_handler(coroutine if mode == "thread" else handler)
+    anyio.run(scheduler.run_until_stopped)
+"""
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(server: Server, tmp_path: Path) -> Iterator[Start]:
+    """Start a worker process; killed at the end if it still runs."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def worker(*, lease: float = 3, mode: str = "thread") -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(script), str(server.port), str(lease), str(tmp_path / "log"), mode]
+        with (tmp_path / "output").open("ab") as output:
+            started.append(subprocess.Popen(command, stdout=output, stderr=output))
+        return started[-1]
+
+    yield worker
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def starts(folder: Path) -> list[tuple[str, int, int]]:
+    """Return the noted starts: id, attempt, pid."""
+    log = folder / "log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [(line.split()[0], int(line.split()[1]), int(line.split()[2])) for line in lines]
+
+
+async def _all_finished(scheduler: TaskBackoffScheduler) -> bool:
+    stats = await scheduler.get_queue_stats()
+    return not stats.pending_count and not stats.processing_count
+
+
+async def test_a_killed_worker_loses_no_task(scheduler: TaskBackoffScheduler, start: Start, tmp_path: Path) -> None:
+    """SIGKILL in the middle of 200 tasks, another worker running: each completes, with one accepted outcome."""
+    ids = await scheduler.create_tasks({"n": n} for n in range(200))
+    victim, _ = start(), start()
+    await eventually(
+        lambda: len(starts(tmp_path)) >= 60 and victim.pid in {pid for _, _, pid in starts(tmp_path)}, "60 have begun"
+    )
+    victim.kill()
+    await eventually(lambda: _all_finished(scheduler), "all finished", 50)
+    tasks = [await scheduler.get_task(task_id) for task_id in ids]
+    assert [task and task.status for task in tasks] == ["completed"] * 200
+    lost = [task for task in tasks if task is not None and task.lost_count]
+    assert 1 <= len(lost) <= 10
+    assert all(task.retry_count == 0 and task.result == task.attempt == 2 for task in lost)
+    counted = await scheduler.get_queue_stats()
+    assert (counted.completed_count, counted.failed_count) == (200, 0)
+
+
+async def test_a_poison_task_ends_as_lease_lost_and_takes_no_innocent_with_it(
+    scheduler: TaskBackoffScheduler, start: Start, tmp_path: Path
+) -> None:
+    """It kills its worker three times; those that were lost with it run alone afterwards, and complete."""
+    ids = await scheduler.create_tasks({"n": n} for n in range(50))
+    await scheduler.create_task({"poison": True}, "poison")
+    ids += await scheduler.create_tasks({"n": n} for n in range(50, 100))
+    workers = [start(), start()]
+
+    async def keep_running() -> bool:
+        for index, worker in enumerate(workers):
+            if worker.poll() is not None:
+                workers[index] = start()
+        return await _all_finished(scheduler)
+
+    await eventually(keep_running, "all finished", 55)
+    poison = await scheduler.get_task("poison")
+    assert poison is not None
+    assert (poison.status, poison.lost_count, poison.retry_count) == ("failed", 3, 0)
+    assert poison.error is not None
+    assert poison.error.type == "lease_lost"
+    assert [attempt.error.type for attempt in poison.attempts] == ["lease_lost"] * 3
+    tasks = [await scheduler.get_task(task_id) for task_id in ids]
+    assert [task and task.status for task in tasks] == ["completed"] * 100
+    assert sum(name == "poison" for name, _, _ in starts(tmp_path)) == 3
+
+
+async def test_suspects_follow_one_another_at_once(config: TaskBackoffConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time, but none waits for a poll or a wake-up: the end of one brings the next."""
+    config.scheduler.interval = 3600
+    monkeypatch.setattr(wake, "run", lambda *_: anyio.sleep_forever())
+    scheduler = TaskBackoffScheduler(config)
+    at_once, most = 0, 0
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await anyio.sleep(0.01)
+        at_once -= 1
+
+    ids = await scheduler.create_tasks({"n": n} for n in range(5))
+    store = RedisStore(config)
+    claimed = await store.exchange(Frame((), 5, may_claim_suspect=False, request_id="1", lane=0), "a worker that dies")
+    assert len(claimed.claimed) == 5
+    store.clock = f"{(time.time() + 60) * 1000:.0f}"
+    await settle_lost(store, "reaper", await store.reap(gap=0, grace=0))
+    await store.aclose()
+    async with scheduler:
+        done = [await scheduler.wait_task(task_id, timeout=20) for task_id in ids]
+    assert [(task.status, task.lost_count) for task in done] == [("completed", 1)] * 5
+    assert most == 1
+
+
+async def test_a_worker_that_slept_past_its_lease_finds_its_work_taken(
+    scheduler: TaskBackoffScheduler, start: Start, tmp_path: Path
+) -> None:
+    """SIGSTOP, longer than the lease, then SIGCONT: the second run's result stands, the first is told it lost."""
+    await scheduler.create_task({"seconds": 6}, "x")
+    sleeper = start()
+    await eventually(lambda: starts(tmp_path), "it has begun")
+    sleeper.send_signal(signal.SIGSTOP)
+    start()
+    await eventually(lambda: len(starts(tmp_path)) == 2, "another has taken it")
+    sleeper.send_signal(signal.SIGCONT)
+    done = await scheduler.wait_task("x", timeout=30)
+    assert (done.status, done.result, done.lost_count) == ("completed", 2, 1)
+    assert sleeper.poll() is None
+
+
+@pytest.mark.parametrize("mode", ["thread", "process"])
+async def test_a_drain_hands_back_what_does_not_end_in_time(
+    scheduler: TaskBackoffScheduler, start: Start, tmp_path: Path, mode: str
+) -> None:
+    """SIGTERM: exit code 0 within the grace, the task pending again at once, no retry and no loss counted."""
+    await scheduler.create_task({"seconds": 60}, "x")
+    worker = start(mode=mode)
+    await eventually(lambda: starts(tmp_path), "it has begun")
+    worker.terminate()
+    assert await anyio.to_thread.run_sync(lambda: worker.wait(timeout=20)) == 0
+    task = await scheduler.get_task("x")
+    assert task is not None
+    assert (task.status, task.attempt, task.retry_count, task.lost_count, task.attempts) == ("pending", 1, 0, 0, ())
+
+
+async def test_a_shutdown_lets_running_tasks_end(config: TaskBackoffConfig) -> None:
+    scheduler = TaskBackoffScheduler(config)
+    begun = anyio.Event()
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> str:
+        begun.set()
+        await anyio.sleep(0.3)
+        return "done"
+
+    async with scheduler:
+        await scheduler.create_task({}, "x")
+        await begun.wait()
+    async with TaskBackoffScheduler(config) as other:
+        task = await other.get_task("x")
+    assert task is not None
+    assert task.result == "done"
+
+
+async def test_a_server_that_stands_still_costs_no_live_task_its_lease(
+    config: TaskBackoffConfig, server: Server
+) -> None:
+    """SIGSTOP of the server for longer than the lease: when it goes on, workers renew before anything is reaped."""
+    scheduler = TaskBackoffScheduler(config)
+    runs: list[str] = []
+    go_on = anyio.Event()
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> str:
+        runs.append(task.task_id)
+        await go_on.wait()
+        return "done"
+
+    async with scheduler:
+        await scheduler.create_tasks(TaskSpec({}, f"task-{n}") for n in range(5))
+        await eventually(lambda: len(runs) == 5, "all run")
+        server.process.send_signal(signal.SIGSTOP)
+        await anyio.sleep(config.scheduler.lease + 1.5)
+        server.process.send_signal(signal.SIGCONT)
+        # Two reaps and a heartbeat later.
+        await anyio.sleep(config.scheduler.lease)
+        go_on.set()
+        for n in range(5):
+            task = await scheduler.wait_task(f"task-{n}", timeout=20)
+            assert (task.status, task.attempt, task.lost_count) == ("completed", 1, 0)
+    assert len(runs) == 5
+    await scheduler.shutdown()
+
+
+async def test_a_start_or_a_run_that_is_cancelled_leaves_no_worker_behind(scheduler: TaskBackoffScheduler) -> None:
+    """A cancelled scope around `async with scheduler` still drains; a cancelled start stops what it had begun."""
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        await anyio.sleep(0.05)
+
+    with anyio.CancelScope() as scope:
+        async with scheduler:
+            task_id = await scheduler.create_task({})
+            await eventually(lambda: _status(scheduler, task_id, "processing"), "it runs")
+            scope.cancel()
+    assert scheduler.health().reasons == ("not started",)
+    assert await _status(scheduler, task_id, "completed")
+    for delay in [n / 2000 for n in range(40)]:  # one of them meets each answer of the server
+        with anyio.move_on_after(delay):
+            await scheduler.start()
+        await scheduler.shutdown()
+        assert scheduler.health().reasons == ("not started",)
+
+
+async def test_a_shutdown_whose_caller_is_cancelled_goes_on_to_its_end(scheduler: TaskBackoffScheduler) -> None:
+    """asyncio's own cancellation goes through anyio's shields; the worker is stopped whole all the same."""
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> str:
+        await anyio.sleep(0.3)
+        return "done"
+
+    task_id = await scheduler.create_task({})
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.15), scheduler:
+            await eventually(lambda: _status(scheduler, task_id, "processing"), "it runs")
+            await anyio.sleep(60)
+    assert scheduler.health().reasons == ("not started",)
+    assert await _status(scheduler, task_id, "completed")
+
+
+async def _status(scheduler: TaskBackoffScheduler, task_id: str, wanted: str) -> bool:
+    task = await scheduler.get_task(task_id)
+    return task is not None and task.status == wanted
+
+
+async def test_a_killed_embedded_server_is_started_again(tmp_path: Path) -> None:
+    """SIGKILL of the embedded server in the middle of a run: it comes back with its data, and nothing runs twice."""
+    storage = StorageConfig(type="embedded", path=tmp_path / "data")
+    scheduler = TaskBackoffScheduler(quick_config(storage))
+    runs: dict[str, int] = {}
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        runs[task.task_id] = runs.get(task.task_id, 0) + 1
+        await anyio.sleep(0.01)
+
+    async with scheduler:
+        ids = await scheduler.create_tasks({"n": n} for n in range(400))
+        await eventually(lambda: len(runs) > 50, "some have run")
+        os.kill(int((tmp_path / "data" / "server.pid").read_text()), signal.SIGKILL)
+        await eventually(lambda: _all_finished(scheduler), "all finished", 40)
+    assert runs == dict.fromkeys(ids, 1)
+
+
+async def test_connections_that_are_killed_cost_nothing(config: TaskBackoffConfig, server: Server) -> None:
+    """CLIENT KILL of all, over and over, and SCRIPT FLUSH: everything runs exactly once."""
+    scheduler = TaskBackoffScheduler(config)
+    runs: dict[str, int] = {}
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        runs[task.task_id] = runs.get(task.task_id, 0) + 1
+        await anyio.sleep(0.01)
+
+    async with scheduler:
+        ids = await scheduler.create_tasks({"n": n} for n in range(300))
+        deadline = time.monotonic() + 40
+        while len(runs) < 300 and time.monotonic() < deadline:
+            await anyio.to_thread.run_sync(
+                lambda: server.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            )
+            await anyio.to_thread.run_sync(server.client.script_flush)
+            await anyio.sleep(0.05)
+        await eventually(lambda: _all_finished(scheduler), "all finished", 20)
+    assert runs == dict.fromkeys(ids, 1)
+    await scheduler.shutdown()
+
+
+async def test_the_seed_example_as_a_script(server: Server, tmp_path: Path) -> None:
+    """A handler in `__main__` with proc_mode="process" works."""
+    script = tmp_path / "seed.py"
+    script.write_text(
+        """
+import os
+import anyio
+from maas_backoff import *
+
+def task_handler(task):
+    return ResultEntity.ok({"echo": task.task_params["key"], "child": os.getpid() != int(os.environ["PARENT"])})
+
+async def main():
+    config = TaskBackoffConfig()
+    config.storage = StorageConfig(type="redis", host="127.0.0.1", port=PORT, database=0, password="")
+    config.task = TaskConfig(biz_prefix="seed", result_ttl=600)
+    config.threadpool = ThreadPoolConfig(concurrency=2, exec_timeout=30, proc_mode="process")
+    scheduler = TaskBackoffScheduler(config)
+    scheduler.set_custom_task_handler(task_handler)
+    async with scheduler:
+        task_id = await scheduler.create_task(task_params={"key": "value"}, task_id="unique_task_id")
+        print((await scheduler.wait_task(task_id, timeout=30)).result)
+
+if __name__ == "__main__":
+    os.environ["PARENT"] = str(os.getpid())
+    anyio.run(main)
+""".replace("PORT", str(server.port))
+    )
+    run = await anyio.run_process([sys.executable, str(script)], check=False, env=dict(os.environ))
+    assert run.stdout.decode().strip() == "{'child': True, 'echo': 'value'}", run.stderr.decode()

@@ -1,0 +1,162 @@
+"""The command line says what is wrong in one sentence, and ends with a code for it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maas_backoff.__main__ import UsageError, load_scheduler
+
+COMMAND = [sys.executable, "-m", "maas_backoff"]
+
+MODULE = """
+from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskConfig
+
+config = TaskBackoffConfig(storage=StorageConfig(port=1, timeout=0.3), task=TaskConfig(biz_prefix="lost"))
+producer = TaskBackoffScheduler(config)
+unnamed = TaskBackoffScheduler()
+scheduler = TaskBackoffScheduler(config)
+
+@unnamed.set_custom_task_handler
+@scheduler.set_custom_task_handler
+def handle(task):
+    return None
+
+class space:
+    scheduler = scheduler
+
+def factory():
+    return scheduler
+
+async def coroutine():
+    return scheduler
+
+def demanding(argument):
+    return scheduler
+
+something = 42
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(MODULE)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "needy.py").write_text("import no_such_package\n")
+    return tmp_path
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """`folder` as the working directory of this process; nothing of it stays imported."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield folder
+    for module in ("mine", "broken", "needy"):
+        sys.modules.pop(module, None)
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    done = run(tmp_path, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "maas-backoff 0.1.0\n", "")
+
+
+def test_the_console_script_is_the_same_command(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("maas-backoff")
+    done = subprocess.run([script, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "maas-backoff 0.1.0\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("worker",), ("worker", "a:b", "c")])
+def test_wrong_usage_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = run(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: maas-backoff")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("reference", "complaint"),
+    [
+        ("mine", "expected module:scheduler, like my_service.tasks:scheduler, got 'mine'"),
+        (
+            "./mine.py:scheduler",
+            "expected module:scheduler, like my_service.tasks:scheduler, got './mine.py:scheduler'",
+        ),
+        (":scheduler", "expected module:scheduler, like my_service.tasks:scheduler, got ':scheduler'"),
+        ("mine:", "expected module:scheduler, like my_service.tasks:scheduler, got 'mine:'"),
+        ("nowhere:scheduler", "there is no module 'nowhere' here or among the installed ones"),
+        ("mine.deeper:scheduler", "there is no module 'mine.deeper' here or among the installed ones"),
+        ("mine:nothing", "the module 'mine' has no attribute 'nothing'"),
+        ("mine:space.nothing", "the module 'mine' has no attribute 'space.nothing'"),
+        ("mine:something", "'mine:something': expected a TaskBackoffScheduler or a function giving it, got int"),
+        ("mine:coroutine", "'mine:coroutine': expected a TaskBackoffScheduler or a function giving it, got coroutine"),
+        (
+            "mine:producer",
+            "'mine:producer' has no handler, so it can run no tasks: call set_custom_task_handler in its module",
+        ),
+    ],
+)
+def test_what_is_no_scheduler_is_refused_in_one_sentence(here: Path, reference: str, complaint: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        load_scheduler(reference)
+    assert str(refused.value) == complaint
+
+
+@pytest.mark.parametrize(
+    ("reference", "where", "complaint"),
+    [
+        (
+            "needy:x",
+            "import no_such_package",
+            "the module 'needy' cannot be imported: ModuleNotFoundError: No module named",
+        ),
+        ("mine:demanding", "return factory()", "'mine:demanding' cannot be called: TypeError: demanding() missing"),
+    ],
+)
+def test_a_fault_inside_the_module_is_shown_where_it_is(
+    here: Path, capsys: pytest.CaptureFixture[str], reference: str, where: str, complaint: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        load_scheduler(reference)
+    assert str(refused.value).startswith(complaint)
+    assert where in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reference", ["mine:scheduler", "mine:space.scheduler", "mine:factory"])
+def test_a_scheduler_or_a_function_giving_one_is_found(here: Path, reference: str) -> None:
+    assert load_scheduler(reference).config.task.biz_prefix == "lost"
+
+
+def test_a_refused_scheduler_is_exit_code_2(folder: Path) -> None:
+    done = run(folder, "worker", "nowhere:scheduler")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "maas-backoff worker: there is no module 'nowhere' here or among the installed ones\n"
+
+
+def test_a_module_that_fails_is_exit_code_2_after_its_traceback(folder: Path) -> None:
+    done = run(folder, "worker", "broken:scheduler")
+    assert (done.returncode, done.stdout) == (2, "")
+    *trace, last = done.stderr.splitlines()
+    assert trace[0] == "Traceback (most recent call last):"
+    assert last == "maas-backoff worker: the module 'broken' cannot be imported: ZeroDivisionError: division by zero"
+
+
+def test_a_wrong_configuration_is_exit_code_2(folder: Path) -> None:
+    done = run(folder, "worker", "mine:unnamed")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("maas-backoff worker: task.biz_prefix: expected 1 to 64 of")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_does_not_answer_is_exit_code_3(folder: Path) -> None:
+    done = run(folder, "worker", "mine:scheduler")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.splitlines()[-1].startswith("maas-backoff worker: the server does not answer")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,63 @@
+"""The README is true: every Python block in it runs, and does what it says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import Server
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+# A web service's block is exercised as its reader would, over HTTP.
+CLIENT = """
+from time import sleep
+from starlette.testclient import TestClient
+
+with TestClient(app) as client:
+    assert client.get("/readyz").json() == {"ready": True}
+    created = client.post("/images", json={"prompt": "a cat"}, headers={"Idempotency-Key": "one"})
+    assert (created.status_code, created.json()) == (202, {"task_id": "one"})
+    assert client.post("/images", json={"prompt": "a dog"}, headers={"Idempotency-Key": "one"}).status_code == 409
+    for _ in range(500):
+        task = client.get("/images/one").json()
+        if task["status"] == "completed":
+            break
+        sleep(0.02)
+    assert task["result"] == {"image": "/images/one.png"}, task
+    assert client.get("/images/two").status_code == 404
+assert not scheduler.health().ready
+print("served")
+"""
+
+EXPECTED = [
+    "completed {'answer': 'A CAT IN A HAT'} 2 retries",
+    "served",
+    "unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0",
+    "worker: none is running",
+]
+
+
+def test_each_block_is_known() -> None:
+    assert len(BLOCKS) == len(EXPECTED)
+
+
+@pytest.mark.parametrize("number", range(len(EXPECTED)))
+def test_a_block_of_the_readme_runs(number: int, server: Server, tmp_path: Path) -> None:
+    block = BLOCKS[number].replace('host="localhost", port=6379', f'host="127.0.0.1", port={server.port}')
+    script = tmp_path / "readme.py"
+    script.write_text(block + (CLIENT if "FastAPI" in block else ""), encoding="utf-8")
+    environ = {
+        **os.environ,
+        "MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}",
+        "MAAS_BACKOFF_BIZ_PREFIX": "readme",
+    }
+    run = subprocess.run(
+        [sys.executable, str(script)], env=environ, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert EXPECTED[number] in run.stdout
+    assert "Traceback" not in run.stderr

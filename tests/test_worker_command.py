@@ -1,0 +1,116 @@
+"""`maas-backoff worker` runs tasks until it is told to stop, and then ends, whatever its handlers do."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import eventually
+
+from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskConfig, TaskStatus
+
+pytestmark = pytest.mark.anyio
+
+MODULE = """
+import os, time
+from maas_backoff import *
+
+config = TaskBackoffConfig(
+    storage=StorageConfig(type="embedded", path="data"),
+    task=TaskConfig(biz_prefix="worker"),
+    threadpool=ThreadPoolConfig(
+        proc_mode=os.environ.get("PROC_MODE", "thread"), exec_timeout=float(os.environ.get("EXEC_TIMEOUT", "30"))
+    ),
+    scheduler=SchedulerConfig(shutdown_grace=10),
+)
+scheduler = TaskBackoffScheduler(config)
+
+@scheduler.set_custom_task_handler
+def handle(task):
+    task.update_progress(1)
+    time.sleep(task.task_params["seconds"])
+    return {"pid": os.getpid(), "parent": os.getppid()}
+"""
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a worker in a folder of its own; killed at the end if it still runs."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    started: list[subprocess.Popen[str]] = []
+
+    def worker(**environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "maas_backoff", "worker", "mine:scheduler"]
+        env = {**os.environ, **environment}
+        started.append(
+            subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        return started[-1]
+
+    yield worker
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+async def producer(tmp_path: Path) -> AsyncIterator[TaskBackoffScheduler]:
+    storage = StorageConfig(type="embedded", path=str(tmp_path / "data"))
+    async with TaskBackoffScheduler(
+        TaskBackoffConfig(storage=storage, task=TaskConfig(biz_prefix="worker", max_retry_count=0))
+    ) as producer:
+        yield producer
+
+
+async def status(producer: TaskBackoffScheduler, task_id: str) -> TaskStatus:
+    task = await producer.get_task(task_id)
+    assert task is not None
+    return task.status
+
+
+@pytest.mark.parametrize(
+    ("number", "mode"), [(signal.SIGTERM, "thread"), (signal.SIGINT, "thread"), (signal.SIGTERM, "process")]
+)
+async def test_a_worker_runs_tasks_and_drains_when_told_to_stop(
+    producer: TaskBackoffScheduler, start: Start, number: signal.Signals, mode: str
+) -> None:
+    """What runs is finished, what waits is left to others, and the exit code is 0."""
+    worker = start(PROC_MODE=mode)
+    first = await producer.create_task({"seconds": 0})
+    result = (await producer.wait_task(first, timeout=20)).result
+    assert result["pid" if mode == "thread" else "parent"] == worker.pid
+    running = await producer.create_task({"seconds": 0.6})
+    # A task that is claimed but not yet started would be handed back.
+    await eventually(lambda: _started(producer, running), "the handler has started")
+    worker.send_signal(number)
+    assert (await producer.wait_task(running, timeout=20)).status == TaskStatus.COMPLETED
+    later = await producer.create_task({"seconds": 0})
+    output, errors = worker.communicate(timeout=20)
+    assert (worker.returncode, output) == (0, ""), errors
+    assert f"{number.name}: finishing what runs" in errors
+    assert "Traceback" not in errors
+    assert await status(producer, later) == TaskStatus.PENDING
+
+
+async def _started(producer: TaskBackoffScheduler, task_id: str) -> bool:
+    task = await producer.get_task(task_id)
+    return task is not None and task.progress == 1
+
+
+async def test_a_thread_that_does_not_end_does_not_keep_the_worker_alive(
+    producer: TaskBackoffScheduler, start: Start
+) -> None:
+    worker = start(EXEC_TIMEOUT="0.1")
+    task_id = await producer.create_task({"seconds": 3600})
+    assert (await producer.wait_task(task_id, timeout=20)).status == TaskStatus.FAILED
+    stopped = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    _, errors = worker.communicate(timeout=20)
+    assert (worker.returncode, time.monotonic() - stopped < 8) == (0, True), errors
+    assert "left behind, as they do not end: threads" in errors
