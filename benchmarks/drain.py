@@ -72,7 +72,7 @@ async def round_trip_rate(client: Client) -> float:
 
 async def main(storage: StorageConfig, tasks: int, concurrency: int, rounds: int) -> None:
     store = RedisStore(config_of(storage, "bench", concurrency))
-    client = await store.connect()
+    client = await store.server.connect()
     created: list[float] = []
     drained: list[float] = []
     trips: list[float] = []

@@ -1,6 +1,6 @@
 """Tasks with retries and backoff over Redis or Valkey, for asyncio services that serve AI models."""
 
-from maas_backoff.config import SchedulerConfig, StorageConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
+from maas_backoff.config import SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
 from maas_backoff.domain.backoff import Backoff, BackoffStrategy
 from maas_backoff.domain.health import Health
 from maas_backoff.domain.page import TaskPage
@@ -17,16 +17,20 @@ from maas_backoff.errors import (
     MissingExtraError,
     PayloadError,
     PayloadTooLargeError,
+    QueueFullError,
     Retry,
     Snooze,
+    StorageDeniedError,
     StorageError,
     StorageFullError,
     StorageUnavailableError,
+    StorageUnfitError,
     TaskConflictError,
     TaskNotFoundError,
     TaskTimeoutError,
 )
 from maas_backoff.scheduler import TaskBackoffScheduler
+from maas_backoff.storage import StorageConfig
 
 __all__ = [
     "Backoff",
@@ -41,15 +45,18 @@ __all__ = [
     "MissingExtraError",
     "PayloadError",
     "PayloadTooLargeError",
+    "QueueFullError",
     "QueueStats",
     "ResultEntity",
     "Retry",
     "SchedulerConfig",
     "Snooze",
     "StorageConfig",
+    "StorageDeniedError",
     "StorageError",
     "StorageFullError",
     "StorageUnavailableError",
+    "StorageUnfitError",
     "TaskBackoffConfig",
     "TaskBackoffScheduler",
     "TaskConfig",

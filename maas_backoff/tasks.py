@@ -16,7 +16,14 @@ from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.spec import TaskSpec
 from maas_backoff.domain.task import TaskEntity, TaskError, TaskStatus, checked_message, checked_progress
-from maas_backoff.errors import ConfigError, InvalidValueError, TaskConflictError, TaskNotFoundError, TaskTimeoutError
+from maas_backoff.errors import (
+    ConfigError,
+    InvalidValueError,
+    QueueFullError,
+    TaskConflictError,
+    TaskNotFoundError,
+    TaskTimeoutError,
+)
 from maas_backoff.running import current
 from maas_backoff.store.codec import EXTERNAL
 from maas_backoff.store.creation import NewTask
@@ -63,7 +70,11 @@ class Tasks:
         tasks = [self._checked(spec, f"tasks[{index}].task_params") for index, spec in enumerate(specs)]
         answers: list[str] = []
         for start in range(0, len(tasks), ENQUEUE_LIMIT):
-            answers += await self.store.enqueue(tasks[start : start + ENQUEUE_LIMIT])
+            try:
+                answers += await self.store.enqueue(tasks[start : start + ENQUEUE_LIMIT])
+            except QueueFullError as error:
+                error.created = [task.task_id for task in tasks[:start]]
+                raise
         ids = [task.task_id for task in tasks]
         conflicts = [task_id for task_id, answer in zip(ids, answers, strict=True) if answer == "conflict"]
         if conflicts:
@@ -133,8 +144,8 @@ class Tasks:
 
     async def _end_of(self, task_id: str) -> TaskEntity:
         if self._waiters is None:
-            await self.store.connect()
-            self._waiters = Waiters(self.store.new_client(connections=1), self.store.keys.finished_channel)
+            await self.store.server.connect()
+            self._waiters = Waiters(self.store.server.new_client(connections=1), self.store.keys.finished_channel)
         async with self._waiters.waiting(task_id) as woken:
             while True:
                 woken.clear()

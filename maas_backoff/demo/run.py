@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 
-from maas_backoff.config import SchedulerConfig, StorageConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
+from maas_backoff.config import SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
 from maas_backoff.demo import summary
 from maas_backoff.demo.client import handler_for
 from maas_backoff.demo.lines import read_lines
@@ -16,6 +16,7 @@ from maas_backoff.demo.server import ModelServer
 from maas_backoff.domain.spec import TaskSpec
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.scheduler import TaskBackoffScheduler
+from maas_backoff.storage import StorageConfig
 
 STALLED = 30.0
 """Seconds without a finished task after which the demo gives up."""

@@ -42,6 +42,16 @@ class Heartbeat:
         self._own_scope: anyio.CancelScope | None = None
         self._asked_at: float | None = None
         self._blocked = False
+        self._renewed_at = time.monotonic()
+        self._error = ""
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps the leases from being renewed, when the last beat is missing."""
+        silent = time.monotonic() - self._renewed_at
+        if silent < self._lease / 2:
+            return None
+        return f"the last heartbeat was {silent:.0f} s ago: {self._error or 'the server does not answer'}"
 
     def start(self) -> None:
         """Start the thread."""
@@ -63,7 +73,7 @@ class Heartbeat:
             log.critical("the heartbeat has ended; leases of this worker will run out", exc_info=True)
 
     async def _beat_for_ever(self) -> None:
-        client = self._store.new_client(connections=1, timeout=self._longest_block + self._deadline)
+        client = self._store.server.new_client(connections=1, timeout=self._longest_block + self._deadline)
         try:
             with anyio.CancelScope() as self._own_scope:
                 self._own_loop = asyncio.get_running_loop()
@@ -77,11 +87,16 @@ class Heartbeat:
         next_beat = time.monotonic() + period
         try:
             self._watch_loop(period)
+            if not self._store.server.location.fixed:
+                # A master that was deposed may still answer; what it is told is lost.
+                with anyio.fail_after(self._deadline):
+                    await self._store.server.location.look()
             await self._renew(client)
             while (left := next_beat - time.monotonic()) > 0:
                 await self._listen(client, left)
         except (StorageError, TimeoutError) as error:
-            log.warning("a heartbeat failed: %s", str(error) or "no answer in time")
+            self._error = str(error) or "no answer in time"
+            log.warning("a heartbeat failed: %s", self._error)
             # Soon again, but a connection takes time, too.
             await anyio.sleep(min(1.0, self._lease / 30))
         except Exception:
@@ -98,6 +113,7 @@ class Heartbeat:
         keys = self._store.keys.all(scripts.RENEW.keys, info=self._store.keys.info(self._running.worker))
         with anyio.fail_after(self._deadline):
             lost, cancelled = await client.run(scripts.RENEW, keys, args)
+        self._renewed_at = time.monotonic()
         if lost:
             self._loop.call_soon_threadsafe(
                 self._running.cancel, [int(token) for token in lost], CancelReason.LEASE_LOST

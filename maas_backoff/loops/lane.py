@@ -9,7 +9,7 @@ import time
 import anyio
 
 from maas_backoff.domain.settlement import Settlement
-from maas_backoff.errors import Retry, StorageUnavailableError
+from maas_backoff.errors import Retry, StorageDeniedError, StorageUnavailableError
 from maas_backoff.loops.patience import Patience
 from maas_backoff.running import Attempt, Running
 from maas_backoff.store.frame import Answer, Frame
@@ -49,9 +49,9 @@ class Lane:
         while True:
             try:
                 answer = await self._store.exchange(frame, self._running.worker)
-            except StorageUnavailableError as error:
+            except (StorageUnavailableError, StorageDeniedError) as error:
                 await self._patience.after(error)
-                await self._store.revive()
+                await self._store.server.revive()
             else:
                 self._patience.restored()
                 return answer

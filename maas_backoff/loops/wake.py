@@ -1,6 +1,6 @@
 """The wake-up: sleeps on the server until a task becomes ready, on a connection of its own."""
 
-from maas_backoff.errors import StorageUnavailableError
+from maas_backoff.errors import StorageDeniedError, StorageUnavailableError
 from maas_backoff.loops.patience import Patience
 from maas_backoff.running import Running
 from maas_backoff.store.connect import Client
@@ -26,6 +26,6 @@ async def run(running: Running, client: Client, keys: Keys) -> None:
                 # No slot here: let another worker have it.
                 await client.execute("ZADD", marker, 0, "0")
             patience.restored()
-        except StorageUnavailableError as error:
+        except (StorageUnavailableError, StorageDeniedError) as error:
             await patience.after(error)
         running.wake()

@@ -1,131 +1,131 @@
-"""Connections to the server: the only place that builds clients, and that turns redis-py's errors into ours."""
+"""Clients of the server: one command at a time, with redis-py's errors turned into ours."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from redis.asyncio import Connection, ConnectionPool, Redis, UnixDomainSocketConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
     BusyLoadingError,
+    ClusterDownError,
     MaxConnectionsError,
+    MovedError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.maint_notifications import MaintNotificationsConfig
 
-from maas_backoff.config import StorageConfig
-from maas_backoff.errors import StorageError, StorageFullError, StorageUnavailableError
+from maas_backoff.errors import StorageDeniedError, StorageError, StorageFullError, StorageUnavailableError
+from maas_backoff.store.address import Address
+from maas_backoff.store.location import Location
 from maas_backoff.store.scripts import Script
 
-CONNECT_TIMEOUT = 3.0
-ANSWER_TIMEOUT = 5.0
-
-# Errors that pass: nothing was run, or the server is changing its role.
-_TRANSIENT = (
-    "BUSY",
-    "LOADING",
-    "READONLY",
-    "NOREPLICAS",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "UNBLOCKED",
-    "MISCONF",
-)
+# What passes by itself: nothing was run, or the server is changing its role. A blocked client is told so too.
+_PASSING = (BusyLoadingError, ReadOnlyError, AskError, TryAgainError, ClusterDownError, MaxConnectionsError)
+_PASSING_TEXTS = ("BUSY", "NOREPLICAS", "UNBLOCKED", "MISCONF")
+# A key that a script found at run time is on its way to another node, or the slot has no owner. Scripts read all keys
+# before they write any, so nothing is half done.
+_PASSING_IN_SCRIPTS = ("Script attempted to access a non local key", "while the cluster is down")
+_DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
 
 
 class Client:
-    """One kind of connections to one server, at most `connections` of them; more callers than that wait."""
+    """One kind of connections to the master, at most `connections` of them; more callers than that wait.
 
-    def __init__(
-        self,
-        config: StorageConfig,
-        *,
-        socket: str | None = None,
-        connections: int = 32,
-        timeout: float = ANSWER_TIMEOUT,
-    ) -> None:
-        """`socket` is the path of an embedded server; `timeout` is how long an answer may take, in seconds."""
-        self.redis = Redis(connection_pool=_pool(config, socket, connections, timeout))
+    It follows the master: a command goes to where the location says it is when the command is sent.
+    """
+
+    def __init__(self, location: Location, *, connections: int = 32, timeout: float = 5.0) -> None:
+        """`timeout` is how long an answer may take, in seconds."""
+        self._location = location
+        self._connections = connections
+        self._timeout = timeout
+        self._redis: Redis | None = None
+        self._address: Address | None = None
         self._free = asyncio.Semaphore(connections)
 
     async def execute(self, *command: str | bytes | float) -> Any:
         """Send one command, once, and return the answer. Raises StorageError and its kinds."""
-        async with self._free:
-            try:
-                return await cast(Any, self.redis).execute_command(*command)
-            except RedisError as error:
-                raise translated(error) from error
+        return await self._ask(lambda redis: redis.execute_command(*command))
 
     async def run(self, script: Script, keys: list[str], args: list[Any]) -> Any:
         """Run a script, once: by digest, and with its text where the server does not know it. Errors as `execute`."""
-        async with self._free:
-            redis = cast(Any, self.redis)
+
+        async def send(redis: Any) -> Any:
             try:
-                try:
-                    return await redis.execute_command("EVALSHA", script.digest, len(keys), *keys, *args)
-                except NoScriptError:
-                    return await redis.execute_command("EVAL", script.text, len(keys), *keys, *args)
-            except RedisError as error:
-                raise translated(error) from error
+                return await redis.execute_command("EVALSHA", script.digest, len(keys), *keys, *args)
+            except NoScriptError:
+                return await redis.execute_command("EVAL", script.text, len(keys), *keys, *args)
+
+        return await self._ask(send)
+
+    async def subscription(self) -> Any:
+        """Return redis-py's PubSub of a connection to where the master is now."""
+        redis, _ = await self._at_master()
+        return cast(Any, redis).pubsub(ignore_subscribe_messages=False)
+
+    async def stayed(self) -> bool:
+        """Whether the master is still where the last command went. Raises StorageUnavailableError if nobody knows."""
+        return await self._location.get() == self._address
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self.redis.aclose(close_connection_pool=True)
+        redis, self._redis, self._address = self._redis, None, None
+        if redis is not None:
+            await redis.aclose(close_connection_pool=True)
 
+    async def _ask(self, send: Callable[[Any], Awaitable[Any]]) -> Any:
+        async with self._free:
+            redis, address = await self._at_master()
+            try:
+                return await send(redis)
+            except RedisError as error:
+                ours = translated(error)
+                if isinstance(error, MovedError):
+                    host, port = str(error).rsplit(" ", 1)[-1].rsplit(":", 1)
+                    self._location.moved(host or address.host, int(port))
+                elif isinstance(ours, StorageUnavailableError):
+                    self._location.doubt(address)
+                raise ours from error
 
-def _pool(config: StorageConfig, socket: str | None, connections: int, timeout: float) -> ConnectionPool:
-    options: dict[str, Any] = {
-        "max_connections": connections,
-        "socket_connect_timeout": CONNECT_TIMEOUT,
-        "socket_timeout": timeout,
-        # redis-py would send a script again whose reply was lost; we do, where it may be.
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 3,
-        # With maintenance notifications on, the pool does not notice that an idle connection was closed.
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-        "decode_responses": False,
-        "client_name": "maas-backoff",
-        # Its default reads the package's metadata from disk, on the event loop, for each connection.
-        "driver_info": None,
-    }
-    if socket is not None:
-        return ConnectionPool(connection_class=UnixDomainSocketConnection, path=socket, **options)
-    if config.url is not None:
-        url = config.url.replace("valkey", "redis", 1) if config.url.startswith("valkey") else config.url
-        return cast(ConnectionPool, cast(Any, ConnectionPool).from_url(url, **options))
-    return ConnectionPool(
-        connection_class=Connection,
-        host=config.host,
-        port=config.port,
-        db=config.database,
-        username=config.username or None,
-        password=config.password or None,
-        **options,
-    )
+    async def _at_master(self) -> tuple[Redis, Address]:
+        address = await self._location.get()
+        if self._redis is None or address != self._address:
+            old = self._redis
+            pool = self._location.pool(address, connections=self._connections, timeout=self._timeout)
+            self._redis, self._address = Redis(connection_pool=pool), address
+            if old is not None:
+                # Callers that wait for the old master's answer are told that the connection is lost, and ask again.
+                await old.aclose(close_connection_pool=True)
+        return self._redis, address
 
 
 def translated(error: RedisError) -> StorageError:
     """Return our error for one of redis-py's."""
     text = str(error)
-    match error:
-        case AuthenticationError():
-            return StorageError(f"the server refused the credentials: {text}")
-        case (
-            MaxConnectionsError() | RedisConnectionError() | RedisTimeoutError() | BusyLoadingError() | ReadOnlyError()
-        ):
-            return StorageUnavailableError(f"the server does not answer: {text}")
-        case OutOfMemoryError():
-            return StorageFullError(f"the server's memory is full: {text}")
-        case _ if text.startswith(_TRANSIENT):
-            return StorageUnavailableError(f"the server cannot answer now: {text}")
-        case _ if "OOM command not allowed" in text:  # how Redis 6.2 says it from within a script
-            return StorageFullError(f"the server's memory is full: {text}")
-        case _:
-            return StorageError(text)
+    kind, what = _kind(error, text)
+    return kind(f"{what}: {text}" if what else text)
+
+
+def _kind(error: RedisError, text: str) -> tuple[type[StorageError], str]:
+    if isinstance(error, _DENIED):
+        return StorageDeniedError, "the server refused the credentials or a right"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return StorageDeniedError, "the server's certificate is not trusted"
+    in_script = any(passing in text for passing in _PASSING_IN_SCRIPTS)
+    if isinstance(error, _PASSING) or text.startswith(_PASSING_TEXTS) or in_script:
+        return StorageUnavailableError, "the server cannot answer now"
+    if isinstance(error, RedisConnectionError | RedisTimeoutError):
+        return StorageUnavailableError, "the server does not answer"
+    # The second is how Redis 6.2 says it from within a script.
+    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in text:
+        return StorageFullError, "the server's memory is full"
+    return StorageError, ""

@@ -1,14 +1,11 @@
 """The store on Redis or Valkey: one method per script, each of which may be repeated."""
 
-import contextlib
-import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import anyio
 import attrs
 
 from maas_backoff.config import TaskBackoffConfig
@@ -17,16 +14,15 @@ from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.settlement import Counts
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity, TaskStatus
-from maas_backoff.errors import StorageUnavailableError
+from maas_backoff.errors import QueueFullError
 from maas_backoff.store import scripts
 from maas_backoff.store.codec import EXTERNAL, AttemptInfo, decode
-from maas_backoff.store.connect import Client
 from maas_backoff.store.creation import Creation, NewTask
-from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.frame import Answer, Claimed, Found, Frame, Precondition, Settle
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.policies import Policies
 from maas_backoff.store.scripts import Script
+from maas_backoff.store.server import Server
 
 ENQUEUE_LIMIT = 1000
 """Tasks per call of enqueue.lua: 3 to 9 ms of the server's time."""
@@ -43,73 +39,22 @@ _LIVE: dict[str, Precondition] = {"pending": "pending", "processing": "lease", E
 
 
 class RedisStore:
-    """The state of one queue, for one process. Connects on first use; `connect` may be called to do so early."""
+    """The state of one queue, for one process."""
 
     def __init__(self, config: TaskBackoffConfig) -> None:
         self._config = config
-        self._client: Client | None = None
-        self._embedded: EmbeddedServer | None = None
-        self._socket: str | None = None
-        self._connecting = anyio.Lock()
         self.keys = Keys(config.task.biz_prefix)
+        self.server = Server(config.storage, self.keys.prefix)
         self._policies = Policies(config.task.policy)
         self.clock = ""
         """What scripts take for the time, in ms; empty for the server's own. Only tests set it."""
 
-    # Connections
-
-    async def connect(self) -> Client:
-        """Return the client for commands; the first call starts the embedded server, if that is what is asked for."""
-        if self._client is None:
-            async with self._connecting:
-                if self._client is None:
-                    if self._config.storage.type == "embedded":
-                        server = EmbeddedServer(self._config.storage.path)
-                        self._socket = await server.start()
-                        self._embedded = server
-                    self._client = self.new_client()
-        return self._client
-
-    async def revive(self) -> None:
-        """Start the embedded server again if it died: somebody has to, and all its users may."""
-        if self._embedded is not None:
-            with contextlib.suppress(StorageUnavailableError):  # the caller tries again anyway
-                await self._embedded.start()
-
-    def new_client(self, *, connections: int = 32, timeout: float = 5.0) -> Client:
-        """Return a client of one's own; `connect` has been called before."""
-        return Client(self._config.storage, socket=self._socket, connections=connections, timeout=timeout)
-
     async def aclose(self) -> None:
         """Close the connections, and leave the embedded server. The next call connects again."""
-        client, self._client = self._client, None
-        embedded, self._embedded, self._socket = self._embedded, None, None
-        if client is not None:
-            await client.aclose()
-        if embedded is not None:
-            await embedded.stop()
+        await self.server.aclose()
 
     async def _run(self, script: Script, args: Sequence[Any], **own: str) -> Any:
-        """Run a script until it is answered, or `storage.timeout` is over."""
-        keys = self.keys.all(script.keys, **own)
-        return await self._patiently(lambda client: client.run(script, keys, list(args)))
-
-    async def _execute(self, *command: str) -> Any:
-        """Send a command that only reads, likewise."""
-        return await self._patiently(lambda client: client.execute(*command))
-
-    async def _patiently(self, send: Callable[[Client], Awaitable[Any]]) -> Any:
-        deadline = time.monotonic() + self._config.storage.timeout
-        for attempt in range(1_000_000):
-            try:
-                return await send(await self.connect())
-            except StorageUnavailableError:
-                pause = random.uniform(0, min(0.05 * 2 ** min(attempt, 5), 1))  # noqa: S311 - spreads reconnects
-                if time.monotonic() + pause > deadline:
-                    raise
-                await anyio.sleep(pause)
-                await self.revive()
-        raise AssertionError
+        return await self.server.run(script, self.keys.all(script.keys, **own), list(args))
 
     async def ping(self) -> None:
         """Raise StorageError if the server does not answer in time."""
@@ -118,14 +63,17 @@ class RedisStore:
     # Creating
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
-        """Create up to ENQUEUE_LIMIT tasks; per task 'created', 'exists' or 'conflict'."""
+        """Create up to ENQUEUE_LIMIT tasks; per task 'created', 'exists' or 'conflict'. Raises QueueFullError."""
         policy = self._policies.own
         digest = policy.digest
         items = [arg for task in tasks for arg in task.args(digest)]
-        answer = await self._run(scripts.ENQUEUE, [self.clock, self.keys.prefix, digest, "", *items])
+        limit = self._config.task.max_queue_size or 0
+        head = [self.clock, self.keys.prefix, digest]
+        answer = await self._run(scripts.ENQUEUE, [*head, "", limit, *items])
         if answer == b"policy":
-            head = [self.clock, self.keys.prefix, digest, policy.text]
-            answer = await self._run(scripts.ENQUEUE, [*head, *items])
+            answer = await self._run(scripts.ENQUEUE, [*head, policy.text, limit, *items])
+        if answer[0] == b"full":
+            raise QueueFullError(limit, int(answer[1]), int(answer[2]) / 1000)
         return [word.decode() for word in answer]
 
     # Settling and claiming
@@ -165,7 +113,9 @@ class RedisStore:
             settles=len(frame.settles),
         )
         keys = self.keys.all(scripts.SETTLE.keys, request=self.keys.request(worker, frame.lane))
-        now, answers, rows, next_due, hit = await (await self.connect()).run(scripts.SETTLE, keys, [*head, *frame.args])
+        now, answers, rows, next_due, hit = await (await self.server.connect()).run(
+            scripts.SETTLE, keys, [*head, *frame.args]
+        )
         await self._learn(row[4] for row in rows)
         claimed = [self._claimed(row, float(now)) for row in rows]
         words = [word.decode() for word in answers]
@@ -203,7 +153,7 @@ class RedisStore:
         """Read the policies of other configurations that these tasks were created under."""
         unknown = self._policies.unknown(records)
         if unknown:
-            self._policies.add(unknown, await self._execute("HMGET", self.keys("policies"), *unknown))
+            self._policies.add(unknown, await self.server.execute("HMGET", self.keys("policies"), *unknown))
 
     # What workers keep up
 
@@ -214,7 +164,7 @@ class RedisStore:
         # A lease without a task: its key was deleted by hand. Settling it would answer "unknown" for ever.
         orphans = [row[0] for row in rows if row[2] is None]
         if orphans:
-            await (await self.connect()).execute("ZREM", self.keys("leases"), *orphans)
+            await (await self.server.connect()).execute("ZREM", self.keys("leases"), *orphans)
         rows = [row for row in rows if row[2] is not None]
         await self._learn(row[2] for row in rows)
         return [self._found(row, "expired", float(now)) for row in rows]
@@ -222,7 +172,7 @@ class RedisStore:
     async def find_live(self, task_id: str) -> Found | None:
         """Return a task that is not finished as it is now, for a settle on the condition that it still is."""
         fields = ("t", "c", "o", "n", "k", "l", "z", "b", "y", "s")
-        row = await self._execute("HMGET", self.keys.task(task_id), *fields)
+        row = await self.server.execute("HMGET", self.keys.task(task_id), *fields)
         state = (row.pop() or b"pending").decode()
         precondition = _LIVE.get(state)
         if row[1] is None or precondition is None:

@@ -32,7 +32,11 @@ def _read(name: str) -> str:
     return (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
 
 
-ENQUEUE = Script.load("enqueue", "ready gpu scheduled marker policies", "now prefix policy policy_text")
+ENQUEUE = Script.load(
+    "enqueue",
+    "ready gpu scheduled marker policies suspects leases external meta",
+    "now prefix policy policy_text max_queue_size",
+)
 SETTLE = Script.load(
     "settle",
     "ready suspects gpu scheduled leases external completed failed cancelled meta marker request",

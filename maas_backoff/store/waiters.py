@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Any, cast
 
 from maas_backoff.store.connect import Client
 
@@ -48,10 +47,10 @@ class Waiters:
             await asyncio.sleep(0.2)
 
     async def _hear(self) -> None:
-        subscription = cast(Any, self._client.redis).pubsub(ignore_subscribe_messages=False)
+        subscription = await self._client.subscription()
         try:
             await subscription.subscribe(self._channel)
-            while True:
+            while await self._client.stayed():
                 message = await subscription.get_message(timeout=5)
                 if message is None:
                     continue

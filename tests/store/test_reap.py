@@ -110,6 +110,15 @@ async def test_a_clock_that_was_set_back_gives_one_grace_and_no_more(reaper: Rea
     assert min(await look_every_second(reaper, 10, 20)) == 10 + GRACE
 
 
+async def test_a_dead_workers_lease_goes_back_with_a_clock_that_was_set_back(reaper: Reaper) -> None:
+    """By an hour: the task comes back after its lease and the grace, not an hour later."""
+    await look_every_second(reaper, 0, 10)
+    await reaper.hold("a", "b")
+    listed = await look_every_second(reaper, 10 - 3600, 20 - 3600)
+    assert min(listed) == 10 - 3600 + GRACE
+    assert listed[13 - 3600] == ["a", "b"]
+
+
 async def test_two_that_look_within_one_ms_make_no_gap(reaper: Reaper) -> None:
     """The server's clock has fractions of a ms, and never goes back: a hundred workers look all the time."""
     await look_every_second(reaper, -10, 2)

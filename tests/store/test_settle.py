@@ -334,7 +334,7 @@ async def renew(queue: Queue, *held: Claimed) -> Any:
     args = [queue.store.clock, queue.store.keys.prefix, "worker", "{}", LEASE]
     args += [part for one in held for part in (name(one), one.token)]
     keys = queue.store.keys.all(scripts.RENEW.keys, info=queue.store.keys.info("worker"))
-    return await (await queue.store.connect()).run(scripts.RENEW, keys, args)
+    return await (await queue.store.server.connect()).run(scripts.RENEW, keys, args)
 
 
 async def test_a_heartbeat_says_what_is_lost_and_what_is_to_be_cancelled(queue: Queue) -> None:

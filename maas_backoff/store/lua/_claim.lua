@@ -4,9 +4,9 @@
 local CLAIM_FIELDS = { 'c', 's', 't', 'n', 'p', 'o', 'k', 'l', 'z', 'u' }
 
 local function read_task(prefix, id)
-  local task = redis.pcall('HMGET', prefix .. 't:' .. id, unpack(CLAIM_FIELDS))
+  local task = fields_of(prefix .. 't:' .. id, unpack(CLAIM_FIELDS))
   -- A task whose hash is gone or of the wrong type cannot run; it must not stop the others.
-  if task.err or not task[1] or not task[5] then return nil end
+  if not task or not task[1] or not task[5] then return nil end
   return task
 end
 

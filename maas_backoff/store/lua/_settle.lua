@@ -14,8 +14,7 @@ local function judge_all(first, count, now, prefix, settle_id, leases)
     i = pairs_end + 1
 
     item.key = prefix .. 't:' .. item.id
-    local task = redis.pcall('HMGET', item.key, 'c', 's', 't', 'd', 'x', 'w', 'l')
-    if task.err then task = {} end  -- a key of another type: no task
+    local task = fields_of(item.key, 'c', 's', 't', 'd', 'x', 'w', 'l') or {}
     local state, token = task[2] or 'pending', task[3] or '0'
     if item.given == '' then item.given = token end
     item.record, item.was, item.token = task[1], state, token
@@ -44,7 +43,10 @@ local function overflow(key, adding, limit, prefix, status)
   if excess <= 0 then return { theirs = {} } end
   local ids = redis.call('ZRANGE', key, 0, math.min(excess, 2 * adding) - 1)
   local theirs = {}
-  for _, id in ipairs(ids) do theirs[id] = redis.pcall('HGET', prefix .. 't:' .. id, 's') == status end
+  for _, id in ipairs(ids) do
+    local task = fields_of(prefix .. 't:' .. id, 's')
+    theirs[id] = task and task[1] == status
+  end
   ids.theirs = theirs
   return ids
 end

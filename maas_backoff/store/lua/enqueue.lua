@@ -1,19 +1,20 @@
 --[[ Create tasks. An id that exists is left alone.
-KEYS: ready gpu scheduled marker policies
-ARGV: now prefix policy policy_text | per task: id params record head_start when overrides
-Returns: 'policy' when its text must be sent too, nothing done; else per task 'created', 'exists' or 'conflict'
+KEYS: ready gpu scheduled marker policies suspects leases external meta
+ARGV: now prefix policy policy_text max_queue_size | per task: id params record head_start when overrides
+Returns: 'policy' when its text must be sent too, nothing done; {'full', size, ms until there may be room}, nothing done; else per task 'created', 'exists' or 'conflict'
 `record` is "priority policy head_start_ms class", `when` is '' (now), 'in <ms>' or 'at <ms>'.
 The first write is an HSET: a server whose memory is full refuses the whole call.
 ]]
 --#include _clock
 --#include _queue
 local ready, gpu, scheduled, marker, policies = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local now, prefix, policy, policy_text = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
+local suspects, leases, external, meta = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local now, prefix, policy, policy_text, max_size = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 
 if policy_text == '' and redis.call('HEXISTS', policies, policy) == 0 then return 'policy' end
 
 local answers, created, params_of = {}, {}, {}
-for i = 5, #ARGV, 6 do
+for i = 6, #ARGV, 6 do
   local id, params = ARGV[i], ARGV[i + 1]
   local known = params_of[id] or redis.call('HGET', prefix .. 't:' .. id, 'p')
   if not known then
@@ -25,6 +26,19 @@ for i = 5, #ARGV, 6 do
   end
 end
 if #created == 0 then return answers end
+
+if max_size > 0 then
+  local size = 0
+  for _, index in ipairs({ ready, suspects, gpu, scheduled, leases, external }) do
+    size = size + redis.call('ZCARD', index)
+  end
+  local excess = size + #created - max_size
+  if excess > 0 then
+    local pace = tonumber(redis.call('HGET', meta, 'pace') or 0)  -- tasks finished per ms, by reap.lua
+    local wait = pace > 0 and excess / pace or 10000
+    return { 'full', whole(size), whole(math.max(1000, math.min(wait, 300000))) }
+  end
+end
 
 local function due_of(when)
   if when == '' then return now end

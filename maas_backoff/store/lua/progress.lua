@@ -5,10 +5,11 @@ Returns: per task 1 noted, 0 not
 An empty token means any: a note from outside. An empty message keeps the last one.
 The first write is an HDEL: a server whose memory is full does not refuse it.
 ]]
+--#include _task
 local prefix, answers, notes = ARGV[1], {}, {}
 for i = 2, #ARGV, 4 do
   local key, token = prefix .. 't:' .. ARGV[i], ARGV[i + 1]
-  local task = redis.pcall('HMGET', key, 's', 't')
+  local task = fields_of(key, 's', 't') or {}
   local runs = task[1] == 'processing' or task[1] == 'external'
   local mine = runs and (token == '' or task[2] == token)
   if mine then notes[#notes + 1] = { key, ARGV[i + 2], ARGV[i + 3] } end

@@ -5,14 +5,15 @@ Returns: tokens of the leases that are lost, ids of the tasks somebody wants can
 The first write is a ZREM: a bare ZADD would be refused when the server's memory is full, and every lease would run out.
 ]]
 --#include _clock
+--#include _task
 local leases, workers, info = KEYS[1], KEYS[2], KEYS[3]
 local now, prefix, worker, lease_ms = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[5])
 
 local expiry, renewed, lost, cancelled = string.format('%.0f', now + lease_ms), {}, {}, {}
 for i = 6, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
-  local task = redis.pcall('HMGET', prefix .. 't:' .. id, 's', 't', 'x')
-  if task[1] == 'processing' and task[2] == token then
+  local task = fields_of(prefix .. 't:' .. id, 's', 't', 'x')
+  if task and task[1] == 'processing' and task[2] == token then
     renewed[#renewed + 1] = expiry
     renewed[#renewed + 1] = id
     if task[3] then cancelled[#cancelled + 1] = id end

@@ -9,6 +9,7 @@ Reads everything first; the first write is a ZREM: nothing here is refused when 
 ]]
 --#include _clock
 --#include _queue
+--#include _task
 --#include _settle
 --#include _claim
 local ready, suspects, gpu, scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]

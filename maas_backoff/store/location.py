@@ -1,0 +1,117 @@
+"""Where the server is that holds a queue: always there, or wherever Sentinels or a Cluster's nodes say."""
+
+import contextlib
+import logging
+from typing import Any, cast
+
+import anyio
+from redis.asyncio import ConnectionPool, Redis
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from maas_backoff.errors import StorageUnavailableError
+from maas_backoff.storage import Endpoint, Node, StorageConfig
+from maas_backoff.store.address import Address, tls_options
+
+log = logging.getLogger("maas_backoff.storage")
+
+ASK_TIMEOUT = 1.0
+"""Seconds that one Sentinel or node may take to say where the master is."""
+
+
+class Location:
+    """Where the master of `key` is. Shared by all clients of a store, also by those of other threads."""
+
+    def __init__(self, storage: StorageConfig, key: str, *, socket: str | None = None) -> None:
+        """`socket` is that of an embedded server. Raises ConfigError for fields that do not go together."""
+        self._endpoint = Endpoint(path=socket) if socket is not None else storage.endpoint
+        self._slot = key_slot(key.encode())
+        self._nodes = self._endpoint.nodes
+        self._tls = tls_options(storage) if self._endpoint.tls else None
+        self.fixed = self._endpoint.type == "redis"
+        self._address: Address | None = None
+        if self.fixed:
+            self._address = Address(path=self._endpoint.path) if self._endpoint.path else Address(*self._nodes[0])
+
+    async def get(self) -> Address:
+        """Return where the master is as far as is known. Raises StorageUnavailableError where nobody can tell."""
+        return self._address or await self.look()
+
+    async def look(self) -> Address:
+        """Ask, and return what is told. Raises StorageUnavailableError where nobody can tell."""
+        if not self.fixed:
+            self._moved(await self._asked())
+        assert self._address is not None
+        return self._address
+
+    def doubt(self, address: Address) -> None:
+        """Ask again at the next use, as nothing good was heard from there."""
+        if not self.fixed and self._address == address:
+            self._address = None
+
+    def moved(self, host: str, port: int) -> None:
+        """Believe a Cluster's node that says who holds the slot now."""
+        if not self.fixed:
+            self._moved(Address(host, port))
+
+    def pool(self, address: Address, *, connections: int, timeout: float) -> ConnectionPool:
+        """Return a pool of connections to a server; `timeout` is how long an answer may take, in seconds."""
+        end = self._endpoint
+        login = {"db": end.database, "username": end.username or None, "password": end.password or None}
+        return address.pool(self._tls, max_connections=connections, socket_timeout=timeout, **login)
+
+    def _moved(self, address: Address) -> None:
+        before, self._address = self._address, address
+        if before is not None and before != address:
+            log.warning("the master has moved from %s to %s", before, address)
+
+    async def _asked(self) -> Address:
+        why = "nobody was asked"
+        for node in self._nodes:
+            try:
+                # A time of its own: the connections' own limits add up.
+                with anyio.fail_after(2 * ASK_TIMEOUT):
+                    found = await self._ask(node)
+            except (RedisError, OSError, TimeoutError) as error:
+                why = f"{node[0]}:{node[1]}: {error or 'no answer in time'}"
+            else:
+                if found is not None:
+                    return found
+                why = f"{node[0]}:{node[1]} does not know it"
+        what = f"master {self._endpoint.master!r}" if self._endpoint.type == "sentinel" else f"slot {self._slot}"
+        raise StorageUnavailableError(f"no node tells where {what} is, the last one asked: {why}")
+
+    async def _ask(self, node: Node) -> Address | None:
+        end = self._endpoint
+        sentinel = end.type == "sentinel"
+        username = end.sentinel_username if sentinel else end.username
+        password = end.sentinel_password if sentinel else end.password
+        login = {"username": username or None, "password": password or None}
+        timeouts = {"socket_timeout": ASK_TIMEOUT, "socket_connect_timeout": ASK_TIMEOUT}
+        pool = Address(*node).pool(self._tls, max_connections=1, **timeouts, **login)
+        try:
+            client = cast(Any, Redis(connection_pool=pool))
+            if sentinel:
+                return _master_in(await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", end.master))
+            return self._owner_in(await client.execute_command("CLUSTER", "SLOTS"), node)
+        finally:
+            with contextlib.suppress(RedisError, OSError):
+                await pool.disconnect()
+
+    def _owner_in(self, ranges: Any, asked: Node) -> Address | None:
+        # Masters that are not the asked one may know more than a seed that has gone.
+        known = [(_host(row[2][0]) or asked[0], int(row[2][1])) for row in ranges]
+        self._nodes = tuple(dict.fromkeys([*known, *self._endpoint.nodes]))
+        return next(
+            (Address(*at) for row, at in zip(ranges, known, strict=True) if row[0] <= self._slot <= row[1]), None
+        )
+
+
+def _master_in(answer: Any) -> Address | None:
+    return None if answer is None else Address(_host(answer[0]), int(answer[1]))
+
+
+def _host(given: bytes | None) -> str:
+    """A node that does not know its own host says '' or '?'."""
+    text = (given or b"").decode()
+    return "" if text == "?" else text

@@ -1,0 +1,10 @@
+-- Reads of a task's hash, before the first write of a script.
+
+-- A key of another type holds no task: nil. Any other error ends the script, with nothing written: when a Cluster moves
+-- the queue, key by key, a task that is on its way must not be taken for one that is gone.
+local function fields_of(key, ...)
+  local task = redis.pcall('HMGET', key, ...)
+  if not task.err then return task end
+  if string.find(task.err, 'WRONGTYPE', 1, true) then return nil end
+  error(task.err, 0)
+end

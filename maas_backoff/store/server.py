@@ -1,0 +1,82 @@
+"""The server that holds a queue, for one process: started if it is an embedded one, connected to, asked patiently."""
+
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+
+from maas_backoff.errors import StorageUnavailableError
+from maas_backoff.storage import StorageConfig
+from maas_backoff.store.connect import Client
+from maas_backoff.store.embedded import EmbeddedServer
+from maas_backoff.store.location import Location
+from maas_backoff.store.scripts import Script
+
+
+class Server:
+    """Connects on first use; `connect` may be called to do so early. Raises ConfigError for options that do not fit."""
+
+    def __init__(self, storage: StorageConfig, key: str) -> None:
+        """`key` is any key of the queue: all of them live in one place."""
+        self._storage = storage
+        self._key = key
+        self._client: Client | None = None
+        self.embedded = storage.type == "embedded" and storage.url is None
+        self._process: EmbeddedServer | None = None
+        self._connecting = anyio.Lock()
+        self.location = Location(storage, key)
+
+    async def connect(self) -> Client:
+        """Return the client for commands; the first call starts the embedded server, if that is what is asked for."""
+        if self._client is None:
+            async with self._connecting:
+                if self._client is None:
+                    if self.embedded:
+                        process = EmbeddedServer(self._storage.path)
+                        self.location = Location(self._storage, self._key, socket=await process.start())
+                        self._process = process
+                    self._client = self.new_client()
+        return self._client
+
+    async def revive(self) -> None:
+        """Start the embedded server again if it died: somebody has to, and all its users may."""
+        if self._process is not None:
+            with contextlib.suppress(StorageUnavailableError):  # the caller tries again anyway
+                await self._process.start()
+
+    def new_client(self, *, connections: int = 32, timeout: float = 5.0) -> Client:
+        """Return a client of one's own; `connect` has been called before."""
+        return Client(self.location, connections=connections, timeout=timeout)
+
+    async def aclose(self) -> None:
+        """Close the connections, and leave the embedded server. The next call connects again."""
+        client, self._client = self._client, None
+        process, self._process = self._process, None
+        if client is not None:
+            await client.aclose()
+        if process is not None:
+            await process.stop()
+
+    async def run(self, script: Script, keys: list[str], args: list[Any]) -> Any:
+        """Run a script until it is answered, or `storage.timeout` is over."""
+        return await self._patiently(lambda client: client.run(script, keys, args))
+
+    async def execute(self, *command: str) -> Any:
+        """Send a command that only reads, likewise."""
+        return await self._patiently(lambda client: client.execute(*command))
+
+    async def _patiently(self, send: Callable[[Client], Awaitable[Any]]) -> Any:
+        deadline = time.monotonic() + self._storage.timeout
+        for attempt in range(1_000_000):
+            try:
+                return await send(await self.connect())
+            except StorageUnavailableError:
+                pause = random.uniform(0, min(0.05 * 2 ** min(attempt, 5), 1))  # noqa: S311 - spreads reconnects
+                if time.monotonic() + pause > deadline:
+                    raise
+                await anyio.sleep(pause)
+                await self.revive()
+        raise AssertionError
