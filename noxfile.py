@@ -46,3 +46,10 @@ def matrix(session: nox.Session, server: str) -> None:
     """Run all tests with another server as the usual one."""
     session.install(".[dev]")
     session.run("python", "-P", "-m", "pytest", *session.posargs, env={"MAAS_BACKOFF_TEST_SERVER": server})
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Break workers and servers for long: `nox -s chaos -- --minutes 10 --server redis-7.0 --seed 1`."""
+    session.install(".[dev]")
+    session.run("python", "-P", "-m", "chaos", *session.posargs, env={"PYTHONPATH": "tests"})

@@ -115,7 +115,7 @@ class TaskBackoffScheduler:
                 await self._close()
             try:
                 if self._handler is None:
-                    await self._tasks.store.ping()
+                    await self._tasks.store.check(worker=False)
                 else:
                     self._service = await self._started_service(self._handler)
             except BaseException:

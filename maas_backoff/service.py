@@ -137,7 +137,7 @@ class Service:
         waker = self._store.server.new_client(connections=1, timeout=wake.LONGEST_BLOCK + 2)
         try:
             await self._executor.start()
-            await self._store.ping()
+            await self._store.check(worker=True)
             heartbeat.start()
             try:
                 await self._loop_and_work(waker)

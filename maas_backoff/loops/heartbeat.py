@@ -33,7 +33,8 @@ class Heartbeat:
         self._lease = lease
         self._about = about
         self._longest_block = min(lease / 3, 5.0)
-        self._deadline = max(1.0, lease / 10)  # below a second, a reconnect might never succeed
+        self._deadline = max(1.0, lease / 10)  # short, so that a dead connection is left in time
+        self._missed = 0
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._main, name="maas-backoff-heartbeat", daemon=True)
@@ -95,6 +96,7 @@ class Heartbeat:
             while (left := next_beat - time.monotonic()) > 0:
                 await self._listen(client, left)
         except (StorageError, TimeoutError) as error:
+            self._missed += 1
             self._error = str(error) or "no answer in time"
             log.warning("a heartbeat failed: %s", self._error)
             # Soon again, but a connection takes time, too.
@@ -111,9 +113,11 @@ class Heartbeat:
         for attempt in attempts:
             args += attempt.task.task_id, attempt.token
         keys = self._store.keys.all(scripts.RENEW.keys, info=self._store.keys.info(self._running.worker))
-        with anyio.fail_after(self._deadline):
+        # Longer after each failure: on a slow network, a new connection alone may take longer than the first deadline.
+        with anyio.fail_after(min(self._deadline * 2 ** min(self._missed, 10), self._lease)):
             lost, cancelled = await client.run(scripts.RENEW, keys, args)
         self._renewed_at = time.monotonic()
+        self._missed = 0
         if lost:
             self._loop.call_soon_threadsafe(
                 self._running.cancel, [int(token) for token in lost], CancelReason.LEASE_LOST

@@ -16,6 +16,7 @@ from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.errors import QueueFullError
 from maas_backoff.store import scripts
+from maas_backoff.store.check import check
 from maas_backoff.store.codec import EXTERNAL, AttemptInfo, decode
 from maas_backoff.store.creation import Creation, NewTask
 from maas_backoff.store.frame import Answer, Claimed, Found, Frame, Precondition, Settle
@@ -56,9 +57,10 @@ class RedisStore:
     async def _run(self, script: Script, args: Sequence[Any], **own: str) -> Any:
         return await self.server.run(script, self.keys.all(script.keys, **own), list(args))
 
-    async def ping(self) -> None:
-        """Raise StorageError if the server does not answer in time."""
-        await self._run(scripts.STATS, [self.clock, self.keys.prefix])
+    async def check(self, *, worker: bool) -> None:
+        """Raise StorageError if the server does not answer in time, or is none that tasks would be safe on."""
+        strict = self._config.storage.strict
+        await self.server.patiently(lambda client: check(client, self.keys, worker=worker, strict=strict))
 
     # Creating
 

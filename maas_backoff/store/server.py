@@ -4,7 +4,7 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
@@ -14,6 +14,8 @@ from maas_backoff.store.connect import Client
 from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.location import Location
 from maas_backoff.store.scripts import Script
+
+_T = TypeVar("_T")
 
 
 class Server:
@@ -62,13 +64,14 @@ class Server:
 
     async def run(self, script: Script, keys: list[str], args: list[Any]) -> Any:
         """Run a script until it is answered, or `storage.timeout` is over."""
-        return await self._patiently(lambda client: client.run(script, keys, args))
+        return await self.patiently(lambda client: client.run(script, keys, args))
 
     async def execute(self, *command: str) -> Any:
         """Send a command that only reads, likewise."""
-        return await self._patiently(lambda client: client.execute(*command))
+        return await self.patiently(lambda client: client.execute(*command))
 
-    async def _patiently(self, send: Callable[[Client], Awaitable[Any]]) -> Any:
+    async def patiently(self, send: Callable[[Client], Awaitable[_T]]) -> _T:
+        """Send until there is an answer; StorageUnavailableError when `storage.timeout` is over."""
         deadline = time.monotonic() + self._storage.timeout
         for attempt in range(1_000_000):
             try:

@@ -1,0 +1,174 @@
+"""The check at start: names what is wrong with the server before any task is taken."""
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from redis.exceptions import RedisError, ResponseError
+
+from maas_backoff.domain.finding import UNREADABLE, Finding, judge, judge_schema
+from maas_backoff.errors import StorageDeniedError, StorageError, StorageUnavailableError, StorageUnfitError
+from maas_backoff.store.connect import Client, translated
+from maas_backoff.store.keys import Keys
+from maas_backoff.store.rehearsal import SCHEMA, Rehearsal, rehearse
+
+log = logging.getLogger("maas_backoff.worker")
+
+_RIGHT = re.compile(r"run the '([a-z|]+)' command")
+_PASSING = re.compile(r"READONLY|MISCONF|NOREPLICAS|LOADING|MASTERDOWN")
+_told: set[tuple[str, str]] = set()
+
+
+async def check(client: Client, keys: Keys, *, worker: bool, strict: bool) -> list[Finding]:
+    """Return the warnings there are, each of which is logged once a process and server.
+
+    Raises StorageUnfitError if there is anything worse, or, if `strict`, anything at all; StorageUnavailableError if
+    the server cannot answer now; StorageDeniedError if it refuses the credentials. `worker` asks for the rights of
+    one that runs tasks.
+    """
+    found, server = await _check(client, keys, worker=worker)
+    if any(finding.fatal or strict for finding in found):
+        raise StorageUnfitError([finding.text for finding in found])
+    for finding in found:
+        if (server, finding.text) not in _told:
+            _told.add((server, finding.text))
+            log.warning("%s", finding.text)
+    return found
+
+
+async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Finding], str]:
+    try:
+        info = cast(Mapping[str, object], await client.execute("INFO"))
+    except StorageDeniedError as error:
+        right = _RIGHT.search(str(error))
+        if right is None:
+            raise  # the credentials, or the certificate
+        if right[1] != "info":  # what is sent when a connection is made
+            return [Finding.commands(["client|setname" if right[1] == "client" else right[1]])], ""
+        found, server = [UNREADABLE], ""
+    except StorageError as error:
+        if "unknown command" not in str(error):
+            raise
+        old = "use Redis 6.2, Valkey 8 or newer, without rename-command for HELLO, CLIENT and INFO"
+        return [
+            Finding(
+                f"the server does not know a command that every connection begins with ({error}): {old}", fatal=True
+            )
+        ], ""
+    else:
+        found, server = judge(info), str(info.get("run_id", ""))
+        if any(finding.fatal for finding in found):
+            return found, server  # too old, or a replica: what else fails there comes from that
+    rights = _Rights(keys.prefix)
+    if await _may_run_scripts(client, keys, rights):
+        found += await _rehearsed(client, keys, rights, worker=worker)
+    if worker:
+        # A time-out that is refused: it neither waits nor takes anything.
+        await rights.ask(client, "BZPOPMIN", keys("marker"), keys.control("check"), "-1")
+    await rights.subscribe(client, keys.finished_channel)
+    return [*found, *rights.findings()], server
+
+
+async def _may_run_scripts(client: Client, keys: Keys, rights: "_Rights") -> bool:
+    before = rights.count
+    await rights.ask(client, "EVALSHA", "0" * 40, 1, keys("check"))
+    await rights.ask(client, "EVAL", "return 1", 1, keys("check"))
+    return rights.count == before
+
+
+async def _rehearsed(client: Client, keys: Keys, rights: "_Rights", *, worker: bool) -> list[Finding]:
+    try:
+        came = await rehearse(client, keys, worker=worker)
+    except StorageDeniedError as error:
+        rights.add("EVAL", str(error))
+        return []
+    for command, text in came.errors.items():
+        rights.add(command, text)
+    schema = judge_schema(came.schema, SCHEMA) if came.schema else None
+    return [finding for finding in (schema, _broken(came)) if finding is not None]
+
+
+def _broken(came: Rehearsal) -> Finding | None:
+    if not came.broken:
+        return None
+    if _PASSING.search(came.why) or isinstance(translated(ResponseError(came.why)), StorageUnavailableError):
+        raise StorageUnavailableError(f"the server cannot answer now: {came.why}")
+    return Finding(
+        f"the script {came.broken}.lua does not run on this server ({came.why}): use Redis 6.2, Valkey 8 or newer",
+        fatal=True,
+    )
+
+
+class _Rights:
+    """What the server refused to this user, and which commands it does not have."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._commands: set[str] = set()
+        self._renamed: set[str] = set()
+        self._keys = self._channels = False
+
+    @property
+    def count(self) -> int:
+        return len(self._commands) + len(self._renamed) + self._keys + self._channels
+
+    def add(self, command: str, error: str) -> None:
+        """Take what a command was answered with; anything but a missing right or command is none of our business."""
+        text = error.lower()
+        if "unknown" in text and "command" in text:
+            self._renamed.add(command)
+        elif "permission" not in text and "executing the script can't" not in text:
+            return
+        elif "channel" in text:
+            self._channels = True
+        elif "key" in text and "access" in text:
+            self._keys = True
+        else:
+            self._commands.add(command)
+
+    async def ask(self, client: Client, *command: str | int) -> None:
+        """Send a command that does nothing, for what the server says to it."""
+        try:
+            await client.execute(*command)
+        except StorageUnavailableError:
+            raise
+        except StorageError as error:
+            self.add(str(command[0]), str(error))
+
+    async def subscribe(self, client: Client, channel: str) -> None:
+        """Listen to a channel, and stop."""
+        subscription: Any = None
+        try:
+            subscription = await client.subscription()
+            await subscription.subscribe(channel)
+            await subscription.get_message(timeout=5)
+        except RedisError as error:
+            ours = translated(error)
+            if isinstance(ours, StorageUnavailableError):
+                raise ours from error
+            self.add("SUBSCRIBE", str(ours))
+        finally:
+            if subscription is not None:
+                await subscription.aclose()
+
+    def findings(self) -> list[Finding]:
+        scripting = {"EVAL", "EVALSHA"}
+        found: list[Finding] = []
+        if refused := sorted((self._commands | self._renamed) & scripting):
+            rules = " ".join(f"+{name.lower()}" for name in refused)
+            remedy = (
+                f"grant it with ACL SETUSER <user> {rules}" if self._commands & scripting else "remove rename-command"
+            )
+            found.append(
+                Finding(f"the server does not let this user run scripts ({', '.join(refused)}): {remedy}", fatal=True)
+            )
+        if commands := self._commands - scripting:
+            found.append(Finding.commands(commands))
+        if renamed := self._renamed - scripting:
+            found.append(Finding.renamed(renamed))
+        if self._keys:
+            found.append(Finding.keys(self._prefix))
+        if self._channels:
+            found.append(Finding.channels(self._prefix))
+        return found

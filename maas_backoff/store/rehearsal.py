@@ -1,0 +1,208 @@
+"""The scripts, run on scratch keys of a queue: shows whether the user may do all they do, and that they run there.
+
+One EVAL does it all. Every command of the scripts is tried first, with arguments that it refuses, or on a key that is
+not there: what a right is missing for is then known by name, and nothing was written. Only with all rights comes the
+life of three tasks, and it ends with the removal of its keys: nobody else sees them, and none is left behind even if
+this process dies. Its first write frees memory, so it is not refused by a server that is full.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from maas_backoff.store import scripts
+from maas_backoff.store.connect import Client
+from maas_backoff.store.keys import Keys
+from maas_backoff.store.scripts import Script
+
+SCHEMA = 1
+"""The form of the data. A release that an older one would misread has the next number."""
+
+_WORKERS_ONLY = (scripts.RENEW, scripts.REAP, scripts.LEAVE)
+_COMMAND = re.compile(r"redis\.p?call\('([A-Z]+)'")
+# Nothing is done by any of these: a value that is refused, or nothing there. `$` is a key, `&` a channel.
+_HARMLESS = {
+    command: rest.split()
+    for command, _, rest in (
+        line.partition(" ")
+        for line in (
+            "EXISTS $",
+            "EXPIRE $ 1",
+            "HDEL $ field",
+            "HEXISTS $ field",
+            "HGET $ field",
+            "HGETALL $",
+            "HINCRBY $ field none",
+            "HMGET $ field",
+            "HSET $ field value alone",
+            "PERSIST $",
+            "PEXPIRE $ 1",
+            "PUBLISH & nothing",
+            "SET $ value PX 0",
+            "TIME",
+            "UNLINK $",
+            "ZADD $ none member",
+            "ZCARD $",
+            "ZCOUNT $ 0 0",
+            "ZRANGE $ 0 0",
+            "ZRANGEBYSCORE $ 0 0",
+            "ZREM $ member",
+            "ZREMRANGEBYSCORE $ 0 0",
+            "ZSCORE $ member",
+        )
+    )
+}
+
+_MAIN = """
+local at = 1
+local function take()
+  local list = {}
+  for i = at + 1, at + ARGV[at] do list[#list + 1] = ARGV[i] end
+  at = at + 1 + ARGV[at]
+  return list
+end
+
+local ours, commands, steps = unpack(take())
+local errors, good = {}, true
+for n = 1, commands do
+  local answer = redis.pcall(unpack(take()))
+  errors[n] = type(answer) == 'table' and answer.err or ''
+  for _, sign in ipairs({ 'ermission', "can't run", "can't access", "can't publish", 'Unknown', 'unknown' }) do
+    good = good and not string.find(errors[n], sign, 1, true)
+  end
+end
+local schema = redis.pcall('HGET', KEYS[1], 'schema')
+if type(schema) == 'table' then schema = '' end
+if not good then return { schema or '', errors, '', '' } end
+
+local scratch, broken, why = {}, '', ''
+for k = 2, #KEYS do scratch[#scratch + 1] = KEYS[k] end
+redis.pcall('UNLINK', unpack(scratch))  -- a first write that a full memory does not refuse
+for _ = 1, steps do
+  local name, keys, args = take()[1], take(), take()
+  local ran, failure = pcall(scripts[name], keys, args)
+  if not ran then
+    broken, why = name, type(failure) == 'table' and failure.err or tostring(failure)
+    break
+  end
+end
+redis.pcall('UNLINK', unpack(scratch))
+if not schema and broken == '' then redis.pcall('HSET', KEYS[1], 'schema', ours) end
+return { schema or ours, errors, broken, why }
+"""
+_PARTS = "\n".join(f"scripts.{script.name} = function(KEYS, ARGV)\n{script.text}\nend" for script in scripts.ALL)
+TEXT = f"local scripts = {{}}\n{_PARTS}\n{_MAIN}"
+
+
+@attrs.frozen
+class Rehearsal:
+    """What came of it: error texts by command, the script that failed and why, the schema of the queue's data."""
+
+    errors: dict[str, str]
+    broken: str
+    why: str
+    schema: str
+
+
+async def rehearse(client: Client, keys: Keys, *, worker: bool) -> Rehearsal:
+    """Try what a producer sends to the server, or all that a worker does. Raises StorageError and its kinds."""
+    scratch = _Scratch(keys)
+    used = [script for script in scripts.ALL if worker or script not in _WORKERS_ONLY]
+    commands = sorted({command for script in used for command in _COMMAND.findall(script.text)})
+    steps = [step for step in scratch.life() if step[0] in used]
+    args = _counted([str(SCHEMA), str(len(commands)), str(len(steps))])
+    for command in commands:
+        args += _counted([command, *(scratch.fill(word) for word in _HARMLESS[command])])
+    for script, own, given in steps:
+        args += [*_counted([script.name]), *_counted(own), *_counted(given)]
+    written = [keys("meta"), *scratch.names()]
+    schema, errors, broken, why = await client.execute("EVAL", TEXT, len(written), *written, *args)
+    texts = {command: error.decode() for command, error in zip(commands, errors, strict=True)}
+    return Rehearsal(texts, broken.decode(), why.decode(), schema.decode())
+
+
+def _counted(words: Sequence[str]) -> list[str]:
+    return [str(len(words)), *words]
+
+
+class _Scratch:
+    """A queue within the queue, which no other process looks at."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = Keys("")
+        self._keys.prefix = f"{keys.prefix}check:"
+        self._worker = "worker"
+        self._own = {"request": self._keys.request(self._worker, 0), "info": self._keys.info(self._worker)}
+
+    def fill(self, word: str) -> str:
+        """Return a word of a command, with a key or a channel in its place."""
+        return {"$": self._keys("nothing"), "&": self._keys("nothing")}.get(word, word)
+
+    def names(self) -> list[str]:
+        """Return all keys that the scripts may write."""
+        tasks = [self._keys.task(task_id) for task_id in "abc"]
+        found = {key for _, own, _ in self.life() for key in own}
+        return sorted({*found, *tasks, self._keys.control(self._worker)})
+
+    def life(self) -> Iterator[tuple[Script, list[str], list[str]]]:
+        """Three tasks, from their creation to their end, so that all is run that a script may do."""
+        settle = scripts.SETTLE
+        task = ("{}", "0 policy 0 -", "0")
+        yield self._step(
+            scripts.ENQUEUE, "a", *task, "", "", "b", *task, "in 60000", "", "c", *task, "", "", policy_text="{}"
+        )
+        yield self._step(scripts.ENQUEUE, "a", *task, "", "")
+        yield self._step(settle, claims="1", request_id="first")
+        yield self._step(scripts.RENEW, "a", "1", "b", "2", info="{}")
+        yield self._step(scripts.PROGRESS, "a", "1", "50", "half", "b", "", "50", "")
+        yield self._step(scripts.GET, task="a")
+        yield self._step(settle, *_settled("a", "lease", "pending"), settles="1", settle_id="retry")
+        yield self._step(settle, claims="2", request_id="second")
+        yield self._step(settle, *_settled("a", "expired", "pending"), settles="1", settle_id="reap")
+        yield self._step(scripts.CANCEL, task="a", id="a")
+        ended = [*_settled("a", "lease", "completed"), *_settled("c", "lease", "failed")]
+        yield self._step(settle, *ended, *_settled("b", "pending", "external"), settles="3", settle_id="end")
+        yield self._step(settle, *_settled("c", "finished", "pending"), settles="1", settle_id="again")
+        yield self._step(scripts.REAP)
+        yield self._step(scripts.LIST, keys=("ready", "completed"))
+        yield self._step(scripts.STATS)
+        yield self._step(scripts.DELETE, task="a", id="a")
+        yield self._step(scripts.LEAVE)
+
+    def _step(
+        self, script: Script, *items: str, task: str = "a", keys: Sequence[str] = (), **given: str
+    ) -> tuple[Script, list[str], list[str]]:
+        names = self._keys.all((*script.keys, *keys), task=self._keys.task(task), **self._own)
+        args = [given[name] if name in given else self._default(name) for name in script.args]
+        return script, names, [*args, *items]
+
+    def _default(self, name: str) -> str:
+        """An argument of a script that was made later must be named here."""
+        return {
+            "now": "",
+            "prefix": self._keys.prefix,
+            "policy": "policy",
+            "policy_text": "",
+            "worker": self._worker,
+            "settle_id": "claim",
+            "request_id": "",
+            "lease_ms": "60000",
+            "keep_ms": "60000",
+            "wait_ms": "60000",
+            "gap_ms": "0",
+            "grace_ms": "0",
+            "limit": "10",
+            "claims": "0",
+            "settles": "0",
+            "may_claim_suspect": "1",
+            "max_finished": "1",
+            "max_queue_size": "1000",
+            "index": "1",
+            "score": "-inf",
+            "skip": "0",
+        }[name]
+
+
+def _settled(task_id: str, precondition: str, status: str) -> tuple[str, ...]:
+    return task_id, precondition, "", status, "0", "60", "1", "k", "0"

@@ -1,0 +1,310 @@
+"""A chaos run: starts producers and workers, breaks what it can, heals, waits for the drain, and checks the history."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+from chaos.checker import Final, Violation, check, check_counts, needless_losses, returns
+from chaos.durable import DurableServer
+from chaos.history import History
+from chaos.setting import LEASE, setting
+from chaos.summary import Summary
+
+from maas_backoff import StorageUnavailableError, TaskBackoffScheduler
+from maas_backoff.domain.stats import QueueStats
+
+MODES = ("coroutine", "thread", "process", "coroutine")
+PRODUCERS = 2
+RATE = 12.0
+"""Tasks a second and producer: a third of what the workers can do when they are left alone."""
+
+DRAIN_SECONDS = 60.0
+TICK = 0.02
+
+
+class Driver:
+    """One run, on one server, from one seed."""
+
+    def __init__(self, server: DurableServer, folder: Path, seed: int) -> None:
+        self._server = server
+        self._folder = folder
+        self._seed = seed
+        self._choice = random.Random(seed)
+        self._history = History(folder)
+        self._workers: list[tuple[subprocess.Popen[bytes], str]] = []
+        self._leaving: list[subprocess.Popen[bytes]] = []
+        self._producers: list[subprocess.Popen[bytes]] = []
+        self._later: list[tuple[float, Callable[[], None]]] = []
+        self._still: set[int] = set()
+        self._killed: set[int] = set()
+        self._down = False
+        self._done: Counter[str] = Counter()
+        self._failures: list[Violation] = []
+
+    def run(self, seconds: float) -> Summary:
+        """Break things for so long; return what came of it."""
+        try:
+            self._server.start()
+            self._workers = [(self._start("worker", mode=mode), mode) for mode in MODES]
+            for n in range(PRODUCERS):
+                arguments = (f"{self._seed}-{n}", str(seconds), str(RATE))
+                self._producers.append(self._start("producer", *arguments))
+            self._break_for(seconds)
+            self._heal()
+            self._drain()
+            self._dismiss()
+            return self._judge()
+        finally:
+            for process in [*(worker for worker, _ in self._workers), *self._leaving, *self._producers]:
+                process.kill()
+                process.wait()
+            self._server.stop()
+
+    def _start(self, what: str, *arguments: str, mode: str = "") -> subprocess.Popen[bytes]:
+        tests = str(Path(__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "CHAOS_FOLDER": str(self._folder), "CHAOS_MODE": mode}
+        command = [sys.executable, "-m", f"chaos.{what}", str(self._server.port), *arguments]
+        with (self._folder / f"{what}.log").open("ab") as log:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+
+    # While it runs
+
+    def _break_for(self, seconds: float) -> None:
+        faults = self._faults()
+        deadline = time.monotonic() + seconds
+        next_fault = time.monotonic() + 1.5  # the workers need a moment to have something to lose
+        while time.monotonic() < deadline:
+            self._tick()
+            if time.monotonic() >= next_fault:
+                next(faults)()
+                next_fault = time.monotonic() + self._choice.uniform(0.2, 1.2)
+
+    def _faults(self) -> Iterator[Callable[[], None]]:
+        """Each kind once in random order, then again: short runs see them all."""
+        kinds = [
+            self._kill_worker,
+            self._kill_worker,
+            self._stop_worker,
+            self._dismiss_worker,
+            self._cut_clients,
+            self._restart_server,
+            self._pause_server,
+            self._forget_scripts,
+        ]
+        while True:
+            yield from self._choice.sample(kinds, len(kinds))
+
+    def _tick(self) -> None:
+        """Do what is due, and replace the workers that died."""
+        time.sleep(TICK)
+        now = time.monotonic()
+        due = [action for when, action in self._later if when <= now]
+        self._later = [(when, action) for when, action in self._later if when > now]
+        for action in due:
+            action()
+        for n, (worker, mode) in enumerate(self._workers):
+            if worker.poll() is not None:
+                self._died(worker)
+                self._workers[n] = self._start("worker", mode=mode), mode
+        for worker in [worker for worker in self._leaving if worker.poll() is not None]:
+            self._leaving.remove(worker)
+            self._died(worker)
+
+    def _died(self, worker: subprocess.Popen[bytes]) -> None:
+        """Note a death. SIGKILL is the driver's doing or that of a poison task, 0 the end of a drain."""
+        self._history.note("died", worker=worker.pid)
+        if self._never_began(worker):
+            return
+        if worker.returncode not in {0, -signal.SIGKILL}:
+            self._failures.append(Violation("worker", "", f"worker {worker.pid} ended with {worker.returncode}"))
+        elif worker.returncode and worker.pid not in self._killed:
+            self._done["poisoned"] += 1
+
+    def _never_began(self, worker: subprocess.Popen[bytes]) -> bool:
+        """Whether it was told to end before it listened to signals, and had done nothing."""
+        return worker.returncode == -signal.SIGTERM and not (self._folder / f"{worker.pid}.jsonl").exists()
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self._later.append((time.monotonic() + seconds, action))
+
+    def _awake(self) -> subprocess.Popen[bytes] | None:
+        awake = [worker for worker, _ in self._workers if worker.pid not in self._still]
+        return self._choice.choice(awake) if awake else None
+
+    # Faults
+
+    def _kill_worker(self) -> None:
+        worker = self._awake()
+        if worker is not None:
+            self._killed.add(worker.pid)
+            worker.kill()
+            worker.wait()
+            self._done["kills"] += 1
+
+    def _stop_worker(self) -> None:
+        """Let a worker stand still for longer than its leases."""
+        worker = self._awake()
+        if worker is None or len(self._still) >= len(MODES) - 2:
+            return
+        self._history.note("stop", worker=worker.pid)
+        self._still.add(worker.pid)
+        worker.send_signal(signal.SIGSTOP)
+        self._done["stops"] += 1
+
+        def go_on() -> None:
+            worker.send_signal(signal.SIGCONT)
+            self._still.discard(worker.pid)
+
+        self._after(self._choice.uniform(1.2, 2.0) * LEASE, go_on)
+
+    def _dismiss_worker(self) -> None:
+        """Have a worker drain, and another take its place at once."""
+        worker = self._awake()
+        for n, (other, mode) in enumerate(self._workers):
+            if other is worker:
+                worker.terminate()
+                self._leaving.append(worker)
+                self._workers[n] = self._start("worker", mode=mode), mode
+                self._done["drains"] += 1
+
+    def _cut_clients(self) -> None:
+        self._done["cuts"] += 1
+        self._history.note("outage")
+        for n in range(self._choice.randint(5, 30)):
+            self._after(0.05 * n, self._while_up(self._server.kill_clients))
+
+    def _forget_scripts(self) -> None:
+        self._done["flushes"] += 1
+        for n in range(20):
+            self._after(0.03 * n, self._while_up(self._server.forget_scripts))
+
+    def _while_up(self, action: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None if self._down else action()
+
+    def _restart_server(self) -> None:
+        if not self._down:
+            self._done["restarts"] += 1
+            self._outage(signal.SIGKILL, self._server.start, self._choice.uniform(0, 1.5))
+
+    def _pause_server(self) -> None:
+        if not self._down:
+            self._done["pauses"] += 1
+            self._outage(signal.SIGSTOP, lambda: self._server.signal(signal.SIGCONT), self._choice.uniform(0.5, 4))
+
+    def _outage(self, number: signal.Signals, back: Callable[[], None], seconds: float) -> None:
+        self._down = True
+        self._history.note("outage")
+        self._server.signal(number)
+
+        def up() -> None:
+            back()
+            self._down = False
+
+        self._after(seconds, up)
+
+    # Afterwards
+
+    def _heal(self) -> None:
+        """Undo what is still broken, and let the producers end."""
+        for _, action in self._later:
+            action()
+        self._later = []
+        for producer in self._producers:
+            try:
+                code = producer.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                code = None
+            if code != 0:
+                self._failures.append(Violation("producer", "", f"a producer ended with {code}"))
+
+    def _drain(self) -> None:
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while time.monotonic() < deadline:
+            self._tick()
+            stats = anyio.run(_stats, self._server.port)
+            if stats is not None and not stats.pending_count and not stats.processing_count:
+                return
+            time.sleep(0.2)
+
+    def _dismiss(self) -> None:
+        """End the workers: a drain has nothing to wait for, and succeeds."""
+        leaving = [*(worker for worker, _ in self._workers), *self._leaving]
+        for worker in leaving:
+            worker.terminate()
+        for worker in leaving:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(timeout=20)
+            if worker.returncode != 0 and not self._never_began(worker):
+                self._failures.append(Violation("worker", "", f"the last drain ended with {worker.returncode}"))
+
+    def _judge(self) -> Summary:
+        events = self._history.read()
+        ids = sorted({event["id"] for event in events if "id" in event})
+        finals = anyio.run(_finals, self._server.port, ids)
+        stats = anyio.run(_stats, self._server.port)
+        assert stats is not None
+        violations = [*self._failures, *check(events, finals), *self._counts(finals, stats)]
+        log = (self._folder / "worker.log").read_text()
+        violations += [Violation("worker", "", line) for line in log.splitlines() if "CRITICAL" in line]
+        return Summary(
+            seed=self._seed,
+            statuses=Counter(final.status for final in finals.values()),
+            poisoned=sum(final.error in {"lease_lost", "crashed"} for final in finals.values()),
+            violations=violations,
+            faults=self._done,
+            longest_return=max(returns(events, finals), default=0),
+            longest_quiet_return=max(returns(events, finals, quiet=True), default=0),
+            needless_losses=needless_losses(events, finals),
+        )
+
+    def _counts(self, finals: dict[str, Final], stats: QueueStats) -> list[Violation]:
+        """Compare the queue's own numbers, three kinds of them, with its tasks."""
+        client, prefix = self._server.client, "maas:{chaos}:"
+        names = ("pending", "processing", "completed", "failed", "cancelled")
+        counted = {name: getattr(stats, f"{name}_count") for name in names}
+        ended = {name: int(client.hget(prefix + "meta", name) or 0) for name in names[2:]}
+        indexes = {"completed": 0, "failed": 0, "cancelled": 0}
+        indexes |= {name: client.zcard(prefix + name) for name in indexes}
+        found = check_counts(finals, counted, "get_queue_stats")
+        found += check_counts(finals, ended, "totals")
+        found += check_counts(finals, indexes, "indexes")
+        for name in ("ready", "suspects", "gpu", "scheduled", "leases", "external"):
+            if client.zcard(prefix + name):
+                found.append(Violation("counts", "", f"{name} is not empty: {client.zrange(prefix + name, 0, 5)}"))
+        return found
+
+
+async def _stats(port: int) -> QueueStats | None:
+    async with TaskBackoffScheduler(setting(port)) as scheduler:
+        try:
+            return await scheduler.get_queue_stats()
+        except StorageUnavailableError:
+            return None
+
+
+async def _finals(port: int, ids: list[str]) -> dict[str, Final]:
+    finals: dict[str, Final] = {}
+    async with TaskBackoffScheduler(setting(port)) as scheduler:
+        for task_id in ids:
+            task = await scheduler.get_task(task_id)
+            if task is not None:
+                finals[task_id] = Final(
+                    status=task.status,
+                    token=task.token,
+                    attempt=task.attempt,
+                    retry=task.retry_count,
+                    lost=task.lost_count,
+                    error=None if task.error is None else task.error.type,
+                    result=task.result,
+                    failed_attempts=tuple(attempt.number for attempt in task.attempts),
+                )
+    return finals

@@ -1,0 +1,69 @@
+"""A producer of a chaos run: `CHAOS_FOLDER=… python -m chaos.producer PORT SEED SECONDS RATE`."""
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import anyio
+from chaos.history import History
+from chaos.setting import POISON_MAX_LOST, setting
+
+from maas_backoff import StorageUnavailableError, TaskBackoffScheduler
+
+HISTORY = History(Path(os.environ.get("CHAOS_FOLDER", "")))
+KINDS = {"plain": 60, "flaky": 20, "doomed": 5, "delayed": 8, "regretted": 5, "interrupted": 2, "poison": 1}
+
+
+async def produce(scheduler: TaskBackoffScheduler, seed: str, seconds: float, rate: float) -> None:
+    choice = random.Random(seed)
+    deadline = time.monotonic() + seconds
+    async with anyio.create_task_group() as group:
+        number = 0
+        while time.monotonic() < deadline:
+            kind = choice.choices(list(KINDS), list(KINDS.values()))[0]
+            group.start_soon(one, scheduler, f"{seed}-{number}", kind, random.Random(f"{seed}-{number}"))
+            number += 1
+            await anyio.sleep(choice.expovariate(rate))
+
+
+async def one(scheduler: TaskBackoffScheduler, task_id: str, kind: str, choice: random.Random) -> None:
+    """Create one task, and change one's mind about some."""
+    fails = {"flaky": choice.randint(1, 2), "doomed": 99}.get(kind, 0)
+    seconds = 2.0 if kind == "interrupted" else choice.uniform(0, 0.3)
+    delay = choice.uniform(0.3, 3) if kind in {"delayed", "regretted"} else 0.0
+    params = {"kind": kind, "seconds": round(seconds, 3), "fails": fails}
+    HISTORY.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails)
+    while True:
+        try:
+            if kind == "poison":
+                await scheduler.create_task(params, task_id, max_lost=POISON_MAX_LOST)
+            else:
+                await scheduler.create_task(params, task_id, delay=delay)
+        except StorageUnavailableError:
+            HISTORY.note("unknown", id=task_id)
+            if choice.random() < 0.5:
+                return
+        else:
+            HISTORY.note("acked", id=task_id)
+            break
+    if kind in {"regretted", "interrupted"}:
+        await anyio.sleep(choice.uniform(0, 1))
+        try:
+            answer = await scheduler.cancel_task(task_id, running=kind == "interrupted")
+        except StorageUnavailableError:
+            HISTORY.note("cancel", id=task_id, answer=None)
+        else:
+            # A request to stop a running attempt may come second to its end.
+            HISTORY.note("cancel", id=task_id, answer=answer if kind == "regretted" else None)
+
+
+async def main() -> None:
+    port, seed, seconds, rate = sys.argv[1:]
+    async with TaskBackoffScheduler(setting(int(port))) as scheduler:
+        await produce(scheduler, seed, float(seconds), float(rate))
+
+
+if __name__ == "__main__":
+    anyio.run(main)

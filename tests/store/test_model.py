@@ -1,0 +1,318 @@
+"""The real scripts beside a model of a queue, on a virtual clock: whatever is done in whatever order, they agree.
+
+`MAAS_BACKOFF_STEPS=10` makes the runs ten times as long. A failure prints the steps that lead to it.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from support import SERVERS, Server, quick_config
+
+from maas_backoff.domain.outcome import LeaseExpired
+from maas_backoff.domain.settlement import Counts, Settlement, decide
+from maas_backoff.domain.task import TaskError
+from maas_backoff.store import scripts
+from maas_backoff.store.creation import NewTask
+from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
+from maas_backoff.store.redis import RedisStore
+
+START = 1_800_000_000_000
+LEASE = 3_000
+LIVE = ("ready", "suspects", "gpu", "scheduled", "leases", "external")
+FINISHED = ("completed", "failed", "cancelled")
+FACTOR = int(os.environ.get("MAAS_BACKOFF_STEPS", "1"))
+ERROR = TaskError("ValueError", "boom")
+
+ids = st.sampled_from([f"t{n}" for n in range(8)])
+workers = st.sampled_from(["one", "two"])
+delays = st.sampled_from([0, 0, 0.001, 0.5, 10])
+
+
+@attrs.define
+class Known:
+    """What must be true of one task."""
+
+    params: str
+    state: str = "pending"
+    token: int = 0
+    counts: Counts = Counts()
+    due: float = 0
+    expiry: float = 0
+    attempts: int = 0
+    accepted: set[int] = attrs.field(factory=set)
+
+
+class Machine(RuleBasedStateMachine):
+    """A queue of eight ids and two workers."""
+
+    server: Server
+    steps = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server.client.flushall()
+        self.runner = asyncio.Runner()
+        config = quick_config(self.server.storage)
+        config.task.max_lost = 2
+        self.policy = config.task.policy
+        self.store = RedisStore(config)
+        self.model: dict[str, Known] = {}
+        self.claims: list[Claimed] = []
+        self.last: dict[str, tuple[Frame, list[tuple[str, int]]]] = {}
+        self.totals = dict.fromkeys(FINISHED, 0)
+        self.highest = 0
+        self.requests = 0
+        self.now = 0.0
+        self.advance(0)
+        self.do(self.store.reap(1e6, 0))
+
+    def teardown(self) -> None:
+        self.do(self.store.aclose())
+        self.runner.close()
+
+    def do(self, coroutine: Any) -> Any:
+        Machine.steps += 1
+        return self.runner.run(coroutine)
+
+    # What users do
+
+    @rule(task_ids=st.lists(ids, min_size=1, max_size=3), params=st.sampled_from(["{}", "[1]"]), delay=delays)
+    def create(self, task_ids: list[str], params: str, delay: float) -> None:
+        tasks = [NewTask(task_id, params, 0, delay, self.policy, "") for task_id in task_ids]
+        expected: list[str] = []
+        for task_id in task_ids:
+            known = self.model.get(task_id)
+            expected.append("created" if known is None else "exists" if known.params == params else "conflict")
+            if known is None:
+                self.model[task_id] = Known(params, due=self.now + delay * 1000)
+        assert self.do(self.store.enqueue(tasks)) == expected
+
+    @rule(task_id=ids)
+    def cancel_pending(self, task_id: str) -> None:
+        self._outside(task_id, "pending", Settlement.cancel(self.policy))
+
+    @rule(task_id=ids)
+    def mark_processing(self, task_id: str) -> None:
+        known = self.model.get(task_id)
+        answer = self.do(
+            self.store.settle(Settle(task_id, "pending", None, Settlement.release(self.policy)), external=True)
+        )
+        assert answer == self._answer(known, "pending")
+        if known is not None and known.state == "pending":
+            self.highest += 1
+            known.state, known.token = "external", self.highest
+
+    @rule(task_id=ids, retry=st.booleans(), delay=delays)
+    def mark_external(self, task_id: str, retry: bool, delay: float) -> None:
+        known = self.model.get(task_id)
+        counts = Counts() if known is None else attrs.evolve(known.counts, retry=known.counts.retry + 1)
+        again = attrs.evolve(Settlement.release(self.policy), counts=counts, delay=delay)
+        self._outside(task_id, "external", again if retry else Settlement.complete("1", self.policy))
+
+    @rule(task_id=ids)
+    def take_up_again(self, task_id: str) -> None:
+        self._outside(task_id, "finished", attrs.evolve(Settlement.release(self.policy), counts=Counts()))
+
+    @rule(task_id=ids)
+    def delete(self, task_id: str) -> None:
+        known = self.model.get(task_id)
+        may = known is not None and known.state != "processing"
+        assert self.do(self.store.delete(task_id)) == may
+        if may:
+            del self.model[task_id]
+
+    def _outside(self, task_id: str, kind: Any, settlement: Settlement) -> None:
+        known = self.model.get(task_id)
+        answer = self.do(self.store.settle(Settle(task_id, kind, None, settlement)))
+        assert answer == self._answer(known, kind)
+        if answer == "ok":
+            assert known is not None
+            self._become(known, settlement)
+
+    def _answer(self, known: Known | None, kind: str) -> str:
+        if known is None:
+            return "unknown"
+        fits = known.state in {"failed", "cancelled"} if kind == "finished" else known.state == kind
+        return "ok" if fits else known.state
+
+    # What workers do
+
+    @rule(worker=workers, count=st.integers(1, 4), suspect=st.booleans())
+    def claim(self, worker: str, count: int, suspect: bool) -> None:
+        self.requests += 1
+        frame = Frame((), count, suspect, f"request-{self.requests}", 0)
+        answer: Answer = self.do(self.store.exchange(frame, worker))
+        due = {i for i, k in self.model.items() if k.state == "pending" and k.due <= self.now}
+        suspects = {i for i in due if self.model[i].counts.lost}
+        claimed = [one.task.task_id for one in answer.claimed]
+        innocent = len(due - suspects)
+        assert len(set(claimed)) == len(claimed) and set(claimed) <= due
+        taken = len(suspects & set(claimed))
+        # Suspects that have just become due are put in their index first, and claimed by the next call.
+        assert taken <= (1 if suspect else 0)
+        assert len(claimed) - taken == min(count - taken, innocent)
+        for one in answer.claimed:
+            known = self.model[one.task.task_id]
+            known.attempts += 1
+            self.highest += 1
+            assert (one.token, one.task.attempt, one.counts) == (self.highest, known.attempts, known.counts)
+            known.state, known.token, known.expiry = "processing", one.token, self.now + LEASE
+        self.claims += answer.claimed
+        self.last[worker] = frame, [(one.task.task_id, one.token) for one in answer.claimed]
+
+    @rule(worker=workers)
+    def claim_again(self, worker: str) -> None:
+        """The answer was lost: the same claims come again, if they are still held, and none besides."""
+        frame, pairs = self.last.get(worker, (None, []))
+        # A request that got nothing left nothing to repeat: it is a new one.
+        if frame is not None and pairs:
+            again = [(one.task.task_id, one.token) for one in self.do(self.store.exchange(frame, worker)).claimed]
+            assert again == [pair for pair in pairs if self._holds(*pair)]
+
+    @precondition(lambda self: self.claims)
+    @rule(
+        data=st.data(), how=st.sampled_from(["complete", "retry", "fail", "snooze", "release", "cancel"]), delay=delays
+    )
+    def settle(self, data: st.DataObject, how: str, delay: float) -> None:
+        """By whoever claimed it once: accepted once, and only under the last token."""
+        one: Claimed = data.draw(st.sampled_from(self.claims))
+        known = self.model.get(one.task.task_id)
+        counts = one.counts
+        made: dict[str, Callable[[], Settlement]] = {
+            "complete": lambda: Settlement.complete("1", self.policy),
+            "retry": lambda: attrs.evolve(
+                Settlement.release(self.policy), delay=delay, counts=attrs.evolve(counts, retry=counts.retry + 1)
+            ),
+            "fail": lambda: Settlement.fail(ERROR, self.policy),
+            "snooze": lambda: Settlement.snooze(delay, counts, self.policy),
+            "release": lambda: Settlement.release(self.policy),
+            "cancel": lambda: Settlement.cancel(self.policy),
+        }
+        settlement = made[how]()
+        self.requests += 1
+        settle = Settle(one.task.task_id, "lease", one.token, settlement, counts)
+        frame = Frame((settle,), 0, may_claim_suspect=False, request_id=f"settle-{self.requests}", lane=1)
+        first = self.do(self.store.exchange(frame, "worker")).answers
+        again = self.do(self.store.exchange(frame, "worker")).answers
+        if self._holds(one.task.task_id, one.token):
+            assert known is not None
+            assert (first, again) == (["ok"], ["already"])
+            assert one.token not in known.accepted
+            known.accepted.add(one.token)
+            self._become(known, settlement)
+        elif known is None:
+            assert first == again == ["unknown"]
+        else:
+            assert first == again and first[0] in {"lost", "already"}
+
+    @rule(worker=workers)
+    def renew(self, worker: str) -> None:
+        held = [one for one in self.claims if self._holds(one.task.task_id, one.token)]
+        keys = self.store.keys.all(scripts.RENEW.keys, info=self.store.keys.info(worker))
+        args: list[Any] = [self.store.clock, self.store.keys.prefix, worker, "{}", str(LEASE)]
+        stale = [one for one in self.claims[-5:] if one not in held]
+        for one in [*held, *stale]:
+            args += one.task.task_id, one.token
+        lost, _ = self.do(self.store.server.run(scripts.RENEW, keys, args))
+        assert sorted(int(token) for token in lost) == sorted(one.token for one in stale)
+        for one in held:
+            self.model[one.task.task_id].expiry = self.now + LEASE
+
+    @rule()
+    def reap(self) -> None:
+        found = self.do(self.store.reap(1e6, 0))
+        expired = {i for i, k in self.model.items() if k.state == "processing" and k.expiry <= self.now}
+        assert {one.task_id for one in found} == expired
+        for one in found:
+            known = self.model[one.task_id]
+            settlement = decide(LeaseExpired(), one.task_id, one.counts, one.policy, one.policy.backoff())
+            assert settlement is not None
+            settle = one.settle(settlement)
+            assert self.do(self.store.settle_lost([settle], "reaper")) == ["ok"]
+            assert self.do(self.store.settle_lost([settle], "another")) == ["lost"]
+            assert settlement.status == ("failed" if known.counts.lost + 1 > self.policy.max_lost - 1 else "pending")
+            self._become(known, settlement)
+
+    @rule(ms=st.sampled_from([0.3, 1, 400, LEASE, 11_000]))
+    def advance(self, ms: float) -> None:
+        self.now += ms
+        self.store.clock = f"{START + self.now:.3f}"
+
+    def _holds(self, task_id: str, token: int) -> bool:
+        known = self.model.get(task_id)
+        return known is not None and known.state == "processing" and known.token == token
+
+    def _become(self, known: Known, settlement: Settlement) -> None:
+        known.state = str(settlement.status)
+        known.due = self.now + settlement.delay * 1000
+        known.counts = settlement.counts or known.counts
+        if known.state in FINISHED:
+            self.totals[known.state] += 1
+
+    # What must hold after every step
+
+    @invariant()
+    def every_task_is_in_one_index(self) -> None:
+        pipe = self.server.client.pipeline(transaction=False)
+        for name in (*LIVE, *FINISHED):
+            pipe.zrange(f"maas:{{test}}:{name}", 0, -1)
+        indexes = dict(zip((*LIVE, *FINISHED), pipe.execute(), strict=True))
+        where = sorted((member.decode(), name) for name, members in indexes.items() for member in members)
+        assert [task_id for task_id, _ in where] == sorted(self.model)
+        for task_id, name in where:
+            state = self.model[task_id].state
+            waiting = name in {"ready", "suspects", "scheduled"}
+            assert name == {"processing": "leases", "external": "external"}.get(state, state) or (
+                state == "pending" and waiting
+            ), (task_id, name, state)
+
+    @invariant()
+    def hashes_agree(self) -> None:
+        client = self.server.client
+        keys = {key.decode() for key in client.keys("maas:{test}:t:*")}
+        assert keys == {f"maas:{{test}}:t:{task_id}" for task_id in self.model}
+        for task_id, known in self.model.items():
+            state, token, *counts = client.hmget(f"maas:{{test}}:t:{task_id}", "s", "t", "k", "l", "z")
+            assert (state or b"pending").decode() == known.state
+            assert int(token or 0) == known.token <= self.highest
+            assert Counts(*(int(count or 0) for count in counts)) == known.counts
+            assert (client.ttl(f"maas:{{test}}:t:{task_id}") >= 0) == (known.state in FINISHED)
+        meta = client.hmget("maas:{test}:meta", "token", *FINISHED)
+        assert [int(number or 0) for number in meta] == [self.highest, *self.totals.values()]
+
+    @invariant()
+    def the_counts_add_up(self) -> None:
+        stats = self.do(self.store.stats())
+        states = [known.state for known in self.model.values()]
+        assert stats.pending_count == states.count("pending")
+        assert stats.processing_count == states.count("processing") + states.count("external")
+        finished = [stats.completed_count, stats.failed_count, stats.cancelled_count]
+        assert finished == [states.count(state) for state in FINISHED]
+
+
+@pytest.mark.timeout(600 * FACTOR)
+@pytest.mark.parametrize("name", SERVERS)
+def test_the_scripts_agree_with_the_model(name: str, servers: Callable[[str], Server]) -> None:
+    """2,000 steps and more on the first server, fewer on the others."""
+    Machine.server = servers(name)
+    Machine.steps = 0
+    examples = (100 if name == SERVERS[0] else 20) * FACTOR
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],  # a server is asked at each step
+        ),
+    )
+    print(f"{name}: {Machine.steps} calls of the store")
+    Machine.server.client.flushall()
