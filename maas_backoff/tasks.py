@@ -175,7 +175,8 @@ class Tasks:
                 answer = await self.store.settle(Settle(task_id, "external", None, settlement), settle_id=settle_id)
                 if answer in {"ok", "already"}:
                     return True
-            elif await self.store.request_cancel(task_id) == "processing":
+            # Cancelled: the request was met before its answer, which may have been lost, came back.
+            elif await self.store.request_cancel(task_id) in {"processing", "cancelled"}:
                 return True
             # It has changed in between: look again.
 

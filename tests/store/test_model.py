@@ -30,7 +30,7 @@ FINISHED = ("completed", "failed", "cancelled")
 FACTOR = int(os.environ.get("MAAS_BACKOFF_STEPS", "1"))
 ERROR = TaskError("ValueError", "boom")
 
-ids = st.sampled_from([f"t{n}" for n in range(8)])
+ids = st.sampled_from([f"t{n}" for n in range(5)])
 workers = st.sampled_from(["one", "two"])
 delays = st.sampled_from([0, 0, 0.001, 0.5, 10])
 
@@ -50,7 +50,7 @@ class Known:
 
 
 class Machine(RuleBasedStateMachine):
-    """A queue of eight ids and two workers."""
+    """A queue of five ids and two workers."""
 
     server: Server
     steps = 0
@@ -178,9 +178,12 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.claims)
     @rule(
-        data=st.data(), how=st.sampled_from(["complete", "retry", "fail", "snooze", "release", "cancel"]), delay=delays
+        data=st.data(),
+        how=st.sampled_from(["complete", "retry", "fail", "snooze", "release", "cancel"]),
+        delay=delays,
+        worker=workers,
     )
-    def settle(self, data: st.DataObject, how: str, delay: float) -> None:
+    def settle(self, data: st.DataObject, how: str, delay: float, worker: str) -> None:
         """By whoever claimed it once: accepted once, and only under the last token."""
         one: Claimed = data.draw(st.sampled_from(self.claims))
         known = self.model.get(one.task.task_id)
@@ -199,8 +202,8 @@ class Machine(RuleBasedStateMachine):
         self.requests += 1
         settle = Settle(one.task.task_id, "lease", one.token, settlement, counts)
         frame = Frame((settle,), 0, may_claim_suspect=False, request_id=f"settle-{self.requests}", lane=1)
-        first = self.do(self.store.exchange(frame, "worker")).answers
-        again = self.do(self.store.exchange(frame, "worker")).answers
+        first = self.do(self.store.exchange(frame, worker)).answers
+        again = self.do(self.store.exchange(frame, worker)).answers
         if self._holds(one.task.task_id, one.token):
             assert known is not None
             assert (first, again) == (["ok"], ["already"])
@@ -211,6 +214,23 @@ class Machine(RuleBasedStateMachine):
             assert first == again == ["unknown"]
         else:
             assert first == again and first[0] in {"lost", "already"}
+
+    @rule(worker=workers)
+    def settle_too_late(self, worker: str) -> None:
+        """A zombie's word counts for nothing while another attempt runs."""
+        for one in self.claims:
+            known = self.model.get(one.task.task_id)
+            if known is not None and known.state == "processing" and known.token != one.token:
+                settle = Settle(one.task.task_id, "lease", one.token, Settlement.complete("0", self.policy))
+                assert self.do(self.store.settle_lost([settle], worker)) == ["lost"]
+
+    @rule(worker=workers)
+    def claim_what_was_lost(self, worker: str) -> None:
+        """A worker stands still until its leases are over; another takes up its tasks."""
+        self.advance(LEASE)
+        self.reap()
+        for _ in range(3):
+            self.claim(worker, 3, suspect=True)
 
     @rule(worker=workers)
     def renew(self, worker: str) -> None:
