@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -186,8 +187,12 @@ async def test_it_is_quick(any_server: Server) -> None:
 
 
 async def test_the_rights_that_are_named_are_enough(acl: Server) -> None:
-    """The user who has exactly what a finding may name passes, and can work."""
-    storage = user(acl, *MINIMAL, *(f"+{c.lower()}" for c in SCRIPTED), "~maas:{test}:*", "&maas:{test}:*")
+    """The user who has exactly what the README and a finding may name passes, and can work."""
+    rights = [*MINIMAL, *(f"+{c.lower()}" for c in SCRIPTED), "~maas:{test}:*", "&maas:{test}:*"]
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([+~&][^`]+)`", readme.partition("for `ACL SETUSER`")[2].partition("\n\n")[0])
+    assert sorted(right.replace("my_service", "test") for right in named) == sorted(rights)
+    storage = user(acl, *rights)
     found = await findings(storage)
     assert len(found) == 1 and "append-only" in found[0]
     scheduler = TaskBackoffScheduler(quick_config(storage))
