@@ -33,7 +33,14 @@ _PASSING = (BusyLoadingError, ReadOnlyError, AskError, TryAgainError, ClusterDow
 _PASSING_TEXTS = ("BUSY", "NOREPLICAS", "UNBLOCKED", "MISCONF")
 # A key that a script found at run time is on its way to another node, or the slot has no owner. Scripts read all keys
 # before they write any, so nothing is half done.
-_PASSING_IN_SCRIPTS = ("Script attempted to access a non local key", "while the cluster is down")
+# Redis 6.2 wraps what a command in a script is refused for.
+_PASSING_IN_SCRIPTS = (
+    "Script attempted to access a non local key",
+    "while the cluster is down",
+    "-READONLY ",
+    "-NOREPLICAS ",
+    "-MISCONF ",
+)
 _DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
 
 
