@@ -52,4 +52,5 @@ def matrix(session: nox.Session, server: str) -> None:
 def chaos(session: nox.Session) -> None:
     """Break workers and servers for long: `nox -s chaos -- --minutes 10 --server redis-7.0 --seed 1`."""
     session.install(".[dev]")
+    session.run("python", "-P", "-m", "pytest", "tests/store/test_model.py", env={"MAAS_BACKOFF_STEPS": "10"})
     session.run("python", "-P", "-m", "chaos", *session.posargs, env={"PYTHONPATH": "tests"})

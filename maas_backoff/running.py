@@ -171,7 +171,7 @@ class Running:
         return any(attempt.over for attempt in self.attempts.values())
 
     def _runs_suspect(self) -> bool:
-        return any(attempt.claimed.counts.lost for attempt in self.attempts.values())
+        return any(attempt.claimed.counts.suspect for attempt in self.attempts.values())
 
     # The ends of attempts
 
@@ -191,7 +191,7 @@ class Running:
 
     def _forget(self, attempt: Attempt) -> None:
         self.attempts.pop(attempt.token, None)
-        if attempt.claimed.counts.lost:
+        if attempt.claimed.counts.suspect:
             self.wake()  # the next suspect may come
         if not self.attempts:
             self.empty.set()

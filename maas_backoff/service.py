@@ -1,6 +1,7 @@
 """The one host task of a worker: owns the task group, and the order of start, drain and stop."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -13,6 +14,7 @@ import anyio
 
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.errors import StorageError
 from maas_backoff.executors.base import Executor, Handler
 from maas_backoff.loops import poll, progress, reap, timeout, wake
 from maas_backoff.loops.heartbeat import Heartbeat
@@ -144,8 +146,8 @@ class Service:
             finally:
                 with anyio.CancelScope(shield=True):
                     await heartbeat.stop()
-            # After the last beat, which would enter it again.
-            with anyio.move_on_after(SETTLE_GRACE):
+            # After the last beat, which would enter it again. Without an answer the entry expires by itself.
+            with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
                 await self._store.leave(self.worker)
         finally:
             with anyio.CancelScope(shield=True):

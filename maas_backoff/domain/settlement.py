@@ -21,11 +21,12 @@ from maas_backoff.domain.task import TaskError, TaskStatus
 
 @attrs.frozen
 class Counts:
-    """How often a task has come back, and why."""
+    """How often a task has come back, and why; `suspect`: its last attempt was lost, perhaps by its own doing."""
 
     retry: int = 0
     lost: int = 0
     snooze: int = 0
+    suspect: bool = False
 
 
 @attrs.frozen
@@ -62,14 +63,14 @@ class Settlement:
     @classmethod
     def retry(cls, failed: Failed, counts: Counts, delay: float, policy: Policy) -> Self:
         """Pending again after `delay`, one retry used."""
-        used = attrs.evolve(counts, retry=counts.retry + 1)
+        used = attrs.evolve(counts, retry=counts.retry + 1, suspect=False)
         error, trace = failed.error, failed.traceback
         return cls(TaskStatus.PENDING, policy.result_ttl, delay, used, error=error, traceback=trace)
 
     @classmethod
     def snooze(cls, delay: float, counts: Counts, policy: Policy) -> Self:
         """Pending again after `delay`, no retry used."""
-        used = attrs.evolve(counts, snooze=counts.snooze + 1)
+        used = attrs.evolve(counts, snooze=counts.snooze + 1, suspect=False)
         return cls(TaskStatus.PENDING, policy.result_ttl, delay, used)
 
     @classmethod
@@ -118,7 +119,7 @@ def _after_failure(failed: Failed, task_id: str, counts: Counts, policy: Policy,
 
 
 def _after_loss(counts: Counts, policy: Policy) -> Settlement:
-    lost = attrs.evolve(counts, lost=counts.lost + 1)
+    lost = attrs.evolve(counts, lost=counts.lost + 1, suspect=True)
     error = TaskError(
         "lease_lost", f"its worker stopped renewing the lease; lost {lost.lost} of {policy.max_lost} times"
     )

@@ -39,7 +39,7 @@ async def check(client: Client, keys: Keys, *, worker: bool, strict: bool) -> li
 
 async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Finding], str]:
     try:
-        info = cast(Mapping[str, object], await client.execute("INFO"))
+        info = await _info(client)
     except StorageDeniedError as error:
         right = _RIGHT.search(str(error))
         if right is None:
@@ -68,6 +68,13 @@ async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Find
         await rights.ask(client, "BZPOPMIN", keys("marker"), keys.control("check"), "-1")
     await rights.subscribe(client, keys.finished_channel)
     return [*found, *rights.findings()], server
+
+
+async def _info(client: Client) -> Mapping[str, object]:
+    info = cast(Mapping[str, object], await client.execute("INFO"))
+    if info.get("role") == "slave" and client.deposed():
+        raise StorageUnavailableError("the server is a replica now: the master is asked for again")
+    return info
 
 
 async def _may_run_scripts(client: Client, keys: Keys, rights: "_Rights") -> bool:

@@ -1,9 +1,9 @@
 """Tasks and settlements as the fields of a hash, and back.
 
 A task's fields: p params, c creation record ("created_ms priority policy head_start_ms class"), o overrides,
-s state (none: pending), t token, n attempt, k retries, l losses, z snoozes, u due ms, b started ms, f finished ms,
-y worker, g progress, m progress message, r result, e error, a0…a9 failed attempts, d settled by ("token:settle_id"),
-x cancel requested, w waited for until ms. Short, because memory is counted per task.
+s state (none: pending), t token, n attempt, k retries, l losses, z snoozes, q is a suspect, u due ms, b started ms,
+f finished ms, y worker, g progress, m progress message, r result, e error, a0…a9 failed attempts, x cancel requested,
+d settled by ("token:settle_id"), w waited for until ms. Short, because memory is counted per task.
 """
 
 from collections.abc import Mapping
@@ -45,6 +45,8 @@ def settlement_fields(
     if settlement.counts is not None:
         counts = settlement.counts
         fields += "k", str(counts.retry), "l", str(counts.lost), "z", str(counts.snooze)
+        if counts.suspect or before.suspect:
+            fields += "q", str(int(counts.suspect))
     error = settlement.error
     if error is not None:
         fields += "e", jsontext.plain(attrs.asdict(error))

@@ -35,7 +35,7 @@ _PASSING_TEXTS = ("BUSY", "NOREPLICAS", "UNBLOCKED", "MISCONF")
 # before they write any, so nothing is half done.
 # Redis 6.2 wraps what a command in a script is refused for.
 _PASSING_IN_SCRIPTS = (
-    "Script attempted to access a non local key",
+    "ttempted to access a non local key",
     "while the cluster is down",
     "-READONLY ",
     "-NOREPLICAS ",
@@ -82,6 +82,12 @@ class Client:
     async def stayed(self) -> bool:
         """Whether the master is still where the last command went. Raises StorageUnavailableError if nobody knows."""
         return await self._location.get() == self._address
+
+    def deposed(self) -> bool:
+        """Have the master asked for anew, as this server is none; False where no other could be named."""
+        if self._address is not None:
+            self._location.doubt(self._address)
+        return not self._location.fixed
 
     async def aclose(self) -> None:
         """Close all connections."""

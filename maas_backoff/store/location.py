@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from typing import Any, cast
 
 import anyio
@@ -18,6 +19,9 @@ log = logging.getLogger("maas_backoff.storage")
 ASK_TIMEOUT = 1.0
 """Seconds that one Sentinel or node may take to say where the master is."""
 
+FRESH = 1.0
+"""Seconds for which a Sentinel's answer is believed."""
+
 
 class Location:
     """Where the master of `key` is. Shared by all clients of a store, also by those of other threads."""
@@ -30,11 +34,18 @@ class Location:
         self._tls = tls_options(storage) if self._endpoint.tls else None
         self.fixed = self._endpoint.type == "redis"
         self._address: Address | None = None
+        self._looked_at = -FRESH
         if self.fixed:
             self._address = Address(path=self._endpoint.path) if self._endpoint.path else Address(*self._nodes[0])
 
     async def get(self) -> Address:
         """Return where the master is as far as is known. Raises StorageUnavailableError where nobody can tell."""
+        if self._endpoint.type == "sentinel" and time.monotonic() - self._looked_at > FRESH:
+            # A master that was deposed goes on answering for ten seconds; all it is told is lost. One caller asks.
+            self._looked_at = time.monotonic()
+            if self._address is not None:
+                with contextlib.suppress(StorageUnavailableError):
+                    await self.look()
         return self._address or await self.look()
 
     async def look(self) -> Address:
@@ -76,6 +87,9 @@ class Location:
                 why = f"{node[0]}:{node[1]}: {error or 'no answer in time'}"
             else:
                 if found is not None:
+                    if self._endpoint.type == "sentinel":
+                        # Whoever answered is asked first the next time.
+                        self._nodes = (node, *(other for other in self._nodes if other != node))
                     return found
                 why = f"{node[0]}:{node[1]} does not know it"
         what = f"master {self._endpoint.master!r}" if self._endpoint.type == "sentinel" else f"slot {self._slot}"

@@ -124,10 +124,10 @@ class RedisStore:
         return Answer(words, claimed, None if next_due == b"-1" else int(next_due) / 1000, bool(hit))
 
     def _claimed(self, row: list[Any], now_ms: float) -> Claimed:
-        task_id, token, attempt, params, record, overrides, retries, losses, snoozes, _ = row
+        task_id, token, attempt, params, record, overrides, retries, losses, snoozes, _, suspect = row
         creation = Creation.from_record(record)
         policy, exec_timeout = self._policies.effective(creation.policy, overrides)
-        counts = Counts(int(retries or 0), int(losses or 0), int(snoozes or 0))
+        counts = Counts(int(retries or 0), int(losses or 0), int(snoozes or 0), suspect == b"1")
         defect = None
         task_params: dict[str, Any] = {}
         try:
@@ -173,7 +173,7 @@ class RedisStore:
 
     async def find_live(self, task_id: str) -> Found | None:
         """Return a task that is not finished as it is now, for a settle on the condition that it still is."""
-        fields = ("t", "c", "o", "n", "k", "l", "z", "b", "y", "s")
+        fields = ("t", "c", "o", "n", "k", "l", "z", "q", "b", "y", "s")
         row = await self.server.execute("HMGET", self.keys.task(task_id), *fields)
         state = (row.pop() or b"pending").decode()
         precondition = _LIVE.get(state)
@@ -183,9 +183,9 @@ class RedisStore:
         return self._found([task_id.encode(), *row], precondition, time.time() * 1000)
 
     def _found(self, row: list[Any], precondition: Precondition, now_ms: float) -> Found:
-        task_id, token, record, overrides, attempt, retries, losses, snoozes, started, worker = row
+        task_id, token, record, overrides, attempt, retries, losses, snoozes, suspect, started, worker = row
         policy, _ = self._policies.effective(Creation.from_record(record).policy, overrides)
-        counts = Counts(int(retries or 0), int(losses or 0), int(snoozes or 0))
+        counts = Counts(int(retries or 0), int(losses or 0), int(snoozes or 0), suspect == b"1")
         info = AttemptInfo(int(attempt or 0), float(started or now_ms), now_ms, (worker or b"").decode())
         return Found(task_id.decode(), precondition, int(token or 0), counts, policy, info)
 

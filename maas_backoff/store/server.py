@@ -49,8 +49,11 @@ class Server:
             with contextlib.suppress(StorageUnavailableError):  # the caller tries again anyway
                 await self._process.start()
 
-    def new_client(self, *, connections: int = 32, timeout: float = 5.0) -> Client:
-        """Return a client of one's own; `connect` has been called before."""
+    def new_client(self, *, connections: int = 32, timeout: float | None = None) -> Client:
+        """Return a client of one's own; `connect` has been called before. `timeout`: how long an answer may take."""
+        if timeout is None:
+            # There must be time for a second try within `storage.timeout`, on another connection.
+            timeout = min(5.0, max(0.5, self._storage.timeout / 2))
         return Client(self.location, connections=connections, timeout=timeout)
 
     async def aclose(self) -> None:

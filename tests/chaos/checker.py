@@ -285,5 +285,6 @@ def needless_losses(events: list[Event], finals: Mapping[str, Final]) -> int:
     for story in stories(events, finals).values():
         for run, following in zip(story.starts, story.starts[1:], strict=False):
             between = [when for when in hurt[run["worker"]] if run["time"] <= when <= following["time"]]
-            count += following["lost"] > run["lost"] and not between
+            # With an attempt in between that never started, nothing is known of who lost that one.
+            count += following["lost"] > run["lost"] and following["attempt"] == run["attempt"] + 1 and not between
     return count

@@ -14,11 +14,11 @@ from pathlib import Path
 import anyio
 from chaos.checker import Final, Violation, check, check_counts, needless_losses, returns
 from chaos.durable import DurableServer
+from chaos.ends import read_finals, read_stats
 from chaos.history import History
-from chaos.setting import LEASE, setting
+from chaos.setting import LEASE
 from chaos.summary import Summary
 
-from maas_backoff import StorageUnavailableError, TaskBackoffScheduler
 from maas_backoff.domain.stats import QueueStats
 
 MODES = ("coroutine", "thread", "process", "coroutine")
@@ -86,7 +86,7 @@ class Driver:
             self._tick()
             if time.monotonic() >= next_fault:
                 next(faults)()
-                next_fault = time.monotonic() + self._choice.uniform(0.2, 1.2)
+                next_fault = time.monotonic() + self._choice.uniform(0.2, 1)
 
     def _faults(self) -> Iterator[Callable[[], None]]:
         """Each kind once in random order, then again: short runs see them all."""
@@ -191,7 +191,9 @@ class Driver:
         return lambda: None if self._down else action()
 
     def _restart_server(self) -> None:
-        if not self._down:
+        if self._down:
+            self._after(0.2, self._restart_server)
+        else:
             self._done["restarts"] += 1
             self._outage(signal.SIGKILL, self._server.start, self._choice.uniform(0, 1.5))
 
@@ -215,9 +217,8 @@ class Driver:
 
     def _heal(self) -> None:
         """Undo what is still broken, and let the producers end."""
-        for _, action in self._later:
-            action()
-        self._later = []
+        while self._later:
+            self._later.pop(0)[1]()
         for producer in self._producers:
             try:
                 code = producer.wait(timeout=30)
@@ -227,13 +228,17 @@ class Driver:
                 self._failures.append(Violation("producer", "", f"a producer ended with {code}"))
 
     def _drain(self) -> None:
-        deadline = time.monotonic() + DRAIN_SECONDS
+        """Wait until nothing is left to do, or nothing has ended for a minute."""
+        deadline, ended = time.monotonic() + DRAIN_SECONDS, -1
         while time.monotonic() < deadline:
             self._tick()
-            stats = anyio.run(_stats, self._server.port)
-            if stats is not None and not stats.pending_count and not stats.processing_count:
+            stats = anyio.run(read_stats, self._server.port)
+            if stats is None:
+                continue
+            if not stats.pending_count and not stats.processing_count:
                 return
-            time.sleep(0.2)
+            if ended != (ended := stats.completed_count + stats.failed_count + stats.cancelled_count):
+                deadline = time.monotonic() + DRAIN_SECONDS
 
     def _dismiss(self) -> None:
         """End the workers: a drain has nothing to wait for, and succeeds."""
@@ -249,8 +254,8 @@ class Driver:
     def _judge(self) -> Summary:
         events = self._history.read()
         ids = sorted({event["id"] for event in events if "id" in event})
-        finals = anyio.run(_finals, self._server.port, ids)
-        stats = anyio.run(_stats, self._server.port)
+        finals = anyio.run(read_finals, self._server.port, ids)
+        stats = anyio.run(read_stats, self._server.port)
         assert stats is not None
         violations = [*self._failures, *check(events, finals), *self._counts(finals, stats)]
         log = (self._folder / "worker.log").read_text()
@@ -281,30 +286,3 @@ class Driver:
             if client.zcard(prefix + name):
                 found.append(Violation("counts", "", f"{name} is not empty: {client.zrange(prefix + name, 0, 5)}"))
         return found
-
-
-async def _stats(port: int) -> QueueStats | None:
-    async with TaskBackoffScheduler(setting(port)) as scheduler:
-        try:
-            return await scheduler.get_queue_stats()
-        except StorageUnavailableError:
-            return None
-
-
-async def _finals(port: int, ids: list[str]) -> dict[str, Final]:
-    finals: dict[str, Final] = {}
-    async with TaskBackoffScheduler(setting(port)) as scheduler:
-        for task_id in ids:
-            task = await scheduler.get_task(task_id)
-            if task is not None:
-                finals[task_id] = Final(
-                    status=task.status,
-                    token=task.token,
-                    attempt=task.attempt,
-                    retry=task.retry_count,
-                    lost=task.lost_count,
-                    error=None if task.error is None else task.error.type,
-                    result=task.result,
-                    failed_attempts=tuple(attempt.number for attempt in task.attempts),
-                )
-    return finals

@@ -13,7 +13,7 @@ from chaos.setting import POISON_MAX_LOST, setting
 from maas_backoff import StorageUnavailableError, TaskBackoffScheduler
 
 HISTORY = History(Path(os.environ.get("CHAOS_FOLDER", "")))
-KINDS = {"plain": 60, "flaky": 20, "doomed": 5, "delayed": 8, "regretted": 5, "interrupted": 2, "poison": 1}
+KINDS = {"plain": 60, "flaky": 20, "doomed": 5, "delayed": 8, "regretted": 5, "interrupted": 2, "poison": 0.5}
 
 
 async def produce(scheduler: TaskBackoffScheduler, seed: str, seconds: float, rate: float) -> None:
@@ -31,7 +31,7 @@ async def produce(scheduler: TaskBackoffScheduler, seed: str, seconds: float, ra
 async def one(scheduler: TaskBackoffScheduler, task_id: str, kind: str, choice: random.Random) -> None:
     """Create one task, and change one's mind about some."""
     fails = {"flaky": choice.randint(1, 2), "doomed": 99}.get(kind, 0)
-    seconds = 2.0 if kind == "interrupted" else choice.uniform(0, 0.3)
+    seconds = 2.0 if kind == "interrupted" else choice.uniform(0, 0.6)
     delay = choice.uniform(0.3, 3) if kind in {"delayed", "regretted"} else 0.0
     params = {"kind": kind, "seconds": round(seconds, 3), "fails": fails}
     HISTORY.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails)
@@ -61,7 +61,7 @@ async def one(scheduler: TaskBackoffScheduler, task_id: str, kind: str, choice: 
 
 async def main() -> None:
     port, seed, seconds, rate = sys.argv[1:]
-    async with TaskBackoffScheduler(setting(int(port))) as scheduler:
+    async with TaskBackoffScheduler(setting(int(port), timeout=3)) as scheduler:
         await produce(scheduler, seed, float(seconds), float(rate))
 
 

@@ -9,9 +9,9 @@ POISON_MAX_LOST = 3
 """What a poison task is allowed; the others are lost with it, and to the driver, and must all end well."""
 
 
-def setting(port: int) -> TaskBackoffConfig:
+def setting(port: int, timeout: float = 10) -> TaskBackoffConfig:
     return TaskBackoffConfig(
-        storage=StorageConfig(host="127.0.0.1", port=port, timeout=3),
+        storage=StorageConfig(host="127.0.0.1", port=port, timeout=timeout),
         task=TaskConfig(
             biz_prefix="chaos",
             max_retry_count=MAX_RETRY,

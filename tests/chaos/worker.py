@@ -79,7 +79,7 @@ def noting_settles() -> None:
 
 def main() -> None:
     noting_settles()
-    config = setting(int(sys.argv[1]))
+    config = setting(int(sys.argv[1]), timeout=30)
     config.threadpool.proc_mode = "process" if MODE == "process" else "thread"
     config.threadpool.concurrency = 4 if MODE == "process" else 10
     scheduler = TaskBackoffScheduler(config)

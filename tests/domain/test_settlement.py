@@ -48,8 +48,18 @@ TABLE: list[tuple[str, Outcome, Counts, Settlement | None]] = [
     ("stopped by a shutdown", Cancelled(CancelReason.SHUTDOWN), TIRED, Settlement("pending", 11)),
     ("handed back unstarted", Unstarted(), TIRED, Settlement("pending", 11)),
     ("lease lost while running", Cancelled(CancelReason.LEASE_LOST), FRESH, None),
-    ("worker died", LeaseExpired(), Counts(retry=2), Settlement("pending", 11, counts=Counts(2, 1), error=LOST_ONCE)),
-    ("worker died again", LeaseExpired(), TIRED, Settlement("failed", 22, counts=Counts(2, 2, 2), error=LOST_TWICE)),
+    (
+        "worker died",
+        LeaseExpired(),
+        Counts(retry=2),
+        Settlement("pending", 11, counts=Counts(2, 1, suspect=True), error=LOST_ONCE),
+    ),
+    (
+        "worker died again",
+        LeaseExpired(),
+        TIRED,
+        Settlement("failed", 22, counts=Counts(2, 2, 2, suspect=True), error=LOST_TWICE),
+    ),
 ]
 
 

@@ -150,7 +150,7 @@ class Machine(RuleBasedStateMachine):
         frame = Frame((), count, suspect, f"request-{self.requests}", 0)
         answer: Answer = self.do(self.store.exchange(frame, worker))
         due = {i for i, k in self.model.items() if k.state == "pending" and k.due <= self.now}
-        suspects = {i for i in due if self.model[i].counts.lost}
+        suspects = {i for i in due if self.model[i].counts.suspect}
         claimed = [one.task.task_id for one in answer.claimed]
         innocent = len(due - suspects)
         assert len(set(claimed)) == len(claimed) and set(claimed) <= due
@@ -191,7 +191,9 @@ class Machine(RuleBasedStateMachine):
         made: dict[str, Callable[[], Settlement]] = {
             "complete": lambda: Settlement.complete("1", self.policy),
             "retry": lambda: attrs.evolve(
-                Settlement.release(self.policy), delay=delay, counts=attrs.evolve(counts, retry=counts.retry + 1)
+                Settlement.release(self.policy),
+                delay=delay,
+                counts=attrs.evolve(counts, retry=counts.retry + 1, suspect=False),
             ),
             "fail": lambda: Settlement.fail(ERROR, self.policy),
             "snooze": lambda: Settlement.snooze(delay, counts, self.policy),
@@ -288,7 +290,7 @@ class Machine(RuleBasedStateMachine):
         assert [task_id for task_id, _ in where] == sorted(self.model)
         for task_id, name in where:
             state = self.model[task_id].state
-            waiting = name in {"ready", "suspects", "scheduled"}
+            waiting = name in {"suspects" if self.model[task_id].counts.suspect else "ready", "scheduled"}
             assert name == {"processing": "leases", "external": "external"}.get(state, state) or (
                 state == "pending" and waiting
             ), (task_id, name, state)
@@ -299,10 +301,10 @@ class Machine(RuleBasedStateMachine):
         keys = {key.decode() for key in client.keys("maas:{test}:t:*")}
         assert keys == {f"maas:{{test}}:t:{task_id}" for task_id in self.model}
         for task_id, known in self.model.items():
-            state, token, *counts = client.hmget(f"maas:{{test}}:t:{task_id}", "s", "t", "k", "l", "z")
+            state, token, *counts, suspect = client.hmget(f"maas:{{test}}:t:{task_id}", "s", "t", "k", "l", "z", "q")
             assert (state or b"pending").decode() == known.state
             assert int(token or 0) == known.token <= self.highest
-            assert Counts(*(int(count or 0) for count in counts)) == known.counts
+            assert Counts(*(int(count or 0) for count in counts), suspect == b"1") == known.counts
             assert (client.ttl(f"maas:{{test}}:t:{task_id}") >= 0) == (known.state in FINISHED)
         meta = client.hmget("maas:{test}:meta", "token", *FINISHED)
         assert [int(number or 0) for number in meta] == [self.highest, *self.totals.values()]

@@ -73,7 +73,7 @@ class Queue:
         assert sorted(map(name, claimed)) == sorted(ids)
         self.at(float(self.store.clock) - START + LEASE)
         found = await self.store.reap(1e6, 0)
-        lost = [one.settle(Settlement.lose(ERROR, Counts(lost=1), self.policy)) for one in found]
+        lost = [one.settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), self.policy)) for one in found]
         assert await self.store.settle_lost(lost, "reaper") == ["ok"] * len(ids)
 
     async def get(self, task_id: str) -> TaskEntity:
@@ -99,7 +99,7 @@ class Queue:
         return self._settle(claimed, Settlement.fail(ERROR, self.policy))
 
     def come_back_lost(self, claimed: Claimed) -> Settle:
-        return self._settle(claimed, Settlement.lose(ERROR, Counts(lost=1), self.policy))
+        return self._settle(claimed, Settlement.lose(ERROR, Counts(lost=1, suspect=True), self.policy))
 
     @staticmethod
     def _settle(claimed: Claimed, settlement: Settlement) -> Settle:
@@ -288,7 +288,7 @@ async def test_only_a_lease_that_ran_out_is_taken(queue: Queue) -> None:
     """Refused one ms before, accepted at its end."""
     await queue.create("a")
     (held,) = await queue.claim()
-    lose = Settle("a", "expired", held.token, Settlement.lose(ERROR, Counts(lost=1), queue.policy))
+    lose = Settle("a", "expired", held.token, Settlement.lose(ERROR, Counts(lost=1, suspect=True), queue.policy))
     queue.at(LEASE - 1)
     stored = queue.everything()
     assert await queue.store.settle_lost([lose], "reaper") == ["lost"]
@@ -307,7 +307,8 @@ async def test_of_two_reapers_one_counts_the_loss(queue: Queue) -> None:
     queue.at(LEASE)
     first, second = [await queue.store.reap(1e6, 0) for _ in range(2)]
     settles = [
-        [f.settle(Settlement.lose(ERROR, Counts(lost=1), queue.policy)) for f in found] for found in (first, second)
+        [f.settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), queue.policy)) for f in found]
+        for found in (first, second)
     ]
     assert await queue.store.settle_lost(settles[0], "one") == ["ok"]
     assert await queue.store.settle_lost(settles[1], "two") == ["lost"]
@@ -323,7 +324,7 @@ async def test_a_lease_renewed_after_it_was_listed_is_kept(queue: Queue) -> None
     queue.at(LEASE)
     found = await queue.store.reap(1e6, 0)
     assert await renew(queue, held) == [[], []]
-    lose = found[0].settle(Settlement.lose(ERROR, Counts(lost=1), queue.policy))
+    lose = found[0].settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), queue.policy))
     assert await queue.store.settle_lost([lose], "reaper") == ["lost"]
     queue.at(2 * LEASE - 1)
     assert await queue.settle(queue.complete(held)) == ["ok"]
@@ -427,14 +428,17 @@ async def test_suspects_are_claimed_one_at_a_time_and_beside_others(queue: Queue
     assert queue.index("suspects") == ["s3", "s2"] or queue.index("suspects") == ["s2", "s3"]
 
 
-async def test_a_suspect_that_waits_for_its_retry_comes_back_as_one(queue: Queue) -> None:
+@pytest.mark.parametrize("how", ["retry", "snooze"])
+async def test_a_suspect_that_ends_otherwise_than_by_a_loss_is_none_any_more(queue: Queue, how: str) -> None:
+    """Else all tasks that a dead worker left would run one at a time, as often as they come back."""
     await queue.create("s")
     await queue.lose("s")
     (held,) = await queue.claim(10)
-    assert await queue.settle(queue.retry(held, 1)) == ["ok"]
+    assert held.counts == Counts(lost=1, suspect=True)
+    assert await queue.settle(getattr(queue, how)(held, 1)) == ["ok"]
     queue.at(LEASE + 1000)
-    assert names(await queue.claim(10, suspect=False)) == []
-    assert names(await queue.claim(10)) == ["s"]
+    (again,) = await queue.claim(10, suspect=False)
+    assert (again.counts.lost, again.counts.suspect) == (1, False)
 
 
 @pytest.mark.parametrize("how", ["retry", "snooze"])
@@ -743,7 +747,7 @@ async def test_a_full_server_lets_existing_tasks_go_on(any_server: Server, queue
         assert await queue.store.settle(again) == "ok"
         queue.at(LEASE)
         (found,) = await queue.store.reap(1e6, 0)
-        lose = found.settle(Settlement.lose(ERROR, Counts(lost=1), queue.policy))
+        lose = found.settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), queue.policy))
         assert await queue.store.settle_lost([lose], "reaper") == ["ok"]
         assert await queue.store.settle(Settle("waits", "pending", None, Settlement.cancel(queue.policy))) == "ok"
         assert await queue.store.delete("waits")

@@ -1,7 +1,7 @@
 -- Claiming: due tasks become leased ones.
 
--- What a worker needs of a task: params, record, overrides, counters, due, token of the last claim, lost progress.
-local CLAIM_FIELDS = { 'c', 's', 't', 'n', 'p', 'o', 'k', 'l', 'z', 'u' }
+-- What a worker needs of a task: params, record, overrides, counters, due, whether it is a suspect.
+local CLAIM_FIELDS = { 'c', 's', 't', 'n', 'p', 'o', 'k', 'l', 'z', 'u', 'q' }
 
 local function read_task(prefix, id)
   local task = fields_of(prefix .. 't:' .. id, unpack(CLAIM_FIELDS))

@@ -1,4 +1,4 @@
--- Where pending tasks wait: scheduled until they are due; then ready, or suspects (lost before), or gpu (need a GPU).
+-- Where pending tasks wait: scheduled until they are due; then ready, or suspects (last attempt lost), or gpu (need a GPU).
 
 -- 2020-01-01. A rank is ms since then with 12 bits of fraction; it stays exact in a double until 2089.
 local EPOCH = 1577836800000

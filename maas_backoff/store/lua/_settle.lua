@@ -14,11 +14,11 @@ local function judge_all(first, count, now, prefix, settle_id, leases)
     i = pairs_end + 1
 
     item.key = prefix .. 't:' .. item.id
-    local task = fields_of(item.key, 'c', 's', 't', 'd', 'x', 'w', 'l') or {}
+    local task = fields_of(item.key, 'c', 's', 't', 'd', 'x', 'w', 'q') or {}
     local state, token = task[2] or 'pending', task[3] or '0'
     if item.given == '' then item.given = token end
     item.record, item.was, item.token = task[1], state, token
-    item.waited, item.lost = task[6], (task[7] or '0') ~= '0'
+    item.waited, item.suspect = task[6], task[7] == '1'
     item.cancel = task[5] and item.kind ~= 'finished'  -- a retry from outside comes after the request
 
     local same = token == item.given

@@ -4,7 +4,7 @@ ARGV: now prefix settle_id worker lease_ms request_id claims may_claim_suspect m
 Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count
 Preconditions: `lease` (held under token), `expired` (so, and run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
-A claim is: id token attempt params record overrides retries losses snoozes due. The same request_id gets the same claims again.
+A claim is: id token attempt params record overrides retries losses snoozes due suspect. The same request_id gets the same claims again.
 Reads everything first; the first write is a ZREM: nothing here is refused when the server's memory is full.
 ]]
 --#include _clock
@@ -18,6 +18,10 @@ local meta, marker, request = KEYS[10], KEYS[11], KEYS[12]
 local now, prefix, settle_id, worker, lease_ms = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local request_id, wanted, may_claim_suspect = ARGV[6], tonumber(ARGV[7]), ARGV[8] == '1'
 local max_finished, settles = tonumber(ARGV[9]), tonumber(ARGV[10])
+
+-- Read: a key that never is. While a Cluster moves the queue, key by key, it refuses every key that is not there, and an
+-- index that gets empty half-way would be one. So this fails before anything is written.
+redis.call('ZCARD', prefix .. 'never')
 
 -- Read: the tasks to settle.
 local items = judge_all(11, settles, now, prefix, settle_id, leases)
@@ -57,7 +61,7 @@ if wanted > 0 then
       else
         local head_start, class = creation(task[1])
         local score = rank(tonumber(due[d + 1]), head_start)
-        local to = class ~= '-' and gpu or (task[8] or '0') ~= '0' and suspects or ready
+        local to = class ~= '-' and gpu or task[11] == '1' and suspects or ready
         if to == ready then
           consider(id, tonumber(score), scheduled, ready, task)
           promoted = promoted + 1
@@ -93,12 +97,12 @@ local dropped_entries = next(orphans) ~= nil
 -- Write: the settled.
 redis.call('ZREM', leases, '')
 local from, to, wake, publish = {}, {}, false, {}
-local function wait(id, due, record, lost)
+local function wait(id, due, record, suspect)
   local head_start, class = creation(record)
   if due > now then
     append(to, scheduled, string.format('%.4f', due), id)
   else
-    local index = class ~= '-' and gpu or lost and suspects or ready
+    local index = class ~= '-' and gpu or suspect and suspects or ready
     append(to, index, rank(due, head_start), id)
     wake = wake or index ~= gpu
   end
@@ -118,15 +122,16 @@ for _, item in ipairs(items) do
     else
       append(from, finished[item.was], item.id)
       redis.call('PERSIST', item.key)
-      redis.call('HDEL', item.key, 'x', 'f', 'r', 'e', 'g', 'm')
+      redis.call('HDEL', item.key, 'x', 'f', 'r', 'e', 'g', 'm', 'q')
+      item.suspect = false
     end
     set('s', item.status)
     set('d', item.given .. ':' .. settle_id)
     if item.status == 'pending' then
       local due = now + item.delay
-      for f = 1, #fields, 2 do if fields[f] == 'l' then item.lost = fields[f + 1] ~= '0' end end
+      for f = 1, #fields, 2 do if fields[f] == 'q' then item.suspect = fields[f + 1] == '1' end end
       set('u', whole(due))
-      wait(item.id, due, item.record, item.lost)
+      wait(item.id, due, item.record, item.suspect)
       wake = wake or due > now and due < tonumber(earliest or math.huge)
     elseif item.status == 'external' then
       local token = whole(redis.call('HINCRBY', meta, 'token', 1))
@@ -193,7 +198,7 @@ if not replayed then
 end
 for n, claim in ipairs(claims) do
   local task = claim.task
-  rows[n] = { claim.id, claim.token, claim.attempt, task[5], task[1], task[6], task[7], task[8], task[9], task[10] }
+  rows[n] = { claim.id, claim.token, claim.attempt, task[5], task[1], task[6], task[7], task[8], task[9], task[10], task[11] }
 end
 
 -- An entry that was dropped took the place of a task that may be there.

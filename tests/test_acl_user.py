@@ -1,0 +1,196 @@
+"""A user who has the rights that the README names, and no more, can do all there is; and needs each of them."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import handlers_for_children
+import pytest
+from support import Server, eventually, quick_config
+from topology import KINDS, MASTER, ClusterRig, SentinelRig
+
+from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
+from maas_backoff.store.frame import Frame
+from maas_backoff.store.redis import RedisStore
+
+pytestmark = pytest.mark.anyio
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+RIGHTS = re.findall(r"`([+~&][^`]+)`", README.partition("for `ACL SETUSER`")[2].partition("\n\n")[0])
+COMMANDS = {right[1:] for right in RIGHTS if right.startswith("+")}
+UNUSED = {"unsubscribe"}
+"""Closing the connection does."""
+CHECKED = {"info"}
+"""What the check at start looks at."""
+WORKERS_ONLY = {"bzpopmin", "exists", "set", "zremrangebyscore"}
+"""What a process without a handler does not send."""
+
+
+@pytest.fixture
+def acl(any_server: Server) -> Iterator[Server]:
+    """Each kind of server; the user of the test is deleted at the end."""
+    yield any_server
+    any_server.client.execute_command("ACL", "DELUSER", "app")
+
+
+def _config(server: Server, *without: str) -> TaskBackoffConfig:
+    rights = [right.replace("my_service", "test") for right in RIGHTS if right[1:] not in without]
+    server.client.execute_command("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">secret", *rights)
+    server.client.config_resetstat()
+    return quick_config(StorageConfig(host="127.0.0.1", port=server.port, username="app", password="secret"))
+
+
+def _used(server: Server) -> set[str]:
+    """Return the commands that have been run since, also by scripts, but for those that need no right."""
+    names = {name.removeprefix("cmdstat_") for name in server.client.info("commandstats")}
+    return {"client|setname" if name == "client" else name for name in names} - {
+        "hello",
+        "auth",
+        "config|resetstat",
+        "config",
+    }
+
+
+async def _ghost(config: TaskBackoffConfig) -> None:
+    """A worker that takes a task, and is never heard of again."""
+    store = RedisStore(config)
+    answer = await store.exchange(Frame((), 1, True, "ghost-1", 0), "ghost")
+    assert [claimed.task.task_id for claimed in answer.claimed] == ["lost"]
+    await store.aclose()
+
+
+async def test_the_rights_are_enough_for_all_there_is_and_each_is_needed(
+    acl: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Create, run, retry, progress, cancel, reap, and every call from outside; without the check at start."""
+    monkeypatch.setattr(RedisStore, "check", _unchecked)
+    config = _config(acl)
+    scheduler = TaskBackoffScheduler(config)
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> int:
+        task.update_progress(50, "half way")
+        if task.task_params.get("sleeps"):
+            await anyio.sleep(60)
+        if task.task_params.get("fails") and task.attempt < 3:
+            raise ValueError("not yet")
+        if task.task_params.get("discards"):
+            raise ValueError("never")
+        return task.attempt
+
+    await scheduler.create_task({}, "lost")
+    await _ghost(config)
+    async with scheduler:
+        await scheduler.create_task({"sleeps": True}, "running")
+        await scheduler.create_task({"fails": True}, "retried")
+        await scheduler.create_task({"discards": True}, "failed", max_retry_count=0)
+        await scheduler.create_task({}, "by hand", delay=60)
+        await scheduler.create_task({}, "cancelled", delay=60)
+        assert (await scheduler.wait_task("retried", 20)).result == 3
+        assert (await scheduler.wait_task("failed", 20)).status == "failed"
+        assert await scheduler.retry_task("failed")
+        assert (await scheduler.wait_task("failed", 20)).status == "failed"
+
+        async def noted() -> bool:
+            task = await scheduler.get_task("running")
+            return task is not None and task.progress == 50
+
+        await eventually(noted, "the progress is noted")
+        assert await scheduler.cancel_task("running", running=True)
+        assert (await scheduler.wait_task("running", 20)).status == "cancelled"
+        assert await scheduler.cancel_task("cancelled")
+        await scheduler.mark_task_processing("by hand")
+        await scheduler.update_task_progress("by hand", 10)
+        await scheduler.mark_task_completed("by hand", "done")
+        assert len((await scheduler.list_tasks("completed")).tasks) == 2
+        assert await scheduler.delete_task("by hand")
+        lost = await scheduler.wait_task("lost", 30)
+        assert (lost.result, lost.lost_count) == (2, 1)
+        stats = await scheduler.get_queue_stats()
+        assert (stats.completed_count, stats.cancelled_count, stats.failed_count) == (2, 2, 1)
+    assert _used(acl) == COMMANDS - UNUSED - CHECKED
+
+
+async def test_the_rights_are_enough_for_child_processes(acl: Server, tmp_path: Path) -> None:
+    """Progress out of a child, its end, and a cancel that kills it."""
+    config = _config(acl)
+    config.threadpool.proc_mode = "process"
+    scheduler = TaskBackoffScheduler(config)
+    scheduler.set_custom_task_handler(handlers_for_children.reports)
+    goes_on, never = tmp_path / "goes on", tmp_path / "never"
+    async with scheduler:
+        for name, file in (("ends", goes_on), ("cancelled", never)):
+            await scheduler.create_task({"file": str(file)}, name)
+
+        async def noted() -> bool:
+            return [task.progress for task in (await scheduler.list_tasks("processing")).tasks] == [40, 40]
+
+        await eventually(noted, "progress is noted")
+        assert await scheduler.cancel_task("cancelled", running=True)
+        assert (await scheduler.wait_task("cancelled", 20)).status == "cancelled"
+        goes_on.touch()
+        assert (await scheduler.wait_task("ends", 20)).status == "completed"
+
+
+async def test_a_producer_needs_fewer_rights(acl: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All calls of a process without a handler; the tasks are done from outside."""
+    async with TaskBackoffScheduler(_config(acl, *WORKERS_ONLY)):
+        pass  # the check at start agrees
+    monkeypatch.setattr(RedisStore, "check", _unchecked)
+    async with TaskBackoffScheduler(quick_config(acl.storage)) as other:
+        await other.create_task({}, "lost")
+    await _ghost(quick_config(acl.storage))
+    acl.client.script_flush()
+    scheduler = TaskBackoffScheduler(_config(acl, *WORKERS_ONLY))
+    async with scheduler:
+        await scheduler.create_tasks([TaskSpec({}, "done"), TaskSpec({}, "failed"), TaskSpec({}, "later", delay=60)])
+        await scheduler.mark_task_processing("done")
+        await scheduler.update_task_progress("done", 50)
+        async with anyio.create_task_group() as group:
+            group.start_soon(scheduler.wait_task, "done", 20)
+            await eventually(lambda: acl.client.hget("maas:{test}:t:done", "w"), "somebody waits")
+            await scheduler.mark_task_completed("done", 1)
+        await scheduler.mark_task_processing("failed")
+        await scheduler.mark_task_failed("failed", "reason", retry=False)
+        assert await scheduler.retry_task("failed")
+        assert await scheduler.cancel_task("later")
+        assert await scheduler.cancel_task("lost", running=True)
+        assert len((await scheduler.list_tasks("pending")).tasks) == 1
+        assert (await scheduler.get_queue_stats()).cancelled_count == 1
+        assert await scheduler.delete_task("later")
+    # Not to be left out: the script in which zscore is for workers does more.
+    assert _used(acl) == COMMANDS - UNUSED - CHECKED - WORKERS_ONLY - {"zscore"}
+
+
+async def _unchecked(*_: object, **__: object) -> None:
+    """The check at start tries every right, needed or not."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_needed_beside_them_on_sentinels_and_in_a_cluster(kind: str, tmp_path: Path) -> None:
+    """A Sentinel is asked one question, and a node of a Cluster one more."""
+    rights = [right.replace("my_service", "test") for right in RIGHTS]
+    user = ("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">secret")
+    with SentinelRig(kind, tmp_path) as rig:
+        for sentinel in rig.sentinels:
+            sentinel.ask(*user, "+sentinel|get-master-addr-by-name", "+client|setname")
+        rig.master.ask(*user, *rights)
+        hosts = ",".join(rig.addresses)
+        query = "sentinel_username=app&sentinel_password=secret"
+        await _works(StorageConfig(url=f"redis+sentinel://app:secret@{hosts}/{MASTER}?{query}"))
+    with ClusterRig(kind, tmp_path) as cluster:
+        for node in cluster.nodes:
+            node.ask(*user, *rights, "+cluster|slots")
+        await _works(StorageConfig(url=f"redis+cluster://app:secret@{','.join(cluster.addresses)}"))
+
+
+async def _works(storage: StorageConfig) -> None:
+    scheduler = TaskBackoffScheduler(quick_config(storage))
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> int:
+        return task.attempt
+
+    async with scheduler:
+        assert (await scheduler.wait_task(await scheduler.create_task({}), 20)).result == 1

@@ -1,0 +1,196 @@
+"""Wrong clocks of workers change nothing; a server's clock that jumps costs a grace; strangers' fields are ignored."""
+
+import os
+import subprocess
+import sys
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+from support import Server, eventually, quick_config
+
+from maas_backoff import TaskBackoffScheduler, TaskEntity
+from maas_backoff.loops.reap import settle_lost
+from maas_backoff.store.frame import Frame
+from maas_backoff.store.redis import RedisStore
+
+pytestmark = pytest.mark.anyio
+
+HOUR = 3600.0
+
+# A worker whose wall clock is wrong: by so many seconds, or by others each time it is read.
+WORKER = """
+import datetime, random, sys, time
+real, by = time.time, sys.argv[2]
+offset = (lambda: random.uniform(-1e5, 1e5)) if by == "jumping" else (lambda: float(by))
+time.time = lambda: real() + offset()
+time.time_ns = lambda: int(time.time() * 1e9)
+class Wrong(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls.fromtimestamp(time.time(), tz)
+datetime.datetime = Wrong
+
+import anyio
+from maas_backoff import *
+
+config = TaskBackoffConfig(
+    storage=StorageConfig(host="127.0.0.1", port=int(sys.argv[1])),
+    task=TaskConfig(biz_prefix="test", backoff_interval=0.05, result_ttl=600, failed_ttl=600),
+    scheduler=SchedulerConfig(lease=3, interval=1),
+)
+scheduler = TaskBackoffScheduler(config)
+
+@scheduler.set_custom_task_handler
+async def handler(task):
+    if "create" in task.task_params:
+        await scheduler.create_task({}, task.task_params["create"], delay=0.3)
+    if "fail" in task.task_params and task.attempt == 1:
+        raise ValueError("once")
+    await anyio.sleep(task.task_params.get("seconds", 0))
+
+anyio.run(scheduler.run_until_stopped)
+"""
+
+
+def seconds_between(earlier: datetime | None, later: datetime | None) -> float:
+    assert earlier is not None
+    assert later is not None
+    return (later - earlier).total_seconds()
+
+
+@pytest.mark.parametrize("by", ["3600", "-3600", "jumping"])
+async def test_a_workers_wall_clock_does_not_matter(
+    scheduler: TaskBackoffScheduler, server: Server, tmp_path: Path, by: str
+) -> None:
+    """Leases are kept, delays and backoffs are as long as they are, times are the server's."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, str(tmp_path / "worker.py"), str(server.port), by]
+    await scheduler.create_task({"seconds": 4}, "longer than a lease")
+    await scheduler.create_task({"fail": True}, "retried")
+    await scheduler.create_task({"create": "child"}, "parent")
+    await scheduler.create_task({}, "delayed", delay=2)
+    worker = await anyio.to_thread.run_sync(partial(subprocess.Popen[bytes], command, env=dict(os.environ)))
+    try:
+        await eventually(lambda: _exists(scheduler, "child"), "the child is created")
+        names = ("longer than a lease", "retried", "parent", "delayed", "child")
+        done = {name: await scheduler.wait_task(name, timeout=20) for name in names}
+    finally:
+        worker.terminate()
+        await anyio.to_thread.run_sync(worker.wait)
+    assert {task.status for task in done.values()} == {"completed"}
+    assert {name: (task.attempt, task.lost_count) for name, task in done.items()} == {
+        **dict.fromkeys(names, (1, 0)),
+        "retried": (2, 0),
+    }
+    assert seconds_between(done["delayed"].created_at, done["delayed"].started_at) >= 2
+    assert 0.3 <= seconds_between(done["child"].created_at, done["child"].started_at) < 5
+    for task in done.values():
+        assert 0 <= seconds_between(done["parent"].created_at, task.finished_at) < 30
+    (failed,) = done["retried"].attempts
+    assert abs(seconds_between(done["retried"].created_at, failed.started_at)) < 30
+
+
+async def _exists(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
+    return await scheduler.get_task(task_id) is not None
+
+
+class Clock:
+    """The server's clock as all of a scheduler's scripts are told it: the real one, and a jump."""
+
+    def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.jump = 0.0
+        loop_time = anyio.current_time
+        begun, at = loop_time(), float(server.client.time()[0])  # type: ignore[index]
+
+        def now(_: RedisStore) -> str:
+            return f"{(at + loop_time() - begun + self.jump) * 1000:.3f}"
+
+        monkeypatch.setattr(RedisStore, "clock", property(now, lambda *_: None), raising=False)
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+async def test_a_jump_of_the_servers_clock_costs_no_live_task_its_lease(
+    server: Server, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """An hour forth or back, while tasks run that take longer than a lease: each runs once; new ones run, too."""
+    scheduler = TaskBackoffScheduler(quick_config(server.storage))
+    runs: list[str] = []
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        runs.append(task.task_id)
+        await anyio.sleep(task.task_params["seconds"])
+
+    async with scheduler:
+        clock = Clock(server, monkeypatch)
+        long = await scheduler.create_tasks({"seconds": 5, "n": n} for n in range(5))
+        await eventually(lambda: len(runs) == 5, "all run")
+        clock.jump = jump
+        new = await scheduler.create_task({"seconds": 0.1})
+        for task_id in (new, *long):
+            await eventually(lambda task_id=task_id: _completed(scheduler, task_id), f"{task_id} is completed")
+            task = await scheduler.get_task(task_id)
+            assert task is not None
+            assert (task.attempt, task.lost_count) == (1, 0)
+    assert sorted(runs) == sorted([*long, new])
+
+
+async def _completed(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
+    task = await scheduler.get_task(task_id)
+    return task is not None and task.status == "completed"
+
+
+async def test_a_dead_workers_task_comes_back_soon_though_the_clock_was_set_back(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an hour: a lease that lies an hour in the future is taken back with the clock."""
+    clock = Clock(server, monkeypatch)
+    config = quick_config(server.storage)
+    store = RedisStore(config)
+    scheduler = TaskBackoffScheduler(config)
+    await scheduler.create_task({}, "x")
+    frame = Frame((), 1, may_claim_suspect=False, request_id="1", lane=0)
+    assert len((await store.exchange(frame, "a worker that dies")).claimed) == 1
+    await settle_lost(store, "reaper", await store.reap(gap=1.5, grace=3))
+    clock.jump = -HOUR
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        pass
+
+    async with scheduler:
+        await eventually(lambda: _completed(scheduler, "x"), "it is completed by another worker")
+        task = await scheduler.get_task("x")
+    assert task is not None
+    assert (task.attempt, task.lost_count) == (2, 1)
+    await store.aclose()
+
+
+async def test_fields_of_another_release_are_ignored(scheduler: TaskBackoffScheduler, server: Server) -> None:
+    """Of a task, of its policy and of the registry: the task runs, and its fields are kept."""
+    await scheduler.create_task({"a": 1}, "x", max_retry_count=1)
+    prefix = "maas:{test}:"
+    server.client.hset(prefix + "t:x", mapping={"zz": "new", "q9": "\xff"})
+    server.client.hset(prefix + "meta", "some_new_counter", "7")
+    for digest, text in server.client.hgetall(prefix + "policies").items():
+        assert text.endswith(b"}")
+        server.client.hset(prefix + "policies", digest, text[:-1] + b',"a_new_option":[1,{"b":2}]}')
+    overrides = server.client.hget(prefix + "t:x", "o")
+    assert overrides is not None
+    server.client.hset(prefix + "t:x", "o", overrides[:-1] + b',"another_new_option":null}')
+    other = TaskBackoffScheduler(scheduler.config.copy())  # knows no policy yet
+    other.config.task.backoff_interval = 7
+
+    @other.set_custom_task_handler
+    async def handler(task: TaskEntity) -> str:
+        if task.attempt == 1:
+            raise ValueError("once")
+        return "done"
+
+    async with other:
+        done = await other.wait_task("x", timeout=20)
+    assert (done.status, done.result, done.max_retry_count) == ("completed", "done", 1)
+    assert server.client.hget(prefix + "t:x", "zz") == b"new"

@@ -1,0 +1,446 @@
+"""A server that dies, stands still, forgets, refuses or is full: clear errors, nothing lost, work goes on by itself."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+import redis
+from support import SERVERS, Server, eventually, quick_config
+
+from maas_backoff import StorageConfig, StorageError, StorageUnavailableError, TaskBackoffScheduler, TaskEntity
+from maas_backoff.errors import StorageFullError
+
+pytestmark = pytest.mark.anyio
+
+AOF = ("--appendonly", "yes", "--appendfsync", "always")
+Own = Callable[..., Server]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Own]:
+    """Start servers of the test's own; stopped at its end."""
+    started: list[Server] = []
+
+    def start(*options: str, name: str | None = None, password: str | None = None) -> Server:
+        folder = tmp_path / f"server-{len(started)}"
+        folder.mkdir()
+        name = name or os.environ.get("MAAS_BACKOFF_TEST_SERVER", SERVERS[0])
+        started.append(Server(name, folder, *options, password=password))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.go_on()
+        server.stop()
+
+
+class Worker(TaskBackoffScheduler):
+    """Runs tasks of `seconds` each, or until `go_on` is set, and counts the starts of each."""
+
+    def __init__(self, storage: StorageConfig, *, lease: float = 3, seconds: float = 0.01) -> None:
+        config = quick_config(storage)
+        config.scheduler.lease = lease
+        config.storage.timeout = 20
+        super().__init__(config)
+        self.runs: dict[str, int] = {}
+        self.stopped_handlers = 0
+        self.seconds = seconds
+        self.holds = False
+        self.go_on = anyio.Event()
+        self.set_custom_task_handler(self.handler)
+
+    async def handler(self, task: TaskEntity) -> str:
+        self.runs[task.task_id] = self.runs.get(task.task_id, 0) + 1
+        try:
+            if self.holds:
+                await self.go_on.wait()
+            await anyio.sleep(self.seconds)
+        except BaseException:
+            self.stopped_handlers += 1
+            raise
+        return "x" * task.task_params.get("size", 1)
+
+    async def hold(self, n: int, **params: object) -> list[str]:
+        """Create tasks that run until `go_on` is set, and wait until they run."""
+        self.holds = True
+        ids = await self.create_tasks({"n": k, **params} for k in range(n))
+        await eventually(lambda: len(self.runs) >= n, "all run")
+        return ids
+
+    async def check_done_once(self, ids: list[str]) -> None:
+        done = [await self.wait_task(task_id, timeout=30) for task_id in ids]
+        assert {(task.status, task.attempt, task.lost_count) for task in done} == {("completed", 1, 0)}
+        assert [self.runs[task_id] for task_id in ids] == [1] * len(ids)
+
+    async def check_works(self) -> None:
+        self.holds = False
+        assert (await self.wait_task(await self.create_task({}), timeout=20)).status == "completed"
+        await eventually(lambda: self.health().ready, "it is well")
+
+
+def says(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return any(text in record.getMessage() for record in list(caplog.records) if record.levelno >= logging.WARNING)
+
+
+def sync(server: Server, *command: object) -> object:
+    return server.client.execute_command(*command)
+
+
+# It dies, stands still, forgets
+
+
+async def test_a_killed_server_with_its_file_costs_no_running_task_anything(own: Own) -> None:
+    """SIGKILL, down for a second, restart: no handler is stopped, each task runs once, all results are there."""
+    server = own(*AOF)
+    async with Worker(server.storage, lease=6) as worker:
+        ids = await worker.hold(10)
+        ids += await worker.create_tasks({"n": n} for n in range(20))
+        await anyio.to_thread.run_sync(server.kill)
+        await anyio.sleep(1)
+        await anyio.to_thread.run_sync(server.start)
+        worker.go_on.set()
+        await worker.check_done_once(ids)
+        assert worker.stopped_handlers == 0
+
+
+async def test_what_ends_while_the_server_is_down_is_settled_when_it_is_back(own: Own) -> None:
+    server = own(*AOF)
+    async with Worker(server.storage, lease=10) as worker:
+        ids = await worker.hold(10)
+        await anyio.to_thread.run_sync(server.kill)
+        worker.go_on.set()
+        await anyio.sleep(0.5)
+        await anyio.to_thread.run_sync(server.start)
+        await worker.check_done_once(ids)
+
+
+async def test_a_producer_gives_up_on_a_server_that_stands_still(own: Own) -> None:
+    """By its own deadline and the few seconds that one answer may take; the task that was sent is no second one."""
+    server = own()
+    config = quick_config(server.storage)
+    config.storage.timeout = 1
+    async with TaskBackoffScheduler(config) as producer:
+        await producer.create_task({}, "before")
+        server.pause()
+        began = time.monotonic()
+        with pytest.raises(StorageUnavailableError):
+            await producer.create_task({}, "x")
+        assert time.monotonic() - began < 8
+        server.go_on()
+        assert await producer.create_task({}, "x") == "x"
+        assert (await producer.get_queue_stats()).pending_count == 2
+
+
+async def test_a_server_that_comes_back_empty_is_worked_with(own: Own, caplog: pytest.LogCaptureFixture) -> None:
+    """Outcomes of tasks it does not know any more are logged, and new tasks run."""
+    server = own()
+    async with Worker(server.storage) as worker:
+        ids = await worker.hold(5)
+        await anyio.to_thread.run_sync(server.kill)
+        await anyio.to_thread.run_sync(server.start)
+        worker.go_on.set()
+        await eventually(lambda: says(caplog, "came too late (unknown)"), "the outcomes are refused, and it is said")
+        await worker.check_works()
+        assert await worker.get_task(ids[0]) is None
+
+
+async def test_a_flushed_server_is_worked_with(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """FLUSHALL while tasks run and wait: no crash, no spin, new tasks run."""
+    async with Worker(server.storage) as worker:
+        await worker.hold(10)
+        await worker.create_tasks({"n": n} for n in range(20))
+        server.client.flushall()
+        worker.go_on.set()
+        await eventually(lambda: says(caplog, "(unknown)"), "the outcomes are refused, and it is said")
+        await worker.check_works()
+        before = server.client.info("stats")["total_commands_processed"]
+        await anyio.sleep(1)
+        assert server.client.info("stats")["total_commands_processed"] - before < 200
+        stats = await worker.get_queue_stats()
+        assert (stats.pending_count, stats.processing_count, stats.completed_count) == (0, 0, 1)
+
+
+async def test_a_server_that_forgets_its_scripts_is_not_noticed(any_server: Server) -> None:
+    """SCRIPT FLUSH every 10 ms: no error for anybody, each task runs once."""
+    over = threading.Event()
+
+    def flush() -> None:
+        with redis.Redis(port=any_server.port) as client:
+            while not over.wait(0.01):
+                client.script_flush()
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    try:
+        async with Worker(any_server.storage) as worker:
+            ids = [await worker.create_task({"n": n}) for n in range(50)]
+            await worker.check_done_once(ids)
+    finally:
+        over.set()
+        await anyio.to_thread.run_sync(thread.join)
+
+
+async def test_killed_connections_do_not_pile_up(server: Server) -> None:
+    """CLIENT KILL of all every 50 ms for seconds: all done, each once, few connections at any time."""
+    most = 0
+    async with Worker(server.storage) as worker:
+        ids = await worker.create_tasks({"n": n} for n in range(300))
+        for _ in range(60):
+            await anyio.to_thread.run_sync(sync, server, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await anyio.sleep(0.05)
+            most = max(most, len(await anyio.to_thread.run_sync(server.client.client_list)))
+        await worker.check_done_once(ids)
+    assert most <= 20
+
+
+# It refuses
+
+
+async def test_a_full_server_lets_running_tasks_end_and_takes_new_ones_when_it_has_room(any_server: Server) -> None:
+    """maxmemory, noeviction: create_task says so; a hundred tasks keep their leases and are settled with results."""
+    worker = Worker(any_server.storage)
+    worker.config.threadpool.concurrency = 100
+    async with worker:
+        ids = await worker.hold(100, size=2000)
+        server = any_server.client
+        server.config_set("maxmemory", server.info("memory")["used_memory"] - 1000)
+        try:
+            with pytest.raises(StorageFullError, match="memory is full"):
+                await worker.create_task({}, "refused")
+            await anyio.sleep(worker.config.scheduler.lease + 1)
+            worker.go_on.set()
+            await worker.check_done_once(ids)
+            task = await worker.get_task(ids[0])
+            assert task is not None
+            assert task.result == "x" * 2000
+        finally:
+            server.config_set("maxmemory", 0)
+        assert await worker.get_task("refused") is None
+        await worker.check_works()
+
+
+class Refusal:
+    """Makes a server refuse all writes, and take them again."""
+
+    def __init__(self, kind: str, name: str, own: Own, folder: Path) -> None:
+        self._kind = kind
+        busy_after = "--busy-reply-threshold" if name != "redis-6.2" else "--lua-time-limit"
+        options = {"busy": (busy_after, "100")}.get(kind, ())
+        self.server = own(*options, name=name)
+        self._client = self.server.client
+        # A master that knows nothing would make its replica forget all: this one never answers.
+        self._master = own(name=name) if kind == "replica" else None
+        self._endless = threading.Thread(target=_endless, args=(self.server.port,))
+        self._in_the_way = folder / "server-0" / "dump.rdb" / "x"
+
+    def begin(self) -> None:
+        match self._kind:
+            case "replica":
+                assert self._master is not None
+                self._master.pause()
+                self._client.replicaof("127.0.0.1", self._master.port)
+            case "no replicas":
+                self._client.config_set("min-replicas-to-write", 1)
+            case "disk":
+                self._client.config_set("save", "86400 1000000")
+                self._in_the_way.mkdir(parents=True)
+                self._save("err")
+            case _:
+                self._endless.start()
+                while not _busy(self.server):
+                    time.sleep(0.01)
+
+    def end(self) -> None:
+        match self._kind:
+            case "replica":
+                self._client.replicaof("no", "one")
+            case "no replicas":
+                self._client.config_set("min-replicas-to-write", 0)
+            case "disk":
+                self._in_the_way.rmdir()
+                self._in_the_way.parent.rmdir()
+                self._save("ok")
+            case _:
+                self._client.script_kill()
+                self._endless.join()
+
+    def _save(self, outcome: str) -> None:
+        self._client.bgsave()
+        while self._client.info("persistence")["rdb_last_bgsave_status"] != outcome:
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("kind", ["replica", "no replicas", "disk", "busy"])
+async def test_a_refusal_that_passes_is_waited_for(
+    own: Own, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, name: str
+) -> None:
+    """A replica, too few replicas, no disk, an endless script of somebody else: nothing is half done.
+
+    StorageUnavailableError for callers; running tasks are settled, once, when it has passed.
+    """
+    refusal = Refusal(kind, name, own, tmp_path)
+    impatient = TaskBackoffScheduler(quick_config(refusal.server.storage))
+    impatient.config.storage.timeout = 0.5
+    async with Worker(refusal.server.storage, lease=30) as worker, impatient:
+        await worker.check_works()
+        ids = await worker.hold(5)
+        await anyio.to_thread.run_sync(refusal.begin)
+        try:
+            with pytest.raises(StorageUnavailableError):
+                await impatient.create_task({}, "refused")
+            worker.go_on.set()
+            await eventually(lambda: says(caplog, "cannot reach the server"), "it says so")
+        finally:
+            await anyio.to_thread.run_sync(refusal.end)
+        await worker.check_done_once(ids)
+        assert await worker.get_task("refused") is None
+        await worker.check_works()
+
+
+def _endless(port: int) -> None:
+    with redis.Redis(port=port, socket_timeout=None) as client, pytest.raises(redis.ResponseError, match="kill"):
+        client.eval("while true do end", 0)
+
+
+def _busy(server: Server) -> bool:
+    try:
+        server.client.ping()
+    except redis.ResponseError as error:
+        return str(error).startswith("BUSY")
+    return False
+
+
+# It lets nobody in
+
+
+async def test_a_wrong_password_is_said_at_once_and_never_shown(own: Own) -> None:
+    server = own("--requirepass", "right-secret", password="right-secret")
+    for password in ("wrong-secret", ""):
+        worker = Worker(server.storage)
+        worker.config.storage.password = password
+        began = time.monotonic()
+        with pytest.raises(StorageError) as caught:
+            await worker.start()
+        assert time.monotonic() - began < 5
+        assert "secret" not in f"{caught.value!r} {worker!r} {worker.config!r}"
+
+
+async def test_a_password_that_changes_is_waited_for(own: Own, caplog: pytest.LogCaptureFixture) -> None:
+    """Everybody is thrown out: the worker is not ready, and works again when its password is good again."""
+    server = own("--requirepass", "old-secret", password="old-secret")
+    worker = Worker(server.storage, lease=6)
+    worker.config.storage.password = "old-secret"
+    async with worker:
+        ids = await worker.hold(5)
+        server.client.config_set("requirepass", "new-secret")
+        sync(server, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        worker.go_on.set()
+        await eventually(lambda: not worker.health().ready, "it says that it is not well")
+        with pytest.raises(StorageError):
+            await worker.create_task({})
+        with redis.Redis(port=server.port, password="new-secret") as client:
+            client.config_set("requirepass", "old-secret")
+        await worker.check_done_once(ids)
+        await worker.check_works()
+    assert not any("secret" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_server_with_all_connections_taken_is_waited_for(own: Own) -> None:
+    """maxclients: a producer gets a clear error; when there is room again all is well, and nothing is left open."""
+    server = own("--maxclients", "20")
+    takers = [redis.Redis(port=server.port) for _ in range(19)]
+    for taker in takers:
+        taker.ping()
+    config = quick_config(server.storage)
+    config.storage.timeout = 1
+    producer = TaskBackoffScheduler(config)
+    with pytest.raises(StorageUnavailableError, match="max number of clients"):
+        await producer.create_task({})
+    worker = Worker(server.storage)
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker.start)
+        await anyio.sleep(0.2)
+        for taker in takers:
+            taker.close()
+    await worker.check_works()
+    await worker.shutdown()
+    await producer.shutdown()
+    await eventually(lambda: len(server.client.client_list()) == 1, "all connections are closed")
+
+
+async def test_a_server_without_evalsha_is_refused_at_the_start(own: Own) -> None:
+    server = own("--rename-command", "EVALSHA", "")
+    with pytest.raises(StorageError, match=r"(?i)evalsha"):
+        await Worker(server.storage).start()
+
+
+# Processes
+
+
+def worker_process(folder: Path, port: int) -> subprocess.Popen[str]:
+    (folder / "mine.py").write_text(f"""
+from maas_backoff import *
+import anyio
+scheduler = TaskBackoffScheduler(TaskBackoffConfig(
+    storage=StorageConfig(host="127.0.0.1", port={port}, timeout=1),
+    task=TaskConfig(biz_prefix="test", result_ttl=600, failed_ttl=600),
+    scheduler=SchedulerConfig(lease=3, interval=1, shutdown_grace=1),
+))
+@scheduler.set_custom_task_handler
+async def handle(task):
+    task.update_progress(1)
+    await anyio.sleep(60)
+""")
+    command = [sys.executable, "-m", "maas_backoff", "worker", "mine:scheduler"]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+async def test_a_worker_is_stopped_while_its_server_is_down(own: Own, tmp_path: Path) -> None:
+    """SIGTERM: it ends within the grace and what the last settlements may take; the task is left to its lease."""
+    server = own(*AOF)
+    async with TaskBackoffScheduler(quick_config(server.storage)) as producer:
+        task_id = await producer.create_task({})
+        process = await anyio.to_thread.run_sync(worker_process, tmp_path, server.port)
+        try:
+
+            async def begun() -> bool:
+                task = await producer.get_task(task_id)
+                return task is not None and task.progress == 1
+
+            await eventually(begun, "it has begun")
+            server.pause()
+            process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            _, errors = await anyio.to_thread.run_sync(lambda: process.communicate(timeout=25))
+        finally:
+            process.kill()
+            process.wait()
+        assert time.monotonic() - began < 20
+        assert "is left to its lease" in errors
+        assert "Traceback" not in errors
+        server.go_on()
+        task = await producer.get_task(task_id)
+        assert task is not None
+        # Handed back by what the server still found in its inbox, or left to its lease.
+        assert task.status in {"pending", "processing"}
+        assert (task.retry_count, task.lost_count) == (0, 0)
+
+
+async def test_a_worker_without_a_server_says_so_and_ends(own: Own, tmp_path: Path) -> None:
+    """A closed port: tried for `storage.timeout`, then one sentence and exit code 3."""
+    server = own()
+    server.kill()
+    process = await anyio.to_thread.run_sync(worker_process, tmp_path, server.port)
+    _, errors = await anyio.to_thread.run_sync(lambda: process.communicate(timeout=25))
+    assert process.returncode == 3, errors
+    assert errors.splitlines()[-1].startswith("maas-backoff worker: the server does not answer")
+    assert "Traceback" not in errors
