@@ -40,7 +40,7 @@ class Attempt:
         self.timeout = timeout
         self.start_before = start_before
         """The handler may not begin after this moment: the lease might have run out."""
-        self.scope = anyio.CancelScope()
+        self.scope = running.new_scope()
         self.reason: CancelReason | None = None
         self.deadline = math.inf
         self.lingering: asyncio.Event | None = None
@@ -108,7 +108,8 @@ class Running:
         self.next_deadline = math.inf
         self.noted: dict[int, Attempt] = {}
         self.noting = asyncio.Event()
-        self._batch = min(batch_size, FRAME_LIMIT)
+        # Half of the slots: the server works on one frame while the handlers of the other run.
+        self._batch = min(batch_size, FRAME_LIMIT, -(-concurrency // 2))
         self._outbox: deque[tuple[Attempt, Settle]] = deque()
         self._in_flight: dict[str, tuple[list[tuple[Attempt, Settle]], int]] = {}
         self._wakes = 0
@@ -118,6 +119,8 @@ class Running:
         """Slots whose thread outlives its attempt."""
         self._suspect_claims = 0
         self._loop = asyncio.get_running_loop()
+        # `anyio.CancelScope()` finds out each time which event loop it is on; that costs more than the scope.
+        self.new_scope: type[anyio.CancelScope] = type(anyio.CancelScope())
 
     @property
     def free(self) -> int:
@@ -184,7 +187,7 @@ class Running:
             self.pulse.set()
             return
         task_id, counts = attempt.task.task_id, attempt.claimed.counts
-        info = attempt.info(self.worker)
+        info = attempt.info(self.worker) if settlement.error is not None else None
         settle = Settle(task_id, "lease", attempt.token, settlement, counts, info, attempt.progress)
         self._outbox.append((attempt, settle))
         self.pulse.set()

@@ -12,6 +12,7 @@ MAX_DEPTH = 100
 
 _LARGEST_NUMBER = sys.float_info.max
 
+_decode = json.JSONDecoder().decode
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
 
 
@@ -21,6 +22,8 @@ def canonical(value: object, option: str, limit: int) -> str:
     Tuples become arrays. Raises PayloadError with the path of the first value that JSON cannot hold
     without changing it (`task_params.images[3]`), and PayloadTooLargeError.
     """
+    if value is None:  # what most handlers return
+        return "null"
     _check(value, option, MAX_DEPTH)
     try:
         text = _encode(value)
@@ -34,7 +37,7 @@ def canonical(value: object, option: str, limit: int) -> str:
 
 def parse(text: str | bytes) -> Any:
     """Return the value of a JSON text that `canonical` made."""
-    return json.loads(text)
+    return _decode(text if isinstance(text, str) else text.decode())
 
 
 def _check(value: object, path: str, depth: int) -> None:  # noqa: C901 - one case per kind of JSON value

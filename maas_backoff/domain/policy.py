@@ -35,13 +35,18 @@ class Policy:
 
     def backoff(self, custom: BackoffCallable | None = None) -> Backoff:
         """Return the backoff; `custom` is this process's callable, used when the policy asks for one."""
+        if custom is None or self.backoff_strategy != CUSTOM_STRATEGY:
+            return self._declared
+        return attrs.evolve(self._declared, custom=custom)
+
+    @cached_property
+    def _declared(self) -> Backoff:
         return Backoff(
             strategy=self.backoff_strategy,
             interval=self.backoff_interval,
             multiplier=self.backoff_multiplier,
             max_interval=self.max_backoff_interval,
             jitter=self.backoff_jitter,
-            custom=custom if self.backoff_strategy == CUSTOM_STRATEGY else None,
         )
 
     @property

@@ -29,7 +29,7 @@ class Counts:
     suspect: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # made for each task: a third of the time
 class Settlement:
     """The next state of a task. Made by one of the constructors below, so that its parts fit together.
 

@@ -73,6 +73,8 @@ class Lane:
 
 def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
     """Log the end of an attempt: the only place that does."""
+    if word == "ok" and settlement.error is None and not log.isEnabledFor(logging.DEBUG):
+        return
     task = attempt.task
     extra = {"task_id": task.task_id, "attempt": task.attempt, "token": attempt.token, "answer": word}
     if word in {"lost", "unknown"}:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType] - its return type is not declared
 from redis.asyncio import Redis
 from redis.exceptions import (
     AskError,
@@ -65,12 +66,13 @@ class Client:
 
     async def run(self, script: Script, keys: list[str], args: list[Any]) -> Any:
         """Run a script, once: by digest, and with its text where the server does not know it. Errors as `execute`."""
+        rest = (len(keys), *keys, *args)
 
-        async def send(redis: Any) -> Any:
+        async def send(redis: Redis) -> Any:
             try:
-                return await redis.execute_command("EVALSHA", script.digest, len(keys), *keys, *args)
+                return await _exchange(redis, ("EVALSHA", script.digest, *rest))
             except NoScriptError:
-                return await redis.execute_command("EVAL", script.text, len(keys), *keys, *args)
+                return await _exchange(redis, ("EVAL", script.text, *rest))
 
         return await self._ask(send)
 
@@ -119,6 +121,18 @@ class Client:
                 # Callers that wait for the old master's answer are told that the connection is lost, and ask again.
                 await old.aclose(close_connection_pool=True)
         return self._redis, address
+
+
+async def _exchange(redis: Redis, command: tuple[Any, ...]) -> Any:
+    """Send a command and return its answer. redis-py's own way spends 6 us more on a task, packing it in Python."""
+    pool = cast(Any, redis).connection_pool
+    packed = cast(bytes, pack_command(command))
+    connection = await pool.get_connection()
+    try:
+        await connection.send_packed_command(packed)
+        return await connection.read_response()
+    finally:
+        await pool.release(connection)
 
 
 def translated(error: RedisError) -> StorageError:

@@ -1,25 +1,26 @@
 """What is stored of a task when it is created, and never changes."""
 
 from datetime import datetime
+from typing import NamedTuple
 
 import attrs
 
 from maas_backoff.domain.policy import Policy
 
 
-@attrs.frozen
-class Creation:
+class Creation(NamedTuple):
     """What is known of a task from its creation on."""
 
     created_ms: int
     priority: int
-    policy: str
+    policy: bytes
+    """Its digest."""
 
     @classmethod
     def from_record(cls, record: bytes) -> "Creation":
         """Return the parts of a stored creation record that matter outside Lua."""
         created, priority, policy, _ = record.split(b" ", 3)
-        return cls(int(created), int(priority), policy.decode())
+        return cls(int(created), int(priority), policy)
 
 
 @attrs.frozen

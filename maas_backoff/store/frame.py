@@ -12,7 +12,7 @@ from maas_backoff.store.codec import AttemptInfo, settlement_args, settlement_fi
 Precondition = Literal["lease", "expired", "pending", "external", "finished"]
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # made for each task: a third of the time
 class Settle:
     """One state change, and what must be true of the task for it to happen; no token means any."""
 
@@ -31,7 +31,7 @@ class Settle:
         return settlement_args(self.task_id, self.precondition, self.token, status, self.settlement, fields)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # made for each task: a third of the time
 class Claimed:
     """A task that this worker holds a lease on; `defect` says why it cannot be run."""
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.policy import Policy
-from maas_backoff.store.creation import Creation
 
 
 class Policies:
@@ -12,18 +11,18 @@ class Policies:
 
     def __init__(self, own: Policy) -> None:
         self.own = own
-        self._known: dict[str, Policy] = {own.digest: own}
+        self._known: dict[bytes, Policy] = {own.digest.encode(): own}
 
-    def unknown(self, records: Iterable[bytes]) -> list[str]:
+    def unknown(self, records: Iterable[bytes]) -> list[bytes]:
         """Return the digests in these creation records that have to be read first."""
-        return sorted({Creation.from_record(record).policy for record in records} - self._known.keys())
+        return sorted({record.split(b" ", 3)[2] for record in records} - self._known.keys())
 
-    def add(self, digests: Sequence[str], texts: Sequence[bytes | None]) -> None:
+    def add(self, digests: Sequence[bytes], texts: Sequence[bytes | None]) -> None:
         """Note what was read. A policy can only be missing if somebody deleted it; ours is the best guess then."""
         for digest, text in zip(digests, texts, strict=True):
             self._known[digest] = self.own if text is None else Policy.from_text(text)
 
-    def effective(self, digest: str, overrides: bytes | None) -> tuple[Policy, float | None]:
+    def effective(self, digest: bytes, overrides: bytes | None) -> tuple[Policy, float | None]:
         """Return a task's policy with its own overrides, and its own exec_timeout if it has one."""
         policy = self._known[digest]
         if not overrides:

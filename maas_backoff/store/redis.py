@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -14,6 +14,7 @@ from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.settlement import Counts
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.waiting import at
 from maas_backoff.errors import QueueFullError
 from maas_backoff.store import scripts
 from maas_backoff.store.check import check
@@ -36,6 +37,7 @@ _STATES: dict[TaskStatus, tuple[str, ...]] = {
     TaskStatus.CANCELLED: ("cancelled",),
 }
 
+_FRESH = Counts()
 _LIVE: dict[str, Precondition] = {"pending": "pending", "processing": "lease", EXTERNAL: "external"}
 
 
@@ -119,15 +121,19 @@ class RedisStore:
             scripts.SETTLE, keys, [*head, *frame.args]
         )
         await self._learn(row[4] for row in rows)
-        claimed = [self._claimed(row, float(now)) for row in rows]
+        now_ms = float(now)
+        started_at = at(now_ms)
+        claimed = [self._claimed(row, now_ms, started_at) for row in rows]
         words = [word.decode() for word in answers]
         return Answer(words, claimed, None if next_due == b"-1" else int(next_due) / 1000, bool(hit))
 
-    def _claimed(self, row: list[Any], now_ms: float) -> Claimed:
+    def _claimed(self, row: list[Any], now_ms: float, started_at: datetime) -> Claimed:
         task_id, token, attempt, params, record, overrides, retries, losses, snoozes, _, suspect = row
         creation = Creation.from_record(record)
         policy, exec_timeout = self._policies.effective(creation.policy, overrides)
-        counts = Counts(int(retries or 0), int(losses or 0), int(snoozes or 0), suspect == b"1")
+        counts = _FRESH
+        if retries or losses or snoozes:
+            counts = Counts(int(retries or 0), int(losses or 0), int(snoozes or 0), suspect == b"1")
         defect = None
         task_params: dict[str, Any] = {}
         try:
@@ -145,8 +151,8 @@ class RedisStore:
             attempt=int(attempt),
             lost_count=counts.lost,
             snooze_count=counts.snooze,
-            created_at=datetime.fromtimestamp(creation.created_ms / 1000, UTC),
-            started_at=datetime.fromtimestamp(now_ms / 1000, UTC),
+            created_at=at(creation.created_ms),
+            started_at=started_at,
             token=int(token),
         )
         return Claimed(task, int(token), counts, policy, exec_timeout, now_ms, defect)

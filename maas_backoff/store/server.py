@@ -69,7 +69,7 @@ class Server:
         """Run a script until it is answered, or `storage.timeout` is over."""
         return await self.patiently(lambda client: client.run(script, keys, args))
 
-    async def execute(self, *command: str) -> Any:
+    async def execute(self, *command: str | bytes) -> Any:
         """Send a command that only reads, likewise."""
         return await self.patiently(lambda client: client.execute(*command))
 

@@ -9,7 +9,7 @@ The first write is a ZREM: a bare ZADD would be refused when the server's memory
 local leases, workers, info = KEYS[1], KEYS[2], KEYS[3]
 local now, prefix, worker, lease_ms = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[5])
 
-local expiry, renewed, lost, cancelled = string.format('%.0f', now + lease_ms), {}, {}, {}
+local expiry, renewed, lost, cancelled = whole(now + lease_ms), {}, {}, {}
 for i = 6, #ARGV, 2 do
   local id, token = ARGV[i], ARGV[i + 1]
   local task = fields_of(prefix .. 't:' .. id, 's', 't', 'x')
