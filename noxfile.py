@@ -35,7 +35,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the rate of draining no-op tasks beside that of bare round trips, in one run."""
+    """Measure the rate of draining no-op tasks beside the limit program, in one run."""
     session.install(".[embedded]")
     session.run("python", "benchmarks/drain.py", *session.posargs)
 

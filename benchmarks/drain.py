@@ -1,6 +1,6 @@
-"""How many no-op tasks one process drains a second, beside the rate of bare awaited EVALSHA calls in the same run.
+"""How many no-op tasks one process drains a second, beside the limit programs of `limits.py` in the same run.
 
-Results are stored and leases kept as in normal use. Both are measured several times, by turns; the medians count.
+Results are stored and leases kept as in normal use. All are measured several times, by turns; the medians count.
 Run it with `nox -s bench`, or `python benchmarks/drain.py --tasks 20000 --rounds 5`. Without `--url` it starts the
 embedded server.
 """
@@ -11,6 +11,8 @@ import tempfile
 import time
 
 import anyio
+import limits
+from redis.asyncio import Redis
 
 from maas_backoff import (
     StorageConfig,
@@ -20,11 +22,7 @@ from maas_backoff import (
     TaskEntity,
     ThreadPoolConfig,
 )
-from maas_backoff.store.connect import Client
 from maas_backoff.store.redis import RedisStore
-from maas_backoff.store.scripts import Script
-
-ROUND_TRIPS = 3000
 
 
 def config_of(storage: StorageConfig, prefix: str, concurrency: int) -> TaskBackoffConfig:
@@ -59,38 +57,28 @@ async def drain_rate(storage: StorageConfig, tasks: int, concurrency: int, prefi
     return tasks / (created - begun), tasks / (drained - created)
 
 
-async def round_trip_rate(client: Client) -> float:
-    """Await one EVALSHA after the other."""
-    script = Script("bare", (), (), "return redis.call('EXISTS', KEYS[1])", "0" * 40)
-    await client.run(script, ["bench"], [])
-    digest = (await client.execute("SCRIPT", "LOAD", script.text)).decode()
-    begun = time.perf_counter()
-    for _ in range(ROUND_TRIPS):
-        await client.execute("EVALSHA", digest, 1, "bench")
-    return ROUND_TRIPS / (time.perf_counter() - begun)
-
-
 async def main(storage: StorageConfig, tasks: int, concurrency: int, rounds: int) -> None:
     store = RedisStore(config_of(storage, "bench", concurrency))
-    client = await store.server.connect()
-    created: list[float] = []
-    drained: list[float] = []
-    trips: list[float] = []
+    await store.server.connect()
+    location = store.server.location
+    rates: dict[str, list[float]] = {"trips": [], "l1": [], "create": [], "drain": []}
+    client = Redis(connection_pool=location.pool(await location.get(), connections=4, timeout=30))
     try:
         for number in range(rounds):
-            trips.append(await round_trip_rate(client))
+            rates["trips"].append(await limits.trips(client))
+            rates["l1"].append(await limits.l1(client, tasks))
             create, drain = await drain_rate(storage, tasks, concurrency, f"bench-{time.time_ns()}")
-            created.append(create)
-            drained.append(drain)
-            print(
-                f"round {number + 1}: round trips {trips[-1]:,.0f}/s  created {create:,.0f}/s  drained {drain:,.0f}/s"
-            )
+            rates["create"].append(create)
+            rates["drain"].append(drain)
+            print(f"round {number + 1}:", "  ".join(f"{name} {found[-1]:,.0f}/s" for name, found in rates.items()))
     finally:
+        await client.aclose(close_connection_pool=True)
         await store.aclose()
-    trip, drain = statistics.median(trips), statistics.median(drained)
+    trip, l1, create, drain = (statistics.median(found) for found in rates.values())
     print(f"sequential awaited EVALSHA   {trip:10,.0f}/s   (median of {rounds})")
-    print(f"create_tasks                 {statistics.median(created):10,.0f}/s")
-    print(f"drain, concurrency {concurrency:<4}      {drain:10,.0f}/s   = {drain / trip:.2f} x the round trips")
+    print(f"limit program L1             {l1:10,.0f}/s")
+    print(f"create_tasks                 {create:10,.0f}/s   = {create / l1:.2f} x L1")
+    print(f"drain, concurrency {concurrency:<4}      {drain:10,.0f}/s   = {drain / l1:.2f} x L1")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Limit programs: what this machine, its server and asyncio give at most. No leases, no retries, no results.
+"""Limit programs: what this machine, its server and asyncio give at most. No leases, no tokens, no second try.
 
-L1 pops 100 ids, reads a hash for each, and completes the 100 before, in one EVALSHA; parses their params; and runs a
-no-op for each in a task group. L2 does so with 1,000 in flight, each of which sleeps for 1 ms.
+L1 pops 100 ids, reads a hash for each, and completes the 100 before (state, result, time to live), in one EVALSHA;
+parses their params; and runs a no-op for each in a task group. L2 does so with 1,000 in flight, each of which sleeps
+for 1 ms.
 """
 
 import asyncio
@@ -14,10 +15,13 @@ from redis.asyncio import Redis
 BATCH = 100
 
 POP = """
-for i = 2, #ARGV do redis.call('HSET', KEYS[2] .. ARGV[i], 's', 'completed') end
+for i = 2, #ARGV do
+  redis.call('HSET', KEYS[2] .. ARGV[i], 's', 'completed', 'r', 'null')
+  redis.call('EXPIRE', KEYS[2] .. ARGV[i], 60)
+end
 local rows = {}
 local ids = redis.call('ZPOPMIN', KEYS[1], ARGV[1])
-for i = 1, #ids, 2 do rows[#rows + 1] = { ids[i], redis.call('HGET', KEYS[2] .. ids[i], 'p') } end
+for i = 1, #ids, 2 do rows[#rows + 1] = { ids[i], redis.call('HGETALL', KEYS[2] .. ids[i]) } end
 return rows
 """
 
@@ -56,7 +60,7 @@ async def l1(client: Redis, tasks: int) -> float:
         done = [row[0] for row in rows]
         async with asyncio.TaskGroup() as group:
             for _, params in rows:
-                group.create_task(_no_op(json.loads(params)))
+                group.create_task(_no_op(json.loads(params[1])))
         ran += len(rows)
     took = time.perf_counter() - begun
     await _forget(client, keys)
@@ -91,7 +95,7 @@ async def l2(client: Redis, tasks: int, in_flight: int = 1000) -> float:
             completed += len(settled)
             running += len(rows)
             for task_id, params in rows:
-                group.create_task(handle(task_id, json.loads(params)))
+                group.create_task(handle(task_id, json.loads(params[1])))
             if not rows and not done and completed < tasks:
                 await asyncio.sleep(0)
     took = time.perf_counter() - begun
