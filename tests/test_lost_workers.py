@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -27,12 +28,12 @@ import os, sys, time
 import anyio
 from maas_backoff import *
 
-port, lease, log, mode = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4]
+port, lease, log, mode, grace = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4], float(sys.argv[5])
 config = TaskBackoffConfig(
     storage=StorageConfig(host="127.0.0.1", port=port),
     task=TaskConfig(biz_prefix="test", result_ttl=600, failed_ttl=600),
     threadpool=ThreadPoolConfig(concurrency=10, proc_mode=mode),
-    scheduler=SchedulerConfig(lease=lease, interval=1, shutdown_grace=0.5),
+    scheduler=SchedulerConfig(lease=lease, interval=1, shutdown_grace=grace),
 )
 
 def note(task):
@@ -50,6 +51,11 @@ async def coroutine(task):
     note(task)
     if task.task_params.get("poison"):
         os.kill(os.getpid(), 9)
+    while task.task_params.get("stubborn"):
+        try:
+            await anyio.sleep(0.05)
+        except BaseException:
+            note(task)
     await anyio.sleep(task.task_params.get("seconds", 0.2))
     return task.attempt
 
@@ -69,8 +75,8 @@ def start(server: Server, tmp_path: Path) -> Iterator[Start]:
     script.write_text(WORKER)
     started: list[subprocess.Popen[bytes]] = []
 
-    def worker(*, lease: float = 3, mode: str = "thread") -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(script), str(server.port), str(lease), str(tmp_path / "log"), mode]
+    def worker(*, lease: float = 3, mode: str = "thread", grace: float = 0.5) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(script), str(server.port), str(lease), str(tmp_path / "log"), mode, str(grace)]
         with (tmp_path / "output").open("ab") as output:
             started.append(subprocess.Popen(command, stdout=output, stderr=output))
         return started[-1]
@@ -195,6 +201,71 @@ async def test_a_drain_hands_back_what_does_not_end_in_time(
     task = await scheduler.get_task("x")
     assert task is not None
     assert (task.status, task.attempt, task.retry_count, task.lost_count, task.attempts) == ("pending", 1, 0, 0, ())
+
+
+@pytest.mark.parametrize("mode", ["thread", "process"])
+async def test_a_second_signal_ends_the_patience_of_a_drain(
+    scheduler: TaskBackoffScheduler, start: Start, tmp_path: Path, mode: str
+) -> None:
+    """The grace is a minute; with the second SIGTERM what runs is handed back, and the worker ends within 5 s."""
+    await scheduler.create_task({"seconds": 60}, "x")
+    worker = start(mode=mode, grace=60)
+    await eventually(lambda: starts(tmp_path), "it has begun")
+    worker.terminate()
+    await eventually(lambda: b"finishing what runs" in (tmp_path / "output").read_bytes(), "it drains")
+    worker.terminate()
+    assert await anyio.to_thread.run_sync(lambda: worker.wait(timeout=5)) == 0
+    task = await scheduler.get_task("x")
+    assert task is not None
+    assert (task.status, task.attempt, task.retry_count, task.lost_count) == ("pending", 1, 0, 0)
+
+
+async def test_a_third_signal_ends_the_worker_at_once(
+    scheduler: TaskBackoffScheduler, start: Start, tmp_path: Path
+) -> None:
+    """Though a handler swallows its cancellation; its task comes back by its lease."""
+    await scheduler.create_task({"stubborn": True}, "x")
+    worker = start(grace=60)
+    await eventually(lambda: starts(tmp_path), "it has begun")
+    worker.terminate()
+    await eventually(lambda: b"finishing what runs" in (tmp_path / "output").read_bytes(), "it drains")
+    worker.terminate()
+    await eventually(lambda: len(starts(tmp_path)) > 1, "it swallows its cancellation")
+    worker.terminate()
+    assert await anyio.to_thread.run_sync(lambda: worker.wait(timeout=2)) != 0
+
+
+async def test_a_worker_that_sleeps_less_than_its_lease_is_not_noticed(
+    scheduler: TaskBackoffScheduler, start: Start, tmp_path: Path
+) -> None:
+    await scheduler.create_task({"seconds": 2}, "x")
+    sleeper, _ = start(lease=6), start(lease=6)
+    await eventually(lambda: starts(tmp_path), "it has begun")
+    pid = starts(tmp_path)[0][2]
+    os.kill(pid, signal.SIGSTOP)
+    await anyio.sleep(2.5)
+    os.kill(pid, signal.SIGCONT)
+    done = await scheduler.wait_task("x", timeout=20)
+    assert (done.status, done.attempt, done.lost_count) == ("completed", 1, 0)
+    assert len(starts(tmp_path)) == 1
+    assert sleeper.poll() is None
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are Linux's")
+@pytest.mark.parametrize("mode", ["thread", "process"])
+@pytest.mark.parametrize("files", [24, 64])
+async def test_a_worker_with_few_files_loses_no_task(
+    scheduler: TaskBackoffScheduler, start: Start, tmp_path: Path, mode: str, files: int
+) -> None:
+    """64 open files, or too few for all children: what cannot run says so, and the worker does not die of it."""
+    config_of_task = {"max_retry_count": 1000, "backoff_strategy": "fixed", "backoff_interval": 0.05}
+    worker = start(mode=mode)
+    resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (files, files))
+    ids = await scheduler.create_tasks(TaskSpec({"seconds": 0.01}, **config_of_task) for _ in range(50))
+    await eventually(lambda: _all_finished(scheduler), "all finished", 40)
+    tasks = [await scheduler.get_task(task_id) for task_id in ids]
+    assert [task and task.status for task in tasks] == ["completed"] * 50
+    assert worker.poll() is None
 
 
 async def test_a_shutdown_lets_running_tasks_end(config: TaskBackoffConfig) -> None:

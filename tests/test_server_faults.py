@@ -354,6 +354,13 @@ async def test_a_password_that_changes_is_waited_for(own: Own, caplog: pytest.Lo
     assert not any("secret" in record.getMessage() for record in caplog.records)
 
 
+async def test_a_host_that_has_no_address_is_named_within_the_deadline() -> None:
+    producer = TaskBackoffScheduler(quick_config(StorageConfig(host="no-such-host.invalid", timeout=1)))
+    with pytest.raises(StorageUnavailableError, match=r"no-such-host\.invalid"):
+        await producer.create_task({})
+    await producer.shutdown()
+
+
 async def test_a_server_with_all_connections_taken_is_waited_for(own: Own) -> None:
     """maxclients: a producer gets a clear error; when there is room again all is well, and nothing is left open."""
     server = own("--maxclients", "20")

@@ -192,6 +192,24 @@ async def test_delayed_tasks_wait_for_their_time(scheduler: TaskBackoffScheduler
     assert started["moment"] - now >= timedelta(seconds=0.499)
 
 
+async def test_thousands_that_are_due_in_the_same_ms_run_once_each(scheduler: TaskBackoffScheduler) -> None:
+    runs: dict[str, int] = {}
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        runs[task.task_id] = runs.get(task.task_id, 0) + 1
+
+    moment = datetime.now(UTC) + timedelta(seconds=1)
+    ids = await scheduler.create_tasks(TaskSpec({}, run_at=moment) for _ in range(10_000))
+    async with scheduler:
+
+        async def all_done() -> bool:
+            return (await scheduler.get_queue_stats()).completed_count == len(ids)
+
+        await eventually(all_done, "all are done", 40)
+    assert runs == dict.fromkeys(ids, 1)
+
+
 async def test_tasks_run_in_the_order_of_priority_and_age(config: TaskBackoffConfig) -> None:
     """Lower first, first in first out within one, also inside a batch; a step is a head start in waiting time."""
     config.threadpool.concurrency = 1
