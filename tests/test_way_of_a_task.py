@@ -192,6 +192,29 @@ async def test_delayed_tasks_wait_for_their_time(scheduler: TaskBackoffScheduler
     assert started["moment"] - now >= timedelta(seconds=0.499)
 
 
+async def test_what_somebody_wrote_over_by_hand_stops_nobody(scheduler: TaskBackoffScheduler, server: Server) -> None:
+    """Params that are not JSON fail as corrupt, and can be read; a key of another type is no task; the others run."""
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> str:
+        return task.task_id
+
+    for task_id in ("broken", "no params", "no hash", "good"):
+        await scheduler.create_task({}, task_id)
+    key = "maas:{test}:t:"
+    server.client.hset(f"{key}broken", "p", "{x")
+    server.client.hset(f"{key}no params", "p", b"\xff")
+    server.client.delete(f"{key}no hash")
+    server.client.set(f"{key}no hash", "x", ex=60)
+    async with scheduler:
+        assert (await scheduler.wait_task("good", 20)).result == "good"
+        for task_id in ("broken", "no params"):
+            task = await scheduler.wait_task(task_id, 20)
+            assert (task.status, task.error and task.error.type, task.task_params) == ("failed", "corrupt", {})
+        assert {task.task_id for task in (await scheduler.list_tasks("failed")).tasks} == {"broken", "no params"}
+        assert (await scheduler.get_queue_stats()).pending_count == 0
+
+
 async def test_thousands_that_are_due_in_the_same_ms_run_once_each(scheduler: TaskBackoffScheduler) -> None:
     runs: dict[str, int] = {}
 

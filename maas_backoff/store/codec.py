@@ -85,7 +85,7 @@ def decode(
     return TaskEntity(
         task_id=task_id,
         biz_prefix=biz_prefix,
-        task_params=jsontext.parse(fields[b"p"]),
+        task_params=_parsed(fields.get(b"p"), {}),
         status=status,
         priority=creation.priority,
         progress=100 if completed else _number(fields, b"g") or 0,
@@ -99,12 +99,20 @@ def decode(
         created_at=at(creation.created_ms),
         started_at=_time(fields, b"b"),
         finished_at=_time(fields, b"f") if status.finished else None,
-        result=jsontext.parse(fields[b"r"]) if completed and b"r" in fields else None,
+        result=_parsed(fields.get(b"r"), None) if completed else None,
         error=None if completed or error is None else TaskError(**jsontext.parse(error)),
         attempts=_attempts(fields),
         token=int(fields.get(b"t", 0)),
         waiting_for=waiting_for(due_ms, now_ms, policy, workers) if status is TaskStatus.PENDING else None,
     )
+
+
+def _parsed(text: bytes | None, otherwise: Any) -> Any:
+    """What somebody wrote over by hand must not keep a task, or the page it is on, from being read."""
+    try:
+        return otherwise if text is None else jsontext.parse(text)
+    except ValueError:
+        return otherwise
 
 
 def _attempts(fields: Mapping[bytes, bytes]) -> tuple[FailedAttempt, ...]:
