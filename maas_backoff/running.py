@@ -10,10 +10,11 @@ import secrets
 import time
 from collections import deque
 from contextvars import ContextVar
+from functools import partial
 
 import anyio
 
-from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.domain.outcome import CancelReason, Outcome
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.codec import AttemptInfo
@@ -34,21 +35,25 @@ current: ContextVar["Attempt | None"] = ContextVar("maas_backoff.current", defau
 class Attempt:
     """One claimed task in this process, from its claim to the answer to its settlement."""
 
+    outcome: Outcome | None = None
+    """What came of the handler, before it is known whether it was stopped."""
+    scope: anyio.CancelScope | None = None
+    reason: CancelReason | None = None
+    deadline = math.inf
+    lingering: asyncio.Event | None = None
+    over = False
+    progress: tuple[float, str | None] | None = None
+
     def __init__(self, claimed: Claimed, running: "Running", *, timeout: float, start_before: float) -> None:
         self.claimed = claimed
         self.token = claimed.token
         self.timeout = timeout
         self.start_before = start_before
         """The handler may not begin after this moment: the lease might have run out."""
-        self.scope = running.new_scope()
-        self.reason: CancelReason | None = None
-        self.deadline = math.inf
-        self.lingering: asyncio.Event | None = None
-        self.over = False
-        self.progress: tuple[float, str | None] | None = None
         self._running = running
         self._begun = time.monotonic()
-        self.task: TaskEntity = claimed.task.connected(self._report)
+        # By its token: an attempt that its own task knows would be kept until the next garbage collection.
+        self.task: TaskEntity = claimed.task.connected(partial(running.note_progress, claimed.token))
 
     def __repr__(self) -> str:
         return f"<Attempt {self.task.attempt} of {self.task.task_id!r}, token {self.token}>"
@@ -70,17 +75,14 @@ class Attempt:
         """Stop the handler. The first reason stands; it is recorded before the cancel can be seen."""
         if self.reason is None and not self.over:
             self.reason = reason
-            self.scope.cancel()
+            if self.scope is not None:
+                self.scope.cancel()
 
     def info(self, worker: str) -> AttemptInfo:
         """Return when and where this attempt ran, by the server's clock."""
         started = self.claimed.started_ms
         elapsed = (time.monotonic() - self._begun) * 1000
         return AttemptInfo(self.task.attempt, started, started + elapsed, worker)
-
-    def _report(self, progress: float, message: str | None) -> None:
-        self.progress = (progress, message if message is not None or self.progress is None else self.progress[1])
-        self._running.note_progress(self)
 
 
 class Running:
@@ -93,7 +95,6 @@ class Running:
         self.worker = worker
         self.concurrency = concurrency
         self.attempts: dict[int, Attempt] = {}
-        self.inbox: asyncio.Queue[Attempt] = asyncio.Queue()
         self.closing = False
         self.hungry = False
         """Whether the queue may hold a task for a free slot."""
@@ -110,6 +111,8 @@ class Running:
         self.noting = asyncio.Event()
         # Half of the slots: the server works on one frame while the handlers of the other run.
         self._batch = min(batch_size, FRAME_LIMIT, -(-concurrency // 2))
+        self._inbox: deque[Attempt] = deque()
+        self._idle: list[asyncio.Future[None]] = []
         self._outbox: deque[tuple[Attempt, Settle]] = deque()
         self._in_flight: dict[str, tuple[list[tuple[Attempt, Settle]], int]] = {}
         self._wakes = 0
@@ -139,9 +142,13 @@ class Running:
             size += len(settles[-1][1].settlement.result or "")
         self._sending += len(settles)
         claims = min(self.free, self._batch) if self.hungry and not self.closing else 0
+        if not settles and self._claiming:
+            return None  # one looks for all: when there is more, its answer says so
         if not settles and not claims:
             return None
         self._claiming += claims
+        if claims:
+            self.empty.clear()
         may_claim_suspect = claims > 0 and not self._suspect_claims and not self._runs_suspect()
         self._suspect_claims += may_claim_suspect
         request_id = secrets.token_hex(8)
@@ -159,14 +166,36 @@ class Running:
             self._feed(hungry=answer.hit or wakes != self._wakes)
         for attempt, _ in settled:
             self._forget(attempt)
+        self._rest(coming=len(answer.claimed))
         return [(attempt, settle, word) for (attempt, settle), word in zip(settled, answer.answers, strict=True)]
 
     def claimed(self, claimed: Claimed, *, timeout: float, start_before: float) -> None:
         """Hand a claimed task to a slot."""
         attempt = Attempt(claimed, self, timeout=timeout, start_before=start_before)
         self.attempts[attempt.token] = attempt
-        self.empty.clear()
-        self.inbox.put_nowait(attempt)
+        if not self._inbox:
+            self._rouse(1)
+        self._inbox.append(attempt)
+
+    async def next_attempt(self) -> Attempt:
+        """Return the next attempt for a slot; waits for one."""
+        if not self._inbox:
+            while not self._inbox:
+                waiter = self._loop.create_future()
+                self._idle.append(waiter)
+                await waiter
+            self._rouse(min(2, len(self._inbox) - 1))
+        return self._inbox.popleft()
+
+    def _rouse(self, slots: int) -> None:
+        """Wake idle slots: one for what has come, and each of them two more while there is enough for them.
+
+        So a slot whose handlers await nothing works on all of it, without the price of waking another for each.
+        """
+        for _ in range(min(slots, len(self._idle))):
+            waiter = self._idle.pop()
+            if not waiter.done():
+                waiter.set_result(None)
 
     @property
     def unsettled(self) -> bool:
@@ -184,6 +213,7 @@ class Running:
         self.noted.pop(attempt.token, None)
         if settlement is None:
             self._forget(attempt)
+            self._rest()
             self.pulse.set()
             return
         task_id, counts = attempt.task.task_id, attempt.claimed.counts
@@ -196,7 +226,10 @@ class Running:
         self.attempts.pop(attempt.token, None)
         if attempt.claimed.counts.suspect:
             self.wake()  # the next suspect may come
-        if not self.attempts:
+
+    def _rest(self, coming: int = 0) -> None:
+        """Say that nothing is left to do, if so: no attempt, none `coming` in an answer, and no claim on its way."""
+        if not self.attempts and not self._claiming and not coming:
             self.empty.set()
 
     def linger(self, by: int) -> None:
@@ -267,9 +300,13 @@ class Running:
 
     # Progress
 
-    def note_progress(self, attempt: Attempt) -> None:
+    def note_progress(self, token: int, progress: float, message: str | None) -> None:
         """Have an attempt's progress sent soon. May be called from any thread."""
-        if attempt.over or attempt.token in self.noted:
+        attempt = self.attempts.get(token)
+        if attempt is None or attempt.over:
             return
-        self.noted[attempt.token] = attempt
-        self._loop.call_soon_threadsafe(self.noting.set)
+        last = attempt.progress
+        attempt.progress = (progress, message if message is not None or last is None else last[1])
+        if token not in self.noted:
+            self.noted[token] = attempt
+            self._loop.call_soon_threadsafe(self.noting.set)

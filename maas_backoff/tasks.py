@@ -65,9 +65,11 @@ class Tasks:
         return task.task_id
 
     async def create_many(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
-        specs = [item if isinstance(item, TaskSpec) else TaskSpec(item) for item in items]
         # All are checked before the first is sent.
-        tasks = [self._checked(spec, f"tasks[{index}].task_params") for index, spec in enumerate(specs)]
+        tasks = [
+            self._checked(item if isinstance(item, TaskSpec) else TaskSpec(item), f"tasks[{index}].task_params")
+            for index, item in enumerate(items)
+        ]
         answers: list[str] = []
         for start in range(0, len(tasks), ENQUEUE_LIMIT):
             try:
@@ -86,12 +88,15 @@ class Tasks:
         options = spec.options
         params = newtask.checked_params(spec.task_params)
         text = jsontext.canonical(params, where, self.config.task.max_payload_bytes)
+        task_id = newtask.new_task_id() if spec.task_id is None else newtask.checked_task_id(spec.task_id)
+        if not options:
+            return NewTask(task_id, text, 0, 0, self._policy, "")
         policy, overrides = self._policy, ""
         if own := newtask.overrides_of(options):
             own = self._checked_overrides(own)
             policy, overrides = policy.overridden(own), jsontext.plain(own)
         return NewTask(
-            task_id=newtask.new_task_id() if spec.task_id is None else newtask.checked_task_id(spec.task_id),
+            task_id=task_id,
             params=text,
             priority=newtask.checked_priority(options.get("priority", 0)),
             due=newtask.checked_due(options),

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import time
+from typing import TypeGuard
 
 import anyio
 import attrs
 
-from maas_backoff.attempt import run_attempt
+from maas_backoff.attempt import outcome_of, run_attempt
 from maas_backoff.domain.backoff import BackoffCallable
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, Unstarted, code_of, cut, outcome_of_value
 from maas_backoff.domain.result import ResultEntity
@@ -33,14 +34,29 @@ class Work:
     async def fill_slot(self) -> None:
         """Work on one task after the other."""
         while True:
-            await self.work(await self.running.inbox.get())
+            attempt = await self.running.next_attempt()
+            # To enter a scope costs more than the rest of a short task: one serves until it has stopped an attempt.
+            with self.running.new_scope() as scope:
+                while await self._settles(attempt, scope):
+                    attempt = await self.running.next_attempt()
+            await self._conclude(attempt)
 
-    async def work(self, attempt: Attempt) -> None:
-        """See one claimed task through."""
-        outcome = self._admit(attempt)
+    async def _settles(self, attempt: Attempt, scope: anyio.CancelScope) -> bool:
+        """Run an attempt in a slot's scope, and settle it unless it was stopped, or the exception handler has a say."""
+        outcome = attempt.outcome = self._admit(attempt)
         if outcome is None:
+            attempt.scope = scope
             current.set(attempt)
-            outcome = await run_attempt(self.executor, attempt)
+            outcome = attempt.outcome = await run_attempt(self.executor, attempt)
+        if attempt.reason is not None or self._needs_exception_handler(outcome):
+            return False
+        self.running.settle(attempt, self._decide(attempt, outcome))
+        return True
+
+    async def _conclude(self, attempt: Attempt) -> None:
+        """Settle an attempt that was stopped, or that the exception handler has a say in."""
+        outcome = outcome_of(attempt)
+        if self._needs_exception_handler(outcome):
             outcome = await self._handle_exception(attempt, outcome)
         self.running.settle(attempt, self._decide(attempt, outcome))
         await self._wait_for_thread(attempt)
@@ -54,16 +70,19 @@ class Work:
         """Return the outcome of a task that may not start; None: it may."""
         if attempt.claimed.defect is not None:
             return Failed(TaskError("corrupt", attempt.claimed.defect), permanent=True)
-        if self.running.closing or time.monotonic() >= attempt.start_before:
+        late = time.monotonic() >= attempt.start_before
+        if self.running.closing or late or attempt.reason is not None:
             return Unstarted()
         return None
 
-    async def _handle_exception(self, attempt: Attempt, outcome: Outcome) -> Outcome:
+    def _needs_exception_handler(self, outcome: Outcome) -> TypeGuard[Failed]:
+        return self.exception_handler is not None and isinstance(outcome, Failed) and outcome.raised
+
+    async def _handle_exception(self, attempt: Attempt, failed: Failed) -> Outcome:
         """Let the user's exception handler replace an exception, a timeout or a crash, or give it code and message."""
-        if self.exception_handler is None or not isinstance(outcome, Failed) or not outcome.raised:
-            return outcome
+        assert self.exception_handler is not None
         attempt.extend()
-        task = attrs.evolve(attempt.task, error=outcome.error)
+        task = attrs.evolve(attempt.task, error=failed.error)
         value: object = None
         with anyio.move_on_after(attempt.timeout) as scope:
             try:
@@ -74,7 +93,7 @@ class Work:
                 log.exception("the exception handler failed for task %r", task.task_id)
         if scope.cancelled_caught:
             log.error("the exception handler took longer than %g s for task %r", attempt.timeout, task.task_id)
-        return self._replaced(outcome, value)
+        return self._replaced(failed, value)
 
     def _replaced(self, failed: Failed, value: object) -> Outcome:
         if not isinstance(value, ResultEntity):

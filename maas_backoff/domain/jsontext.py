@@ -12,7 +12,7 @@ MAX_DEPTH = 100
 
 _LARGEST_NUMBER = sys.float_info.max
 
-_decode = json.JSONDecoder().decode
+_decoder = json.JSONDecoder()
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
 
 
@@ -24,10 +24,11 @@ def canonical(value: object, option: str, limit: int) -> str:
     """
     if value is None:  # what most handlers return
         return "null"
-    _check(value, option, MAX_DEPTH)
+    if not _plain(value, MAX_DEPTH):
+        _check(value, option, MAX_DEPTH)
     try:
         text = _encode(value)
-        size = len(text.encode())
+        size = len(text) if text.isascii() else len(text.encode())
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
         raise PayloadError(option, f"JSON ({type(error).__name__})", value) from error
     if size > limit:
@@ -37,7 +38,33 @@ def canonical(value: object, option: str, limit: int) -> str:
 
 def parse(text: str | bytes) -> Any:
     """Return the value of a JSON text that `canonical` made."""
-    return _decode(text if isinstance(text, str) else text.decode())
+    if not isinstance(text, str):
+        text = text.decode()
+    try:
+        value, end = _decoder.raw_decode(text)
+    except ValueError:
+        value, end = None, -1
+    # decode() looks for white space first, of which we write none, and takes half as long again.
+    return value if end == len(text) else _decoder.decode(text)
+
+
+def _plain(value: object, depth: int) -> bool:  # noqa: PLR0911 - one return per kind of JSON value
+    """Whether a value is certainly good. Most are, and this takes a third of the time that finding the path takes."""
+    kind = type(value)
+    if kind is str:
+        return cast(str, value).isascii()
+    if kind is int or kind is float:
+        return -_LARGEST_NUMBER <= cast(float, value) <= _LARGEST_NUMBER
+    if value is None or kind is bool:
+        return True
+    if depth == 0:
+        return False
+    if kind is dict:
+        for key, item in cast(dict[object, object], value).items():
+            if type(key) is not str or not key.isascii() or not _plain(item, depth - 1):
+                return False
+        return True
+    return kind is list and all(_plain(item, depth - 1) for item in cast(list[object], value))
 
 
 def _check(value: object, path: str, depth: int) -> None:  # noqa: C901 - one case per kind of JSON value

@@ -1,14 +1,13 @@
 """What happened in an attempt."""
 
 import inspect
-import traceback
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
 import attrs
 
-from maas_backoff.domain import jsontext
+from maas_backoff.domain import jsontext, trace
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.task import TaskError
 from maas_backoff.errors import Discard, PayloadError, Retry, Snooze
@@ -156,7 +155,7 @@ def _text(value: object) -> str:
 def _traceback(error: BaseException) -> str:
     """The last TEXT_LIMIT bytes: the end of a traceback says most."""
     try:
-        text = "".join(traceback.format_exception(error, limit=-50))
-    except BaseException:  # noqa: BLE001 - format_exception calls __str__ too
-        text = "".join(traceback.format_tb(error.__traceback__, limit=-50))
+        text = trace.text_of(error)
+    except BaseException:  # noqa: BLE001 - it calls __str__ too
+        text = trace.frames_of(error)
     return text.encode(errors="backslashreplace")[-TEXT_LIMIT:].decode(errors="ignore")

@@ -35,6 +35,7 @@ class Address:
 def _common() -> dict[str, Any]:
     return {
         "socket_connect_timeout": 3.0,
+        "socket_timeout": None,
         # redis-py would send a script again whose reply was lost; we do, where it may be.
         "retry": Retry(NoBackoff(), 0),
         "protocol": 3,

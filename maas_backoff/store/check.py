@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
@@ -71,7 +71,8 @@ async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Find
 
 
 async def _info(client: Client) -> Mapping[str, object]:
-    info = cast(Mapping[str, object], await client.execute("INFO"))
+    text = (await client.execute("INFO")).decode()
+    info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     if info.get("role") == "slave" and client.deposed():
         raise StorageUnavailableError("the server is a replica now: the master is asked for again")
     return info

@@ -1,9 +1,10 @@
 """Tasks and settlements as the fields of a hash, and back.
 
 A task's fields: p params, c creation record ("created_ms priority policy head_start_ms class"), o overrides,
-s state (none: pending), t token, n attempt, k retries, l losses, z snoozes, q is a suspect, u due ms, b started ms,
-f finished ms, y worker, g progress, m progress message, r result, e error, a0…a9 failed attempts, x cancel requested,
-d settled by ("token:settle_id"), w waited for until ms. Short, because memory is counted per task.
+s state (none: pending), t token, n attempt, k counts ("retries losses snoozes suspect"; none: all 0), u due ms,
+y held by ("started_ms worker"), f finished ms, g progress, m progress message, r result (none: null), e error,
+a0…a9 failed attempts, x cancel requested, d settled by ("token:settle_id"), w waited for until ms.
+Short, because memory is counted per task, and few: each costs the server time whenever a task is read or written.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from maas_backoff.domain.waiting import at, waiting_for
 from maas_backoff.store.creation import Creation
 
 KEPT_ATTEMPTS = 10
+NO_COUNTS = Counts()
+
 EXTERNAL = "external"
 """The stored state of a task that was marked processing from outside."""
 
@@ -40,36 +43,36 @@ def settlement_fields(
     fields: list[str] = []
     if progress is not None:
         fields += "g", f"{progress[0]:g}", "m", progress[1] or ""
-    if settlement.result is not None:
+    if settlement.result is not None and settlement.result != "null":
         fields += "r", settlement.result
     if settlement.counts is not None:
         counts = settlement.counts
-        fields += "k", str(counts.retry), "l", str(counts.lost), "z", str(counts.snooze)
-        if counts.suspect or before.suspect:
-            fields += "q", str(int(counts.suspect))
+        fields += "k", f"{counts.retry} {counts.lost} {counts.snooze} {counts.suspect:d}"
     error = settlement.error
     if error is not None:
-        fields += "e", jsontext.plain(attrs.asdict(error))
+        about = {"type": error.type, "message": error.message, "code": error.code}
+        fields += "e", jsontext.plain(about)
         if info is not None:
-            record = {**attrs.asdict(error), **attrs.asdict(info), "traceback": settlement.traceback}
+            when = {"number": info.number, "started_ms": info.started_ms, "ended_ms": info.ended_ms}
+            record = {**about, **when, "worker": info.worker, "traceback": settlement.traceback}
             fields += f"a{(before.retry + before.lost) % KEPT_ATTEMPTS}", jsontext.plain(record)
     return fields
 
 
-def settlement_args(
-    task_id: str, precondition: str, token: int | None, status: str, settlement: Settlement, fields: list[str]
-) -> list[str]:
-    """Return one settle as settle.lua takes it."""
-    return [
-        task_id,
-        precondition,
-        "" if token is None else str(token),
-        status,
-        f"{settlement.delay * 1000:.0f}",
-        f"{max(1, settlement.ttl):.0f}",
-        str(len(fields) // 2),
-        *fields,
-    ]
+def counts_of(stored: bytes | None) -> Counts:
+    """Return how often a task has come back."""
+    if stored is None:
+        return NO_COUNTS
+    retry, lost, snooze, suspect = map(int, stored.split())
+    return Counts(retry, lost, snooze, suspect == 1)
+
+
+def held_by(stored: bytes | None) -> tuple[float | None, str]:
+    """Return when the last attempt was started, in ms, and the worker; from outside there is none."""
+    if stored is None:
+        return None, ""
+    started, _, worker = stored.partition(b" ")
+    return float(started), worker.decode()
 
 
 def decode(
@@ -81,6 +84,8 @@ def decode(
     status = TaskStatus.PROCESSING if state == EXTERNAL else TaskStatus(state)
     due_ms = _number(fields, b"u") or creation.created_ms
     error = fields.get(b"e")
+    counts = counts_of(fields.get(b"k"))
+    started_ms, _ = held_by(fields.get(b"y"))
     completed = status is TaskStatus.COMPLETED
     return TaskEntity(
         task_id=task_id,
@@ -90,14 +95,14 @@ def decode(
         priority=creation.priority,
         progress=100 if completed else _number(fields, b"g") or 0,
         progress_message=_text(fields, b"m"),
-        retry_count=int(fields.get(b"k", 0)),
+        retry_count=counts.retry,
         max_retry_count=policy.max_retry_count,
         attempt=int(fields.get(b"n", 0)),
-        lost_count=int(fields.get(b"l", 0)),
-        snooze_count=int(fields.get(b"z", 0)),
+        lost_count=counts.lost,
+        snooze_count=counts.snooze,
         next_execute_time=at(due_ms) if status is TaskStatus.PENDING else None,
         created_at=at(creation.created_ms),
-        started_at=_time(fields, b"b"),
+        started_at=None if started_ms is None else at(started_ms),
         finished_at=_time(fields, b"f") if status.finished else None,
         result=_parsed(fields.get(b"r"), None) if completed else None,
         error=None if completed or error is None else TaskError(**jsontext.parse(error)),

@@ -65,11 +65,11 @@ class Location:
         if not self.fixed:
             self._moved(Address(host, port))
 
-    def pool(self, address: Address, *, connections: int, timeout: float) -> ConnectionPool:
-        """Return a pool of connections to a server; `timeout` is how long an answer may take, in seconds."""
+    def pool(self, address: Address, *, connections: int) -> ConnectionPool:
+        """Return a pool of connections to a server. They wait for an answer as long as their user does."""
         end = self._endpoint
         login = {"db": end.database, "username": end.username or None, "password": end.password or None}
-        return address.pool(self._tls, max_connections=connections, socket_timeout=timeout, **login)
+        return address.pool(self._tls, max_connections=connections, **login)
 
     def _moved(self, address: Address) -> None:
         before, self._address = self._address, address

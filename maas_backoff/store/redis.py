@@ -11,16 +11,15 @@ import attrs
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.page import TaskPage
-from maas_backoff.domain.settlement import Counts
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.errors import QueueFullError
 from maas_backoff.store import scripts
 from maas_backoff.store.check import check
-from maas_backoff.store.codec import EXTERNAL, AttemptInfo, decode
-from maas_backoff.store.creation import Creation, NewTask
-from maas_backoff.store.frame import Answer, Claimed, Found, Frame, Precondition, Settle
+from maas_backoff.store.codec import EXTERNAL, AttemptInfo, counts_of, decode, held_by
+from maas_backoff.store.creation import Creation, NewTask, enqueue_args
+from maas_backoff.store.frame import Answer, Claimed, Found, Frame, Precondition, Settle, settle_args
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.policies import Policies
 from maas_backoff.store.scripts import Script
@@ -37,7 +36,6 @@ _STATES: dict[TaskStatus, tuple[str, ...]] = {
     TaskStatus.CANCELLED: ("cancelled",),
 }
 
-_FRESH = Counts()
 _LIVE: dict[str, Precondition] = {"pending": "pending", "processing": "lease", EXTERNAL: "external"}
 
 
@@ -70,7 +68,7 @@ class RedisStore:
         """Create up to ENQUEUE_LIMIT tasks; per task 'created', 'exists' or 'conflict'. Raises QueueFullError."""
         policy = self._policies.own
         digest = policy.digest
-        items = [arg for task in tasks for arg in task.args(digest)]
+        items = enqueue_args(tasks, digest)
         limit = self._config.task.max_queue_size or 0
         head = [self.clock, self.keys.prefix, digest]
         answer = await self._run(scripts.ENQUEUE, [*head, "", limit, *items])
@@ -84,56 +82,47 @@ class RedisStore:
 
     async def settle(self, settle: Settle, *, external: bool = False, settle_id: str | None = None) -> str:
         """Change one task's state from outside a worker; the answer of settle.lua. `external`: mark processing."""
-        args = settle.args()
-        if external:
-            args[3] = EXTERNAL
-        return (await self._settle([args], settle_id or secrets.token_hex(8)))[0]
+        args = settle_args([settle], EXTERNAL if external else None)
+        return (await self._settle(args, settle_id or secrets.token_hex(8)))[0]
 
     async def settle_lost(self, settles: Iterable[Settle], worker: str) -> list[str]:
         """Settle attempts whose lease ran out; another settle id than the worker's own settlements have."""
-        return await self._settle([settle.args() for settle in settles], f"{worker}/reap")
+        return await self._settle(settle_args(settles), f"{worker}/reap")
 
-    async def _settle(self, settles: list[list[str]], settle_id: str) -> list[str]:
-        head = self._settle_head(settle_id, settle_id, "", 0, may_claim_suspect=False, settles=len(settles))
-        args = [*head, *(arg for settle in settles for arg in settle)]
+    async def _settle(self, settles: list[Any], settle_id: str) -> list[str]:
+        args = [*self._settle_head(settle_id, settle_id, "", 0, may_claim_suspect=False), *settles]
         answer = await self._run(scripts.SETTLE, args, request=self.keys.request(settle_id, 0))
         return [word.decode() for word in answer[1]]
 
     def _settle_head(
-        self, settle_id: str, worker: str, request_id: str, claims: int, *, may_claim_suspect: bool, settles: int
+        self, settle_id: str, worker: str, request_id: str, claims: int, *, may_claim_suspect: bool
     ) -> list[Any]:
         lease_ms = f"{self._config.scheduler.lease * 1000:.0f}"
         head = [self.clock, self.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
-        return [*head, int(may_claim_suspect), self._config.task.max_finished, settles]
+        return [*head, int(may_claim_suspect), self._config.task.max_finished]
 
     async def exchange(self, frame: Frame, worker: str) -> Answer:
         """Send a lane's frame, once. Raises StorageUnavailableError when it must be sent again."""
         head = self._settle_head(
-            worker,
-            worker,
-            frame.request_id,
-            frame.claims,
-            may_claim_suspect=frame.may_claim_suspect,
-            settles=len(frame.settles),
+            worker, worker, frame.request_id, frame.claims, may_claim_suspect=frame.may_claim_suspect
         )
         keys = self.keys.all(scripts.SETTLE.keys, request=self.keys.request(worker, frame.lane))
-        now, answers, rows, next_due, hit = await (await self.server.connect()).run(
+        now, answers, claims, next_due, hit = await (await self.server.connect()).run(
             scripts.SETTLE, keys, [*head, *frame.args]
         )
-        await self._learn(row[4] for row in rows)
+        await self._learn(claims[4::7])
         now_ms = float(now)
         started_at = at(now_ms)
+        rows = zip(*[iter(claims)] * 7, strict=True)
         claimed = [self._claimed(row, now_ms, started_at) for row in rows]
         words = [word.decode() for word in answers]
         return Answer(words, claimed, None if next_due == b"-1" else int(next_due) / 1000, bool(hit))
 
-    def _claimed(self, row: list[Any], now_ms: float, started_at: datetime) -> Claimed:
-        task_id, token, attempt, params, record, overrides, retries, losses, snoozes, _, suspect = row
+    def _claimed(self, row: tuple[Any, ...], now_ms: float, started_at: datetime) -> Claimed:
+        task_id, token, attempt, params, record, overrides, stored_counts = row
         creation = Creation.from_record(record)
         policy, exec_timeout = self._policies.effective(creation.policy, overrides)
-        counts = _FRESH
-        if retries or losses or snoozes:
-            counts = Counts(int(retries or 0), int(losses or 0), int(snoozes or 0), suspect == b"1")
+        counts = counts_of(stored_counts)
         defect = None
         task_params: dict[str, Any] = {}
         try:
@@ -148,14 +137,14 @@ class RedisStore:
             priority=creation.priority,
             retry_count=counts.retry,
             max_retry_count=policy.max_retry_count,
-            attempt=int(attempt),
+            attempt=attempt,
             lost_count=counts.lost,
             snooze_count=counts.snooze,
             created_at=at(creation.created_ms),
             started_at=started_at,
-            token=int(token),
+            token=token,
         )
-        return Claimed(task, int(token), counts, policy, exec_timeout, now_ms, defect)
+        return Claimed(task, token, counts, policy, exec_timeout, now_ms, defect)
 
     async def _learn(self, records: Iterable[bytes]) -> None:
         """Read the policies of other configurations that these tasks were created under."""
@@ -179,7 +168,7 @@ class RedisStore:
 
     async def find_live(self, task_id: str) -> Found | None:
         """Return a task that is not finished as it is now, for a settle on the condition that it still is."""
-        fields = ("t", "c", "o", "n", "k", "l", "z", "q", "b", "y", "s")
+        fields = ("t", "c", "o", "n", "k", "y", "s")
         row = await self.server.execute("HMGET", self.keys.task(task_id), *fields)
         state = (row.pop() or b"pending").decode()
         precondition = _LIVE.get(state)
@@ -189,11 +178,11 @@ class RedisStore:
         return self._found([task_id.encode(), *row], precondition, time.time() * 1000)
 
     def _found(self, row: list[Any], precondition: Precondition, now_ms: float) -> Found:
-        task_id, token, record, overrides, attempt, retries, losses, snoozes, suspect, started, worker = row
+        task_id, token, record, overrides, attempt, stored_counts, holder = row
         policy, _ = self._policies.effective(Creation.from_record(record).policy, overrides)
-        counts = Counts(int(retries or 0), int(losses or 0), int(snoozes or 0), suspect == b"1")
-        info = AttemptInfo(int(attempt or 0), float(started or now_ms), now_ms, (worker or b"").decode())
-        return Found(task_id.decode(), precondition, int(token or 0), counts, policy, info)
+        started_ms, worker = held_by(holder)
+        info = AttemptInfo(int(attempt or 0), started_ms or now_ms, now_ms, worker)
+        return Found(task_id.decode(), precondition, int(token or 0), counts_of(stored_counts), policy, info)
 
     async def report_progress(self, notes: Sequence[tuple[str, int | None, float, str | None]]) -> list[bool]:
         """Note the progress of tasks: id, token (None: from outside), 0..100, message."""

@@ -148,22 +148,21 @@ class _Scratch:
     def life(self) -> Iterator[tuple[Script, list[str], list[str]]]:
         """Three tasks, from their creation to their end, so that all is run that a script may do."""
         settle = scripts.SETTLE
-        task = ("{}", "0 policy 0 -", "0")
-        yield self._step(
-            scripts.ENQUEUE, "a", *task, "", "", "b", *task, "in 60000", "", "c", *task, "", "", policy_text="{}"
-        )
-        yield self._step(scripts.ENQUEUE, "a", *task, "", "")
+        now, later = ("0 policy 0 -", "0", "", "", "2"), ("0 policy 0 -", "0", "in 60000", "", "1")
+        made = [*now, "a", "{}", "c", "{}", *later, "b", "{}"]
+        yield self._step(scripts.ENQUEUE, *made, groups="2", policy_text="{}")
+        yield self._step(scripts.ENQUEUE, *made, groups="2")
         yield self._step(settle, claims="1", request_id="first")
         yield self._step(scripts.RENEW, "a", "1", "b", "2", info="{}")
         yield self._step(scripts.PROGRESS, "a", "1", "50", "half", "b", "", "50", "")
         yield self._step(scripts.GET, task="a")
-        yield self._step(settle, *_settled("a", "lease", "pending"), settles="1", settle_id="retry")
+        yield self._step(settle, *_settled("a", "lease", "pending"), groups="1", settle_id="retry")
         yield self._step(settle, claims="2", request_id="second")
-        yield self._step(settle, *_settled("a", "expired", "pending"), settles="1", settle_id="reap")
+        yield self._step(settle, *_settled("a", "expired", "pending"), groups="1", settle_id="reap")
         yield self._step(scripts.CANCEL, task="a", id="a")
         ended = [*_settled("a", "lease", "completed"), *_settled("c", "lease", "failed")]
-        yield self._step(settle, *ended, *_settled("b", "pending", "external"), settles="3", settle_id="end")
-        yield self._step(settle, *_settled("c", "finished", "pending"), settles="1", settle_id="again")
+        yield self._step(settle, *ended, *_settled("b", "pending", "external"), groups="3", settle_id="end")
+        yield self._step(settle, *_settled("c", "finished", "pending"), groups="1", settle_id="again")
         yield self._step(scripts.REAP)
         yield self._step(scripts.LIST, keys=("ready", "completed"))
         yield self._step(scripts.STATS)
@@ -194,7 +193,7 @@ class _Scratch:
             "grace_ms": "0",
             "limit": "10",
             "claims": "0",
-            "settles": "0",
+            "groups": "0",
             "may_claim_suspect": "1",
             "max_finished": "1",
             "max_queue_size": "1000",
@@ -205,4 +204,5 @@ class _Scratch:
 
 
 def _settled(task_id: str, precondition: str, status: str) -> tuple[str, ...]:
-    return task_id, precondition, "", status, "0", "60", "1", "k", "0"
+    """Return a group of one."""
+    return precondition, status, "0", "60", "1", "1", task_id, "", "k", "0 0 0 0"

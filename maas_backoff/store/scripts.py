@@ -35,12 +35,12 @@ def _read(name: str) -> str:
 ENQUEUE = Script.load(
     "enqueue",
     "ready gpu scheduled marker policies suspects leases external meta",
-    "now prefix policy policy_text max_queue_size",
+    "now prefix policy policy_text max_queue_size groups",
 )
 SETTLE = Script.load(
     "settle",
     "ready suspects gpu scheduled leases external completed failed cancelled meta marker request",
-    "now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished settles",
+    "now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished groups",
 )
 RENEW = Script.load("renew", "leases workers info", "now prefix worker info lease_ms")
 LEAVE = Script.load("leave", "workers info marker ready scheduled", "worker")

@@ -6,6 +6,9 @@ from collections.abc import AsyncGenerator
 
 from maas_backoff.store.connect import Client
 
+CONNECT_WITHIN = 5.0
+"""Seconds that a new connection may take until it listens."""
+
 
 class Waiters:
     """Hears, on one connection, of the ends of tasks; from the first wait until it is closed."""
@@ -49,7 +52,8 @@ class Waiters:
     async def _hear(self) -> None:
         subscription = await self._client.subscription()
         try:
-            await subscription.subscribe(self._channel)
+            async with asyncio.timeout(CONNECT_WITHIN):
+                await subscription.subscribe(self._channel)
             while await self._client.stayed():
                 message = await subscription.get_message(timeout=5)
                 if message is None:

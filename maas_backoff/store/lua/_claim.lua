@@ -1,23 +1,26 @@
 -- Claiming: due tasks become leased ones.
 
--- What a worker needs of a task: params, record, overrides, counters, due, whether it is a suspect.
-local CLAIM_FIELDS = { 'c', 's', 't', 'n', 'p', 'o', 'k', 'l', 'z', 'u', 'q' }
+-- What a worker needs of a task: params, record, attempt, overrides, counts. Numbers, as a task's hash must stay small.
+local PARAMS, RECORD, ATTEMPT, OVERRIDES, COUNTS = 1, 2, 3, 4, 5
 
-local function read_task(prefix, id)
-  local task = fields_of(prefix .. 't:' .. id, unpack(CLAIM_FIELDS))
+local function read_task(key)
+  local task = fields_of(key, 'p', 'c', 'n', 'o', 'k')
   -- A task whose hash is gone or of the wrong type cannot run; it must not stop the others.
-  if not task or not task[1] or not task[5] then return nil end
+  if not task or not task[PARAMS] or not task[RECORD] then return nil end
   return task
 end
 
 -- The claims of an earlier, identical request that are still held: the reply to it was lost.
-local function replay(record, prefix)
-  local held = {}
-  for id, token in string.gmatch(record, '([^\n]+)\n(%d+)\n') do
-    local task = read_task(prefix, id)
-    if task and task[2] == 'processing' and task[3] == token then
-      held[#held + 1] = { id = id, task = task, token = token, attempt = task[4] }
+local function replay(ids, first_token, tasks)
+  local held, token = {}, tonumber(first_token)
+  for id in string.gmatch(ids, '[^\n]+') do
+    local key = tasks .. id
+    local now = fields_of(key, 's', 't')
+    if now and now[1] == 'processing' and tonumber(now[2]) == token then
+      local task = read_task(key)
+      if task then held[#held + 1] = { id = id, task = task, token = token, attempt = tonumber(task[ATTEMPT]) } end
     end
+    token = token + 1
   end
   return held
 end

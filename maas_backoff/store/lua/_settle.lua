@@ -1,50 +1,63 @@
 -- Settling: the change of one existing task's state, if its precondition holds.
--- An item is: id precondition token status delay_ms ttl_s n field value … (n pairs)
+-- A group is: precondition status delay_ms ttl_s n count | `count` times: id token, n times: field value
 
 -- Reads the items and their tasks, and judges each; writes nothing.
-local function judge_all(first, count, now, prefix, settle_id, leases)
+local function judge_all(first, groups, now, tasks, settle_id, leases)
   local items, i = {}, first
-  for _ = 1, count do
-    local item = {
-      id = ARGV[i], kind = ARGV[i + 1], given = ARGV[i + 2], status = ARGV[i + 3],
-      delay = tonumber(ARGV[i + 4]), ttl = tonumber(ARGV[i + 5]), fields = {},
-    }
-    local pairs_end = i + 6 + 2 * tonumber(ARGV[i + 6])
-    for j = i + 7, pairs_end do item.fields[#item.fields + 1] = ARGV[j] end
-    i = pairs_end + 1
+  for _ = 1, groups do
+    local kind, status, delay, ttl = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+    local fields, count = 2 * ARGV[i + 4], tonumber(ARGV[i + 5])
+    local expiry = whole(now + ttl * 1000)
+    i = i + 6
+    for _ = 1, count do
+      local id, given = ARGV[i], ARGV[i + 1]
+      local key = tasks .. id
+      local task = fields_of(key, 's', 't', 'd', 'x', 'w') or {}
+      local state, token = task[1], task[2] or '0'
+      if given == '' then given = token end
+      local record, counts = true, false
+      -- A running task is there; what else is needed of it, only a comeback needs.
+      if not state or status == 'pending' then
+        local more = fields_of(key, 'c', 'k') or {}
+        record, counts, state = more[1], more[2], state or 'pending'
+      end
 
-    item.key = prefix .. 't:' .. item.id
-    local task = fields_of(item.key, 'c', 's', 't', 'd', 'x', 'w', 'q') or {}
-    local state, token = task[2] or 'pending', task[3] or '0'
-    if item.given == '' then item.given = token end
-    item.record, item.was, item.token = task[1], state, token
-    item.waited, item.suspect = task[6], task[7] == '1'
-    item.cancel = task[5] and item.kind ~= 'finished'  -- a retry from outside comes after the request
+      local answer
+      local same = token == given
+      local held = state == 'processing' and same
+      if not record then answer = 'unknown'
+      elseif held and kind == 'lease' then answer = 'ok'
+      elseif task[3] == given .. ':' .. settle_id then answer = 'already'
+      elseif kind == 'lease' then answer = 'lost'
+      elseif kind == 'expired' then
+        local expiry = tonumber(redis.call('ZSCORE', leases, id) or 0)
+        answer = held and expiry <= now and 'ok' or 'lost'
+      elseif kind == 'finished' then answer = (state == 'failed' or state == 'cancelled') and 'ok' or state
+      else answer = state == kind and same and 'ok' or state end
 
-    local same = token == item.given
-    local held = state == 'processing' and same
-    if not task[1] then item.answer = 'unknown'
-    elseif task[4] == item.given .. ':' .. settle_id then item.answer = 'already'
-    elseif item.kind == 'lease' then item.answer = held and 'ok' or 'lost'
-    elseif item.kind == 'expired' then
-      local expiry = tonumber(redis.call('ZSCORE', leases, item.id) or 0)
-      item.answer = held and expiry <= now and 'ok' or 'lost'
-    elseif item.kind == 'finished' then
-      item.answer = (state == 'failed' or state == 'cancelled') and 'ok' or state
-    else item.answer = state == item.kind and same and 'ok' or state end
-    items[#items + 1] = item
+      local accepted = answer == 'ok'
+      -- A request that an earlier run has met does not count against a task that is taken up again.
+      if accepted and status == 'pending' and task[4] and kind ~= 'finished' then answer = 'cancelled' end
+      items[#items + 1] = {
+        id = id, key = key, given = given, answer = answer, accepted = accepted,
+        status = answer == 'cancelled' and answer or status, delay = delay, ttl = ttl, expiry = expiry,
+        first = i + 2, last = i + 1 + fields,
+        was = state, record = record, suspect = is_suspect(counts), waited = task[5],
+      }
+      i = i + 2 + fields
+    end
   end
   return items
 end
 
 -- The oldest of a finished state beyond the limit. `theirs`: ids whose task is still that one, and not made anew.
-local function overflow(key, adding, limit, prefix, status)
+local function overflow(key, adding, limit, tasks, status)
   local excess = redis.call('ZCARD', key) + adding - limit
   if excess <= 0 then return { theirs = {} } end
   local ids = redis.call('ZRANGE', key, 0, math.min(excess, 2 * adding) - 1)
   local theirs = {}
   for _, id in ipairs(ids) do
-    local task = fields_of(prefix .. 't:' .. id, 's')
+    local task = fields_of(tasks .. id, 's')
     theirs[id] = task and task[1] == status
   end
   ids.theirs = theirs

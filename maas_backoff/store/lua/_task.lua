@@ -8,3 +8,6 @@ local function fields_of(key, ...)
   if string.find(task.err, 'WRONGTYPE', 1, true) then return nil end
   error(task.err, 0)
 end
+
+-- The counts are: retries losses snoozes suspect (0 or 1); a task that has not come back has none.
+local function is_suspect(counts) return counts and string.sub(counts, -1) == '1' end

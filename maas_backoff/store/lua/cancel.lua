@@ -6,7 +6,7 @@ Returns: the task's state, or nil
 local task = redis.call('HMGET', KEYS[1], 'c', 's', 'y')
 if not task[1] then return false end
 if task[2] == 'processing' then
-  local control = ARGV[1] .. 'ctl:' .. task[3]
+  local control = ARGV[1] .. 'ctl:' .. string.match(task[3], '^%S+ (.*)$')
   redis.call('ZREM', control, ARGV[2])  -- a first write that a full memory does not refuse
   redis.call('HSET', KEYS[1], 'x', '1')
   redis.call('ZADD', control, 0, ARGV[2])

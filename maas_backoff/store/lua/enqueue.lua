@@ -1,6 +1,6 @@
 --[[ Create tasks. An id that exists is left alone.
 KEYS: ready gpu scheduled marker policies suspects leases external meta
-ARGV: now prefix policy policy_text max_queue_size | per task: id params record head_start when overrides
+ARGV: now prefix policy policy_text max_queue_size groups | per group: record head_start when overrides count, and per task of it: id params
 Returns: 'policy' when its text must be sent too, nothing done; {'full', size, ms until there may be room}, nothing done; else per task 'created', 'exists' or 'conflict'
 `record` is "priority policy head_start_ms class", `when` is '' (now), 'in <ms>' or 'at <ms>'.
 The first write is an HSET: a server whose memory is full refuses the whole call.
@@ -9,20 +9,28 @@ The first write is an HSET: a server whose memory is full refuses the whole call
 --#include _queue
 local ready, gpu, scheduled, marker, policies = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local suspects, leases, external, meta = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local now, prefix, policy, policy_text, max_size = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local now, prefix, policy, policy_text = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
+local max_size, groups = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 if policy_text == '' and redis.call('HEXISTS', policies, policy) == 0 then return 'policy' end
 
-local answers, created, params_of = {}, {}, {}
-for i = 6, #ARGV, 6 do
-  local id, params = ARGV[i], ARGV[i + 1]
-  local known = params_of[id] or redis.call('HGET', prefix .. 't:' .. id, 'p')
-  if not known then
-    answers[#answers + 1] = 'created'
-    created[#created + 1] = i
-    params_of[id] = params
-  else
-    answers[#answers + 1] = known == params and 'exists' or 'conflict'
+local tasks = prefix .. 't:'
+local answers, created, params_of, i = {}, {}, {}, 7
+for _ = 1, groups do
+  local group = i
+  i = i + 5
+  for _ = 1, tonumber(ARGV[group + 4]) do
+    local id, params = ARGV[i], ARGV[i + 1]
+    local known = params_of[id] or redis.call('HGET', tasks .. id, 'p')
+    if not known then
+      answers[#answers + 1] = 'created'
+      created[#created + 1] = i
+      created[#created + 1] = group
+      params_of[id] = params
+    else
+      answers[#answers + 1] = known == params and 'exists' or 'conflict'
+    end
+    i = i + 2
   end
 end
 if #created == 0 then return answers end
@@ -32,7 +40,7 @@ if max_size > 0 then
   for _, index in ipairs({ ready, suspects, gpu, scheduled, leases, external }) do
     size = size + redis.call('ZCARD', index)
   end
-  local excess = size + #created - max_size
+  local excess = size + #created / 2 - max_size
   if excess > 0 then
     local pace = tonumber(redis.call('HGET', meta, 'pace') or 0)  -- tasks finished per ms, by reap.lua
     local wait = pace > 0 and excess / pace or 10000
@@ -51,30 +59,30 @@ local next_due = earliest and tonumber(earliest) or math.huge
 if policy_text ~= '' then redis.call('HSET', policies, policy, policy_text) end
 
 local indexes, wake = {}, false
-for n, i in ipairs(created) do
-  local id, record, head_start, overrides = ARGV[i], ARGV[i + 2], ARGV[i + 3], ARGV[i + 5]
-  local due = due_of(ARGV[i + 4])
-  local fields = { 'p', ARGV[i + 1], 'c', whole(now) .. ' ' .. record }
-  if overrides ~= '' then
-    fields[#fields + 1] = 'o'
-    fields[#fields + 1] = overrides
+local group, record, due, head_start, index, fields
+for n = 1, #created, 2 do
+  local id, params = ARGV[created[n]], ARGV[created[n] + 1]
+  if created[n + 1] ~= group then
+    group = created[n + 1]
+    record, head_start, due = ARGV[group], tonumber(ARGV[group + 1]), due_of(ARGV[group + 2])
+    fields = { 'c', whole(now) .. ' ' .. record }
+    if ARGV[group + 3] ~= '' then
+      fields[3], fields[4] = 'o', ARGV[group + 3]
+    end
+    if due > now then
+      fields[#fields + 1] = 'u'
+      fields[#fields + 1] = whole(due)
+      index = scheduled
+      wake = wake or due < next_due
+    else
+      index = string.sub(record, -1) == '-' and ready or gpu
+      wake = wake or index == ready
+    end
   end
-  local later = due > now
-  if later then
-    fields[#fields + 1] = 'u'
-    fields[#fields + 1] = whole(due)
-  end
-  redis.call('HSET', prefix .. 't:' .. id, unpack(fields))
-  due = due + (n - 1) / 4096
-  if later then
-    append(indexes, scheduled, string.format('%.4f', due), id)
-    wake = wake or due < next_due
-  elseif string.sub(record, -1) ~= '-' then
-    append(indexes, gpu, rank(due, tonumber(head_start)), id)
-  else
-    append(indexes, ready, rank(due, tonumber(head_start)), id)
-    wake = true
-  end
+  redis.call('HSET', tasks .. id, 'p', params, unpack(fields))
+  -- In the order in which they are given.
+  local turn = due + (n - 1) / 8192
+  append(indexes, index, index == scheduled and string.format('%.4f', turn) or rank(turn, head_start), id)
 end
 add_all(indexes)
 if wake then redis.call('ZADD', marker, 0, '0') end
