@@ -4,9 +4,9 @@ No I/O, and no `await` between looking at the state and changing it.
 """
 
 import asyncio
+import itertools
 import logging
 import math
-import secrets
 import time
 from collections import deque
 from contextvars import ContextVar
@@ -115,9 +115,11 @@ class Running:
         self._idle: list[asyncio.Future[None]] = []
         self._outbox: deque[tuple[Attempt, Settle]] = deque()
         self._in_flight: dict[str, tuple[list[tuple[Attempt, Settle]], int]] = {}
+        self._requests = itertools.count()
         self._wakes = 0
         self._sending = 0
         self._claiming = 0
+        self._sleeping = 0
         self.lingering = 0
         """Slots whose thread outlives its attempt."""
         self._suspect_claims = 0
@@ -142,18 +144,38 @@ class Running:
             size += len(settles[-1][1].settlement.result or "")
         self._sending += len(settles)
         claims = min(self.free, self._batch) if self.hungry and not self.closing else 0
-        if not settles and self._claiming:
+        if not settles and self._claiming > self._sleeping:
             return None  # one looks for all: when there is more, its answer says so
         if not settles and not claims:
             return None
+        may_claim_suspect = claims > 0 and not self._suspect_claims and not self._runs_suspect()
+        return self._frame(settles, claims, lane, may_claim_suspect=may_claim_suspect)
+
+    def sleeping_frame(self, lane: int) -> Frame | None:
+        """Return a claim that the server runs when a task becomes ready, or None where too few slots are free for one.
+
+        It takes half of them: the others are for what comes to be due, or comes back, meanwhile.
+        """
+        claims = 0 if self.closing else min(self.free // 2, self._batch)
+        if not claims:
+            return None
+        self._sleeping = claims
+        return self._frame([], claims, lane, may_claim_suspect=False)
+
+    def _frame(
+        self, settles: list[tuple[Attempt, Settle]], claims: int, lane: int, *, may_claim_suspect: bool
+    ) -> Frame:
         self._claiming += claims
         if claims:
             self.empty.clear()
-        may_claim_suspect = claims > 0 and not self._suspect_claims and not self._runs_suspect()
         self._suspect_claims += may_claim_suspect
-        request_id = secrets.token_hex(8)
+        request_id = f"{next(self._requests)}"
         self._in_flight[request_id] = settles, self._wakes
         return Frame(tuple(settle for _, settle in settles), claims, may_claim_suspect, request_id, lane)
+
+    def woken(self) -> None:
+        """Count the sleeping claim among the others: it is being answered, or asked for again."""
+        self._sleeping = 0
 
     def answered(self, frame: Frame, answer: Answer) -> list[tuple[Attempt, Settle, str]]:
         """Free the slots of what is settled; return it with the server's word for each."""
@@ -166,7 +188,7 @@ class Running:
             self._feed(hungry=answer.hit or wakes != self._wakes)
         for attempt, _ in settled:
             self._forget(attempt)
-        self._rest(coming=len(answer.claimed))
+        self._rest()
         return [(attempt, settle, word) for (attempt, settle), word in zip(settled, answer.answers, strict=True)]
 
     def claimed(self, claimed: Claimed, *, timeout: float, start_before: float) -> None:
@@ -227,9 +249,9 @@ class Running:
         if attempt.claimed.counts.suspect:
             self.wake()  # the next suspect may come
 
-    def _rest(self, coming: int = 0) -> None:
-        """Say that nothing is left to do, if so: no attempt, none `coming` in an answer, and no claim on its way."""
-        if not self.attempts and not self._claiming and not coming:
+    def _rest(self) -> None:
+        """Say that nothing is left to do, if so: no attempt, and no claim on its way."""
+        if not self.attempts and not self._claiming:
             self.empty.set()
 
     def linger(self, by: int) -> None:

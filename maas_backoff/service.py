@@ -16,9 +16,10 @@ from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.errors import StorageError
 from maas_backoff.executors.base import Executor, Handler
-from maas_backoff.loops import poll, progress, reap, timeout, wake
+from maas_backoff.loops import poll, progress, reap, timeout
 from maas_backoff.loops.heartbeat import Heartbeat
 from maas_backoff.loops.lane import Lane
+from maas_backoff.loops.wake import LONGEST_BLOCK, Wake
 from maas_backoff.running import Attempt, Running
 from maas_backoff.store.connect import Client
 from maas_backoff.store.redis import RedisStore
@@ -136,7 +137,7 @@ class Service:
             "version": VERSION,
         }
         heartbeat = self._heartbeat = Heartbeat(self._store, self.running, scheduler.lease, about)
-        waker = self._store.server.new_client(connections=1, timeout=wake.LONGEST_BLOCK + 2)
+        waker = self._store.server.new_client(connections=1, timeout=LONGEST_BLOCK + 2)
         try:
             await self._executor.start()
             await self._store.check(worker=True)
@@ -164,8 +165,8 @@ class Service:
             self._config.task.max_payload_bytes,
         )
         async with anyio.create_task_group() as loops:
-            for number in range(LANES):
-                lane = Lane(
+            *lanes, spare = (
+                Lane(
                     number,
                     store,
                     running,
@@ -173,9 +174,12 @@ class Service:
                     lease=scheduler.lease,
                     interval=scheduler.interval,
                 )
+                for number in range(LANES + 1)
+            )
+            for lane in lanes:
                 loops.start_soon(lane.run)
             loops.start_soon(poll.run, running)
-            loops.start_soon(wake.run, running, waker, store.keys)
+            loops.start_soon(Wake(store, running, waker, spare, lease=scheduler.lease).run)
             loops.start_soon(timeout.run, running)
             loops.start_soon(progress.run, running, store)
             loops.start_soon(reap.run, store, self.worker, scheduler.lease)
@@ -196,6 +200,8 @@ class Service:
         """
         running = self.running
         running.close()
+        with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
+            await self._store.rouse(self.worker)  # the claim that sleeps on the server ends
         with anyio.move_on_after(self._config.scheduler.shutdown_grace):
             async with anyio.create_task_group() as group:
                 group.start_soon(_when_set, self._hurry, group.cancel_scope)

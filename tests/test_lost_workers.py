@@ -15,7 +15,7 @@ import pytest
 from support import Server, eventually, quick_config
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
-from maas_backoff.loops import wake
+from maas_backoff.loops.wake import Wake
 from maas_backoff.loops.reap import settle_lost
 from maas_backoff.store.frame import Frame
 from maas_backoff.store.redis import RedisStore
@@ -147,7 +147,7 @@ async def test_a_poison_task_ends_as_lease_lost_and_takes_no_innocent_with_it(
 async def test_suspects_follow_one_another_at_once(config: TaskBackoffConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """One at a time, but none waits for a poll or a wake-up: the end of one brings the next."""
     config.scheduler.interval = 3600
-    monkeypatch.setattr(wake, "run", lambda *_: anyio.sleep_forever())
+    monkeypatch.setattr(Wake, "run", lambda _: anyio.sleep_forever())
     scheduler = TaskBackoffScheduler(config)
     at_once, most = 0, 0
 

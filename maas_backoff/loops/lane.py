@@ -24,7 +24,7 @@ class Lane:
     def __init__(
         self, number: int, store: RedisStore, running: Running, *, exec_timeout: float, lease: float, interval: float
     ) -> None:
-        self._number = number
+        self.number = number
         self._store = store
         self._running = running
         self._exec_timeout = exec_timeout
@@ -35,16 +35,16 @@ class Lane:
     async def run(self) -> None:
         """Send frames as there is something to send."""
         while True:
-            frame = self._running.next_frame(self._number)
+            frame = self._running.next_frame(self.number)
             if frame is None:
                 self._running.pulse.clear()
                 await self._running.pulse.wait()
                 continue
             sent = time.monotonic()
-            answer = await self._send(frame)
-            self._apply(frame, answer, sent)
+            answer = await self.send(frame)
+            self.apply(frame, answer, sent)
 
-    async def _send(self, frame: Frame) -> Answer:
+    async def send(self, frame: Frame) -> Answer:
         """Send the same frame until it is answered; what ends meanwhile waits for the next one."""
         while True:
             try:
@@ -56,15 +56,17 @@ class Lane:
                 self._patience.restored()
                 return answer
 
-    def _apply(self, frame: Frame, answer: Answer, sent: float) -> None:
+    def apply(self, frame: Frame, answer: Answer, sent: float) -> None:
+        """Hand out what was claimed, and free the slots of what is settled. `sent`: when, by time.monotonic()."""
         running = self._running
-        for attempt, settle, word in running.answered(frame, answer):
-            report(attempt, settle.settlement, word)
         # A tenth of the lease is left for the handler to be found running by the next heartbeat.
         start_before = sent + self._lease * 0.9
+        # The slots come first: nothing that an idle worker does next is to keep a task waiting.
         for claimed in answer.claimed:
             timeout = claimed.exec_timeout or self._exec_timeout
             running.claimed(claimed, timeout=timeout, start_before=start_before)
+        for attempt, settle, word in running.answered(frame, answer):
+            report(attempt, settle.settlement, word)
         now = anyio.current_time()
         due = now + self._interval if answer.next_due is None else now + min(self._interval, answer.next_due)
         if frame.claims or due < running.wake_at:

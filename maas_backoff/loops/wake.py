@@ -1,31 +1,74 @@
-"""The wake-up: sleeps on the server until a task becomes ready, on a connection of its own."""
+"""The wake-up: sleeps on the server until a task becomes ready, on a connection of its own, and wakes with it in hand.
+
+The claim waits on the server behind the blocking command, so that no message goes to and fro between the two.
+"""
+
+import asyncio
+import time
 
 from maas_backoff.errors import StorageDeniedError, StorageUnavailableError
+from maas_backoff.loops.lane import Lane
 from maas_backoff.loops.patience import Patience
 from maas_backoff.running import Running
 from maas_backoff.store.connect import Client
-from maas_backoff.store.keys import Keys
+from maas_backoff.store.frame import Frame
+from maas_backoff.store.redis import RedisStore
 
-LONGEST_BLOCK = 5
+LONGEST_BLOCK = 5.0
 """Seconds. A marker can be lost with a connection; nobody sleeps on longer than this."""
 
 
-async def run(running: Running, client: Client, keys: Keys) -> None:
-    """Take the marker when it is set. It is a hint: after every return, time-out or error, look for tasks.
+class Wake:
+    """Takes the marker when it is set, and what has become ready.
 
-    The blocking call is never cancelled to time something: its own timeout is late by up to 100 ms, and a cancelled
-    one may take the marker with it.
+    The marker is a hint: after every return, time-out or error, tasks are looked for. The blocking call is never
+    cancelled to time something: its own timeout is late by up to 100 ms, and a cancelled one may take the marker with
+    it. At a shutdown the worker's own marker ends it.
     """
-    marker = keys("marker")
-    patience = Patience("a worker waits for wake-ups in vain")
-    while True:
-        await running.sated.wait()
+
+    def __init__(self, store: RedisStore, running: Running, client: Client, lane: Lane, *, lease: float) -> None:
+        """`lane` is one that nobody else uses: it sends the claim again whose answer was lost."""
+        self._store = store
+        self._running = running
+        self._client = client
+        self._lane = lane
+        # The lease counts from before the sleep, for all that is known here.
+        self._block = min(LONGEST_BLOCK, lease / 3)
+        self._patience = Patience("a worker waits for wake-ups in vain")
+
+    async def run(self) -> None:
+        """Sleep whenever there is nothing to claim, until the worker is closing."""
+        while True:
+            await self._running.sated.wait()
+            if self._running.closing:
+                return
+            frame = self._running.sleeping_frame(self._lane.number)
+            try:
+                if frame is None:
+                    await self._sleep()
+                else:
+                    await self._sleep_before(frame)
+                self._patience.restored()
+            except (StorageUnavailableError, StorageDeniedError) as error:
+                await self._patience.after(error)
+                self._running.wake()
+
+    async def _sleep(self) -> None:
+        taken = await self._store.sleep(self._client, self._running.worker, self._block)
+        if taken and not self._running.free:
+            # No slot here: let another worker have it.
+            await self._store.rouse_another(self._client)
+        self._running.wake()
+
+    async def _sleep_before(self, frame: Frame) -> None:
+        sent = time.monotonic()
         try:
-            taken = await client.execute("BZPOPMIN", marker, LONGEST_BLOCK)
-            if taken is not None and not running.free:
-                # No slot here: let another worker have it.
-                await client.execute("ZADD", marker, 0, "0")
-            patience.restored()
+            answer = await self._store.exchange_after_sleep(self._client, frame, self._running.worker, self._block)
         except (StorageUnavailableError, StorageDeniedError) as error:
-            await patience.after(error)
-        running.wake()
+            self._running.woken()
+            await self._patience.after(error)
+            # It may have been run.
+            answer = await self._lane.send(frame)
+        self._running.woken()
+        self._lane.apply(frame, answer, sent)
+        await asyncio.sleep(0)  # the handlers begin before the next sleep is arranged

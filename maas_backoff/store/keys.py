@@ -26,6 +26,10 @@ class Keys:
         """Return the key of the last claim that a worker made on one of its lanes."""
         return f"{self.prefix}req:{worker}:{lane}"
 
+    def marker(self, worker: str) -> str:
+        """Return the key of a wake-up that is for one worker."""
+        return f"{self.prefix}marker:{worker}"
+
     def info(self, worker: str) -> str:
         """Return the key of what a worker says of itself."""
         return f"{self.prefix}w:{worker}"

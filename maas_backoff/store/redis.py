@@ -18,6 +18,7 @@ from maas_backoff.errors import QueueFullError
 from maas_backoff.store import scripts
 from maas_backoff.store.check import check
 from maas_backoff.store.codec import EXTERNAL, AttemptInfo, counts_of, decode, held_by
+from maas_backoff.store.connect import Client
 from maas_backoff.store.creation import Creation, NewTask, enqueue_args
 from maas_backoff.store.frame import Answer, Claimed, Found, Frame, Precondition, Settle, settle_args
 from maas_backoff.store.keys import Keys
@@ -103,13 +104,40 @@ class RedisStore:
 
     async def exchange(self, frame: Frame, worker: str) -> Answer:
         """Send a lane's frame, once. Raises StorageUnavailableError when it must be sent again."""
+        client = await self.server.connect()
+        return await self._answer(await client.run(scripts.SETTLE, *self._request(frame, worker)))
+
+    async def exchange_after_sleep(self, client: Client, frame: Frame, worker: str, longest: float) -> Answer:
+        """Have the server answer a frame when a task becomes ready, or the worker is roused. Errors as `exchange`."""
+        command = self._blocking(worker, longest)
+        return await self._answer(await client.run_after(command, scripts.SETTLE, *self._request(frame, worker)))
+
+    async def sleep(self, client: Client, worker: str, longest: float) -> bool:
+        """Sleep until a task becomes ready, or the worker is roused; False after the longest time."""
+        return await client.execute(*self._blocking(worker, longest)) is not None
+
+    def _blocking(self, worker: str, longest: float) -> tuple[str, ...]:
+        return "BZPOPMIN", self.keys("marker"), self.keys.marker(worker), f"{longest:.3f}"
+
+    async def rouse_another(self, client: Client) -> None:
+        """Let the marker wake the next worker."""
+        await client.execute("ZADD", self.keys("marker"), 0, "0")
+
+    async def rouse(self, worker: str) -> None:
+        """End a worker's sleep, or its next one."""
+        client = await self.server.connect()
+        await client.execute("ZADD", self.keys.marker(worker), 0, "0")
+        await client.execute("PEXPIRE", self.keys.marker(worker), 10_000)
+
+    def _request(self, frame: Frame, worker: str) -> tuple[list[str], list[Any]]:
         head = self._settle_head(
             worker, worker, frame.request_id, frame.claims, may_claim_suspect=frame.may_claim_suspect
         )
         keys = self.keys.all(scripts.SETTLE.keys, request=self.keys.request(worker, frame.lane))
-        now, answers, claims, next_due, hit = await (await self.server.connect()).run(
-            scripts.SETTLE, keys, [*head, *frame.args]
-        )
+        return keys, [*head, *frame.args]
+
+    async def _answer(self, reply: list[Any]) -> Answer:
+        now, answers, claims, next_due, hit = reply
         await self._learn(claims[4::7])
         now_ms = float(now)
         started_at = at(now_ms)
