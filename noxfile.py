@@ -1,4 +1,6 @@
-"""The project's chores: `nox -s tests lint types bench`; longer ones: `matrix`, `chaos`."""
+"""The project's chores: `nox -s tests lint types bench`; longer ones: `bench-peers`, `scale`, `matrix`, `chaos`."""
+
+from pathlib import Path
 
 import nox
 
@@ -35,9 +37,28 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the rate of draining no-op tasks beside the limit program, in one run."""
+    """Measure ours beside the limit programs, in one run: about 3 minutes; `-- --long` for all there is."""
+    session.install(".[embedded]", "uvloop")
+    session.run("python", "benchmarks/bench.py", *session.posargs)
+
+
+@nox.session(name="bench-peers")
+def bench_peers(session: nox.Session) -> None:
+    """Race the peers, each in a virtual environment of its own, as their pins conflict: about 40 minutes."""
+    folder = Path(session.create_tmp()).resolve()
+    requirements = sorted(Path("benchmarks/peers/requirements").glob("*.txt"))
+    for name, wanted in {"ours": ["."], **{file.stem: ["--requirement", str(file)] for file in requirements}}.items():
+        python = str(folder / name / "bin" / "python")
+        session.run("python", "-m", "venv", str(folder / name))
+        session.run(python, "-m", "pip", "install", "--quiet", *wanted, external=True)
+    session.run("python", "benchmarks/race.py", "--venvs", str(folder), *session.posargs)
+
+
+@nox.session
+def scale(session: nox.Session) -> None:
+    """Measure how the rate grows with worker processes and with masters of a Cluster: about 2 minutes."""
     session.install(".[embedded]")
-    session.run("python", "benchmarks/drain.py", *session.posargs)
+    session.run("python", "benchmarks/scale.py", *session.posargs)
 
 
 @nox.session

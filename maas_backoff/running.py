@@ -119,7 +119,8 @@ class Running:
         self._wakes = 0
         self._sending = 0
         self._claiming = 0
-        self._sleeping = 0
+        self._busy = 0
+        self._asleep: Frame | None = None
         self.lingering = 0
         """Slots whose thread outlives its attempt."""
         self._suspect_claims = 0
@@ -136,7 +137,13 @@ class Running:
     # Frames
 
     def next_frame(self, lane: int) -> Frame | None:
-        """Return what is to be sent now, or None."""
+        """Return what is to be sent now, or None.
+
+        While the other lane's frame is on its way, only what fills one is sent: the rest would cost the server ten
+        times as much for each task, and goes with that lane's next frame.
+        """
+        if self._busy and len(self._outbox) < self._batch:
+            return None
         settles: list[tuple[Attempt, Settle]] = []
         size = 0
         while self._outbox and len(settles) < FRAME_LIMIT and size < FRAME_BYTES:
@@ -144,10 +151,9 @@ class Running:
             size += len(settles[-1][1].settlement.result or "")
         self._sending += len(settles)
         claims = min(self.free, self._batch) if self.hungry and not self.closing else 0
-        if not settles and self._claiming > self._sleeping:
-            return None  # one looks for all: when there is more, its answer says so
         if not settles and not claims:
             return None
+        self._busy += 1
         may_claim_suspect = claims > 0 and not self._suspect_claims and not self._runs_suspect()
         return self._frame(settles, claims, lane, may_claim_suspect=may_claim_suspect)
 
@@ -159,8 +165,8 @@ class Running:
         claims = 0 if self.closing else min(self.free // 2, self._batch)
         if not claims:
             return None
-        self._sleeping = claims
-        return self._frame([], claims, lane, may_claim_suspect=False)
+        self._asleep = self._frame([], claims, lane, may_claim_suspect=False)
+        return self._asleep
 
     def _frame(
         self, settles: list[tuple[Attempt, Settle]], claims: int, lane: int, *, may_claim_suspect: bool
@@ -173,13 +179,13 @@ class Running:
         self._in_flight[request_id] = settles, self._wakes
         return Frame(tuple(settle for _, settle in settles), claims, may_claim_suspect, request_id, lane)
 
-    def woken(self) -> None:
-        """Count the sleeping claim among the others: it is being answered, or asked for again."""
-        self._sleeping = 0
-
     def answered(self, frame: Frame, answer: Answer) -> list[tuple[Attempt, Settle, str]]:
         """Free the slots of what is settled; return it with the server's word for each."""
         settled, wakes = self._in_flight.pop(frame.request_id)
+        if frame is self._asleep:
+            self._asleep = None
+        else:
+            self._busy -= 1
         self._sending -= len(settled)
         self._claiming -= frame.claims
         self._suspect_claims -= frame.may_claim_suspect

@@ -15,8 +15,8 @@ import pytest
 from support import Server, eventually, quick_config
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
-from maas_backoff.loops.wake import Wake
 from maas_backoff.loops.reap import settle_lost
+from maas_backoff.loops.wake import Wake
 from maas_backoff.store.frame import Frame
 from maas_backoff.store.redis import RedisStore
 

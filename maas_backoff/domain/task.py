@@ -110,8 +110,7 @@ class TaskEntity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the task as JSON-able values; times in ISO 8601."""
-        fields = [field.name for field in attrs.fields(TaskEntity) if field.name != "_report"]
-        return {name: _jsonable(getattr(self, name)) for name in fields}
+        return {name: _jsonable(value) for name, value in self.__dict__.items() if name != "_report"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], report: ProgressReport | None = None) -> Self:

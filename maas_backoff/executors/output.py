@@ -7,7 +7,7 @@ import os
 LINE_LIMIT = 8192
 """Bytes of a line that are logged as one; a longer one is logged in pieces."""
 
-_DRAIN = 1_048_576  # more than a pipe holds
+_CHUNK = 65_536  # what a pipe holds, as a rule; a buffer of 128 KiB and more costs a system call of its own
 _logger = logging.getLogger("maas_backoff.output")
 
 
@@ -25,7 +25,8 @@ class Output:
 
     def belongs_to(self, task_id: str) -> None:
         """Log what comes from now on under this task; what has come, under the one before."""
-        self._read(_DRAIN)
+        while self._read(_CHUNK):
+            pass
         if self._rest:
             self._log(self._rest)
             self._rest = b""
@@ -37,14 +38,15 @@ class Output:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
 
-    def _read(self, size: int) -> None:
+    def _read(self, size: int) -> bool:
+        """Take what has come, up to `size` bytes; returns whether there may be more."""
         try:
             data = os.read(self._fd, size)
         except BlockingIOError:
-            return
+            return False
         if not data:
             self._loop.remove_reader(self._fd)
-            return
+            return False
         # A progress bar writes \r and may not write \n for hours.
         *lines, self._rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
         if len(self._rest) >= LINE_LIMIT:
@@ -52,6 +54,7 @@ class Output:
             self._rest = b""
         for line in lines:
             self._log(line)
+        return len(data) == size
 
     def _log(self, line: bytes) -> None:
         for start in range(0, len(line), LINE_LIMIT):  # an empty line is not logged

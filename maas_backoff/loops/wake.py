@@ -65,10 +65,8 @@ class Wake:
         try:
             answer = await self._store.exchange_after_sleep(self._client, frame, self._running.worker, self._block)
         except (StorageUnavailableError, StorageDeniedError) as error:
-            self._running.woken()
             await self._patience.after(error)
             # It may have been run.
             answer = await self._lane.send(frame)
-        self._running.woken()
         self._lane.apply(frame, answer, sent)
         await asyncio.sleep(0)  # the handlers begin before the next sleep is arranged

@@ -15,9 +15,10 @@ local max_size, groups = tonumber(ARGV[5]), tonumber(ARGV[6])
 if policy_text == '' and redis.call('HEXISTS', policies, policy) == 0 then return 'policy' end
 
 local tasks = prefix .. 't:'
-local answers, created, params_of, i = {}, {}, {}, 7
+local answers, created, params_of, delayed, i = {}, {}, {}, false, 7
 for _ = 1, groups do
   local group = i
+  delayed = delayed or ARGV[group + 2] ~= ''
   i = i + 5
   for _ = 1, tonumber(ARGV[group + 4]) do
     local id, params = ARGV[i], ARGV[i + 1]
@@ -54,8 +55,7 @@ local function due_of(when)
   return math.max(now, kind == 'in' and now + ms or tonumber(ms))
 end
 
-local earliest = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
-local next_due = earliest and tonumber(earliest) or math.huge
+local next_due = delayed and tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
 if policy_text ~= '' then redis.call('HSET', policies, policy, policy_text) end
 
 local indexes, wake = {}, false
