@@ -64,6 +64,7 @@ async def test_the_rights_are_enough_for_all_there_is_and_each_is_needed(
     acl: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Create, run, retry, progress, cancel, reap, and every call from outside; without the check at start."""
+    acl.client.script_flush()  # other tests run on this server, too
     monkeypatch.setattr(RedisStore, "check", _unchecked)
     config = _config(acl)
     scheduler = TaskBackoffScheduler(config)

@@ -1,5 +1,6 @@
 """The rules a task was created under, as they travel with it."""
 
+import base64
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
@@ -62,7 +63,7 @@ class Policy:
     @cached_property
     def digest(self) -> str:
         """The short name under which the queue keeps this policy."""
-        return hashlib.blake2b(self.text.encode(), digest_size=6).hexdigest()
+        return base64.urlsafe_b64encode(hashlib.blake2b(self.text.encode(), digest_size=6).digest()).decode()
 
     @classmethod
     def from_text(cls, text: str | bytes) -> Self:

@@ -1,6 +1,6 @@
 """Tasks and settlements as the fields of a hash, and back.
 
-A task's fields: p params, c creation record ("created_ms priority policy head_start_ms class"), o overrides,
+A task's fields: p creation (see _queue.lua: a line with time and policy, then the params), o overrides,
 s state (none: pending), t token, n attempt, k counts ("retries losses snoozes suspect"; none: all 0), u due ms,
 y held by ("started_ms worker"), f finished ms, g progress, m progress message, r result (none: null), e error,
 a0…a9 failed attempts, x cancel requested, d settled by ("token:settle_id"), w waited for until ms.
@@ -76,10 +76,15 @@ def held_by(stored: bytes | None) -> tuple[float | None, str]:
 
 
 def decode(
-    task_id: str, biz_prefix: str, fields: Mapping[bytes, bytes], policy: Policy, now_ms: float, workers: int
+    task_id: str,
+    biz_prefix: str,
+    creation: Creation,
+    fields: Mapping[bytes, bytes],
+    policy: Policy,
+    now_ms: float,
+    workers: int,
 ) -> TaskEntity:
     """Return the task of a stored hash."""
-    creation = Creation.from_record(fields[b"c"])
     state = fields.get(b"s", b"pending").decode()
     status = TaskStatus.PROCESSING if state == EXTERNAL else TaskStatus(state)
     due_ms = _number(fields, b"u") or creation.created_ms
@@ -90,7 +95,7 @@ def decode(
     return TaskEntity(
         task_id=task_id,
         biz_prefix=biz_prefix,
-        task_params=_parsed(fields.get(b"p"), {}),
+        task_params=_parsed(creation.params, {}),
         status=status,
         priority=creation.priority,
         progress=100 if completed else _number(fields, b"g") or 0,

@@ -16,12 +16,19 @@ class Creation(NamedTuple):
     priority: int
     policy: bytes
     """Its digest."""
+    params: bytes
+    """JSON text."""
 
     @classmethod
-    def from_record(cls, record: bytes) -> "Creation":
-        """Return the parts of a stored creation record that matter outside Lua."""
-        created, priority, policy, _ = record.split(b" ", 3)
-        return cls(int(created), int(priority), policy)
+    def of(cls, stored: bytes) -> "Creation":
+        """Return the parts of what is stored, and what _queue.lua describes, that matter outside Lua."""
+        line, _, params = stored.partition(b"\n")
+        created, *rest = line.split(b" ")
+        try:
+            return cls(int(created), int(rest[1]) if len(rest) > 1 else 0, rest[0], params)
+        except (ValueError, IndexError):
+            # Somebody has written over it. It is none of our policies, and its params are no JSON, as a rule.
+            return cls(0, 0, b"", stored)
 
 
 @attrs.define  # made for each task; a frozen one takes three times as long
@@ -37,13 +44,15 @@ class NewTask:
 
     def terms(self, digest: str) -> tuple[str, ...]:
         """Return what enqueue.lua takes of this task and all that are alike; `digest` names the queue's policy."""
-        head_start = f"{self.priority * self.policy.priority_step * 1000:.0f}"
-        record = f"{self.priority} {digest} {head_start} {'gpu' if self.policy.needs_gpu else '-'}"
+        record = digest
+        if self.priority or self.policy.needs_gpu:
+            head_start = f"{self.priority * self.policy.priority_step * 1000:.0f}"
+            record = f"{digest} {self.priority} {head_start} {'gpu' if self.policy.needs_gpu else '-'}"
         if isinstance(self.due, datetime):
             when = f"at {self.due.timestamp() * 1000:.0f}"
         else:
             when = f"in {self.due * 1000:.0f}" if self.due else ""
-        return record, head_start, when, self.overrides
+        return record, when, self.overrides
 
 
 def enqueue_args(tasks: Iterable[NewTask], digest: str) -> list[Any]:

@@ -13,9 +13,9 @@ class Policies:
         self.own = own
         self._known: dict[bytes, Policy] = {own.digest.encode(): own}
 
-    def unknown(self, records: Iterable[bytes]) -> list[bytes]:
-        """Return the digests in these creation records that have to be read first."""
-        return sorted({record.split(b" ", 3)[2] for record in records} - self._known.keys())
+    def unknown(self, digests: Iterable[bytes]) -> list[bytes]:
+        """Return those that have to be read first."""
+        return sorted(set(digests) - self._known.keys())
 
     def add(self, digests: Sequence[bytes], texts: Sequence[bytes | None]) -> None:
         """Note what was read. A policy can only be missing if somebody deleted it; ours is the best guess then."""

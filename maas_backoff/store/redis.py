@@ -138,23 +138,25 @@ class RedisStore:
 
     async def _answer(self, reply: list[Any]) -> Answer:
         now, answers, claims, next_due, hit = reply
-        await self._learn(claims[4::7])
         now_ms = float(now)
         started_at = at(now_ms)
-        rows = zip(*[iter(claims)] * 7, strict=True)
-        claimed = [self._claimed(row, now_ms, started_at) for row in rows]
+        creations = [Creation.of(stored) for stored in claims[3::6]]
+        await self._learn(creations)
+        rows = zip(*[iter(claims)] * 6, strict=True)
+        claimed = [
+            self._claimed(row, creation, now_ms, started_at) for row, creation in zip(rows, creations, strict=True)
+        ]
         words = [word.decode() for word in answers]
         return Answer(words, claimed, None if next_due == b"-1" else int(next_due) / 1000, bool(hit))
 
-    def _claimed(self, row: tuple[Any, ...], now_ms: float, started_at: datetime) -> Claimed:
-        task_id, token, attempt, params, record, overrides, stored_counts = row
-        creation = Creation.from_record(record)
+    def _claimed(self, row: tuple[Any, ...], creation: Creation, now_ms: float, started_at: datetime) -> Claimed:
+        task_id, token, attempt, _, overrides, stored_counts = row
         policy, exec_timeout = self._policies.effective(creation.policy, overrides)
         counts = counts_of(stored_counts)
         defect = None
         task_params: dict[str, Any] = {}
         try:
-            task_params = jsontext.parse(params)
+            task_params = jsontext.parse(creation.params)
         except ValueError as error:
             defect = f"stored params are not JSON: {error}"
         task = TaskEntity(
@@ -174,9 +176,9 @@ class RedisStore:
         )
         return Claimed(task, token, counts, policy, exec_timeout, now_ms, defect)
 
-    async def _learn(self, records: Iterable[bytes]) -> None:
+    async def _learn(self, creations: Iterable[Creation]) -> None:
         """Read the policies of other configurations that these tasks were created under."""
-        unknown = self._policies.unknown(records)
+        unknown = self._policies.unknown(creation.policy for creation in creations)
         if unknown:
             self._policies.add(unknown, await self.server.execute("HMGET", self.keys("policies"), *unknown))
 
@@ -191,23 +193,23 @@ class RedisStore:
         if orphans:
             await (await self.server.connect()).execute("ZREM", self.keys("leases"), *orphans)
         rows = [row for row in rows if row[2] is not None]
-        await self._learn(row[2] for row in rows)
+        await self._learn(Creation.of(row[2]) for row in rows)
         return [self._found(row, "expired", float(now)) for row in rows]
 
     async def find_live(self, task_id: str) -> Found | None:
         """Return a task that is not finished as it is now, for a settle on the condition that it still is."""
-        fields = ("t", "c", "o", "n", "k", "y", "s")
+        fields = ("t", "p", "o", "n", "k", "y", "s")
         row = await self.server.execute("HMGET", self.keys.task(task_id), *fields)
         state = (row.pop() or b"pending").decode()
         precondition = _LIVE.get(state)
         if row[1] is None or precondition is None:
             return None
-        await self._learn([row[1]])
+        await self._learn([Creation.of(row[1])])
         return self._found([task_id.encode(), *row], precondition, time.time() * 1000)
 
     def _found(self, row: list[Any], precondition: Precondition, now_ms: float) -> Found:
-        task_id, token, record, overrides, attempt, stored_counts, holder = row
-        policy, _ = self._policies.effective(Creation.from_record(record).policy, overrides)
+        task_id, token, created, overrides, attempt, stored_counts, holder = row
+        policy, _ = self._policies.effective(Creation.of(created).policy, overrides)
         started_ms, worker = held_by(holder)
         info = AttemptInfo(int(attempt or 0), started_ms or now_ms, now_ms, worker)
         return Found(task_id.decode(), precondition, int(token or 0), counts_of(stored_counts), policy, info)
@@ -236,9 +238,9 @@ class RedisStore:
         args = [self.clock, f"{wait * 1000:.0f}"]
         now, workers, flat = await self._run(scripts.GET, args, task=self.keys.task(task_id))
         fields = _mapping(flat)
-        if b"c" not in fields:
+        if b"p" not in fields:
             return None
-        await self._learn([fields[b"c"]])
+        await self._learn([Creation.of(fields[b"p"])])
         return self._entity(task_id, fields, float(now), workers)
 
     async def list(self, status: TaskStatus, limit: int, cursor: str | None) -> TaskPage:
@@ -250,8 +252,8 @@ class RedisStore:
         keys = attrs.evolve(script, keys=(*script.keys, *names))
         now, workers, rows, index, score, skip = await self._run(keys, args)
         found = [(row[0].decode(), _mapping(row[1])) for row in rows]
-        found = [(task_id, fields) for task_id, fields in found if b"c" in fields]
-        await self._learn(fields[b"c"] for _, fields in found)
+        found = [(task_id, fields) for task_id, fields in found if b"p" in fields]
+        await self._learn(Creation.of(fields[b"p"]) for _, fields in found)
         tasks = [self._entity(task_id, fields, float(now), workers) for task_id, fields in found]
         return TaskPage(tasks, f"{index} {score.decode()} {skip}" if index else None)
 
@@ -266,8 +268,9 @@ class RedisStore:
         return bool(await self._run(scripts.DELETE, [task_id], task=self.keys.task(task_id)))
 
     def _entity(self, task_id: str, fields: dict[bytes, bytes], now_ms: float, workers: int) -> TaskEntity:
-        policy, _ = self._policies.effective(Creation.from_record(fields[b"c"]).policy, fields.get(b"o"))
-        return decode(task_id, self._config.task.biz_prefix, fields, policy, now_ms, workers)
+        creation = Creation.of(fields[b"p"])
+        policy, _ = self._policies.effective(creation.policy, fields.get(b"o"))
+        return decode(task_id, self._config.task.biz_prefix, creation, fields, policy, now_ms, workers)
 
 
 def _mapping(flat: Any) -> dict[bytes, bytes]:

@@ -148,7 +148,7 @@ class _Scratch:
     def life(self) -> Iterator[tuple[Script, list[str], list[str]]]:
         """Three tasks, from their creation to their end, so that all is run that a script may do."""
         settle = scripts.SETTLE
-        now, later = ("0 policy 0 -", "0", "", "", "2"), ("0 policy 0 -", "0", "in 60000", "", "1")
+        now, later = ("policy 0 0 -", "", "", "2"), ("policy", "in 60000", "", "1")
         made = [*now, "a", "{}", "c", "{}", *later, "b", "{}"]
         yield self._step(scripts.ENQUEUE, *made, groups="2", policy_text="{}")
         yield self._step(scripts.ENQUEUE, *made, groups="2")

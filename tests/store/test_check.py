@@ -139,7 +139,7 @@ async def test_the_life_that_is_rehearsed_is_a_whole_one(server: Server) -> None
     names = {name for name, _ in told}
     assert names == {script.name for script in scripts.ALL}
     settles = [answer for name, answer in told if name == "settle"]
-    assert [len(answer[2]) // 7 for answer in settles] == [1, 0, 2, 0, 0, 0], "claims, of seven values each"
+    assert [len(answer[2]) // 6 for answer in settles] == [1, 0, 2, 0, 0, 0], "claims, of six values each"
     assert [answer[1] for answer in settles] == [[], [b"ok"], [], [b"lost"], [b"ok"] * 3, [b"ok"]]
     assert dict(told)["delete"] == 1 and dict(told)["progress"] == [1, 0]
     assert {*map(bytes.decode, server.client.keys())} <= set(rehearsal._Scratch(KEYS).names()), "all would be removed"

@@ -1,12 +1,12 @@
 -- Claiming: due tasks become leased ones.
 
--- What a worker needs of a task: params, record, attempt, overrides, counts. Numbers, as a task's hash must stay small.
-local PARAMS, RECORD, ATTEMPT, OVERRIDES, COUNTS = 1, 2, 3, 4, 5
+-- What a worker needs of a task, in the order in which it is read.
+local CREATION, ATTEMPT, OVERRIDES, COUNTS = 1, 2, 3, 4
 
 local function read_task(key)
-  local task = fields_of(key, 'p', 'c', 'n', 'o', 'k')
+  local task = fields_of(key, 'p', 'n', 'o', 'k')
   -- A task whose hash is gone or of the wrong type cannot run; it must not stop the others.
-  if not task or not task[PARAMS] or not task[RECORD] then return nil end
+  if not task or not task[CREATION] then return nil end
   return task
 end
 

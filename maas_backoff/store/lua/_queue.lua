@@ -9,10 +9,11 @@ local function rank(due, head_start)
   return string.format('%.0f', math.floor((due - EPOCH + head_start) * 4096))
 end
 
--- The creation record: created_ms priority policy head_start_ms class
-local function creation(record)
-  local head_start, class = string.match(record, '^%S+ %S+ %S+ (%S+) (%S+)$')
-  return tonumber(head_start), class
+-- What a task is created with is a line "created_ms policy", or "created_ms policy priority head_start_ms class" where
+-- these are not 0 and '-', and its params.
+local function head_start_and_class(created)
+  local head_start, class = string.match(created, '^%S+ %S+ %S+ (%S+) (%S+)\n')
+  return tonumber(head_start or 0), class or '-'
 end
 
 -- Collects, per index, what one ZADD (scores and members) or one ZREM (members) is to carry.

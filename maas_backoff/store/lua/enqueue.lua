@@ -1,8 +1,8 @@
 --[[ Create tasks. An id that exists is left alone.
 KEYS: ready gpu scheduled marker policies suspects leases external meta
-ARGV: now prefix policy policy_text max_queue_size groups | per group: record head_start when overrides count, and per task of it: id params
+ARGV: now prefix policy policy_text max_queue_size groups | per group: record when overrides count, and per task of it: id params
 Returns: 'policy' when its text must be sent too, nothing done; {'full', size, ms until there may be room}, nothing done; else per task 'created', 'exists' or 'conflict'
-`record` is "priority policy head_start_ms class", `when` is '' (now), 'in <ms>' or 'at <ms>'.
+`record` is what _queue.lua says, without the time; `when` is '' (now), 'in <ms>' or 'at <ms>'.
 The first write is an HSET: a server whose memory is full refuses the whole call.
 ]]
 --#include _clock
@@ -18,11 +18,15 @@ local tasks = prefix .. 't:'
 local answers, created, params_of, delayed, i = {}, {}, {}, false, 7
 for _ = 1, groups do
   local group = i
-  delayed = delayed or ARGV[group + 2] ~= ''
-  i = i + 5
-  for _ = 1, tonumber(ARGV[group + 4]) do
+  delayed = delayed or ARGV[group + 1] ~= ''
+  i = i + 4
+  for _ = 1, tonumber(ARGV[group + 3]) do
     local id, params = ARGV[i], ARGV[i + 1]
-    local known = params_of[id] or redis.call('HGET', tasks .. id, 'p')
+    local known = params_of[id]
+    if not known then
+      local stored = redis.call('HGET', tasks .. id, 'p')
+      known = stored and string.sub(stored, (string.find(stored, '\n', 1, true) or 0) + 1)
+    end
     if not known then
       answers[#answers + 1] = 'created'
       created[#created + 1] = i
@@ -59,27 +63,25 @@ local next_due = delayed and tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WIT
 if policy_text ~= '' then redis.call('HSET', policies, policy, policy_text) end
 
 local indexes, wake = {}, false
-local group, record, due, head_start, index, fields
+local group, line, due, head_start, class, index, fields
 for n = 1, #created, 2 do
   local id, params = ARGV[created[n]], ARGV[created[n] + 1]
   if created[n + 1] ~= group then
     group = created[n + 1]
-    record, head_start, due = ARGV[group], tonumber(ARGV[group + 1]), due_of(ARGV[group + 2])
-    fields = { 'c', whole(now) .. ' ' .. record }
-    if ARGV[group + 3] ~= '' then
-      fields[3], fields[4] = 'o', ARGV[group + 3]
-    end
+    line, due = whole(now) .. ' ' .. ARGV[group] .. '\n', due_of(ARGV[group + 1])
+    head_start, class = head_start_and_class(line)
+    fields = ARGV[group + 2] ~= '' and { 'o', ARGV[group + 2] } or {}
     if due > now then
       fields[#fields + 1] = 'u'
       fields[#fields + 1] = whole(due)
       index = scheduled
       wake = wake or due < next_due
     else
-      index = string.sub(record, -1) == '-' and ready or gpu
+      index = class == '-' and ready or gpu
       wake = wake or index == ready
     end
   end
-  redis.call('HSET', tasks .. id, 'p', params, unpack(fields))
+  redis.call('HSET', tasks .. id, 'p', line .. params, unpack(fields))
   -- In the order in which they are given.
   local turn = due + (n - 1) / 8192
   append(indexes, index, index == scheduled and string.format('%.4f', turn) or rank(turn, head_start), id)

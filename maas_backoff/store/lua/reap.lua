@@ -1,7 +1,7 @@
 --[[ List leases that ran out, drop the index entries of finished tasks that are gone, and measure the pace.
 KEYS: leases completed failed cancelled meta
 ARGV: now prefix gap_ms grace_ms limit
-Returns: now, and per lease: id token record overrides attempt counts held_by
+Returns: now, and per lease: id token creation overrides attempt counts held_by
 A clock that was set back takes the leases back with it: those of dead workers would lie in the future for as long.
 A gap is a time in which nobody looked: the server, or all workers, stood still. Live workers then get grace_ms to renew, and no lease is listed.
 Changes no task: the leases that ran out are settled by settle.lua.
@@ -28,7 +28,8 @@ local early = last - now > 1000 and redis.call('ZRANGE', leases, 0, 9999, 'WITHS
 local rows = {}
 if now >= grace_until then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limit)) do
-    local task = fields_of(prefix .. 't:' .. id, 't', 'c', 'o', 'n', 'k', 'y') or { false, false }
+    local task = fields_of(prefix .. 't:' .. id, 't', 'p', 'o', 'n', 'k', 'y') or { false, false }
+    task[2] = task[2] and string.match(task[2], '^[^\n]*\n?')  -- without the params
     table.insert(task, 1, id)
     rows[#rows + 1] = task
   end

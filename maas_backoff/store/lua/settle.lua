@@ -4,7 +4,7 @@ ARGV: now prefix settle_id worker lease_ms request_id claims may_claim_suspect m
 Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count
 Preconditions: `lease` (held under token), `expired` (so, and run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
-A claim is seven values: id token attempt params record overrides counts. The same request_id gets the same claims again.
+A claim is six values: id token attempt creation overrides counts. The same request_id gets the same claims again.
 Reads everything first; the first write is a ZREM: nothing here is refused when the server's memory is full.
 ]]
 --#include _clock
@@ -47,7 +47,7 @@ if wanted > 0 then
       if not task then
         append(orphans, scheduled, id)
       else
-        local head_start, class = creation(task[RECORD])
+        local head_start, class = head_start_and_class(task[CREATION])
         local score = rank(tonumber(due[d + 1]), head_start)
         local to = class ~= '-' and gpu or is_suspect(task[COUNTS]) and suspects or ready
         if to == ready then
@@ -109,7 +109,7 @@ for _, item in ipairs(items) do
       redis.call('HSET', key, 's', status, 'd', mark, 'u', whole(due), unpack(ARGV, item.first, item.last))
       -- How far an attempt got is over with it.
       redis.call('HDEL', key, 'g', 'm')
-      local head_start, class = creation(item.record)
+      local head_start, class = head_start_and_class(item.created)
       if due > now then
         append(to, scheduled, string.format('%.4f', due), id)
         wake = wake or due < earliest
@@ -179,9 +179,9 @@ local hit = wanted > 0 and (#claims >= wanted or dropped_entries)
 if hit then wake = wake or redis.call('ZCARD', ready) > 0 end
 local rows, took_suspect = {}, false
 for n, claim in ipairs(claims) do
-  local task, r = claim.task, 7 * n
-  rows[r - 6], rows[r - 5], rows[r - 4], rows[r - 3] = claim.id, claim.token, claim.attempt, task[PARAMS]
-  rows[r - 2], rows[r - 1], rows[r] = task[RECORD], task[OVERRIDES], task[COUNTS]
+  local task, r = claim.task, 6 * n
+  rows[r - 5], rows[r - 4], rows[r - 3] = claim.id, claim.token, claim.attempt
+  rows[r - 2], rows[r - 1], rows[r] = task[CREATION], task[OVERRIDES], task[COUNTS]
   took_suspect = took_suspect or claim.from == suspects
 end
 -- This worker takes no further suspect until this one has ended; another may.

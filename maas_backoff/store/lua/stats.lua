@@ -11,7 +11,7 @@ local oldest = now
 for k = 1, 3 do
   local head = redis.call('ZRANGE', KEYS[k], 0, 0)[1]
   if head then
-    local task = redis.call('HMGET', prefix .. 't:' .. head, 'u', 'c')
+    local task = redis.call('HMGET', prefix .. 't:' .. head, 'u', 'p')
     local due = task[1] or task[2] and string.match(task[2], '^%d+')
     if due then oldest = math.min(oldest, tonumber(due)) end
   end
