@@ -23,6 +23,9 @@ from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
 FRAME_LIMIT = 100
 """Claims, and settles, per frame: a script call of 1 to 2 ms."""
 
+SLEEPING_CLAIMS = 2
+"""One would always look like the first of many."""
+
 FRAME_BYTES = 4 * 1_048_576
 """Results per frame, about; a frame of a hundred large ones would hold up the server."""
 
@@ -160,10 +163,11 @@ class Running:
     def sleeping_frame(self, lane: int) -> Frame | None:
         """Return a claim that the server runs when a task becomes ready, or None where too few slots are free for one.
 
-        It takes half of them: the others are for what comes to be due, or comes back, meanwhile.
+        It is a small one: a worker that stands still, or is cut off, would keep so many from all others for a lease.
+        Of a larger number the next frames take the rest. One slot at least is left for what comes to be due meanwhile.
         """
-        claims = 0 if self.closing else min(self.free // 2, self._batch)
-        if not claims:
+        claims = min(self.free - 1, SLEEPING_CLAIMS)
+        if self.closing or claims < 1:
             return None
         self._asleep = self._frame([], claims, lane, may_claim_suspect=False)
         return self._asleep
