@@ -18,7 +18,7 @@ from maas_backoff.domain.outcome import (
 )
 from maas_backoff.domain.task import TaskError
 from maas_backoff.executors.base import Executor
-from maas_backoff.running import Attempt
+from maas_backoff.leased import Attempt
 
 log = logging.getLogger("maas_backoff.worker")
 

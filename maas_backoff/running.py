@@ -7,17 +7,14 @@ import asyncio
 import itertools
 import logging
 import math
-import time
 from collections import deque
-from contextvars import ContextVar
 from functools import partial
 
 import anyio
 
-from maas_backoff.domain.outcome import CancelReason, Outcome
+from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Settlement
-from maas_backoff.domain.task import TaskEntity
-from maas_backoff.store.codec import AttemptInfo
+from maas_backoff.leased import Attempt
 from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
 
 FRAME_LIMIT = 100
@@ -30,62 +27,6 @@ FRAME_BYTES = 4 * 1_048_576
 """Results per frame, about; a frame of a hundred large ones would hold up the server."""
 
 log = logging.getLogger("maas_backoff.worker")
-
-current: ContextVar["Attempt | None"] = ContextVar("maas_backoff.current", default=None)
-"""The attempt whose handler is being called."""
-
-
-class Attempt:
-    """One claimed task in this process, from its claim to the answer to its settlement."""
-
-    outcome: Outcome | None = None
-    """What came of the handler, before it is known whether it was stopped."""
-    scope: anyio.CancelScope | None = None
-    reason: CancelReason | None = None
-    deadline = math.inf
-    lingering: asyncio.Event | None = None
-    over = False
-    progress: tuple[float, str | None] | None = None
-
-    def __init__(self, claimed: Claimed, running: "Running", *, timeout: float, start_before: float) -> None:
-        self.claimed = claimed
-        self.token = claimed.token
-        self.timeout = timeout
-        self.start_before = start_before
-        """The handler may not begin after this moment: the lease might have run out."""
-        self._running = running
-        self._begun = time.monotonic()
-        # By its token: an attempt that its own task knows would be kept until the next garbage collection.
-        self.task: TaskEntity = claimed.task.connected(partial(running.note_progress, claimed.token))
-
-    def __repr__(self) -> str:
-        return f"<Attempt {self.task.attempt} of {self.task.task_id!r}, token {self.token}>"
-
-    def started(self) -> None:
-        """From here on the timeout counts."""
-        self.deadline = time.monotonic() + self.timeout
-        self._running.watch(self.deadline)
-
-    def extend(self) -> None:
-        """Give the exception handler as much time as the handler had; the lease is kept as long."""
-        self.deadline = time.monotonic() + self.timeout
-
-    def lingers(self, ended: asyncio.Event) -> None:
-        """What was started cannot be stopped; the slot stays taken until `ended`."""
-        self.lingering = ended
-
-    def cancel(self, reason: CancelReason) -> None:
-        """Stop the handler. The first reason stands; it is recorded before the cancel can be seen."""
-        if self.reason is None and not self.over:
-            self.reason = reason
-            if self.scope is not None:
-                self.scope.cancel()
-
-    def info(self, worker: str) -> AttemptInfo:
-        """Return when and where this attempt ran, by the server's clock."""
-        started = self.claimed.started_ms
-        elapsed = (time.monotonic() - self._begun) * 1000
-        return AttemptInfo(self.task.attempt, started, started + elapsed, worker)
 
 
 class Running:
@@ -203,7 +144,8 @@ class Running:
 
     def claimed(self, claimed: Claimed, *, timeout: float, start_before: float) -> None:
         """Hand a claimed task to a slot."""
-        attempt = Attempt(claimed, self, timeout=timeout, start_before=start_before)
+        report = partial(self.note_progress, claimed.token)
+        attempt = Attempt(claimed, timeout=timeout, start_before=start_before, watch=self.watch, report=report)
         self.attempts[attempt.token] = attempt
         if not self._inbox:
             self._rouse(1)

@@ -22,7 +22,7 @@ from maas_backoff.executors.inline import InlineExecutor
 from maas_backoff.executors.process import ProcessExecutor
 from maas_backoff.executors.reference import HandlerReference
 from maas_backoff.executors.thread import ThreadExecutor
-from maas_backoff.running import current
+from maas_backoff.leased import current
 from maas_backoff.service import Service
 from maas_backoff.tasks import Tasks
 from maas_backoff.uninterrupted import uninterrupted

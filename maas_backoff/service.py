@@ -16,11 +16,12 @@ from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.errors import StorageError
 from maas_backoff.executors.base import Executor, Handler
+from maas_backoff.leased import Attempt
 from maas_backoff.loops import poll, progress, reap, timeout
 from maas_backoff.loops.heartbeat import Heartbeat
 from maas_backoff.loops.lane import Lane
 from maas_backoff.loops.wake import LONGEST_BLOCK, Wake
-from maas_backoff.running import Attempt, Running
+from maas_backoff.running import Running
 from maas_backoff.store.connect import Client
 from maas_backoff.store.redis import RedisStore
 from maas_backoff.work import Work

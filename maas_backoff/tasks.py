@@ -24,7 +24,7 @@ from maas_backoff.errors import (
     TaskNotFoundError,
     TaskTimeoutError,
 )
-from maas_backoff.running import current
+from maas_backoff.leased import current
 from maas_backoff.store.codec import EXTERNAL
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.frame import Settle

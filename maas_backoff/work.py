@@ -16,7 +16,8 @@ from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.domain.task import TaskError
 from maas_backoff.executors.base import Executor, Handler
 from maas_backoff.executors.call import call_here
-from maas_backoff.running import Attempt, Running, current
+from maas_backoff.leased import Attempt, current
+from maas_backoff.running import Running
 
 log = logging.getLogger("maas_backoff.worker")
 

@@ -251,6 +251,20 @@ async def test_a_worker_that_sleeps_less_than_its_lease_is_not_noticed(
     assert sleeper.poll() is None
 
 
+async def test_an_idle_worker_that_stands_still_keeps_two_tasks_at_most(
+    scheduler: TaskBackoffScheduler, start: Start, server: Server
+) -> None:
+    """Its claim waits on the server, and is a small one: they come back with its lease, and others run the rest."""
+    frozen, _ = start(), start()
+    # Each sleeps for tasks, and listens for cancels.
+    await eventually(lambda: server.client.info("clients")["blocked_clients"] == 4, "both are idle")
+    os.kill(frozen.pid, signal.SIGSTOP)
+    ids = await scheduler.create_tasks({"seconds": 0} for _ in range(20))
+    tasks = [await scheduler.wait_task(task_id, timeout=20) for task_id in ids]
+    assert [task.status for task in tasks] == ["completed"] * 20
+    assert sum(task.lost_count for task in tasks) <= 2
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are Linux's")
 @pytest.mark.parametrize("mode", ["thread", "process"])
 @pytest.mark.parametrize("files", [24, 64])

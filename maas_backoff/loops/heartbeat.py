@@ -16,7 +16,8 @@ import anyio
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.errors import StorageError
-from maas_backoff.running import Attempt, Running
+from maas_backoff.leased import Attempt
+from maas_backoff.running import Running
 from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
 from maas_backoff.store.redis import RedisStore

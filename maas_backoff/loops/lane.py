@@ -10,8 +10,9 @@ import anyio
 
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.errors import Retry, StorageDeniedError, StorageUnavailableError
+from maas_backoff.leased import Attempt
 from maas_backoff.loops.patience import Patience
-from maas_backoff.running import Attempt, Running
+from maas_backoff.running import Running
 from maas_backoff.store.frame import Answer, Frame
 from maas_backoff.store.redis import RedisStore
 

@@ -13,7 +13,7 @@ from chaos.setting import setting
 from maas_backoff import TaskBackoffScheduler, TaskEntity
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.loops import lane
-from maas_backoff.running import Attempt
+from maas_backoff.leased import Attempt
 
 MODE = os.environ.get("CHAOS_MODE", "")
 HISTORY = History(Path(os.environ.get("CHAOS_FOLDER", "")))

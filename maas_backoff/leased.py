@@ -1,0 +1,81 @@
+"""An attempt in this process: what holds a lease, and may be stopped."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+
+import anyio
+
+from maas_backoff.domain.outcome import CancelReason, Outcome
+from maas_backoff.domain.task import ProgressReport, TaskEntity
+from maas_backoff.store.codec import AttemptInfo
+from maas_backoff.store.frame import Claimed
+
+current: ContextVar["Attempt | None"] = ContextVar("maas_backoff.current", default=None)
+"""The attempt whose handler is being called."""
+
+
+class Attempt:
+    """One claimed task in this process, from its claim to the answer to its settlement."""
+
+    outcome: Outcome | None = None
+    """What came of the handler, before it is known whether it was stopped."""
+    scope: anyio.CancelScope | None = None
+    reason: CancelReason | None = None
+    deadline = math.inf
+    lingering: asyncio.Event | None = None
+    over = False
+    progress: tuple[float, str | None] | None = None
+
+    def __init__(
+        self,
+        claimed: Claimed,
+        *,
+        timeout: float,
+        start_before: float,
+        watch: Callable[[float], None],
+        report: ProgressReport,
+    ) -> None:
+        """`watch` is told of the deadline, `report` of the handler's progress.
+
+        Neither may know this attempt: it would be kept until the next garbage collection.
+        """
+        self.claimed = claimed
+        self.token = claimed.token
+        self.timeout = timeout
+        self.start_before = start_before
+        """The handler may not begin after this moment: the lease might have run out."""
+        self._watch = watch
+        self._begun = time.monotonic()
+        self.task: TaskEntity = claimed.task.connected(report)
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.task.attempt} of {self.task.task_id!r}, token {self.token}>"
+
+    def started(self) -> None:
+        """From here on the timeout counts."""
+        self.deadline = time.monotonic() + self.timeout
+        self._watch(self.deadline)
+
+    def extend(self) -> None:
+        """Give the exception handler as much time as the handler had; the lease is kept as long."""
+        self.deadline = time.monotonic() + self.timeout
+
+    def lingers(self, ended: asyncio.Event) -> None:
+        """What was started cannot be stopped; the slot stays taken until `ended`."""
+        self.lingering = ended
+
+    def cancel(self, reason: CancelReason) -> None:
+        """Stop the handler. The first reason stands; it is recorded before the cancel can be seen."""
+        if self.reason is None and not self.over:
+            self.reason = reason
+            if self.scope is not None:
+                self.scope.cancel()
+
+    def info(self, worker: str) -> AttemptInfo:
+        """Return when and where this attempt ran, by the server's clock."""
+        started = self.claimed.started_ms
+        elapsed = (time.monotonic() - self._begun) * 1000
+        return AttemptInfo(self.task.attempt, started, started + elapsed, worker)
