@@ -98,8 +98,7 @@ class Running:
         if not settles and not claims:
             return None
         self._busy += 1
-        may_claim_suspect = claims > 0 and not self._suspect_claims and not self._runs_suspect()
-        return self._frame(settles, claims, lane, may_claim_suspect=may_claim_suspect)
+        return self._frame(settles, claims, lane)
 
     def sleeping_frame(self, lane: int) -> Frame | None:
         """Return a claim that the server runs when a task becomes ready, or None where too few slots are free for one.
@@ -110,15 +109,14 @@ class Running:
         claims = min(self.free - 1, SLEEPING_CLAIMS)
         if self.closing or claims < 1:
             return None
-        self._asleep = self._frame([], claims, lane, may_claim_suspect=False)
+        self._asleep = self._frame([], claims, lane)
         return self._asleep
 
-    def _frame(
-        self, settles: list[tuple[Attempt, Settle]], claims: int, lane: int, *, may_claim_suspect: bool
-    ) -> Frame:
+    def _frame(self, settles: list[tuple[Attempt, Settle]], claims: int, lane: int) -> Frame:
         self._claiming += claims
         if claims:
             self.empty.clear()
+        may_claim_suspect = claims > 0 and not self._suspect_claims and not self._runs_suspect()
         self._suspect_claims += may_claim_suspect
         request_id = f"{next(self._requests)}"
         self._in_flight[request_id] = settles, self._wakes

@@ -251,6 +251,27 @@ async def test_a_worker_that_sleeps_less_than_its_lease_is_not_noticed(
     assert sleeper.poll() is None
 
 
+async def test_an_idle_worker_takes_what_another_has_lost(config: TaskBackoffConfig) -> None:
+    """It is told: neither a poll nor another task brings it."""
+    config.scheduler.interval = 60
+    scheduler = TaskBackoffScheduler(config)
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> int:
+        return task.attempt
+
+    producer = TaskBackoffScheduler(config)
+    ids = await producer.create_tasks({} for _ in range(3))
+    store = RedisStore(config)
+    frame = Frame((), 3, may_claim_suspect=False, request_id="x", lane=0)
+    assert len((await store.exchange(frame, "ghost")).claimed) == 3
+    async with scheduler:
+        tasks = [await producer.wait_task(task_id, timeout=15) for task_id in ids]
+    assert [(task.result, task.lost_count) for task in tasks] == [(2, 1)] * 3
+    await producer.shutdown()
+    await store.aclose()
+
+
 async def test_an_idle_worker_that_stands_still_keeps_two_tasks_at_most(
     scheduler: TaskBackoffScheduler, start: Start, server: Server
 ) -> None:

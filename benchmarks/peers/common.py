@@ -38,7 +38,7 @@ TASKS = {
 }
 ATTEMPTS = 3
 LONG = 2.0  # seconds that a task of `kill` takes
-FORBEARANCE = 120.0  # seconds until a killed worker's tasks count as not rescued
+FORBEARANCE = 90.0  # seconds until a killed worker's tasks count as not rescued
 PAUSE = 0.002
 
 
