@@ -235,7 +235,7 @@ async def idle(url: str, seconds: float) -> Metrics:
         before, spent = commands(server), cpu_of(worker.pid)
         await asyncio.sleep(seconds)
         after, used = commands(server), cpu_of(worker.pid) - spent
-        clients = len(server.client_list()) - 1
+        clients = sum(client["name"] == "maas-backoff" for client in server.client_list())
     worker.terminate()
     worker.wait()
     return {"commands": (after - before - 1) / seconds, "cpu": used / seconds * 100, "connections": clients}
