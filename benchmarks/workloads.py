@@ -352,4 +352,4 @@ def resident() -> int:
 if __name__ == "__main__":
     program, server_url, *rest = sys.argv[1:]
     programs: dict[str, Callable[..., Awaitable[None]]] = {"listen": _listen, "idle": _idle, "grow": _grow}
-    asyncio.run(programs[program](server_url, *map(int, rest)))  # type: ignore[arg-type]
+    asyncio.run(programs[program](server_url, *map(int, rest)))

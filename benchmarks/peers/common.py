@@ -42,7 +42,7 @@ FORBEARANCE = 90.0  # seconds until a killed worker's tasks count as not rescued
 PAUSE = 0.002
 
 
-class Failure(Exception):  # noqa: N818
+class Failure(Exception):  # noqa: N818 - it stands for whatever a user raises
     """What the handler of `retry` raises; an adapter turns it into what its queue wants to see."""
 
 

@@ -159,6 +159,8 @@ class Client:
         finally:
             if pool is self._pool:
                 self._idle.append(connection)
+            else:  # the master has moved, or all is closed
+                await connection.disconnect(nowait=True)
         if refused is not None:
             raise refused
         return answers
