@@ -159,8 +159,6 @@ class Client:
         finally:
             if pool is self._pool:
                 self._idle.append(connection)
-            else:  # the master has moved, or all is closed
-                await connection.disconnect(nowait=True)
         if refused is not None:
             raise refused
         return answers
