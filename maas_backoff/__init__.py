@@ -1,7 +1,8 @@
 """Tasks with retries and backoff over Redis or Valkey, for asyncio services that serve AI models."""
 
-from maas_backoff.config import SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
+from maas_backoff.config import GpuConfig, SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
 from maas_backoff.domain.backoff import Backoff, BackoffStrategy
+from maas_backoff.domain.gpu import GpuAssignment, GpuStatus, GpuTask
 from maas_backoff.domain.health import Health
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.result import ResultEntity
@@ -38,6 +39,10 @@ __all__ = [
     "ConfigError",
     "Discard",
     "FailedAttempt",
+    "GpuAssignment",
+    "GpuConfig",
+    "GpuStatus",
+    "GpuTask",
     "HandlerError",
     "Health",
     "InvalidValueError",

@@ -1,7 +1,7 @@
-"""The command line: `maas-backoff demo` and `maas-backoff worker module:scheduler`.
+"""The command line: `maas-backoff demo`, `maas-backoff worker module:scheduler` and `maas-backoff gpus`.
 
-Exit codes: 0 all is well, 1 tasks failed or the worker died, 2 wrong usage or a failed import, 3 the storage cannot be
-reached, 130 the demo was stopped.
+Exit codes: 0 all is well, 1 tasks failed, the worker died, or there is no GPU, 2 wrong usage or a failed import,
+3 the storage cannot be reached, 130 the demo was stopped.
 """
 
 import argparse
@@ -21,9 +21,11 @@ from pathlib import Path
 
 import anyio
 
+from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.demo.lines import InputError
 from maas_backoff.errors import MaasBackoffError, StorageError
 from maas_backoff.scheduler import TaskBackoffScheduler
+from maas_backoff.storage import StorageConfig
 
 log = logging.getLogger("maas_backoff.command")
 
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        return _demo(options) if options.command == "demo" else _worker(options)
+        return {"demo": _demo, "worker": _worker, "gpus": _gpus}[options.command](options)
     except StorageError as error:
         return _complain(options, error, STORAGE)
     except (UsageError, InputError, MaasBackoffError) as error:
@@ -91,6 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "scheduler", metavar="module:scheduler", help="where it is, or a function without arguments giving it"
     )
+    gpus = commands.add_parser(
+        "gpus",
+        help="show this machine's GPUs, and what is reserved on them",
+        description="Show this machine's GPUs as workers see them: what other programs use, what workers of all queues "
+        "have reserved, what is free, and the tasks that run there. The server is that of --url, or of the environment "
+        "(MAAS_BACKOFF_URL, …); without one, nothing is known of reservations.",
+    )
+    gpus.add_argument("--url", metavar="URL", help="the server: redis://…, rediss://…, unix://…")
+    gpus.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -120,6 +131,20 @@ def _worker(options: argparse.Namespace) -> int:
         log.exception("the worker has died")
         return FAILED
     log.info("stopped")
+    return OK
+
+
+def _gpus(options: argparse.Namespace) -> int:
+    from maas_backoff.commands.gpus import as_json, as_table, gpus
+
+    told = StorageConfig(url=options.url) if options.url is not None else TaskBackoffConfig.from_env().storage
+    storage = None if told == StorageConfig() else told
+    try:
+        found = anyio.run(gpus, storage)
+    except LookupError as error:
+        print("[]" if options.json else f"no GPU can be used here: {error.args[0]}")
+        return FAILED
+    print(as_json(found) if options.json else as_table(found, reservations=storage is not None))
     return OK
 
 

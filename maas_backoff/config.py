@@ -6,7 +6,7 @@ and what was got.
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 import attrs
@@ -54,7 +54,9 @@ class TaskConfig:
     cancelled tasks are kept, `failed_ttl` how long failed ones are. `max_payload_bytes` limits params and results.
     With `max_queue_size` tasks that are not finished, new ones are refused (QueueFullError); None: no limit.
     A task starts only on a GPU with `min_gpu_memory_gb` GiB free and a utilisation below `max_gpu_utilization`
-    percent (0: no matter). `min_gpu_utilization` is the old name of `max_gpu_utilization`.
+    percent (0: no matter). `min_gpu_utilization` is the old name of `max_gpu_utilization`. A task that runs out of a
+    GPU's memory comes back for `oom_growth` times as much, or for what it was seen to use if that is more, at most
+    `max_ooms` times without using a retry.
     """
 
     biz_prefix: str = field(
@@ -95,6 +97,9 @@ class TaskConfig:
         on_setattr=_mirror("min_gpu_utilization", "max_gpu_utilization"),
     )
 
+    oom_growth: float = field(default=1.5, validator=number(1, 100))
+    max_ooms: int = field(default=3, validator=whole(0, 1000))
+
     def __attrs_post_init__(self) -> None:
         ceiling, old = self.max_gpu_utilization, self.min_gpu_utilization
         if ceiling and old and ceiling != old:
@@ -131,14 +136,15 @@ class ThreadPoolConfig:
     `concurrency` attempts at a time. `proc_mode="thread"`: coroutine handlers run on the event loop, plain functions
     in threads, which nothing can stop from outside. `proc_mode="process"`: every handler runs in a child process,
     which is killed on timeout and on cancel. `exec_timeout` limits one attempt of a task without its own.
-    `max_tasks_per_process` replaces a
-    child after that many tasks; None keeps it.
+    `max_tasks_per_process` replaces a child after that many tasks; None keeps it. `start_timeout` is how long a child
+    may take to import the handler's module and to enter the worker_lifespan.
     """
 
     concurrency: int = field(default=10, validator=whole(1, 10_000))
     proc_mode: ProcMode = field(default="thread", validator=choice(*get_args(ProcMode)))
     exec_timeout: float = field(default=300, converter=seconds, validator=duration(0.001))
     max_tasks_per_process: int | None = field(default=None, validator=optional(whole(1, 1_000_000_000)))
+    start_timeout: float = field(default=300, converter=seconds, validator=duration(0.1))
 
 
 @define(kw_only=True)
@@ -155,6 +161,51 @@ class SchedulerConfig:
     shutdown_grace: float = field(default=30, converter=seconds, validator=duration(0, 86_400))
 
 
+Gpus = Literal["all"] | tuple[int | str, ...]
+
+
+def _as_gpus(given: str | Sequence[int | str]) -> Gpus:
+    """An environment variable has "all", or names with commas between them."""
+    if given == "all":
+        return "all"
+    names = [name for name in given.split(",") if name] if isinstance(given, str) else given
+    if not isinstance(names, list | tuple):
+        return cast(Gpus, given)  # the validator's business
+    return tuple(int(name) if isinstance(name, str) and name.isdecimal() else name for name in names)
+
+
+def _are_gpus(given: object) -> bool:
+    if given == "all":
+        return True
+    names = cast("tuple[object, ...]", given if isinstance(given, tuple) else ("",))
+    return all(isinstance(name, int | str) and not isinstance(name, bool) and name != "" for name in names) and all(
+        not isinstance(name, int) or name >= 0 for name in names
+    )
+
+
+@define(kw_only=True)
+class GpuConfig:
+    """Which GPUs a worker uses, and how.
+
+    `gpus` are "all" that it can see, or a list of indices (NVML's) and UUIDs; an empty one: none. At most
+    `tasks_per_gpu` tasks of all workers run on a device at once; None: as many as fit. After the start of a child
+    process on a device nothing else starts there until its memory shows, or for `gpu_settle_time`. What a killed task
+    used is given to others when NVML shows it free, at the latest after `gpu_release_timeout`. A task that others have
+    passed for `starvation_after` gets a device held for it. A device on which `max_gpu_faults` tasks in a row fail with
+    errors of CUDA is left alone for `gpu_quarantine`; then one task tries it.
+    """
+
+    gpus: Gpus = field(
+        default="all", converter=_as_gpus, validator=must("'all', or a list of indices and UUIDs", _are_gpus)
+    )
+    tasks_per_gpu: int | None = field(default=None, validator=optional(whole(1, 10_000)))
+    gpu_settle_time: float = field(default=5, converter=seconds, validator=duration(0, 3600))
+    gpu_release_timeout: float = field(default=30, converter=seconds, validator=duration(0, 3600))
+    starvation_after: float = field(default=120, converter=seconds, validator=duration(0))
+    max_gpu_faults: int = field(default=3, validator=whole(1, 1000))
+    gpu_quarantine: float = field(default=300, converter=seconds, validator=duration(1))
+
+
 def _section(kind: type[_T]) -> _T:
     def is_section(value: object) -> bool:
         return isinstance(value, kind)
@@ -164,12 +215,13 @@ def _section(kind: type[_T]) -> _T:
 
 @define(kw_only=True)
 class TaskBackoffConfig:
-    """The whole configuration of one scheduler, in four sections."""
+    """The whole configuration of one scheduler, in five sections."""
 
     storage: StorageConfig = _section(StorageConfig)
     task: TaskConfig = _section(TaskConfig)
     threadpool: ThreadPoolConfig = _section(ThreadPoolConfig)
     scheduler: SchedulerConfig = _section(SchedulerConfig)
+    gpu: GpuConfig = _section(GpuConfig)
 
     def copy(self) -> Self:
         """Return a copy that later assignments to this one do not reach."""
@@ -215,6 +267,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "task": TaskConfig,
     "threadpool": ThreadPoolConfig,
     "scheduler": SchedulerConfig,
+    "gpu": GpuConfig,
 }
 
 

@@ -22,7 +22,7 @@ MaasBackoffError
     └── Discard
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 __all__ = [
@@ -189,12 +189,23 @@ def _seconds(after: float | timedelta) -> float:
 class Retry(HandlerSignal):
     """Raise to be retried after `after` seconds (or a timedelta) instead of after the backoff's delay.
 
-    Uses one of the task's retries; without one left the task fails.
+    `params`, a dict of JSON values, take the place of the task's own from then on. Uses one of the task's retries;
+    without one left the task fails. Raised because of an error that tells of a GPU's memory (`from error`, or in its
+    `except`), it uses none, as that error would.
     """
 
-    def __init__(self, after: float | timedelta, reason: str = "retry requested") -> None:
-        self.after: float = _seconds(after)
+    def __init__(
+        self,
+        after: float | timedelta | None = None,
+        reason: str = "retry requested",
+        *,
+        params: Mapping[str, object] | None = None,
+    ) -> None:
+        self.after: float | None = None if after is None else _seconds(after)
         self.reason = reason
+        if params is not None and not isinstance(params, dict):
+            raise InvalidValueError("params", "a dict, or None", params)
+        self.params: Mapping[str, object] | None = params
         super().__init__(reason)
 
 

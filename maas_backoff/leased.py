@@ -7,9 +7,12 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 import anyio
+import attrs
 
+from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import CancelReason, Outcome
 from maas_backoff.domain.task import ProgressReport, TaskEntity
+from maas_backoff.gate.grant import Grant
 from maas_backoff.store.codec import AttemptInfo
 from maas_backoff.store.frame import Claimed
 
@@ -37,12 +40,14 @@ class Attempt:
         start_before: float,
         watch: Callable[[float], None],
         report: ProgressReport,
+        grant: Grant | None = None,
     ) -> None:
         """`watch` is told of the deadline, `report` of the handler's progress.
 
         Neither may know this attempt: it would be kept until the next garbage collection.
         """
         self.claimed = claimed
+        self.grant = grant
         self.token = claimed.token
         self.timeout = timeout
         self.start_before = start_before
@@ -50,6 +55,8 @@ class Attempt:
         self._watch = watch
         self._begun = time.monotonic()
         self.task: TaskEntity = claimed.task.connected(report)
+        if grant is not None:
+            self.task = attrs.evolve(self.task, gpu=GpuAssignment.of(grant.uuid, grant.index, grant.mib))
 
     def __repr__(self) -> str:
         return f"<Attempt {self.task.attempt} of {self.task.task_id!r}, token {self.token}>"

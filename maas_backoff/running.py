@@ -8,12 +8,14 @@ import itertools
 import logging
 import math
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 
 import anyio
 
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Settlement
+from maas_backoff.gate.grant import Grant
 from maas_backoff.leased import Attempt
 from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
 
@@ -65,6 +67,16 @@ class Running:
         self._claiming = 0
         self._busy = 0
         self._asleep: Frame | None = None
+        self.spare_slots = 0
+        """Slots that are not for the ready tasks: one that needs a GPU comes first."""
+        self.gpu_marked = False
+        """Whether this worker was woken because a task waits for a GPU."""
+        self.listens_for_gpu = False
+        """Whether it is to be woken then: not while it looks by itself, as something waits that does not fit."""
+        self.hears_gpu = False
+        """Whether it sleeps so that it would be."""
+        self.gpu_pulse = asyncio.Event()
+        """Set when something may have changed for tasks that need a GPU."""
         self.lingering = 0
         """Slots whose thread outlives its attempt."""
         self._suspect_claims = 0
@@ -94,7 +106,7 @@ class Running:
             settles.append(self._outbox.popleft())
             size += len(settles[-1][1].settlement.result or "")
         self._sending += len(settles)
-        claims = min(self.free, self._batch) if self.hungry and not self.closing else 0
+        claims = min(max(0, self.free - self.spare_slots), self._batch) if self.hungry and not self.closing else 0
         if not settles and not claims:
             return None
         self._busy += 1
@@ -112,7 +124,15 @@ class Running:
         self._asleep = self._frame([], claims, lane)
         return self._asleep
 
-    def _frame(self, settles: list[tuple[Attempt, Settle]], claims: int, lane: int) -> Frame:
+    def gpu_frame(self, fits: Sequence[str], lane: int) -> Frame | None:
+        """Return a claim of tasks that need a GPU, one for each of `fits`, or None where too few slots are free."""
+        if self.closing or self.free < len(fits):
+            return None
+        return self._frame([], len(fits), lane, tuple(fits))
+
+    def _frame(
+        self, settles: list[tuple[Attempt, Settle]], claims: int, lane: int, fits: tuple[str, ...] = ()
+    ) -> Frame:
         self._claiming += claims
         if claims:
             self.empty.clear()
@@ -120,30 +140,34 @@ class Running:
         self._suspect_claims += may_claim_suspect
         request_id = f"{next(self._requests)}"
         self._in_flight[request_id] = settles, self._wakes
-        return Frame(tuple(settle for _, settle in settles), claims, may_claim_suspect, request_id, lane)
+        return Frame(tuple(settle for _, settle in settles), claims, may_claim_suspect, request_id, lane, fits)
 
     def answered(self, frame: Frame, answer: Answer) -> list[tuple[Attempt, Settle, str]]:
         """Free the slots of what is settled; return it with the server's word for each."""
         settled, wakes = self._in_flight.pop(frame.request_id)
         if frame is self._asleep:
             self._asleep = None
-        else:
+        elif not frame.fits:
             self._busy -= 1
         self._sending -= len(settled)
         self._claiming -= frame.claims
         self._suspect_claims -= frame.may_claim_suspect
-        if frame.claims:
+        if frame.claims and not frame.fits:
             # What woke this worker while the frame was on its way may have come after the claim.
             self._feed(hungry=answer.hit or wakes != self._wakes)
         for attempt, _ in settled:
             self._forget(attempt)
+        if settled and self.spare_slots:
+            self.gpu_pulse.set()
         self._rest()
         return [(attempt, settle, word) for (attempt, settle), word in zip(settled, answer.answers, strict=True)]
 
-    def claimed(self, claimed: Claimed, *, timeout: float, start_before: float) -> None:
-        """Hand a claimed task to a slot."""
+    def claimed(self, claimed: Claimed, *, timeout: float, start_before: float, grant: Grant | None = None) -> None:
+        """Hand a claimed task to a slot, with what it was granted of a GPU."""
         report = partial(self.note_progress, claimed.token)
-        attempt = Attempt(claimed, timeout=timeout, start_before=start_before, watch=self.watch, report=report)
+        attempt = Attempt(
+            claimed, timeout=timeout, start_before=start_before, watch=self.watch, report=report, grant=grant
+        )
         self.attempts[attempt.token] = attempt
         if not self._inbox:
             self._rouse(1)
@@ -183,6 +207,8 @@ class Running:
         """Send what came of an attempt; None: nothing may be written, its task is somebody else's."""
         attempt.over = True
         self.noted.pop(attempt.token, None)
+        if attempt.grant is not None and (attempt.lingering is None or attempt.lingering.is_set()):
+            self.give_back(attempt.grant)
         if settlement is None:
             self._forget(attempt)
             self._rest()
@@ -190,9 +216,16 @@ class Running:
             return
         task_id, counts = attempt.task.task_id, attempt.claimed.counts
         info = attempt.info(self.worker) if settlement.error is not None else None
-        settle = Settle(task_id, "lease", attempt.token, settlement, counts, info, attempt.progress)
+        settle = Settle(
+            task_id, "lease", attempt.token, settlement, counts, info, attempt.progress, attempt.claimed.overrides
+        )
         self._outbox.append((attempt, settle))
         self.pulse.set()
+
+    def give_back(self, grant: Grant) -> None:
+        """An attempt has no more use for what it was granted."""
+        grant.attempt_ended()
+        self.gpu_pulse.set()
 
     def _forget(self, attempt: Attempt) -> None:
         self.attempts.pop(attempt.token, None)

@@ -10,18 +10,22 @@ from typing import Self, TypeVar, Unpack
 import anyio
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.health import Health
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.spec import TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import HandlerError
-from maas_backoff.executors.base import Executor, Handler
+from maas_backoff.executors.base import ExceptionHandler, Executor, Handler
 from maas_backoff.executors.call import is_coroutine_handler
 from maas_backoff.executors.inline import InlineExecutor
+from maas_backoff.executors.lifespan import Lifespan
 from maas_backoff.executors.process import ProcessExecutor
 from maas_backoff.executors.reference import HandlerReference
 from maas_backoff.executors.thread import ThreadExecutor
+from maas_backoff.gate.nvml import NvmlProbe
+from maas_backoff.gate.reading import Probe
 from maas_backoff.leased import current
 from maas_backoff.service import Service
 from maas_backoff.tasks import Tasks
@@ -30,6 +34,8 @@ from maas_backoff.uninterrupted import uninterrupted
 log = logging.getLogger("maas_backoff.scheduler")
 
 _H = TypeVar("_H", bound=Handler)
+_E = TypeVar("_E", bound=ExceptionHandler)
+_L = TypeVar("_L", bound=Lifespan)
 
 
 class TaskBackoffScheduler:
@@ -42,10 +48,13 @@ class TaskBackoffScheduler:
     be repeated.
     """
 
-    def __init__(self, config: TaskBackoffConfig | None = None) -> None:
+    def __init__(self, config: TaskBackoffConfig | None = None, *, gpu_probe: Probe | None = None) -> None:
+        """`gpu_probe` takes the place of NVML, in tests: `maas_backoff.testing.FakeGpuProbe`."""
         self.config: TaskBackoffConfig = TaskBackoffConfig() if config is None else config
+        self._probe = gpu_probe
+        self._lifespan: Lifespan | None = None
         self._handler: Handler | None = None
-        self._exception_handler: Handler | None = None
+        self._exception_handler: ExceptionHandler | None = None
         self._open: Tasks | None = None
         self._service: Service | None = None
         self._lifecycle = anyio.Lock()
@@ -71,7 +80,24 @@ class TaskBackoffScheduler:
         self._handler = handler
         return handler
 
-    def set_custom_task_exception_handler(self, handler: _H) -> _H:
+    def set_worker_lifespan(self, lifespan: _L) -> _L:
+        """Set what each process that calls the handler does once, before its first task; works as a decorator.
+
+        `lifespan` is a function without arguments that gives a context manager (@contextmanager, or
+        @asynccontextmanager): it loads the model and warms up, and what it yields is handed to the handler as its
+        second argument. In process mode every child enters it, which sees its own GPU only; else the worker does.
+        It does not count in `exec_timeout`; `start` waits for it, except in process mode in a queue whose tasks need a
+        GPU: there it is entered when the first task has got one. Raises HandlerError as for handlers.
+        """
+        self._check_stopped("worker_lifespan")
+        if not callable(lifespan):
+            raise HandlerError(f"worker_lifespan: expected a function, got {type(lifespan).__name__}")
+        if self.config.threadpool.proc_mode == "process":
+            HandlerReference.of(lifespan, defined=False)
+        self._lifespan = lifespan
+        return lifespan
+
+    def set_custom_task_exception_handler(self, handler: _E) -> _E:
         """Set a function that is called after an attempt that raised, timed out or lost its child process.
 
         It is called in the worker with the TaskEntity, whose `error` is that of the attempt, and may take as long as
@@ -124,7 +150,9 @@ class TaskBackoffScheduler:
 
     async def _started_service(self, handler: Handler) -> Service:
         tasks = self._tasks
-        service = Service(tasks.config, tasks.store, _executor(tasks.config, handler), self._exception_handler)
+        executor = _executor(tasks.config, handler, self._lifespan)
+        probe = self._probe or NvmlProbe()
+        service = Service(tasks.config, tasks.store, executor, self._exception_handler, probe)
         await service.start()
         return service
 
@@ -251,6 +279,10 @@ class TaskBackoffScheduler:
         """Return how many tasks are in which state, in constant time."""
         return await self._tasks.store.stats()
 
+    async def gpus(self) -> list[GpuStatus]:
+        """Return the GPUs of all live workers of this queue, with what every queue has reserved there."""
+        return await self._tasks.gpus()
+
     # Changing tasks
 
     async def cancel_task(self, task_id: str, *, running: bool = False) -> bool:
@@ -289,11 +321,17 @@ class TaskBackoffScheduler:
         return await self._tasks.delete(task_id)
 
 
-def _executor(config: TaskBackoffConfig, handler: Handler) -> Executor:
-    limit = config.task.max_payload_bytes
-    if config.threadpool.proc_mode == "process":
-        recycle = config.threadpool.max_tasks_per_process
-        return ProcessExecutor(handler, max_tasks_per_process=recycle, max_payload_bytes=limit)
+def _executor(config: TaskBackoffConfig, handler: Handler, lifespan: Lifespan | None) -> Executor:
+    limit, threadpool = config.task.max_payload_bytes, config.threadpool
+    if threadpool.proc_mode == "process":
+        return ProcessExecutor(
+            handler,
+            max_tasks_per_process=threadpool.max_tasks_per_process,
+            max_payload_bytes=limit,
+            start_timeout=threadpool.start_timeout,
+            lifespan=lifespan,
+            needs_gpu=config.task.policy.demand is not None,
+        )
     if is_coroutine_handler(handler):
-        return InlineExecutor(handler, max_payload_bytes=limit)
-    return ThreadExecutor(handler, max_payload_bytes=limit)
+        return InlineExecutor(handler, max_payload_bytes=limit, lifespan=lifespan)
+    return ThreadExecutor(handler, max_payload_bytes=limit, lifespan=lifespan)

@@ -15,14 +15,18 @@ import anyio
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.errors import StorageError
-from maas_backoff.executors.base import Executor, Handler
+from maas_backoff.executors.base import ExceptionHandler, Executor
+from maas_backoff.gate.gate import Gate
+from maas_backoff.gate.reading import Probe
 from maas_backoff.leased import Attempt
 from maas_backoff.loops import poll, progress, reap, timeout
+from maas_backoff.loops.admission import Admission
 from maas_backoff.loops.heartbeat import Heartbeat
 from maas_backoff.loops.lane import Lane
 from maas_backoff.loops.wake import LONGEST_BLOCK, Wake
 from maas_backoff.running import Running
 from maas_backoff.store.connect import Client
+from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.redis import RedisStore
 from maas_backoff.work import Work
 
@@ -38,7 +42,12 @@ class Service:
     """Runs tasks from `start` to `stop`. For one use; both are called by the scheduler, once each."""
 
     def __init__(
-        self, config: TaskBackoffConfig, store: RedisStore, executor: Executor, exception_handler: Handler | None
+        self,
+        config: TaskBackoffConfig,
+        store: RedisStore,
+        executor: Executor,
+        exception_handler: ExceptionHandler | None,
+        probe: Probe,
     ) -> None:
         self._config = config
         self._store = store
@@ -50,6 +59,15 @@ class Service:
         self._host: asyncio.Task[None] | None = None
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.running = Running(self.worker, config.threadpool.concurrency, config.task.batch_size)
+        self._gate = Gate(
+            probe,
+            Ledgers(config.storage, store.server, lease=config.scheduler.lease),
+            config.gpu,
+            worker=self.worker,
+            queue=config.task.biz_prefix,
+            in_children=config.threadpool.proc_mode == "process",
+            pulse=self.running.gpu_pulse,
+        )
         self._heartbeat: Heartbeat | None = None
         self.failure: BaseException | None = None
 
@@ -72,6 +90,8 @@ class Service:
         found = [f"task {attempt.task.task_id!r} ignores its timeout" for attempt in stuck]
         if self._heartbeat is not None and self._heartbeat.trouble is not None:
             found.append(self._heartbeat.trouble)
+        if self._gate.trouble is not None:
+            found.append(self._gate.trouble)
         if self.running.lingering:
             found.append(f"{self.running.lingering} threads outlive their timeout and hold a slot each")
         return found
@@ -137,9 +157,10 @@ class Service:
             "slots": self._config.threadpool.concurrency,
             "version": VERSION,
         }
-        heartbeat = self._heartbeat = Heartbeat(self._store, self.running, scheduler.lease, about)
+        heartbeat = self._heartbeat = Heartbeat(self._store, self.running, self._gate, scheduler.lease, about)
         waker = self._store.server.new_client(connections=1, timeout=LONGEST_BLOCK + 2)
         try:
+            self._gate.start()
             await self._executor.start()
             await self._store.check(worker=True)
             heartbeat.start()
@@ -155,6 +176,8 @@ class Service:
             with anyio.CancelScope(shield=True):
                 await waker.aclose()
                 await self._executor.aclose()
+                with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
+                    await self._gate.aclose()  # without an answer, by lease
 
     async def _loop_and_work(self, waker: Client) -> None:
         scheduler, running, store = self._config.scheduler, self.running, self._store
@@ -164,9 +187,10 @@ class Service:
             self._config.task.custom_backoff,
             self._exception_handler,
             self._config.task.max_payload_bytes,
+            self._gate,
         )
         async with anyio.create_task_group() as loops:
-            *lanes, spare = (
+            *lanes, spare, for_gpu = (
                 Lane(
                     number,
                     store,
@@ -175,12 +199,13 @@ class Service:
                     lease=scheduler.lease,
                     interval=scheduler.interval,
                 )
-                for number in range(LANES + 1)
+                for number in range(LANES + 2)
             )
             for lane in lanes:
                 loops.start_soon(lane.run)
             loops.start_soon(poll.run, running)
             loops.start_soon(Wake(store, running, waker, spare, lease=scheduler.lease).run)
+            loops.start_soon(Admission(store, running, self._gate, for_gpu, interval=scheduler.interval).run)
             loops.start_soon(timeout.run, running)
             loops.start_soon(progress.run, running, store)
             loops.start_soon(reap.run, store, self.worker, scheduler.lease)

@@ -11,11 +11,13 @@ import attrs
 
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, newtask
+from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, cut
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.spec import TaskSpec
 from maas_backoff.domain.task import TaskEntity, TaskError, TaskStatus, checked_message, checked_progress
+from maas_backoff.domain.worker import Device
 from maas_backoff.errors import (
     ConfigError,
     InvalidValueError,
@@ -24,10 +26,12 @@ from maas_backoff.errors import (
     TaskNotFoundError,
     TaskTimeoutError,
 )
+from maas_backoff.gate.status import status
 from maas_backoff.leased import current
 from maas_backoff.store.codec import EXTERNAL
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.frame import Settle
+from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.redis import ENQUEUE_LIMIT, RedisStore
 from maas_backoff.store.waiters import Waiters
 
@@ -47,6 +51,7 @@ class Tasks:
         self.config = config
         self.store = RedisStore(config)
         self._policy = config.task.policy
+        self._ledgers = Ledgers(config.storage, self.store.server, lease=config.scheduler.lease)
         self._waiters: Waiters | None = None
 
     async def aclose(self) -> None:
@@ -54,6 +59,7 @@ class Tasks:
         waiters, self._waiters = self._waiters, None
         if waiters is not None:
             await waiters.aclose()
+        await self._ledgers.aclose()
         await self.store.aclose()
 
     # Creating
@@ -124,6 +130,15 @@ class Tasks:
 
     async def get(self, task_id: str) -> TaskEntity | None:
         return await self.store.get(newtask.checked_task_id(task_id))
+
+    async def gpus(self) -> list[GpuStatus]:
+        found: dict[str, tuple[Device, str]] = {}
+        for worker in await self.store.fleet():
+            for device in worker.devices:
+                # Two workers may see the same one; the newer reading counts.
+                if device.uuid not in found or device.age < found[device.uuid][0].age:
+                    found[device.uuid] = device, worker.host
+        return [status(device, host, await self._ledgers.read(device.uuid)) for device, host in found.values()]
 
     async def list(self, status: str, limit: int, cursor: str | None) -> TaskPage:
         try:

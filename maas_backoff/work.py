@@ -10,12 +10,23 @@ import attrs
 
 from maas_backoff.attempt import outcome_of, run_attempt
 from maas_backoff.domain.backoff import BackoffCallable
-from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, Unstarted, code_of, cut, outcome_of_value
+from maas_backoff.domain.outcome import (
+    Failed,
+    FailedOnGpu,
+    Outcome,
+    Succeeded,
+    Unstarted,
+    code_of,
+    cut,
+    outcome_of_value,
+)
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.domain.task import TaskError
-from maas_backoff.executors.base import Executor, Handler
+from maas_backoff.executors.base import ExceptionHandler, Executor
 from maas_backoff.executors.call import call_here
+from maas_backoff.gate.gate import Gate
+from maas_backoff.gate.grant import Grant
 from maas_backoff.leased import Attempt, current
 from maas_backoff.running import Running
 
@@ -29,8 +40,9 @@ class Work:
     running: Running
     executor: Executor
     custom_backoff: BackoffCallable | None
-    exception_handler: Handler | None
+    exception_handler: ExceptionHandler | None
     max_payload_bytes: int
+    gate: Gate | None = None
 
     async def fill_slot(self) -> None:
         """Work on one task after the other."""
@@ -64,8 +76,27 @@ class Work:
 
     def _decide(self, attempt: Attempt, outcome: Outcome) -> Settlement | None:
         claimed = attempt.claimed
+        if attempt.grant is not None and self.gate is not None:
+            outcome = self._as_on_gpu(attempt, attempt.grant, outcome, self.gate)
+        if isinstance(outcome, Failed) and len(outcome.params or "") > self.max_payload_bytes:
+            outcome = Failed(TaskError("not_serializable", "params of a Retry: too large"), permanent=True)
         backoff = claimed.policy.backoff(self.custom_backoff)
         return decide(outcome, attempt.task.task_id, claimed.counts, claimed.policy, backoff)
+
+    def _as_on_gpu(self, attempt: Attempt, grant: Grant, outcome: Outcome, gate: Gate) -> Outcome:
+        """Tell what a failure has to do with the GPU it happened on, and the gate what is to be thought of that GPU."""
+        if isinstance(attempt.outcome, Succeeded):
+            gate.succeeded(grant)
+        if not isinstance(outcome, Failed):
+            return outcome
+        trouble = gate.troubled(grant.uuid)
+        if not outcome.fault and outcome.raised and trouble:
+            outcome = attrs.evolve(outcome, fault="gpu")
+        if not outcome.fault:
+            return outcome
+        if outcome.fault == "gpu":
+            gate.failed(grant, attempt.task.task_id, trouble or str(outcome.error))
+        return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.peak, gate.most)
 
     def _admit(self, attempt: Attempt) -> Outcome | None:
         """Return the outcome of a task that may not start; None: it may."""
@@ -113,3 +144,5 @@ class Work:
             self.running.linger(1)
             await attempt.lingering.wait()
             self.running.linger(-1)
+            if attempt.grant is not None:
+                self.running.give_back(attempt.grant)

@@ -45,11 +45,12 @@ def any_server(servers: Callable[[str], Server], request: pytest.FixtureRequest)
 _LASTING = {
     b"ready",
     b"suspects",
-    b"gpu",
+    b"demands",
     b"scheduled",
     b"leases",
     b"external",
     b"marker",
+    b"gpu_marker",
     b"policies",
     b"meta",
     b"workers",
@@ -65,10 +66,10 @@ def _clean(server: Server) -> Iterator[Server]:
 
 
 def _leaks(client: Any, key: bytes) -> bool:
-    name = key.split(b"}:", 1)[1]
-    if not key.startswith(b"maas:{"):
+    name = key.partition(b"}:")[2]
+    if not key.startswith((b"maas:{", b"maas:gpu:{")):
         return False
-    if name in _LASTING or name in _TRIMMED or client.ttl(key) >= 0:
+    if name in _LASTING or name in _TRIMMED or name.startswith(b"gpu:") or client.ttl(key) >= 0:
         return False
     # A live task stays until it is finished.
     return not (name.startswith(b"t:") and client.hget(key, "s") in {None, b"pending", b"processing", b"external"})

@@ -14,7 +14,7 @@ from maas_backoff import StorageConfig, StorageUnavailableError, TaskBackoffConf
 from maas_backoff.store.keys import Keys
 
 _INDEXES = {
-    b"pending": ("ready", "suspects", "gpu", "scheduled"),
+    b"pending": ("ready", "suspects", "scheduled"),
     b"processing": ("leases",),
     b"external": ("external",),
     b"completed": ("completed",),
@@ -112,12 +112,14 @@ def _config(storage: StorageConfig, biz_prefix: str) -> TaskBackoffConfig:
 def strays(client: Any, biz_prefix: str = "test") -> list[str]:
     """Return tasks that are not in exactly the index of their state, by the server's own data."""
     keys = Keys(biz_prefix)
+    gpu = tuple(keys.ready_for_gpu(name.decode()) for name in client.hkeys(keys("demands")))
+    indexes = {**_INDEXES, b"pending": _INDEXES[b"pending"] + gpu}
     found = []
     for key in client.scan_iter(match=keys.task("*"), count=1000):
         task_id = key[len(keys.task("")) :]
         state = client.hget(key, "s") or b"pending"
-        everywhere = [name for names in _INDEXES.values() for name in names]
+        everywhere = [name for names in indexes.values() for name in names]
         holding = [name for name in everywhere if client.zscore(keys(name), task_id) is not None]
-        if len(holding) != 1 or holding[0] not in _INDEXES[state]:
+        if len(holding) != 1 or holding[0] not in indexes[state]:
             found.append(f"{task_id.decode()}: {state.decode()} in {holding}")
     return found

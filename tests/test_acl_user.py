@@ -88,6 +88,7 @@ async def test_the_rights_are_enough_for_all_there_is_and_each_is_needed(
         await scheduler.create_task({"discards": True}, "failed", max_retry_count=0)
         await scheduler.create_task({}, "by hand", delay=60)
         await scheduler.create_task({}, "cancelled", delay=60)
+        await scheduler.create_task({}, "gpu", min_gpu_memory_gb=1)
         assert (await scheduler.wait_task("retried", 20)).result == 3
         assert (await scheduler.wait_task("failed", 20)).status == "failed"
         assert await scheduler.retry_task("failed")
@@ -106,6 +107,7 @@ async def test_the_rights_are_enough_for_all_there_is_and_each_is_needed(
         await scheduler.mark_task_completed("by hand", "done")
         assert len((await scheduler.list_tasks("completed")).tasks) == 2
         assert await scheduler.delete_task("by hand")
+        assert await scheduler.delete_task("gpu")
         lost = await scheduler.wait_task("lost", 30)
         assert (lost.result, lost.lost_count) == (2, 1)
         stats = await scheduler.get_queue_stats()
@@ -146,6 +148,7 @@ async def test_a_producer_needs_fewer_rights(acl: Server, monkeypatch: pytest.Mo
     scheduler = TaskBackoffScheduler(_config(acl, *WORKERS_ONLY))
     async with scheduler:
         await scheduler.create_tasks([TaskSpec({}, "done"), TaskSpec({}, "failed"), TaskSpec({}, "later", delay=60)])
+        await scheduler.create_task({}, "gpu", min_gpu_memory_gb=1)
         await scheduler.mark_task_processing("done")
         await scheduler.update_task_progress("done", 50)
         async with anyio.create_task_group() as group:
@@ -157,11 +160,11 @@ async def test_a_producer_needs_fewer_rights(acl: Server, monkeypatch: pytest.Mo
         assert await scheduler.retry_task("failed")
         assert await scheduler.cancel_task("later")
         assert await scheduler.cancel_task("lost", running=True)
-        assert len((await scheduler.list_tasks("pending")).tasks) == 1
+        assert len((await scheduler.list_tasks("pending")).tasks) == 2
         assert (await scheduler.get_queue_stats()).cancelled_count == 1
-        assert await scheduler.delete_task("later")
-    # Not to be left out: the script in which zscore is for workers does more.
-    assert _used(acl) == COMMANDS - UNUSED - CHECKED - WORKERS_ONLY - {"zscore"}
+        assert await scheduler.delete_task("later") and await scheduler.delete_task("gpu")
+    # Not to be left out: the script in which zscore is for workers does more, and no worker is there to be read of.
+    assert _used(acl) == COMMANDS - UNUSED - CHECKED - WORKERS_ONLY - {"zscore", "get"}
 
 
 async def _unchecked(*_: object, **__: object) -> None:

@@ -533,7 +533,7 @@ async def test_pages_show_each_task_once(scheduler: TaskBackoffScheduler, server
     # All ready tasks at one score: then they are in the order of their ids.
     server.client.zadd("maas:{test}:ready", {f"ready {name}": 7.4e17 for name in names[:200]})
     found = await _walk(scheduler, TaskStatus.PENDING, limit)
-    expected = [f"{where} {name}" for where, to in [("ready", 200), ("gpu", 20), ("later", 30)] for name in names[:to]]
+    expected = [f"{where} {name}" for where, to in [("ready", 200), ("later", 30), ("gpu", 20)] for name in names[:to]]
     assert found == expected
 
 

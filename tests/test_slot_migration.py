@@ -83,7 +83,8 @@ class Queue:
         await self.outside(await self.create(60), Settlement.release(self.policy), external=True)
         await self.create(60)
         await self.create()
-        for index in ("gpu", "suspects"):
+        client.hset(keys("demands"), "1024:0", "1024:0")
+        for index in ("gpu:1024:0", "suspects"):
             task_id = await self.create(60)
             client.zrem(keys("scheduled"), task_id)
             client.zadd(keys(index), {task_id: 1})

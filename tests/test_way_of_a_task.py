@@ -401,9 +401,7 @@ async def test_a_task_with_a_gpu_demand_waits_and_says_why(scheduler: TaskBackof
         await scheduler.wait_task("cpu", timeout=20)
         gpu = await scheduler.get_task("gpu")
         assert gpu is not None
-        assert (
-            gpu.waiting_for == "gpu: needs 64 GiB free and utilisation below 20 %, and no worker here looks after GPUs"
-        )
+        assert gpu.waiting_for == "gpu: needs 64 GiB free and utilisation below 20 %, and no running worker has a GPU"
         assert (await scheduler.get_queue_stats()).pending_count == 2
         assert await scheduler.cancel_task("gpu")
     assert ran == ["cpu"]

@@ -8,9 +8,14 @@ from typing import Any
 import attrs
 
 from maas_backoff.domain import jsontext, trace
+from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.fault import Fault, fault_of
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.task import TaskError
 from maas_backoff.errors import Discard, PayloadError, Retry, Snooze
+
+LARGEST_PARAMS = 64 * 1_048_576
+"""Bytes; the queue's own limit is met where the outcome is settled."""
 
 TEXT_LIMIT = 8192
 """Bytes of an error's message and of its traceback that are kept."""
@@ -37,7 +42,8 @@ class Failed:
     """The attempt failed.
 
     `raised` tells an exception, a timeout or a crash from a returned ResultEntity.fail: the exception handler is
-    called for those only. A `permanent` failure is not retried. `retry_after` replaces the backoff's delay.
+    called for those only. A `permanent` failure is not retried. `retry_after` replaces the backoff's delay, `params`
+    (JSON text) the task's params. `fault` is what the error tells of the GPU.
     """
 
     error: TaskError
@@ -45,6 +51,23 @@ class Failed:
     raised: bool = False
     permanent: bool = False
     retry_after: float | None = None
+    params: str | None = None
+    fault: Fault = ""
+
+
+@attrs.frozen
+class FailedOnGpu:
+    """The attempt ran out of a GPU's memory, or failed in a way that makes one doubt the GPU.
+
+    `demand` is what it was given room for, `peak` the most MiB it was seen to use, and `most` what a task could be
+    given at best on any device of its worker.
+    """
+
+    failed: Failed
+    uuid: str
+    demand: Demand
+    peak: int
+    most: int
 
 
 @attrs.frozen
@@ -74,7 +97,7 @@ class LeaseExpired:
 HandlerOutcome = Succeeded | Failed | Snoozed
 """What a handler alone can bring about; the outcomes that cross the border of a child process."""
 
-Outcome = HandlerOutcome | Cancelled | Unstarted | LeaseExpired
+Outcome = HandlerOutcome | FailedOnGpu | Cancelled | Unstarted | LeaseExpired
 
 
 def outcome_of_value(value: object, limit: int) -> HandlerOutcome:
@@ -103,11 +126,27 @@ def outcome_of_error(error: BaseException) -> HandlerOutcome:
         case Snooze():
             return Snoozed(error.after)
         case Retry():
-            return Failed(TaskError("Retry", cut(error.reason)), retry_after=error.after)
+            # One that is raised because memory ran out comes back as such a failure would.
+            cause = error.__cause__ or error.__context__
+            fault = _fault(cause) if cause is not None else ""
+            return _retry(error, fault)
         case Discard():
             return Failed(TaskError("discarded", cut(error.reason)), permanent=True)
         case _:
-            return Failed(TaskError(type(error).__name__, cut(error)), _traceback(error), raised=True)
+            told = TaskError(type(error).__name__, cut(error))
+            return Failed(told, _traceback(error), raised=True, fault=fault_of(told.type, told.message))
+
+
+def _retry(error: Retry, fault: Fault) -> Failed:
+    try:
+        params = None if error.params is None else jsontext.canonical(error.params, "params", LARGEST_PARAMS)
+    except PayloadError as wrong:
+        return Failed(TaskError("not_serializable", cut(str(wrong))), permanent=True)
+    return Failed(TaskError("Retry", cut(error.reason)), retry_after=error.after, params=params, fault=fault)
+
+
+def _fault(error: BaseException) -> Fault:
+    return fault_of(type(error).__name__, cut(error))
 
 
 def timed_out(seconds: float, traceback: str = "") -> Failed:

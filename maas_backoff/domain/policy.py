@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Self
@@ -10,6 +11,7 @@ import attrs
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.backoff import Backoff, BackoffCallable
+from maas_backoff.domain.demand import MIB_PER_GIB, Demand
 
 
 @attrs.frozen(slots=False)
@@ -33,6 +35,8 @@ class Policy:
     failed_ttl: float = 604_800
     min_gpu_memory_gb: float = 0
     max_gpu_utilization: float = 0
+    oom_growth: float = 1.5
+    max_ooms: int = 3
 
     def backoff(self, custom: BackoffCallable | None = None) -> Backoff:
         """Return the backoff; `custom` is this process's callable, used when the policy asks for one."""
@@ -50,10 +54,12 @@ class Policy:
             jitter=self.backoff_jitter,
         )
 
-    @property
-    def needs_gpu(self) -> bool:
-        """Whether a task under this policy may only start where a GPU has room."""
-        return self.min_gpu_memory_gb > 0 or self.max_gpu_utilization > 0
+    @cached_property
+    def demand(self) -> Demand | None:
+        """What a task under this policy needs of a GPU; None: it needs none."""
+        if self.min_gpu_memory_gb <= 0 and self.max_gpu_utilization <= 0:
+            return None
+        return Demand(math.ceil(self.min_gpu_memory_gb * MIB_PER_GIB), self.max_gpu_utilization)
 
     @cached_property
     def text(self) -> str:

@@ -1,14 +1,17 @@
 """The state change that an outcome leads to."""
 
+import math
 from typing import Self, assert_never
 
 import attrs
 
 from maas_backoff.domain.backoff import Backoff
+from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.outcome import (
     Cancelled,
     CancelReason,
     Failed,
+    FailedOnGpu,
     LeaseExpired,
     Outcome,
     Snoozed,
@@ -21,12 +24,17 @@ from maas_backoff.domain.task import TaskError, TaskStatus
 
 @attrs.frozen
 class Counts:
-    """How often a task has come back, and why; `suspect`: its last attempt was lost, perhaps by its own doing."""
+    """How often a task has come back, and why; `suspect`: its last attempt was lost, perhaps by its own doing.
+
+    `oom` and `fault` count attempts that a GPU's memory, or a GPU itself, failed; they use no retry.
+    """
 
     retry: int = 0
     lost: int = 0
     snooze: int = 0
     suspect: bool = False
+    oom: int = 0
+    fault: int = 0
 
 
 @attrs.define  # made for each task; a frozen one takes twice as long
@@ -44,6 +52,10 @@ class Settlement:
     result: str | None = None
     error: TaskError | None = None
     traceback: str = ""
+    params: str | None = None
+    """JSON text that takes the place of the task's params."""
+    gpu: tuple[Demand, str] | None = None
+    """What the task asks of a GPU from now on, and the UUID of the one that it should rather not get."""
 
     @classmethod
     def complete(cls, result: str, policy: Policy) -> Self:
@@ -63,14 +75,24 @@ class Settlement:
     @classmethod
     def retry(cls, failed: Failed, counts: Counts, delay: float, policy: Policy) -> Self:
         """Pending again after `delay`, one retry used."""
-        used = Counts(counts.retry + 1, counts.lost, counts.snooze)
+        used = attrs.evolve(counts, retry=counts.retry + 1, suspect=False)
         error, trace = failed.error, failed.traceback
-        return cls(TaskStatus.PENDING, policy.result_ttl, delay, used, error=error, traceback=trace)
+        return cls(
+            TaskStatus.PENDING, policy.result_ttl, delay, used, error=error, traceback=trace, params=failed.params
+        )
+
+    @classmethod
+    def retry_on_gpu(cls, failed: Failed, counts: Counts, demand: Demand, avoid: str, policy: Policy) -> Self:
+        """Pending again, no retry used: a GPU is to blame. It comes back at once, when there is room elsewhere."""
+        delay, error = failed.retry_after or 0, failed.error
+        settlement = cls(TaskStatus.PENDING, policy.result_ttl, delay, counts, error=error, traceback=failed.traceback)
+        settlement.params, settlement.gpu = failed.params, (demand, avoid)
+        return settlement
 
     @classmethod
     def snooze(cls, delay: float, counts: Counts, policy: Policy) -> Self:
         """Pending again after `delay`, no retry used."""
-        used = Counts(counts.retry, counts.lost, counts.snooze + 1)
+        used = attrs.evolve(counts, snooze=counts.snooze + 1, suspect=False)
         return cls(TaskStatus.PENDING, policy.result_ttl, delay, used)
 
     @classmethod
@@ -93,6 +115,8 @@ def decide(  # noqa: PLR0911 - one return per outcome
             return Settlement.complete(result, policy)
         case Failed():
             return _after_failure(outcome, task_id, counts, policy, backoff)
+        case FailedOnGpu():
+            return _after_gpu_failure(outcome, task_id, counts, policy, backoff)
         case Snoozed(after):
             if counts.snooze < policy.max_snoozes:
                 return Settlement.snooze(after, counts, policy)
@@ -118,8 +142,29 @@ def _after_failure(failed: Failed, task_id: str, counts: Counts, policy: Policy,
     return Settlement.retry(failed, counts, delay, policy)
 
 
+def _after_gpu_failure(
+    outcome: FailedOnGpu, task_id: str, counts: Counts, policy: Policy, backoff: Backoff
+) -> Settlement:
+    failed, demand = outcome.failed, outcome.demand
+    if failed.permanent or counts.oom + counts.fault >= policy.max_ooms:
+        return _after_failure(failed, task_id, counts, policy, backoff)
+    if failed.fault == "gpu":
+        again = attrs.evolve(counts, fault=counts.fault + 1, suspect=False)
+        return Settlement.retry_on_gpu(failed, again, demand, outcome.uuid, policy)
+    again = attrs.evolve(counts, oom=counts.oom + 1, suspect=False)
+    if failed.params is None:
+        demand = attrs.evolve(demand, memory=_grown(outcome, policy.oom_growth))
+    return Settlement.retry_on_gpu(failed, again, demand, outcome.uuid, policy)
+
+
+def _grown(outcome: FailedOnGpu, growth: float) -> int:
+    """Return the MiB that a task needs which ran out of memory: never less than before, nor more than can be had."""
+    before = outcome.demand.memory
+    return max(before, min(max(outcome.peak, math.ceil(before * growth)), outcome.most))
+
+
 def _after_loss(counts: Counts, policy: Policy) -> Settlement:
-    lost = Counts(counts.retry, counts.lost + 1, counts.snooze, suspect=True)
+    lost = attrs.evolve(counts, lost=counts.lost + 1, suspect=True)
     error = TaskError(
         "lease_lost", f"its worker stopped renewing the lease; lost {lost.lost} of {policy.max_lost} times"
     )

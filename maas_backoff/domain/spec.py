@@ -33,6 +33,8 @@ class TaskOptions(TypedDict, total=False):
     min_gpu_memory_gb: float
     max_gpu_utilization: float
     min_gpu_utilization: float
+    oom_growth: float
+    max_ooms: int
 
 
 @attrs.frozen(init=False)

@@ -8,7 +8,9 @@ class QueueStats:
     """How many tasks a queue holds, by state, at one moment; finished tasks count until their time to live ends.
 
     `scheduled_count` is the part of `pending_count` that is not due yet. `oldest_pending_age` is for how many
-    seconds the task at the head of the queue has been due; 0 when nothing is due.
+    seconds the task at the head of the queue has been due; 0 when nothing is due. `gpu_count` is the part of
+    `pending_count` that is due and waits for room on a GPU; `unfit_count` the part of that which asks for more memory
+    than any device of a live worker has.
     """
 
     pending_count: int
@@ -18,3 +20,5 @@ class QueueStats:
     failed_count: int
     cancelled_count: int
     oldest_pending_age: float
+    gpu_count: int = 0
+    unfit_count: int = 0

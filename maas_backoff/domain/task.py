@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import attrs
 
+from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.errors import InvalidValueError
 
 
@@ -65,7 +66,9 @@ class TaskEntity:
 
     `attempt` counts claims from 1 and never goes back; `retry_count` counts the failed attempts that were
     retried and is the only one that meets `max_retry_count`. `token` is a fencing token for your own writes:
-    it only grows, from claim to claim, over the whole queue.
+    it only grows, from claim to claim, over the whole queue. `gpu` is the device of an attempt that asked for one;
+    `oom_count` counts the attempts that ran out of GPU memory and came back without using a retry: a handler may
+    shrink its batch by it.
     """
 
     task_id: str
@@ -89,7 +92,8 @@ class TaskEntity:
     attempts: tuple[FailedAttempt, ...] = ()
     token: int = 0
     waiting_for: str | None = None
-    gpu: str | None = None
+    gpu: GpuAssignment | None = None
+    oom_count: int = 0
     _report: ProgressReport | None = attrs.field(default=None, repr=False, eq=False)
 
     def update_progress(self, progress: float, message: str | None = None) -> None:
@@ -119,6 +123,7 @@ class TaskEntity:
         fields["status"] = TaskStatus(fields["status"])
         fields["error"] = fields["error"] and TaskError(**fields["error"])
         fields["attempts"] = tuple(map(_attempt, fields["attempts"]))
+        fields["gpu"] = GpuAssignment.from_dict(fields["gpu"])
         fields["report"] = report
         return cls(**fields)
 
@@ -149,7 +154,7 @@ def _jsonable(value: Any) -> Any:
             return value.isoformat()
         case tuple():
             return [_jsonable(item) for item in value]  # pyright: ignore[reportUnknownVariableType] - `attempts`, the only tuple
-        case TaskError() | FailedAttempt():
+        case TaskError() | FailedAttempt() | GpuAssignment():
             return {field.name: _jsonable(getattr(value, field.name)) for field in attrs.fields(type(value))}
         case _:
             return value

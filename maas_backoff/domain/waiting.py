@@ -1,30 +1,42 @@
 """Why a pending task waits."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from maas_backoff.domain.policy import Policy
+from maas_backoff.domain.demand import Demand, gib
+from maas_backoff.domain.worker import Worker
 
 
-def waiting_for(due_ms: float, now_ms: float, policy: Policy, workers: int) -> str:
-    """Return the reason in words; `workers` is how many are alive."""
+def waiting_for(due_ms: float, now_ms: float, demand: Demand | None, fleet: Sequence[Worker], ahead: int = -1) -> str:
+    """Return the reason in words; `fleet` are the live workers, `ahead` the tasks that come before it (-1: unknown)."""
     if due_ms > now_ms:
         return f"due at {at(due_ms).isoformat(timespec='milliseconds')}"
-    if policy.needs_gpu:
-        return f"gpu: needs {_need(policy)}, and no worker here looks after GPUs"
-    if not workers:
+    if not fleet:
         return "worker: none is running"
-    return "slot"
+    if demand is not None:
+        return f"gpu: needs {demand}, {_gpu(demand, fleet)}"
+    return "slot" if ahead < 0 else f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
+
+
+def _gpu(demand: Demand, fleet: Sequence[Worker]) -> str:
+    devices = [device for worker in fleet for device in worker.devices]
+    if not devices:
+        return "and no running worker has a GPU"
+    if not any(worker.could_fit(demand) for worker in fleet):
+        return f"more than any device has (the largest: {gib(max(device.total for device in devices))})"
+    healthy = [device for device in devices if device.healthy]
+    if not healthy:
+        return f"and no device is well ({devices[0].health})"
+    roomy = [device for device in healthy if device.room >= demand.memory]
+    if not roomy:
+        return f"best device has {gib(max(device.room for device in healthy))} free"
+    idle = [device for device in roomy if not demand.ceiling or (device.utilization or 0) < demand.ceiling]
+    if not idle:
+        lowest = min(device.utilization or 0 for device in roomy)
+        return f"best device has a utilisation of {lowest:g} %"
+    return "and waits for its turn"
 
 
 def at(ms: float) -> datetime:
     """Return the aware datetime of a server time in ms."""
     return datetime.fromtimestamp(ms / 1000, UTC)
-
-
-def _need(policy: Policy) -> str:
-    needs: list[str] = []
-    if policy.min_gpu_memory_gb:
-        needs.append(f"{policy.min_gpu_memory_gb:g} GiB free")
-    if policy.max_gpu_utilization:
-        needs.append(f"utilisation below {policy.max_gpu_utilization:g} %")
-    return " and ".join(needs)

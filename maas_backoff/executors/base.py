@@ -6,9 +6,16 @@ from typing import Protocol
 
 from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.gate.grant import Grant
 
-Handler = Callable[[TaskEntity], object]
-"""A user's function from a task to its result: `async def` or `def`, returning ResultEntity or any JSON value."""
+Handler = Callable[..., object]
+"""A user's function from a task to its result: `async def` or `def`, returning ResultEntity or any JSON value.
+
+Where there is a worker_lifespan, it is called with what that yielded as a second argument.
+"""
+
+ExceptionHandler = Callable[[TaskEntity], object]
+"""A user's function that is called with the task whose attempt raised, timed out or crashed; likewise."""
 
 
 class Call(Protocol):
@@ -17,6 +24,11 @@ class Call(Protocol):
     @property
     def task(self) -> TaskEntity:
         """The task, whose `update_progress` is connected."""
+        ...
+
+    @property
+    def grant(self) -> Grant | None:
+        """The part of a GPU that it may use."""
         ...
 
     def started(self) -> None:

@@ -10,7 +10,7 @@ import anyio
 from anyio import to_thread
 
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.executors.base import Handler
+from maas_backoff.executors.base import ExceptionHandler, Handler
 
 
 def is_coroutine_handler(handler: Handler) -> bool:
@@ -21,7 +21,7 @@ def is_coroutine_handler(handler: Handler) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - the question is not whether it can be called
 
 
-async def call_here(handler: Handler, task: TaskEntity) -> object:
+async def call_here(handler: ExceptionHandler, task: TaskEntity) -> object:
     """Call a function in this process, in a thread if it is not a coroutine function, and return what it returns."""
     if is_coroutine_handler(handler):
         return await cast(Awaitable[object], handler(task))

@@ -6,7 +6,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asyncio import Runner  # 90 ms that plain functions can do without
 
     from maas_backoff.executors.base import Handler
+    from maas_backoff.executors.lifespan import Lifespan
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -39,13 +40,20 @@ def main() -> None:
     if setup is None:
         return
     sys.path[:], sys.argv[:] = setup["path"], setup["argv"]
+    what = "its module cannot be imported there"
     try:
-        handler = HandlerReference(setup["module"], setup["qualname"], setup["file"]).load()
+        handler = HandlerReference(**setup["handler"]).load()
+        server = Server(connection, handler, setup["max_payload_bytes"])
+        if setup["lifespan"] is not None:
+            lifespan = HandlerReference(**setup["lifespan"]).load()
+            if not setup["only_imports"]:
+                what = "its worker_lifespan failed there"
+                server.enter(lifespan)
     except BaseException:  # noqa: BLE001 - a module may call sys.exit
-        connection.send({"error": f"its module cannot be imported there:\n{traceback.format_exc()[-TEXT_LIMIT:]}"})
+        connection.send({"error": f"{what}:\n{traceback.format_exc()[-TEXT_LIMIT:]}"})
         return
     connection.send({"ready": True})
-    Server(connection, handler, setup["max_payload_bytes"]).serve()
+    server.serve()
 
 
 def _die_with(parent_pid: int) -> None:
@@ -102,6 +110,32 @@ class Server:
         self._call = 0  # odd while the handler runs
         self._runner: Runner | None = None
         self._loop_is_sound = True
+        self._lifespan: AbstractContextManager[Any] | AbstractAsyncContextManager[Any] | None = None
+        self._values: tuple[Any, ...] = ()
+
+    def enter(self, lifespan: "Lifespan") -> None:
+        """Enter the lifespan; what it yields is handed to the handler. Raises what it raises."""
+        from maas_backoff.executors.lifespan import managed
+
+        manager = self._lifespan = managed(lifespan)
+        if isinstance(manager, AbstractAsyncContextManager):
+            self._values = (self._loop().run(manager.__aenter__()),)
+        else:
+            self._values = (manager.__enter__(),)
+
+    def _leave(self) -> None:
+        manager = self._lifespan
+        if isinstance(manager, AbstractAsyncContextManager):
+            self._loop().run(manager.__aexit__(None, None, None))
+        elif manager is not None:
+            manager.__exit__(None, None, None)
+
+    def _loop(self) -> "Runner":
+        from asyncio import Runner
+
+        if self._runner is None:
+            self._runner = Runner()
+        return self._runner
 
     def serve(self) -> None:
         while request := self._connection.receive():
@@ -110,13 +144,14 @@ class Server:
             self._call += 1
             self._tidy()
             self._answer(outcome)
+        self._leave()
         if self._runner is not None:
             self._runner.close()
 
     def _attempt(self, task: TaskEntity) -> HandlerOutcome:
         """Call the handler. Whatever it raises is an outcome; what it forked ends here."""
         try:
-            value = copy_context().run(self._handler, task)
+            value = copy_context().run(self._handler, task, *self._values)
             if isinstance(value, Coroutine):
                 return self._awaited(value)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
             return outcome_of_value(value, self._limit)
@@ -126,8 +161,6 @@ class Server:
             self._end_if_forked()
 
     def _awaited(self, coroutine: Coroutine[Any, Any, object]) -> HandlerOutcome:
-        from asyncio import Runner
-
         outcomes: list[HandlerOutcome] = []
 
         async def attempt() -> None:
@@ -138,10 +171,8 @@ class Server:
             finally:
                 self._end_if_forked()  # before the loop, whose epoll the parent shares
 
-        if self._runner is None:
-            self._runner = Runner()
         try:
-            self._runner.run(attempt(), context=copy_context())
+            self._loop().run(attempt(), context=copy_context())
         except BaseException as error:  # noqa: BLE001 - a handler may stop the loop, or cancel its own task
             self._loop_is_sound = False
             outcomes.append(outcome_of_error(error))

@@ -6,6 +6,7 @@ from typing import cast
 
 from maas_backoff.domain.outcome import HandlerOutcome, outcome_of_error, outcome_of_value
 from maas_backoff.executors.base import Call, Handler
+from maas_backoff.executors.lifespan import InThisProcess, Lifespan
 
 
 class InlineExecutor:
@@ -13,22 +14,27 @@ class InlineExecutor:
 
     stoppable = True
 
-    def __init__(self, handler: Handler, *, max_payload_bytes: int) -> None:
+    def __init__(self, handler: Handler, *, max_payload_bytes: int, lifespan: Lifespan | None = None) -> None:
         self._handler = handler
+        self._lifespan = InThisProcess(lifespan)
         self._limit = max_payload_bytes
 
     async def start(self) -> None:
-        """Nothing to get ready."""
+        """Enter the lifespan."""
+        await self._lifespan.enter()
 
     async def run(self, call: Call) -> HandlerOutcome:
         """Await the handler once."""
         call.started()
         try:
-            return outcome_of_value(await cast(Awaitable[object], self._handler(call.task)), self._limit)
+            return outcome_of_value(
+                await cast(Awaitable[object], self._handler(call.task, *self._lifespan.values)), self._limit
+            )
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
             return outcome_of_error(error)
 
     async def aclose(self) -> None:
-        """Nothing to let go of."""
+        """Leave the lifespan."""
+        await self._lifespan.exit()

@@ -18,6 +18,7 @@ from maas_backoff.executors.base import Call
 from maas_backoff.executors.exits import ExitWatch, Process, description, has_ended, kill_group
 from maas_backoff.executors.frames import FrameBuffer, Record
 from maas_backoff.executors.output import Output
+from maas_backoff.gate.grant import Grant
 
 GRACE = 1.0
 """Seconds a child has to end by itself after its connection was closed."""
@@ -27,6 +28,11 @@ _CODE = "import sys; sys.path.insert(0, sys.argv[3]); from maas_backoff.executor
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
+def _only(uuid: str) -> dict[str, str]:
+    """Return the environment in which CUDA sees one device. It has to be there before CUDA is loaded."""
+    return {"CUDA_VISIBLE_DEVICES": uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
 class ChildError(Exception):
     """Raised when a child ended, or had to be killed, before it answered."""
 
@@ -34,9 +40,12 @@ class ChildError(Exception):
 class Child:
     """One child process. It answers one request at a time."""
 
-    def __init__(self, process: Process, connection: socket.socket, output: int, limit: int) -> None:
+    def __init__(
+        self, process: Process, connection: socket.socket, output: int, limit: int, grant: Grant | None = None
+    ) -> None:
         self.pid = process.pid
         self.calls = 0
+        self.grant = grant
         self._process = process
         self._connection = connection
         self._output = Output(output, process.pid)
@@ -53,8 +62,10 @@ class Child:
         ExitWatch(process, self._end)
 
     @classmethod
-    def spawn(cls, limit: int) -> Self:
+    def spawn(cls, limit: int, grant: Grant | None = None) -> Self:
         """Start a child whose frames may have `limit` bytes; raises OSError when the system has no room for it.
+
+        With a grant it sees that device only, and its memory is the grant's for as long as it lives.
 
         Never awaits, so nothing can be cancelled half-way. To be called from the loop's own thread: PR_SET_PDEATHSIG
         lets a child die with the *thread* that started it.
@@ -73,9 +84,10 @@ class Child:
                 stderr=subprocess.STDOUT,
                 pass_fds=[far.fileno()],
                 start_new_session=True,
+                env=None if grant is None else {**os.environ, **_only(grant.uuid)},
             )
             ours.pop_all()
-        return cls(process, connection, output, limit)
+        return cls(process, connection, output, limit, grant)
 
     @property
     def usable(self) -> bool:
@@ -180,6 +192,8 @@ class Child:
             pass
         code = self._process.wait()
         self._ended.set()
+        if self.grant is not None:
+            self.grant.process_ended()
         if self._killer is not None:
             self._killer.cancel()
         self._loop.remove_reader(self._connection)

@@ -1,66 +1,91 @@
 """Handlers in child processes, which can be killed."""
 
 import sys
+from contextlib import suppress
+from functools import partial
 
 import anyio
+import attrs
 from anyio import to_thread
 
-from maas_backoff.domain.outcome import HandlerOutcome, crashed, from_dict
+from maas_backoff.domain.outcome import Failed, HandlerOutcome, crashed, from_dict
 from maas_backoff.errors import HandlerError
 from maas_backoff.executors import frames
 from maas_backoff.executors.base import Call, Handler
+from maas_backoff.executors.lifespan import Lifespan
 from maas_backoff.executors.parent import Child, ChildError
 from maas_backoff.executors.reference import HandlerReference
-
-READY_WITHIN = 60.0
-"""Seconds a child has to import the handler's module; models are loaded there."""
+from maas_backoff.gate.grant import Grant
 
 
 class ProcessExecutor:
     """Calls the handler in child processes, one call at a time in each; they are started when needed, and kept.
 
-    A child that ends takes its own call with it and nothing else. A cancelled call's child is killed, with the
-    processes it started; only a process that made a session of its own escapes.
+    One for a GPU sees no other device, and is used for that one only. A child that ends takes its own call with it and
+    nothing else. A cancelled call's child is killed, with the processes it started; only a process that made a session
+    of its own escapes.
     """
 
     stoppable = True
 
-    def __init__(self, handler: Handler, *, max_tasks_per_process: int | None, max_payload_bytes: int) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        max_tasks_per_process: int | None,
+        max_payload_bytes: int,
+        start_timeout: float = 300,
+        lifespan: Lifespan | None = None,
+        needs_gpu: bool = False,
+    ) -> None:
+        """`needs_gpu` says that tasks need one, as a rule: then a lifespan is entered only where there is one."""
         self._handler = handler
         self._max_tasks = max_tasks_per_process
         self._max_payload = max_payload_bytes
-        self._setup = b""
+        self._start_timeout = start_timeout
+        self._lifespan = lifespan
+        self._needs_gpu = needs_gpu
+        self._setup: dict[str, object] = {}
         self._idle: list[Child] = []  # the last one used is the first one taken: its memory is warm
         self._children: set[Child] = set()
 
     async def start(self) -> None:
         """Start the first child. Raises HandlerError when a child cannot find the handler or import its module."""
-        reference = await to_thread.run_sync(HandlerReference.of, self._handler)  # reads the script's file
-        self._setup = frames.encode(
-            {
-                "module": reference.module,
-                "qualname": reference.qualname,
-                "file": reference.file,
-                "path": [str(entry) for entry in sys.path],
-                "argv": sys.argv,
-                "max_payload_bytes": self._max_payload,
-            }
-        )
+        handler = await to_thread.run_sync(HandlerReference.of, self._handler)  # reads the script's file
+        lifespan = None
+        if self._lifespan is not None:
+            lifespan = attrs.asdict(await to_thread.run_sync(HandlerReference.of, self._lifespan))
+        self._setup = {
+            "handler": attrs.asdict(handler),
+            "lifespan": lifespan,
+            "path": [str(entry) for entry in sys.path],
+            "argv": sys.argv,
+            "max_payload_bytes": self._max_payload,
+        }
+        # A lifespan may want the GPU's memory, and nothing is reserved for it yet.
+        only_imports = lifespan is not None and self._needs_gpu
         try:
-            self._idle.append(await self._spawn())
+            first = await self._spawn(None, only_imports=only_imports)
         except ChildError as error:
             raise HandlerError(f"handler: cannot run in a child process: {error}") from None
+        if only_imports:
+            first.dismiss()
+        else:
+            self._idle.append(first)
 
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once in a child of its own."""
         request = frames.encode({"task": call.task.to_dict()})
         try:
-            child = self._take() or await self._spawn()
+            child = self._take(call.grant) or await self._spawn(call.grant)
             answer = await child.ask(request, call)
         except ChildError as error:
             return crashed(str(error))
-        self._give_back(child, reusable=answer["reusable"])
-        return from_dict(answer["outcome"])
+        outcome = from_dict(answer["outcome"])
+        # After such a fault CUDA is of no use any more in that process.
+        sound = not isinstance(outcome, Failed) or not outcome.fault
+        self._give_back(child, reusable=answer["reusable"] and sound)
+        return outcome
 
     async def aclose(self) -> None:
         """End all children: by themselves within a second, or killed."""
@@ -71,12 +96,19 @@ class ProcessExecutor:
             await child.ended()
         self._children.clear()
 
-    def _take(self) -> Child | None:
-        while self._idle:
-            child = self._idle.pop()
-            if child.usable:
-                return child
+    def _take(self, grant: Grant | None) -> Child | None:
+        """Return a warm child: any without a GPU, or the one that uses the memory that was granted."""
+        for child in reversed(self._idle):
+            if child.grant is grant:
+                self._idle.remove(child)
+                if child.usable:
+                    return child
         return None
+
+    def _evict(self, child: Child) -> None:
+        with suppress(ValueError):
+            self._idle.remove(child)
+        child.dismiss()
 
     def _give_back(self, child: Child, *, reusable: bool) -> None:
         if reusable and child.usable and (self._max_tasks is None or child.calls < self._max_tasks):
@@ -84,16 +116,19 @@ class ProcessExecutor:
         else:
             child.dismiss()
 
-    async def _spawn(self) -> Child:
+    async def _spawn(self, grant: Grant | None, *, only_imports: bool = False) -> Child:
         try:
-            child = Child.spawn(frames.largest(self._max_payload))
+            child = Child.spawn(frames.largest(self._max_payload), grant)
         except OSError as error:
             raise ChildError(f"child process could not be started: {error}") from error
         self._children = {known for known in self._children if not known.gone} | {child}
-        with anyio.move_on_after(READY_WITHIN):
-            answer = await child.ask(self._setup)
+        if grant is not None:
+            grant.used_by(child.pid, partial(self._evict, child))
+        setup = frames.encode({**self._setup, "only_imports": only_imports})
+        with anyio.move_on_after(self._start_timeout):
+            answer = await child.ask(setup)
             if "error" in answer:
                 child.dismiss()
                 raise ChildError(answer["error"])
             return child
-        raise ChildError(f"child process was not ready within {READY_WITHIN:g} s")
+        raise ChildError(f"child process was not ready within {self._start_timeout:g} s")

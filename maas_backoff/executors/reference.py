@@ -4,18 +4,16 @@ import importlib
 import importlib.machinery
 import importlib.util
 import sys
+from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from types import MethodType, ModuleType
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import attrs
 
 from maas_backoff.errors import HandlerError
-
-if TYPE_CHECKING:
-    from maas_backoff.executors.base import Handler  # brings asyncio, 90 ms that most children can do without
 
 _MAIN = "__main__"
 _SCRIPT = "__mp_main__"  # what multiprocessing calls a script that it loads: guards in the wild know it
@@ -31,7 +29,7 @@ class HandlerReference:
     file: str | None = None
 
     @classmethod
-    def of(cls, handler: "Handler", *, defined: bool = True) -> Self:
+    def of(cls, handler: Callable[..., Any], *, defined: bool = True) -> Self:
         """Return the reference of `handler`, or raise HandlerError with what to do instead.
 
         A handler that is being decorated is not `defined` yet: its module does not have it.
@@ -47,11 +45,11 @@ class HandlerReference:
             return cls(spec.name, qualname)
         return cls(_SCRIPT, qualname, path)
 
-    def load(self) -> "Handler":
+    def load(self) -> Callable[..., Any]:
         """Return the function; imports its module."""
         module = importlib.import_module(self.module) if self.file is None else _load_script(self.file)
-        handler: Handler = attrgetter(self.qualname)(module)
-        return handler
+        function: Callable[..., Any] = attrgetter(self.qualname)(module)
+        return function
 
 
 def _names(handler: object) -> tuple[str, str]:

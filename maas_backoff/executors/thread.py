@@ -14,6 +14,7 @@ from anyio import to_thread
 from maas_backoff.domain.outcome import HandlerOutcome, outcome_of_error, outcome_of_value
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.executors.base import Call, Handler
+from maas_backoff.executors.lifespan import InThisProcess, Lifespan
 
 
 class ThreadExecutor:
@@ -26,8 +27,9 @@ class ThreadExecutor:
 
     stoppable = False
 
-    def __init__(self, handler: Handler, *, max_payload_bytes: int) -> None:
+    def __init__(self, handler: Handler, *, max_payload_bytes: int, lifespan: Lifespan | None = None) -> None:
         self._handler = handler
+        self._lifespan = InThisProcess(lifespan)
         self._limit = max_payload_bytes
         self._calls: SimpleQueue[_ThreadCall | None] = SimpleQueue()
         self._ended: deque[_ThreadCall] = deque()
@@ -36,9 +38,10 @@ class ThreadExecutor:
         self._threads: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Get ready. The slots are the limit, not anyio's default of 40 threads."""
+        """Get ready, and enter the lifespan. The slots are the limit, not anyio's default of 40 threads."""
         self._loop = asyncio.get_running_loop()
         self._limiter = anyio.CapacityLimiter(math.inf)
+        await self._lifespan.enter()
 
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once."""
@@ -64,6 +67,7 @@ class ThreadExecutor:
         for thread in self._threads:
             thread.cancel()
         self._threads.clear()
+        await self._lifespan.exit()
 
     def _serve(self) -> None:
         """Run in a thread: call after call."""
@@ -78,7 +82,7 @@ class ThreadExecutor:
 
     def _call(self, task: TaskEntity) -> HandlerOutcome:
         try:
-            return outcome_of_value(self._handler(task), self._limit)
+            return outcome_of_value(self._handler(task, *self._lifespan.values), self._limit)
         except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
             return outcome_of_error(error)
 

@@ -16,6 +16,7 @@ import anyio
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.errors import StorageError
+from maas_backoff.gate.gate import Gate
 from maas_backoff.leased import Attempt
 from maas_backoff.running import Running
 from maas_backoff.store import scripts
@@ -28,9 +29,10 @@ log = logging.getLogger("maas_backoff.worker")
 class Heartbeat:
     """Renews leases every third of a lease; hands lost leases and cancel requests to the event loop."""
 
-    def __init__(self, store: RedisStore, running: Running, lease: float, about: dict[str, object]) -> None:
+    def __init__(self, store: RedisStore, running: Running, gate: Gate, lease: float, about: dict[str, object]) -> None:
         self._store = store
         self._running = running
+        self._gate = gate
         self._lease = lease
         self._about = about
         self._longest_block = min(lease / 3, 5.0)
@@ -94,6 +96,7 @@ class Heartbeat:
                 with anyio.fail_after(self._deadline):
                     await self._store.server.location.look()
             await self._renew(client)
+            await self._renew_grants(client)
             while (left := next_beat - time.monotonic()) > 0:
                 await self._listen(client, left)
         except (StorageError, TimeoutError) as error:
@@ -110,7 +113,8 @@ class Heartbeat:
     async def _renew(self, client: Client) -> None:
         attempts = self._renewable()
         args: list[object] = [self._store.clock, self._store.keys.prefix, self._running.worker]
-        args += [jsontext.plain(self._about), f"{self._lease * 1000:.0f}"]
+        about = {**self._about, "gpus": self._gate.describe()}
+        args += [jsontext.plain(about), f"{self._lease * 1000:.0f}"]
         for attempt in attempts:
             args += attempt.task.task_id, attempt.token
         keys = self._store.keys.all(scripts.RENEW.keys, info=self._store.keys.info(self._running.worker))
@@ -125,6 +129,14 @@ class Heartbeat:
             )
         for task_id in cancelled:
             self._loop.call_soon_threadsafe(self._running.cancel_task, task_id.decode())
+
+    async def _renew_grants(self, client: Client) -> None:
+        """Renew what this worker was granted of GPUs; in a Cluster that lies elsewhere, for each device."""
+        for uuid, reservations in self._gate.held().items():
+            with anyio.fail_after(self._lease / 3):
+                missing = await self._gate.renew(uuid, reservations, client)
+            if missing:
+                self._loop.call_soon_threadsafe(self._gate.missing, missing)
 
     def _renewable(self) -> list[Attempt]:
         """All but those that ignore their timeout: they would hold their lease for ever."""

@@ -5,11 +5,13 @@ Two lanes run, so that the server works on one frame while this process works on
 
 import logging
 import time
+from collections.abc import Sequence
 
 import anyio
 
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.errors import Retry, StorageDeniedError, StorageUnavailableError
+from maas_backoff.gate.grant import Grant
 from maas_backoff.leased import Attempt
 from maas_backoff.loops.patience import Patience
 from maas_backoff.running import Running
@@ -57,20 +59,24 @@ class Lane:
                 self._patience.restored()
                 return answer
 
-    def apply(self, frame: Frame, answer: Answer, sent: float) -> None:
-        """Hand out what was claimed, and free the slots of what is settled. `sent`: when, by time.monotonic()."""
+    def apply(self, frame: Frame, answer: Answer, sent: float, grants: Sequence[Grant] = ()) -> None:
+        """Hand out what was claimed, and free the slots of what is settled. `sent`: when, by time.monotonic().
+
+        `grants` are what the frame's fits stand for.
+        """
         running = self._running
         # A tenth of the lease is left for the handler to be found running by the next heartbeat.
         start_before = sent + self._lease * 0.9
         # The slots come first: nothing that an idle worker does next is to keep a task waiting.
         for claimed in answer.claimed:
             timeout = claimed.exec_timeout or self._exec_timeout
-            running.claimed(claimed, timeout=timeout, start_before=start_before)
+            grant = grants[claimed.fit] if grants else None
+            running.claimed(claimed, timeout=timeout, start_before=start_before, grant=grant)
         for attempt, settle, word in running.answered(frame, answer):
             report(attempt, settle.settlement, word)
         now = anyio.current_time()
         due = now + self._interval if answer.next_due is None else now + min(self._interval, answer.next_due)
-        if frame.claims or due < running.wake_at:
+        if (frame.claims and not frame.fits) or due < running.wake_at:
             running.plan(due)
 
 

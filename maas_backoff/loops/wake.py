@@ -26,7 +26,15 @@ class Wake:
     it. At a shutdown the worker's own marker ends it.
     """
 
-    def __init__(self, store: RedisStore, running: Running, client: Client, lane: Lane, *, lease: float) -> None:
+    def __init__(
+        self,
+        store: RedisStore,
+        running: Running,
+        client: Client,
+        lane: Lane,
+        *,
+        lease: float,
+    ) -> None:
         """`lane` is one that nobody else uses: it sends the claim again whose answer was lost."""
         self._store = store
         self._running = running
@@ -54,19 +62,31 @@ class Wake:
                 self._running.wake()
 
     async def _sleep(self) -> None:
-        taken = await self._store.sleep(self._client, self._running.worker, self._block)
-        if taken and not self._running.free:
+        gpu = self._running.hears_gpu = self._running.listens_for_gpu
+        marker = await self._store.sleep(self._client, self._running.worker, self._block, gpu=gpu)
+        self._note(marker)
+        if marker == "marker" and not self._running.free:
             # No slot here: let another worker have it.
             await self._store.rouse_another(self._client)
         self._running.wake()
 
     async def _sleep_before(self, frame: Frame) -> None:
         sent = time.monotonic()
+        gpu = self._running.hears_gpu = self._running.listens_for_gpu
         try:
-            answer = await self._store.exchange_after_sleep(self._client, frame, self._running.worker, self._block)
+            marker, answer = await self._store.exchange_after_sleep(
+                self._client, frame, self._running.worker, self._block, gpu=gpu
+            )
+            self._note(marker)
         except (StorageUnavailableError, StorageDeniedError) as error:
             await self._patience.after(error)
             # It may have been run.
             answer = await self._lane.send(frame)
         self._lane.apply(frame, answer, sent)
         await asyncio.sleep(0)  # the handlers begin before the next sleep is arranged
+
+    def _note(self, marker: str) -> None:
+        self._running.hears_gpu = False
+        if marker == "gpu_marker":
+            self._running.gpu_marked = True
+            self._running.gpu_pulse.set()

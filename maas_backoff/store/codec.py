@@ -1,9 +1,11 @@
 """Tasks and settlements as the fields of a hash, and back.
 
 A task's fields: p creation (see _queue.lua: a line with time and policy, then the params), o overrides,
-s state (none: pending), t token, n attempt, k counts ("retries losses snoozes suspect"; none: all 0), u due ms,
-y held by ("started_ms worker"), f finished ms, g progress, m progress message, r result (none: null), e error,
-a0…a9 failed attempts, x cancel requested, d settled by ("token:settle_id"), w waited for until ms.
+q demand of a GPU where it is not that of its creation, and the device to avoid ("<MiB>:<percent> uuid"),
+s state (none: pending), t token, n attempt, k counts ("retries losses snoozes [ooms faults] suspect"; none: all 0),
+u due ms, y held by ("started_ms worker", then a line "uuid index MiB"), f finished ms, g progress, m progress message,
+r result (none: null), e error, a0…a9 failed attempts, x cancel requested, d settled by ("token:settle_id"),
+w waited for until ms.
 Short, because memory is counted per task, and few: each costs the server time whenever a task is read or written.
 """
 
@@ -13,13 +15,17 @@ from typing import Any
 import attrs
 
 from maas_backoff.domain import jsontext
+from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
-from maas_backoff.domain.waiting import at, waiting_for
+from maas_backoff.domain.waiting import at
 from maas_backoff.store.creation import Creation
 
 KEPT_ATTEMPTS = 10
+PARAMS = "params"
+"""Among a task's overrides: params that have replaced the first ones, which stay as they are for the idempotency."""
 NO_COUNTS = Counts()
 
 EXTERNAL = "external"
@@ -37,7 +43,11 @@ class AttemptInfo:
 
 
 def settlement_fields(
-    settlement: Settlement, before: Counts, info: AttemptInfo | None, progress: tuple[float, str | None] | None = None
+    settlement: Settlement,
+    before: Counts,
+    info: AttemptInfo | None,
+    progress: tuple[float, str | None] | None = None,
+    overrides: bytes | None = None,
 ) -> list[str]:
     """Return the fields, names and values in turn, that a settlement sets; `before` are the counts so far."""
     fields: list[str] = []
@@ -47,7 +57,14 @@ def settlement_fields(
         fields += "r", settlement.result
     if settlement.counts is not None:
         counts = settlement.counts
-        fields += "k", f"{counts.retry} {counts.lost} {counts.snooze} {counts.suspect:d}"
+        gpu = f" {counts.oom} {counts.fault}" if counts.oom or counts.fault else ""
+        fields += "k", f"{counts.retry} {counts.lost} {counts.snooze}{gpu} {counts.suspect:d}"
+    if settlement.gpu is not None:
+        demand, avoid = settlement.gpu
+        fields += "q", f"{demand.name} {avoid}"
+    if settlement.params is not None:
+        own: dict[str, Any] = jsontext.parse(overrides) if overrides else {}
+        fields += "o", jsontext.plain({**own, PARAMS: jsontext.parse(settlement.params)})
     error = settlement.error
     if error is not None:
         about = {"type": error.type, "message": error.message, "code": error.code}
@@ -55,7 +72,8 @@ def settlement_fields(
         if info is not None:
             when = {"number": info.number, "started_ms": info.started_ms, "ended_ms": info.ended_ms}
             record = {**about, **when, "worker": info.worker, "traceback": settlement.traceback}
-            fields += f"a{(before.retry + before.lost) % KEPT_ATTEMPTS}", jsontext.plain(record)
+            failures = before.retry + before.lost + before.oom + before.fault
+            fields += f"a{failures % KEPT_ATTEMPTS}", jsontext.plain(record)
     return fields
 
 
@@ -63,16 +81,25 @@ def counts_of(stored: bytes | None) -> Counts:
     """Return how often a task has come back."""
     if stored is None:
         return NO_COUNTS
-    retry, lost, snooze, suspect = map(int, stored.split())
-    return Counts(retry, lost, snooze, suspect == 1)
+    retry, lost, snooze, *gpu, suspect = map(int, stored.split())
+    return Counts(retry, lost, snooze, suspect == 1, *gpu)
 
 
-def held_by(stored: bytes | None) -> tuple[float | None, str]:
-    """Return when the last attempt was started, in ms, and the worker; from outside there is none."""
+def demand_of(stored: bytes | None, policy: Policy) -> Demand | None:
+    """Return what a task needs of a GPU: what it ran out of memory with before, or what its policy says."""
+    return Demand.parse(stored.split(b" ", 1)[0].decode()) if stored else policy.demand
+
+
+def held_by(stored: bytes | None) -> tuple[float | None, str, GpuAssignment | None]:
+    """Return when the last attempt was started, in ms, the worker and its GPU; from outside there is none."""
     if stored is None:
-        return None, ""
-    started, _, worker = stored.partition(b" ")
-    return float(started), worker.decode()
+        return None, "", None
+    line, _, device = stored.decode().partition("\n")
+    started, _, worker = line.partition(" ")
+    if not device:
+        return float(started), worker, None
+    uuid, index, mib = device.split(" ")
+    return float(started), worker, GpuAssignment.of(uuid, int(index), int(mib))
 
 
 def decode(
@@ -81,21 +108,21 @@ def decode(
     creation: Creation,
     fields: Mapping[bytes, bytes],
     policy: Policy,
-    now_ms: float,
-    workers: int,
+    own: Mapping[str, Any],
+    waiting_for: str | None,
 ) -> TaskEntity:
-    """Return the task of a stored hash."""
+    """Return the task of a stored hash; `own` are its overrides."""
     state = fields.get(b"s", b"pending").decode()
     status = TaskStatus.PROCESSING if state == EXTERNAL else TaskStatus(state)
     due_ms = _number(fields, b"u") or creation.created_ms
     error = fields.get(b"e")
     counts = counts_of(fields.get(b"k"))
-    started_ms, _ = held_by(fields.get(b"y"))
+    started_ms, _, gpu = held_by(fields.get(b"y"))
     completed = status is TaskStatus.COMPLETED
     return TaskEntity(
         task_id=task_id,
         biz_prefix=biz_prefix,
-        task_params=_parsed(creation.params, {}),
+        task_params=own[PARAMS] if PARAMS in own else _parsed(creation.params, {}),
         status=status,
         priority=creation.priority,
         progress=100 if completed else _number(fields, b"g") or 0,
@@ -113,7 +140,9 @@ def decode(
         error=None if completed or error is None else TaskError(**jsontext.parse(error)),
         attempts=_attempts(fields),
         token=int(fields.get(b"t", 0)),
-        waiting_for=waiting_for(due_ms, now_ms, policy, workers) if status is TaskStatus.PENDING else None,
+        waiting_for=waiting_for,
+        gpu=gpu if status is TaskStatus.PROCESSING else None,
+        oom_count=counts.oom,
     )
 
 

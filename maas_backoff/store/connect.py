@@ -70,10 +70,14 @@ class Client:
         """Run a script, once: by digest, and with its text where the server does not know it. Errors as `execute`."""
         return (await self._ask(("EVALSHA", script.digest, len(keys), *keys, *args), text=script.text))[0]
 
-    async def run_after(self, command: tuple[str, ...], script: Script, keys: list[str], args: list[Any]) -> Any:
+    async def run_after(
+        self, command: tuple[str, ...], script: Script, keys: list[str], args: list[Any]
+    ) -> tuple[Any, Any]:
         """Send a blocking command and a script that the server runs when that has ended. Errors as `execute`."""
         call = ("EVALSHA", script.digest, len(keys), *keys, *args)
-        return (await self._ask(command, call, text=script.text))[-1]
+        answers = await self._ask(command, call, text=script.text)
+        # Without its text the script was not known, and was sent alone a second time.
+        return answers[0] if len(answers) > 1 else None, answers[-1]
 
     async def subscription(self) -> Any:
         """Return redis-py's PubSub of a connection to where the master is now."""

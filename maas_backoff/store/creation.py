@@ -45,9 +45,10 @@ class NewTask:
     def terms(self, digest: str) -> tuple[str, ...]:
         """Return what enqueue.lua takes of this task and all that are alike; `digest` names the queue's policy."""
         record = digest
-        if self.priority or self.policy.needs_gpu:
+        demand = self.policy.demand
+        if self.priority or demand is not None:
             head_start = f"{self.priority * self.policy.priority_step * 1000:.0f}"
-            record = f"{digest} {self.priority} {head_start} {'gpu' if self.policy.needs_gpu else '-'}"
+            record = f"{digest} {self.priority} {head_start} {'-' if demand is None else demand.name}"
         if isinstance(self.due, datetime):
             when = f"at {self.due.timestamp() * 1000:.0f}"
         else:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import attrs
 
+from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskEntity
@@ -24,6 +25,8 @@ class Settle:
     counts: Counts = NO_COUNTS
     info: AttemptInfo | None = None
     progress: tuple[float, str | None] | None = None
+    overrides: bytes | None = None
+    """The task's own, as they are stored: needed where its params are replaced."""
 
 
 def settle_args(settles: Iterable[Settle], status: str | None = None) -> list[Any]:
@@ -36,7 +39,7 @@ def settle_args(settles: Iterable[Settle], status: str | None = None) -> list[An
     count = 0  # where the last group says how many it has
     for settle in settles:
         settlement = settle.settlement
-        fields = settlement_fields(settlement, settle.counts, settle.info, settle.progress)
+        fields = settlement_fields(settlement, settle.counts, settle.info, settle.progress, settle.overrides)
         alike = settle.precondition, settlement.status, settlement.delay, settlement.ttl, len(fields)
         if alike != last:
             last = alike
@@ -62,6 +65,10 @@ class Claimed:
     exec_timeout: float | None
     started_ms: float
     defect: str | None = None
+    overrides: bytes | None = None
+    fit: int = -1
+    """Which of the frame's fits it takes; -1: it needs no GPU."""
+    demand: Demand | None = None
 
 
 @attrs.frozen
@@ -73,6 +80,8 @@ class Frame:
     may_claim_suspect: bool
     request_id: str
     lane: int
+    fits: tuple[str, ...] = ()
+    """Claims only tasks that need a GPU: for each, the demand's name and the device that has room for it."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:

@@ -3,6 +3,11 @@
 from collections.abc import Iterable
 
 
+def ledger(uuid: str) -> str:
+    """Return the key of what is promised of a GPU: one for all queues, by its UUID alone."""
+    return f"maas:gpu:{{{uuid}}}"
+
+
 class Keys:
     """The keys of the queue `biz_prefix`. What each holds is said in lua/, where it is written."""
 
@@ -33,6 +38,10 @@ class Keys:
     def info(self, worker: str) -> str:
         """Return the key of what a worker says of itself."""
         return f"{self.prefix}w:{worker}"
+
+    def ready_for_gpu(self, demand: str) -> str:
+        """Return the name, for `__call__`, of the index of the ready tasks that need this of a GPU."""
+        return f"gpu:{demand}"
 
     def control(self, worker: str) -> str:
         """Return the key of the cancel requests to a worker."""

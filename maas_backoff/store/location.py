@@ -33,6 +33,7 @@ class Location:
         self._nodes = self._endpoint.nodes
         self._tls = tls_options(storage) if self._endpoint.tls else None
         self.fixed = self._endpoint.type == "redis"
+        self.clustered = self._endpoint.type == "cluster"
         self._address: Address | None = None
         self._looked_at = -FRESH
         if self.fixed:

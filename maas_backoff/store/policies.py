@@ -1,9 +1,13 @@
 """The policies that tasks were created under, as far as this process knows them. Policies never change."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.policy import Policy
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Policies:
@@ -22,10 +26,10 @@ class Policies:
         for digest, text in zip(digests, texts, strict=True):
             self._known[digest] = self.own if text is None else Policy.from_text(text)
 
-    def effective(self, digest: bytes, overrides: bytes | None) -> tuple[Policy, float | None]:
-        """Return a task's policy with its own overrides, and its own exec_timeout if it has one."""
+    def effective(self, digest: bytes, overrides: bytes | None) -> tuple[Policy, Mapping[str, Any]]:
+        """Return a task's policy with its own overrides, and these."""
         policy = self._known[digest]
         if not overrides:
-            return policy, None
-        own = jsontext.parse(overrides)
-        return policy.overridden(own), own.get("exec_timeout")
+            return policy, _NONE
+        own: Mapping[str, Any] = jsontext.parse(overrides)
+        return policy.overridden(own), own

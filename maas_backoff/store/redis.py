@@ -10,14 +10,16 @@ import attrs
 
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext
+from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity, TaskStatus
-from maas_backoff.domain.waiting import at
+from maas_backoff.domain.waiting import at, waiting_for
+from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import QueueFullError
 from maas_backoff.store import scripts
 from maas_backoff.store.check import check
-from maas_backoff.store.codec import EXTERNAL, AttemptInfo, counts_of, decode, held_by
+from maas_backoff.store.codec import EXTERNAL, PARAMS, AttemptInfo, counts_of, decode, demand_of, held_by
 from maas_backoff.store.connect import Client
 from maas_backoff.store.creation import Creation, NewTask, enqueue_args
 from maas_backoff.store.frame import Answer, Claimed, Found, Frame, Precondition, Settle, settle_args
@@ -29,8 +31,10 @@ from maas_backoff.store.server import Server
 ENQUEUE_LIMIT = 1000
 """Tasks per call of enqueue.lua: 3 to 9 ms of the server's time."""
 
+LARGEST_FLEET = 1000
+
 _STATES: dict[TaskStatus, tuple[str, ...]] = {
-    TaskStatus.PENDING: ("ready", "suspects", "gpu", "scheduled"),
+    TaskStatus.PENDING: ("ready", "suspects", "scheduled"),
     TaskStatus.PROCESSING: ("leases", "external"),
     TaskStatus.COMPLETED: ("completed",),
     TaskStatus.FAILED: ("failed",),
@@ -96,28 +100,67 @@ class RedisStore:
         return [word.decode() for word in answer[1]]
 
     def _settle_head(
-        self, settle_id: str, worker: str, request_id: str, claims: int, *, may_claim_suspect: bool
+        self,
+        settle_id: str,
+        worker: str,
+        request_id: str,
+        claims: int,
+        *,
+        may_claim_suspect: bool,
+        fits: Sequence[str] = (),
     ) -> list[Any]:
         lease_ms = f"{self._config.scheduler.lease * 1000:.0f}"
         head = [self.clock, self.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
-        return [*head, int(may_claim_suspect), self._config.task.max_finished]
+        return [*head, int(may_claim_suspect), self._config.task.max_finished, "\n".join(fits)]
 
     async def exchange(self, frame: Frame, worker: str) -> Answer:
         """Send a lane's frame, once. Raises StorageUnavailableError when it must be sent again."""
         client = await self.server.connect()
         return await self._answer(await client.run(scripts.SETTLE, *self._request(frame, worker)))
 
-    async def exchange_after_sleep(self, client: Client, frame: Frame, worker: str, longest: float) -> Answer:
-        """Have the server answer a frame when a task becomes ready, or the worker is roused. Errors as `exchange`."""
-        command = self._blocking(worker, longest)
-        return await self._answer(await client.run_after(command, scripts.SETTLE, *self._request(frame, worker)))
+    async def exchange_after_sleep(
+        self, client: Client, frame: Frame, worker: str, longest: float, *, gpu: bool
+    ) -> tuple[str, Answer]:
+        """Have the server answer a frame when a task becomes ready, or the worker is roused. Errors as `exchange`.
 
-    async def sleep(self, client: Client, worker: str, longest: float) -> bool:
-        """Sleep until a task becomes ready, or the worker is roused; False after the longest time."""
-        return await client.execute(*self._blocking(worker, longest)) is not None
+        Comes with the name of the key that ended the sleep, as `sleep` gives it.
+        """
+        command = self._blocking(worker, longest, gpu=gpu)
+        taken, reply = await client.run_after(command, scripts.SETTLE, *self._request(frame, worker))
+        return self._marker(taken), await self._answer(reply)
 
-    def _blocking(self, worker: str, longest: float) -> tuple[str, ...]:
-        return "BZPOPMIN", self.keys("marker"), self.keys.marker(worker), f"{longest:.3f}"
+    async def sleep(self, client: Client, worker: str, longest: float, *, gpu: bool) -> str:
+        """Sleep until a task becomes ready, or the worker is roused; the key's name, or "" after the longest time.
+
+        With `gpu`, also until a task waits for one: "gpu_marker".
+        """
+        return self._marker(await client.execute(*self._blocking(worker, longest, gpu=gpu)))
+
+    def _blocking(self, worker: str, longest: float, *, gpu: bool) -> tuple[str, ...]:
+        markers = [self.keys("marker"), self.keys.marker(worker)]
+        if gpu:
+            markers.append(self.keys("gpu_marker"))
+        return "BZPOPMIN", *markers, f"{longest:.3f}"
+
+    def _marker(self, taken: list[Any] | None) -> str:
+        return "" if taken is None else taken[0].decode().removeprefix(self.keys.prefix)
+
+    async def mark_gpu(self) -> None:
+        """Let the next worker that has GPUs know that tasks wait for one."""
+        await self.server.execute("ZADD", self.keys("gpu_marker"), "0", "0")
+
+    async def demands(self) -> tuple[Sequence[Waiting], float, str]:
+        """Return what waits for GPUs, the rank of the first task that needs none, or infinity, and the hold."""
+        _, first_ready, hold, rows = await self._run(scripts.DEMANDS, [self.clock, self.keys.prefix])
+        waiting = [
+            Waiting(name.decode(), Demand.parse(demand.decode()), count, float(rank), int(age) / 1000, avoid.decode())
+            for name, demand, count, rank, age, avoid in rows
+        ]
+        return waiting, float(first_ready or "inf"), hold.decode()
+
+    async def hold(self, value: str, seconds: float) -> bool:
+        """Hold a device for a demand, "name uuid worker"; False where another is held."""
+        return bool(await self._run(scripts.HOLD, [value, f"{seconds * 1000:.0f}"]))
 
     async def rouse_another(self, client: Client) -> None:
         """Let the marker wake the next worker."""
@@ -131,13 +174,18 @@ class RedisStore:
 
     def _request(self, frame: Frame, worker: str) -> tuple[list[str], list[Any]]:
         head = self._settle_head(
-            worker, worker, frame.request_id, frame.claims, may_claim_suspect=frame.may_claim_suspect
+            worker,
+            worker,
+            frame.request_id,
+            frame.claims,
+            may_claim_suspect=frame.may_claim_suspect,
+            fits=frame.fits,
         )
         keys = self.keys.all(scripts.SETTLE.keys, request=self.keys.request(worker, frame.lane))
         return keys, [*head, *frame.args]
 
     async def _answer(self, reply: list[Any]) -> Answer:
-        now, answers, claims, next_due, hit = reply
+        now, answers, claims, next_due, hit, fitted = reply
         now_ms = float(now)
         started_at = at(now_ms)
         creations = [Creation.of(stored) for stored in claims[3::6]]
@@ -146,17 +194,19 @@ class RedisStore:
         claimed = [
             self._claimed(row, creation, now_ms, started_at) for row, creation in zip(rows, creations, strict=True)
         ]
+        for one, fit, raised in zip(claimed, fitted[::2], fitted[1::2], strict=bool(fitted)):
+            one.fit, one.demand = fit, demand_of(raised, one.policy)
         words = [word.decode() for word in answers]
         return Answer(words, claimed, None if next_due == b"-1" else int(next_due) / 1000, bool(hit))
 
     def _claimed(self, row: tuple[Any, ...], creation: Creation, now_ms: float, started_at: datetime) -> Claimed:
         task_id, token, attempt, _, overrides, stored_counts = row
-        policy, exec_timeout = self._policies.effective(creation.policy, overrides)
+        policy, own = self._policies.effective(creation.policy, overrides)
         counts = counts_of(stored_counts)
         defect = None
         task_params: dict[str, Any] = {}
         try:
-            task_params = jsontext.parse(creation.params)
+            task_params = own[PARAMS] if PARAMS in own else jsontext.parse(creation.params)
         except ValueError as error:
             defect = f"stored params are not JSON: {error}"
         task = TaskEntity(
@@ -173,8 +223,9 @@ class RedisStore:
             created_at=at(creation.created_ms),
             started_at=started_at,
             token=token,
+            oom_count=counts.oom,
         )
-        return Claimed(task, token, counts, policy, exec_timeout, now_ms, defect)
+        return Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides)
 
     async def _learn(self, creations: Iterable[Creation]) -> None:
         """Read the policies of other configurations that these tasks were created under."""
@@ -210,7 +261,7 @@ class RedisStore:
     def _found(self, row: list[Any], precondition: Precondition, now_ms: float) -> Found:
         task_id, token, created, overrides, attempt, stored_counts, holder = row
         policy, _ = self._policies.effective(Creation.of(created).policy, overrides)
-        started_ms, worker = held_by(holder)
+        started_ms, worker, _ = held_by(holder)
         info = AttemptInfo(int(attempt or 0), started_ms or now_ms, now_ms, worker)
         return Found(task_id.decode(), precondition, int(token or 0), counts_of(stored_counts), policy, info)
 
@@ -235,42 +286,69 @@ class RedisStore:
 
     async def get(self, task_id: str, *, wait: float = 0) -> TaskEntity | None:
         """Return a task; `wait` seconds long its end is published."""
-        args = [self.clock, f"{wait * 1000:.0f}"]
-        now, workers, flat = await self._run(scripts.GET, args, task=self.keys.task(task_id))
+        args = [self.clock, task_id, f"{wait * 1000:.0f}"]
+        now, ahead, flat = await self._run(scripts.GET, args, task=self.keys.task(task_id))
         fields = _mapping(flat)
         if b"p" not in fields:
             return None
-        await self._learn([Creation.of(fields[b"p"])])
-        return self._entity(task_id, fields, float(now), workers)
+        return (await self._entities([(task_id, fields)], float(now), ahead))[0]
 
     async def list(self, status: TaskStatus, limit: int, cursor: str | None) -> TaskPage:
         """Return up to `limit` tasks in one state, in the order of its indexes."""
         index, score, skip = (cursor or "1 -inf 0").split(" ")
-        script = scripts.LIST
         names = _STATES[status]
+        if status is TaskStatus.PENDING:
+            listed = await self.server.execute("HKEYS", self.keys("demands"))
+            names += tuple(sorted(self.keys.ready_for_gpu(name.decode()) for name in listed))
+        if int(index) > len(names):
+            return TaskPage([], None)
         args = [self.clock, self.keys.prefix, limit, index, score, skip]
-        keys = attrs.evolve(script, keys=(*script.keys, *names))
-        now, workers, rows, index, score, skip = await self._run(keys, args)
+        now, rows, index, score, skip = await self._run(
+            attrs.evolve(scripts.LIST, keys=(*scripts.LIST.keys, *names)), args
+        )
         found = [(row[0].decode(), _mapping(row[1])) for row in rows]
         found = [(task_id, fields) for task_id, fields in found if b"p" in fields]
-        await self._learn(Creation.of(fields[b"p"]) for _, fields in found)
-        tasks = [self._entity(task_id, fields, float(now), workers) for task_id, fields in found]
-        return TaskPage(tasks, f"{index} {score.decode()} {skip}" if index else None)
+        tasks = await self._entities(found, float(now))
+        return TaskPage([*tasks], f"{index} {score.decode()} {skip}" if index else None)
 
     async def stats(self) -> QueueStats:
         """Return the queue's counts."""
-        numbers: list[Any] = await self._run(scripts.STATS, [self.clock, self.keys.prefix])
-        pending, scheduled, processing, completed, failed, cancelled, age_ms = map(int, numbers)
-        return QueueStats(pending, scheduled, processing, completed, failed, cancelled, age_ms / 1000)
+        _, *counts, age_ms, listed = await self._run(scripts.STATS, [self.clock, self.keys.prefix])
+        waiting = [(Demand.parse(need.decode()), count) for need, count in zip(listed[::2], listed[1::2], strict=True)]
+        fleet: Sequence[Worker] = await self.fleet() if waiting else ()
+        unfit = sum(count for demand, count in waiting if not any(worker.could_fit(demand) for worker in fleet))
+        pending, scheduled, processing, completed, failed, cancelled = map(int, counts)
+        age, gpu = int(age_ms) / 1000, sum(count for _, count in waiting)
+        return QueueStats(pending, scheduled, processing, completed, failed, cancelled, age, gpu, unfit)
 
     async def delete(self, task_id: str) -> bool:
         """Delete a task that nobody runs."""
-        return bool(await self._run(scripts.DELETE, [task_id], task=self.keys.task(task_id)))
+        return bool(await self._run(scripts.DELETE, [self.keys.prefix, task_id], task=self.keys.task(task_id)))
 
-    def _entity(self, task_id: str, fields: dict[bytes, bytes], now_ms: float, workers: int) -> TaskEntity:
+    async def _entities(
+        self, found: Sequence[tuple[str, dict[bytes, bytes]]], now_ms: float, ahead: int = -1
+    ) -> Sequence[TaskEntity]:
+        """Return tasks of their stored fields; `ahead`: how many come before the first of them, or -1."""
+        await self._learn(Creation.of(fields[b"p"]) for _, fields in found)
+        due = any(b"s" not in fields or fields[b"s"] == b"pending" for _, fields in found)
+        fleet: Sequence[Worker] = await self.fleet() if due else ()
+        return [self._entity(task_id, fields, now_ms, fleet, ahead) for task_id, fields in found]
+
+    def _entity(
+        self, task_id: str, fields: dict[bytes, bytes], now_ms: float, fleet: Sequence[Worker], ahead: int
+    ) -> TaskEntity:
         creation = Creation.of(fields[b"p"])
-        policy, _ = self._policies.effective(creation.policy, fields.get(b"o"))
-        return decode(task_id, self._config.task.biz_prefix, creation, fields, policy, now_ms, workers)
+        policy, own = self._policies.effective(creation.policy, fields.get(b"o"))
+        why = None
+        if fields.get(b"s", b"pending") == b"pending":
+            due_ms = float(fields.get(b"u") or creation.created_ms)
+            why = waiting_for(due_ms, now_ms, demand_of(fields.get(b"q"), policy), fleet, ahead)
+        return decode(task_id, self._config.task.biz_prefix, creation, fields, policy, own, why)
+
+    async def fleet(self) -> Sequence[Worker]:
+        """Return what the live workers of this queue say of themselves, at most 1000 of them."""
+        told = await self._run(scripts.FLEET, [self.clock, self.keys.prefix, LARGEST_FLEET])
+        return [Worker.of(name.decode(), text) for name, text in zip(told[::2], told[1::2], strict=True)]
 
 
 def _mapping(flat: Any) -> dict[bytes, bytes]:

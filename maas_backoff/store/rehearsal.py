@@ -19,7 +19,7 @@ from maas_backoff.store.scripts import Script
 SCHEMA = 1
 """The form of the data. A release that an older one would misread has the next number."""
 
-_WORKERS_ONLY = (scripts.RENEW, scripts.REAP, scripts.LEAVE)
+_WORKERS_ONLY = (scripts.RENEW, scripts.REAP, scripts.LEAVE, scripts.DEMANDS, scripts.HOLD)
 _COMMAND = re.compile(r"redis\.p?call\('([A-Z]+)'")
 # Nothing is done by any of these: a value that is refused, or nothing there. `$` is a key, `&` a channel.
 _HARMLESS = {
@@ -29,13 +29,17 @@ _HARMLESS = {
         for line in (
             "EXISTS $",
             "EXPIRE $ 1",
+            "GET $",
             "HDEL $ field",
             "HEXISTS $ field",
             "HGET $ field",
             "HGETALL $",
             "HINCRBY $ field none",
+            "HKEYS $",
+            "HLEN $",
             "HMGET $ field",
             "HSET $ field value alone",
+            "HVALS $",
             "PERSIST $",
             "PEXPIRE $ 1",
             "PUBLISH & nothing",
@@ -47,6 +51,7 @@ _HARMLESS = {
             "ZCOUNT $ 0 0",
             "ZRANGE $ 0 0",
             "ZRANGEBYSCORE $ 0 0",
+            "ZRANK $ member",
             "ZREM $ member",
             "ZREMRANGEBYSCORE $ 0 0",
             "ZSCORE $ member",
@@ -91,7 +96,7 @@ redis.pcall('UNLINK', unpack(scratch))
 if not schema and broken == '' then redis.pcall('HSET', KEYS[1], 'schema', ours) end
 return { schema or ours, errors, broken, why }
 """
-_PARTS = "\n".join(f"scripts.{script.name} = function(KEYS, ARGV)\n{script.text}\nend" for script in scripts.ALL)
+_PARTS = "\n".join(f"scripts.{script.name} = function(KEYS, ARGV)\n{script.text}\nend" for script in scripts.QUEUE)
 TEXT = f"local scripts = {{}}\n{_PARTS}\n{_MAIN}"
 
 
@@ -108,7 +113,7 @@ class Rehearsal:
 async def rehearse(client: Client, keys: Keys, *, worker: bool) -> Rehearsal:
     """Try what a producer sends to the server, or all that a worker does. Raises StorageError and its kinds."""
     scratch = _Scratch(keys)
-    used = [script for script in scripts.ALL if worker or script not in _WORKERS_ONLY]
+    used = [script for script in scripts.QUEUE if worker or script not in _WORKERS_ONLY]
     commands = sorted({command for script in used for command in _COMMAND.findall(script.text)})
     steps = [step for step in scratch.life() if step[0] in used]
     args = _counted([str(SCHEMA), str(len(commands)), str(len(steps))])
@@ -141,17 +146,22 @@ class _Scratch:
 
     def names(self) -> list[str]:
         """Return all keys that the scripts may write."""
-        tasks = [self._keys.task(task_id) for task_id in "abc"]
+        tasks = [self._keys.task(task_id) for task_id in "abcd"]
+        tasks += [self._keys("demands"), self._keys("gpu:1:0"), self._keys("gpu_marker")]
         found = {key for _, own, _ in self.life() for key in own}
         return sorted({*found, *tasks, self._keys.control(self._worker)})
 
     def life(self) -> Iterator[tuple[Script, list[str], list[str]]]:
-        """Three tasks, from their creation to their end, so that all is run that a script may do."""
+        """Four tasks, from their creation to their end, so that all is run that a script may do."""
         settle = scripts.SETTLE
-        now, later = ("policy 0 0 -", "", "", "2"), ("policy", "in 60000", "", "1")
-        made = [*now, "a", "{}", "c", "{}", *later, "b", "{}"]
-        yield self._step(scripts.ENQUEUE, *made, groups="2", policy_text="{}")
-        yield self._step(scripts.ENQUEUE, *made, groups="2")
+        now, later, gpu = (
+            ("policy 0 0 -", "", "", "2"),
+            ("policy", "in 60000", "", "1"),
+            ("policy 0 0 1:0", "", "", "1"),
+        )
+        made = [*now, "a", "{}", "c", "{}", *later, "b", "{}", *gpu, "d", "{}"]
+        yield self._step(scripts.ENQUEUE, *made, groups="3", policy_text="{}")
+        yield self._step(scripts.ENQUEUE, *made, groups="3")
         yield self._step(settle, claims="1", request_id="first")
         yield self._step(scripts.RENEW, "a", "1", "b", "2", info="{}")
         yield self._step(scripts.PROGRESS, "a", "1", "50", "half", "b", "", "50", "")
@@ -163,8 +173,12 @@ class _Scratch:
         ended = [*_settled("a", "lease", "completed"), *_settled("c", "lease", "failed")]
         yield self._step(settle, *ended, *_settled("b", "pending", "external"), groups="3", settle_id="end")
         yield self._step(settle, *_settled("c", "finished", "pending"), groups="1", settle_id="again")
+        yield self._step(scripts.DEMANDS)
+        yield self._step(scripts.HOLD)
+        yield self._step(scripts.FLEET)
+        yield self._step(settle, claims="1", request_id="gpu", fits="1:0 GPU-a 0 1")
         yield self._step(scripts.REAP)
-        yield self._step(scripts.LIST, keys=("ready", "completed"))
+        yield self._step(scripts.LIST, keys=("ready", "completed"), id="a")
         yield self._step(scripts.STATS)
         yield self._step(scripts.DELETE, task="a", id="a")
         yield self._step(scripts.LEAVE)
@@ -189,6 +203,9 @@ class _Scratch:
             "lease_ms": "60000",
             "keep_ms": "60000",
             "wait_ms": "60000",
+            "id": "a",
+            "fits": "",
+            "value": "value",
             "gap_ms": "0",
             "grace_ms": "0",
             "limit": "10",

@@ -34,22 +34,37 @@ def _read(name: str) -> str:
 
 ENQUEUE = Script.load(
     "enqueue",
-    "ready gpu scheduled marker policies suspects leases external meta",
+    "ready scheduled marker policies",
     "now prefix policy policy_text max_queue_size groups",
 )
 SETTLE = Script.load(
     "settle",
-    "ready suspects gpu scheduled leases external completed failed cancelled meta marker request",
-    "now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished groups",
+    "ready suspects scheduled leases external completed failed cancelled meta marker request",
+    "now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits groups",
 )
 RENEW = Script.load("renew", "leases workers info", "now prefix worker info lease_ms")
 LEAVE = Script.load("leave", "workers info marker ready scheduled", "worker")
 REAP = Script.load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit")
 CANCEL = Script.load("cancel", "task", "prefix id keep_ms")
 PROGRESS = Script.load("progress", "meta", "prefix")
-GET = Script.load("get", "task workers", "now wait_ms")
-LIST = Script.load("list", "workers", "now prefix limit index score skip")
-STATS = Script.load("stats", "ready suspects gpu scheduled leases external completed failed cancelled", "now prefix")
-DELETE = Script.load("delete", "task ready suspects gpu scheduled external completed failed cancelled", "id")
+GET = Script.load("get", "task ready", "now id wait_ms")
+LIST = Script.load("list", "meta", "now prefix limit index score skip")
+STATS = Script.load("stats", "ready suspects scheduled leases external completed failed cancelled", "now prefix")
+DELETE = Script.load("delete", "task ready suspects scheduled external completed failed cancelled", "prefix id")
+DEMANDS = Script.load("demands", "demands ready hold", "now prefix")
+HOLD = Script.load("hold", "hold", "value lease_ms")
+FLEET = Script.load("fleet", "workers", "now prefix limit")
 
-ALL = (ENQUEUE, SETTLE, RENEW, LEAVE, REAP, CANCEL, PROGRESS, GET, LIST, STATS, DELETE)
+QUEUE = (ENQUEUE, SETTLE, RENEW, LEAVE, REAP, CANCEL, PROGRESS, GET, LIST, STATS, DELETE, DEMANDS, HOLD, FLEET)
+"""Those that work on a queue."""
+
+RESERVE = Script.load("reserve", "ledger", "now id mib free limit lease_ms settle_ms holder owner rest")
+KEEP = Script.load("keep", "ledger", "now lease_ms again")
+LEDGER = Script.load("ledger", "ledger", "now")
+POST = Script.load("post", "ledger", "now field lease_ms value")
+DOUBT = Script.load("doubt", "ledger", "now task limit shut_ms reason")
+
+DEVICE = (RESERVE, KEEP, LEDGER, POST, DOUBT)
+"""Those that work on the ledger of a GPU, which is another place in a Cluster."""
+
+ALL = QUEUE + DEVICE

@@ -31,6 +31,11 @@ class Server:
         self._connecting = anyio.Lock()
         self.location = Location(storage, key)
 
+    @property
+    def clustered(self) -> bool:
+        """Whether other keys may be on other servers."""
+        return self.location.clustered
+
     async def connect(self) -> Client:
         """Return the client for commands; the first call starts the embedded server, if that is what is asked for."""
         if self._client is None:

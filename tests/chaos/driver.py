@@ -282,7 +282,7 @@ class Driver:
         found = check_counts(finals, counted, "get_queue_stats")
         found += check_counts(finals, ended, "totals")
         found += check_counts(finals, indexes, "indexes")
-        for name in ("ready", "suspects", "gpu", "scheduled", "leases", "external"):
+        for name in ("ready", "suspects", "scheduled", "leases", "external"):
             if client.zcard(prefix + name):
                 found.append(Violation("counts", "", f"{name} is not empty: {client.zrange(prefix + name, 0, 5)}"))
         return found

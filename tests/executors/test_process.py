@@ -22,7 +22,7 @@ import pytest
 
 from maas_backoff.domain.outcome import Failed, Snoozed, Succeeded
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError
-from maas_backoff.executors import exits, parent, process
+from maas_backoff.executors import exits, parent
 from maas_backoff.executors.base import Handler
 from maas_backoff.executors.process import ProcessExecutor
 
@@ -33,6 +33,8 @@ LIMIT = 100_000
 
 class FakeCall:
     """One call; keeps what the executor tells."""
+
+    grant = None
 
     def __init__(self, **params: Any) -> None:
         self.reports: list[tuple[float, str | None]] = []
@@ -499,7 +501,7 @@ class TestChildren:
         """It is killed, and the call fails as crashed."""
         async with executor(handlers.pid) as made:
             made._idle.pop().dismiss()
-            monkeypatch.setattr(process, "READY_WITHIN", 0.01)
+            monkeypatch.setattr(made, "_start_timeout", 0.01)
             outcome = await made.run(FakeCall())
             assert outcome.error == TaskError("crashed", "child process was not ready within 0.01 s")
 
@@ -525,6 +527,7 @@ from maas_backoff.domain.task import TaskEntity
 from maas_backoff.executors.process import ProcessExecutor
 
 class Call:
+    grant = None
     task = TaskEntity("id", "q", {}, report=lambda progress, message: print(message, flush=True))
     def started(self): pass
 

@@ -73,6 +73,7 @@ def handler(task):
 
 class Call:
     task = TaskEntity("id", "q", {"a": 1})
+    grant = None
     def started(self): pass
 
 async def main():

@@ -26,7 +26,7 @@ from maas_backoff.store.redis import RedisStore
 
 START = 1_800_000_000_000
 LEASE = 3_000
-LIVE = ("ready", "suspects", "gpu", "scheduled", "leases", "external")
+LIVE = ("ready", "suspects", "scheduled", "leases", "external")
 FINISHED = ("completed", "failed", "cancelled")
 FACTOR = int(os.environ.get("MAAS_BACKOFF_STEPS", "1"))
 ERROR = TaskError("ValueError", "boom")

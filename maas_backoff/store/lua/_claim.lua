@@ -10,17 +10,51 @@ local function read_task(key)
   return task
 end
 
--- The claims of an earlier, identical request that are still held: the reply to it was lost.
-local function replay(ids, first_token, tasks)
+-- The claims of an earlier, identical request that are still held: the reply to it was lost. `fits`: as they were given.
+local function replay(ids, first_token, fits, tasks)
   local held, token = {}, tonumber(first_token)
+  local next_fit = string.gmatch(fits or '', '%d+')
   for id in string.gmatch(ids, '[^\n]+') do
+    local fit = tonumber(next_fit() or '')
     local key = tasks .. id
     local now = fields_of(key, 's', 't')
     if now and now[1] == 'processing' and tonumber(now[2]) == token then
       local task = read_task(key)
-      if task then held[#held + 1] = { id = id, task = task, token = token, attempt = tonumber(task[ATTEMPT]) } end
+      if task then held[#held + 1] = { id = id, task = task, token = token, attempt = tonumber(task[ATTEMPT]), fit = fit } end
     end
     token = token + 1
   end
   return held
+end
+
+-- Claims of tasks that wait for a GPU: as many of each demand as there are fits, the oldest first.
+local function claims_on_fits(fits, prefix, tasks, may_claim_suspect, orphans)
+  local claims, names, by_demand = {}, {}, {}
+  local number = 0
+  for demand, device in string.gmatch(fits, '(%S+) ([^\n]+)') do
+    if not by_demand[demand] then names[#names + 1] = demand end
+    append(by_demand, demand, { number = number, device = device })
+    number = number + 1
+  end
+  for _, demand in ipairs(names) do
+    local from, places, taken = gpu_set(prefix, demand), by_demand[demand], 0
+    -- A few more: those that may not run now are passed over.
+    for _, id in ipairs(redis.call('ZRANGE', from, 0, #places + 8)) do
+      if taken == #places then break end
+      local task = read_task(tasks .. id)
+      local suspect = task and is_suspect(task[COUNTS])
+      if not task then
+        append(orphans, from, id)
+      elseif may_claim_suspect or not suspect then
+        taken = taken + 1
+        may_claim_suspect = may_claim_suspect and not suspect
+        local place = places[taken]
+        claims[#claims + 1] = {
+          id = id, from = from, task = task, token = 0, attempt = (task[ATTEMPT] or 0) + 1,
+          fit = place.number, device = place.device,
+        }
+      end
+    end
+  end
+  return claims
 end

@@ -1,4 +1,4 @@
--- Where pending tasks wait: scheduled until they are due; then ready, or suspects (last attempt lost), or gpu (need a GPU).
+-- Where pending tasks wait: scheduled until they are due; then in ready, suspects (last attempt lost) or a GPU's set.
 
 -- 2020-01-01. A rank is ms since then with 12 bits of fraction; it stays exact in a double until 2089.
 local EPOCH = 1577836800000
@@ -9,11 +9,52 @@ local function rank(due, head_start)
   return string.format('%.0f', math.floor((due - EPOCH + head_start) * 4096))
 end
 
--- What a task is created with is a line "created_ms policy", or "created_ms policy priority head_start_ms class" where
+-- What a task is created with is a line "created_ms policy", or "created_ms policy priority head_start_ms demand" where
 -- these are not 0 and '-', and its params.
-local function head_start_and_class(created)
-  local head_start, class = string.match(created, '^%S+ %S+ %S+ (%S+) (%S+)\n')
-  return tonumber(head_start or 0), class or '-'
+local function head_start_and_demand(created)
+  local head_start, demand = string.match(created, '^%S+ %S+ %S+ (%S+) (%S+)\n')
+  return tonumber(head_start or 0), demand or '-'
+end
+
+-- A demand is "<MiB>:<percent>". At most so many are told apart; what is beyond shares a set, which is listed with the
+-- most memory and the lowest ceiling that any of its tasks needs.
+local DEMANDS = 32
+
+local function gpu_set(prefix, name) return prefix .. 'gpu:' .. name end
+
+local function stricter(one, other)
+  local memory, ceiling = string.match(one, '^(.+):(.+)$')
+  local memory2, ceiling2 = string.match(other, '^(.+):(.+)$')
+  local both = math.min(tonumber(ceiling), tonumber(ceiling2))
+  if both == 0 then both = math.max(tonumber(ceiling), tonumber(ceiling2)) end
+  return string.format('%.0f:%.14g', math.max(tonumber(memory), tonumber(memory2)), both)
+end
+
+-- The set in which a demand's tasks wait; lists it. For the writing part of a script.
+local function listed_gpu_set(prefix, demand)
+  local demands = prefix .. 'demands'
+  if redis.call('HEXISTS', demands, demand) == 1 then return gpu_set(prefix, demand) end
+  if redis.call('HLEN', demands) < DEMANDS - 1 then
+    redis.call('HSET', demands, demand, demand)
+    return gpu_set(prefix, demand)
+  end
+  local shared = redis.call('HGET', demands, 'more')
+  redis.call('HSET', demands, 'more', shared and stricter(shared, demand) or demand)
+  return gpu_set(prefix, 'more')
+end
+
+-- All sets in which tasks wait for a GPU.
+local function gpu_sets(prefix)
+  local sets = redis.call('HKEYS', prefix .. 'demands')
+  for n, name in ipairs(sets) do sets[n] = gpu_set(prefix, name) end
+  return sets
+end
+
+-- Takes sets that have become empty off the list. After all ZADDs of a script.
+local function unlist_empty_gpu_sets(prefix)
+  for _, name in ipairs(redis.call('HKEYS', prefix .. 'demands')) do
+    if redis.call('ZCARD', gpu_set(prefix, name)) == 0 then redis.call('HDEL', prefix .. 'demands', name) end
+  end
 end
 
 -- Collects, per index, what one ZADD (scores and members) or one ZREM (members) is to carry.

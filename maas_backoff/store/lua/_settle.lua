@@ -15,11 +15,11 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
       local task = fields_of(key, 's', 't', 'd', 'x', 'w') or {}
       local state, token = task[1], task[2] or '0'
       if given == '' then given = token end
-      local created, counts = true, false
+      local created, counts, demand = true, false, false
       -- A running task is there; what else is needed of it, only a comeback needs.
       if not state or status == 'pending' then
-        local more = fields_of(key, 'p', 'k') or {}
-        created, counts, state = more[1], more[2], state or 'pending'
+        local more = fields_of(key, 'p', 'k', 'q') or {}
+        created, counts, demand, state = more[1], more[2], more[3], state or 'pending'
       end
 
       local answer
@@ -42,7 +42,7 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
         id = id, key = key, given = given, answer = answer, accepted = accepted,
         status = answer == 'cancelled' and answer or status, delay = delay, ttl = ttl, expiry = expiry,
         first = i + 2, last = i + 1 + fields,
-        was = state, created = created, suspect = is_suspect(counts), waited = task[5],
+        was = state, created = created, demand = demand, suspect = is_suspect(counts), waited = task[5],
       }
       i = i + 2 + fields
     end

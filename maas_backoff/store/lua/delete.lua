@@ -1,9 +1,14 @@
 --[[ Delete a task that nobody runs.
-KEYS: task ready suspects gpu scheduled external completed failed cancelled
-ARGV: id
+KEYS: task ready suspects scheduled external completed failed cancelled
+ARGV: prefix id
 Returns: 1 deleted, 0 not there or running
 ]]
+--#include _queue
+local prefix, id = ARGV[1], ARGV[2]
+local sets = gpu_sets(prefix)  -- before the first write: in a Cluster, the list may be on its way to another node
 if redis.call('HEXISTS', KEYS[1], 'p') == 0 or redis.call('HGET', KEYS[1], 's') == 'processing' then return 0 end
-for k = 2, #KEYS do redis.call('ZREM', KEYS[k], ARGV[1]) end
+for k = 2, #KEYS do redis.call('ZREM', KEYS[k], id) end
+for _, set in ipairs(sets) do redis.call('ZREM', set, id) end
 redis.call('UNLINK', KEYS[1])
+unlist_empty_gpu_sets(prefix)
 return 1

@@ -1,5 +1,5 @@
 --[[ Create tasks. An id that exists is left alone.
-KEYS: ready gpu scheduled marker policies suspects leases external meta
+KEYS: ready scheduled marker policies
 ARGV: now prefix policy policy_text max_queue_size groups | per group: record when overrides count, and per task of it: id params
 Returns: 'policy' when its text must be sent too, nothing done; {'full', size, ms until there may be room}, nothing done; else per task 'created', 'exists' or 'conflict'
 `record` is what _queue.lua says, without the time; `when` is '' (now), 'in <ms>' or 'at <ms>'.
@@ -7,8 +7,7 @@ The first write is an HSET: a server whose memory is full refuses the whole call
 ]]
 --#include _clock
 --#include _queue
-local ready, gpu, scheduled, marker, policies = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local suspects, leases, external, meta = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local ready, scheduled, marker, policies = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now, prefix, policy, policy_text = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
 local max_size, groups = tonumber(ARGV[5]), tonumber(ARGV[6])
 
@@ -42,12 +41,13 @@ if #created == 0 then return answers end
 
 if max_size > 0 then
   local size = 0
-  for _, index in ipairs({ ready, suspects, gpu, scheduled, leases, external }) do
-    size = size + redis.call('ZCARD', index)
+  for _, index in ipairs({ 'ready', 'suspects', 'scheduled', 'leases', 'external' }) do
+    size = size + redis.call('ZCARD', prefix .. index)
   end
+  for _, index in ipairs(gpu_sets(prefix)) do size = size + redis.call('ZCARD', index) end
   local excess = size + #created / 2 - max_size
   if excess > 0 then
-    local pace = tonumber(redis.call('HGET', meta, 'pace') or 0)  -- tasks finished per ms, by reap.lua
+    local pace = tonumber(redis.call('HGET', prefix .. 'meta', 'pace') or 0)  -- tasks finished per ms, by reap.lua
     local wait = pace > 0 and excess / pace or 10000
     return { 'full', whole(size), whole(math.max(1000, math.min(wait, 300000))) }
   end
@@ -62,30 +62,36 @@ end
 local next_due = delayed and tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
 if policy_text ~= '' then redis.call('HSET', policies, policy, policy_text) end
 
-local indexes, wake = {}, false
-local group, line, due, head_start, class, index, fields
+local indexes, wake, wake_gpu = {}, false, false
+local group, line, due, head_start, demand, index, fields
 for n = 1, #created, 2 do
   local id, params = ARGV[created[n]], ARGV[created[n] + 1]
   if created[n + 1] ~= group then
     group = created[n + 1]
     line, due = whole(now) .. ' ' .. ARGV[group] .. '\n', due_of(ARGV[group + 1])
-    head_start, class = head_start_and_class(line)
+    head_start, demand = head_start_and_demand(line)
+    index = nil
     fields = ARGV[group + 2] ~= '' and { 'o', ARGV[group + 2] } or {}
     if due > now then
       fields[#fields + 1] = 'u'
       fields[#fields + 1] = whole(due)
       index = scheduled
       wake = wake or due < next_due
-    else
-      index = class == '-' and ready or gpu
-      wake = wake or index == ready
+    elseif demand == '-' then
+      index = ready
+      wake = true
     end
   end
   redis.call('HSET', tasks .. id, 'p', line .. params, unpack(fields))
+  if not index then
+    index = listed_gpu_set(prefix, demand)  -- after the HSET, which a full memory refuses
+    wake_gpu = true
+  end
   -- In the order in which they are given.
   local turn = due + (n - 1) / 8192
   append(indexes, index, index == scheduled and string.format('%.4f', turn) or rank(turn, head_start), id)
 end
 add_all(indexes)
 if wake then redis.call('ZADD', marker, 0, '0') end
+if wake_gpu then redis.call('ZADD', prefix .. 'gpu_marker', 0, '0') end
 return answers

@@ -1,9 +1,10 @@
 --[[ Settle attempts, and claim due tasks for the slots they free. The only script that changes an existing task's state.
-KEYS: ready suspects gpu scheduled leases external completed failed cancelled meta marker request
-ARGV: now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished groups | per group: precondition status delay_ms ttl_s n count, and per settle of it: id token, n times: field value
-Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count
+KEYS: ready suspects scheduled leases external completed failed cancelled meta marker request
+ARGV: now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits groups | per group: precondition status delay_ms ttl_s n count, and per settle of it: id token, n times: field value
+Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs
 Preconditions: `lease` (held under token), `expired` (so, and run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
+`fits` is '' or, for each claim, a line "demand device": only tasks that wait for a GPU are claimed then, and only so many of each demand.
 A claim is six values: id token attempt creation overrides counts. The same request_id gets the same claims again.
 Reads everything first; the first write is a ZREM: nothing here is refused when the server's memory is full.
 ]]
@@ -12,12 +13,12 @@ Reads everything first; the first write is a ZREM: nothing here is refused when 
 --#include _task
 --#include _settle
 --#include _claim
-local ready, suspects, gpu, scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local finished = { completed = KEYS[7], failed = KEYS[8], cancelled = KEYS[9] }
-local meta, marker, request = KEYS[10], KEYS[11], KEYS[12]
+local ready, suspects, scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local finished = { completed = KEYS[6], failed = KEYS[7], cancelled = KEYS[8] }
+local meta, marker, request = KEYS[9], KEYS[10], KEYS[11]
 local now, prefix, settle_id, worker, lease_ms = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local request_id, wanted, may_claim_suspect = ARGV[6], tonumber(ARGV[7]), ARGV[8] == '1'
-local max_finished, groups = tonumber(ARGV[9]), tonumber(ARGV[10])
+local max_finished, fits, groups = tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
 local tasks, stamp = prefix .. 't:', whole(now)
 
 -- Read: a key that never is. While a Cluster moves the queue, key by key, it refuses every key that is not there, and an
@@ -25,7 +26,7 @@ local tasks, stamp = prefix .. 't:', whole(now)
 redis.call('ZCARD', prefix .. 'never')
 
 -- Read: the tasks to settle.
-local items = judge_all(11, groups, now, tasks, settle_id, leases)
+local items = judge_all(12, groups, now, tasks, settle_id, leases)
 local adding, dropped = {}, {}
 for _, item in ipairs(items) do
   if item.accepted and finished[item.status] then adding[item.status] = (adding[item.status] or 0) + 1 end
@@ -35,10 +36,10 @@ for status, count in pairs(adding) do dropped[status] = overflow(finished[status
 -- Read: the tasks to claim, the due ones of `scheduled` in their turn among the ready ones.
 local claims, moves, orphans, replayed = {}, {}, {}, false
 if wanted > 0 then
-  local last = redis.call('HMGET', request, 'id', 'claims', 'first_token')
+  local last = redis.call('HMGET', request, 'id', 'claims', 'first_token', 'fits')
   if last[1] == request_id then
     replayed = true
-    claims = replay(last[2], last[3], tasks)
+    claims = replay(last[2], last[3], last[4], tasks)
   else
     local candidates = {}
     local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'WITHSCORES', 'LIMIT', 0, math.max(2 * wanted, 100))
@@ -47,10 +48,13 @@ if wanted > 0 then
       if not task then
         append(orphans, scheduled, id)
       else
-        local head_start, class = head_start_and_class(task[CREATION])
+        local head_start, demand = head_start_and_demand(task[CREATION])
         local score = rank(tonumber(due[d + 1]), head_start)
-        local to = class ~= '-' and gpu or is_suspect(task[COUNTS]) and suspects or ready
-        if to == ready then
+        local to = is_suspect(task[COUNTS]) and suspects or ready
+        if demand ~= '-' then
+          local raised = redis.call('HGET', tasks .. id, 'q')
+          moves[#moves + 1] = { id = id, score = score, from = scheduled, demand = raised and string.match(raised, '^%S+') or demand }
+        elseif to == ready and fits == '' then
           candidates[#candidates + 1] = { id = id, score = tonumber(score), from = scheduled, task = task }
         else
           moves[#moves + 1] = { id = id, score = score, from = scheduled, to = to }
@@ -58,11 +62,13 @@ if wanted > 0 then
       end
     end
     local promoted = #candidates > 0
-    if may_claim_suspect then
+    if fits ~= '' then
+      claims = claims_on_fits(fits, prefix, tasks, may_claim_suspect, orphans)
+    elseif may_claim_suspect then
       local id = redis.call('ZRANGE', suspects, 0, 0)[1]
       if id then candidates[#candidates + 1] = { id = id, score = -1, from = suspects } end
     end
-    local heads = redis.call('ZRANGE', ready, 0, wanted - 1, 'WITHSCORES')
+    local heads = fits == '' and redis.call('ZRANGE', ready, 0, wanted - 1, 'WITHSCORES') or {}
     for h = 1, #heads, 2 do
       candidates[#candidates + 1] = { id = heads[h], score = promoted and tonumber(heads[h + 1]), from = ready }
     end
@@ -87,7 +93,7 @@ local dropped_entries = next(orphans) ~= nil
 
 -- Write: the settled.
 redis.call('ZREM', leases, '')
-local from, to, wake, publish = {}, {}, false, {}
+local from, to, wake, wake_gpu, publish = {}, {}, false, false, {}
 local earliest = tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
 for _, item in ipairs(items) do
   if item.accepted then
@@ -95,7 +101,8 @@ for _, item in ipairs(items) do
     local mark = item.given .. ':' .. settle_id
     if was == 'processing' then append(from, leases, id)
     elseif was == 'pending' then
-      for _, index in ipairs({ ready, suspects, gpu, scheduled }) do append(from, index, id) end
+      for _, index in ipairs({ ready, suspects, scheduled }) do append(from, index, id) end
+      for _, index in ipairs(gpu_sets(prefix)) do append(from, index, id) end
     elseif was == 'external' then append(from, external, id)
     else
       append(from, finished[was], id)
@@ -105,18 +112,24 @@ for _, item in ipairs(items) do
     end
     if status == 'pending' then
       local due = now + item.delay
-      for f = item.first, item.last, 2 do if ARGV[f] == 'k' then item.suspect = is_suspect(ARGV[f + 1]) end end
+      local raised = item.demand
+      for f = item.first, item.last, 2 do
+        if ARGV[f] == 'k' then item.suspect = is_suspect(ARGV[f + 1]) end
+        if ARGV[f] == 'q' then raised = ARGV[f + 1] end
+      end
       redis.call('HSET', key, 's', status, 'd', mark, 'u', whole(due), unpack(ARGV, item.first, item.last))
       -- How far an attempt got is over with it.
       redis.call('HDEL', key, 'g', 'm')
-      local head_start, class = head_start_and_class(item.created)
+      local head_start, demand = head_start_and_demand(item.created)
       if due > now then
         append(to, scheduled, string.format('%.4f', due), id)
         wake = wake or due < earliest
+      elseif demand ~= '-' then
+        append(to, listed_gpu_set(prefix, raised and string.match(raised, '^%S+') or demand), rank(due, head_start), id)
+        wake_gpu = true
       else
-        local index = class ~= '-' and gpu or item.suspect and suspects or ready
-        append(to, index, rank(due, head_start), id)
-        wake = wake or index ~= gpu
+        append(to, item.suspect and suspects or ready, rank(due, head_start), id)
+        wake = true
       end
     elseif status == 'external' then
       local token = whole(redis.call('HINCRBY', meta, 'token', 1))
@@ -154,40 +167,48 @@ if not replayed then
   local gone, moved = orphans, {}
   for _, move in ipairs(moves) do
     append(gone, move.from, move.id)
-    append(moved, move.to, move.score, move.id)
-    wake = wake or move.to == suspects
+    append(moved, move.to or listed_gpu_set(prefix, move.demand), move.score, move.id)
+    wake = wake or move.to == suspects or fits ~= '' and move.to == ready
+    wake_gpu = wake_gpu or move.demand
   end
   for _, claim in ipairs(claims) do append(gone, claim.from, claim.id) end
   remove_all(gone)
   add_all(moved)
   if #claims > 0 then
     local first_token = redis.call('HINCRBY', meta, 'token', #claims) - #claims + 1
-    local expiry, held_by, leased, ids = whole(now + lease_ms), stamp .. ' ' .. worker, {}, {}
+    local expiry, held_by, leased, ids, fitting = whole(now + lease_ms), stamp .. ' ' .. worker, {}, {}, {}
     for n, claim in ipairs(claims) do
       claim.token = first_token + n - 1
-      redis.call('HSET', tasks .. claim.id, 's', 'processing', 't', claim.token, 'n', claim.attempt, 'y', held_by)
-      leased[2 * n - 1], leased[2 * n], ids[n] = expiry, claim.id, claim.id
+      local holder = claim.device and held_by .. '\n' .. claim.device or held_by
+      redis.call('HSET', tasks .. claim.id, 's', 'processing', 't', claim.token, 'n', claim.attempt, 'y', holder)
+      leased[2 * n - 1], leased[2 * n], ids[n], fitting[n] = expiry, claim.id, claim.id, claim.fit
     end
     redis.call('ZADD', leases, unpack(leased))
     redis.call('HSET', request, 'id', request_id, 'claims', table.concat(ids, '\n'), 'first_token', first_token)
+    if fits ~= '' then redis.call('HSET', request, 'fits', table.concat(fitting, ' ')) end
     redis.call('PEXPIRE', request, whole(2 * lease_ms))
   end
 end
 
 -- An entry that was dropped took the place of a task that may be there.
-local hit = wanted > 0 and (#claims >= wanted or dropped_entries)
+local hit = wanted > 0 and fits == '' and (#claims >= wanted or dropped_entries)
 if hit then wake = wake or redis.call('ZCARD', ready) > 0 end
-local rows, took_suspect = {}, false
+local rows, fitted, took_suspect = {}, {}, false
 for n, claim in ipairs(claims) do
   local task, r = claim.task, 6 * n
   rows[r - 5], rows[r - 4], rows[r - 3] = claim.id, claim.token, claim.attempt
   rows[r - 2], rows[r - 1], rows[r] = task[CREATION], task[OVERRIDES], task[COUNTS]
   took_suspect = took_suspect or claim.from == suspects
+  if claim.fit then
+    fitted[2 * n - 1], fitted[2 * n] = claim.fit, redis.call('HGET', tasks .. claim.id, 'q') or ''
+  end
 end
 -- This worker takes no further suspect until this one has ended; another may.
 if took_suspect then wake = wake or redis.call('ZCARD', suspects) > 0 end
 if wake then redis.call('ZADD', marker, 0, '0') end
+if wake_gpu then redis.call('ZADD', prefix .. 'gpu_marker', 0, '0') end
+if fits ~= '' then unlist_empty_gpu_sets(prefix) end
 local next_due = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
 local answers = {}
 for n, item in ipairs(items) do answers[n] = item.answer end
-return { stamp, answers, rows, next_due and whole(math.max(0, math.ceil(next_due - now))) or '-1', hit and 1 or 0 }
+return { stamp, answers, rows, next_due and whole(math.max(0, math.ceil(next_due - now))) or '-1', hit and 1 or 0, fitted }

@@ -1,0 +1,98 @@
+"""`maas-backoff gpus`: the GPUs of this machine, and what the queues' workers have reserved there."""
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+
+from maas_backoff.domain.gpu import GpuStatus
+from maas_backoff.domain.worker import Device
+from maas_backoff.gate.fit import most_of, room_of
+from maas_backoff.gate.nvml import NvmlProbe
+from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.status import status
+from maas_backoff.storage import StorageConfig
+from maas_backoff.store.keys import ledger as key_of
+from maas_backoff.store.ledger import DeviceLedger, Ledgers
+from maas_backoff.store.server import Server
+
+PATIENCE = 15.0
+"""Seconds that NVML may take to answer: a GPU that sleeps takes some to wake."""
+
+
+async def gpus(storage: StorageConfig | None) -> list[GpuStatus]:
+    """Return this machine's GPUs; without a storage, nothing is known of reservations.
+
+    Raises LookupError where there are none, with the reason.
+    """
+    readings = _readings()
+    server = None if storage is None else Server(storage, key_of(readings[0].uuid))
+    ledgers = None if server is None or storage is None else Ledgers(storage, server, lease=30)
+    try:
+        found: list[GpuStatus] = []
+        for reading in readings:
+            ledger = DeviceLedger() if ledgers is None else await ledgers.read(reading.uuid)
+            found.append(status(_device(reading, ledger), "", ledger))
+        return found
+    finally:
+        if ledgers is not None and server is not None:
+            await ledgers.aclose()
+            await server.aclose()
+
+
+def _readings() -> Sequence[Reading]:
+    probe, read = NvmlProbe(), threading.Event()
+    probe.start(read.set)
+    deadline = time.monotonic() + PATIENCE
+    # A probe that finds no driver says so, and never has a reading.
+    while not read.wait(0.05) and time.monotonic() < deadline and not probe.hopeless:
+        pass
+    probe.stop()
+    if not probe.readings():
+        raise LookupError(probe.trouble)
+    return probe.readings()
+
+
+def _device(reading: Reading, ledger: DeviceLedger) -> Device:
+    return Device(
+        uuid=reading.uuid,
+        index=reading.index,
+        name=reading.name,
+        total=reading.total,
+        free=reading.free,
+        room=max(0, room_of(ledger, reading)),
+        most=most_of(ledger, reading),
+        utilization=reading.utilization,
+        temperature=reading.temperature,
+        health=reading.trouble or "ok",
+        age=time.monotonic() - reading.at,
+    )
+
+
+def as_json(found: Sequence[GpuStatus]) -> str:
+    """Return the devices as JSON."""
+    return json.dumps([device.to_dict() for device in found], indent=2)
+
+
+def as_table(found: Sequence[GpuStatus], *, reservations: bool) -> str:
+    """Return the devices as lines for people; amounts in GiB."""
+    head = ("gpu", "name", "total", "strangers", "reserved", "free", "util", "temp", "tasks", "health", "uuid")
+    rows = [head, *(_row(device, reservations=reservations) for device in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    for device in found:
+        lines += [
+            f"gpu {device.index}: {task.task_id!r} of {task.queue}, {task.memory_gb:.1f} GiB, by {task.worker}"
+            for task in device.tasks
+        ]
+    return "\n".join(lines)
+
+
+def _row(device: GpuStatus, *, reservations: bool) -> tuple[str, ...]:
+    amounts = (device.total_gb, device.strangers_gb, device.reserved_gb, device.free_gb)
+    total, strangers, reserved, free = (f"{amount:.1f}" for amount in amounts)
+    utilization = "-" if device.utilization is None else f"{device.utilization:.0f}%"
+    temperature = "-" if device.temperature is None else f"{device.temperature:.0f}C"
+    tasks = f"{len(device.tasks)}" if reservations else "?"
+    shown = (total, strangers, reserved if reservations else "?", free, utilization, temperature, tasks)
+    return f"{device.index}", device.name, *shown, device.health, device.uuid

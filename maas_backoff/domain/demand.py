@@ -1,0 +1,54 @@
+"""What a task needs of a GPU before it may start."""
+
+from typing import Self
+
+import attrs
+
+MIB_PER_GIB = 1024
+
+
+@attrs.frozen
+class Demand:
+    """Free memory in MiB, and a utilisation in percent that the device must be below (0: no matter)."""
+
+    memory: int
+    ceiling: float = 0
+
+    @property
+    def name(self) -> str:
+        """How the queue lists it: "<MiB>:<percent>"."""
+        return f"{self.memory}:{self.ceiling:g}"
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Return the demand of a name."""
+        memory, _, ceiling = name.partition(":")
+        return cls(int(memory), float(ceiling))
+
+    def __str__(self) -> str:
+        needs: list[str] = []
+        if self.memory:
+            needs.append(f"{gib(self.memory)} free")
+        if self.ceiling:
+            needs.append(f"utilisation below {self.ceiling:g} %")
+        return " and ".join(needs)
+
+
+@attrs.frozen
+class Waiting:
+    """The tasks that wait with one demand: how many, the rank of the first, and for how many seconds it is due.
+
+    `avoid` is the device that the first should rather not get.
+    """
+
+    name: str
+    demand: Demand
+    count: int
+    rank: float
+    age: float
+    avoid: str = ""
+
+
+def gib(mib: float) -> str:
+    """Return an amount of memory in words."""
+    return f"{round(mib / MIB_PER_GIB, 2):g} GiB"

@@ -1,0 +1,58 @@
+"""What a worker says of itself in the registry, and what may be concluded from it."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import attrs
+
+from maas_backoff.domain import jsontext
+from maas_backoff.domain.demand import Demand
+
+
+@attrs.frozen
+class Device:
+    """A GPU as its worker has read it; amounts are MiB.
+
+    `room` is what a task could be given now, `most` what it could be given if none of ours ran there. `age` is in
+    seconds.
+    """
+
+    uuid: str
+    index: int
+    name: str
+    total: int
+    free: int
+    room: int
+    most: int
+    utilization: float | None
+    temperature: float | None
+    health: str
+    age: float
+
+    @property
+    def healthy(self) -> bool:
+        """Whether tasks may start here."""
+        return self.health == "ok"
+
+
+@attrs.frozen
+class Worker:
+    """A live worker: its name, its host and its GPUs."""
+
+    name: str
+    host: str = ""
+    devices: tuple[Device, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, text: bytes) -> Self:
+        """Return what a stored text says; it may have expired, or be of another release."""
+        if not text:
+            return cls(name)
+        told: Mapping[str, Any] = jsontext.parse(text)
+        known = [field.name for field in attrs.fields(Device)]
+        devices = (Device(**{name: one.get(name) for name in known}) for one in told.get("gpus", ()))
+        return cls(name, told.get("host", ""), tuple(devices))
+
+    def could_fit(self, demand: Demand) -> bool:
+        """Whether a device here is large enough, whatever runs on it now."""
+        return any(device.total >= demand.memory for device in self.devices)

@@ -1,0 +1,201 @@
+"""Which waiting task may start on which device: pure, from readings, ledgers and what this worker holds itself.
+
+A device's room is what NVML calls free, less what is reserved there and not seen in use yet. Who waits longest comes
+first; a smaller task may pass a larger one that does not fit, until that has starved: then a device is held for it.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from maas_backoff.domain.demand import Demand, Waiting
+from maas_backoff.gate.grant import Grant
+from maas_backoff.gate.reading import Reading
+from maas_backoff.store.ledger import DeviceLedger
+
+
+@attrs.frozen
+class Start:
+    """The first of those that wait may start on a device; in the memory of a grant, if one is named."""
+
+    waiting: Waiting
+    reading: Reading
+    grant: Grant | None = None
+
+
+@attrs.define
+class Plan:
+    """What to do: tasks to start, idle children to end, room to ask others for, a device to hold."""
+
+    starts: list[Start]
+    evictions: list[Grant]
+    needs: list[tuple[str, int]]
+    hold: Start | None
+
+
+def unseen(ledger: DeviceLedger, reading: Reading) -> int:
+    """Return the MiB that are reserved and that NVML does not show in use by their owners yet."""
+    return sum(max(0, one.mib - reading.used.get(one.owner, 0)) for one in ledger.reservations.values())
+
+
+def room_of(ledger: DeviceLedger, reading: Reading) -> int:
+    """Return the MiB that a new task could be given; below 0 where more was used than reserved."""
+    return reading.free - unseen(ledger, reading)
+
+
+def most_of(ledger: DeviceLedger, reading: Reading) -> int:
+    """Return the MiB that a task could be given if nothing of ours ran on the device."""
+    return reading.free + sum(reading.used.get(one.owner, 0) for one in ledger.reservations.values())
+
+
+class _Device:
+    """A device while a plan is made for it."""
+
+    def __init__(self, reading: Reading, ledger: DeviceLedger, grants: Iterable[Grant]) -> None:
+        self.reading = reading
+        self.ledger = ledger
+        self.room = room_of(ledger, reading)
+        self.most = most_of(ledger, reading)
+        self.running = sum(one.state == "running" for one in ledger.reservations.values())
+        self.starting = any(
+            one.starting and reading.used.get(one.owner, 0) < 0.5 * one.mib for one in ledger.reservations.values()
+        )
+        self.idle = [grant for grant in grants if grant.uuid == reading.uuid and grant.state == "idle"]
+        self.kept = False  # for one that comes first and does not fit yet
+
+    def seen(self, grant: Grant) -> int:
+        return self.reading.used.get(grant.owner, 0)
+
+    def open_to(self, demand: Demand, holder: str, limit: int) -> bool:
+        """Whether anything but memory keeps a task from starting here."""
+        load, ledger = self.reading.utilization, self.ledger
+        return not (
+            self.kept
+            or (ledger.shut and (ledger.shut_for > 0 or self.running > 0))
+            or (ledger.held_for and ledger.held_for != holder)
+            or (limit and self.running >= limit)
+            or (demand.ceiling and load is not None and load >= demand.ceiling)
+        )
+
+    def room_in(self, grant: Grant) -> int:
+        """MiB for a task that takes over a grant: what its process uses already is free for it."""
+        return self.room + max(0, grant.mib - self.seen(grant)) + self.seen(grant)
+
+    def room_freed(self, grant: Grant) -> int:
+        """MiB that the end of a warm child gives back."""
+        return max(grant.mib, self.seen(grant))
+
+    def take(self, demand: Demand, grant: Grant | None, *, starts: bool) -> None:
+        self.running += 1
+        if grant is None:
+            self.room -= demand.memory
+            self.starting = self.starting or starts
+        else:
+            self.idle.remove(grant)
+            self.room += max(0, grant.mib - self.seen(grant)) - max(0, demand.memory - self.seen(grant))
+
+
+def plan(
+    waiting: Sequence[Waiting],
+    readings: Iterable[Reading],
+    ledgers: dict[str, DeviceLedger],
+    grants: Sequence[Grant],
+    *,
+    queue: str,
+    slots: int,
+    limit: int,
+    starts_children: bool,
+    starvation_after: float,
+    held: str,
+) -> Plan:
+    """Return what to do now. At most one of each demand starts; who calls, calls again.
+
+    `readings` are of the devices that may be used, `grants` this worker's. `limit` tasks run on a device at once (0: no
+    matter). `starts_children` says that a task without a grant starts a process. `held` is the queue's own hold, "name
+    uuid worker", or "".
+    """
+    devices = [_Device(reading, ledgers[reading.uuid], grants) for reading in readings]
+    made = Plan([], [], [], None)
+    hold: Start | None = None
+    for one in sorted(waiting, key=lambda one: one.rank):
+        holder = f"{queue} {one.name}"
+        open_ones = [device for device in devices if device.open_to(one.demand, holder, limit)]
+        found = _best(one, open_ones, starts_children=starts_children)
+        if found is not None:
+            if len(made.starts) < slots:
+                device, grant = found
+                device.take(one.demand, grant, starts=starts_children)
+                made.starts.append(Start(one, device.reading, grant))
+        elif not _make_room(one, open_ones, made) and hold is None and one.age >= starvation_after:
+            hold = _hold(one, devices, held)
+    made.hold = hold
+    return made
+
+
+def _best(one: Waiting, devices: Sequence[_Device], *, starts_children: bool) -> tuple[_Device, Grant | None] | None:
+    """Return where a task fits best: not where it failed, in a warm child, and where the least is left over."""
+    choices: list[tuple[bool, bool, int, int, Grant | None]] = []
+    for number, device in enumerate(devices):
+        elsewhere = device.reading.uuid == one.avoid
+        for grant in device.idle:
+            room = max(device.room_in(grant), grant.mib)
+            if one.demand.memory <= room:
+                choices.append((elsewhere, False, room - one.demand.memory, number, grant))
+        if one.demand.memory <= device.room and not (starts_children and device.starting):
+            choices.append((elsewhere, True, device.room - one.demand.memory, number, None))
+    if not choices:
+        return None
+    best = min(choices, key=lambda choice: choice[:4])
+    return devices[best[3]], best[4]
+
+
+def _make_room(one: Waiting, devices: Sequence[_Device], made: Plan) -> bool:
+    """End idle children where that makes room, or have other workers end theirs; True where room is on its way."""
+    for device in devices:
+        if one.demand.memory <= device.room:
+            return True  # another start must be over first
+    for device in devices:
+        going = _in_the_way(one.demand, device)
+        if going is not None:
+            made.evictions.extend(going)
+            device.kept = True
+            return True
+    for device in devices:
+        idle = [r for r in device.ledger.reservations.values() if r.state == "idle"]
+        if device.room + sum(max(r.mib, device.reading.used.get(r.owner, 0)) for r in idle) >= one.demand.memory:
+            made.needs.append((device.reading.uuid, one.demand.memory))
+            device.kept = True
+            return True
+    return False
+
+
+def _in_the_way(demand: Demand, device: _Device) -> list[Grant] | None:
+    """Return the fewest idle children that have to end for a task to start in another one, or in none; None: no use."""
+    mine = sorted((grant for grant in device.idle if grant.evict), key=device.room_freed, reverse=True)
+    choices: list[list[Grant]] = []
+    for stays in (*mine, None):
+        room = device.room if stays is None else device.room_in(stays)
+        rest, going = [grant for grant in mine if grant is not stays], list[Grant]()
+        while rest and room < demand.memory:
+            going.append(rest.pop(0))
+            room += device.room_freed(going[-1])
+        if room >= demand.memory:
+            choices.append(going)
+    return min(choices, key=len, default=None)
+
+
+def _hold(one: Waiting, devices: Sequence[_Device], held: str) -> Start | None:
+    """Return the device to hold for a task that has starved: one that could fit it if nothing of ours ran there."""
+    name, _, rest = held.partition(" ")
+    if held and name != one.name:
+        return None
+    mine = rest.partition(" ")[0]
+    able = [device for device in devices if device.most >= one.demand.memory and not device.ledger.shut]
+    if mine:
+        able = [device for device in able if device.reading.uuid == mine]
+    if not able:
+        return None
+    # The one where the least is in the way.
+    best = max(able, key=lambda device: device.room)
+    best.kept = True
+    return Start(one, best.reading)

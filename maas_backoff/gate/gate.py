@@ -1,0 +1,378 @@
+"""The gate of one worker: its devices, what they have room for, and what it was granted of them."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+
+from maas_backoff.config import GpuConfig
+from maas_backoff.domain.demand import Demand, Waiting
+from maas_backoff.domain.worker import Device
+from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of
+from maas_backoff.gate.grant import Grant
+from maas_backoff.gate.reading import Probe, Reading
+from maas_backoff.gate.visible import chosen, unknown, visible_to_cuda
+from maas_backoff.store.connect import Client
+from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation
+
+log = logging.getLogger("maas_backoff.gpu")
+
+HOLD = 5.0
+"""Seconds that a hold, or a call for room, lasts without being said again."""
+
+_UNREAD = DeviceLedger()
+
+
+class Gate:
+    """Admits tasks to devices, for one worker of one queue. Only `describe` and `held` are for other threads."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        ledgers: Ledgers,
+        config: GpuConfig,
+        *,
+        worker: str,
+        queue: str,
+        in_children: bool,
+        pulse: asyncio.Event,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`in_children`: attempts run in child processes, each for one device, whose memory NVML tells apart.
+
+        `pulse` is set when something may have changed. `clock` is that of the readings.
+        """
+        self._probe = probe
+        self._ledgers = ledgers
+        self._config = config
+        self._worker = worker
+        self._queue = queue
+        self._in_children = in_children
+        self._clock = clock
+        self._grants: dict[str, Grant] = {}
+        self._numbers = itertools.count(1)
+        self._read: dict[str, DeviceLedger] = {}
+        self._missing: set[str] = set()
+        self._faults: list[tuple[str, str, str]] = []
+        self._proven: set[str] = set()
+        self._troubled: set[str] = set()
+        self._named = False
+        self._visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        self._without_load = False
+        self.pulse = pulse
+
+    def start(self) -> None:
+        """Begin to read devices, unless none are wanted."""
+        if self._config.gpus:
+            loop = asyncio.get_running_loop()
+
+            def changed() -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is gone
+                    loop.call_soon_threadsafe(self._note_peaks)
+
+            self._probe.start(changed)
+
+    def _note_peaks(self) -> None:
+        used = {one.uuid: one.used for one in self._devices()}
+        for grant in self._grants.values():
+            if grant.state == "running":
+                grant.peak = max(grant.peak, used.get(grant.uuid, {}).get(grant.owner, 0))
+        self.pulse.set()
+
+    async def aclose(self) -> None:
+        """Give everything back, and stop reading. The attempts and their processes have ended."""
+        self._probe.stop()
+        by_device: dict[str, list[str]] = {}
+        for grant in self._grants.values():
+            by_device.setdefault(grant.uuid, []).append(grant.id)
+        for uuid, ids in by_device.items():
+            await self._ledgers.release(uuid, ids)
+        self._grants.clear()
+        await self._ledgers.aclose()
+
+    # Devices
+
+    def _devices(self) -> list[Reading]:
+        """Return the newest readings of the devices that this worker is to use, well or not, as CUDA numbers them."""
+        if not self._config.gpus:
+            return []
+        readings = visible_to_cuda(self._probe.readings(), self._visible)
+        if readings and not self._named:
+            self._named = True
+            if missing := unknown(readings, self._config.gpus):
+                log.warning("gpu.gpus names what is not to be seen here: %s", ", ".join(map(str, missing)))
+        return chosen(readings, self._config.gpus)
+
+    @property
+    def usable(self) -> list[Reading]:
+        """Fresh readings of devices that are well."""
+        now = self._clock()
+        return [one for one in self._devices() if not one.trouble and now - one.at <= self._probe.patience]
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps tasks from devices that are there."""
+        if self._probe.trouble and self._devices():
+            return self._probe.trouble
+        return next((f"GPU {one.uuid}: {one.trouble}" for one in self._devices() if one.trouble), None)
+
+    def troubled(self, uuid: str) -> str:
+        """Why a device is not to be used now; "" if it may be."""
+        return next((one.trouble for one in self._devices() if one.uuid == uuid), "it is gone")
+
+    @property
+    def most(self) -> int:
+        """MiB that a task could be given at best on any device here."""
+        return max((most_of(self._read.get(one.uuid, _UNREAD), one) for one in self.usable), default=0)
+
+    def describe(self) -> list[dict[str, object]]:
+        """Return the devices for the registry of workers."""
+        now, found = self._clock(), list[Device]()
+        for one in self._devices():
+            ledger = self._read.get(one.uuid, _UNREAD)
+            age = now - one.at
+            stale = f"the last reading is {age:.0f} s old" if age > self._probe.patience else ""
+            health = one.trouble or stale or (f"quarantine: {ledger.shut}" if ledger.shut else "ok")
+            device = Device(
+                uuid=one.uuid,
+                index=one.index,
+                name=one.name,
+                total=one.total,
+                free=one.free,
+                room=max(0, room_of(ledger, one)),
+                most=most_of(ledger, one),
+                utilization=one.utilization,
+                temperature=one.temperature,
+                health=health,
+                age=round(age, 3),
+            )
+            found.append(device)
+        return [attrs.asdict(device) for device in found]
+
+    # Admission
+
+    async def plan(self, waiting: Sequence[Waiting], *, slots: int, held: str) -> Plan:
+        """Return what to do for those that wait, by the ledgers as they are now."""
+        readings = self.usable
+        for reading in readings:
+            self._read[reading.uuid] = await self._ledgers.read(reading.uuid)
+        self._warn_without_load(waiting, readings)
+        return plan(
+            waiting,
+            readings,
+            self._read,
+            list(self._grants.values()),
+            queue=self._queue,
+            slots=slots,
+            limit=self._config.tasks_per_gpu or 0,
+            starts_children=self._in_children,
+            starvation_after=self._config.starvation_after,
+            held=held,
+        )
+
+    def _warn_without_load(self, waiting: Iterable[Waiting], readings: Iterable[Reading]) -> None:
+        if self._without_load or not any(one.demand.ceiling for one in waiting):
+            return
+        for reading in readings:
+            if reading.utilization is None:
+                self._without_load = True
+                log.warning("GPU %s tells no utilisation; max_gpu_utilization does not count there", reading.uuid)
+
+    async def reserve(self, start: Start) -> Grant | None:
+        """Have a task's memory promised; None where somebody else was faster."""
+        demand, reading, grant = start.waiting.demand, start.reading, start.grant
+        if grant is not None:
+            # What a warm child uses stays its own.
+            resident = reading.used.get(grant.owner, 0)
+            wanted = attrs.evolve(grant, mib=max(demand.memory, resident), demand=demand)
+            if demand.memory <= grant.mib and not self._config.tasks_per_gpu:
+                grant.demand = demand
+                grant.taken()
+                return grant
+        else:
+            index = 0 if self._in_children else self._index(reading)
+            name = f"{self._worker}/{next(self._numbers)}"
+            wanted = Grant(name, reading.uuid, index, demand.memory, demand, clock=self._clock)
+        answer = await self._ledgers.reserve(
+            reading.uuid,
+            self._reservation(wanted),
+            free=reading.free,
+            used=reading.used,
+            limit=self._config.tasks_per_gpu or 0,
+            settle=self._config.gpu_settle_time if self._in_children and grant is None else 0,
+            holder=f"{self._queue} {start.waiting.name}",
+        )
+        if answer != "ok":
+            log.debug("GPU %s: %s", reading.uuid, answer)
+            return None
+        if grant is not None:
+            grant.mib, grant.demand = wanted.mib, demand
+            grant.taken()
+            return grant
+        self._grants[wanted.id] = wanted
+        return wanted
+
+    def _index(self, reading: Reading) -> int:
+        everything = visible_to_cuda(self._probe.readings(), self._visible)
+        return next((n for n, one in enumerate(everything) if one.uuid == reading.uuid), reading.index)
+
+    def _reservation(self, grant: Grant) -> Reservation:
+        return Reservation(
+            grant.id, grant.mib, grant.state, grant.owner, self._worker, self._queue, grant.task_id or "-"
+        )
+
+    def claimed(self, grant: Grant, task_id: str, demand: Demand | None) -> None:
+        """A task was claimed for a grant; it may need less than the others of its set."""
+        grant.task_id = task_id
+        grant.changed = True
+        if demand is not None:
+            grant.demand = demand
+            if not grant.evict:
+                grant.mib = min(grant.mib, demand.memory)
+
+    async def post(self, made: Plan, name: str) -> None:
+        """End idle children that are in the way, and tell other workers what is needed or held here."""
+        for grant in made.evictions:
+            log.info("GPU %s: an idle child ends to make room", grant.uuid)
+            grant.end_child()
+        for uuid, mib in made.needs:
+            await self._ledgers.need(uuid, mib, HOLD)
+        if made.hold is not None:
+            mib = made.hold.waiting.demand.memory
+            await self._ledgers.hold(made.hold.reading.uuid, f"{self._queue} {name}", mib, HOLD)
+
+    # What was granted
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether grants wait for a reading: of memory that comes back, or of what a warm child keeps."""
+        read = {one.uuid: one.at for one in self._devices()}
+        return any(
+            grant.changed
+            or grant.state == "ending"
+            or (grant.state == "idle" and (grant.evict is None or read.get(grant.uuid, 0) <= grant.since))
+            for grant in self._grants.values()
+        )
+
+    @property
+    def keeps_children(self) -> bool:
+        """Whether warm children wait for tasks, and others may want their room."""
+        return any(grant.state == "idle" and grant.evict is not None for grant in self._grants.values())
+
+    def held(self) -> dict[str, list[Reservation]]:
+        """Return what the heartbeat has to renew, by device."""
+        found: dict[str, list[Reservation]] = {}
+        for grant in list(self._grants.values()):
+            found.setdefault(grant.uuid, []).append(self._reservation(grant))
+        return found
+
+    async def renew(self, uuid: str, reservations: Sequence[Reservation], client: Client) -> list[str]:
+        """Renew reservations from the heartbeat's thread, by its client; the ids of those that are not there."""
+        return await self._ledgers.renew(uuid, reservations, client)
+
+    def missing(self, ids: Iterable[str]) -> None:
+        """The ledger has forgotten these: this worker stood still for longer than a lease. They are entered again."""
+        self._missing.update(name for name in ids if name in self._grants)
+        if self._missing:
+            self.pulse.set()
+
+    def failed(self, grant: Grant, task_id: str, why: str) -> None:
+        """A task failed as on a broken device."""
+        self._faults.append((grant.uuid, task_id, why))
+        self.pulse.set()
+
+    def succeeded(self, grant: Grant) -> None:
+        """A task succeeded: its device works."""
+        ledger = self._read.get(grant.uuid, _UNREAD)
+        if ledger.shut or ledger.doubted:
+            self._proven.add(grant.uuid)
+            self.pulse.set()
+
+    async def tidy(self) -> None:
+        """Bring the ledgers up to date with what has ended, and with what NVML shows."""
+        await self._tell_faults()
+        readings = {one.uuid: one for one in self._devices()}
+        gone: dict[str, list[str]] = {}
+        changed: dict[str, list[Grant]] = {}
+        for grant in list(self._grants.values()):
+            if self._settle(grant, readings.get(grant.uuid)):
+                del self._grants[grant.id]
+                gone.setdefault(grant.uuid, []).append(grant.id)
+            elif grant.changed or grant.id in self._missing:
+                changed.setdefault(grant.uuid, []).append(grant)
+        for uuid, ids in gone.items():
+            await self._ledgers.release(uuid, ids)
+        for uuid, grants in changed.items():
+            for grant in grants:
+                grant.changed = False
+            again = any(grant.id in self._missing for grant in grants)
+            await self._ledgers.keep(uuid, map(self._reservation, grants), again=again)
+            self._missing.difference_update(grant.id for grant in grants)
+        if self.keeps_children:
+            await self._make_room_for_others(readings)
+
+    def _settle(self, grant: Grant, reading: Reading | None) -> bool:
+        """Learn from a reading what a grant still stands for; True where nothing is left of it."""
+        used = 0 if reading is None else reading.used.get(grant.owner, 0)
+        fresh = reading is not None and not reading.trouble and reading.at > grant.since
+        overdue = self._clock() - grant.since > self._config.gpu_release_timeout
+        match grant.state:
+            case "running":
+                return False
+            case "idle" if grant.evict is not None:
+                if reading is None or reading.trouble:
+                    grant.end_child()
+                elif fresh and grant.mib != used:
+                    # Its next task is judged by what it uses now.
+                    grant.mib, grant.changed = used, True
+                return False
+            case "idle" if grant.owner == "-":
+                return fresh or overdue
+            case _:
+                # The process has ended, or is about to: until NVML shows its memory back, nobody else counts on it.
+                return (fresh and not used) or overdue
+
+    async def _make_room_for_others(self, readings: dict[str, Reading]) -> None:
+        """End idle children on devices where another worker waits for room."""
+        idle = [grant for grant in self._grants.values() if grant.state == "idle" and grant.evict]
+        for uuid in {grant.uuid for grant in idle}:
+            ledger = self._read[uuid] = await self._ledgers.read(uuid)
+            reading = readings.get(uuid)
+            if ledger.held_for and not ledger.held_for.startswith(f"{self._queue} "):
+                needed = reading.total if reading else 0
+            else:
+                needed = ledger.needed
+            if reading is not None and needed > room_of(ledger, reading):
+                for grant in idle:
+                    if grant.uuid == uuid:
+                        grant.end_child()
+
+    async def _tell_faults(self) -> None:
+        faults, self._faults = self._faults, []
+        for uuid, task_id, why in faults:
+            limit, seconds = self._config.max_gpu_faults, self._config.gpu_quarantine
+            if await self._ledgers.doubt(uuid, task_id, why, limit=limit, seconds=seconds):
+                log.error("GPU %s is in quarantine: %s", uuid, why)
+            self._read[uuid] = await self._ledgers.read(uuid)
+        proven, self._proven = self._proven, set()
+        for uuid in proven:
+            await self._ledgers.trust(uuid)
+            self._read[uuid] = await self._ledgers.read(uuid)
+        for one in self._devices():
+            if one.trouble and one.uuid not in self._troubled:
+                # When it answers again, one task tries it; an Xid is taken more seriously than a lost answer.
+                seconds = self._config.gpu_quarantine if one.trouble.startswith("Xid") else 0
+                await self._ledgers.doubt(one.uuid, "", one.trouble, limit=1, seconds=seconds)
+                self._troubled.add(one.uuid)
+                log.error("GPU %s is not used: %s", one.uuid, one.trouble)
+            elif not one.trouble:
+                self._troubled.discard(one.uuid)
+
+    def soon(self) -> None:
+        """Have the devices read again soon."""
+        self._probe.poke()

@@ -1,0 +1,82 @@
+"""What is promised of a device to one attempt, and to the child process that outlives it."""
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import attrs
+
+from maas_backoff.domain.demand import Demand
+from maas_backoff.gate.owner import owner_of
+
+State = Literal["running", "idle", "ending"]
+
+
+@attrs.define(eq=False)
+class Grant:
+    """A reservation in a device's ledger, as its holder has it; amounts are MiB.
+
+    It is running while an attempt has it; then idle, as a warm child's memory, or until the next task of this worker
+    takes it; and ending once its process has ended, until NVML shows the memory back.
+    """
+
+    id: str
+    uuid: str
+    index: int
+    mib: int
+    demand: Demand
+    task_id: str = ""
+    owner: str = "-"
+    """Of the process that uses the memory, where it is one of its own."""
+    state: State = "running"
+    peak: int = 0
+    clock: Callable[[], float] = time.monotonic
+    since: float = attrs.field(init=False)
+    """When its state began."""
+    evict: Callable[[], None] | None = None
+    """Ends the warm child that keeps the memory."""
+    dead: bool = False
+    """Whether the child has ended."""
+    changed: bool = False
+    """Whether the ledger says something else."""
+
+    def __attrs_post_init__(self) -> None:
+        self.since = self.clock()
+
+    def used_by(self, pid: int, evict: Callable[[], None]) -> None:
+        """A child process of this id uses the memory from now on; `evict` ends it when it is idle."""
+        self.owner = owner_of(pid)
+        self.evict = evict
+        self.dead = False
+        self.changed = True
+
+    def end_child(self) -> None:
+        """End the warm child; nobody takes its place here."""
+        evict, self.evict = self.evict, None
+        self._become("ending")
+        if evict is not None:
+            evict()
+
+    def process_ended(self) -> None:
+        """The child has ended: its memory comes back."""
+        self.evict = None
+        self.dead = True
+        if self.state == "idle":
+            self._become("ending")
+
+    def attempt_ended(self) -> None:
+        """The attempt has ended. A child that is still there keeps its memory."""
+        if self.state == "running":
+            self.task_id = ""
+            self._become("ending" if self.dead else "idle")
+
+    def taken(self) -> None:
+        """The next attempt has it."""
+        self._become("running")
+        self.peak = 0
+
+    def _become(self, state: State) -> None:
+        if self.state != state:
+            self.state = state
+            self.since = self.clock()
+            self.changed = True

@@ -1,0 +1,27 @@
+"""The name under which a process's GPU memory is found, also by workers in other containers of the same machine."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def _namespace() -> str:
+    """Process ids mean something within one namespace only."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
+    except OSError:  # not Linux
+        return "0"
+
+
+def owner_of(pid: int) -> str:
+    """Return the owner's name of a process that leads its session, as children do."""
+    return f"{_namespace()}:{pid}"
+
+
+def owner_using(pid: int) -> str:
+    """Return the owner's name of any process: that of its session, so that what a child starts counts as its own."""
+    try:
+        return owner_of(os.getsid(pid))
+    except OSError:  # it has just ended, or is not to be seen here
+        return owner_of(pid)

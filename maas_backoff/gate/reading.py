@@ -1,0 +1,57 @@
+"""What a probe has read of one device, and what a probe is."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import attrs
+
+
+@attrs.frozen
+class Reading:
+    """One device at one moment; amounts are MiB, `at` is time.monotonic() when the reading began.
+
+    `used` is what NVML attributes to processes, by owner: "<pid namespace>:<session id>", as a child process leads a
+    session with all it starts. `utilization` is in percent, averaged over the last readings; None: not supported.
+    `trouble` says why the device is not to be used; "" if it may be.
+    """
+
+    uuid: str
+    index: int
+    name: str
+    total: int
+    free: int
+    at: float
+    used: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    utilization: float | None = None
+    temperature: float | None = None
+    trouble: str = ""
+
+
+class Probe(Protocol):
+    """Where readings come from. `start` and `stop` never block; readings are taken elsewhere."""
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Begin; `changed` is called, from any thread, after each round of readings."""
+        ...
+
+    def stop(self) -> None:
+        """End, without waiting."""
+        ...
+
+    def poke(self) -> None:
+        """Take readings soon."""
+        ...
+
+    def readings(self) -> list[Reading]:
+        """Return the newest reading of each device, healthy or not."""
+        ...
+
+    @property
+    def patience(self) -> float:
+        """How old, in seconds, a reading may be."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why there are no readings, or none that are new; "" if all is well."""
+        ...

@@ -1,0 +1,36 @@
+"""A device as users see it: what was read of it, and what its ledger says."""
+
+from maas_backoff.domain.demand import MIB_PER_GIB
+from maas_backoff.domain.gpu import GpuStatus, GpuTask
+from maas_backoff.domain.worker import Device
+from maas_backoff.store.ledger import DeviceLedger
+
+
+def status(device: Device, host: str, ledger: DeviceLedger) -> GpuStatus:
+    """Return the status of a device that a worker on `host` has described."""
+    reservations = ledger.reservations.values()
+    tasks = [
+        GpuTask(one.task_id, one.queue, one.worker, one.mib / MIB_PER_GIB)
+        for one in reservations
+        if one.state == "running" and one.task_id != "-"
+    ]
+    health = device.health
+    if ledger.shut and device.healthy:
+        health = f"quarantine: {ledger.shut}"
+    elif ledger.held_for and device.healthy:
+        health = f"ok, held for {ledger.held_for}"
+    return GpuStatus(
+        uuid=device.uuid,
+        index=device.index,
+        name=device.name,
+        host=host,
+        total_gb=device.total / MIB_PER_GIB,
+        free_gb=device.free / MIB_PER_GIB,
+        reserved_gb=sum(one.mib for one in reservations) / MIB_PER_GIB,
+        strangers_gb=max(0, device.total - device.most) / MIB_PER_GIB,
+        utilization=device.utilization,
+        temperature=device.temperature,
+        health=health,
+        age=device.age,
+        tasks=tuple(tasks),
+    )

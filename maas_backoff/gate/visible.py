@@ -1,0 +1,50 @@
+"""Which devices a worker may use: those that CUDA would see, and of these the ones that its configuration names."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from maas_backoff.gate.reading import Reading
+
+
+def visible_to_cuda(readings: Sequence[Reading], setting: str | None) -> list[Reading]:
+    """Return what CUDA_VISIBLE_DEVICES leaves of the devices, which are in NVML's order, in its own.
+
+    As CUDA does: indices, UUIDs or unambiguous beginnings of them; it stops at the first that names none, and an empty
+    value means none. An index is taken in the order of PCI addresses, so CUDA_DEVICE_ORDER should be PCI_BUS_ID.
+    """
+    if setting is None:
+        return list(readings)
+    found: list[Reading] = []
+    for name in setting.split(","):
+        device = _named(name.strip(), readings)
+        if device is None or device in found:
+            break
+        found.append(device)
+    return found
+
+
+def _named(name: str, readings: Sequence[Reading]) -> Reading | None:
+    if name.isdecimal():
+        # MIG slices are named by UUID only.
+        return next((device for device in readings if device.index == int(name) and not is_slice(device)), None)
+    if not name.startswith(("GPU-", "MIG-")):
+        return None
+    matching = [device for device in readings if device.uuid.startswith(name)]
+    return matching[0] if len(matching) == 1 else None
+
+
+def is_slice(device: Reading) -> bool:
+    """Whether a device is a slice of one (MIG)."""
+    return device.uuid.startswith("MIG-")
+
+
+def chosen(readings: Iterable[Reading], gpus: "Literal['all'] | Sequence[int | str]") -> list[Reading]:
+    """Return the devices that the option `gpus` names, by NVML's index or by UUID."""
+    return [device for device in readings if gpus == "all" or device.index in gpus or device.uuid in gpus]
+
+
+def unknown(readings: Sequence[Reading], gpus: "Literal['all'] | Sequence[int | str]") -> list[int | str]:
+    """Return what the option `gpus` names and is not there."""
+    if gpus == "all":
+        return []
+    return [name for name in gpus if not any(name in {device.index, device.uuid} for device in readings)]

@@ -1,0 +1,169 @@
+"""The ledgers of GPUs: what is promised of each device, to all tasks of all queues. One method per script."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import attrs
+
+from maas_backoff.storage import StorageConfig
+from maas_backoff.store import scripts
+from maas_backoff.store.connect import Client
+from maas_backoff.store.keys import ledger
+from maas_backoff.store.scripts import Script
+from maas_backoff.store.server import Server
+
+
+@attrs.frozen
+class Reservation:
+    """One promise; amounts are MiB."""
+
+    id: str
+    mib: int
+    state: str
+    owner: str
+    worker: str
+    queue: str
+    task_id: str
+    starting: bool = False
+
+    @classmethod
+    def of(cls, name: str, value: str, now_ms: float) -> Self | None:
+        """Return the reservation of a stored field, unless its lease has run out."""
+        expiry, mib, state, start_until, owner, worker, queue, task_id = value.split(" ", 7)
+        if float(expiry) < now_ms:
+            return None
+        return cls(name, int(mib), state, owner, worker, queue, task_id, float(start_until) > now_ms)
+
+
+@attrs.frozen
+class DeviceLedger:
+    """A device's ledger as it was read: reservations by id; who it is held for; how much somebody waits for.
+
+    `shut` is why the device is in quarantine, `shut_for` for how many seconds yet: 0 where one task may try it.
+    """
+
+    reservations: Mapping[str, Reservation] = attrs.field(factory=dict[str, Reservation])
+    held_for: str = ""
+    needed: int = 0
+    shut: str = ""
+    shut_for: float = 0
+    doubted: bool = False
+
+    @classmethod
+    def of(cls, now_ms: float, flat: Sequence[bytes]) -> Self:
+        """Return what the fields of the stored hash say."""
+        fields = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True))
+        found = (Reservation.of(name[2:], value, now_ms) for name, value in fields.items() if name.startswith("r:"))
+        hold, need = _current(fields.get("hold"), now_ms), _current(fields.get("need"), now_ms)
+        until, _, reason = fields.get("shut", "").partition(" ")
+        return cls(
+            reservations={one.id: one for one in found if one is not None},
+            held_for=hold.partition(" ")[2],
+            needed=int(need or 0),
+            shut=reason,
+            shut_for=max(0.0, (float(until) - now_ms) / 1000) if until else 0,
+            doubted="faults" in fields,
+        )
+
+
+def _current(value: str | None, now_ms: float) -> str:
+    until, _, rest = (value or "0").partition(" ")
+    return rest if float(until) > now_ms else ""
+
+
+class Ledgers:
+    """The ledgers of all devices, for one process."""
+
+    def __init__(self, storage: StorageConfig, server: Server, *, lease: float) -> None:
+        """`server` is that of the queue; in a Cluster a device's ledger may lie elsewhere."""
+        self._storage = storage
+        self._server = server
+        self._lease_ms = f"{lease * 1000:.0f}"
+        self._servers: dict[str, Server] = {}
+        self.clock = ""
+        """What scripts take for the time, in ms; empty for the servers' own. Only tests and simulations set it."""
+
+    async def aclose(self) -> None:
+        """Close the connections that are not the queue's."""
+        servers, self._servers = self._servers, {}
+        for server in servers.values():
+            await server.aclose()
+
+    def server(self, uuid: str) -> Server:
+        """Return the server that holds a device's ledger."""
+        if not self._server.clustered:
+            return self._server
+        if uuid not in self._servers:
+            self._servers[uuid] = Server(self._storage, ledger(uuid))
+        return self._servers[uuid]
+
+    async def _run(self, script: Script, uuid: str, args: list[Any]) -> Any:
+        return await self.server(uuid).run(script, [ledger(uuid)], [self.clock, *args])
+
+    async def read(self, uuid: str) -> DeviceLedger:
+        """Return a device's ledger."""
+        now, flat = await self._run(scripts.LEDGER, uuid, [])
+        return DeviceLedger.of(float(now), flat)
+
+    async def reserve(
+        self,
+        uuid: str,
+        reservation: Reservation,
+        *,
+        free: int,
+        used: Mapping[str, int],
+        limit: int,
+        settle: float,
+        holder: str,
+    ) -> str:
+        """Promise memory, or say what stands against it: see reserve.lua. `settle` is in seconds."""
+        rest = f"{reservation.worker} {reservation.queue} {reservation.task_id}"
+        args: list[Any] = [reservation.id, reservation.mib, free, limit, self._lease_ms, f"{settle * 1000:.0f}", holder]
+        args += [reservation.owner, rest]
+        for owner, mib in used.items():
+            args += owner, mib
+        answer: bytes = await self._run(scripts.RESERVE, uuid, args)
+        return answer.decode()
+
+    async def keep(self, uuid: str, reservations: Iterable[Reservation], *, again: bool = False) -> None:
+        """Change reservations; those that are gone are entered `again`, or left so."""
+        await self.server(uuid).run(scripts.KEEP, [ledger(uuid)], self._kept(reservations, again=again))
+
+    async def renew(self, uuid: str, reservations: Iterable[Reservation], client: Client) -> list[str]:
+        """Renew reservations from another thread; the ids of those that are gone. `client` is that thread's own."""
+        if self._server.clustered:
+            client = self.server(uuid).new_client(connections=1)
+        try:
+            missing = await client.run(scripts.KEEP, [ledger(uuid)], self._kept(reservations, again=False))
+        finally:
+            if self._server.clustered:
+                await client.aclose()
+        return [name.decode() for name in missing]
+
+    def _kept(self, reservations: Iterable[Reservation], *, again: bool) -> list[Any]:
+        args: list[Any] = [self.clock, self._lease_ms, int(again)]
+        for one in reservations:
+            args += one.id, one.mib, one.state, one.owner, f"{one.worker} {one.queue} {one.task_id}"
+        return args
+
+    async def release(self, uuid: str, ids: Sequence[str]) -> None:
+        """Give reservations back."""
+        await self.server(uuid).execute("HDEL", ledger(uuid), *(f"r:{name}" for name in ids))
+
+    async def hold(self, uuid: str, holder: str, mib: int, seconds: float) -> bool:
+        """Hold the device for a holder; False where somebody else does."""
+        return bool(await self._run(scripts.POST, uuid, ["hold", f"{seconds * 1000:.0f}", f"{mib} {holder}"]))
+
+    async def need(self, uuid: str, mib: int, seconds: float) -> None:
+        """Say that so much room is needed, so that idle children go."""
+        await self._run(scripts.POST, uuid, ["need", f"{seconds * 1000:.0f}", mib])
+
+    async def doubt(self, uuid: str, task_id: str, reason: str, *, limit: int, seconds: float) -> bool:
+        """Note a fault; True if the device is in quarantine now. No `task_id`: the device says so itself."""
+        line = task_id.replace("\n", " ")
+        args = [line, limit, f"{seconds * 1000:.0f}", reason.replace("\n", " ")[:200]]
+        return bool(await self._run(scripts.DOUBT, uuid, args))
+
+    async def trust(self, uuid: str) -> None:
+        """Note that a task has succeeded on a device that was doubted."""
+        await self._run(scripts.DOUBT, uuid, ["", 1, "0", ""])

@@ -1,0 +1,33 @@
+--[[ Note that a task failed as on a broken device, or that the device itself says it is broken; or that a task succeeded.
+KEYS: ledger
+ARGV: now task limit shut_ms reason
+Returns: 1 if the device is in quarantine now
+No `reason`: it works. No `task`: the device says so itself. Only different tasks make `limit`: one may be at fault itself.
+]]
+--#include _clock
+--#include _ledger
+local ledger = KEYS[1]
+local now, task, limit, shut_ms, reason = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+if reason == '' then
+  redis.call('HDEL', ledger, 'shut', 'faults')
+  return 0
+end
+local faults = redis.call('HGET', ledger, 'faults') or ''
+local again = redis.call('HEXISTS', ledger, 'shut') == 1
+local count = 0
+if task ~= '' then
+  local seen = false
+  for line in string.gmatch(faults, '[^\n]+') do
+    count = count + 1
+    seen = seen or line == task
+  end
+  if not seen then
+    faults = faults .. task .. '\n'
+    count = count + 1
+  end
+  redis.call('HSET', ledger, 'faults', faults)
+end
+local shut = again or task == '' or count >= limit
+if shut then redis.call('HSET', ledger, 'shut', whole(now + shut_ms) .. ' ' .. reason) end
+redis.call('PEXPIRE', ledger, KEPT_MS)
+return shut and 1 or 0

@@ -1,0 +1,13 @@
+--[[ Say on a device's ledger, for a while, that it is held for somebody or that room is needed; unless somebody else has said so.
+KEYS: ledger
+ARGV: now field lease_ms value
+Returns: 1, or 0 where it says something else
+]]
+--#include _clock
+--#include _ledger
+local now = clock(ARGV[1])
+local before = redis.call('HGET', KEYS[1], ARGV[2])
+if before and until_of(before) > now and string.match(before, '^%d+ (.*)$') ~= ARGV[4] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[2], whole(now + ARGV[3]) .. ' ' .. ARGV[4])
+redis.call('PEXPIRE', KEYS[1], KEPT_MS)
+return 1

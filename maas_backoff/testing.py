@@ -1,0 +1,76 @@
+"""For the tests of programs that use maas_backoff: GPUs that are not there."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from maas_backoff.domain.demand import MIB_PER_GIB
+from maas_backoff.gate.owner import owner_of
+from maas_backoff.gate.reading import Reading
+
+__all__ = ["FakeGpu", "FakeGpuProbe"]
+
+
+@attrs.define
+class FakeGpu:
+    """A GPU that is not there. Fields may be assigned while a worker runs; amounts are GiB.
+
+    `processes` is what the processes of these ids use, each of which stands for the session it leads; `strangers_gb`
+    what nobody knows the user of. `trouble` breaks it.
+    """
+
+    uuid: str
+    total_gb: float = 16
+    name: str = "Fake GPU"
+    strangers_gb: float = 0
+    processes: dict[int, float] = attrs.field(factory=dict[int, float])
+    utilization: float | None = 0
+    trouble: str = ""
+
+
+class FakeGpuProbe:
+    """Stands in for NVML: `TaskBackoffScheduler(config, gpu_probe=FakeGpuProbe([FakeGpu("GPU-a", total_gb=24)]))`.
+
+    A change of `gpus` is seen when somebody looks, at once.
+    """
+
+    trouble = ""
+    patience = 3.0
+
+    def __init__(self, gpus: Sequence[FakeGpu]) -> None:
+        self.gpus: list[FakeGpu] = list(gpus)
+        self._changed: Callable[[], None] | None = None
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Begin."""
+        self._changed = changed
+        changed()
+
+    def stop(self) -> None:
+        """End."""
+        self._changed = None
+
+    def poke(self) -> None:
+        """Have the worker look again: to be called after a change of `gpus`, or a second passes."""
+        if self._changed is not None:
+            self._changed()
+
+    def readings(self) -> list[Reading]:
+        """Return the devices as they are now."""
+        return [_reading(index, gpu) for index, gpu in enumerate(self.gpus)]
+
+
+def _reading(index: int, gpu: FakeGpu) -> Reading:
+    used = gpu.strangers_gb + sum(gpu.processes.values())
+    return Reading(
+        uuid=gpu.uuid,
+        index=index,
+        name=gpu.name,
+        total=round(gpu.total_gb * MIB_PER_GIB),
+        free=0 if gpu.trouble else max(0, round((gpu.total_gb - used) * MIB_PER_GIB)),
+        at=time.monotonic(),
+        used={owner_of(pid): round(amount * MIB_PER_GIB) for pid, amount in gpu.processes.items()},
+        utilization=gpu.utilization,
+        trouble=gpu.trouble,
+    )

@@ -1,0 +1,68 @@
+"""What runs in the worker processes of the tests, and in their children: tasks that "allocate" on a pretend driver."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from maas_backoff import (
+    GpuConfig,
+    SchedulerConfig,
+    StorageConfig,
+    TaskBackoffConfig,
+    TaskBackoffScheduler,
+    TaskConfig,
+    TaskEntity,
+    ThreadPoolConfig,
+)
+
+LOG = Path(os.environ.get("GPU_TEST_LOG", os.devnull))
+
+
+class OutOfMemoryError(RuntimeError):
+    """As PyTorch names it."""
+
+
+def note(*words: object) -> None:
+    """Add a line to the log of all processes, with the machine's clock."""
+    with LOG.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(" ".join(map(str, (time.monotonic(), *words))) + "\n")
+
+
+@contextmanager
+def lifespan() -> Iterator[str]:
+    note("loaded", os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"))
+    yield f"model of {os.getpid()}"
+
+
+def handle(task: TaskEntity, model: str) -> object:
+    """Work for a while; params may ask for memory, in GiB, or for an end of some kind."""
+    gpu = task.gpu
+    uuid = gpu.uuid if gpu else "-"
+    note("begin", task.task_id, uuid, gpu.memory_gb if gpu else 0)
+    params = task.task_params
+    time.sleep(params.get("seconds", 0.01))
+    if params.get("wants", 0) > (gpu.memory_gb if gpu else 0):
+        note("end", task.task_id, uuid)
+        raise OutOfMemoryError(f"Tried to allocate {params['wants']} GiB")
+    note("end", task.task_id, uuid)
+    return [uuid, os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid(), model, gpu and gpu.index, gpu and gpu.memory_gb]
+
+
+def scheduler() -> TaskBackoffScheduler:
+    """The worker of the tests, as `maas-backoff worker gpu.handlers:scheduler` has it; options by environment."""
+    made = TaskBackoffScheduler(
+        TaskBackoffConfig(
+            storage=StorageConfig(host="127.0.0.1", port=int(os.environ["GPU_TEST_PORT"])),
+            task=TaskConfig(biz_prefix="test", min_gpu_memory_gb=4, result_ttl=600, failed_ttl=600),
+            threadpool=ThreadPoolConfig(concurrency=8, proc_mode="process", exec_timeout=30),
+            scheduler=SchedulerConfig(interval=1, lease=3, shutdown_grace=5),
+            gpu=GpuConfig(gpu_settle_time=float(os.environ.get("GPU_TEST_SETTLE", "0.1")), gpu_release_timeout=5),
+        )
+    )
+    made.set_custom_task_handler(handle)
+    made.set_worker_lifespan(lifespan)
+    return made

@@ -1,0 +1,625 @@
+"""Tasks start where there is room, and only there; they say why they wait; what they held is given back."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+from support import Server, eventually, quick_config
+
+from maas_backoff import (
+    GpuConfig,
+    ResultEntity,
+    Retry,
+    TaskBackoffConfig,
+    TaskBackoffScheduler,
+    TaskEntity,
+    TaskSpec,
+    TaskStatus,
+)
+from maas_backoff.gate.reading import Reading
+from maas_backoff.store.ledger import Ledgers
+from maas_backoff.testing import FakeGpu, FakeGpuProbe
+
+pytestmark = pytest.mark.anyio
+
+NewUuid = Callable[[], str]
+
+
+class OutOfMemoryError(Exception):
+    """As PyTorch names it."""
+
+
+@pytest.fixture
+def gpu_config(config: TaskBackoffConfig) -> TaskBackoffConfig:
+    """Each task wants 4 GiB unless it says something else."""
+    config.task.min_gpu_memory_gb = 4
+    config.gpu.gpu_settle_time = 0.2
+    return config
+
+
+@pytest.fixture
+def two(new_uuid: NewUuid) -> FakeGpuProbe:
+    """16 GiB, and 16 of which a stranger has 12."""
+    return FakeGpuProbe([FakeGpu(new_uuid()), FakeGpu(new_uuid(), strangers_gb=12)])
+
+
+def worker(
+    config: TaskBackoffConfig, probe: FakeGpuProbe, handler: Callable[[TaskEntity], Any]
+) -> TaskBackoffScheduler:
+    scheduler = TaskBackoffScheduler(config, gpu_probe=probe)
+    scheduler.set_custom_task_handler(handler)
+    return scheduler
+
+
+def gpu_of(task: TaskEntity) -> str:
+    assert task.gpu is not None
+    return task.gpu.uuid
+
+
+async def reserved(scheduler: TaskBackoffScheduler, uuid: str) -> int:
+    """MiB that the ledger has."""
+    ledger = await Ledgers(scheduler.config.storage, scheduler._tasks.store.server, lease=3).read(uuid)
+    return sum(one.mib for one in ledger.reservations.values())
+
+
+async def test_forty_tasks_of_4_gib_on_16_and_on_4(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
+    """At most four at once on the first, one on the second; all complete, each with its device; all is given back."""
+    roomy, tight = (gpu.uuid for gpu in two.gpus)
+    now: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+
+    async def handler(task: TaskEntity) -> list[object]:
+        assert task.gpu is not None
+        uuid = task.gpu.uuid
+        now[uuid] += 1
+        most[uuid] = max(most[uuid], now[uuid])
+        await anyio.sleep(0.02)
+        now[uuid] -= 1
+        return [uuid, task.gpu.index, task.gpu.memory_gb]
+
+    async with worker(gpu_config, two, handler) as scheduler:
+        ids = await scheduler.create_tasks([{"n": n} for n in range(40)])
+        results = [tuple((await scheduler.wait_task(task_id, 30)).result) for task_id in ids]
+        assert set(results) == {(roomy, 0, 4), (tight, 1, 4)}
+        assert most == {roomy: 4, tight: 1}
+        await eventually(lambda: _all_given_back(scheduler, two), "all is given back")
+
+
+async def _all_given_back(scheduler: TaskBackoffScheduler, probe: FakeGpuProbe) -> bool:
+    return not any([await reserved(scheduler, gpu.uuid) for gpu in probe.gpus])
+
+
+async def test_two_queues_count_on_the_same_memory_once(
+    server: Server, gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """Three workers of two queues on one device of 16 GiB: never more than four tasks of 4 GiB among them."""
+    gpu = FakeGpu(new_uuid())
+    now, most = 0, 0
+
+    async def handler(task: TaskEntity) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await anyio.sleep(0.02)
+        now -= 1
+
+    configs = [gpu_config.copy() for _ in range(3)]
+    configs[2].task.biz_prefix = "other"
+    workers = [worker(config, FakeGpuProbe([gpu]), handler) for config in configs]
+    for one in workers:
+        await one.start()
+    ids = {one: await one.create_tasks([{}] * 20) for one in workers[1:]}
+    for one, theirs in ids.items():
+        for task_id in theirs:
+            await one.wait_task(task_id, 30)
+    assert 3 <= most <= 4
+    for one in workers:
+        await one.shutdown()
+
+
+async def test_a_task_that_fits_nowhere_says_so_and_keeps_nobody_waiting(
+    gpu_config: TaskBackoffConfig, two: FakeGpuProbe
+) -> None:
+    """In `waiting_for` and in the stats; smaller ones pass; it may be cancelled or deleted."""
+
+    async def handler(task: TaskEntity) -> str:
+        return gpu_of(task)
+
+    async with worker(gpu_config, two, handler) as scheduler:
+        await scheduler.create_task({}, "huge", min_gpu_memory_gb=64)
+        await scheduler.create_task({}, "busy", max_gpu_utilization=10)
+        two.gpus[0].utilization = two.gpus[1].utilization = 90
+        await scheduler.create_task({}, "small")
+        await scheduler.wait_task("small", 20)
+        await eventually(lambda: _waits_for(scheduler, "huge", "largest: 16 GiB"), "it says so")
+        huge = await scheduler.get_task("huge")
+        assert huge is not None
+        assert huge.waiting_for == "gpu: needs 64 GiB free, more than any device has (the largest: 16 GiB)"
+        await eventually(lambda: _waits_for(scheduler, "busy", "a utilisation of 90 %"), "it says so")
+        stats = await scheduler.get_queue_stats()
+        assert (stats.pending_count, stats.gpu_count, stats.unfit_count) == (2, 2, 1)
+        assert await scheduler.cancel_task("huge")
+        assert await scheduler.delete_task("busy")
+        stats = await scheduler.get_queue_stats()
+        assert (stats.pending_count, stats.gpu_count, stats.unfit_count) == (0, 0, 0)
+
+
+async def _waits_for(scheduler: TaskBackoffScheduler, task_id: str, text: str) -> bool:
+    task = await scheduler.get_task(task_id)
+    return task is not None and text in (task.waiting_for or "")
+
+
+async def test_what_there_is_in_the_way_is_told(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
+    """How much the best device has free, by what is promised and not used yet."""
+    done = anyio.Event()
+
+    async def handler(task: TaskEntity) -> None:
+        await done.wait()
+
+    async with worker(gpu_config, two, handler) as scheduler:
+        await scheduler.create_tasks([TaskSpec({}, "first", min_gpu_memory_gb=10), TaskSpec({}, "second")])
+        await eventually(lambda: _running(scheduler, 2), "both run")
+        await scheduler.create_task({}, "third", min_gpu_memory_gb=9)
+        await eventually(lambda: _waits_for(scheduler, "third", "best device has 6 GiB free"), "it says so")
+        done.set()
+        await scheduler.wait_task("third", 20)
+
+
+async def _running(scheduler: TaskBackoffScheduler, count: int) -> bool:
+    return (await scheduler.get_queue_stats()).processing_count == count
+
+
+async def test_tasks_without_a_demand_and_ready_ones_know_their_position(config: TaskBackoffConfig) -> None:
+    done = anyio.Event()
+
+    async def handler(task: TaskEntity) -> None:
+        await done.wait()
+
+    config.threadpool.concurrency = 1
+    async with worker(config, FakeGpuProbe([]), handler) as scheduler:
+        await scheduler.create_task({}, "runs")
+        await eventually(lambda: _running(scheduler, 1), "it runs")
+        await scheduler.create_tasks([TaskSpec({}, f"waits {n}") for n in range(3)])
+        await scheduler.create_task({}, "gpu", min_gpu_memory_gb=1)
+        found = [await scheduler.get_task(task_id) for task_id in ("waits 0", "waits 2", "gpu")]
+        reasons = [task.waiting_for for task in found if task is not None]
+        assert reasons[:2] == ["slot: next in line", "slot: 2 ahead of it"]
+        assert reasons[2] == "gpu: needs 1 GiB free, and no running worker has a GPU"
+        done.set()
+        await scheduler.cancel_task("gpu")
+
+
+async def test_a_task_that_ran_out_of_memory_comes_back_elsewhere_for_more(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """Half as much again, on another device, with no retry used; the handler sees how often; then retries count."""
+    gpu_config.task.max_ooms = 2
+    gpu_config.task.max_retry_count = 0
+    probe = FakeGpuProbe([FakeGpu(new_uuid()), FakeGpu(new_uuid())])
+    seen: list[tuple[str, float, int, int]] = []
+
+    async def handler(task: TaskEntity) -> None:
+        assert task.gpu is not None
+        seen.append((task.gpu.uuid, task.gpu.memory_gb, task.oom_count, task.retry_count))
+        raise OutOfMemoryError("tried to allocate 5 GiB")
+
+    async with worker(gpu_config, probe, handler) as scheduler:
+        await scheduler.create_task({}, "x")
+        task = await scheduler.wait_task("x", 20)
+    assert [(memory, ooms, retries) for _, memory, ooms, retries in seen] == [(4, 0, 0), (6, 1, 0), (9, 2, 0)]
+    assert seen[0][0] != seen[1][0]
+    assert (task.status, task.oom_count, task.retry_count) == (TaskStatus.FAILED, 2, 0)
+    assert [attempt.error.type for attempt in task.attempts] == ["OutOfMemoryError"] * 3
+
+
+async def test_it_asks_for_no_more_than_can_be_had(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
+    """12 GiB, half as much again, and 16 at most: where it fits alone."""
+    asked: list[float] = []
+
+    async def handler(task: TaskEntity) -> None:
+        assert task.gpu is not None
+        asked.append(task.gpu.memory_gb)
+        if task.oom_count < 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    async with worker(gpu_config, two, handler) as scheduler:
+        await scheduler.create_task({}, "x", min_gpu_memory_gb=12)
+        assert (await scheduler.wait_task("x", 20)).status is TaskStatus.COMPLETED
+    assert asked == [12, 16, 16]
+
+
+async def test_a_handler_may_come_back_with_smaller_params(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
+    """Retry(params=…) for want of memory uses no retry; the id still stands for the params it was created with."""
+    gpu_config.task.max_retry_count = 0
+    seen: list[tuple[dict[str, Any], float]] = []
+
+    async def handler(task: TaskEntity) -> object:
+        assert task.gpu is not None
+        seen.append((task.task_params, task.gpu.memory_gb))
+        try:
+            if task.task_params["batch"] > 2:
+                raise OutOfMemoryError
+        except OutOfMemoryError:
+            raise Retry(params={"batch": task.task_params["batch"] // 2}) from None
+        return task.task_params
+
+    async with worker(gpu_config, two, handler) as scheduler:
+        await scheduler.create_task({"batch": 8}, "x", exec_timeout=20)
+        task = await scheduler.wait_task("x", 20)
+        assert [params["batch"] for params, _ in seen] == [8, 4, 2]
+        assert {memory for _, memory in seen} == {4}, "smaller params need no more memory"
+        assert (task.result, task.task_params, task.retry_count) == ({"batch": 2}, {"batch": 2}, 0)
+        assert await scheduler.create_task({"batch": 8}, "x") == "x"
+
+
+async def test_params_of_a_retry_are_checked(config: TaskBackoffConfig) -> None:
+    """What JSON cannot hold, or is too large, fails the task at once and says why."""
+    config.task.max_payload_bytes = 1000
+
+    async def handler(task: TaskEntity) -> None:
+        raise Retry(0, params={"x": object()} if task.task_params["how"] == "object" else {"x": "y" * 1000})
+
+    async with worker(config, FakeGpuProbe([]), handler) as scheduler:
+        for how in ("object", "large"):
+            await scheduler.create_task({"how": how}, how)
+            task = await scheduler.wait_task(how, 20)
+            assert task.status is TaskStatus.FAILED and task.error is not None
+            assert task.error.type == "not_serializable" and "params" in task.error.message
+
+
+async def test_new_params_without_a_gpu(config: TaskBackoffConfig) -> None:
+    """They stay for all later attempts, by whatever they fail, and beside the task's own options."""
+    seen: list[object] = []
+
+    async def handler(task: TaskEntity) -> None:
+        seen.append((task.task_params, task.max_retry_count))
+        if len(seen) == 1:
+            raise Retry(0, params={"n": 2})
+        if len(seen) == 2:
+            raise ValueError
+
+    async with worker(config, FakeGpuProbe([]), handler) as scheduler:
+        await scheduler.create_task({"n": 1}, "x", max_retry_count=7)
+        task = await scheduler.wait_task("x", 20)
+    assert seen == [({"n": 1}, 7), ({"n": 2}, 7), ({"n": 2}, 7)]
+    assert task.retry_count == 2
+
+
+async def test_a_device_on_which_tasks_fail_is_left_alone_and_tried_again(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """Three tasks fail there with errors of CUDA: it is shut, they run elsewhere with no retry used; it is tried."""
+    gpu_config.task.max_retry_count = 0
+    gpu_config.gpu.gpu_quarantine = 1
+    gpu_config.gpu.tasks_per_gpu = 1
+    good, bad = FakeGpu(new_uuid()), FakeGpu(new_uuid())
+    broken = True
+    ran: Counter[str] = Counter()
+
+    async def handler(task: TaskEntity) -> None:
+        ran[gpu_of(task)] += 1
+        await anyio.sleep(0.01)
+        if broken and gpu_of(task) == bad.uuid:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    async with worker(gpu_config, FakeGpuProbe([good, bad]), handler) as scheduler:
+        ids = await scheduler.create_tasks([{"n": n} for n in range(30)])
+        tasks = [await scheduler.wait_task(task_id, 30) for task_id in ids]
+        assert all(task.status is TaskStatus.COMPLETED and task.retry_count == 0 for task in tasks)
+        assert ran[bad.uuid] >= 3
+        health = {gpu.uuid: gpu.health for gpu in await scheduler.gpus()}
+        assert health[bad.uuid].startswith("quarantine: RuntimeError: CUDA error")
+        broken = False
+        await eventually(lambda: _works_again(scheduler, bad.uuid), "it is let back in")
+    assert ran[bad.uuid] > 3
+
+
+async def _works_again(scheduler: TaskBackoffScheduler, uuid: str) -> bool:
+    ids = await scheduler.create_tasks([{}, {}])
+    for task_id in ids:
+        await scheduler.wait_task(task_id, 20)
+    ledger = await Ledgers(scheduler.config.storage, scheduler._tasks.store.server, lease=3).read(uuid)
+    return not ledger.shut
+
+
+async def test_a_task_that_fails_on_every_device_does_not_shut_them_all(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """It is at fault itself: after `max_ooms` comebacks it uses its retries, and fails."""
+    gpu_config.task.max_retry_count = 1
+    probe = FakeGpuProbe([FakeGpu(new_uuid()), FakeGpu(new_uuid())])
+
+    async def handler(task: TaskEntity) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    async with worker(gpu_config, probe, handler) as scheduler:
+        await scheduler.create_task({}, "x")
+        task = await scheduler.wait_task("x", 30)
+        assert (task.status, task.attempt, task.retry_count) == (TaskStatus.FAILED, 5, 1)
+        assert {gpu.health for gpu in await scheduler.gpus()} == {"ok"}
+
+
+async def test_a_lost_device_gets_no_tasks_and_what_fails_there_uses_no_retry(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """Whatever the error looks like. When it answers again, it is tried with one task."""
+    gpu_config.task.max_retry_count = 0
+    gpu_config.gpu.tasks_per_gpu = 1
+    good, lost = FakeGpu(new_uuid(), total_gb=4), FakeGpu(new_uuid(), total_gb=5)
+    probe = FakeGpuProbe([good, lost])
+    started = anyio.Event()
+    ran: list[str] = []
+
+    async def handler(task: TaskEntity) -> None:
+        ran.append(gpu_of(task))
+        if gpu_of(task) == lost.uuid and len(ran) == 1:
+            started.set()
+            await eventually(lambda: lost.trouble, "the device is lost")
+            raise ValueError("nothing about a GPU in here")
+
+    async with worker(gpu_config, probe, handler) as scheduler:
+        await scheduler.create_task({}, "x", min_gpu_memory_gb=4.5)
+        await started.wait()
+        lost.trouble = "GPU is lost"
+        probe.poke()
+        await eventually(lambda: _pending(scheduler, "x"), "it has come back")
+        assert any("GPU is lost" in text for text in scheduler.health().reasons)
+        task = await scheduler.get_task("x")
+        assert task is not None and (task.retry_count, task.attempt) == (0, 1)
+        await scheduler.create_task({}, "y")
+        await scheduler.wait_task("y", 20)
+        assert ran == [lost.uuid, good.uuid]
+        lost.trouble = ""
+        probe.poke()
+        assert (await scheduler.wait_task("x", 20)).status is TaskStatus.COMPLETED
+        assert ran[-1] == lost.uuid
+
+
+async def _pending(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
+    task = await scheduler.get_task(task_id)
+    return task is not None and task.status is TaskStatus.PENDING
+
+
+async def test_a_reading_that_is_too_old_admits_nothing(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
+    """Nobody knows what is free: tasks that need a GPU wait, others run; it goes on with the next reading."""
+
+    class Hanging(FakeGpuProbe):
+        age = 3600.0
+
+        def readings(self) -> list[Reading]:
+            return [attrs.evolve(one, at=one.at - self.age) for one in super().readings()]
+
+    probe = Hanging(two.gpus)
+    ran: list[str] = []
+
+    async def handler(task: TaskEntity) -> None:
+        ran.append(task.task_id)
+
+    async with worker(gpu_config, probe, handler) as scheduler:
+        await scheduler.create_tasks([TaskSpec({}, "gpu"), TaskSpec({}, "cpu", min_gpu_memory_gb=0)])
+        await scheduler.wait_task("cpu", 20)
+        await anyio.sleep(0.1)
+        assert ran == ["cpu"]
+        assert {gpu.health for gpu in await scheduler.gpus()} == {"the last reading is 3600 s old"}
+        Hanging.age = 0
+        probe.poke()
+        await scheduler.wait_task("gpu", 20)
+
+
+@pytest.mark.parametrize("gpus", [(), (7,), ("GPU-elsewhere",)])
+async def test_devices_that_are_not_named_are_not_used(
+    gpu_config: TaskBackoffConfig, two: FakeGpuProbe, gpus: tuple[int | str, ...]
+) -> None:
+    gpu_config.gpu.gpus = gpus
+
+    async def handler(task: TaskEntity) -> None:
+        raise AssertionError
+
+    async with worker(gpu_config, two, handler) as scheduler:
+        await scheduler.create_task({}, "x")
+        await eventually(lambda: _waits_for(scheduler, "x", "no running worker has a GPU"), "it says so")
+        await scheduler.cancel_task("x")
+
+
+async def test_cuda_visible_devices_is_respected(
+    gpu_config: TaskBackoffConfig, two: FakeGpuProbe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the second is visible, and so it is what CUDA calls 0 here."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", two.gpus[1].uuid)
+
+    async def handler(task: TaskEntity) -> list[object]:
+        assert task.gpu is not None
+        return [task.gpu.uuid, task.gpu.index]
+
+    async with worker(gpu_config, two, handler) as scheduler:
+        await scheduler.create_task({}, "x")
+        assert (await scheduler.wait_task("x", 20)).result == [two.gpus[1].uuid, 0]
+        assert [gpu.uuid for gpu in await scheduler.gpus()] == [two.gpus[1].uuid]
+
+
+async def test_a_large_task_gets_its_turn_among_small_ones(gpu_config: TaskBackoffConfig, new_uuid: NewUuid) -> None:
+    """14 GiB among an endless stream of 2 GiB on 16: a device is held for it once it has starved, and not before."""
+    gpu_config.gpu.starvation_after = 1
+    gpu_config.threadpool.concurrency = 20
+    probe = FakeGpuProbe([FakeGpu(new_uuid())])
+    started: dict[str, float] = {}
+
+    async def handler(task: TaskEntity) -> None:
+        started[task.task_id] = time.monotonic()
+        await anyio.sleep(0.1)
+
+    async with worker(gpu_config, probe, handler) as scheduler:
+
+        async def stream() -> None:
+            for number in range(10_000):
+                await scheduler.create_task({}, f"small {number}", min_gpu_memory_gb=2)
+                await anyio.sleep(0.01)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(stream)
+            await eventually(lambda: len(started) > 8, "small ones run")
+            created = time.monotonic()
+            await scheduler.create_task({}, "large", min_gpu_memory_gb=14)
+            await scheduler.wait_task("large", 20)
+            group.cancel_scope.cancel()
+        waited = started["large"] - created
+        print(f"the large one has waited {waited:.2f} s")
+        assert waited >= 1
+        for task in (await scheduler.list_tasks("pending", limit=1000)).tasks:
+            await scheduler.cancel_task(task.task_id)
+
+
+async def test_tasks_of_both_kinds_share_the_slots_by_their_age(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """One slot, a crowd that needs no GPU, and one in the middle that does: it gets the slot in its turn."""
+    gpu_config.threadpool.concurrency = 1
+    order: list[str] = []
+
+    async def handler(task: TaskEntity) -> None:
+        order.append(task.task_id)
+        await anyio.sleep(0.01)
+
+    scheduler = worker(gpu_config, FakeGpuProbe([FakeGpu(new_uuid())]), handler)
+    await scheduler.create_tasks([TaskSpec({}, f"before {n}", min_gpu_memory_gb=0) for n in range(30)])
+    await scheduler.create_task({}, "gpu")
+    await scheduler.create_tasks([TaskSpec({}, f"after {n}", min_gpu_memory_gb=0) for n in range(100)])
+    async with scheduler:
+        await scheduler.wait_task("gpu", 20)
+        await eventually(lambda: len(order) == 131, "all have run")
+    assert 25 <= order.index("gpu") <= 100, order.index("gpu")
+
+
+async def test_more_demands_than_are_told_apart(gpu_config: TaskBackoffConfig, new_uuid: NewUuid) -> None:
+    """Fifty different ones: all run, each with what it asked for, and the list of demands ends empty."""
+    gpu_config.threadpool.concurrency = 3
+
+    async def handler(task: TaskEntity) -> float:
+        assert task.gpu is not None
+        return task.gpu.memory_gb
+
+    scheduler = worker(gpu_config, FakeGpuProbe([FakeGpu(new_uuid())]), handler)
+    needs = [n / 8 for n in range(1, 51)]
+    await scheduler.create_tasks([TaskSpec({}, f"{need}", min_gpu_memory_gb=need) for need in needs])
+    client = scheduler._tasks.store
+    assert len(await client.server.execute("HKEYS", client.keys("demands"))) == 32
+    assert (await scheduler.get_queue_stats()).gpu_count == 50
+    async with scheduler:
+        results = [(await scheduler.wait_task(f"{need}", 30)).result for need in needs]
+        assert results == needs
+        assert await client.server.execute("HKEYS", client.keys("demands")) == []
+
+
+async def test_a_thread_that_cannot_be_stopped_keeps_its_part_of_the_gpu(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """After its timeout the attempt is settled; its memory is free for others when the thread has ended."""
+    gpu_config.task.max_retry_count = 0
+    probe = FakeGpuProbe([FakeGpu(new_uuid(), total_gb=6)])
+    end = threading.Event()
+
+    def handler(task: TaskEntity) -> None:
+        if task.task_id == "hangs":
+            end.wait(30)
+
+    async with worker(gpu_config, probe, handler) as scheduler:
+        await scheduler.create_task({}, "hangs", exec_timeout=0.2)
+        await scheduler.wait_task("hangs", 20)
+        await scheduler.create_task({}, "next")
+        await eventually(lambda: _waits_for(scheduler, "next", "best device has 2 GiB free"), "it waits")
+        end.set()
+        await scheduler.wait_task("next", 20)
+
+
+async def test_a_worker_that_is_stopped_gives_everything_back(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
+    """Also for the tasks that it hands back."""
+    gpu_config.scheduler.shutdown_grace = 0
+
+    async def handler(task: TaskEntity) -> None:
+        await anyio.sleep_forever()
+
+    scheduler = worker(gpu_config, two, handler)
+    async with scheduler:
+        await scheduler.create_tasks([{"n": n} for n in range(6)])
+        await eventually(lambda: _running(scheduler, 5), "five run")
+        assert [await reserved(scheduler, gpu.uuid) for gpu in two.gpus] == [16 * 1024, 4 * 1024]
+    assert [await reserved(scheduler, gpu.uuid) for gpu in two.gpus] == [0, 0]
+    assert (await scheduler.get_queue_stats()).gpu_count == 6
+    await scheduler.shutdown()
+
+
+async def test_the_lifespan_of_a_worker_is_entered_once_and_left_at_the_end(config: TaskBackoffConfig) -> None:
+    """Its value is the handler's second argument; start waits for it. For coroutines and for threads."""
+    steps: list[str] = []
+
+    @contextmanager
+    def live() -> Any:
+        steps.append("loaded")
+        yield "a model"
+        steps.append("unloaded")
+
+    @asynccontextmanager
+    async def live_on_the_loop() -> Any:
+        with live() as model:
+            yield model
+
+    async def handle_on_the_loop(task: TaskEntity, model: str) -> str:
+        return model
+
+    def handle(task: TaskEntity, model: str) -> str:
+        return model
+
+    for handler, lifespan in ((handle, live), (handle_on_the_loop, live_on_the_loop), (handle, live_on_the_loop)):
+        scheduler = TaskBackoffScheduler(config.copy())
+        scheduler.set_custom_task_handler(handler)
+        scheduler.set_worker_lifespan(lifespan)
+        async with scheduler:
+            assert steps == ["loaded"]
+            for task_id in await scheduler.create_tasks([{}] * 3):
+                assert (await scheduler.wait_task(task_id, 20)).result == "a model"
+        assert steps == ["loaded", "unloaded"]
+        steps.clear()
+
+
+async def test_a_lifespan_that_fails_keeps_the_worker_from_starting(config: TaskBackoffConfig) -> None:
+    scheduler = worker(config, FakeGpuProbe([]), lambda task: None)
+
+    @scheduler.set_worker_lifespan
+    @asynccontextmanager
+    async def live() -> Any:
+        raise FileNotFoundError("model.bin")
+        yield
+
+    with pytest.raises(FileNotFoundError, match=r"model\.bin"):
+        await scheduler.start()
+
+
+async def test_an_exception_handler_may_stand_in_for_a_task_that_ran_out(
+    gpu_config: TaskBackoffConfig, two: FakeGpuProbe
+) -> None:
+    """It is asked first, as for any other exception."""
+
+    async def handler(task: TaskEntity) -> None:
+        raise OutOfMemoryError
+
+    scheduler = worker(gpu_config, two, handler)
+    scheduler.set_custom_task_exception_handler(lambda task: ResultEntity.ok(result="fallback"))
+    async with scheduler:
+        await scheduler.create_task({}, "x")
+        assert (await scheduler.wait_task("x", 20)).result == "fallback"
+
+
+async def test_the_options_are_checked(server: Server) -> None:
+    config = quick_config(server.storage)
+    assert config.gpu == GpuConfig()
+    for wrong in ([""], [-1], [True], [1.5], 3):
+        with pytest.raises(ValueError, match=r"gpu\.gpus: expected 'all', or a list of indices and UUIDs"):
+            config.gpu.gpus = wrong  # type: ignore[assignment]
+    made = TaskBackoffConfig.from_env(environ={"MAAS_BACKOFF_GPUS": "0,GPU-a", "MAAS_BACKOFF_TASKS_PER_GPU": "2"})
+    assert (made.gpu.gpus, made.gpu.tasks_per_gpu) == ((0, "GPU-a"), 2)

@@ -1,0 +1,248 @@
+"""The real scripts of a device's ledger beside a model of it, on a virtual clock, and their single promises.
+
+`MAAS_BACKOFF_STEPS=10` makes the runs ten times as long. A failure prints the steps that lead to it.
+"""
+
+import asyncio
+import os
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from support import SERVERS, Server
+
+from maas_backoff.store import server as servers
+from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation
+
+pytestmark = pytest.mark.anyio
+
+START = 1_800_000_000_000
+LEASE = 3.0
+SETTLE = 2.0
+TOTAL = 16
+FACTOR = int(os.environ.get("MAAS_BACKOFF_STEPS", "1"))
+
+ids = st.sampled_from(["one/1", "one/2", "two/1", "two/2"])
+sizes = st.integers(0, TOTAL + 2)
+
+
+@attrs.define
+class Known:
+    mib: int
+    state: str
+    expiry: float
+    start_until: float
+    used: int = 0
+
+
+class Machine(RuleBasedStateMachine):
+    """One device of 16 MiB, four ids of two workers; honest tasks, and a stranger."""
+
+    server: Server
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server.client.flushall()
+        self.runner = asyncio.Runner()
+        self.ledgers = _ledgers(self.server)
+        self.model: dict[str, Known] = {}
+        self.stranger = 0
+        self.now = 0.0
+        self.advance(0)
+
+    def teardown(self) -> None:
+        self.do(self.ledgers._server.aclose())
+        self.runner.close()
+
+    def do(self, coroutine: Any) -> Any:
+        return self.runner.run(coroutine)
+
+    @property
+    def used(self) -> dict[str, int]:
+        return {_owner(name): known.used for name, known in self.model.items() if known.used}
+
+    @property
+    def free(self) -> int:
+        return TOTAL - self.stranger - sum(self.used.values())
+
+    def alive(self) -> dict[str, Known]:
+        return {name: known for name, known in self.model.items() if known.expiry >= self.now}
+
+    @rule(seconds=st.sampled_from([0, 0.1, SETTLE, LEASE / 2, LEASE + 0.1]))
+    def advance(self, seconds: float) -> None:
+        self.now += seconds * 1000
+        self.ledgers.clock = f"{START + self.now:.0f}"
+        # Who has lost its reservation has died, with its memory.
+        self.model = self.alive()
+
+    @rule(name=ids, mib=sizes, limit=st.sampled_from([0, 0, 2]), settle=st.sampled_from([0, SETTLE]))
+    def reserve(self, name: str, mib: int, limit: int, settle: float) -> None:
+        others = {other: known for other, known in self.alive().items() if other != name}
+        mine = self.model.get(name)
+        unseen = sum(max(0, known.mib - known.used) for known in others.values())
+        starting = any(self.now < known.start_until and known.used < 0.5 * known.mib for known in others.values())
+        running = sum(known.state == "running" for known in others.values())
+        if limit and running >= limit:
+            expected = "busy"
+        elif settle and starting:
+            expected = "starting"
+        elif mib > self.free + (mine.used if mine else 0) - unseen:
+            expected = "room"
+        else:
+            expected = "ok"
+        wanted = _reservation(name, mib)
+        answer = self.do(
+            self.ledgers.reserve(
+                "GPU-m", wanted, free=self.free, used=self.used, limit=limit, settle=settle, holder="q 1:0"
+            )
+        )
+        assert answer == expected
+        if answer == "ok":
+            until = self.now + settle * 1000 if settle else 0
+            used = min(mine.used, mib) if mine else 0
+            self.model[name] = Known(mib, "running", self.now + LEASE * 1000, until, used)
+
+    @rule(name=ids, share=st.sampled_from([0, 0.5, 1]))
+    def allocate(self, name: str, share: float) -> None:
+        """A task uses a part of what it was promised."""
+        if name in self.model:
+            self.model[name].used = int(self.model[name].mib * share)
+
+    @rule(mib=sizes)
+    def let_a_stranger_have(self, mib: int) -> None:
+        """It takes no more than is free and not promised: then nothing of ours is to blame for what happens."""
+        unseen = sum(max(0, known.mib - known.used) for known in self.alive().values())
+        self.stranger = max(0, min(mib, TOTAL - sum(self.used.values()) - unseen))
+
+    @rule(name=ids, state=st.sampled_from(["running", "idle", "ending"]), again=st.booleans())
+    def keep(self, name: str, state: str, again: bool) -> None:
+        known = self.model.get(name)
+        wanted = attrs.evolve(_reservation(name, known.mib if known else 1), state=state)
+        if known is None and again:
+            return  # only who uses the memory says so again
+        self.do(self.ledgers.keep("GPU-m", [wanted], again=again))
+        if known is not None:
+            known.state, known.expiry = state, self.now + LEASE * 1000
+
+    @rule(name=ids)
+    def release(self, name: str) -> None:
+        self.model.pop(name, None)
+        self.do(self.ledgers.release("GPU-m", [name]))
+
+    @invariant()
+    def the_ledger_is_as_the_model_has_it(self) -> None:
+        ledger = self.do(self.ledgers.read("GPU-m"))
+        found = {one.id: (one.mib, one.state) for one in ledger.reservations.values()}
+        assert found == {name: (known.mib, known.state) for name, known in self.alive().items()}
+
+    @invariant()
+    def nothing_is_promised_twice(self) -> None:
+        """What all may use at once has room: what is promised, or used beyond that, and what strangers have."""
+        promised = sum(max(known.mib, known.used) for known in self.alive().values())
+        assert promised + self.stranger <= TOTAL
+
+
+def _ledgers(server: Server) -> Ledgers:
+    return Ledgers(server.storage, servers.Server(server.storage, "maas:gpu:{x}"), lease=LEASE)
+
+
+def _owner(name: str) -> str:
+    return f"ns:{name}"
+
+
+def _reservation(name: str, mib: int) -> Reservation:
+    return Reservation(name, mib, "running", _owner(name), name.split("/", maxsplit=1)[0], "q", "a task")
+
+
+@pytest.mark.blocks
+@pytest.mark.parametrize("name", SERVERS)
+def test_the_scripts_agree_with_the_model(name: str, servers: Any) -> None:
+    Machine.server = servers(name)
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=25 * FACTOR,
+            stateful_step_count=30,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    Machine.server.client.flushall()
+
+
+async def test_fifty_at_once_never_promise_more_than_there_is(any_server: Server) -> None:
+    """Fifty workers with the same reading want 1 MiB each of 16: sixteen get it."""
+    ledgers = _ledgers(any_server)
+    answers: list[str] = []
+    async with asyncio.TaskGroup() as group:
+
+        async def one(number: int) -> None:
+            wanted = _reservation(f"w/{number}", 1)
+            answers.append(
+                await ledgers.reserve("GPU-f", wanted, free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0")
+            )
+
+        for number in range(50):
+            group.create_task(one(number))
+    assert sorted(answers) == ["ok"] * TOTAL + ["room"] * (50 - TOTAL)
+    await ledgers._server.aclose()
+
+
+async def test_a_hold_keeps_all_others_out_until_its_holder_starts_or_it_ends(server: Server) -> None:
+    ledgers = _ledgers(server)
+
+    async def try_for(holder: str) -> str:
+        return await ledgers.reserve(
+            "GPU-h", _reservation(holder[0], 1), free=TOTAL, used={}, limit=0, settle=0, holder=holder
+        )
+
+    ledgers.clock = f"{START}"
+    assert await ledgers.hold("GPU-h", "a 14:0", 14, 5)
+    assert not await ledgers.hold("GPU-h", "b 14:0", 14, 5), "it is somebody else's"
+    assert await ledgers.hold("GPU-h", "a 14:0", 14, 5), "it is said again"
+    assert (await try_for("b 1:0"), await try_for("a 14:0")) == ("held", "ok")
+    assert await try_for("b 1:0") == "ok", "the holder has got its place"
+    assert await ledgers.hold("GPU-h", "a 14:0", 14, 5)
+    ledgers.clock = f"{START + 5001}"
+    assert await try_for("c 1:0") == "ok", "nobody says it any more"
+    await ledgers._server.aclose()
+
+
+async def test_three_different_tasks_make_a_quarantine_and_one_success_ends_it(server: Server) -> None:
+    """The same task three times does not: it may be at fault itself. After the quarantine one task is let in."""
+    ledgers = _ledgers(server)
+    ledgers.clock = f"{START}"
+
+    async def fail(task: str) -> bool:
+        return await ledgers.doubt("GPU-q", task, "CUDA error", limit=3, seconds=60)
+
+    async def try_it(name: str) -> str:
+        return await ledgers.reserve(
+            "GPU-q", _reservation(name, 1), free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0"
+        )
+
+    assert [await fail(task) for task in ("a", "a", "a", "b b", "b b")] == [False] * 5
+    assert await fail("c")
+    found = await ledgers.read("GPU-q")
+    assert (found.shut, found.shut_for, found.doubted) == ("CUDA error", 60, True)
+    assert await try_it("w/1") == "shut"
+    ledgers.clock = f"{START + 60_001}"
+    assert [await try_it("w/1"), await try_it("w/2")] == ["ok", "shut"]
+    assert await fail("d"), "it is broken still, whoever says so"
+    await ledgers.release("GPU-q", ["w/1"])
+    assert await try_it("w/3") == "shut"
+    ledgers.clock = f"{START + 120_002}"
+    assert await try_it("w/3") == "ok"
+    await ledgers.trust("GPU-q")
+    found = await ledgers.read("GPU-q")
+    assert (found.shut, found.doubted) == ("", False)
+    assert await try_it("w/4") == "ok"
+    await ledgers._server.aclose()
+
+
+def test_a_ledger_of_nothing() -> None:
+    assert DeviceLedger.of(START, []) == DeviceLedger()
