@@ -1,6 +1,7 @@
 """Queues in a Cluster: spread over its masters, and followed when a master dies, changes, or gives a slot away."""
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from topology import KINDS, ClusterRig, Node
 from maas_backoff import StorageConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.redis import RedisStore
+from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
 
@@ -36,6 +38,41 @@ def _queues(rig: ClusterRig, per_master: int) -> list[str]:
         if len(names) < per_master:
             names.append(f"queue-{n}")
     return [name for names in found.values() for name in names]
+
+
+async def test_the_ledgers_of_gpus_lie_on_other_masters_than_their_queue(rig: ClusterRig) -> None:
+    """A device on each master: what is reserved is renewed over leases, never more than there is, and given back."""
+    name = _queues(rig, 1)[0]
+    uuids = {rig.owner(f"GPU-{n}").port: f"GPU-{n}" for n in range(50)}
+    assert len(uuids) == 3
+    config = quick_config(_storage(rig))
+    config.task.biz_prefix = name
+    config.task.min_gpu_memory_gb = 6
+    scheduler = TaskBackoffScheduler(config, gpu_probe=FakeGpuProbe([FakeGpu(uuid) for uuid in uuids.values()]))
+    running: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        assert task.gpu is not None
+        running[task.gpu.uuid] += 1
+        most[task.gpu.uuid] = max(most[task.gpu.uuid], running[task.gpu.uuid])
+        await anyio.sleep(4 if task.task_id == "long" else 0.02)
+        running[task.gpu.uuid] -= 1
+
+    async with scheduler:
+        await scheduler.create_task({}, "long")
+        ids = await scheduler.create_tasks([{"n": n} for n in range(60)])
+        for task_id in ids:
+            await scheduler.wait_task(task_id, timeout=40)
+        assert most == dict.fromkeys(uuids.values(), 2)
+        # Longer than a lease of 3 s, and renewed in time.
+        assert (await scheduler.wait_task("long", timeout=40)).attempt == 1
+        await eventually(lambda: _reserved_nothing(scheduler), "all is given back")
+
+
+async def _reserved_nothing(scheduler: TaskBackoffScheduler) -> bool:
+    return not any(gpu.reserved_gb for gpu in await scheduler.gpus())
 
 
 async def test_many_queues_in_one_process_are_spread_over_the_masters(rig: ClusterRig) -> None:

@@ -116,10 +116,12 @@ class Gate:
 
     @property
     def trouble(self) -> str | None:
-        """What keeps tasks from devices that are there."""
-        if self._probe.trouble and self._devices():
-            return self._probe.trouble
-        return next((f"GPU {one.uuid}: {one.trouble}" for one in self._devices() if one.trouble), None)
+        """What keeps tasks from all the devices that are there. One of several may fail; `gpus()` tells."""
+        devices = self._devices()
+        if not devices or self.usable:
+            return None
+        why = self._probe.trouble or devices[0].trouble or "the readings are too old"
+        return f"none of {len(devices)} GPUs can be used: {why}"
 
     def troubled(self, uuid: str) -> str:
         """Why a device is not to be used now; "" if it may be."""

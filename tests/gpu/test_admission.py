@@ -369,7 +369,7 @@ async def test_a_lost_device_gets_no_tasks_and_what_fails_there_uses_no_retry(
         lost.trouble = "GPU is lost"
         probe.poke()
         await eventually(lambda: _pending(scheduler, "x"), "it has come back")
-        assert any("GPU is lost" in text for text in scheduler.health().reasons)
+        assert scheduler.health().ready, "another one is well"
         task = await scheduler.get_task("x")
         assert task is not None and (task.retry_count, task.attempt) == (0, 1)
         await scheduler.create_task({}, "y")
@@ -384,6 +384,33 @@ async def test_a_lost_device_gets_no_tasks_and_what_fails_there_uses_no_retry(
 async def _pending(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
     task = await scheduler.get_task(task_id)
     return task is not None and task.status is TaskStatus.PENDING
+
+
+async def test_a_device_that_tells_no_utilisation_passes_with_one_warning(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MIG slices tell none: a ceiling does not count there."""
+    gpu = FakeGpu(new_uuid(), utilization=None)
+
+    async def handler(task: TaskEntity) -> None:
+        pass
+
+    async with worker(gpu_config, FakeGpuProbe([gpu]), handler) as scheduler:
+        for task_id in await scheduler.create_tasks([TaskSpec({}, max_gpu_utilization=10)] * 3):
+            await scheduler.wait_task(task_id, 20)
+    assert [record.message for record in caplog.records if "utilisation" in record.message] == [
+        f"GPU {gpu.uuid} tells no utilisation; max_gpu_utilization does not count there"
+    ]
+
+
+async def test_without_any_device_that_is_well_a_worker_is_not_ready(
+    gpu_config: TaskBackoffConfig, two: FakeGpuProbe
+) -> None:
+    async with worker(gpu_config, two, lambda task: None) as scheduler:
+        assert scheduler.health().ready
+        for gpu in two.gpus:
+            gpu.trouble = "GPU is lost"
+        assert scheduler.health().reasons == ("none of 2 GPUs can be used: GPU is lost",)
 
 
 async def test_a_reading_that_is_too_old_admits_nothing(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
