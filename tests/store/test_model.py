@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from support import SERVERS, Server, quick_config
 
-from maas_backoff.domain.outcome import LeaseExpired
+from maas_backoff.domain import jsontext
+from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.outcome import Failed, LeaseExpired
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError
 from maas_backoff.store import scripts
@@ -47,6 +49,8 @@ class Known:
     due: float = 0
     expiry: float = 0
     attempts: int = 0
+    demand: int = 0
+    """MiB of a GPU; 0: it needs none."""
     accepted: set[int] = attrs.field(factory=set)
 
 
@@ -84,9 +88,16 @@ class Machine(RuleBasedStateMachine):
 
     # What users do
 
-    @rule(task_ids=st.lists(ids, min_size=1, max_size=3), params=st.sampled_from(["{}", "[1]"]), delay=delays)
-    def create(self, task_ids: list[str], params: str, delay: float) -> None:
-        tasks = [NewTask(task_id, params, 0, delay, self.policy, "") for task_id in task_ids]
+    @rule(
+        task_ids=st.lists(ids, min_size=1, max_size=3),
+        params=st.sampled_from(["{}", "[1]"]),
+        delay=delays,
+        demand=st.sampled_from([0, 0, 1, 2]),
+    )
+    def create(self, task_ids: list[str], params: str, delay: float, demand: int) -> None:
+        own = {"min_gpu_memory_gb": demand / 1024} if demand else {}
+        policy, overrides = self.policy.overridden(own), jsontext.plain(own) if own else ""
+        tasks = [NewTask(task_id, params, 0, delay, policy, overrides) for task_id in task_ids]
         expected: list[str] = []
         for task_id in task_ids:
             known = self.model.get(task_id)
@@ -94,7 +105,7 @@ class Machine(RuleBasedStateMachine):
             if known is None:
                 # Those of one call that are due later are so one after the other, by fractions of a ms.
                 turn = expected.count("created") - 1 if delay else 0
-                self.model[task_id] = Known(params, due=self.now + delay * 1000 + turn / 4096)
+                self.model[task_id] = Known(params, due=self.now + delay * 1000 + turn / 4096, demand=demand)
         assert self.do(self.store.enqueue(tasks)) == expected
 
     @rule(task_id=ids)
@@ -152,7 +163,7 @@ class Machine(RuleBasedStateMachine):
         self.requests += 1
         frame = Frame((), count, suspect, f"request-{self.requests}", 0)
         answer: Answer = self.do(self.store.exchange(frame, worker))
-        due = {i for i, k in self.model.items() if k.state == "pending" and k.due <= self.now}
+        due = {i for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and not k.demand}
         suspects = {i for i in due if self.model[i].counts.suspect}
         claimed = [one.task.task_id for one in answer.claimed]
         innocent = len(due - suspects)
@@ -161,6 +172,37 @@ class Machine(RuleBasedStateMachine):
         # Suspects that have just become due are put in their index first, and claimed by the next call.
         assert taken <= (1 if suspect else 0)
         assert len(claimed) - taken == min(count - taken, innocent)
+        self._take(answer, worker, frame)
+
+    @rule(
+        worker=workers,
+        fits=st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=3),
+        suspect=st.booleans(),
+        run_out=st.booleans(),
+    )
+    def claim_on_gpus(self, worker: str, fits: list[int], suspect: bool, run_out: bool) -> None:
+        """Of each demand as many as fit, and of suspects one; what has just become due comes with the next call."""
+        for turn in range(2):
+            self.requests += 1
+            places = tuple(f"{memory}:0 GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
+            frame = Frame((), len(fits), suspect, f"request-{self.requests}", 0, places)
+            answer: Answer = self.do(self.store.exchange(frame, worker))
+            due = {i: k for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and k.demand}
+            claimed = {one.task.task_id: one for one in answer.claimed}
+            assert set(claimed) <= set(due)
+            assert len({one.fit for one in answer.claimed}) == len(answer.claimed)
+            for task_id, one in claimed.items():
+                assert one.demand == Demand(due[task_id].demand)
+                assert fits[one.fit] == due[task_id].demand
+            assert sum(due[task_id].counts.suspect for task_id in claimed) <= suspect
+            for memory in set(fits) if turn else ():
+                innocent = [i for i, k in due.items() if k.demand == memory and not k.counts.suspect]
+                assert sum(due[i].demand == memory for i in claimed) >= min(fits.count(memory), len(innocent))
+            self._take(answer, worker, frame)
+            for one in answer.claimed if run_out else ():
+                self._settle(one, self._ran_out(one.counts), worker)
+
+    def _take(self, answer: Answer, worker: str, frame: Frame) -> None:
         for one in answer.claimed:
             known = self.model[one.task.task_id]
             known.attempts += 1
@@ -182,14 +224,13 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(
         data=st.data(),
-        how=st.sampled_from(["complete", "retry", "fail", "snooze", "release", "cancel"]),
+        how=st.sampled_from(["complete", "retry", "fail", "snooze", "release", "cancel", "out of memory"]),
         delay=delays,
         worker=workers,
     )
     def settle(self, data: st.DataObject, how: str, delay: float, worker: str) -> None:
         """By whoever claimed it once: accepted once, and only under the last token."""
         one: Claimed = data.draw(st.sampled_from(self.claims))
-        known = self.model.get(one.task.task_id)
         counts = one.counts
         made: dict[str, Callable[[], Settlement]] = {
             "complete": lambda: Settlement.complete("1", self.policy),
@@ -202,10 +243,15 @@ class Machine(RuleBasedStateMachine):
             "snooze": lambda: Settlement.snooze(delay, counts, self.policy),
             "release": lambda: Settlement.release(self.policy),
             "cancel": lambda: Settlement.cancel(self.policy),
+            # A task that needs no GPU is never settled so.
+            "out of memory": lambda: self._ran_out(counts) if one.demand else Settlement.release(self.policy),
         }
-        settlement = made[how]()
+        self._settle(one, made[how](), worker)
+
+    def _settle(self, one: Claimed, settlement: Settlement, worker: str) -> None:
+        known = self.model.get(one.task.task_id)
         self.requests += 1
-        settle = Settle(one.task.task_id, "lease", one.token, settlement, counts)
+        settle = Settle(one.task.task_id, "lease", one.token, settlement, one.counts)
         frame = Frame((settle,), 0, may_claim_suspect=False, request_id=f"settle-{self.requests}", lane=1)
         first = self.do(self.store.exchange(frame, worker)).answers
         again = self.do(self.store.exchange(frame, worker)).answers
@@ -219,6 +265,10 @@ class Machine(RuleBasedStateMachine):
             assert first == again == ["unknown"]
         else:
             assert first == again and first[0] in {"lost", "already"}
+
+    def _ran_out(self, counts: Counts) -> Settlement:
+        again = attrs.evolve(counts, oom=counts.oom + 1, suspect=False)
+        return Settlement.retry_on_gpu(Failed(ERROR), again, Demand(3), "GPU-0", self.policy)
 
     @rule(worker=workers)
     def settle_too_late(self, worker: str) -> None:
@@ -278,6 +328,8 @@ class Machine(RuleBasedStateMachine):
         known.state = str(settlement.status)
         known.due = self.now + settlement.delay * 1000
         known.counts = settlement.counts or known.counts
+        if settlement.gpu is not None:
+            known.demand = settlement.gpu[0].memory
         if known.state in FINISHED:
             self.totals[known.state] += 1
 
@@ -286,14 +338,20 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_task_is_in_one_index(self) -> None:
         pipe = self.server.client.pipeline(transaction=False)
-        for name in (*LIVE, *FINISHED):
+        gpu = [key.decode().removeprefix("maas:{test}:") for key in self.server.client.keys("maas:{test}:gpu:*")]
+        listed = [name.decode() for name in self.server.client.hkeys("maas:{test}:demands")]
+        assert {f"gpu:{name}" for name in listed} >= set(gpu), "a set that nobody looks at"
+        names = (*LIVE, *FINISHED, *gpu)
+        for name in names:
             pipe.zrange(f"maas:{{test}}:{name}", 0, -1)
-        indexes = dict(zip((*LIVE, *FINISHED), pipe.execute(), strict=True))
+        indexes = dict(zip(names, pipe.execute(), strict=True))
         where = sorted((member.decode(), name) for name, members in indexes.items() for member in members)
         assert [task_id for task_id, _ in where] == sorted(self.model)
         for task_id, name in where:
             state = self.model[task_id].state
-            waiting = name in {"suspects" if self.model[task_id].counts.suspect else "ready", "scheduled"}
+            known = self.model[task_id]
+            ready = f"gpu:{known.demand}:0" if known.demand else "suspects" if known.counts.suspect else "ready"
+            waiting = name in {ready, "scheduled"}
             assert name == {"processing": "leases", "external": "external"}.get(state, state) or (
                 state == "pending" and waiting
             ), (task_id, name, state)
