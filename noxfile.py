@@ -1,4 +1,4 @@
-"""The project's chores: `nox -s tests lint types bench`; longer ones: `bench-peers`, `scale`, `matrix`, `chaos`."""
+"""The project's chores: `nox -s lint types tests bench`; longer: `bench-peers scale gpu-sim chaos matrix`."""
 
 from pathlib import Path
 
@@ -59,6 +59,13 @@ def scale(session: nox.Session) -> None:
     """Measure how the rate grows with worker processes and with masters of a Cluster: about 2 minutes."""
     session.install(".[embedded]")
     session.run("python", "benchmarks/scale.py", *session.posargs)
+
+
+@nox.session(name="gpu-sim")
+def gpu_sim(session: nox.Session) -> None:
+    """Simulate the GPU gate beside two simpler ways to admit tasks: 15 seconds."""
+    session.install(".[embedded]")
+    session.run("python", "benchmarks/gpu_sim.py", *session.posargs)
 
 
 @nox.session
