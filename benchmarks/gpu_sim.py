@@ -271,7 +271,7 @@ class Fleet:
 
     def _end(self, task: Task) -> None:
         if task.grant is not None:
-            task.grant.process_ended()
+            task.grant.process_ended(0)
             task.grant.attempt_ended()
         if task.started is None:
             task.declared = min(int(task.declared * 1.5), 15 * GIB)  # as oom_growth has it
@@ -327,7 +327,7 @@ def demands(world: World) -> list[Waiting]:
     for task in ready(world):
         first.setdefault(task.declared, task)
     return [
-        Waiting(Demand(memory).name, Demand(memory), 1, task.arrival, world.now - task.arrival)
+        Waiting(Demand(memory).name, Demand(memory), task.arrival, world.now - task.arrival)
         for memory, task in first.items()
     ]
 

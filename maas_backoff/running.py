@@ -79,7 +79,8 @@ class Running:
         """Set when something may have changed for tasks that need a GPU."""
         self.lingering = 0
         """Slots whose thread outlives its attempt."""
-        self._suspect_claims = 0
+        self._suspect_claims = {True: 0, False: 0}
+        """Claims on their way that may take a suspect, of those that need a GPU and of the others."""
         self._loop = asyncio.get_running_loop()
         # `anyio.CancelScope()` finds out each time which event loop it is on; that costs more than the scope.
         self.new_scope: type[anyio.CancelScope] = type(anyio.CancelScope())
@@ -118,15 +119,26 @@ class Running:
         It is a small one: a worker that stands still, or is cut off, would keep so many from all others for a lease.
         Of a larger number the next frames take the rest. One slot at least is left for what comes to be due meanwhile.
         """
-        claims = min(self.free - 1, SLEEPING_CLAIMS)
+        claims = min(self.free - 1 - self.spare_slots, SLEEPING_CLAIMS)
         if self.closing or claims < 1:
             return None
         self._asleep = self._frame([], claims, lane)
         return self._asleep
 
+    @property
+    def sleeps_on_slots(self) -> bool:
+        """Whether a claim that sleeps on the server keeps slots from others."""
+        return self._asleep is not None
+
+    def spare(self, slots: int) -> None:
+        """Keep so many slots for tasks that need a GPU."""
+        if slots < self.spare_slots:
+            self.pulse.set()
+        self.spare_slots = slots
+
     def gpu_frame(self, fits: Sequence[str], lane: int) -> Frame | None:
         """Return a claim of tasks that need a GPU, one for each of `fits`, or None where too few slots are free."""
-        if self.closing or self.free < len(fits):
+        if self.closing or not fits or self.free < len(fits):
             return None
         return self._frame([], len(fits), lane, tuple(fits))
 
@@ -136,8 +148,8 @@ class Running:
         self._claiming += claims
         if claims:
             self.empty.clear()
-        may_claim_suspect = claims > 0 and not self._suspect_claims and not self._runs_suspect()
-        self._suspect_claims += may_claim_suspect
+        may_claim_suspect = claims > 0 and not self._suspect_claims[bool(fits)] and not self._runs_suspect()
+        self._suspect_claims[bool(fits)] += may_claim_suspect
         request_id = f"{next(self._requests)}"
         self._in_flight[request_id] = settles, self._wakes
         return Frame(tuple(settle for _, settle in settles), claims, may_claim_suspect, request_id, lane, fits)
@@ -145,19 +157,20 @@ class Running:
     def answered(self, frame: Frame, answer: Answer) -> list[tuple[Attempt, Settle, str]]:
         """Free the slots of what is settled; return it with the server's word for each."""
         settled, wakes = self._in_flight.pop(frame.request_id)
+        freed = bool(settled)
         if frame is self._asleep:
-            self._asleep = None
+            self._asleep, freed = None, True
         elif not frame.fits:
             self._busy -= 1
         self._sending -= len(settled)
         self._claiming -= frame.claims
-        self._suspect_claims -= frame.may_claim_suspect
+        self._suspect_claims[bool(frame.fits)] -= frame.may_claim_suspect
         if frame.claims and not frame.fits:
             # What woke this worker while the frame was on its way may have come after the claim.
             self._feed(hungry=answer.hit or wakes != self._wakes)
         for attempt, _ in settled:
             self._forget(attempt)
-        if settled and self.spare_slots:
+        if freed and self.spare_slots:
             self.gpu_pulse.set()
         self._rest()
         return [(attempt, settle, word) for (attempt, settle), word in zip(settled, answer.answers, strict=True)]

@@ -175,9 +175,11 @@ class Service:
         finally:
             with anyio.CancelScope(shield=True):
                 await waker.aclose()
-                await self._executor.aclose()
-                with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
-                    await self._gate.aclose()  # without an answer, by lease
+                try:
+                    await self._executor.aclose()
+                finally:
+                    with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
+                        await self._gate.aclose()  # without an answer, by lease
 
     async def _loop_and_work(self, waker: Client) -> None:
         scheduler, running, store = self._config.scheduler, self.running, self._store

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from maas_backoff.domain.demand import MIB_PER_GIB
-from maas_backoff.gate.owner import owner_of
+from maas_backoff.gate.owner import owner_using
 from maas_backoff.gate.reading import Reading
+from maas_backoff.options import must
 
 __all__ = ["FakeGpu", "FakeGpuProbe"]
 
@@ -16,11 +17,10 @@ __all__ = ["FakeGpu", "FakeGpuProbe"]
 class FakeGpu:
     """A GPU that is not there. Fields may be assigned while a worker runs; amounts are GiB.
 
-    `processes` is what the processes of these ids use, each of which stands for the session it leads; `strangers_gb`
-    what nobody knows the user of. `trouble` breaks it.
+    `processes` is what the processes of these ids use; `strangers_gb` what nobody knows the user of. `trouble` breaks it.
     """
 
-    uuid: str
+    uuid: str = attrs.field(validator=must("text without blanks", lambda uuid: uuid == "".join(str(uuid).split())))
     total_gb: float = 16
     name: str = "Fake GPU"
     strangers_gb: float = 0
@@ -70,7 +70,7 @@ def _reading(index: int, gpu: FakeGpu) -> Reading:
         total=round(gpu.total_gb * MIB_PER_GIB),
         free=0 if gpu.trouble else max(0, round((gpu.total_gb - used) * MIB_PER_GIB)),
         at=time.monotonic(),
-        used={owner_of(pid): round(amount * MIB_PER_GIB) for pid, amount in gpu.processes.items()},
+        used={owner_using(pid): round(amount * MIB_PER_GIB) for pid, amount in gpu.processes.items()},
         utilization=gpu.utilization,
         trouble=gpu.trouble,
     )

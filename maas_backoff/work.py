@@ -94,8 +94,8 @@ class Work:
             outcome = attrs.evolve(outcome, fault="gpu")
         if not outcome.fault:
             return outcome
-        if outcome.fault == "gpu":
-            gate.failed(grant, attempt.task.task_id, trouble or str(outcome.error))
+        if outcome.fault == "gpu" and not trouble:
+            gate.failed(grant, attempt.task.task_id, str(outcome.error))
         return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.peak, gate.most)
 
     def _admit(self, attempt: Attempt) -> Outcome | None:

@@ -23,7 +23,7 @@ class Demand:
     def parse(cls, name: str) -> Self:
         """Return the demand of a name."""
         memory, _, ceiling = name.partition(":")
-        return cls(int(memory), float(ceiling))
+        return cls(int(memory), float(ceiling or 0))
 
     def __str__(self) -> str:
         needs: list[str] = []
@@ -36,14 +36,13 @@ class Demand:
 
 @attrs.frozen
 class Waiting:
-    """The tasks that wait with one demand: how many, the rank of the first, and for how many seconds it is due.
+    """The tasks that wait with one demand: the rank of the first, and for how many seconds it is due.
 
-    `avoid` is the device that the first should rather not get.
+    `name` is that of the set they are in, and `avoid` the device that the first should rather not get.
     """
 
     name: str
     demand: Demand
-    count: int
     rank: float
     age: float
     avoid: str = ""

@@ -34,7 +34,8 @@ def _gpu(demand: Demand, fleet: Sequence[Worker]) -> str:
     if not idle:
         lowest = min(device.utilization or 0 for device in roomy)
         return f"best device has a utilisation of {lowest:g} %"
-    return "and waits for its turn"
+    closed = [device.closed for device in idle if device.closed]
+    return f"and the device with room {closed[0]}" if len(closed) == len(idle) else "and waits for its turn"
 
 
 def at(ms: float) -> datetime:

@@ -13,8 +13,8 @@ from maas_backoff.domain.demand import Demand
 class Device:
     """A GPU as its worker has read it; amounts are MiB.
 
-    `room` is what a task could be given now, `most` what it could be given if none of ours ran there. `age` is in
-    seconds.
+    `room` is what a task could be given now, `most` what it could be given if none of ours ran there. `closed` is what
+    keeps tasks away although it is well. `age` is in seconds.
     """
 
     uuid: str
@@ -28,6 +28,7 @@ class Device:
     temperature: float | None
     health: str
     age: float
+    closed: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -49,8 +50,13 @@ class Worker:
         if not text:
             return cls(name)
         told: Mapping[str, Any] = jsontext.parse(text)
-        known = [field.name for field in attrs.fields(Device)]
-        devices = (Device(**{name: one.get(name) for name in known}) for one in told.get("gpus", ()))
+        fields = attrs.fields(Device)
+        needed = {field.name for field in fields if field.default is attrs.NOTHING}
+        devices = (
+            Device(**{field.name: one[field.name] for field in fields if field.name in one})
+            for one in told.get("gpus", ())
+            if needed <= one.keys()
+        )
         return cls(name, told.get("host", ""), tuple(devices))
 
     def could_fit(self, demand: Demand) -> bool:

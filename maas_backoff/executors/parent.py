@@ -37,6 +37,10 @@ class ChildError(Exception):
     """Raised when a child ended, or had to be killed, before it answered."""
 
 
+class SetupError(ChildError):
+    """Raised when a child said that it could not import the handler, or enter the lifespan."""
+
+
 class Child:
     """One child process. It answers one request at a time."""
 
@@ -139,6 +143,8 @@ class Child:
 
     def dismiss(self) -> None:
         """Let the child end by itself; kill it after a grace if it does not."""
+        if self.grant is not None:
+            self.grant.process_ended(self.pid)  # from now on, nobody is to count on its memory
         if self._killer is None and not self._ended.is_set():
             with suppress(OSError):  # it may have closed its side
                 self._connection.shutdown(socket.SHUT_WR)
@@ -193,7 +199,7 @@ class Child:
         code = self._process.wait()
         self._ended.set()
         if self.grant is not None:
-            self.grant.process_ended()
+            self.grant.process_ended(self.pid)
         if self._killer is not None:
             self._killer.cancel()
         self._loop.remove_reader(self._connection)

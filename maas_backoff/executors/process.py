@@ -8,12 +8,13 @@ import anyio
 import attrs
 from anyio import to_thread
 
+from maas_backoff.domain.fault import fault_of
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, crashed, from_dict
 from maas_backoff.errors import HandlerError
 from maas_backoff.executors import frames
 from maas_backoff.executors.base import Call, Handler
 from maas_backoff.executors.lifespan import Lifespan
-from maas_backoff.executors.parent import Child, ChildError
+from maas_backoff.executors.parent import Child, ChildError, SetupError
 from maas_backoff.executors.reference import HandlerReference
 from maas_backoff.gate.grant import Grant
 
@@ -79,6 +80,9 @@ class ProcessExecutor:
         try:
             child = self._take(call.grant) or await self._spawn(call.grant)
             answer = await child.ask(request, call)
+        except SetupError as error:
+            # A model that did not fit, as a rule, where there is a lifespan.
+            return attrs.evolve(crashed(str(error)), fault=fault_of("", str(error)))
         except ChildError as error:
             return crashed(str(error))
         outcome = from_dict(answer["outcome"])
@@ -129,6 +133,6 @@ class ProcessExecutor:
             answer = await child.ask(setup)
             if "error" in answer:
                 child.dismiss()
-                raise ChildError(answer["error"])
+                raise SetupError(answer["error"])
             return child
         raise ChildError(f"child process was not ready within {self._start_timeout:g} s")

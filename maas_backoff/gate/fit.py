@@ -44,8 +44,12 @@ def room_of(ledger: DeviceLedger, reading: Reading) -> int:
 
 
 def most_of(ledger: DeviceLedger, reading: Reading) -> int:
-    """Return the MiB that a task could be given if nothing of ours ran on the device."""
-    return reading.free + sum(reading.used.get(one.owner, 0) for one in ledger.reservations.values())
+    """Return the MiB that a task could be given if nothing of ours ran on the device.
+
+    What tasks use that run in a worker's own process is not told apart; what they were promised stands for it.
+    """
+    ours = (one.mib if one.owner == "-" else reading.used.get(one.owner, 0) for one in ledger.reservations.values())
+    return min(reading.total, reading.free + sum(ours))
 
 
 class _Device:
@@ -58,7 +62,8 @@ class _Device:
         self.most = most_of(ledger, reading)
         self.running = sum(one.state == "running" for one in ledger.reservations.values())
         self.starting = any(
-            one.starting and reading.used.get(one.owner, 0) < 0.5 * one.mib for one in ledger.reservations.values()
+            one.starting and (not one.mib or reading.used.get(one.owner, 0) < 0.5 * one.mib)
+            for one in ledger.reservations.values()
         )
         self.idle = [grant for grant in grants if grant.uuid == reading.uuid and grant.state == "idle"]
         self.kept = False  # for one that comes first and does not fit yet
@@ -68,22 +73,27 @@ class _Device:
 
     def open_to(self, demand: Demand, holder: str, limit: int) -> bool:
         """Whether anything but memory keeps a task from starting here."""
-        load, ledger = self.reading.utilization, self.ledger
+        ledger = self.ledger
         return not (
             self.kept
-            or (ledger.shut and (ledger.shut_for > 0 or self.running > 0))
+            or (ledger.shut and (ledger.shut_for > 0 or ledger.tried))
             or (ledger.held_for and ledger.held_for != holder)
             or (limit and self.running >= limit)
-            or (demand.ceiling and load is not None and load >= demand.ceiling)
+            or self.too_busy(demand)
         )
+
+    def too_busy(self, demand: Demand) -> bool:
+        """Whether its utilisation is not below a demand's ceiling."""
+        load = self.reading.utilization
+        return bool(demand.ceiling) and load is not None and load >= demand.ceiling
 
     def room_in(self, grant: Grant) -> int:
         """MiB for a task that takes over a grant: what its process uses already is free for it."""
         return self.room + max(0, grant.mib - self.seen(grant)) + self.seen(grant)
 
     def room_freed(self, grant: Grant) -> int:
-        """MiB that the end of a warm child gives back."""
-        return max(grant.mib, self.seen(grant))
+        """MiB that the end of a warm child gives back, at most: where NVML does not tell, what it was given once."""
+        return self.seen(grant) or grant.kept
 
     def take(self, demand: Demand, grant: Grant | None, *, starts: bool) -> None:
         self.running += 1
@@ -191,6 +201,7 @@ def _hold(one: Waiting, devices: Sequence[_Device], held: str) -> Start | None:
         return None
     mine = rest.partition(" ")[0]
     able = [device for device in devices if device.most >= one.demand.memory and not device.ledger.shut]
+    able = [device for device in able if not device.too_busy(one.demand)]
     if mine:
         able = [device for device in able if device.reading.uuid == mine]
     if not able:

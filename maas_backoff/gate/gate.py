@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.worker import Device
 from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of
 from maas_backoff.gate.grant import Grant
+from maas_backoff.gate.owner import owner_using
 from maas_backoff.gate.reading import Probe, Reading
 from maas_backoff.gate.visible import chosen, unknown, visible_to_cuda
 from maas_backoff.store.connect import Client
@@ -24,6 +26,10 @@ log = logging.getLogger("maas_backoff.gpu")
 
 HOLD = 5.0
 """Seconds that a hold, or a call for room, lasts without being said again."""
+
+SOON = 2.0
+QUIETEST = 0.05
+"""Seconds between two readings out of turn, and for how long after its end a grant asks for them."""
 
 _UNREAD = DeviceLedger()
 
@@ -54,6 +60,8 @@ class Gate:
         self._queue = queue
         self._in_children = in_children
         self._clock = clock
+        self._owner = owner_using(os.getpid())
+        self._poked_at = -math.inf
         self._grants: dict[str, Grant] = {}
         self._numbers = itertools.count(1)
         self._read: dict[str, DeviceLedger] = {}
@@ -130,7 +138,19 @@ class Gate:
     @property
     def most(self) -> int:
         """MiB that a task could be given at best on any device here."""
-        return max((most_of(self._read.get(one.uuid, _UNREAD), one) for one in self.usable), default=0)
+        return max((self._most_on(one) for one in self.usable), default=0)
+
+    def _most_on(self, reading: Reading) -> int:
+        """As `most_of`, with what this worker was granted since it read the ledger, and what it uses itself."""
+        ledger = self._read.get(reading.uuid, _UNREAD)
+        mine = {one.id: self._reservation(one) for one in self._grants.values() if one.uuid == reading.uuid}
+        known = attrs.evolve(ledger, reservations={**ledger.reservations, **mine})
+        if self._in_children:
+            return most_of(known, reading)
+        # Its tasks and what they leave behind are all in its own process.
+        others = attrs.evolve(known, reservations={k: v for k, v in known.reservations.items() if k not in mine})
+        own = max(reading.used.get(self._owner, 0), sum(one.mib for one in mine.values()))
+        return min(reading.total, most_of(others, reading) + own)
 
     def describe(self) -> list[dict[str, object]]:
         """Return the devices for the registry of workers."""
@@ -147,14 +167,22 @@ class Gate:
                 total=one.total,
                 free=one.free,
                 room=max(0, room_of(ledger, one)),
-                most=most_of(ledger, one),
+                most=self._most_on(one),
                 utilization=one.utilization,
                 temperature=one.temperature,
                 health=health,
                 age=round(age, 3),
+                closed=self._closed(ledger),
             )
             found.append(device)
         return [attrs.asdict(device) for device in found]
+
+    def _closed(self, ledger: DeviceLedger) -> str:
+        """Return what keeps all tasks, or all but one kind, from a device that is well."""
+        running = sum(one.state == "running" for one in ledger.reservations.values())
+        if self._config.tasks_per_gpu and running >= self._config.tasks_per_gpu:
+            return f"runs {running} tasks, which is tasks_per_gpu"
+        return f"is held for tasks of {ledger.held_for}" if ledger.held_for else ""
 
     # Admission
 
@@ -191,11 +219,12 @@ class Gate:
         if grant is not None:
             # What a warm child uses stays its own.
             resident = reading.used.get(grant.owner, 0)
-            wanted = attrs.evolve(grant, mib=max(demand.memory, resident), demand=demand)
+            mib = max(demand.memory, resident)
             if demand.memory <= grant.mib and not self._config.tasks_per_gpu:
-                grant.demand = demand
+                grant.resized(mib, demand)
                 grant.taken()
                 return grant
+            wanted = attrs.evolve(grant, mib=mib, demand=demand)
         else:
             index = 0 if self._in_children else self._index(reading)
             name = f"{self._worker}/{next(self._numbers)}"
@@ -213,7 +242,7 @@ class Gate:
             log.debug("GPU %s: %s", reading.uuid, answer)
             return None
         if grant is not None:
-            grant.mib, grant.demand = wanted.mib, demand
+            grant.resized(wanted.mib, demand)
             grant.taken()
             return grant
         self._grants[wanted.id] = wanted
@@ -329,8 +358,8 @@ class Gate:
             case "idle" if grant.evict is not None:
                 if reading is None or reading.trouble:
                     grant.end_child()
-                elif fresh and grant.mib != used:
-                    # Its next task is judged by what it uses now.
+                elif fresh and used and grant.mib != used:
+                    # Its next task is judged by what it uses now. What NVML attributes to nobody stays reserved.
                     grant.mib, grant.changed = used, True
                 return False
             case "idle" if grant.owner == "-":
@@ -349,21 +378,24 @@ class Gate:
                 needed = reading.total if reading else 0
             else:
                 needed = ledger.needed
-            if reading is not None and needed > room_of(ledger, reading):
+            if reading is not None and needed > max(0, room_of(ledger, reading)):
+                log.info("GPU %s: idle children end for tasks of another worker", uuid)
                 for grant in idle:
                     if grant.uuid == uuid:
                         grant.end_child()
 
     async def _tell_faults(self) -> None:
-        faults, self._faults = self._faults, []
-        for uuid, task_id, why in faults:
+        while self._faults:
+            uuid, task_id, why = self._faults[0]
             limit, seconds = self._config.max_gpu_faults, self._config.gpu_quarantine
             if await self._ledgers.doubt(uuid, task_id, why, limit=limit, seconds=seconds):
                 log.error("GPU %s is in quarantine: %s", uuid, why)
+            self._faults.pop(0)
             self._read[uuid] = await self._ledgers.read(uuid)
-        proven, self._proven = self._proven, set()
-        for uuid in proven:
+        while self._proven:
+            uuid = next(iter(self._proven))
             await self._ledgers.trust(uuid)
+            self._proven.discard(uuid)
             self._read[uuid] = await self._ledgers.read(uuid)
         for one in self._devices():
             if one.trouble and one.uuid not in self._troubled:
@@ -376,5 +408,9 @@ class Gate:
                 self._troubled.discard(one.uuid)
 
     def soon(self) -> None:
-        """Have the devices read again soon."""
-        self._probe.poke()
+        """Have the devices read again soon, for what has just ended; what takes longer waits for the usual reading."""
+        now = self._clock()
+        young = any(now - grant.since < SOON and grant.state != "running" for grant in self._grants.values())
+        if young and now - self._poked_at >= QUIETEST:
+            self._poked_at = now
+            self._probe.poke()

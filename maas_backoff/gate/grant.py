@@ -30,6 +30,8 @@ class Grant:
     """Of the process that uses the memory, where it is one of its own."""
     state: State = "running"
     peak: int = 0
+    kept: int = attrs.field(init=False)
+    """The most that its process was given, and may keep."""
     clock: Callable[[], float] = time.monotonic
     since: float = attrs.field(init=False)
     """When its state began."""
@@ -42,11 +44,19 @@ class Grant:
 
     def __attrs_post_init__(self) -> None:
         self.since = self.clock()
+        self.kept = self.mib
+
+    def resized(self, mib: int, demand: Demand) -> None:
+        """Its next task is given more, or less."""
+        self.mib, self.demand = mib, demand
+        self.kept = max(self.kept, mib)
+        self.changed = True
 
     def used_by(self, pid: int, evict: Callable[[], None]) -> None:
         """A child process of this id uses the memory from now on; `evict` ends it when it is idle."""
         self.owner = owner_of(pid)
         self.evict = evict
+        self.kept = self.mib
         self.dead = False
         self.changed = True
 
@@ -57,8 +67,10 @@ class Grant:
         if evict is not None:
             evict()
 
-    def process_ended(self) -> None:
-        """The child has ended: its memory comes back."""
+    def process_ended(self, pid: int) -> None:
+        """The child of this id has ended, or is about to: its memory comes back. Another may have its place by now."""
+        if self.owner != owner_of(pid):
+            return
         self.evict = None
         self.dead = True
         if self.state == "idle":

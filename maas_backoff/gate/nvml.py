@@ -267,7 +267,10 @@ class NvmlProbe:
             except nvml.NVMLError:  # a timeout: there is none
                 return
             if event.eventData not in _OF_PROGRAMS:
-                uuid = self._call(nvml.nvmlDeviceGetUUID, event.device)
+                try:
+                    uuid = self._call(nvml.nvmlDeviceGetUUID, event.device)
+                except nvml.NVMLError:  # it is lost as well, as its reading will tell
+                    continue
                 for device in self._devices:
                     if device.uuid == uuid:
                         device.xid, device.xid_at = f"Xid {event.eventData}", time.monotonic()

@@ -1,11 +1,9 @@
 """The name under which a process's GPU memory is found, also by workers in other containers of the same machine."""
 
 import os
-from functools import cache
 from pathlib import Path
 
 
-@cache
 def _namespace() -> str:
     """Process ids mean something within one namespace only."""
     try:
@@ -14,9 +12,12 @@ def _namespace() -> str:
         return "0"
 
 
+_NAMESPACE = _namespace()
+
+
 def owner_of(pid: int) -> str:
     """Return the owner's name of a process that leads its session, as children do."""
-    return f"{_namespace()}:{pid}"
+    return f"{_NAMESPACE}:{pid}"
 
 
 def owner_using(pid: int) -> str:

@@ -4,6 +4,7 @@ Devices are reserved first and tasks claimed after: a full GPU costs no writes, 
 """
 
 import logging
+import math
 import time
 
 import anyio
@@ -15,6 +16,7 @@ from maas_backoff.gate.grant import Grant
 from maas_backoff.loops.lane import Lane
 from maas_backoff.loops.patience import Patience
 from maas_backoff.running import Running
+from maas_backoff.store.frame import Answer, Frame
 from maas_backoff.store.redis import RedisStore
 
 log = logging.getLogger("maas_backoff.gpu")
@@ -46,50 +48,69 @@ class Admission:
             except StorageError as error:
                 await self._patience.after(error)
                 continue
-            unsettled = self._gate.unsettled
-            if unsettled:
+            if self._gate.unsettled:
                 self._gate.soon()
-            watchful = waiting or unsettled or self._gate.keeps_children
-            with anyio.move_on_after(PAUSE if watchful else self._interval):
-                await self._pulsed(watchful=watchful)
+            await self._pause(waiting=waiting)
 
-    async def _pulsed(self, *, watchful: bool) -> None:
-        """Wait for something that matters: a new reading alone does not while nothing waits."""
+    async def _pause(self, *, waiting: bool) -> None:
+        """Wait until a look is worth its while: a new reading alone is not while nothing waits."""
+        longest = anyio.current_time() + self._interval
         while True:
-            await self._gate.pulse.wait()
-            if watchful or self._gate.unsettled or self._running.gpu_marked or bool(self._gate.usable) != self._usable:
-                return
+            with anyio.move_on_after(PAUSE):
+                await self._gate.pulse.wait()
             self._gate.pulse.clear()
+            if waiting or self._is_watchful() or anyio.current_time() >= longest:
+                return
+
+    def _is_watchful(self) -> bool:
+        """Whether something here may have changed that matters to tasks, or nothing would tell of one that comes."""
+        gate, running = self._gate, self._running
+        return (
+            gate.unsettled
+            or gate.keeps_children
+            or running.gpu_marked
+            or bool(gate.usable) != self._usable
+            # While it is busy with other tasks it does not sleep where the marker could wake it.
+            or (self._usable and running.hungry)
+        )
 
     async def _look(self) -> bool:
         """Start what fits; True where something is left that waits."""
         await self._gate.tidy()
         readings = self._gate.usable
         self._usable = bool(readings)
-        marked, self._running.gpu_marked = self._running.gpu_marked, False
-        if self._running.closing or not readings:
-            self._running.listens_for_gpu = False
-            self._running.spare_slots = 0
-            return False
+        waiting = await self._start_what_fits() if readings and not self._running.closing else False
+        useless = waiting or not readings or self._running.closing
+        self._running.listens_for_gpu = not useless
+        if not useless and not self._running.hears_gpu and not self._running.hungry:
+            await self._store.rouse(self._running.worker)  # it sleeps without an ear for this
+        if useless and self._running.gpu_marked:
+            await self._store.mark_gpu()  # another worker may have room
+        self._running.gpu_marked = False
+        return waiting
+
+    async def _start_what_fits(self) -> bool:
+        """Start one task after the other, the oldest that fits first; True where something is left that waits."""
+        running = self._running
         waiting, first_ready, held = await self._store.demands()
         while waiting:
-            slots = self._running.free
+            slots = running.free
             made = await self._gate.plan(waiting, slots=max(1, slots), held=held)
             await self._post(made)
             # While all slots are taken, the next free one is for whoever comes first.
-            first = made.starts[0].waiting.rank if made.starts else None
-            self._running.spare_slots = int(not slots and first is not None and first <= first_ready)
-            if not slots or not made.starts or not await self._start(made.starts):
-                break
+            first = made.starts[0].waiting.rank if made.starts else math.inf
+            running.spare(len(made.starts) if slots else int(bool(made.starts) and first <= first_ready))
+            if not slots:
+                if running.spare_slots and running.sleeps_on_slots:
+                    await self._store.rouse(running.worker)
+                return True
+            started = bool(made.starts) and await self._start(made.starts[: running.free])
+            running.spare(0)
+            if not started:
+                return True
             waiting, first_ready, held = await self._store.demands()
-        else:
-            self._running.spare_slots = 0
-        self._running.listens_for_gpu = not waiting
-        if not waiting and not self._running.hears_gpu:
-            await self._store.rouse(self._running.worker)  # it sleeps without an ear for this
-        if waiting and marked:
-            await self._store.mark_gpu()  # another worker may have room
-        return bool(waiting)
+        running.spare(0)
+        return False
 
     async def _post(self, made: Plan) -> None:
         name = made.hold.waiting.name if made.hold else ""
@@ -105,24 +126,29 @@ class Admission:
         """Reserve, claim, and give back what was not needed; False where nothing could be started."""
         grants: list[Grant] = []
         fits: list[str] = []
-        for start in starts:
-            grant = await self._gate.reserve(start)
-            if grant is not None:
-                grants.append(grant)
-                fits.append(f"{start.waiting.name} {grant.uuid} {grant.index} {start.waiting.demand.memory}")
-        frame = self._running.gpu_frame(fits, self._lane.number) if fits else None
-        if frame is None:
+        try:
+            for start in starts:
+                grant = await self._gate.reserve(start)
+                if grant is not None:
+                    grants.append(grant)
+                    fits.append(f"{start.waiting.name} {grant.uuid} {grant.index} {start.waiting.demand.memory}")
+            frame = self._running.gpu_frame(fits, self._lane.number)
+            return frame is not None and await self._claim(frame, grants)
+        finally:
+            # What no task has taken, also when the server did not answer.
             for grant in grants:
-                grant.attempt_ended()
-            return False
+                if not grant.task_id:
+                    grant.attempt_ended()
+
+    async def _claim(self, frame: Frame, grants: list[Grant]) -> bool:
+        """Claim tasks for what was reserved; False where there were none (any more)."""
         sent = time.monotonic()
-        answer = await self._lane.send(frame)
-        taken = {claimed.fit for claimed in answer.claimed}
+        try:
+            answer = await self._lane.send(frame)
+        except StorageError:
+            self._running.answered(frame, Answer([], [], None, hit=False))
+            raise
         for claimed in answer.claimed:
             self._gate.claimed(grants[claimed.fit], claimed.task.task_id, claimed.demand)
         self._lane.apply(frame, answer, sent, grants)
-        for number, grant in enumerate(grants):
-            if number not in taken:
-                grant.attempt_ended()
-        await self._gate.tidy()
-        return bool(taken)
+        return bool(answer.claimed)

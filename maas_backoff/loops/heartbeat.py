@@ -132,11 +132,18 @@ class Heartbeat:
 
     async def _renew_grants(self, client: Client) -> None:
         """Renew what this worker was granted of GPUs; in a Cluster that lies elsewhere, for each device."""
+        failure: StorageError | TimeoutError | None = None
         for uuid, reservations in self._gate.held().items():
-            with anyio.fail_after(self._lease / 3):
-                missing = await self._gate.renew(uuid, reservations, client)
+            try:
+                with anyio.fail_after(self._deadline):
+                    missing = await self._gate.renew(uuid, reservations, client)
+            except (StorageError, TimeoutError) as error:
+                failure = error  # the others are not to run out because of this one
+                continue
             if missing:
                 self._loop.call_soon_threadsafe(self._gate.missing, missing)
+        if failure is not None:
+            raise failure
 
     def _renewable(self) -> list[Attempt]:
         """All but those that ignore their timeout: they would hold their lease for ever."""

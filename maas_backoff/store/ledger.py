@@ -47,6 +47,8 @@ class DeviceLedger:
     needed: int = 0
     shut: str = ""
     shut_for: float = 0
+    tried: bool = False
+    """Whether a task tries it now."""
     doubted: bool = False
 
     @classmethod
@@ -56,8 +58,11 @@ class DeviceLedger:
         found = (Reservation.of(name[2:], value, now_ms) for name, value in fields.items() if name.startswith("r:"))
         hold, need = _current(fields.get("hold"), now_ms), _current(fields.get("need"), now_ms)
         until, _, reason = fields.get("shut", "").partition(" ")
+        reservations = {one.id: one for one in found if one is not None}
+        trying = reservations.get(fields.get("trial", ""))
         return cls(
-            reservations={one.id: one for one in found if one is not None},
+            reservations=reservations,
+            tried=trying is not None and trying.state == "running",
             held_for=hold.partition(" ")[2],
             needed=int(need or 0),
             shut=reason,
@@ -127,21 +132,23 @@ class Ledgers:
 
     async def keep(self, uuid: str, reservations: Iterable[Reservation], *, again: bool = False) -> None:
         """Change reservations; those that are gone are entered `again`, or left so."""
-        await self.server(uuid).run(scripts.KEEP, [ledger(uuid)], self._kept(reservations, again=again))
+        await self.server(uuid).run(
+            scripts.KEEP, [ledger(uuid)], self._kept(reservations, "enter" if again else "change")
+        )
 
     async def renew(self, uuid: str, reservations: Iterable[Reservation], client: Client) -> list[str]:
         """Renew reservations from another thread; the ids of those that are gone. `client` is that thread's own."""
         if self._server.clustered:
             client = self.server(uuid).new_client(connections=1)
         try:
-            missing = await client.run(scripts.KEEP, [ledger(uuid)], self._kept(reservations, again=False))
+            missing = await client.run(scripts.KEEP, [ledger(uuid)], self._kept(reservations, "renew"))
         finally:
             if self._server.clustered:
                 await client.aclose()
         return [name.decode() for name in missing]
 
-    def _kept(self, reservations: Iterable[Reservation], *, again: bool) -> list[Any]:
-        args: list[Any] = [self.clock, self._lease_ms, int(again)]
+    def _kept(self, reservations: Iterable[Reservation], how: str) -> list[Any]:
+        args: list[Any] = [self.clock, self._lease_ms, how]
         for one in reservations:
             args += one.id, one.mib, one.state, one.owner, f"{one.worker} {one.queue} {one.task_id}"
         return args

@@ -153,8 +153,8 @@ class RedisStore:
         """Return what waits for GPUs, the rank of the first task that needs none, or infinity, and the hold."""
         _, first_ready, hold, rows = await self._run(scripts.DEMANDS, [self.clock, self.keys.prefix])
         waiting = [
-            Waiting(name.decode(), Demand.parse(demand.decode()), count, float(rank), int(age) / 1000, avoid.decode())
-            for name, demand, count, rank, age, avoid in rows
+            Waiting(name.decode(), Demand.parse(demand.decode()), float(rank), int(age) / 1000, avoid.decode())
+            for name, demand, rank, age, avoid in rows
         ]
         return waiting, float(first_ready or "inf"), hold.decode()
 
@@ -314,7 +314,9 @@ class RedisStore:
     async def stats(self) -> QueueStats:
         """Return the queue's counts."""
         _, *counts, age_ms, listed = await self._run(scripts.STATS, [self.clock, self.keys.prefix])
-        waiting = [(Demand.parse(need.decode()), count) for need, count in zip(listed[::2], listed[1::2], strict=True)]
+        # Of a set that several demands share, the size that none of them is above stands for all.
+        names = [name.decode().removeprefix("~") for name in listed[::2]]
+        waiting = [(Demand.parse(name), count) for name, count in zip(names, listed[1::2], strict=True)]
         fleet: Sequence[Worker] = await self.fleet() if waiting else ()
         unfit = sum(count for demand, count in waiting if not any(worker.could_fit(demand) for worker in fleet))
         pending, scheduled, processing, completed, failed, cancelled = map(int, counts)

@@ -39,7 +39,6 @@ _HARMLESS = {
             "HLEN $",
             "HMGET $ field",
             "HSET $ field value alone",
-            "HVALS $",
             "PERSIST $",
             "PEXPIRE $ 1",
             "PUBLISH & nothing",

@@ -43,7 +43,7 @@ SETTLE = Script.load(
     "now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits groups",
 )
 RENEW = Script.load("renew", "leases workers info", "now prefix worker info lease_ms")
-LEAVE = Script.load("leave", "workers info marker ready scheduled", "worker")
+LEAVE = Script.load("leave", "workers info marker ready scheduled demands gpu_marker", "worker")
 REAP = Script.load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit")
 CANCEL = Script.load("cancel", "task", "prefix id keep_ms")
 PROGRESS = Script.load("progress", "meta", "prefix")
@@ -59,7 +59,7 @@ QUEUE = (ENQUEUE, SETTLE, RENEW, LEAVE, REAP, CANCEL, PROGRESS, GET, LIST, STATS
 """Those that work on a queue."""
 
 RESERVE = Script.load("reserve", "ledger", "now id mib free limit lease_ms settle_ms holder owner rest")
-KEEP = Script.load("keep", "ledger", "now lease_ms again")
+KEEP = Script.load("keep", "ledger", "now lease_ms how")
 LEDGER = Script.load("ledger", "ledger", "now")
 POST = Script.load("post", "ledger", "now field lease_ms value")
 DOUBT = Script.load("doubt", "ledger", "now task limit shut_ms reason")

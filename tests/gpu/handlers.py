@@ -66,3 +66,21 @@ def scheduler() -> TaskBackoffScheduler:
     made.set_custom_task_handler(handle)
     made.set_worker_lifespan(lifespan)
     return made
+
+
+def sleep_for_long(task: TaskEntity) -> None:
+    time.sleep(60)
+
+
+def pid(task: TaskEntity) -> int:
+    return os.getpid()
+
+
+def pid_with_model(task: TaskEntity, model: object) -> int:
+    return os.getpid()
+
+
+@contextmanager
+def too_large() -> Iterator[None]:
+    raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    yield

@@ -1,29 +1,36 @@
 """Tasks start where there is room, and only there; they say why they wait; what they held is given back."""
 
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
 import attrs
 import pytest
+from gpu import handlers as gpu_handlers
 from support import Server, eventually, quick_config
 
 from maas_backoff import (
     GpuConfig,
     ResultEntity,
     Retry,
+    StorageError,
     TaskBackoffConfig,
     TaskBackoffScheduler,
     TaskEntity,
     TaskSpec,
     TaskStatus,
 )
+from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.reading import Reading
+from maas_backoff.store.frame import Frame
 from maas_backoff.store.ledger import Ledgers
+from maas_backoff.store.redis import RedisStore
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = pytest.mark.anyio
@@ -535,7 +542,7 @@ async def test_more_demands_than_are_told_apart(gpu_config: TaskBackoffConfig, n
     needs = [n / 8 for n in range(1, 51)]
     await scheduler.create_tasks([TaskSpec({}, f"{need}", min_gpu_memory_gb=need) for need in needs])
     client = scheduler._tasks.store
-    assert len(await client.server.execute("HKEYS", client.keys("demands"))) == 32
+    assert len(await client.server.execute("HKEYS", client.keys("demands"))) == 16 + 2, "2 to 4, and to 8 GiB"
     assert (await scheduler.get_queue_stats()).gpu_count == 50
     async with scheduler:
         results = [(await scheduler.wait_task(f"{need}", 30)).result for need in needs]
@@ -579,6 +586,276 @@ async def test_a_worker_that_is_stopped_gives_everything_back(gpu_config: TaskBa
     assert [await reserved(scheduler, gpu.uuid) for gpu in two.gpus] == [0, 0]
     assert (await scheduler.get_queue_stats()).gpu_count == 6
     await scheduler.shutdown()
+
+
+async def test_a_lost_task_is_run_by_an_idle_worker(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
+    """Its worker has died: a suspect, one at a time, also while a claim of other tasks sleeps on the server."""
+    gpu_config.threadpool.concurrency = 8
+
+    async def handler(task: TaskEntity) -> int:
+        return task.lost_count
+
+    store = RedisStore(gpu_config)
+    scheduler = worker(gpu_config, two, handler)
+    ids = await scheduler.create_tasks([TaskSpec({}, f"lost {n}") for n in range(3)])
+    frame = Frame((), 3, may_claim_suspect=True, request_id="1", lane=0, fits=("4096:0 GPU-x 0 4096",) * 3)
+    assert len((await store.exchange(frame, "a ghost")).claimed) == 3
+    async with scheduler:
+        assert [(await scheduler.wait_task(task_id, 30)).result for task_id in ids] == [1, 1, 1]
+    await store.aclose()
+
+
+async def test_a_slot_that_was_kept_for_nothing_is_given_to_others(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """A task that needs a GPU is next, and cancelled before a slot is free: those behind it run."""
+    gpu_config.threadpool.concurrency = 1
+    gpu_config.scheduler.interval = 3600
+    go_on = anyio.Event()
+
+    async def handler(task: TaskEntity) -> None:
+        if task.task_id == "long":
+            await go_on.wait()
+
+    async with worker(gpu_config, FakeGpuProbe([FakeGpu(new_uuid())]), handler) as scheduler:
+        await scheduler.create_task({}, "long", min_gpu_memory_gb=0)
+        await eventually(lambda: _running(scheduler, 1), "it runs")
+        await scheduler.create_task({}, "gpu")
+        await scheduler.create_tasks([TaskSpec({}, f"behind {n}", min_gpu_memory_gb=0) for n in range(3)])
+        assert scheduler._service is not None
+        running = scheduler._service.running
+        await eventually(lambda: running.spare_slots, "the next slot is kept")
+        await scheduler.cancel_task("gpu")
+        go_on.set()
+        for n in range(3):
+            await scheduler.wait_task(f"behind {n}", 20)
+
+
+async def test_what_was_reserved_in_vain_is_given_back(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server fails between two reservations, and again at the claim."""
+    probe = FakeGpuProbe([FakeGpu(new_uuid()), FakeGpu(new_uuid())])
+    reserve, exchange = Ledgers.reserve, RedisStore.exchange
+    calls: list[str] = []
+
+    async def failing_reserve(self: Ledgers, *args: Any, **kwargs: Any) -> str:
+        calls.append("reserve")
+        if len(calls) == 2:
+            raise StorageError("a fault of the test")
+        return await reserve(self, *args, **kwargs)
+
+    async def failing_exchange(self: RedisStore, frame: Frame, worker: str) -> Any:
+        if frame.fits and "claim" not in calls:
+            calls.append("claim")
+            raise StorageError("another fault of the test")
+        return await exchange(self, frame, worker)
+
+    monkeypatch.setattr(Ledgers, "reserve", failing_reserve)
+    monkeypatch.setattr(RedisStore, "exchange", failing_exchange)
+
+    async def handler(task: TaskEntity) -> None:
+        pass
+
+    scheduler = worker(gpu_config, probe, handler)
+    ids = await scheduler.create_tasks([TaskSpec({}, min_gpu_memory_gb=memory) for memory in (8, 9, 10)])
+    async with scheduler:
+        for task_id in ids:
+            await scheduler.wait_task(task_id, 30)
+        assert "claim" in calls
+        await eventually(lambda: _all_given_back(scheduler, probe), "all is given back")
+        assert scheduler._service is not None and scheduler._service.running.free >= 7, "no slot is lost"
+
+
+async def test_a_running_task_is_told_of_its_cancel_at_once(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
+    """Not by the next heartbeat, which is ten seconds away."""
+    gpu_config.scheduler.lease = 30
+
+    async def handler(task: TaskEntity) -> None:
+        await anyio.sleep(60)
+
+    async with worker(gpu_config, two, handler) as scheduler:
+        await scheduler.create_task({}, "x")
+        await eventually(lambda: _running(scheduler, 1), "it runs")
+        assert await scheduler.cancel_task("x", running=True)
+        assert (await scheduler.wait_task("x", 5)).status is TaskStatus.CANCELLED
+
+
+async def test_a_worker_that_is_busy_hears_of_tasks_for_its_gpu(
+    gpu_config: TaskBackoffConfig, two: FakeGpuProbe
+) -> None:
+    """A backlog that needs no GPU, and a task with a head start that does: it does not wait for `interval`."""
+    gpu_config.scheduler.interval = 3600
+    gpu_config.threadpool.concurrency = 2
+    done: list[str] = []
+
+    async def handler(task: TaskEntity) -> None:
+        await anyio.sleep(0.01)
+        done.append(task.task_id)
+
+    async with worker(gpu_config, two, handler) as scheduler:
+        await scheduler.create_tasks([TaskSpec({}, min_gpu_memory_gb=0) for _ in range(2000)])
+        await eventually(lambda: len(done) > 10, "it is busy")
+        await scheduler.create_task({}, "gpu", priority=-100)
+        await scheduler.wait_task("gpu", 20)
+        assert len(done) < 1500
+        for task in (await scheduler.list_tasks("pending", limit=1000)).tasks:
+            await scheduler.cancel_task(task.task_id)
+
+
+async def test_more_is_asked_for_although_the_memory_is_seen_to_be_full(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """NVML shows this process at 15.5 GiB when memory runs out: the most it could have is all."""
+    gpu = FakeGpu(new_uuid())
+    asked: list[float] = []
+
+    async def handler(task: TaskEntity) -> None:
+        assert task.gpu is not None
+        asked.append(task.gpu.memory_gb)
+        gpu.processes[os.getsid(0)] = 15.5
+        await anyio.sleep(0.05)
+        if task.oom_count < 2:
+            raise OutOfMemoryError
+        gpu.processes.clear()
+
+    async def release() -> None:
+        while True:
+            await anyio.sleep(0.3)
+            gpu.processes.clear()
+
+    async with worker(gpu_config, FakeGpuProbe([gpu]), handler) as scheduler, anyio.create_task_group() as group:
+        group.start_soon(release)
+        await scheduler.create_task({}, "x")
+        assert (await scheduler.wait_task("x", 20)).status is TaskStatus.COMPLETED
+        group.cancel_scope.cancel()
+    assert asked == [4, 6, 9]
+
+
+async def test_no_device_is_held_for_a_task_that_only_its_ceiling_keeps_away(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    gpu_config.gpu.starvation_after = 0
+    gpu = FakeGpu(new_uuid(), utilization=90)
+
+    async def handler(task: TaskEntity) -> None:
+        pass
+
+    async with worker(gpu_config, FakeGpuProbe([gpu]), handler) as scheduler:
+        await scheduler.create_task({}, "picky", max_gpu_utilization=10)
+        await eventually(lambda: _waits_for(scheduler, "picky", "a utilisation of 90 %"), "it says so")
+        await scheduler.create_task({}, "plain")
+        await scheduler.wait_task("plain", 10)
+        await scheduler.cancel_task("picky")
+
+
+async def test_what_closes_a_device_that_is_well_is_told(gpu_config: TaskBackoffConfig, new_uuid: NewUuid) -> None:
+    gpu_config.gpu.tasks_per_gpu = 1
+    done = anyio.Event()
+
+    async def handler(task: TaskEntity) -> None:
+        await done.wait()
+
+    async with worker(gpu_config, FakeGpuProbe([FakeGpu(new_uuid())]), handler) as scheduler:
+        await scheduler.create_tasks([TaskSpec({}, "first"), TaskSpec({}, "second", min_gpu_memory_gb=2)])
+        expected = "and the device with room runs 1 tasks, which is tasks_per_gpu"
+        await eventually(lambda: _either_waits_for(scheduler, expected), "it says so")
+        done.set()
+        for task_id in ("first", "second"):
+            await scheduler.wait_task(task_id, 20)
+
+
+async def _either_waits_for(scheduler: TaskBackoffScheduler, text: str) -> bool:
+    return await _waits_for(scheduler, "first", text) or await _waits_for(scheduler, "second", text)
+
+
+async def test_waiting_for_memory_to_come_back_keeps_nobody_busy(
+    server: Server, gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """A killed child's memory is shown for 3 s: some looks a second, not thousands."""
+    gpu_config.threadpool.proc_mode = "process"
+    gpu_config.task.max_retry_count = 0
+    gpu = FakeGpu(new_uuid())
+    scheduler = TaskBackoffScheduler(gpu_config, gpu_probe=FakeGpuProbe([gpu]))
+    scheduler.set_custom_task_handler(gpu_handlers.sleep_for_long)
+    async with scheduler:
+        await scheduler.create_task({}, "x", exec_timeout=1)
+        assert scheduler._service is not None
+        gate = scheduler._service._gate
+        await eventually(lambda: any(grant.owner != "-" for grant in gate._grants.values()), "its child is there")
+        (grant,) = gate._grants.values()
+        gpu.processes[int(grant.owner.split(":")[1])] = 4
+        await scheduler.wait_task("x", 20)
+        before = server.client.info("stats")["total_commands_processed"]
+        await anyio.sleep(2)
+        assert server.client.info("stats")["total_commands_processed"] - before < 1000
+        assert await reserved(scheduler, gpu.uuid) == 4096
+        gpu.processes.clear()
+        await eventually(lambda: _all_given_back(scheduler, FakeGpuProbe([gpu])), "it is given back")
+
+
+async def test_children_whose_memory_nobody_tells_of_serve_one_task_after_the_other(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """A container sees no processes: what a warm child keeps looks like a stranger's, and its next task has it."""
+    gpu_config.threadpool.proc_mode = "process"
+    gpu_config.task.min_gpu_memory_gb = 10
+    gpu = FakeGpu(new_uuid())
+    scheduler = TaskBackoffScheduler(gpu_config, gpu_probe=FakeGpuProbe([gpu]))
+    scheduler.set_custom_task_handler(gpu_handlers.pid)
+    async with scheduler:
+        first = await scheduler.wait_task(await scheduler.create_task({}), 20)
+        gpu.strangers_gb = 9
+        await anyio.sleep(0.5)
+        second = await scheduler.wait_task(await scheduler.create_task({}), 20)
+        assert second.result == first.result, "the same process"
+        # A small one is given no more than it asks for.
+        await scheduler.wait_task(await scheduler.create_task({}, min_gpu_memory_gb=2), 20)
+        assert await reserved(scheduler, gpu.uuid) == 2048
+        # And one that is too large for what is free beside it has the child ended.
+        large = await scheduler.create_task({}, min_gpu_memory_gb=14)
+        await eventually(lambda: _child_is_gone(first.result), "it is gone")
+        gpu.strangers_gb = 0
+        assert (await scheduler.wait_task(large, 20)).result != first.result
+
+
+def _child_is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+async def test_a_child_that_is_replaced_leaves_its_place_to_the_next(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """Two tasks each: no process is left over, and each that lives is one that the ledger knows."""
+    gpu_config.threadpool.proc_mode = "process"
+    gpu_config.threadpool.max_tasks_per_process = 2
+    gpu = FakeGpu(new_uuid())
+    scheduler = TaskBackoffScheduler(gpu_config, gpu_probe=FakeGpuProbe([gpu]))
+    scheduler.set_custom_task_handler(gpu_handlers.pid)
+    async with scheduler:
+        pids = [(await scheduler.wait_task(await scheduler.create_task({}), 20)).result for _ in range(9)]
+        assert max(Counter(pids).values()) == 2
+        living = [pid for pid in set(pids) if not _child_is_gone(pid)]
+        await eventually(lambda: len([pid for pid in living if not _child_is_gone(pid)]) <= 1, "they have ended")
+        assert scheduler._service is not None
+        owners = {grant.owner for grant in scheduler._service._gate._grants.values()}
+        assert {owner_of(pid) for pid in living if not _child_is_gone(pid)} <= owners
+
+
+async def test_a_model_that_does_not_fit_is_a_want_of_memory(gpu_config: TaskBackoffConfig, new_uuid: NewUuid) -> None:
+    """A lifespan that runs out of memory: the task comes back for more, with no retry used."""
+    gpu_config.threadpool.proc_mode = "process"
+    gpu_config.task.max_retry_count = 0
+    scheduler = TaskBackoffScheduler(gpu_config, gpu_probe=FakeGpuProbe([FakeGpu(new_uuid())]))
+    scheduler.set_custom_task_handler(gpu_handlers.pid_with_model)
+    scheduler.set_worker_lifespan(gpu_handlers.too_large)
+    async with scheduler:
+        task = await scheduler.wait_task(await scheduler.create_task({}), 30)
+    assert (task.status, task.oom_count, task.attempt) == (TaskStatus.FAILED, 3, 4)
+    assert "CUDA out of memory" in task.attempts[0].error.message
 
 
 async def test_the_lifespan_of_a_worker_is_entered_once_and_left_at_the_end(config: TaskBackoffConfig) -> None:

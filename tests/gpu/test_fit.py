@@ -20,7 +20,7 @@ def device(uuid: str, free: int, total: int = 16, **more: Any) -> Reading:
 
 def waits(memory: int, rank: float = 1, age: float = 0, ceiling: float = 0, avoid: str = "") -> Waiting:
     demand = Demand(memory, ceiling)
-    return Waiting(demand.name, demand, 1, rank, age, avoid)
+    return Waiting(demand.name, demand, rank, age, avoid)
 
 
 def ledger(*reserved: tuple[str, int, str], **more: Any) -> DeviceLedger:

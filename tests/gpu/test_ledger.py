@@ -83,13 +83,16 @@ class Machine(RuleBasedStateMachine):
         others = {other: known for other, known in self.alive().items() if other != name}
         mine = self.model.get(name)
         unseen = sum(max(0, known.mib - known.used) for known in others.values())
-        starting = any(self.now < known.start_until and known.used < 0.5 * known.mib for known in others.values())
+        starting = any(
+            self.now < known.start_until and (not known.mib or known.used < 0.5 * known.mib)
+            for known in others.values()
+        )
         running = sum(known.state == "running" for known in others.values())
         if limit and running >= limit:
             expected = "busy"
         elif settle and starting:
             expected = "starting"
-        elif mib > self.free + (mine.used if mine else 0) - unseen:
+        elif mib > self.free + (mine.used if mine else 0) - unseen and (mine is None or mib > mine.mib):
             expected = "room"
         else:
             expected = "ok"
@@ -241,6 +244,67 @@ async def test_three_different_tasks_make_a_quarantine_and_one_success_ends_it(s
     found = await ledgers.read("GPU-q")
     assert (found.shut, found.doubted) == ("", False)
     assert await try_it("w/4") == "ok"
+    await ledgers._server.aclose()
+
+
+async def test_a_success_of_what_began_before_proves_nothing_and_a_lost_answer_shortens_nothing(server: Server) -> None:
+    """Only when the quarantine is over may a task open the device again."""
+    ledgers = _ledgers(server)
+    ledgers.clock = f"{START}"
+    assert await ledgers.doubt("GPU-s", "", "Xid 79", limit=1, seconds=300)
+    await ledgers.trust("GPU-s")
+    assert await ledgers.doubt("GPU-s", "", "GPU is lost", limit=1, seconds=0)
+    found = await ledgers.read("GPU-s")
+    assert (found.shut, found.shut_for) == ("GPU is lost", 300)
+    await ledgers._server.aclose()
+
+
+async def test_what_runs_already_does_not_keep_a_device_from_being_tried(server: Server) -> None:
+    """A moment without an answer costs no more than that: one task tries it beside those that run on."""
+    ledgers = _ledgers(server)
+    ledgers.clock = f"{START}"
+
+    async def take(name: str) -> str:
+        return await ledgers.reserve(
+            "GPU-t", _reservation(name, 1), free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0"
+        )
+
+    assert await take("w/1") == "ok"
+    assert await ledgers.doubt("GPU-t", "", "Timeout", limit=1, seconds=0)
+    ledgers.clock = f"{START + 1}"
+    assert [await take("w/2"), await take("w/3")] == ["ok", "shut"]
+    assert (await ledgers.read("GPU-t")).tried
+    await ledgers.release("GPU-t", ["w/2"])
+    assert await take("w/3") == "ok"
+    await ledgers._server.aclose()
+
+
+async def test_a_full_server_goes_on_keeping_what_is_reserved(any_server: Server) -> None:
+    """Neither runs a reservation out then, nor is its place given away: all that runs is written down."""
+    ledgers = _ledgers(any_server)
+    ledgers.clock = f"{START}"
+    wanted = _reservation("w/1", 10)
+
+    async def other() -> str:
+        return await ledgers.reserve(
+            "GPU-n", _reservation("w/2", 10), free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0"
+        )
+
+    assert await ledgers.reserve("GPU-n", wanted, free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0") == "ok"
+    await ledgers.doubt("GPU-n", "", "warm up", limit=1, seconds=0)
+    await ledgers.trust("GPU-n")
+    client = await ledgers._server.connect()
+    any_server.client.config_set("maxmemory", "1mb")
+    try:
+        for beat in range(1, 4):
+            ledgers.clock = f"{START + beat * 2000}"
+            assert await ledgers.renew("GPU-n", [wanted], client) == []
+            assert await other() == "room"
+        await ledgers.keep("GPU-n", [wanted])
+        assert await ledgers.hold("GPU-n", "q 10:0", 10, 5)
+        assert await ledgers.doubt("GPU-n", "", "Xid 79", limit=1, seconds=5)
+    finally:
+        any_server.client.config_set("maxmemory", 0)
     await ledgers._server.aclose()
 
 

@@ -138,6 +138,19 @@ def test_an_xid_is_noted_unless_a_program_brings_it_about(here: Driver, started:
     assert (found["GPU-a"].trouble, found["GPU-b"].trouble) == ("Xid 79", "")
 
 
+def test_a_device_that_is_lost_in_the_moment_of_its_xid_does_not_take_the_others_with_it(
+    here: Driver, started: Started
+) -> None:
+    here.device("GPU-a")
+    here.device("GPU-b")
+    probing = started()
+    probing.next()
+    here.change("GPU-a", xid=79, lost=1)
+    probing.next()
+    found = probing.next()
+    assert found["GPU-a"].trouble and found["GPU-b"].free == 16 * 1024
+
+
 def test_without_a_driver_there_is_nothing_and_it_says_why(here: Driver, started: Started) -> None:
     here.globals = {"init_error": 9}
     here.write()

@@ -186,7 +186,8 @@ async def test_a_lost_device_and_a_slow_driver(rig: Rig, new_uuid: Callable[[], 
     told = time.monotonic()
     tasks = [await rig.producer.wait_task(task_id, 60) for task_id in ids]
     assert {task.status for task in tasks} == {TaskStatus.COMPLETED}
-    begun = Counter(event[3] for event in rig.events() if event[1] == "begin" and float(event[0]) > told)
+    # A child that was being started by then may begin yet.
+    begun = Counter(event[3] for event in rig.events() if event[1] == "begin" and float(event[0]) > told + 2)
     assert begun[goes] == 0 and begun[stays] > 10, begun
     assert not await _health(rig, stays, "GPU is lost")
 

@@ -4,7 +4,11 @@
 -- hold    "expiry_ms MiB holder": nothing else starts here, so that the holder's task finds room one day
 -- need    "expiry_ms MiB": somebody wants that much: idle children are to go
 -- shut    "until_ms reason": the device is in quarantine; after that, one task at a time is let in, and one success ends it
+-- trial   the reservation of the task that tries it then
 -- faults  the last tasks, one a line, that failed here as on a broken device, with no success in between
+
+-- A first write that a full memory does not refuse; after it, none is refused: what runs is to be kept in the ledger.
+local function begin_writing(ledger) redis.call('HDEL', ledger, '') end
 
 -- A device that nobody uses any more is forgotten.
 local KEPT_MS = 86400000

@@ -16,31 +16,33 @@ local function head_start_and_demand(created)
   return tonumber(head_start or 0), demand or '-'
 end
 
--- A demand is "<MiB>:<percent>". At most so many are told apart; what is beyond shares a set, which is listed with the
--- most memory and the lowest ceiling that any of its tasks needs.
-local DEMANDS = 32
+-- A demand is "<MiB>:<percent>". The first sixteen have sets of their own; further ones share those of like size, "~<MiB>",
+-- a power of two that none of them is above: there are never more than a few dozen.
+local EXACT = 16
 
 local function gpu_set(prefix, name) return prefix .. 'gpu:' .. name end
 
-local function stricter(one, other)
-  local memory, ceiling = string.match(one, '^(.+):(.+)$')
-  local memory2, ceiling2 = string.match(other, '^(.+):(.+)$')
-  local both = math.min(tonumber(ceiling), tonumber(ceiling2))
-  if both == 0 then both = math.max(tonumber(ceiling), tonumber(ceiling2)) end
-  return string.format('%.0f:%.14g', math.max(tonumber(memory), tonumber(memory2)), both)
+local function is_shared(name) return string.sub(name, 1, 1) == '~' end
+
+-- What a task needs now: what it ran out of memory with before, or what it was created with.
+local function demand_of(raised, created)
+  if raised then return string.match(raised, '^%S+') end
+  local _, demand = head_start_and_demand(created)
+  return demand
 end
 
 -- The set in which a demand's tasks wait; lists it. For the writing part of a script.
 local function listed_gpu_set(prefix, demand)
-  local demands = prefix .. 'demands'
-  if redis.call('HEXISTS', demands, demand) == 1 then return gpu_set(prefix, demand) end
-  if redis.call('HLEN', demands) < DEMANDS - 1 then
-    redis.call('HSET', demands, demand, demand)
-    return gpu_set(prefix, demand)
+  local demands, name = prefix .. 'demands', demand
+  if redis.call('HEXISTS', demands, demand) == 0 then
+    if redis.call('HLEN', demands) >= EXACT then
+      local memory, size = tonumber(string.match(demand, '^[^:]+')), 1
+      while size < memory do size = 2 * size end
+      name = '~' .. whole(size)
+    end
+    redis.call('HSET', demands, name, '')
   end
-  local shared = redis.call('HGET', demands, 'more')
-  redis.call('HSET', demands, 'more', shared and stricter(shared, demand) or demand)
-  return gpu_set(prefix, 'more')
+  return gpu_set(prefix, name)
 end
 
 -- All sets in which tasks wait for a GPU.

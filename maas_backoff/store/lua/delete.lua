@@ -5,7 +5,9 @@ Returns: 1 deleted, 0 not there or running
 ]]
 --#include _queue
 local prefix, id = ARGV[1], ARGV[2]
-local sets = gpu_sets(prefix)  -- before the first write: in a Cluster, the list may be on its way to another node
+-- Before the first write: while a Cluster moves the queue, a key that never is is refused, and some of these may be gone.
+redis.call('ZCARD', prefix .. 'never')
+local sets = gpu_sets(prefix)
 if redis.call('HEXISTS', KEYS[1], 'p') == 0 or redis.call('HGET', KEYS[1], 's') == 'processing' then return 0 end
 for k = 2, #KEYS do redis.call('ZREM', KEYS[k], id) end
 for _, set in ipairs(sets) do redis.call('ZREM', set, id) end

@@ -1,21 +1,27 @@
 --[[ What waits for a GPU, by what it needs, and who comes first.
 KEYS: demands ready hold
 ARGV: now prefix
-Returns: now, rank of the first ready task or '', what is held for whom or '', and per demand: name, demand, how many wait, rank of the first, ms since it was due, the device it should rather not get or ''
+Returns: now, rank of the first ready task or '', what is held for whom or '', and per demand: name of its set, demand, rank of the first, ms since it was due, the device it should rather not get or ''
+Of a set that several demands share, each of those among its first tasks.
 ]]
 --#include _clock
 --#include _queue
+--#include _task
 local now, prefix = clock(ARGV[1]), ARGV[2]
 local rows = {}
-local listed = redis.call('HGETALL', KEYS[1])
-for n = 1, #listed, 2 do
-  local set = gpu_set(prefix, listed[n])
-  local first = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')
-  if first[1] then
-    local task = redis.call('HMGET', prefix .. 't:' .. first[1], 'u', 'p', 'q')
-    local due = task[1] or task[2] and string.match(task[2], '^%d+') or now
-    local avoid = task[3] and string.match(task[3], '^%S+ (%S+)') or ''
-    rows[#rows + 1] = { listed[n], listed[n + 1], redis.call('ZCARD', set), first[2], whole(now - due), avoid }
+for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+  local seen = {}
+  local first = redis.call('ZRANGE', gpu_set(prefix, name), 0, is_shared(name) and 31 or 0, 'WITHSCORES')
+  for n = 1, #first, 2 do
+    local task = fields_of(prefix .. 't:' .. first[n], 'u', 'p', 'q') or {}
+    -- One whose hash is gone or of the wrong type is dropped by whoever claims it: it needs nothing.
+    local demand = not is_shared(name) and name or task[2] and demand_of(task[3], task[2]) or '0:0'
+    if not seen[demand] then
+      seen[demand] = true
+      local due = task[1] or task[2] and string.match(task[2], '^%d+') or now
+      local avoid = task[3] and string.match(task[3], '^%S+ (%S+)') or ''
+      rows[#rows + 1] = { name, demand, first[n + 1], whole(now - due), avoid }
+    end
   end
 end
 return { whole(now), redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2] or '', redis.call('GET', KEYS[3]) or '', rows }

@@ -8,12 +8,16 @@ No `reason`: it works. No `task`: the device says so itself. Only different task
 --#include _ledger
 local ledger = KEYS[1]
 local now, task, limit, shut_ms, reason = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local before = redis.call('HGET', ledger, 'shut')
+local until_before = before and until_of(before) or 0
 if reason == '' then
-  redis.call('HDEL', ledger, 'shut', 'faults')
+  -- A task that had begun before the device was shut proves nothing.
+  if until_before <= now then redis.call('HDEL', ledger, 'shut', 'faults', 'trial') end
   return 0
 end
 local faults = redis.call('HGET', ledger, 'faults') or ''
-local again = redis.call('HEXISTS', ledger, 'shut') == 1
+local again = before ~= false
+begin_writing(ledger)
 local count = 0
 if task ~= '' then
   local seen = false
@@ -28,6 +32,6 @@ if task ~= '' then
   redis.call('HSET', ledger, 'faults', faults)
 end
 local shut = again or task == '' or count >= limit
-if shut then redis.call('HSET', ledger, 'shut', whole(now + shut_ms) .. ' ' .. reason) end
+if shut then redis.call('HSET', ledger, 'shut', whole(math.max(now + shut_ms, until_before)) .. ' ' .. reason) end
 redis.call('PEXPIRE', ledger, KEPT_MS)
 return shut and 1 or 0

@@ -3,7 +3,7 @@ KEYS: ledger
 ARGV: now id mib free limit lease_ms settle_ms holder owner rest | per process that uses the device: owner used
 Returns: 'ok', or what stands against it: 'room', 'busy', 'starting', 'held', 'shut'
 `free` and `used` are of one reading, in MiB. An id that has a reservation is given a larger or smaller one, and the memory its
-process uses counts as free for it. `limit` is how many tasks may run here at once, 0: no matter. `settle_ms` says how long
+process uses counts as free for it; a smaller one is never refused for want of room. `limit` is how many tasks may run here at once, 0: no matter. `settle_ms` says how long
 nothing else may start after this, unless its memory shows before; 0: nothing starts. `rest` is "worker queue task".
 ]]
 --#include _clock
@@ -17,31 +17,37 @@ local used = {}
 for n = 11, #ARGV, 2 do used[ARGV[n]] = tonumber(ARGV[n + 1]) end
 
 local fields = fields_in(ledger)
-local room, running, starting, expired = free + (used[owner] or 0), 0, false, {}
+local trial = fields.trial and fields['r:' .. fields.trial]
+trial = trial and reservation(trial)
+local room, mine, running, starting, expired = free + (used[owner] or 0), -1, 0, false, {}
 for name, value in pairs(fields) do
   if string.sub(name, 1, 2) == 'r:' then
     local other = reservation(value)
     if other.expiry < now then
       expired[#expired + 1] = name
-    elseif name ~= 'r:' .. id then
+    elseif name == 'r:' .. id then
+      mine = other.mib
+    else
       local seen = used[other.owner] or 0
       room = room - math.max(0, other.mib - seen)
       if other.state == 'running' then running = running + 1 end
-      starting = starting or now < other.start_until and seen < 0.5 * other.mib
+      starting = starting or now < other.start_until and (other.mib == 0 or seen < 0.5 * other.mib)
     end
   end
 end
 
 local shut, hold = fields.shut, fields.hold
 local held = hold and until_of(hold) > now and string.match(hold, '^%d+ %d+ (.*)$')
-if shut and (until_of(shut) > now or running > 0) then return 'shut' end
+if shut and (until_of(shut) > now or trial and trial.expiry >= now and trial.state == 'running') then return 'shut' end
 if held and held ~= holder then return 'held' end
 if limit > 0 and running >= limit then return 'busy' end
 if settle_ms > 0 and starting then return 'starting' end
-if mib > room then return 'room' end
+if mib > room and mib > mine then return 'room' end
 
+begin_writing(ledger)
 if #expired > 0 then redis.call('HDEL', ledger, unpack(expired)) end
 if held then redis.call('HDEL', ledger, 'hold') end
+if shut then redis.call('HSET', ledger, 'trial', id) end
 local start_until = settle_ms > 0 and now + settle_ms or 0
 redis.call('HSET', ledger, 'r:' .. id, table.concat({ whole(now + lease_ms), mib, 'running', whole(start_until), owner, rest }, ' '))
 redis.call('PEXPIRE', ledger, KEPT_MS)

@@ -53,7 +53,7 @@ if wanted > 0 then
         local to = is_suspect(task[COUNTS]) and suspects or ready
         if demand ~= '-' then
           local raised = redis.call('HGET', tasks .. id, 'q')
-          moves[#moves + 1] = { id = id, score = score, from = scheduled, demand = raised and string.match(raised, '^%S+') or demand }
+          moves[#moves + 1] = { id = id, score = score, from = scheduled, demand = demand_of(raised, task[CREATION]) }
         elseif to == ready and fits == '' then
           candidates[#candidates + 1] = { id = id, score = tonumber(score), from = scheduled, task = task }
         else
@@ -125,7 +125,7 @@ for _, item in ipairs(items) do
         append(to, scheduled, string.format('%.4f', due), id)
         wake = wake or due < earliest
       elseif demand ~= '-' then
-        append(to, listed_gpu_set(prefix, raised and string.match(raised, '^%S+') or demand), rank(due, head_start), id)
+        append(to, listed_gpu_set(prefix, demand_of(raised, item.created)), rank(due, head_start), id)
         wake_gpu = true
       else
         append(to, item.suspect and suspects or ready, rank(due, head_start), id)

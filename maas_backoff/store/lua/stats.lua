@@ -1,19 +1,19 @@
 --[[ Count a queue's tasks by state.
 KEYS: ready suspects scheduled leases external completed failed cancelled
 ARGV: now prefix
-Returns: now, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, and per demand of a GPU what it is and how many wait
+Returns: now, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, and per set of those that wait for a GPU its name and how many there are
 ]]
 --#include _clock
 --#include _queue
 local now, prefix = clock(ARGV[1]), ARGV[2]
 local function card(key) return redis.call('ZCARD', key) end
 
-local gpu, gpu_count, needs = gpu_sets(prefix), 0, redis.call('HVALS', prefix .. 'demands')
-local demands = {}
-for n, set in ipairs(gpu) do
-  local count = card(set)
+local listed, gpu, demands, gpu_count = redis.call('HKEYS', prefix .. 'demands'), {}, {}, 0
+for n, name in ipairs(listed) do
+  gpu[n] = gpu_set(prefix, name)
+  local count = card(gpu[n])
   gpu_count = gpu_count + count
-  demands[2 * n - 1], demands[2 * n] = needs[n], count
+  demands[2 * n - 1], demands[2 * n] = name, count
 end
 
 local oldest = now
