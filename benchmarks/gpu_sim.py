@@ -25,6 +25,7 @@ from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.gate.fit import Start
 from maas_backoff.gate.gate import HOLD, Gate
 from maas_backoff.gate.grant import Grant
+from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.reading import Reading
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.server import Server
@@ -58,9 +59,12 @@ class Task:
     device: "Device | None" = None
     grant: Grant | None = None
 
+    pid: int = 0
+    """That of its attempt's process."""
+
     @property
     def owner(self) -> str:
-        return f"sim:{self.number}.{self.failures}"
+        return owner_of(self.pid)
 
 
 @attrs.define(eq=False)
@@ -122,6 +126,7 @@ class World:
             actual = min(int(declared * lie), 15 * GIB)
             self.future.append(Task(number, arrival, declared, actual, actual <= declared, delay, delay + duration))
         self._strangers = random.Random(seed + 1)
+        self._pids = 0
         self.waiting: list[Task] = []
         self.done: list[Task] = []
         self.oversubscribed = 0
@@ -136,7 +141,8 @@ class World:
 
     def start(self, task: Task, device: Device) -> None:
         self.waiting.remove(task)
-        task.device, task.begun, task.used = device, self.now, 0
+        self._pids += 1
+        task.device, task.begun, task.used, task.pid = device, self.now, 0, self._pids
         device.tasks.append(task)
         # Only what honest tasks are told of can be counted on.
         if device.promised > TOTAL and all(one.honest for one in device.tasks):
@@ -271,7 +277,7 @@ class Fleet:
 
     def _end(self, task: Task) -> None:
         if task.grant is not None:
-            task.grant.process_ended(0)
+            task.grant.process_ended(task.pid)
             task.grant.attempt_ended()
         if task.started is None:
             task.declared = min(int(task.declared * 1.5), 15 * GIB)  # as oom_growth has it
@@ -306,9 +312,9 @@ class Fleet:
                 continue
             task = next(one for one in ready(self._world) if one.declared == grant.demand.memory)
             gate.claimed(grant, str(task.number), None)
-            grant.owner, grant.evict, grant.changed = task.owner, _nothing, True
-            task.grant = grant
             self._world.start(task, self._by_uuid[grant.uuid])
+            grant.used_by(task.pid, _nothing)
+            task.grant = grant
             begun = True
         return begun
 

@@ -17,7 +17,8 @@ __all__ = ["FakeGpu", "FakeGpuProbe"]
 class FakeGpu:
     """A GPU that is not there. Fields may be assigned while a worker runs; amounts are GiB.
 
-    `processes` is what the processes of these ids use; `strangers_gb` what nobody knows the user of. `trouble` breaks it.
+    `processes` is what the processes of these ids use; `strangers_gb` what nobody knows the user of. `trouble` breaks
+    it.
     """
 
     uuid: str = attrs.field(validator=must("text without blanks", lambda uuid: uuid == "".join(str(uuid).split())))
