@@ -79,8 +79,11 @@ class Admission:
         await self._gate.tidy()
         readings = self._gate.usable
         self._usable = bool(readings)
-        waiting = await self._start_what_fits() if readings and not self._running.closing else False
-        useless = waiting or not readings or self._running.closing
+        able = bool(readings) and not self._running.closing
+        if not able:
+            self._running.spare(0)
+        waiting = able and await self._start_what_fits()
+        useless = waiting or not able
         self._running.listens_for_gpu = not useless
         if not useless and not self._running.hears_gpu and not self._running.hungry:
             await self._store.rouse(self._running.worker)  # it sleeps without an ear for this
