@@ -154,7 +154,8 @@ async def test_a_killed_master_stops_only_its_own_queues_until_its_replica_takes
     for load in loads[1:]:
         assert not load.lost()
         assert not load.refused
-        assert load.standstill() < resumed
+        # Not `resumed`: a create that was answered in the moment of the kill may run yet.
+        assert load.standstill() < loads[0].standstill()
 
 
 async def test_a_planned_failover_loses_nothing(rig: ClusterRig, request: pytest.FixtureRequest) -> None:

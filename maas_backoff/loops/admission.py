@@ -154,4 +154,5 @@ class Admission:
         for claimed in answer.claimed:
             self._gate.claimed(grants[claimed.fit], claimed.task.task_id, claimed.demand)
         self._lane.apply(frame, answer, sent, grants)
+        await self._gate.tidy()  # so that the ledger tells of the tasks
         return bool(answer.claimed)

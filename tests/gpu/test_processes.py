@@ -295,6 +295,7 @@ async def test_the_command_shows_devices_and_what_runs_there(
     await rig.ready()
     await rig.producer.create_task({"seconds": 60}, "long")
     await eventually(lambda: any(event[1] == "begin" for event in rig.events()), "it runs", 30)
+    await eventually(lambda: _owned(rig, uuid), "its ledger tells who uses it")
     shown = command("--url", f"redis://127.0.0.1:{rig.server.port}", **rig.driver.env)
     print(shown.stdout)
     assert shown.returncode == 0
@@ -306,6 +307,11 @@ async def test_the_command_shows_devices_and_what_runs_there(
     assert running is not None and running.gpu is not None and running.gpu.uuid == uuid
     await rig.producer.cancel_task("long", running=True)
     await rig.producer.wait_task("long", 30)
+
+
+async def _owned(rig: Rig, uuid: str) -> bool:
+    reservations = (await rig.ledger(uuid)).reservations.values()
+    return all(one.owner != "-" and one.task_id == "long" for one in reservations)
 
 
 async def test_the_command_where_there_is_no_gpu(command: Callable[..., Any]) -> None:
