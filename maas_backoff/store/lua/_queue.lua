@@ -16,9 +16,9 @@ local function head_start_and_demand(created)
   return tonumber(head_start or 0), demand or '-'
 end
 
--- A demand is "<MiB>:<percent>". The first sixteen have sets of their own; further ones share those of like size, "~<MiB>",
--- a power of two that none of them is above: there are never more than a few dozen.
-local EXACT = 16
+-- A demand is "<MiB>:<percent>". The first twelve have sets of their own; further ones share those of like size, "~<MiB>",
+-- a power of two from 512 on that none of them is above. Up to 100,000 GiB that makes 32 sets at most.
+local EXACT, SMALLEST = 12, 512
 
 local function gpu_set(prefix, name) return prefix .. 'gpu:' .. name end
 
@@ -36,7 +36,7 @@ local function listed_gpu_set(prefix, demand)
   local demands, name = prefix .. 'demands', demand
   if redis.call('HEXISTS', demands, demand) == 0 then
     if redis.call('HLEN', demands) >= EXACT then
-      local memory, size = tonumber(string.match(demand, '^[^:]+')), 1
+      local memory, size = tonumber(string.match(demand, '^[^:]+')), SMALLEST
       while size < memory do size = 2 * size end
       name = '~' .. whole(size)
     end
