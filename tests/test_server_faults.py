@@ -145,8 +145,8 @@ async def test_a_server_that_comes_back_empty_is_worked_with(own: Own, caplog: p
     async with Worker(server.storage) as worker:
         ids = await worker.hold(5)
         await anyio.to_thread.run_sync(server.kill)
+        worker.go_on.set()  # or the next heartbeat might end them first
         await anyio.to_thread.run_sync(server.start)
-        worker.go_on.set()
         await eventually(lambda: says(caplog, "came too late (unknown)"), "the outcomes are refused, and it is said")
         await worker.check_works()
         assert await worker.get_task(ids[0]) is None
