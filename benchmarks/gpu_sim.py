@@ -216,6 +216,7 @@ class SimProbe:
     """The readings of one host."""
 
     trouble = ""
+    hopeless = False
     patience = 3.0
 
     def __init__(self, world: World, host: int) -> None:

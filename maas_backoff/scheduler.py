@@ -86,8 +86,8 @@ class TaskBackoffScheduler:
         `lifespan` is a function without arguments that gives a context manager (@contextmanager, or
         @asynccontextmanager): it loads the model and warms up, and what it yields is handed to the handler as its
         second argument. In process mode every child enters it, which sees its own GPU only; else the worker does.
-        It does not count in `exec_timeout`; `start` waits for it, except in process mode in a queue whose tasks need a
-        GPU: there it is entered when the first task has got one. Raises HandlerError as for handlers.
+        It does not count in `exec_timeout`; `start` waits for the first one. Where tasks need a GPU, and none has room
+        at the start, the first task that gets one waits for it instead. Raises HandlerError as for handlers.
         """
         self._check_stopped("worker_lifespan")
         if not callable(lifespan):

@@ -17,6 +17,7 @@ from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.errors import StorageError
 from maas_backoff.executors.base import ExceptionHandler, Executor
 from maas_backoff.gate.gate import Gate
+from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.reading import Probe
 from maas_backoff.leased import Attempt
 from maas_backoff.loops import poll, progress, reap, timeout
@@ -90,8 +91,8 @@ class Service:
         found = [f"task {attempt.task.task_id!r} ignores its timeout" for attempt in stuck]
         if self._heartbeat is not None and self._heartbeat.trouble is not None:
             found.append(self._heartbeat.trouble)
-        if self._gate.trouble is not None:
-            found.append(self._gate.trouble)
+        if self._gate.devices.trouble is not None:
+            found.append(self._gate.devices.trouble)
         if self.running.lingering:
             found.append(f"{self.running.lingering} threads outlive their timeout and hold a slot each")
         return found
@@ -161,17 +162,17 @@ class Service:
         waker = self._store.server.new_client(connections=1, timeout=LONGEST_BLOCK + 2)
         try:
             self._gate.start()
-            await self._executor.start()
             await self._store.check(worker=True)
             heartbeat.start()
             try:
+                await self._executor.start(await self._grant_to_start_on())
                 await self._loop_and_work(waker)
             finally:
                 with anyio.CancelScope(shield=True):
                     await heartbeat.stop()
-            # After the last beat, which would enter it again. Without an answer the entry expires by itself.
-            with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
-                await self._store.leave(self.worker)
+                    # After the last beat, which would enter it again. Without an answer the entry expires by itself.
+                    with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
+                        await self._store.leave(self.worker)
         finally:
             with anyio.CancelScope(shield=True):
                 await waker.aclose()
@@ -180,6 +181,18 @@ class Service:
                 finally:
                     with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
                         await self._gate.aclose()  # without an answer, by lease
+
+    async def _grant_to_start_on(self) -> Grant | None:
+        """Return a part of a GPU for the first child, where a lifespan is to be entered on one and there is room."""
+        demand = self._config.task.policy.demand
+        if demand is None or not self._executor.wants_gpu:
+            return None
+        with anyio.move_on_after(self._config.threadpool.start_timeout):
+            grant = await self._gate.first_grant(demand)
+            if grant is not None:
+                return grant
+        log.warning("no GPU has room for the worker_lifespan now; it is entered when the first task gets a device")
+        return None
 
     async def _loop_and_work(self, waker: Client) -> None:
         scheduler, running, store = self._config.scheduler, self.running, self._store

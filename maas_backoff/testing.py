@@ -43,6 +43,11 @@ class FakeGpuProbe:
         self.gpus: list[FakeGpu] = list(gpus)
         self._changed: Callable[[], None] | None = None
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether there are no devices."""
+        return not self.gpus
+
     def start(self, changed: Callable[[], None]) -> None:
         """Begin."""
         self._changed = changed

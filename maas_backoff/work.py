@@ -89,7 +89,7 @@ class Work:
             gate.succeeded(grant)
         if not isinstance(outcome, Failed):
             return outcome
-        trouble = gate.troubled(grant.uuid)
+        trouble = gate.devices.trouble_of(grant.uuid)
         if not outcome.fault and outcome.raised and trouble:
             outcome = attrs.evolve(outcome, fault="gpu")
         if not outcome.fault:

@@ -48,8 +48,13 @@ class Executor(Protocol):
         """Whether cancelling a call ends the handler. If not, a shutdown waits for it instead."""
         ...
 
-    async def start(self) -> None:
-        """Get ready. Raises HandlerError when the handler cannot be called this way."""
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether it can get more ready on a GPU than without one."""
+        ...
+
+    async def start(self, grant: Grant | None = None, /) -> None:
+        """Get ready, in what was granted of a GPU. Raises HandlerError when the handler cannot be called this way."""
         ...
 
     async def run(self, call: Call) -> HandlerOutcome:

@@ -7,19 +7,21 @@ from typing import cast
 from maas_backoff.domain.outcome import HandlerOutcome, outcome_of_error, outcome_of_value
 from maas_backoff.executors.base import Call, Handler
 from maas_backoff.executors.lifespan import InThisProcess, Lifespan
+from maas_backoff.gate.grant import Grant
 
 
 class InlineExecutor:
     """Awaits the handler. A timeout and a cancel are real: they reach it at its next `await`."""
 
     stoppable = True
+    wants_gpu = False
 
     def __init__(self, handler: Handler, *, max_payload_bytes: int, lifespan: Lifespan | None = None) -> None:
         self._handler = handler
         self._lifespan = InThisProcess(lifespan)
         self._limit = max_payload_bytes
 
-    async def start(self) -> None:
+    async def start(self, _: Grant | None = None, /) -> None:
         """Enter the lifespan."""
         await self._lifespan.enter()
 

@@ -1,5 +1,6 @@
 """Handlers in child processes, which can be killed."""
 
+import logging
 import sys
 from contextlib import suppress
 from functools import partial
@@ -17,6 +18,8 @@ from maas_backoff.executors.lifespan import Lifespan
 from maas_backoff.executors.parent import Child, ChildError, SetupError
 from maas_backoff.executors.reference import HandlerReference
 from maas_backoff.gate.grant import Grant
+
+log = logging.getLogger("maas_backoff.worker")
 
 
 class ProcessExecutor:
@@ -39,7 +42,7 @@ class ProcessExecutor:
         lifespan: Lifespan | None = None,
         needs_gpu: bool = False,
     ) -> None:
-        """`needs_gpu` says that tasks need one, as a rule: then a lifespan is entered only where there is one."""
+        """`needs_gpu` says that tasks need one, as a rule: then a lifespan is entered only where one was granted."""
         self._handler = handler
         self._max_tasks = max_tasks_per_process
         self._max_payload = max_payload_bytes
@@ -50,8 +53,17 @@ class ProcessExecutor:
         self._idle: list[Child] = []  # the last one used is the first one taken: its memory is warm
         self._children: set[Child] = set()
 
-    async def start(self) -> None:
-        """Start the first child. Raises HandlerError when a child cannot find the handler or import its module."""
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether there is a lifespan to enter on one."""
+        return self._lifespan is not None and self._needs_gpu
+
+    async def start(self, grant: Grant | None = None, /) -> None:
+        """Start the first child, warm if it can be: on the GPU that was granted, if tasks need one.
+
+        Raises HandlerError when a child cannot find the handler, import its module, or enter the lifespan; unless that
+        failed as on a GPU that is full or broken: the first task tries another.
+        """
         handler = await to_thread.run_sync(HandlerReference.of, self._handler)  # reads the script's file
         lifespan = None
         if self._lifespan is not None:
@@ -63,16 +75,22 @@ class ProcessExecutor:
             "argv": sys.argv,
             "max_payload_bytes": self._max_payload,
         }
-        # A lifespan may want the GPU's memory, and nothing is reserved for it yet.
-        only_imports = lifespan is not None and self._needs_gpu
+        # A lifespan may want a GPU's memory: without a grant there is none for it.
+        only_imports = self.wants_gpu and grant is None
         try:
-            first = await self._spawn(None, only_imports=only_imports)
+            first = await self._spawn(grant, only_imports=only_imports)
         except ChildError as error:
-            raise HandlerError(f"handler: cannot run in a child process: {error}") from None
-        if only_imports:
-            first.dismiss()
+            if grant is None or not fault_of("", str(error)):
+                raise HandlerError(f"handler: cannot run in a child process: {error}") from None
+            log.error("GPU %s: %s", grant.uuid, error)  # noqa: TRY400 - the traceback is the child's, in the message
         else:
-            self._idle.append(first)
+            if only_imports:
+                first.dismiss()
+            else:
+                self._idle.append(first)
+        finally:
+            if grant is not None:
+                grant.attempt_ended()
 
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once in a child of its own."""

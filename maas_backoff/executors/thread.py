@@ -15,6 +15,7 @@ from maas_backoff.domain.outcome import HandlerOutcome, outcome_of_error, outcom
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.executors.base import Call, Handler
 from maas_backoff.executors.lifespan import InThisProcess, Lifespan
+from maas_backoff.gate.grant import Grant
 
 
 class ThreadExecutor:
@@ -26,6 +27,7 @@ class ThreadExecutor:
     """
 
     stoppable = False
+    wants_gpu = False
 
     def __init__(self, handler: Handler, *, max_payload_bytes: int, lifespan: Lifespan | None = None) -> None:
         self._handler = handler
@@ -37,7 +39,7 @@ class ThreadExecutor:
         self._running = 0
         self._threads: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
+    async def start(self, _: Grant | None = None, /) -> None:
         """Get ready, and enter the lifespan. The slots are the limit, not anyio's default of 40 threads."""
         self._loop = asyncio.get_running_loop()
         self._limiter = anyio.CapacityLimiter(math.inf)

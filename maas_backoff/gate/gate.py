@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,11 +13,12 @@ import attrs
 from maas_backoff.config import GpuConfig
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.worker import Device
+from maas_backoff.gate.devices import Devices
+from maas_backoff.gate.faults import Faults
 from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.owner import owner_using
 from maas_backoff.gate.reading import Probe, Reading
-from maas_backoff.gate.visible import chosen, unknown, visible_to_cuda
 from maas_backoff.store.connect import Client
 from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation
 
@@ -28,8 +28,7 @@ HOLD = 5.0
 """Seconds that a hold, or a call for room, lasts without being said again."""
 
 SOON = 2.0
-QUIETEST = 0.05
-"""Seconds between two readings out of turn, and for how long after its end a grant asks for them."""
+"""Seconds after its end for which a grant asks for readings out of turn."""
 
 _UNREAD = DeviceLedger()
 
@@ -53,7 +52,8 @@ class Gate:
 
         `pulse` is set when something may have changed. `clock` is that of the readings.
         """
-        self._probe = probe
+        self.devices = Devices(probe, config.gpus, clock)
+        self._faults = Faults(ledgers, config)
         self._ledgers = ledgers
         self._config = config
         self._worker = worker
@@ -61,32 +61,24 @@ class Gate:
         self._in_children = in_children
         self._clock = clock
         self._owner = owner_using(os.getpid())
-        self._poked_at = -math.inf
         self._grants: dict[str, Grant] = {}
         self._numbers = itertools.count(1)
         self._read: dict[str, DeviceLedger] = {}
         self._missing: set[str] = set()
-        self._faults: list[tuple[str, str, str]] = []
-        self._proven: set[str] = set()
-        self._troubled: set[str] = set()
-        self._named = False
-        self._visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        self._without_load = False
         self.pulse = pulse
 
     def start(self) -> None:
         """Begin to read devices, unless none are wanted."""
-        if self._config.gpus:
-            loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
 
-            def changed() -> None:
-                with contextlib.suppress(RuntimeError):  # the loop is gone
-                    loop.call_soon_threadsafe(self._note_peaks)
+        def changed() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is gone
+                loop.call_soon_threadsafe(self._note_peaks)
 
-            self._probe.start(changed)
+        self.devices.start(changed)
 
     def _note_peaks(self) -> None:
-        used = {one.uuid: one.used for one in self._devices()}
+        used = {one.uuid: one.used for one in self.devices.all}
         for grant in self._grants.values():
             if grant.state == "running":
                 grant.peak = max(grant.peak, used.get(grant.uuid, {}).get(grant.owner, 0))
@@ -94,7 +86,7 @@ class Gate:
 
     async def aclose(self) -> None:
         """Give everything back, and stop reading. The attempts and their processes have ended."""
-        self._probe.stop()
+        self.devices.stop()
         by_device: dict[str, list[str]] = {}
         for grant in self._grants.values():
             by_device.setdefault(grant.uuid, []).append(grant.id)
@@ -105,40 +97,10 @@ class Gate:
 
     # Devices
 
-    def _devices(self) -> list[Reading]:
-        """Return the newest readings of the devices that this worker is to use, well or not, as CUDA numbers them."""
-        if not self._config.gpus:
-            return []
-        readings = visible_to_cuda(self._probe.readings(), self._visible)
-        if readings and not self._named:
-            self._named = True
-            if missing := unknown(readings, self._config.gpus):
-                log.warning("gpu.gpus names what is not to be seen here: %s", ", ".join(map(str, missing)))
-        return chosen(readings, self._config.gpus)
-
-    @property
-    def usable(self) -> list[Reading]:
-        """Fresh readings of devices that are well."""
-        now = self._clock()
-        return [one for one in self._devices() if not one.trouble and now - one.at <= self._probe.patience]
-
-    @property
-    def trouble(self) -> str | None:
-        """What keeps tasks from all the devices that are there. One of several may fail; `gpus()` tells."""
-        devices = self._devices()
-        if not devices or self.usable:
-            return None
-        why = self._probe.trouble or devices[0].trouble or "the readings are too old"
-        return f"none of {len(devices)} GPUs can be used: {why}"
-
-    def troubled(self, uuid: str) -> str:
-        """Why a device is not to be used now; "" if it may be."""
-        return next((one.trouble for one in self._devices() if one.uuid == uuid), "it is gone")
-
     @property
     def most(self) -> int:
         """MiB that a task could be given at best on any device here."""
-        return max((self._most_on(one) for one in self.usable), default=0)
+        return max((self._most_on(one) for one in self.devices.usable), default=0)
 
     def _most_on(self, reading: Reading) -> int:
         """As `most_of`, with what this worker was granted since it read the ledger, and what it uses itself."""
@@ -154,11 +116,11 @@ class Gate:
 
     def describe(self) -> list[dict[str, object]]:
         """Return the devices for the registry of workers."""
-        now, found = self._clock(), list[Device]()
-        for one in self._devices():
+        found = list[Device]()
+        for one in self.devices.all:
             ledger = self._read.get(one.uuid, _UNREAD)
-            age = now - one.at
-            stale = f"the last reading is {age:.0f} s old" if age > self._probe.patience else ""
+            age = self.devices.age(one)
+            stale = f"the last reading is {age:.0f} s old" if self.devices.is_old(one) else ""
             health = one.trouble or stale or (f"quarantine: {ledger.shut}" if ledger.shut else "ok")
             device = Device(
                 uuid=one.uuid,
@@ -188,10 +150,10 @@ class Gate:
 
     async def plan(self, waiting: Sequence[Waiting], *, slots: int, held: str) -> Plan:
         """Return what to do for those that wait, by the ledgers as they are now."""
-        readings = self.usable
+        readings = self.devices.usable
         for reading in readings:
             self._read[reading.uuid] = await self._ledgers.read(reading.uuid)
-        self._warn_without_load(waiting, readings)
+        self.devices.warn_without_load(waiting)
         return plan(
             waiting,
             readings,
@@ -205,13 +167,23 @@ class Gate:
             held=held,
         )
 
-    def _warn_without_load(self, waiting: Iterable[Waiting], readings: Iterable[Reading]) -> None:
-        if self._without_load or not any(one.demand.ceiling for one in waiting):
-            return
-        for reading in readings:
-            if reading.utilization is None:
-                self._without_load = True
-                log.warning("GPU %s tells no utilisation; max_gpu_utilization does not count there", reading.uuid)
+    async def first_grant(self, demand: Demand) -> Grant | None:
+        """Return a place for a child that is started before there is a task; None where no device has room for it.
+
+        Waits for the first readings, and for start-ups of others to be over. No child of another worker ends for it.
+        """
+        while True:
+            self.pulse.clear()
+            made = await self.plan([Waiting(demand.name, demand, rank=0, age=0)], slots=1, held="")
+            grant = await self.reserve(made.starts[0]) if made.starts else None
+            if grant is not None or not (self.devices.awaited or self._has_room_for(demand)):
+                return grant
+            await self.pulse.wait()
+
+    def _has_room_for(self, demand: Demand) -> bool:
+        return any(
+            room_of(self._read[one.uuid], one) >= demand.memory for one in self.devices.usable if one.uuid in self._read
+        )
 
     async def reserve(self, start: Start) -> Grant | None:
         """Have a task's memory promised; None where somebody else was faster."""
@@ -226,7 +198,7 @@ class Gate:
                 return grant
             wanted = attrs.evolve(grant, mib=mib, demand=demand)
         else:
-            index = 0 if self._in_children else self._index(reading)
+            index = 0 if self._in_children else self.devices.index(reading)
             name = f"{self._worker}/{next(self._numbers)}"
             wanted = Grant(name, reading.uuid, index, demand.memory, demand, clock=self._clock)
         answer = await self._ledgers.reserve(
@@ -247,10 +219,6 @@ class Gate:
             return grant
         self._grants[wanted.id] = wanted
         return wanted
-
-    def _index(self, reading: Reading) -> int:
-        everything = visible_to_cuda(self._probe.readings(), self._visible)
-        return next((n for n, one in enumerate(everything) if one.uuid == reading.uuid), reading.index)
 
     def _reservation(self, grant: Grant) -> Reservation:
         return Reservation(
@@ -282,7 +250,7 @@ class Gate:
     @property
     def unsettled(self) -> bool:
         """Whether grants wait for a reading: of memory that comes back, or of what a warm child keeps."""
-        read = {one.uuid: one.at for one in self._devices()}
+        read = {one.uuid: one.at for one in self.devices.all}
         return any(
             grant.changed
             or grant.state == "ending"
@@ -314,20 +282,21 @@ class Gate:
 
     def failed(self, grant: Grant, task_id: str, why: str) -> None:
         """A task failed as on a broken device."""
-        self._faults.append((grant.uuid, task_id, why))
+        self._faults.failed(grant.uuid, task_id, why)
         self.pulse.set()
 
     def succeeded(self, grant: Grant) -> None:
         """A task succeeded: its device works."""
         ledger = self._read.get(grant.uuid, _UNREAD)
         if ledger.shut or ledger.doubted:
-            self._proven.add(grant.uuid)
+            self._faults.succeeded(grant.uuid)
             self.pulse.set()
 
     async def tidy(self) -> None:
         """Bring the ledgers up to date with what has ended, and with what NVML shows."""
-        await self._tell_faults()
-        readings = {one.uuid: one for one in self._devices()}
+        for uuid in await self._faults.tell(self.devices.all):
+            self._read[uuid] = await self._ledgers.read(uuid)
+        readings = {one.uuid: one for one in self.devices.all}
         gone: dict[str, list[str]] = {}
         changed: dict[str, list[Grant]] = {}
         for grant in list(self._grants.values()):
@@ -384,33 +353,8 @@ class Gate:
                     if grant.uuid == uuid:
                         grant.end_child()
 
-    async def _tell_faults(self) -> None:
-        while self._faults:
-            uuid, task_id, why = self._faults[0]
-            limit, seconds = self._config.max_gpu_faults, self._config.gpu_quarantine
-            if await self._ledgers.doubt(uuid, task_id, why, limit=limit, seconds=seconds):
-                log.error("GPU %s is in quarantine: %s", uuid, why)
-            self._faults.pop(0)
-            self._read[uuid] = await self._ledgers.read(uuid)
-        while self._proven:
-            uuid = next(iter(self._proven))
-            await self._ledgers.trust(uuid)
-            self._proven.discard(uuid)
-            self._read[uuid] = await self._ledgers.read(uuid)
-        for one in self._devices():
-            if one.trouble and one.uuid not in self._troubled:
-                # When it answers again, one task tries it; an Xid is taken more seriously than a lost answer.
-                seconds = self._config.gpu_quarantine if one.trouble.startswith("Xid") else 0
-                await self._ledgers.doubt(one.uuid, "", one.trouble, limit=1, seconds=seconds)
-                self._troubled.add(one.uuid)
-                log.error("GPU %s is not used: %s", one.uuid, one.trouble)
-            elif not one.trouble:
-                self._troubled.discard(one.uuid)
-
     def soon(self) -> None:
         """Have the devices read again soon, for what has just ended; what takes longer waits for the usual reading."""
         now = self._clock()
-        young = any(now - grant.since < SOON and grant.state != "running" for grant in self._grants.values())
-        if young and now - self._poked_at >= QUIETEST:
-            self._poked_at = now
-            self._probe.poke()
+        if any(now - grant.since < SOON and grant.state != "running" for grant in self._grants.values()):
+            self.devices.soon()

@@ -52,6 +52,11 @@ class Probe(Protocol):
         ...
 
     @property
+    def hopeless(self) -> bool:
+        """Whether there will be no readings at all."""
+        ...
+
+    @property
     def trouble(self) -> str:
         """Why there are no readings, or none that are new; "" if all is well."""
         ...

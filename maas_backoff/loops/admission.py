@@ -69,7 +69,7 @@ class Admission:
             gate.unsettled
             or gate.keeps_children
             or running.gpu_marked
-            or bool(gate.usable) != self._usable
+            or bool(gate.devices.usable) != self._usable
             # While it is busy with other tasks it does not sleep where the marker could wake it.
             or (self._usable and running.hungry)
         )
@@ -77,7 +77,7 @@ class Admission:
     async def _look(self) -> bool:
         """Start what fits; True where something is left that waits."""
         await self._gate.tidy()
-        readings = self._gate.usable
+        readings = self._gate.devices.usable
         self._usable = bool(readings)
         able = bool(readings) and not self._running.closing
         if not able:

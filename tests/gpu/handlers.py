@@ -84,3 +84,21 @@ def pid_with_model(task: TaskEntity, model: object) -> int:
 def too_large() -> Iterator[None]:
     raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
     yield
+
+
+@contextmanager
+def broken() -> Iterator[None]:
+    raise FileNotFoundError("model.bin")
+    yield
+
+
+def device_and_pid(task: TaskEntity, model: tuple[str, int]) -> list[object]:
+    return [task.gpu and task.gpu.uuid, list(model), os.getpid()]
+
+
+@contextmanager
+def load() -> Iterator[tuple[str, int]]:
+    """A model that takes a while to load."""
+    time.sleep(0.3)
+    note("loaded", os.environ["CUDA_VISIBLE_DEVICES"])
+    yield os.environ["CUDA_VISIBLE_DEVICES"], os.getpid()

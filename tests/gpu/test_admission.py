@@ -17,6 +17,7 @@ from support import Server, eventually, quick_config
 
 from maas_backoff import (
     GpuConfig,
+    HandlerError,
     ResultEntity,
     Retry,
     StorageError,
@@ -902,6 +903,66 @@ async def test_a_lifespan_that_fails_keeps_the_worker_from_starting(config: Task
 
     with pytest.raises(FileNotFoundError, match=r"model\.bin"):
         await scheduler.start()
+
+
+def model_worker(config: TaskBackoffConfig, gpus: list[FakeGpu], lifespan: Any = gpu_handlers.load) -> Any:
+    config.threadpool.proc_mode = "process"
+    scheduler = TaskBackoffScheduler(config, gpu_probe=FakeGpuProbe(gpus))
+    scheduler.set_custom_task_handler(gpu_handlers.device_and_pid)
+    scheduler.set_worker_lifespan(lifespan)
+    return scheduler
+
+
+async def test_a_worker_is_ready_when_its_model_is_loaded_on_a_gpu(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`start` waits for the lifespan in the first child, whose memory is reserved; the first task finds it warm."""
+    log = tmp_path / "loaded"
+    monkeypatch.setenv("GPU_TEST_LOG", str(log))
+    gpu = FakeGpu(new_uuid())
+    async with model_worker(gpu_config, [FakeGpu(new_uuid(), strangers_gb=15), gpu]) as scheduler:
+        assert log.read_text().split()[2] == gpu.uuid
+        assert await reserved(scheduler, gpu.uuid) == 4096
+        task = await scheduler.wait_task(await scheduler.create_task({}), 20)
+        device, model, pid = task.result
+        assert device == gpu.uuid and model == [gpu.uuid, pid]
+        assert len(log.read_text().splitlines()) == 1
+    await eventually(lambda: _nothing_reserved(gpu_config, gpu.uuid), "it is given back")
+
+
+async def test_a_worker_starts_without_its_model_where_no_gpu_has_room(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so, and loads it for the first task that gets a device."""
+    gpu = FakeGpu(new_uuid(), strangers_gb=13)
+    async with model_worker(gpu_config, [gpu]) as scheduler:
+        assert "no GPU has room for the worker_lifespan now" in caplog.text
+        task_id = await scheduler.create_task({})
+        gpu.strangers_gb = 0
+        scheduler._probe.poke()
+        task = await scheduler.wait_task(task_id, 20)
+        assert task.result[0] == gpu.uuid
+
+
+async def test_a_model_that_cannot_be_loaded_on_a_gpu_keeps_the_worker_from_starting(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """As without a GPU; and what was reserved for it is free again."""
+    gpu = FakeGpu(new_uuid())
+    scheduler = model_worker(gpu_config, [gpu], gpu_handlers.broken)
+    with pytest.raises(HandlerError, match=r"(?s)worker_lifespan failed there:.*model\.bin"):
+        await scheduler.start()
+    assert await _nothing_reserved(gpu_config, gpu.uuid)
+    assert not await scheduler._tasks.store.fleet()
+    await scheduler.shutdown()
+
+
+async def _nothing_reserved(config: TaskBackoffConfig, uuid: str) -> bool:
+    producer = TaskBackoffScheduler(config.copy())
+    try:
+        return await reserved(producer, uuid) == 0
+    finally:
+        await producer.shutdown()
 
 
 async def test_an_exception_handler_may_stand_in_for_a_task_that_ran_out(

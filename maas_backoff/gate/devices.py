@@ -1,0 +1,112 @@
+"""The devices that one worker may use, as last read, and what is wrong with them."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+from maas_backoff.domain.demand import Waiting
+from maas_backoff.gate.reading import Probe, Reading
+from maas_backoff.gate.visible import chosen, unknown, visible_to_cuda
+
+log = logging.getLogger("maas_backoff.gpu")
+
+QUIETEST = 0.05
+"""Seconds between two readings out of turn."""
+
+
+class Devices:
+    """What the probe tells of the devices that CUDA would see, and that the configuration names."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        gpus: Literal["all"] | Sequence[int | str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` is that of the readings."""
+        self._probe = probe
+        self._gpus = gpus
+        self._clock = clock
+        self._visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        self._poked_at = -math.inf
+        self._named = False
+        self._without_load = False
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Begin to read devices, unless none are wanted; `changed` is called from any thread."""
+        if self._gpus:
+            self._probe.start(changed)
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._probe.stop()
+
+    def soon(self) -> None:
+        """Have the devices read again soon."""
+        now = self._clock()
+        if now - self._poked_at >= QUIETEST:
+            self._poked_at = now
+            self._probe.poke()
+
+    @property
+    def all(self) -> list[Reading]:
+        """The newest readings, well or not, as CUDA numbers them."""
+        if not self._gpus:
+            return []
+        readings = self._seen_by_cuda
+        if readings and not self._named:
+            self._named = True
+            if missing := unknown(readings, self._gpus):
+                log.warning("gpu.gpus names what is not to be seen here: %s", ", ".join(map(str, missing)))
+        return chosen(readings, self._gpus)
+
+    @property
+    def usable(self) -> list[Reading]:
+        """Fresh readings of devices that are well."""
+        return [one for one in self.all if not one.trouble and not self.is_old(one)]
+
+    @property
+    def awaited(self) -> bool:
+        """Whether there may be a first reading, and is none yet."""
+        return bool(self._gpus) and not self._probe.readings() and not self._probe.hopeless
+
+    def is_old(self, reading: Reading) -> bool:
+        """Whether a reading is too old to admit a task by."""
+        return self.age(reading) > self._probe.patience
+
+    def age(self, reading: Reading) -> float:
+        """Return how old a reading is, in seconds."""
+        return self._clock() - reading.at
+
+    def index(self, reading: Reading) -> int:
+        """Return the number that CUDA gives a device in this process."""
+        return next((n for n, one in enumerate(self._seen_by_cuda) if one.uuid == reading.uuid), reading.index)
+
+    @property
+    def _seen_by_cuda(self) -> list[Reading]:
+        return visible_to_cuda(self._probe.readings(), self._visible)
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps tasks from all the devices that are there. One of several may fail; `gpus()` tells."""
+        devices = self.all
+        if not devices or self.usable:
+            return None
+        why = self._probe.trouble or devices[0].trouble or "the readings are too old"
+        return f"none of {len(devices)} GPUs can be used: {why}"
+
+    def trouble_of(self, uuid: str) -> str:
+        """Why a device is not to be used now; "" if it may be."""
+        return next((one.trouble for one in self.all if one.uuid == uuid), "it is gone")
+
+    def warn_without_load(self, waiting: Iterable[Waiting]) -> None:
+        """Say, once, where a ceiling of utilisation does not count."""
+        if self._without_load or not any(one.demand.ceiling for one in waiting):
+            return
+        for reading in self.usable:
+            if reading.utilization is None:
+                self._without_load = True
+                log.warning("GPU %s tells no utilisation; max_gpu_utilization does not count there", reading.uuid)
