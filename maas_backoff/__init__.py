@@ -2,13 +2,17 @@
 
 from maas_backoff.config import GpuConfig, SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
 from maas_backoff.domain.backoff import Backoff, BackoffStrategy
+from maas_backoff.domain.context import current_task
+from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuAssignment, GpuStatus, GpuTask
 from maas_backoff.domain.health import Health
+from maas_backoff.domain.history import Activity, Durations, History
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.spec import TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
+from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import (
     ConfigError,
     Discard,
@@ -34,10 +38,12 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.storage import StorageConfig
 
 __all__ = [
+    "Activity",
     "Backoff",
     "BackoffStrategy",
     "ConfigError",
     "Discard",
+    "Durations",
     "FailedAttempt",
     "GpuAssignment",
     "GpuConfig",
@@ -45,6 +51,7 @@ __all__ = [
     "GpuTask",
     "HandlerError",
     "Health",
+    "History",
     "InvalidValueError",
     "MaasBackoffError",
     "MissingExtraError",
@@ -68,6 +75,7 @@ __all__ = [
     "TaskConflictError",
     "TaskEntity",
     "TaskError",
+    "TaskEvent",
     "TaskNotFoundError",
     "TaskOptions",
     "TaskPage",
@@ -75,4 +83,6 @@ __all__ = [
     "TaskStatus",
     "TaskTimeoutError",
     "ThreadPoolConfig",
+    "Worker",
+    "current_task",
 ]

@@ -1,7 +1,7 @@
-"""The command line: `maas-backoff demo`, `maas-backoff worker module:scheduler` and `maas-backoff gpus`.
+"""The command line: `maas-backoff worker module:scheduler`, and what looks at a queue or steers it; `--help` lists all.
 
-Exit codes: 0 all is well, 1 tasks failed, the worker died, or there is no GPU, 2 wrong usage or a failed import,
-3 the storage cannot be reached, 130 the demo was stopped.
+Exit codes: 0 all is well; 1 tasks failed, the worker died, or what was asked for is not so or not there; 2 wrong usage
+or a failed import; 3 the storage cannot be reached; 130 stopped.
 """
 
 import argparse
@@ -21,11 +21,14 @@ from pathlib import Path
 
 import anyio
 
+from maas_backoff.commands import preview, queue
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.demo.lines import InputError
 from maas_backoff.errors import MaasBackoffError, StorageError
+from maas_backoff.logs import JsonFormatter, TaskLogFilter
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.storage import StorageConfig
+from maas_backoff.store.redis import RedisStore
 
 log = logging.getLogger("maas_backoff.command")
 
@@ -48,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        return {"demo": _demo, "worker": _worker, "gpus": _gpus}[options.command](options)
+        own = {"demo": _demo, "worker": _worker, "gpus": _gpus, "preview": _preview, "doctor": _doctor}
+        return own.get(options.command, _queue)(options)
     except StorageError as error:
         return _complain(options, error, STORAGE)
     except (UsageError, InputError, MaasBackoffError) as error:
@@ -93,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "scheduler", metavar="module:scheduler", help="where it is, or a function without arguments giving it"
     )
+    worker.add_argument("--log-format", choices=["plain", "json"], default="plain", help="(default: %(default)s)")
     gpus = commands.add_parser(
         "gpus",
         help="show this machine's GPUs, and what is reserved on them",
@@ -102,7 +107,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     gpus.add_argument("--url", metavar="URL", help="the server: redis://…, rediss://…, unix://…")
     gpus.add_argument("--json", action="store_true", help="print JSON")
+    preview.arguments(commands.add_parser("preview", help="show when a policy retries, as a table and a bar chart"))
+    doctor = commands.add_parser("doctor", help="say what is wrong with server, queue and GPUs (1: something is)")
+    _queue_of(doctor)
+    for name, command in queue.COMMANDS.items():
+        one = commands.add_parser(name, help=command.help)
+        command.arguments(one)
+        _queue_of(one)
+        if command.reads:
+            one.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _queue_of(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", metavar="URL", help="the server (default: MAAS_BACKOFF_URL, …)")
+    parser.add_argument("--queue", metavar="NAME", help="the queue's biz_prefix (default: MAAS_BACKOFF_BIZ_PREFIX)")
 
 
 def _places(text: str) -> int:
@@ -119,8 +138,12 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _worker(options: argparse.Namespace) -> int:
     scheduler = load_scheduler(options.scheduler)
+    handler = logging.StreamHandler(sys.stderr)
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if options.log_format == "json" else plain)
+    handler.addFilter(TaskLogFilter())
     # Does nothing where the module has configured logging itself.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     config = scheduler.config
     log.info("queue %r, %d at a time, pid %d", config.task.biz_prefix, config.threadpool.concurrency, os.getpid())
     try:
@@ -146,6 +169,50 @@ def _gpus(options: argparse.Namespace) -> int:
         return FAILED
     print(as_json(found) if options.json else as_table(found, reservations=storage is not None))
     return OK
+
+
+def _preview(options: argparse.Namespace) -> int:
+    print(preview.preview(options, TaskBackoffConfig.from_env().task))
+    return OK
+
+
+def _queue(options: argparse.Namespace) -> int:
+    async def run() -> int:
+        scheduler = TaskBackoffScheduler(_config(options))
+        try:
+            return await queue.COMMANDS[options.command].run(scheduler, options)
+        finally:
+            await scheduler.shutdown()
+
+    return anyio.run(run)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from maas_backoff.commands.doctor import examine
+
+    logging.getLogger("maas_backoff").addHandler(logging.NullHandler())  # what it warns of is in the findings
+
+    async def run() -> int:
+        scheduler = TaskBackoffScheduler(_config(options))
+        store = RedisStore(scheduler.config)
+        try:
+            words = await examine(scheduler, store)
+        finally:
+            await store.aclose()
+            await scheduler.shutdown()
+        print("\n".join(map(str, words)))
+        return FAILED if any(word.kind == "wrong" for word in words) else OK
+
+    return anyio.run(run)
+
+
+def _config(options: argparse.Namespace) -> TaskBackoffConfig:
+    config = TaskBackoffConfig.from_env()
+    if options.url is not None:
+        config.storage = StorageConfig(url=options.url)
+    if options.queue is not None:
+        config.task.biz_prefix = options.queue
+    return config
 
 
 def load_scheduler(reference: str) -> TaskBackoffScheduler:

@@ -4,7 +4,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 
 import anyio
 import attrs
@@ -16,9 +15,6 @@ from maas_backoff.gate.grant import Grant
 from maas_backoff.store.codec import AttemptInfo
 from maas_backoff.store.frame import Claimed
 
-current: ContextVar["Attempt | None"] = ContextVar("maas_backoff.current", default=None)
-"""The attempt whose handler is being called."""
-
 
 class Attempt:
     """One claimed task in this process, from its claim to the answer to its settlement."""
@@ -27,6 +23,8 @@ class Attempt:
     """What came of the handler, before it is known whether it was stopped."""
     scope: anyio.CancelScope | None = None
     reason: CancelReason | None = None
+    started_at: float | None = None
+    """When the handler began, by time.monotonic()."""
     deadline = math.inf
     lingering: asyncio.Event | None = None
     over = False
@@ -63,7 +61,8 @@ class Attempt:
 
     def started(self) -> None:
         """From here on the timeout counts."""
-        self.deadline = time.monotonic() + self.timeout
+        self.started_at = time.monotonic()
+        self.deadline = self.started_at + self.timeout
         self._watch(self.deadline)
 
     def extend(self) -> None:

@@ -7,12 +7,14 @@ import asyncio
 import itertools
 import logging
 import math
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import anyio
 
+from maas_backoff.domain.history import Tally
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.gate.grant import Grant
@@ -53,6 +55,7 @@ class Running:
         self.empty.set()
         self.earlier = asyncio.Event()
         self.next_deadline = math.inf
+        self.tally = Tally()
         self.noted: dict[int, Attempt] = {}
         self.noting = asyncio.Event()
         # Half of the slots: the server works on one frame while the handlers of the other run.
@@ -152,7 +155,8 @@ class Running:
         self._suspect_claims[bool(fits)] += may_claim_suspect
         request_id = f"{next(self._requests)}"
         self._in_flight[request_id] = settles, self._wakes
-        return Frame(tuple(settle for _, settle in settles), claims, may_claim_suspect, request_id, lane, fits)
+        tally = self.tally.take() if settles else ""
+        return Frame(tuple(settle for _, settle in settles), claims, may_claim_suspect, request_id, lane, tally, fits)
 
     def answered(self, frame: Frame, answer: Answer) -> list[tuple[Attempt, Settle, str]]:
         """Free the slots of what is settled; return it with the server's word for each."""
@@ -168,8 +172,7 @@ class Running:
         if frame.claims and not frame.fits:
             # What woke this worker while the frame was on its way may have come after the claim.
             self._feed(hungry=answer.hit or wakes != self._wakes)
-        for attempt, _ in settled:
-            self._forget(attempt)
+        self._forget(attempt for attempt, _ in settled)
         if freed and self.spare_slots:
             self.gpu_pulse.set()
         self._rest()
@@ -182,6 +185,7 @@ class Running:
             claimed, timeout=timeout, start_before=start_before, watch=self.watch, report=report, grant=grant
         )
         self.attempts[attempt.token] = attempt
+        self.tally.waits[int(claimed.waited_ms).bit_length()] += 1
         if not self._inbox:
             self._rouse(1)
         self._inbox.append(attempt)
@@ -223,11 +227,15 @@ class Running:
         if attempt.grant is not None and (attempt.lingering is None or attempt.lingering.is_set()):
             self.give_back(attempt.grant)
         if settlement is None:
-            self._forget(attempt)
+            self._forget([attempt])
             self._rest()
             self.pulse.set()
             return
         task_id, counts = attempt.task.task_id, attempt.claimed.counts
+        if attempt.started_at is not None:
+            self.tally.runs[int((time.monotonic() - attempt.started_at) * 1000).bit_length()] += 1
+        if settlement.result is None:
+            self.tally.ended(settlement, counts)
         info = attempt.info(self.worker) if settlement.error is not None else None
         settle = Settle(
             task_id, "lease", attempt.token, settlement, counts, info, attempt.progress, attempt.claimed.overrides
@@ -240,10 +248,11 @@ class Running:
         grant.attempt_ended()
         self.gpu_pulse.set()
 
-    def _forget(self, attempt: Attempt) -> None:
-        self.attempts.pop(attempt.token, None)
-        if attempt.claimed.counts.suspect:
-            self.wake()  # the next suspect may come
+    def _forget(self, attempts: Iterable[Attempt]) -> None:
+        for attempt in attempts:
+            self.attempts.pop(attempt.token, None)
+            if attempt.claimed.counts.suspect:
+                self.wake()  # the next suspect may come
 
     def _rest(self) -> None:
         """Say that nothing is left to do, if so: no attempt, and no claim on its way."""

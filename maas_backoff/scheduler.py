@@ -3,19 +3,24 @@
 import logging
 import os
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 import anyio
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.context import current
+from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.health import Health
+from maas_backoff.domain.history import History
 from maas_backoff.domain.page import TaskPage
-from maas_backoff.domain.spec import TaskOptions, TaskSpec
+from maas_backoff.domain.spec import Move, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import HandlerError
 from maas_backoff.executors.base import ExceptionHandler, Executor, Handler
 from maas_backoff.executors.call import is_coroutine_handler
@@ -26,7 +31,6 @@ from maas_backoff.executors.reference import HandlerReference
 from maas_backoff.executors.thread import ThreadExecutor
 from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.reading import Probe
-from maas_backoff.leased import current
 from maas_backoff.service import Service
 from maas_backoff.tasks import Tasks
 from maas_backoff.uninterrupted import uninterrupted
@@ -162,8 +166,8 @@ class TaskBackoffScheduler:
         Does nothing if the scheduler was not started, or was stopped. Raises what the worker died of, if it died;
         HandlerError when a handler calls it.
         """
-        attempt = current.get()
-        if attempt is not None and self._service is not None and self._service.runs(attempt):
+        task = current.get()
+        if task is not None and self._service is not None and self._service.runs(task):
             raise HandlerError("shutdown: a handler cannot wait for its own end; tell your main task to call it")
         await uninterrupted(self._stop())  # a worker must not be left half stopped; stop() is bounded
 
@@ -267,17 +271,60 @@ class TaskBackoffScheduler:
         """
         return await self._tasks.wait(task_id, timeout)
 
+    def watch(self, task_id: str, *, after: str | None = None) -> AsyncGenerator[TaskEvent, None]:
+        """Give the task as it is, and again whenever its state or progress changes, until it is finished.
+
+        `after` is the id of the last event that was seen: it is not given again, and a lost connection costs nothing
+        but what came in between. Changes that follow each other quickly may be seen as one. Raises TaskNotFoundError,
+        also when the task is deleted meanwhile.
+        """
+        return self._tasks.watch(task_id, after)
+
+    @asynccontextmanager
+    async def call(
+        self, task_params: Mapping[str, object], task_id: str | None = None, **options: Unpack[TaskOptions]
+    ) -> AsyncGenerator[str, None]:
+        """Create a task for as long as somebody is there for it: `async with scheduler.call(params) as task_id:`.
+
+        When the block is left before the task is finished, by an exception, a return, or as its caller was cancelled,
+        the task is cancelled, wherever it runs. Arguments and errors are those of `create_task`.
+        """
+        task_id = await self.create_task(task_params, task_id, **options)
+        try:
+            yield task_id
+        finally:
+            await uninterrupted(self.cancel_task(task_id, running=True))
+
     async def list_tasks(self, status: str, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
         """Return up to `limit` (1..1000) tasks in a state, as `.tasks`; pass `.cursor` to go on, until it is None.
 
         Pending and processing tasks come in the order in which they are due or run out, finished ones in that in which
         they expire. A task that changes its state meanwhile may be missed or seen twice.
         """
-        return await self._tasks.list(status, limit, cursor)
+        return await self._tasks.page(status, limit, cursor)
 
     async def get_queue_stats(self) -> QueueStats:
         """Return how many tasks are in which state, in constant time."""
         return await self._tasks.store.stats()
+
+    async def explain(self) -> str:
+        """Return in one sentence why nothing runs, or not all that waits."""
+        return await self._tasks.store.explain()
+
+    async def get_history(self, minutes: int = 60) -> History:
+        """Return what has happened in the last 1 to 120 minutes, this one included, and in all time.
+
+        Kept by whoever settles attempts, at no cost worth naming; minutes are those of the server's clock.
+        """
+        return await self._tasks.history(minutes)
+
+    async def get_upcoming(self, step: float = 30, steps: int = 20) -> list[int]:
+        """Return how many tasks become due in each of the next `steps` (1 to 200) steps of `step` seconds."""
+        return await self._tasks.upcoming(step, steps)
+
+    async def workers(self) -> list[Worker]:
+        """Return the live workers of this queue, as each told with its last heartbeat; at most 1,000."""
+        return list(await self._tasks.store.fleet())
 
     async def gpus(self) -> list[GpuStatus]:
         """Return the GPUs of all live workers of this queue, with what every queue has reserved there."""
@@ -316,9 +363,37 @@ class TaskBackoffScheduler:
         """Make a failed or cancelled task pending again, with all its retries."""
         return await self._tasks.retry(task_id)
 
+    async def retry_tasks(self, status: str = "failed", *, error: str | None = None) -> int:
+        """Retry all tasks that are failed, or cancelled, now; return how many.
+
+        `error` picks those whose error, "type: message", has this text in it.
+        """
+        return await self._tasks.retry_all(status, error)
+
+    async def update_task(self, task_id: str, **options: Unpack[Move]) -> bool:
+        """Change when a pending task is due (`delay` or `run_at`), or its `priority`; False if it is not pending."""
+        return await self._tasks.update(task_id, options)
+
     async def delete_task(self, task_id: str) -> bool:
         """Delete a task, unless an attempt of it runs."""
         return await self._tasks.delete(task_id)
+
+    async def purge_tasks(self, status: str) -> int:
+        """Delete all tasks that are pending, completed, failed or cancelled now; return how many."""
+        return await self._tasks.purge(status)
+
+    # Steering the queue
+
+    async def pause(self) -> bool:
+        """Have no worker claim anything more until `resume`, from the next claim on; what runs goes on.
+
+        For the whole queue, and lasting: it survives all workers. False if it was paused already.
+        """
+        return await self._tasks.store.pause(on=True)
+
+    async def resume(self) -> bool:
+        """Let the queue's workers go on; False if it was not paused."""
+        return await self._tasks.store.pause(on=False)
 
 
 def _executor(config: TaskBackoffConfig, handler: Handler, lifespan: Lifespan | None) -> Executor:

@@ -14,12 +14,12 @@ import anyio
 
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import StorageError
 from maas_backoff.executors.base import ExceptionHandler, Executor
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.reading import Probe
-from maas_backoff.leased import Attempt
 from maas_backoff.loops import poll, progress, reap, timeout
 from maas_backoff.loops.admission import Admission
 from maas_backoff.loops.heartbeat import Heartbeat
@@ -77,9 +77,10 @@ class Service:
         """Whether tasks are being claimed."""
         return self._host is not None and not self._host.done() and not self._stopping.is_set()
 
-    def runs(self, attempt: Attempt) -> bool:
-        """Whether the attempt is one of this worker's."""
-        return self.running.attempts.get(attempt.token) is attempt
+    def runs(self, task: TaskEntity) -> bool:
+        """Whether the task is being run by this worker."""
+        attempt = self.running.attempts.get(task.token)
+        return attempt is not None and attempt.task is task
 
     def troubles(self) -> list[str]:
         """Return what keeps this worker from running tasks as it should."""

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
 
 import anyio
@@ -11,11 +11,14 @@ import attrs
 
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, newtask
+from maas_backoff.domain.context import current
+from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
+from maas_backoff.domain.history import History
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, cut
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.settlement import Counts, Settlement, decide
-from maas_backoff.domain.spec import TaskSpec
+from maas_backoff.domain.spec import Move, TaskSpec
 from maas_backoff.domain.task import TaskEntity, TaskError, TaskStatus, checked_message, checked_progress
 from maas_backoff.domain.worker import Device
 from maas_backoff.errors import (
@@ -27,18 +30,20 @@ from maas_backoff.errors import (
     TaskTimeoutError,
 )
 from maas_backoff.gate.status import status
-from maas_backoff.leased import current
 from maas_backoff.store.codec import EXTERNAL
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.frame import Settle
 from maas_backoff.store.ledger import Ledgers
-from maas_backoff.store.redis import ENQUEUE_LIMIT, RedisStore
+from maas_backoff.store.redis import ENQUEUE_LIMIT, SETTLE_LIMIT, RedisStore
 from maas_backoff.store.waiters import Waiters
 
 WAIT_RENEWAL = 20.0
 """Seconds after which a waiter looks by itself, and says again that it waits."""
 
 LARGEST_PAGE = 1000
+LISTED_AT_ONCE = 200
+"""Tasks per page of a listing that goes through all of them."""
+
 _CURSOR = re.compile(r"[1-9] (-inf|-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]{1,3})?) [0-9]{1,15}")
 
 
@@ -140,16 +145,19 @@ class Tasks:
                     found[device.uuid] = device, worker.host
         return [status(device, host, await self._ledgers.read(device.uuid)) for device, host in found.values()]
 
-    async def list(self, status: str, limit: int, cursor: str | None) -> TaskPage:
-        try:
-            status = TaskStatus(status)
-        except ValueError:
-            raise InvalidValueError("status", "one of " + ", ".join(TaskStatus), status) from None
+    async def history(self, minutes: int) -> History:
+        return await self.store.history(_checked_number("minutes", minutes, 120))
+
+    async def upcoming(self, step: float, steps: int) -> list[int]:
+        if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step <= 86_400:
+            raise InvalidValueError("step", "seconds, above 0 and at most a day", step)
+        return await self.store.upcoming(step, _checked_number("steps", steps, 200))
+
+    async def page(self, status: str, limit: int, cursor: str | None) -> TaskPage:
+        status = _checked_status(status, *TaskStatus)
         if cursor is not None and not _CURSOR.fullmatch(cursor):
             raise InvalidValueError("cursor", "the cursor of a page, or None", cursor)
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LARGEST_PAGE:
-            raise InvalidValueError("limit", f"a whole number from 1 to {LARGEST_PAGE}", limit)
-        return await self.store.list(status, limit, cursor)
+        return await self.store.page(status, _checked_number("limit", limit, LARGEST_PAGE), cursor)
 
     async def wait(self, task_id: str, timeout: float | None) -> TaskEntity:
         newtask.checked_task_id(task_id)
@@ -158,22 +166,37 @@ class Tasks:
         with contextlib.ExitStack() as stack:
             if timeout is not None:
                 stack.enter_context(anyio.move_on_after(timeout))
-            return await self._end_of(task_id)
+            async with contextlib.aclosing(self._changes(task_id)) as changes:
+                async for task in changes:
+                    if task.status.finished:
+                        return task
         assert timeout is not None
         raise TaskTimeoutError(task_id, timeout)
 
-    async def _end_of(self, task_id: str) -> TaskEntity:
+    async def watch(self, task_id: str, after: str | None) -> AsyncGenerator[TaskEvent, None]:
+        newtask.checked_task_id(task_id)
+        told = after
+        async with contextlib.aclosing(self._changes(task_id)) as changes:
+            async for task in changes:
+                event = TaskEvent.of(task)
+                if event.id != told:
+                    yield event
+                told = event.id
+                if task.status.finished:
+                    return
+
+    async def _changes(self, task_id: str) -> AsyncGenerator[TaskEntity, None]:
+        """Give the task as it is, and again whenever it may have changed."""
         if self._waiters is None:
             await self.store.server.connect()
-            self._waiters = Waiters(self.store.server.new_client(connections=1), self.store.keys.finished_channel)
+            self._waiters = Waiters(self.store.server.new_client(connections=1), self.store.keys.changed_channel)
         async with self._waiters.waiting(task_id) as woken:
             while True:
                 woken.clear()
-                task = await self.store.get(task_id, wait=2 * WAIT_RENEWAL)
+                task = await self.store.get(task_id, watch=2 * WAIT_RENEWAL)
                 if task is None:
                     raise TaskNotFoundError(task_id)
-                if task.status.finished:
-                    return task
+                yield task
                 with anyio.move_on_after(WAIT_RENEWAL):
                     await woken.wait()
 
@@ -232,6 +255,53 @@ class Tasks:
         settle = Settle(newtask.checked_task_id(task_id), "finished", None, settlement)
         return await self.store.settle(settle) in {"ok", "already"}
 
+    async def retry_all(self, status: str, error: str | None) -> int:
+        status = _checked_status(status, TaskStatus.FAILED, TaskStatus.CANCELLED)
+        settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
+        # All are listed first: those that are retried leave the list, and those that fail meanwhile may wait.
+        ids = [task.task_id async for task in self._all(status) if error is None or error in str(task.error or "")]
+        number = 0
+        for start in range(0, len(ids), SETTLE_LIMIT):
+            settles = [Settle(task_id, "finished", None, settlement) for task_id in ids[start : start + SETTLE_LIMIT]]
+            answers = await self.store.settle_all(settles, secrets.token_hex(8))
+            number += sum(answer in {"ok", "already"} for answer in answers)
+        return number
+
+    async def _all(self, status: TaskStatus) -> AsyncGenerator[TaskEntity, None]:
+        cursor: str | None = None
+        while True:
+            page = await self.store.page(status, LISTED_AT_ONCE, cursor)
+            for task in page.tasks:
+                yield task
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def update(self, task_id: str, options: Move) -> bool:
+        newtask.checked_task_id(task_id)
+        if not options:
+            raise InvalidValueError("update_task", "priority, delay or run_at", "none of them")
+        priority = newtask.checked_priority(options["priority"]) if "priority" in options else None
+        due = newtask.checked_due(options) if options.keys() & {"delay", "run_at"} else None
+        settle_id = secrets.token_hex(8)
+        while True:
+            pending = await self.store.find_pending(task_id)
+            if pending is None:
+                return False
+            if await self.store.settle(pending.moved(priority, due), settle_id=settle_id) in {"ok", "already"}:
+                return True
+            # It has changed in between: look again.
+
+    async def purge(self, status: str) -> int:
+        status = _checked_status(status, *(set(TaskStatus) - {TaskStatus.PROCESSING}))
+        # Those that come meanwhile may be left: it is not to run for ever.
+        stats = await self.store.stats()
+        most, number, more = getattr(stats, f"{status}_count"), 0, True
+        while more and number <= most:
+            deleted, more = await self.store.purge(status)
+            number += deleted
+        return number
+
     async def delete(self, task_id: str) -> bool:
         return await self.store.delete(newtask.checked_task_id(task_id))
 
@@ -239,6 +309,18 @@ class Tasks:
         newtask.checked_task_id(task_id)
         checked_progress(progress)
         checked_message(message)
-        attempt = current.get()
-        token = attempt.token if attempt is not None and attempt.task.task_id == task_id else None
+        task = current.get()
+        token = task.token if task is not None and task.task_id == task_id else None
         return (await self.store.report_progress([(task_id, token, progress, message)]))[0]
+
+
+def _checked_status(status: object, *allowed: TaskStatus) -> TaskStatus:
+    if not isinstance(status, str) or status not in allowed:
+        raise InvalidValueError("status", "one of " + ", ".join(one for one in TaskStatus if one in allowed), status)
+    return TaskStatus(status)
+
+
+def _checked_number(option: str, number: object, most: int) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
+        raise InvalidValueError(option, f"a whole number from 1 to {most}", number)
+    return number

@@ -10,6 +10,7 @@ import attrs
 
 from maas_backoff.attempt import outcome_of, run_attempt
 from maas_backoff.domain.backoff import BackoffCallable
+from maas_backoff.domain.context import current
 from maas_backoff.domain.outcome import (
     Failed,
     FailedOnGpu,
@@ -27,7 +28,7 @@ from maas_backoff.executors.base import ExceptionHandler, Executor
 from maas_backoff.executors.call import call_here
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
-from maas_backoff.leased import Attempt, current
+from maas_backoff.leased import Attempt
 from maas_backoff.running import Running
 
 log = logging.getLogger("maas_backoff.worker")
@@ -59,7 +60,7 @@ class Work:
         outcome = attempt.outcome = self._admit(attempt)
         if outcome is None:
             attempt.scope = scope
-            current.set(attempt)
+            current.set(attempt.task)
             outcome = attempt.outcome = await run_attempt(self.executor, attempt)
         if attempt.reason is not None or self._needs_exception_handler(outcome):
             return False

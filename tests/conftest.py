@@ -53,6 +53,7 @@ _LASTING = {
     b"gpu_marker",
     b"policies",
     b"meta",
+    b"totals",
     b"workers",
 }
 _TRIMMED = {b"completed", b"failed", b"cancelled"}

@@ -23,7 +23,7 @@ UNUSED = {"unsubscribe"}
 """Closing the connection does."""
 CHECKED = {"info"}
 """What the check at start looks at."""
-WORKERS_ONLY = {"bzpopmin", "exists", "set", "zremrangebyscore"}
+WORKERS_ONLY = {"bzpopmin", "set"}
 """What a process without a handler does not send."""
 
 
@@ -153,7 +153,7 @@ async def test_a_producer_needs_fewer_rights(acl: Server, monkeypatch: pytest.Mo
         await scheduler.update_task_progress("done", 50)
         async with anyio.create_task_group() as group:
             group.start_soon(scheduler.wait_task, "done", 20)
-            await eventually(lambda: acl.client.hget("maas:{test}:t:done", "w"), "somebody waits")
+            await eventually(lambda: acl.client.zcard("maas:{test}:watched"), "somebody waits")
             await scheduler.mark_task_completed("done", 1)
         await scheduler.mark_task_processing("failed")
         await scheduler.mark_task_failed("failed", "reason", retry=False)

@@ -1,13 +1,17 @@
 """The README is true: every Python block in it runs, and does what it says."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 from support import Server
+
+from maas_backoff import GpuConfig, SchedulerConfig, StorageConfig, TaskConfig, ThreadPoolConfig
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -60,6 +64,30 @@ EXPECTED = [
 
 def test_each_block_is_known() -> None:
     assert len(BLOCKS) == len(EXPECTED)
+
+
+def test_the_web_service_is_the_one_that_is_tested() -> None:
+    """tests/web_service.py, which runs under uvicorn in test_web_service.py, without its first line."""
+    text = (Path(__file__).parent / "web_service.py").read_text(encoding="utf-8")
+    assert BLOCKS[1] == text.partition('"""\n\n')[2]
+
+
+def test_the_tables_of_options_are_those_of_the_code() -> None:
+    """Every option is in the table of its class, with its default, and nothing else is."""
+    for section in (StorageConfig, TaskConfig, ThreadPoolConfig, SchedulerConfig, GpuConfig):
+        rows = re.search(rf"^\| `{section.__name__}` \| default \|.*?(?=\n\n)", README, re.MULTILINE | re.DOTALL)
+        assert rows is not None, section
+        told: dict[str, str] = {}
+        for row in rows[0].splitlines()[2:]:
+            names, defaults = (re.findall(r"`([^`]+)`", part) for part in row.split(" | ")[:2])
+            # "`None` …": the last default is that of the rest.
+            told |= dict(zip(names, defaults + defaults[-1:] * (len(names) - len(defaults)) or [""] * 9, strict=False))
+        fields = {field.name: field.default for field in attrs.fields(section) if field.init}
+        fields.pop("min_gpu_utilization", None)  # the alias
+        assert told.keys() == fields.keys(), section
+        for name, default in fields.items():
+            if told[name]:
+                assert ast.literal_eval(told[name]) == default, f"{section.__name__}.{name}"
 
 
 @pytest.mark.parametrize("number", range(len(EXPECTED)))

@@ -115,7 +115,7 @@ class Queue:
             lambda: self.store.request_cancel(task_id),
             lambda: self.store.delete(task_id),
             lambda: self.store.reap(1e6, 0),
-            lambda: self.store.get(task_id, wait=10),
+            lambda: self.store.get(task_id, watch=10),
             *[lambda: self.exchange(self._random.randint(0, 3), self._settles())] * 8,
         ]
         try:

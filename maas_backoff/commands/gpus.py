@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from maas_backoff.commands.text import table
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.worker import Device
 from maas_backoff.gate.fit import most_of, room_of
@@ -25,7 +26,7 @@ async def gpus(storage: StorageConfig | None) -> list[GpuStatus]:
 
     Raises LookupError where there are none, with the reason.
     """
-    readings = _readings()
+    readings = probed()
     server = None if storage is None else Server(storage, key_of(readings[0].uuid))
     ledgers = None if server is None or storage is None else Ledgers(storage, server, lease=30)
     try:
@@ -40,7 +41,8 @@ async def gpus(storage: StorageConfig | None) -> list[GpuStatus]:
             await server.aclose()
 
 
-def _readings() -> Sequence[Reading]:
+def probed() -> Sequence[Reading]:
+    """Return readings of this machine's devices; raises LookupError where there are none, with the reason."""
     probe, read = NvmlProbe(), threading.Event()
     probe.start(read.set)
     deadline = time.monotonic() + PATIENCE
@@ -77,9 +79,7 @@ def as_json(found: Sequence[GpuStatus]) -> str:
 def as_table(found: Sequence[GpuStatus], *, reservations: bool) -> str:
     """Return the devices as lines for people; amounts in GiB."""
     head = ("gpu", "name", "total", "strangers", "reserved", "free", "util", "temp", "tasks", "health", "uuid")
-    rows = [head, *(_row(device, reservations=reservations) for device in found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines = [table(head, (_row(device, reservations=reservations) for device in found))]
     for device in found:
         lines += [
             f"gpu {device.index}: {task.task_id!r} of {task.queue}, {task.memory_gb:.1f} GiB, by {task.worker}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from maas_backoff.domain.spec import TaskOptions
+from maas_backoff.domain.spec import Move, TaskOptions
 from maas_backoff.errors import InvalidValueError
 
 LONGEST_ID = 256
@@ -50,7 +50,7 @@ def checked_priority(priority: object) -> int:
     return priority
 
 
-def checked_due(options: TaskOptions) -> float | datetime:
+def checked_due(options: Move) -> float | datetime:
     """Return when the task is due: seconds from now, or an aware datetime."""
     if "run_at" in options:
         if "delay" in options:

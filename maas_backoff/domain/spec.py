@@ -7,7 +7,15 @@ from typing import TypedDict, Unpack
 import attrs
 
 
-class TaskOptions(TypedDict, total=False):
+class Move(TypedDict, total=False):
+    """What may be changed of a pending task: its `priority`, and when it is due, by `delay` or `run_at`."""
+
+    priority: int
+    delay: float | timedelta
+    run_at: datetime
+
+
+class TaskOptions(Move, total=False):
     """What may be said of one task: when, how urgent, and its own values in place of the queue's policy.
 
     `priority` is -1000 … 1000, lower first. `delay` (seconds or timedelta) and `run_at` (aware datetime) exclude
@@ -15,9 +23,6 @@ class TaskOptions(TypedDict, total=False):
     `ThreadPoolConfig`, for this task alone.
     """
 
-    priority: int
-    delay: float | timedelta
-    run_at: datetime
     exec_timeout: float | timedelta
     max_retry_count: int
     backoff_strategy: str

@@ -10,7 +10,7 @@ class QueueStats:
     `scheduled_count` is the part of `pending_count` that is not due yet. `oldest_pending_age` is for how many
     seconds the task at the head of the queue has been due; 0 when nothing is due. `gpu_count` is the part of
     `pending_count` that is due and waits for room on a GPU; `unfit_count` the part of that which asks for more memory
-    than any device of a live worker has.
+    than any device of a live worker has. While `paused`, nothing is claimed.
     """
 
     pending_count: int
@@ -22,3 +22,4 @@ class QueueStats:
     oldest_pending_age: float
     gpu_count: int = 0
     unfit_count: int = 0
+    paused: bool = False

@@ -7,18 +7,29 @@ from maas_backoff.domain.demand import Demand, gib
 from maas_backoff.domain.worker import Worker
 
 
-def waiting_for(due_ms: float, now_ms: float, demand: Demand | None, fleet: Sequence[Worker], ahead: int = -1) -> str:
+def waiting_for(
+    due_ms: float,
+    now_ms: float,
+    demand: Demand | None,
+    fleet: Sequence[Worker],
+    ahead: int = -1,
+    *,
+    paused: bool = False,
+) -> str:
     """Return the reason in words; `fleet` are the live workers, `ahead` the tasks that come before it (-1: unknown)."""
     if due_ms > now_ms:
         return f"due at {at(due_ms).isoformat(timespec='milliseconds')}"
+    if paused:
+        return "paused"
     if not fleet:
         return "worker: none is running"
     if demand is not None:
-        return f"gpu: needs {demand}, {_gpu(demand, fleet)}"
+        return f"gpu: needs {demand}, {gpu_reason(demand, fleet)}"
     return "slot" if ahead < 0 else f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
 
 
-def _gpu(demand: Demand, fleet: Sequence[Worker]) -> str:
+def gpu_reason(demand: Demand, fleet: Sequence[Worker]) -> str:
+    """Return why no device of a fleet takes a task that needs this."""
     devices = [device for worker in fleet for device in worker.devices]
     if not devices:
         return "and no running worker has a GPU"

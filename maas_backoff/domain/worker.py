@@ -38,11 +38,19 @@ class Device:
 
 @attrs.frozen
 class Worker:
-    """A live worker: its name, its host and its GPUs."""
+    """A live worker, as it said with its last heartbeat: where it is, its slots and GPUs.
+
+    `lag` is for how many seconds its event loop kept a call waiting.
+    """
 
     name: str
     host: str = ""
     devices: tuple[Device, ...] = ()
+    pid: int = 0
+    slots: int = 0
+    running: int = 0
+    version: str = ""
+    lag: float = 0
 
     @classmethod
     def of(cls, name: str, text: bytes) -> Self:
@@ -57,7 +65,8 @@ class Worker:
             for one in told.get("gpus", ())
             if needed <= one.keys()
         )
-        return cls(name, told.get("host", ""), tuple(devices))
+        plain = {field: told[field] for field in ("host", "pid", "slots", "running", "version", "lag") if field in told}
+        return cls(name, devices=tuple(devices), **plain)
 
     def could_fit(self, demand: Demand) -> bool:
         """Whether a device here is large enough, whatever runs on it now."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from maas_backoff.domain.context import current
 from maas_backoff.domain.outcome import TEXT_LIMIT, HandlerOutcome, cut, outcome_of_error, outcome_of_value, to_dict
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.executors.connection import Connection
@@ -150,6 +151,7 @@ class Server:
 
     def _attempt(self, task: TaskEntity) -> HandlerOutcome:
         """Call the handler. Whatever it raises is an outcome; what it forked ends here."""
+        token = current.set(task)
         try:
             value = copy_context().run(self._handler, task, *self._values)
             if isinstance(value, Coroutine):
@@ -158,6 +160,7 @@ class Server:
         except BaseException as error:  # noqa: BLE001 - SystemExit ends an attempt, not the child
             return outcome_of_error(error)
         finally:
+            current.reset(token)
             self._end_if_forked()
 
     def _awaited(self, coroutine: Coroutine[Any, Any, object]) -> HandlerOutcome:

@@ -46,6 +46,7 @@ class Heartbeat:
         self._own_scope: anyio.CancelScope | None = None
         self._asked_at: float | None = None
         self._blocked = False
+        self._lag = 0.0
         self._renewed_at = time.monotonic()
         self._error = ""
 
@@ -113,7 +114,7 @@ class Heartbeat:
     async def _renew(self, client: Client) -> None:
         attempts = self._renewable()
         args: list[object] = [self._store.clock, self._store.keys.prefix, self._running.worker]
-        about = {**self._about, "gpus": self._gate.describe()}
+        about = {**self._about, "running": len(attempts), "lag": self._lag, "gpus": self._gate.describe()}
         args += [jsontext.plain(about), f"{self._lease * 1000:.0f}"]
         for attempt in attempts:
             args += attempt.task.task_id, attempt.token
@@ -175,4 +176,6 @@ class Heartbeat:
             self._loop.call_soon_threadsafe(self._answer)
 
     def _answer(self) -> None:
+        if self._asked_at is not None:
+            self._lag = round(time.monotonic() - self._asked_at, 6)
         self._asked_at = None

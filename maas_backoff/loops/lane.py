@@ -72,6 +72,8 @@ class Lane:
             timeout = claimed.exec_timeout or self._exec_timeout
             grant = grants[claimed.fit] if grants else None
             running.claimed(claimed, timeout=timeout, start_before=start_before, grant=grant)
+        if frame.settles:
+            running.tally.settles[int((time.monotonic() - sent) * 1000).bit_length()] += len(frame.settles)
         for attempt, settle, word in running.answered(frame, answer):
             report(attempt, settle.settlement, word)
         now = anyio.current_time()
@@ -85,7 +87,12 @@ def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
     if word == "ok" and settlement.error is None and not log.isEnabledFor(logging.DEBUG):
         return
     task = attempt.task
-    extra = {"task_id": task.task_id, "attempt": task.attempt, "token": attempt.token, "answer": word}
+    extra = {
+        "event": _event(settlement, word),
+        "task_id": task.task_id,
+        "attempt": task.attempt,
+        "token": attempt.token,
+    }
     if word in {"lost", "unknown"}:
         log.warning(
             "task %r: the outcome of attempt %d came too late (%s)", task.task_id, task.attempt, word, extra=extra
@@ -97,3 +104,12 @@ def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
         # A handler that asks for a retry tells of no trouble.
         level = logging.INFO if settlement.error.type == Retry.__name__ else logging.WARNING
         log.log(level, "task %r: attempt %d: %s; %s", task.task_id, task.attempt, settlement.error, then, extra=extra)
+
+
+def _event(settlement: Settlement, word: str) -> str:
+    """Return the name of what has happened: that of the new state, `retried`, `released`, or that it came too late."""
+    if word in {"lost", "unknown"}:
+        return "too_late"
+    if word == "cancelled" or settlement.status != "pending":
+        return str(word if word == "cancelled" else settlement.status)
+    return "released" if settlement.error is None else "retried"

@@ -66,7 +66,7 @@ async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Find
     if worker:
         # A time-out that is refused: it neither waits nor takes anything.
         await rights.ask(client, "BZPOPMIN", keys("marker"), keys.control("check"), "-1")
-    await rights.subscribe(client, keys.finished_channel)
+    await rights.subscribe(client, keys.changed_channel)
     return [*found, *rights.findings()], server
 
 

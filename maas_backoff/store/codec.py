@@ -4,8 +4,7 @@ A task's fields: p creation (see _queue.lua: a line with time and policy, then t
 q demand of a GPU where it is not that of its creation, and the device to avoid ("<MiB>:<percent> uuid"),
 s state (none: pending), t token, n attempt, k counts ("retries losses snoozes [ooms faults] suspect"; none: all 0),
 u due ms, y held by ("started_ms worker", then a line "uuid index MiB"), f finished ms, g progress, m progress message,
-r result (none: null), e error, a0…a9 failed attempts, x cancel requested, d settled by ("token:settle_id"),
-w waited for until ms.
+r result (none: null), e error, a0…a9 failed attempts, x cancel requested, d settled by ("token:settle_id").
 Short, because memory is counted per task, and few: each costs the server time whenever a task is read or written.
 """
 

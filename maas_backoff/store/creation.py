@@ -56,6 +56,15 @@ class NewTask:
         return record, when, self.overrides
 
 
+def reprioritized(stored: bytes, priority: int, policy: Policy) -> bytes:
+    """Return what is stored of a task's creation with another priority."""
+    line, _, params = stored.partition(b"\n")
+    created, digest, *rest = line.split(b" ")
+    demand = rest[2] if len(rest) > 2 else b"-"
+    head_start = f"{priority * policy.priority_step * 1000:.0f}"
+    return b"%s %s %d %s %s\n%s" % (created, digest, priority, head_start.encode(), demand, params)
+
+
 def enqueue_args(tasks: Iterable[NewTask], digest: str) -> list[Any]:
     """Return tasks as enqueue.lua takes them: the number of groups, and those that follow each other and are alike."""
     args: list[Any] = [0]

@@ -1,6 +1,7 @@
 """What one round trip of a worker carries: settlements there, claims back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 import attrs
@@ -10,6 +11,7 @@ from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.codec import NO_COUNTS, AttemptInfo, settlement_fields
+from maas_backoff.store.creation import reprioritized
 
 Precondition = Literal["lease", "expired", "pending", "external", "finished"]
 
@@ -27,6 +29,8 @@ class Settle:
     progress: tuple[float, str | None] | None = None
     overrides: bytes | None = None
     """The task's own, as they are stored: needed where its params are replaced."""
+    extra: Sequence[str] = ()
+    """Further fields of the task, names and values in turn: a change of when it is due, or how urgent."""
 
 
 def settle_args(settles: Iterable[Settle], status: str | None = None) -> list[Any]:
@@ -40,6 +44,8 @@ def settle_args(settles: Iterable[Settle], status: str | None = None) -> list[An
     for settle in settles:
         settlement = settle.settlement
         fields = settlement_fields(settlement, settle.counts, settle.info, settle.progress, settle.overrides)
+        if settle.extra:
+            fields += settle.extra
         alike = settle.precondition, settlement.status, settlement.delay, settlement.ttl, len(fields)
         if alike != last:
             last = alike
@@ -66,6 +72,8 @@ class Claimed:
     started_ms: float
     defect: str | None = None
     overrides: bytes | None = None
+    waited_ms: float = 0
+    """For how long it had been due."""
     fit: int = -1
     """Which of the frame's fits it takes; -1: it needs no GPU."""
     demand: Demand | None = None
@@ -80,6 +88,8 @@ class Frame:
     may_claim_suspect: bool
     request_id: str
     lane: int
+    tally: str = ""
+    """What has happened since the last frame, for the history."""
     fits: tuple[str, ...] = ()
     """Claims only tasks that need a GPU: for each, the demand's name and the device that has room for it."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
@@ -112,3 +122,28 @@ class Found:
     def settle(self, settlement: Settlement) -> Settle:
         """Return the state change, on the condition that the task is still as it was found."""
         return Settle(self.task_id, self.precondition, self.token, settlement, self.counts, self.info)
+
+
+@attrs.frozen
+class Pending:
+    """A pending task as somebody sees it who wants to change its place in the queue."""
+
+    task_id: str
+    token: int
+    created: bytes
+    """What is stored of its creation: see _queue.lua."""
+    due_ms: float
+    policy: Policy
+
+    def moved(self, priority: int | None, due: float | datetime | None) -> Settle:
+        """Return the change: another priority, another due time, seconds from now or a moment, or both."""
+        settlement, extra = Settlement.release(self.policy), list[str]()
+        if isinstance(due, datetime):
+            extra += "u", f"{due.timestamp() * 1000:.0f}"
+        elif due is None:
+            extra += "u", f"{self.due_ms:.0f}"
+        else:
+            settlement.delay = due
+        if priority is not None:
+            extra += "p", reprioritized(self.created, priority, self.policy).decode()
+        return Settle(self.task_id, "pending", self.token, settlement, extra=extra)

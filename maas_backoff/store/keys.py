@@ -13,7 +13,7 @@ class Keys:
 
     def __init__(self, biz_prefix: str) -> None:
         self.prefix = f"maas:{{{biz_prefix}}}:"
-        self.finished_channel = f"{self.prefix}finished"
+        self.changed_channel = f"{self.prefix}changed"
 
     def __call__(self, name: str) -> str:
         """Return the key of one of the queue's indexes or records, such as `ready`, `leases` or `meta`."""

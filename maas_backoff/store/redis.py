@@ -2,70 +2,47 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import attrs
 
-from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.demand import Demand, Waiting
-from maas_backoff.domain.page import TaskPage
-from maas_backoff.domain.stats import QueueStats
+from maas_backoff.domain.finding import Finding
+from maas_backoff.domain.history import Tally
 from maas_backoff.domain.task import TaskEntity, TaskStatus
-from maas_backoff.domain.waiting import at, waiting_for
-from maas_backoff.domain.worker import Worker
+from maas_backoff.domain.waiting import at
 from maas_backoff.errors import QueueFullError
 from maas_backoff.store import scripts
 from maas_backoff.store.check import check
-from maas_backoff.store.codec import EXTERNAL, PARAMS, AttemptInfo, counts_of, decode, demand_of, held_by
+from maas_backoff.store.codec import EXTERNAL, PARAMS, AttemptInfo, counts_of, demand_of, held_by
 from maas_backoff.store.connect import Client
 from maas_backoff.store.creation import Creation, NewTask, enqueue_args
-from maas_backoff.store.frame import Answer, Claimed, Found, Frame, Precondition, Settle, settle_args
-from maas_backoff.store.keys import Keys
-from maas_backoff.store.policies import Policies
-from maas_backoff.store.scripts import Script
-from maas_backoff.store.server import Server
+from maas_backoff.store.frame import Answer, Claimed, Found, Frame, Pending, Precondition, Settle, settle_args
+from maas_backoff.store.reader import Reader
 
 ENQUEUE_LIMIT = 1000
 """Tasks per call of enqueue.lua: 3 to 9 ms of the server's time."""
 
-LARGEST_FLEET = 1000
-
-_STATES: dict[TaskStatus, tuple[str, ...]] = {
-    TaskStatus.PENDING: ("ready", "suspects", "scheduled"),
-    TaskStatus.PROCESSING: ("leases", "external"),
-    TaskStatus.COMPLETED: ("completed",),
-    TaskStatus.FAILED: ("failed",),
-    TaskStatus.CANCELLED: ("cancelled",),
-}
+SETTLE_LIMIT = 100
+PURGE_LIMIT = 500
+"""Tasks per call of settle.lua and purge.lua, by a hand from outside: 2 to 3 ms."""
 
 _LIVE: dict[str, Precondition] = {"pending": "pending", "processing": "lease", EXTERNAL: "external"}
 
 
-class RedisStore:
-    """The state of one queue, for one process."""
+class RedisStore(Reader):
+    """The state of one queue, as one process reads and changes it."""
 
-    def __init__(self, config: TaskBackoffConfig) -> None:
-        self._config = config
-        self.keys = Keys(config.task.biz_prefix)
-        self.server = Server(config.storage, self.keys.prefix)
-        self._policies = Policies(config.task.policy)
-        self.clock = ""
-        """What scripts take for the time, in ms; empty for the server's own. Only tests set it."""
+    async def check(self, *, worker: bool) -> list[Finding]:
+        """Raise StorageError if the server does not answer in time, or is none that tasks would be safe on.
 
-    async def aclose(self) -> None:
-        """Close the connections, and leave the embedded server. The next call connects again."""
-        await self.server.aclose()
-
-    async def _run(self, script: Script, args: Sequence[Any], **own: str) -> Any:
-        return await self.server.run(script, self.keys.all(script.keys, **own), list(args))
-
-    async def check(self, *, worker: bool) -> None:
-        """Raise StorageError if the server does not answer in time, or is none that tasks would be safe on."""
+        Returns what else there is to say of it.
+        """
         strict = self._config.storage.strict
-        await self.server.patiently(lambda client: check(client, self.keys, worker=worker, strict=strict))
+        return await self.server.patiently(lambda client: check(client, self.keys, worker=worker, strict=strict))
 
     # Creating
 
@@ -87,15 +64,20 @@ class RedisStore:
 
     async def settle(self, settle: Settle, *, external: bool = False, settle_id: str | None = None) -> str:
         """Change one task's state from outside a worker; the answer of settle.lua. `external`: mark processing."""
-        args = settle_args([settle], EXTERNAL if external else None)
-        return (await self._settle(args, settle_id or secrets.token_hex(8)))[0]
+        return (await self.settle_all([settle], settle_id or secrets.token_hex(8), external=external))[0]
 
-    async def settle_lost(self, settles: Iterable[Settle], worker: str) -> list[str]:
+    async def settle_lost(self, settles: Sequence[Settle], worker: str) -> list[str]:
         """Settle attempts whose lease ran out; another settle id than the worker's own settlements have."""
-        return await self._settle(settle_args(settles), f"{worker}/reap")
+        return await self.settle_all(settles, f"{worker}/reap")
 
-    async def _settle(self, settles: list[Any], settle_id: str) -> list[str]:
-        args = [*self._settle_head(settle_id, settle_id, "", 0, may_claim_suspect=False), *settles]
+    async def settle_all(self, settles: Sequence[Settle], settle_id: str, *, external: bool = False) -> list[str]:
+        """Change the state of up to SETTLE_LIMIT tasks; the answers of settle.lua."""
+        tally = Tally()
+        for settle in settles:
+            if settle.info is not None:  # of an attempt
+                tally.ended(settle.settlement, settle.counts)
+        head = self._settle_head(settle_id, settle_id, "", 0, may_claim_suspect=False, tally=tally.take())
+        args = [*head, *settle_args(settles, EXTERNAL if external else None)]
         answer = await self._run(scripts.SETTLE, args, request=self.keys.request(settle_id, 0))
         return [word.decode() for word in answer[1]]
 
@@ -108,10 +90,11 @@ class RedisStore:
         *,
         may_claim_suspect: bool,
         fits: Sequence[str] = (),
+        tally: str = "",
     ) -> list[Any]:
         lease_ms = f"{self._config.scheduler.lease * 1000:.0f}"
         head = [self.clock, self.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
-        return [*head, int(may_claim_suspect), self._config.task.max_finished, "\n".join(fits)]
+        return [*head, int(may_claim_suspect), self._config.task.max_finished, "\n".join(fits), tally]
 
     async def exchange(self, frame: Frame, worker: str) -> Answer:
         """Send a lane's frame, once. Raises StorageUnavailableError when it must be sent again."""
@@ -180,6 +163,7 @@ class RedisStore:
             frame.claims,
             may_claim_suspect=frame.may_claim_suspect,
             fits=frame.fits,
+            tally=frame.tally,
         )
         keys = self.keys.all(scripts.SETTLE.keys, request=self.keys.request(worker, frame.lane))
         return keys, [*head, *frame.args]
@@ -188,9 +172,9 @@ class RedisStore:
         now, answers, claims, next_due, hit, fitted = reply
         now_ms = float(now)
         started_at = at(now_ms)
-        creations = [Creation.of(stored) for stored in claims[3::6]]
+        creations = [Creation.of(stored) for stored in claims[3::7]]
         await self._learn(creations)
-        rows = zip(*[iter(claims)] * 6, strict=True)
+        rows = zip(*[iter(claims)] * 7, strict=True)
         claimed = [
             self._claimed(row, creation, now_ms, started_at) for row, creation in zip(rows, creations, strict=True)
         ]
@@ -200,7 +184,7 @@ class RedisStore:
         return Answer(words, claimed, None if next_due == b"-1" else int(next_due) / 1000, bool(hit))
 
     def _claimed(self, row: tuple[Any, ...], creation: Creation, now_ms: float, started_at: datetime) -> Claimed:
-        task_id, token, attempt, _, overrides, stored_counts = row
+        task_id, token, attempt, _, overrides, stored_counts, due = row
         policy, own = self._policies.effective(creation.policy, overrides)
         counts = counts_of(stored_counts)
         defect = None
@@ -225,13 +209,8 @@ class RedisStore:
             token=token,
             oom_count=counts.oom,
         )
-        return Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides)
-
-    async def _learn(self, creations: Iterable[Creation]) -> None:
-        """Read the policies of other configurations that these tasks were created under."""
-        unknown = self._policies.unknown(creation.policy for creation in creations)
-        if unknown:
-            self._policies.add(unknown, await self.server.execute("HMGET", self.keys("policies"), *unknown))
+        waited = now_ms - (creation.created_ms if due is None else float(due))
+        return Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)
 
     # What workers keep up
 
@@ -282,77 +261,28 @@ class RedisStore:
         """Take a worker off the registry."""
         await self._run(scripts.LEAVE, [worker], info=self.keys.info(worker))
 
-    # Reading
-
-    async def get(self, task_id: str, *, wait: float = 0) -> TaskEntity | None:
-        """Return a task; `wait` seconds long its end is published."""
-        args = [self.clock, task_id, f"{wait * 1000:.0f}"]
-        now, ahead, flat = await self._run(scripts.GET, args, task=self.keys.task(task_id))
-        fields = _mapping(flat)
-        if b"p" not in fields:
-            return None
-        return (await self._entities([(task_id, fields)], float(now), ahead))[0]
-
-    async def list(self, status: TaskStatus, limit: int, cursor: str | None) -> TaskPage:
-        """Return up to `limit` tasks in one state, in the order of its indexes."""
-        index, score, skip = (cursor or "1 -inf 0").split(" ")
-        names = _STATES[status]
-        if status is TaskStatus.PENDING:
-            listed = await self.server.execute("HKEYS", self.keys("demands"))
-            names += tuple(sorted(self.keys.ready_for_gpu(name.decode()) for name in listed))
-        if int(index) > len(names):
-            return TaskPage([], None)
-        args = [self.clock, self.keys.prefix, limit, index, score, skip]
-        now, rows, index, score, skip = await self._run(
-            attrs.evolve(scripts.LIST, keys=(*scripts.LIST.keys, *names)), args
-        )
-        found = [(row[0].decode(), _mapping(row[1])) for row in rows]
-        found = [(task_id, fields) for task_id, fields in found if b"p" in fields]
-        tasks = await self._entities(found, float(now))
-        return TaskPage([*tasks], f"{index} {score.decode()} {skip}" if index else None)
-
-    async def stats(self) -> QueueStats:
-        """Return the queue's counts."""
-        _, *counts, age_ms, listed = await self._run(scripts.STATS, [self.clock, self.keys.prefix])
-        # Of a set that several demands share, the size that none of them is above stands for all.
-        names = [name.decode().removeprefix("~") for name in listed[::2]]
-        waiting = [(Demand.parse(name), count) for name, count in zip(names, listed[1::2], strict=True)]
-        fleet: Sequence[Worker] = await self.fleet() if waiting else ()
-        unfit = sum(count for demand, count in waiting if not any(worker.could_fit(demand) for worker in fleet))
-        pending, scheduled, processing, completed, failed, cancelled = map(int, counts)
-        age, gpu = int(age_ms) / 1000, sum(count for _, count in waiting)
-        return QueueStats(pending, scheduled, processing, completed, failed, cancelled, age, gpu, unfit)
-
     async def delete(self, task_id: str) -> bool:
         """Delete a task that nobody runs."""
         return bool(await self._run(scripts.DELETE, [self.keys.prefix, task_id], task=self.keys.task(task_id)))
 
-    async def _entities(
-        self, found: Sequence[tuple[str, dict[bytes, bytes]]], now_ms: float, ahead: int = -1
-    ) -> Sequence[TaskEntity]:
-        """Return tasks of their stored fields; `ahead`: how many come before the first of them, or -1."""
-        await self._learn(Creation.of(fields[b"p"]) for _, fields in found)
-        due = any(b"s" not in fields or fields[b"s"] == b"pending" for _, fields in found)
-        fleet: Sequence[Worker] = await self.fleet() if due else ()
-        return [self._entity(task_id, fields, now_ms, fleet, ahead) for task_id, fields in found]
+    async def purge(self, status: TaskStatus) -> tuple[int, bool]:
+        """Delete up to PURGE_LIMIT tasks of a state; how many, and whether there may be more."""
+        script = attrs.evolve(scripts.PURGE, keys=(*scripts.PURGE.keys, *await self._indexes(status)))
+        number, more = await self._run(script, [self.keys.prefix, status.value, PURGE_LIMIT])
+        return number, bool(more)
 
-    def _entity(
-        self, task_id: str, fields: dict[bytes, bytes], now_ms: float, fleet: Sequence[Worker], ahead: int
-    ) -> TaskEntity:
-        creation = Creation.of(fields[b"p"])
-        policy, own = self._policies.effective(creation.policy, fields.get(b"o"))
-        why = None
-        if fields.get(b"s", b"pending") == b"pending":
-            due_ms = float(fields.get(b"u") or creation.created_ms)
-            why = waiting_for(due_ms, now_ms, demand_of(fields.get(b"q"), policy), fleet, ahead)
-        return decode(task_id, self._config.task.biz_prefix, creation, fields, policy, own, why)
+    async def pause(self, *, on: bool) -> bool:
+        """Stop all claims, or let them go on; False if it was so before."""
+        return bool(await self._run(scripts.PAUSE, [self.clock, int(on)]))
 
-    async def fleet(self) -> Sequence[Worker]:
-        """Return what the live workers of this queue say of themselves, at most 1000 of them."""
-        told = await self._run(scripts.FLEET, [self.clock, self.keys.prefix, LARGEST_FLEET])
-        return [Worker.of(name.decode(), text) for name, text in zip(told[::2], told[1::2], strict=True)]
-
-
-def _mapping(flat: Any) -> dict[bytes, bytes]:
-    """Lua gives names and values in turn."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+    async def find_pending(self, task_id: str) -> Pending | None:
+        """Return a pending task as it is now, for a change of its place in the queue."""
+        row = await self.server.execute("HMGET", self.keys.task(task_id), "p", "s", "t", "u", "o")
+        created, state, token, due, overrides = row
+        if created is None or (state or b"pending") != b"pending":
+            return None
+        creation = Creation.of(created)
+        await self._learn([creation])
+        policy, _ = self._policies.effective(creation.policy, overrides)
+        due_ms = creation.created_ms if due is None else float(due)
+        return Pending(task_id, int(token or 0), created, due_ms, policy)

@@ -19,6 +19,9 @@ from maas_backoff.store.scripts import Script
 SCHEMA = 1
 """The form of the data. A release that an older one would misread has the next number."""
 
+_NOW = 1_700_000_000_000
+"""ms: any moment will do, but one whose minute is known."""
+
 _WORKERS_ONLY = (scripts.RENEW, scripts.REAP, scripts.LEAVE, scripts.DEMANDS, scripts.HOLD)
 _COMMAND = re.compile(r"redis\.p?call\('([A-Z]+)'")
 # Nothing is done by any of these: a value that is refused, or nothing there. `$` is a key, `&` a channel.
@@ -48,6 +51,7 @@ _HARMLESS = {
             "ZADD $ none member",
             "ZCARD $",
             "ZCOUNT $ 0 0",
+            "ZMSCORE $ member",
             "ZRANGE $ 0 0",
             "ZRANGEBYSCORE $ 0 0",
             "ZRANK $ member",
@@ -146,7 +150,12 @@ class _Scratch:
     def names(self) -> list[str]:
         """Return all keys that the scripts may write."""
         tasks = [self._keys.task(task_id) for task_id in "abcd"]
-        tasks += [self._keys("demands"), self._keys("gpu:1:0"), self._keys("gpu_marker")]
+        tasks += [
+            self._keys("demands"),
+            self._keys("gpu:1:0"),
+            self._keys("gpu_marker"),
+            self._keys(f"h:{_NOW // 60_000}"),
+        ]
         found = {key for _, own, _ in self.life() for key in own}
         return sorted({*found, *tasks, self._keys.control(self._worker)})
 
@@ -179,6 +188,11 @@ class _Scratch:
         yield self._step(scripts.REAP)
         yield self._step(scripts.LIST, keys=("ready", "completed"), id="a")
         yield self._step(scripts.STATS)
+        yield self._step(scripts.UPCOMING, now="")
+        yield self._step(scripts.HISTORY)
+        yield self._step(scripts.PAUSE, on="1")
+        yield self._step(scripts.PAUSE, on="0")
+        yield self._step(scripts.PURGE, keys=("scheduled",))
         yield self._step(scripts.DELETE, task="a", id="a")
         yield self._step(scripts.LEAVE)
 
@@ -192,7 +206,7 @@ class _Scratch:
     def _default(self, name: str) -> str:
         """An argument of a script that was made later must be named here."""
         return {
-            "now": "",
+            "now": str(_NOW),
             "prefix": self._keys.prefix,
             "policy": "policy",
             "policy_text": "",
@@ -201,7 +215,12 @@ class _Scratch:
             "request_id": "",
             "lease_ms": "60000",
             "keep_ms": "60000",
-            "wait_ms": "60000",
+            "watch_ms": "60000",
+            "status": "pending",
+            "step_ms": "60000",
+            "steps": "10",
+            "minutes": "2",
+            "tally": "w1 1",
             "id": "a",
             "fits": "",
             "value": "value",

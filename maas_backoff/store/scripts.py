@@ -34,28 +34,35 @@ def _read(name: str) -> str:
 
 ENQUEUE = Script.load(
     "enqueue",
-    "ready scheduled marker policies",
+    "ready scheduled marker policies meta",
     "now prefix policy policy_text max_queue_size groups",
 )
 SETTLE = Script.load(
     "settle",
-    "ready suspects scheduled leases external completed failed cancelled meta marker request",
-    "now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits groups",
+    "ready suspects scheduled leases external completed failed cancelled meta marker watched totals request",
+    "now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits tally groups",
 )
 RENEW = Script.load("renew", "leases workers info", "now prefix worker info lease_ms")
 LEAVE = Script.load("leave", "workers info marker ready scheduled demands gpu_marker", "worker")
 REAP = Script.load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit")
 CANCEL = Script.load("cancel", "task", "prefix id keep_ms")
-PROGRESS = Script.load("progress", "meta", "prefix")
-GET = Script.load("get", "task ready", "now id wait_ms")
+PROGRESS = Script.load("progress", "meta watched", "prefix")
+GET = Script.load("get", "task ready watched meta", "now id watch_ms")
 LIST = Script.load("list", "meta", "now prefix limit index score skip")
-STATS = Script.load("stats", "ready suspects scheduled leases external completed failed cancelled", "now prefix")
-DELETE = Script.load("delete", "task ready suspects scheduled external completed failed cancelled", "prefix id")
-DEMANDS = Script.load("demands", "demands ready hold", "now prefix")
+STATS = Script.load("stats", "ready suspects scheduled leases external completed failed cancelled meta", "now prefix")
+DELETE = Script.load("delete", "task ready suspects scheduled external completed failed cancelled watched", "prefix id")
+PURGE = Script.load("purge", "meta watched", "prefix status limit")
+PAUSE = Script.load("pause", "meta marker gpu_marker", "now on")
+UPCOMING = Script.load("upcoming", "scheduled", "now step_ms steps")
+HISTORY = Script.load("history", "totals meta", "now prefix minutes")
+DEMANDS = Script.load("demands", "demands ready hold meta", "now prefix")
 HOLD = Script.load("hold", "hold", "value lease_ms")
 FLEET = Script.load("fleet", "workers", "now prefix limit")
 
-QUEUE = (ENQUEUE, SETTLE, RENEW, LEAVE, REAP, CANCEL, PROGRESS, GET, LIST, STATS, DELETE, DEMANDS, HOLD, FLEET)
+QUEUE = (
+    *(ENQUEUE, SETTLE, RENEW, LEAVE, REAP, CANCEL, PROGRESS, DEMANDS, HOLD),
+    *(GET, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE),
+)
 """Those that work on a queue."""
 
 RESERVE = Script.load("reserve", "ledger", "now id mib free limit lease_ms settle_ms holder owner rest")

@@ -1,4 +1,4 @@
-"""Those who wait for the end of a task, woken by what settle.lua publishes."""
+"""Those who watch tasks, woken by what the scripts publish."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ CONNECT_WITHIN = 5.0
 
 
 class Waiters:
-    """Hears, on one connection, of the ends of tasks; from the first wait until it is closed."""
+    """Hears, on one connection, of the changes of tasks; from the first wait until it is closed."""
 
     def __init__(self, client: Client, channel: str) -> None:
         self._client = client
@@ -21,7 +21,7 @@ class Waiters:
 
     @contextlib.asynccontextmanager
     async def waiting(self, task_id: str) -> AsyncGenerator[asyncio.Event, None]:
-        """Give an event that is set when the task may have ended: read it again then."""
+        """Give an event that is set when the task may have changed: read it again then."""
         event = asyncio.Event()
         self._events.setdefault(task_id, set()).add(event)
         try:
@@ -59,7 +59,7 @@ class Waiters:
                 if message is None:
                     continue
                 if message["type"] == "subscribe":
-                    # What ended before this moment was not heard of.
+                    # What changed before this moment was not heard of.
                     self._wake_all()
                 elif message["type"] == "message":
                     for event in self._events.get(message["data"].decode(), ()):

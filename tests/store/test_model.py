@@ -185,7 +185,7 @@ class Machine(RuleBasedStateMachine):
         for turn in range(2):
             self.requests += 1
             places = tuple(f"{memory}:0 GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
-            frame = Frame((), len(fits), suspect, f"request-{self.requests}", 0, places)
+            frame = Frame((), len(fits), suspect, f"request-{self.requests}", 0, fits=places)
             answer: Answer = self.do(self.store.exchange(frame, worker))
             due = {i: k for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and k.demand}
             claimed = {one.task.task_id: one for one in answer.claimed}

@@ -760,9 +760,9 @@ async def test_a_full_server_lets_running_tasks_be_watched_and_stopped(any_serve
     (held,) = await queue.claim()
     with full(any_server):
         assert await queue.store.report_progress([("a", held.token, 50, "half way")]) == [True]
-        task = await queue.store.get("a", wait=10)
+        task = await queue.store.get("a", watch=10)
         assert task is not None
         assert task.progress == 50
-        assert queue.hash("a")[b"w"] == str(START + 10_000).encode()
+        assert queue.client.zscore("maas:{test}:watched", "a") == START + 10_000
         assert await queue.store.request_cancel("a") == "processing"
         assert queue.index("ctl:worker") == ["a"]

@@ -1,10 +1,10 @@
 -- Claiming: due tasks become leased ones.
 
 -- What a worker needs of a task, in the order in which it is read.
-local CREATION, ATTEMPT, OVERRIDES, COUNTS = 1, 2, 3, 4
+local CREATION, ATTEMPT, OVERRIDES, COUNTS, DUE = 1, 2, 3, 4, 5
 
 local function read_task(key)
-  local task = fields_of(key, 'p', 'n', 'o', 'k')
+  local task = fields_of(key, 'p', 'n', 'o', 'k', 'u')
   -- A task whose hash is gone or of the wrong type cannot run; it must not stop the others.
   if not task or not task[CREATION] then return nil end
   return task

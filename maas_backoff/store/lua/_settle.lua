@@ -12,7 +12,7 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
     for _ = 1, count do
       local id, given = ARGV[i], ARGV[i + 1]
       local key = tasks .. id
-      local task = fields_of(key, 's', 't', 'd', 'x', 'w') or {}
+      local task = fields_of(key, 's', 't', 'd', 'x') or {}
       local state, token = task[1], task[2] or '0'
       if given == '' then given = token end
       local created, counts, demand = true, false, false
@@ -42,7 +42,7 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
         id = id, key = key, given = given, answer = answer, accepted = accepted,
         status = answer == 'cancelled' and answer or status, delay = delay, ttl = ttl, expiry = expiry,
         first = i + 2, last = i + 1 + fields,
-        was = state, created = created, demand = demand, suspect = is_suspect(counts), waited = task[5],
+        was = state, created = created, demand = demand, suspect = is_suspect(counts),
       }
       i = i + 2 + fields
     end

@@ -1,15 +1,16 @@
 --[[ What waits for a GPU, by what it needs, and who comes first.
-KEYS: demands ready hold
+KEYS: demands ready hold meta
 ARGV: now prefix
 Returns: now, rank of the first ready task or '', what is held for whom or '', and per demand: name of its set, demand, rank of the first, ms since it was due, the device it should rather not get or ''
-Of a set that several demands share, each of those among its first tasks.
+Of a paused queue there is no demand. Of a set that several demands share, each of those among its first tasks.
 ]]
 --#include _clock
 --#include _queue
 --#include _task
 local now, prefix = clock(ARGV[1]), ARGV[2]
 local rows = {}
-for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+local listed = redis.call('HEXISTS', KEYS[4], 'paused') == 0 and redis.call('HKEYS', KEYS[1]) or {}
+for _, name in ipairs(listed) do
   local seen = {}
   local first = redis.call('ZRANGE', gpu_set(prefix, name), 0, is_shared(name) and 31 or 0, 'WITHSCORES')
   for n = 1, #first, 2 do

@@ -1,5 +1,5 @@
 --[[ Create tasks. An id that exists is left alone.
-KEYS: ready scheduled marker policies
+KEYS: ready scheduled marker policies meta
 ARGV: now prefix policy policy_text max_queue_size groups | per group: record when overrides count, and per task of it: id params
 Returns: 'policy' when its text must be sent too, nothing done; {'full', size, ms until there may be room}, nothing done; else per task 'created', 'exists' or 'conflict'
 `record` is what _queue.lua says, without the time; `when` is '' (now), 'in <ms>' or 'at <ms>'.
@@ -7,7 +7,7 @@ The first write is an HSET: a server whose memory is full refuses the whole call
 ]]
 --#include _clock
 --#include _queue
-local ready, scheduled, marker, policies = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local ready, scheduled, marker, policies, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local now, prefix, policy, policy_text = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
 local max_size, groups = tonumber(ARGV[5]), tonumber(ARGV[6])
 
@@ -47,7 +47,7 @@ if max_size > 0 then
   for _, index in ipairs(gpu_sets(prefix)) do size = size + redis.call('ZCARD', index) end
   local excess = size + #created / 2 - max_size
   if excess > 0 then
-    local pace = tonumber(redis.call('HGET', prefix .. 'meta', 'pace') or 0)  -- tasks finished per ms, by reap.lua
+    local pace = tonumber(redis.call('HGET', meta, 'pace') or 0)  -- tasks finished per ms, by reap.lua
     local wait = pace > 0 and excess / pace or 10000
     return { 'full', whole(size), whole(math.max(1000, math.min(wait, 300000))) }
   end
@@ -59,6 +59,7 @@ local function due_of(when)
   return math.max(now, kind == 'in' and now + ms or tonumber(ms))
 end
 
+local paused = redis.call('HEXISTS', meta, 'paused') == 1
 local next_due = delayed and tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
 if policy_text ~= '' then redis.call('HSET', policies, policy, policy_text) end
 
@@ -92,6 +93,6 @@ for n = 1, #created, 2 do
   append(indexes, index, index == scheduled and string.format('%.4f', turn) or rank(turn, head_start), id)
 end
 add_all(indexes)
-if wake then redis.call('ZADD', marker, 0, '0') end
-if wake_gpu then redis.call('ZADD', prefix .. 'gpu_marker', 0, '0') end
+if wake and not paused then redis.call('ZADD', marker, 0, '0') end
+if wake_gpu and not paused then redis.call('ZADD', prefix .. 'gpu_marker', 0, '0') end
 return answers

@@ -1,7 +1,7 @@
 --[[ Read one page of the tasks in one state.
 KEYS: meta | the indexes of the state
 ARGV: now prefix limit index score skip
-Returns: now, the tasks' ids and fields, index, score, skip
+Returns: now, the tasks' ids and fields, index, score, skip, whether the queue is paused (1 or 0)
 The cursor is the index to go on with (0: the end), the score reached there, and how many tasks of that score were read.
 ]]
 --#include _clock
@@ -23,4 +23,4 @@ while #tasks < limit and KEYS[index + 1] do
   end
 end
 if not KEYS[index + 1] then index = 0 end
-return { whole(now), tasks, index, score, skip }
+return { whole(now), tasks, index, score, skip, redis.call('HEXISTS', KEYS[1], 'paused') }

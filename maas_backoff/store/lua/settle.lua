@@ -1,11 +1,12 @@
 --[[ Settle attempts, and claim due tasks for the slots they free. The only script that changes an existing task's state.
-KEYS: ready suspects scheduled leases external completed failed cancelled meta marker request
-ARGV: now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits groups | per group: precondition status delay_ms ttl_s n count, and per settle of it: id token, n times: field value
+KEYS: ready suspects scheduled leases external completed failed cancelled meta marker watched totals request
+ARGV: now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits tally groups | per group: precondition status delay_ms ttl_s n count, and per settle of it: id token, n times: field value
 Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs
 Preconditions: `lease` (held under token), `expired` (so, and run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
 `fits` is '' or, for each claim, a line "demand device": only tasks that wait for a GPU are claimed then, and only so many of each demand.
-A claim is six values: id token attempt creation overrides counts. The same request_id gets the same claims again.
+A claim is seven values: id token attempt creation overrides counts due. The same request_id gets the same claims again. A paused queue gives none.
+`tally` is lines "name number" for the history, which are taken once: with the first of equal calls.
 Reads everything first; the first write is a ZREM: nothing here is refused when the server's memory is full.
 ]]
 --#include _clock
@@ -13,12 +14,14 @@ Reads everything first; the first write is a ZREM: nothing here is refused when 
 --#include _task
 --#include _settle
 --#include _claim
+--#include _history
+--#include _watched
 local ready, suspects, scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local finished = { completed = KEYS[6], failed = KEYS[7], cancelled = KEYS[8] }
-local meta, marker, request = KEYS[9], KEYS[10], KEYS[11]
+local meta, marker, watched, totals, request = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local now, prefix, settle_id, worker, lease_ms = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local request_id, wanted, may_claim_suspect = ARGV[6], tonumber(ARGV[7]), ARGV[8] == '1'
-local max_finished, fits, groups = tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
+local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[12])
 local tasks, stamp = prefix .. 't:', whole(now)
 
 -- Read: a key that never is. While a Cluster moves the queue, key by key, it refuses every key that is not there, and an
@@ -26,12 +29,15 @@ local tasks, stamp = prefix .. 't:', whole(now)
 redis.call('ZCARD', prefix .. 'never')
 
 -- Read: the tasks to settle.
-local items = judge_all(12, groups, now, tasks, settle_id, leases)
+local items = judge_all(13, groups, now, tasks, settle_id, leases)
 local adding, dropped = {}, {}
 for _, item in ipairs(items) do
   if item.accepted and finished[item.status] then adding[item.status] = (adding[item.status] or 0) + 1 end
 end
 for status, count in pairs(adding) do dropped[status] = overflow(finished[status], count, max_finished, tasks, status) end
+
+local is_watched = redis.call('EXISTS', watched) == 1
+local paused = redis.call('HEXISTS', meta, 'paused') == 1
 
 -- Read: the tasks to claim, the due ones of `scheduled` in their turn among the ready ones.
 local claims, moves, orphans, replayed = {}, {}, {}, false
@@ -40,7 +46,7 @@ if wanted > 0 then
   if last[1] == request_id then
     replayed = true
     claims = replay(last[2], last[3], last[4], tasks)
-  else
+  elseif not paused then
     local candidates = {}
     local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'WITHSCORES', 'LIMIT', 0, math.max(2 * wanted, 100))
     for d = 1, #due, 2 do
@@ -93,12 +99,13 @@ local dropped_entries = next(orphans) ~= nil
 
 -- Write: the settled.
 redis.call('ZREM', leases, '')
-local from, to, wake, wake_gpu, publish = {}, {}, false, false, {}
+local from, to, wake, wake_gpu, changed = {}, {}, false, false, {}
 local earliest = tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
 for _, item in ipairs(items) do
   if item.accepted then
     local id, key, was, status = item.id, item.key, item.was, item.status
     local mark = item.given .. ':' .. settle_id
+    changed[#changed + 1] = id
     if was == 'processing' then append(from, leases, id)
     elseif was == 'pending' then
       for _, index in ipairs({ ready, suspects, scheduled }) do append(from, index, id) end
@@ -111,21 +118,23 @@ for _, item in ipairs(items) do
       item.suspect = false
     end
     if status == 'pending' then
-      local due = now + item.delay
-      local raised = item.demand
+      local due, raised, created = now + item.delay, item.demand, item.created
       for f = item.first, item.last, 2 do
-        if ARGV[f] == 'k' then item.suspect = is_suspect(ARGV[f + 1]) end
-        if ARGV[f] == 'q' then raised = ARGV[f + 1] end
+        local name, value = ARGV[f], ARGV[f + 1]
+        if name == 'k' then item.suspect = is_suspect(value)
+        elseif name == 'q' then raised = value
+        elseif name == 'u' then due = tonumber(value)
+        elseif name == 'p' then created = value end
       end
       redis.call('HSET', key, 's', status, 'd', mark, 'u', whole(due), unpack(ARGV, item.first, item.last))
       -- How far an attempt got is over with it.
       redis.call('HDEL', key, 'g', 'm')
-      local head_start, demand = head_start_and_demand(item.created)
+      local head_start, demand = head_start_and_demand(created)
       if due > now then
         append(to, scheduled, string.format('%.4f', due), id)
         wake = wake or due < earliest
       elseif demand ~= '-' then
-        append(to, listed_gpu_set(prefix, demand_of(raised, item.created)), rank(due, head_start), id)
+        append(to, listed_gpu_set(prefix, demand_of(raised, created)), rank(due, head_start), id)
         wake_gpu = true
       else
         append(to, item.suspect and suspects or ready, rank(due, head_start), id)
@@ -141,7 +150,6 @@ for _, item in ipairs(items) do
       redis.call('HSET', key, 's', status, 'd', mark, 'f', stamp, unpack(ARGV, item.first, item.last))
       redis.call('EXPIRE', key, item.ttl)
       append(to, finished[status], item.expiry, id)
-      if item.waited and tonumber(item.waited) > now then publish[#publish + 1] = id end
     end
   end
 end
@@ -160,7 +168,7 @@ for status, count in pairs(adding) do
   end
   redis.call('HINCRBY', meta, status, count)
 end
-for _, id in ipairs(publish) do redis.call('PUBLISH', prefix .. 'finished', id) end
+if #changed > 0 then note_history(prefix, totals, now, tally, adding) end
 
 -- Write: the claimed.
 if not replayed then
@@ -191,13 +199,17 @@ if not replayed then
 end
 
 -- An entry that was dropped took the place of a task that may be there.
-local hit = wanted > 0 and fits == '' and (#claims >= wanted or dropped_entries)
+local hit = wanted > 0 and fits == '' and not paused and (#claims >= wanted or dropped_entries)
 if hit then wake = wake or redis.call('ZCARD', ready) > 0 end
 local rows, fitted, took_suspect = {}, {}, false
+if is_watched then
+  for _, claim in ipairs(claims) do changed[#changed + 1] = claim.id end
+  publish_changed(prefix, watched, changed)
+end
 for n, claim in ipairs(claims) do
-  local task, r = claim.task, 6 * n
-  rows[r - 5], rows[r - 4], rows[r - 3] = claim.id, claim.token, claim.attempt
-  rows[r - 2], rows[r - 1], rows[r] = task[CREATION], task[OVERRIDES], task[COUNTS]
+  local task, r = claim.task, 7 * n
+  rows[r - 6], rows[r - 5], rows[r - 4] = claim.id, claim.token, claim.attempt
+  rows[r - 3], rows[r - 2], rows[r - 1], rows[r] = task[CREATION], task[OVERRIDES], task[COUNTS], task[DUE]
   took_suspect = took_suspect or claim.from == suspects
   if claim.fit then
     fitted[2 * n - 1], fitted[2 * n] = claim.fit, redis.call('HGET', tasks .. claim.id, 'q') or ''
@@ -205,10 +217,10 @@ for n, claim in ipairs(claims) do
 end
 -- This worker takes no further suspect until this one has ended; another may.
 if took_suspect then wake = wake or redis.call('ZCARD', suspects) > 0 end
-if wake then redis.call('ZADD', marker, 0, '0') end
-if wake_gpu then redis.call('ZADD', prefix .. 'gpu_marker', 0, '0') end
+if wake and not paused then redis.call('ZADD', marker, 0, '0') end
+if wake_gpu and not paused then redis.call('ZADD', prefix .. 'gpu_marker', 0, '0') end
 if fits ~= '' then unlist_empty_gpu_sets(prefix) end
-local next_due = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
+local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
 local answers = {}
 for n, item in ipairs(items) do answers[n] = item.answer end
 return { stamp, answers, rows, next_due and whole(math.max(0, math.ceil(next_due - now))) or '-1', hit and 1 or 0, fitted }

@@ -1,7 +1,7 @@
 --[[ Count a queue's tasks by state.
-KEYS: ready suspects scheduled leases external completed failed cancelled
+KEYS: ready suspects scheduled leases external completed failed cancelled meta
 ARGV: now prefix
-Returns: now, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, and per set of those that wait for a GPU its name and how many there are
+Returns: now, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per set of those that wait for a GPU its name and how many there are, 1 if the queue is paused, and ms to the next due task or -1
 ]]
 --#include _clock
 --#include _queue
@@ -26,6 +26,7 @@ for _, index in ipairs({ KEYS[1], KEYS[2], unpack(gpu) }) do
   end
 end
 local later = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+local next_due = later and whole(math.max(0, later - now)) or '-1'
 if later then oldest = math.min(oldest, tonumber(later)) end
 
 return {
@@ -38,4 +39,6 @@ return {
   redis.call('ZCOUNT', KEYS[8], now, '+inf'),
   whole(now - oldest),
   demands,
+  redis.call('HEXISTS', KEYS[9], 'paused'),
+  next_due,
 }

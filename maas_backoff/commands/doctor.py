@@ -1,0 +1,87 @@
+"""`maas-backoff doctor`: what is wrong here, and what to do about it."""
+
+import statistics
+import time
+
+import anyio
+import attrs
+
+from maas_backoff.commands.gpus import probed
+from maas_backoff.errors import StorageUnfitError
+from maas_backoff.scheduler import TaskBackoffScheduler
+from maas_backoff.store.redis import RedisStore
+
+PINGS = 20
+LARGEST_SKEW = 1.0
+"""Seconds between the clock here and the server's that are worth a word."""
+
+
+@attrs.frozen
+class Word:
+    """One line: `ok`, `warning` or `wrong`, and what about."""
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind:8} {self.text}"
+
+
+async def examine(scheduler: TaskBackoffScheduler, store: RedisStore) -> list[Word]:
+    """Return all there is to say. Raises StorageError when the server cannot be reached."""
+    words = [*await _server(store), *await _clock(store)]
+    stats = await scheduler.get_queue_stats()
+    fleet = await scheduler.workers()
+    words.append(Word("ok" if fleet else "warning", f"workers: {len(fleet)} alive"))
+    versions = {worker.version for worker in fleet}
+    if len(versions) > 1:
+        words.append(Word("warning", f"workers: of several releases ({', '.join(sorted(versions))}); upgrade them all"))
+    words.extend(
+        Word("warning", f"worker {worker.name}: its event loop kept a call waiting for {worker.lag:.1f} s")
+        for worker in fleet
+        if worker.lag > 1
+    )
+    words.append(Word("warning" if stats.paused else "ok", f"queue: {await scheduler.explain()}"))
+    if stats.unfit_count:
+        too_much = "ask for more GPU memory than any worker's device has"
+        words.append(Word("wrong", f"queue: {stats.unfit_count} tasks {too_much}"))
+    return [*words, *await anyio.to_thread.run_sync(_gpus)]
+
+
+async def _server(store: RedisStore) -> list[Word]:
+    try:
+        found = await store.check(worker=True)
+    except StorageUnfitError as error:
+        return [Word("wrong", f"server: {problem}") for problem in error.findings]
+    return [Word("warning", f"server: {one.text}") for one in found] or [Word("ok", "server: fit, with all rights")]
+
+
+async def _clock(store: RedisStore) -> list[Word]:
+    trips: list[float] = []
+    skew = 0.0
+    for _ in range(PINGS):
+        begun = time.monotonic()
+        seconds, micros = await store.server.execute("TIME")
+        trips.append(time.monotonic() - begun)
+        skew = int(seconds) + int(micros) / 1e6 - (time.time() - trips[-1] / 2)
+    latency = f"server: answers in {statistics.median(trips) * 1000:.2f} ms (median of {PINGS})"
+    words = [Word("ok", latency)]
+    if abs(skew) > LARGEST_SKEW:
+        harmless = "only run_at is taken by the caller's clock; set both by NTP"
+        words.append(Word("warning", f"clock: here and on the server it differs by {skew:+.1f} s; {harmless}"))
+    else:
+        words.append(Word("ok", f"clock: within {abs(skew) * 1000:.0f} ms of the server's"))
+    return words
+
+
+def _gpus() -> list[Word]:
+    try:
+        readings = probed()
+    except LookupError as error:
+        return [Word("ok", f"gpus: none here ({error.args[0]})")]
+    return [
+        Word("wrong", f"gpu {one.index}: {one.trouble}")
+        if one.trouble
+        else Word("ok", f"gpu {one.index}: {one.name}, {one.free / 1024:.1f} of {one.total / 1024:.1f} GiB free")
+        for one in readings
+    ]

@@ -1,0 +1,42 @@
+"""Lines for terminals: whatever text a task carries, it is shown and not obeyed."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+WIDEST = 60
+"""Characters of a cell."""
+
+
+def printable(text: object) -> str:
+    """Return text with all that a terminal would act on (escapes, line breaks, marks of direction) written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
+
+
+def cell(text: object) -> str:
+    """Return printable text that fits into a table."""
+    shown = printable(text)
+    return shown if len(shown) <= WIDEST else f"{shown[: WIDEST - 1]}…"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table, its columns as wide as they need to be."""
+    lines = [tuple(head), *(tuple(map(cell, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def span(seconds: float | None) -> str:
+    """Return a duration in two or three figures; "-" for none."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def moment(at: datetime | None) -> str:
+    """Return a moment in UTC to the second; "-" for none."""
+    return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"

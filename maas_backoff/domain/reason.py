@@ -1,0 +1,43 @@
+"""Why nothing runs, or not all that waits, in one sentence."""
+
+from collections.abc import Sequence
+
+from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.stats import QueueStats
+from maas_backoff.domain.waiting import gpu_reason
+from maas_backoff.domain.worker import Worker
+
+
+def reason(
+    stats: QueueStats, fleet: Sequence[Worker], next_due: float | None, waiting: Sequence[tuple[Demand, int]]
+) -> str:
+    """Return the sentence; `next_due` is in seconds, `waiting` how many due tasks need what of a GPU."""
+    due = stats.pending_count - stats.scheduled_count
+    running = f"{_tasks(stats.processing_count)} running" if stats.processing_count else "nothing runs"
+    if stats.paused:
+        return f"The queue is paused: {_tasks(due)} due, {running}. Resume it to go on."
+    if due and not fleet:
+        return f"No worker is running: {_tasks(due)} due."
+    if not due:
+        later = f"; the next of {_tasks(stats.scheduled_count)} is due in {_span(next_due)}" if next_due else ""
+        return f"Nothing is due: {running}{later}."
+    if waiting and stats.gpu_count == due:
+        demand, number = max(waiting, key=lambda one: one[1])
+        return f"{_tasks(due)} due, {running}: {number} need a GPU with {demand}, {gpu_reason(demand, fleet)}."
+    slots = sum(worker.slots for worker in fleet)
+    taken = sum(worker.running for worker in fleet)
+    if slots and taken >= slots:
+        return f"{_tasks(due)} due, {running}: all {slots} slots are taken."
+    return f"{_tasks(due)} due, {running}: {len(fleet)} workers with {slots} slots are at it."
+
+
+def _tasks(number: int) -> str:
+    return "1 task" if number == 1 else f"{number:,} tasks"
+
+
+def _span(seconds: float | None) -> str:
+    left = max(0.0, seconds or 0.0)
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if left >= 2 * size:
+            return f"{left / size:.0f} {unit}"
+    return f"{left:.0f} s"

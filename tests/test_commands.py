@@ -1,0 +1,225 @@
+"""The commands that look at a queue and steer it: what they print, their exit codes, and what they do to terminals."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+from support import Server, quick_config
+
+from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
+from maas_backoff.__main__ import main
+from maas_backoff.commands.text import cell, printable, span, table
+
+Run = Callable[..., tuple[object, str, str]]
+
+HOSTILE = "\x1b[2J\x07 <b onload='x'>\n\u202e\"$(id)`\\"
+
+
+@pytest.fixture
+def command(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command of this process; gives its exit code, what it printed, and what it complained of."""
+    monkeypatch.setenv("MAAS_BACKOFF_URL", f"redis://127.0.0.1:{server.port}")
+    monkeypatch.setenv("MAAS_BACKOFF_BIZ_PREFIX", "test")
+    monkeypatch.setattr("maas_backoff.__main__.LINGER", 600)
+
+    def run(*arguments: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        told = capsys.readouterr()
+        return ended.value.code, told.out, told.err
+
+    return run
+
+
+def run_tasks(config: TaskBackoffConfig, specs: list[TaskSpec]) -> None:
+    """Create tasks and run them to their end; params may ask for a failure."""
+
+    async def run() -> None:
+        scheduler = TaskBackoffScheduler(config)
+
+        @scheduler.set_custom_task_handler
+        async def handle(task: TaskEntity) -> object:
+            if "error" in task.task_params:
+                raise ValueError(task.task_params["error"])
+            task.update_progress(50, HOSTILE)
+            return {"n": 1}
+
+        async with scheduler:
+            for task_id in await scheduler.create_tasks(specs):
+                await scheduler.wait_task(task_id, 20)
+
+    anyio.run(run)
+
+
+def test_a_task_from_its_creation_to_its_end(command: Run) -> None:
+    code, out, _ = command("create", '{"n": 1}', "--id", "x", "--delay", "60", "--priority", "5")
+    assert (code, out) == (0, "x\n")
+    assert command("get", "x")[0] == 0
+    assert json.loads(command("get", "x", "--json")[1])["priority"] == 5
+    assert command("update", "x", "--priority", "-7")[0] == 0
+    (task,) = json.loads(command("list", "--json")[1])["tasks"]
+    assert task["priority"] == -7 and task["waiting_for"].startswith("due at")
+    assert "x   pending  -7" in command("list")[1]
+    assert command("cancel", "x") == (0, "cancelled\n", "")
+    assert command("cancel", "x")[0] == 1 and command("update", "x", "--delay", "1")[0] == 1
+    assert command("retry", "x") == (0, "pending again\n", "")
+    assert command("retry", "x")[0] == 1
+    assert command("purge", "pending")[0] == 2
+    assert command("purge", "pending", "--yes") == (0, "1 tasks are deleted\n", "")
+    assert command("get", "x") == (1, "", "maas-backoff get: there is no such task\n")
+
+
+def test_the_numbers_of_a_queue(command: Run, config: TaskBackoffConfig) -> None:
+    failing = [TaskSpec({"error": f"no {n}"}, f"f{n}", max_retry_count=0) for n in range(3)]
+    run_tasks(config, [TaskSpec({}, "x"), *failing])
+    code, out, _ = command("stats")
+    assert code == 0 and "Nothing is due: nothing runs." in out and "1 completed" in out and "ValueError  3" in out
+    told = json.loads(command("stats", "--json")[1])
+    assert (told["completed_count"], told["failed_count"], told["paused"]) == (1, 3, False)
+    assert told["last_hour"]["errors"] == {"ValueError": 3} and told["last_hour"]["runs"]["count"] == 4
+    assert command("retry", "--all-failed", "--error", "no 2")[1] == "1 tasks are pending again\n"
+    assert command("retry")[0] == 2 and command("retry", "f0", "--all-failed")[0] == 2
+    assert "No worker is running: 1 task due." in command("stats")[1]
+    assert command("workers")[0] == 1
+    assert command("watch", "x") == (0, "completed  attempt 1, 100 %  " + cell(HOSTILE) + "\n", "")
+    assert command("watch", "f0")[0] == 1
+
+
+def test_a_queue_is_paused_and_goes_on(command: Run) -> None:
+    assert command("pause") == (0, "paused\n", "") and command("pause")[1] == "it was paused already\n"
+    assert "The queue is paused" in command("stats")[1]
+    assert command("resume") == (0, "goes on\n", "") and command("resume")[1] == "it was not paused\n"
+
+
+def test_a_probe_asks_for_a_server_and_for_a_worker(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command("check")[0] == 0
+    code, out, error = command("check", "--ready")
+    assert (code, out) == (1, "") and "no worker of this queue is alive on this host" in error
+    monkeypatch.setenv("MAAS_BACKOFF_URL", "redis://:a-secret@127.0.0.1:1")
+    monkeypatch.setenv("MAAS_BACKOFF_TIMEOUT", "0.3")
+    code, out, error = command("check")
+    assert (code, out) == (3, "") and "a-secret" not in error
+
+
+def test_a_doctor_names_what_is_wrong(command: Run, server: Server) -> None:
+    code, out, _ = command("doctor")
+    assert code == 0 and "workers: 0 alive" in out and "append-only file" in out and "gpus: none here" in out
+    assert command("create", "{}")[0] == 0 and "warning  queue: " not in command("doctor")[1]
+    command("pause")
+    anyio.run(_create_unfit, server)
+    server.client.config_set("maxmemory-policy", "allkeys-lru")
+    server.client.config_set("maxmemory", 4 << 30)
+    try:
+        code, out, _ = command("doctor")
+    finally:
+        server.client.config_set("maxmemory", 0)
+        server.client.config_set("maxmemory-policy", "noeviction")
+    assert code == 1 and "maxmemory-policy" in out
+    assert "warning  queue: The queue is paused" in out and "wrong    queue: 1 tasks ask for more GPU memory" in out
+
+
+async def _create_unfit(server: Server) -> None:
+    producer = TaskBackoffScheduler(quick_config(server.storage))
+    await producer.create_task({}, min_gpu_memory_gb=1000)
+    await producer.shutdown()
+
+
+def test_a_policy_is_shown_before_anything_runs(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment's configuration, or by options; no server is asked."""
+    monkeypatch.setenv("MAAS_BACKOFF_URL", "redis://127.0.0.1:1")
+    code, out, _ = command("preview", "--json")
+    assert code == 0 and [step["delay"] for step in json.loads(out)] == [30, 60, 120]
+    arguments = ["--backoff-strategy", "linear", "--backoff-interval", "10", "--max-backoff-interval", "25"]
+    assert [s["after"] for s in json.loads(command("preview", *arguments, "--json")[1])] == [10, 30, 55]
+    lines = command("preview", *arguments, "--max-retry-count", "2")[1].splitlines()
+    assert lines[1].count("#") == 20 and lines[2].count("#") == 40
+    code, _, error = command("preview", "--backoff-strategy", "quick")
+    assert code == 2 and "backoff_strategy" in error
+
+
+def test_what_cannot_be_used_is_said_in_one_sentence(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, error = command("create", "[1]")
+    assert code == 2 and error == "maas-backoff create: task_params: expected a dict, got [1]\n"
+    assert command("create", "{")[0] == 2
+    assert command("list", "--limit", "0")[0] == 2
+    monkeypatch.delenv("MAAS_BACKOFF_BIZ_PREFIX")
+    code, _, error = command("stats")
+    assert code == 2 and "biz_prefix" in error
+    assert command("stats", "--queue", "other")[0] == 0
+
+
+def test_text_of_tasks_is_shown_and_not_obeyed(command: Run, config: TaskBackoffConfig) -> None:
+    """Escapes, line breaks and marks of direction in params, progress, results and errors."""
+    evil = TaskSpec({"error": HOSTILE, "text": HOSTILE}, "evil", max_retry_count=0)
+    run_tasks(config, [evil, TaskSpec({}, "good")])
+    for arguments in (
+        ("get", "evil"),
+        ("get", "evil", "--json"),
+        ("list", "--state", "failed"),
+        ("list", "--state", "failed", "--json"),
+        ("list", "--state", "completed"),
+        ("watch", "evil"),
+        ("watch", "good", "--json"),
+    ):
+        code, out, _ = command(*arguments)
+        assert code == (arguments == ("watch", "evil")), arguments
+        assert all(char.isprintable() or char == "\n" for char in out), arguments
+        assert "onload" in out
+
+
+def test_cells_are_printable_and_short() -> None:
+    assert printable("a\x1b[0m\u202eb\n") == "a\\x1b[0m\\u202eb\\n"
+    assert len(cell("x" * 100)) == 60 and cell("x" * 60) == "x" * 60
+    assert table(("a", "long"), [("xyz", 1)]) == "a    long\nxyz  1"
+    assert [span(s) for s in (None, 0.0123, 5, 130, 9000, 300_000)] == [
+        "-",
+        "12.3 ms",
+        "5 s",
+        "2.17 min",
+        "2.5 h",
+        "3.47 d",
+    ]
+
+
+WORKER = """
+import logging
+from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler
+
+scheduler = TaskBackoffScheduler(TaskBackoffConfig.from_env())
+
+@scheduler.set_custom_task_handler
+def handle(task):
+    logging.getLogger("mine").warning("working")
+    raise ValueError("a secret" if 0 else "boom")
+"""
+
+
+def test_a_worker_logs_json_that_carries_the_task(server: Server, tmp_path: Path) -> None:
+    """Its own lines and those of the handler; never the params."""
+    (tmp_path / "mine.py").write_text(WORKER)
+    env = {**os.environ, "MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}", "MAAS_BACKOFF_BIZ_PREFIX": "test"}
+    env |= {"MAAS_BACKOFF_MAX_RETRY_COUNT": "1", "MAAS_BACKOFF_BACKOFF_INTERVAL": "0"}
+    command = [sys.executable, "-m", "maas_backoff", "worker", "mine:scheduler", "--log-format", "json"]
+    worker = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+
+    async def run() -> None:
+        producer = TaskBackoffScheduler(quick_config(server.storage))
+        await producer.create_task({"prompt": "secret words"}, "x", max_retry_count=1, backoff_interval=0)
+        await producer.wait_task("x", 30)
+        await producer.shutdown()
+
+    try:
+        anyio.run(run)
+    finally:
+        worker.terminate()
+        _, text = worker.communicate(timeout=20)
+    lines = [json.loads(line) for line in text.splitlines()]
+    about = [(one["logger"], one.get("event"), one["task_id"], one["attempt"]) for one in lines]
+    assert about.count(("mine", None, "x", 1)) == 1 and about.count(("mine", None, "x", 2)) == 1
+    assert ("maas_backoff.worker", "retried", "x", 1) in about and ("maas_backoff.worker", "failed", "x", 2) in about
+    assert "secret words" not in text
