@@ -59,6 +59,7 @@ EXPECTED = [
     "unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0",
     "worker: none is running",
     "{'batch': 8, 'on': 'GPU-of-the-readme'}",
+    "it gives up",
 ]
 
 

@@ -95,6 +95,14 @@ class Reader:
             return stats
         return _with_unfit(stats, waiting, await self.fleet())
 
+    async def next_due(self) -> float | None:
+        """Return in how many seconds the next task becomes due that is not yet; None if there is none."""
+        return (await self._counts())[2]
+
+    async def count_external(self) -> int:
+        """Return how many tasks were marked processing from outside, and run nowhere."""
+        return int(await self.server.execute("ZCARD", self.keys("external")))
+
     async def explain(self) -> str:
         """Return why nothing runs, or not all that waits, in one sentence."""
         stats, waiting, next_due = await self._counts()

@@ -1,4 +1,4 @@
-"""For the tests of programs that use maas_backoff: GPUs that are not there."""
+"""GPUs that are not there."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,8 +9,6 @@ from maas_backoff.domain.demand import MIB_PER_GIB
 from maas_backoff.gate.owner import owner_using
 from maas_backoff.gate.reading import Reading
 from maas_backoff.options import must
-
-__all__ = ["FakeGpu", "FakeGpuProbe"]
 
 
 @attrs.define

@@ -1,0 +1,99 @@
+"""A scheduler whose time the test moves: a day of retries passes in the milliseconds that its handlers take."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import anyio
+
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.errors import MaasBackoffError
+from maas_backoff.scheduler import TaskBackoffScheduler
+from maas_backoff.storage import StorageConfig
+from maas_backoff.tasks import Tasks
+from maas_backoff.testing.gpu import FakeGpu, FakeGpuProbe
+
+PATIENCE = 60.0
+"""Real seconds that handlers may take before `drain` gives up."""
+
+_LEASE = 86_400.0
+"""Seconds, the longest there is: a jump of the clock is not to look like the death of a worker."""
+
+
+class SimulatedScheduler(TaskBackoffScheduler):
+    """Runs the real worker on a private embedded server (extra `embedded`), on a clock that stands still.
+
+    `advance` moves it from one due time to the next, and lets everything run there; delays, retries, snoozes,
+    priorities and times to live of finished tasks are those of the moved clock. What a handler itself waits for, and
+    its `exec_timeout`, take real time.
+    """
+
+    def __init__(self, config: TaskBackoffConfig | None = None, *, gpus: Sequence[FakeGpu] = ()) -> None:
+        """`config` is copied; its storage, lease and interval are the simulation's own."""
+        mine = TaskBackoffConfig() if config is None else config.copy()
+        mine.storage = StorageConfig(type="embedded")
+        mine.scheduler.lease = _LEASE
+        mine.task.biz_prefix = mine.task.biz_prefix or "simulated"
+        super().__init__(mine, gpu_probe=FakeGpuProbe(gpus))
+        self._now_ms = float(int(time.time() * 1000))
+
+    @property
+    def now(self) -> datetime:
+        """The simulated time."""
+        return datetime.fromtimestamp(self._now_ms / 1000, UTC)
+
+    @property
+    def _tasks(self) -> Tasks:
+        # Each call is a ms later than the one before: tasks come in the order in which they are created.
+        tasks = super()._tasks
+        self._set(tasks, self._now_ms + 1)
+        return tasks
+
+    def _set(self, tasks: Tasks, now_ms: float) -> None:
+        self._now_ms = now_ms
+        tasks.store.clock = f"{now_ms:.0f}"
+
+    async def drain(self) -> None:
+        """Wait until nothing runs, and nothing is due that could start now.
+
+        Due tasks of a paused queue, or without room on a GPU, are left. Raises MaasBackoffError when it takes more
+        than a minute, as a handler hangs.
+        """
+        with anyio.move_on_after(PATIENCE):
+            while not await self._is_quiet():  # noqa: ASYNC110 - what it waits for is on the server
+                await anyio.sleep(0.001)
+            return
+        raise MaasBackoffError(f"drain: tasks still run after {PATIENCE:g} s: {await self.explain()}")
+
+    async def _is_quiet(self) -> bool:
+        if self._service is None:
+            return True
+        self._service.running.wake()
+        self._service.running.gpu_pulse.set()
+        stats = await self.get_queue_stats()
+        if stats.processing_count > await self._tasks.store.count_external():
+            return False
+        due = stats.pending_count - stats.scheduled_count
+        return not due or stats.paused or (stats.gpu_count == due and await self._finds_no_room(due))
+
+    async def _finds_no_room(self, due: int) -> bool:
+        """Whether none of the tasks that wait for a GPU starts within a few looks of the worker."""
+        for _ in range(20):
+            await anyio.sleep(0.01)
+            if (await self.get_queue_stats()).gpu_count != due:
+                return False
+        return True
+
+    async def advance(self, by: float | timedelta) -> None:
+        """Let so much time pass, seconds or a timedelta: everything that becomes due meanwhile runs when it is due."""
+        await self.drain()
+        end = self._now_ms + 1000 * (by.total_seconds() if isinstance(by, timedelta) else by)
+        while True:
+            tasks = self._tasks
+            due_in = await tasks.store.next_due()
+            if due_in is None or self._now_ms + 1000 * due_in >= end:
+                break
+            self._set(tasks, self._now_ms + 1000 * due_in + 1)
+            await self.drain()
+        self._set(self._tasks, max(end, self._now_ms))
+        await self.drain()

@@ -1,0 +1,122 @@
+"""What users test with: a day of retries and delays in moments, on the real worker and the real scripts."""
+
+import itertools
+import time
+from datetime import timedelta
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from maas_backoff import Retry, Snooze, TaskBackoffConfig, TaskConfig, TaskEntity, TaskSpec, TaskStatus
+from maas_backoff.testing import FakeGpu, SimulatedScheduler
+
+pytestmark = [pytest.mark.anyio, pytest.mark.blocks]
+
+
+async def test_a_day_of_retries_takes_a_moment() -> None:
+    """Each attempt at the time that the policy says, to the millisecond or two."""
+    config = TaskBackoffConfig(task=TaskConfig(max_retry_count=12, backoff_interval=30, max_backoff_interval=7200))
+    scheduler = SimulatedScheduler(config)
+    at: list[float] = []
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        at.append((scheduler.now - task.created_at).total_seconds())
+        raise ConnectionError
+
+    begun = time.perf_counter()
+    async with scheduler:
+        await scheduler.create_task({}, "x")
+        await scheduler.advance(timedelta(days=1))
+        task = await scheduler.get_task("x")
+    print(f"a day of 12 retries took {time.perf_counter() - begun:.2f} s")
+    assert task is not None and (task.status, task.retry_count) == (TaskStatus.FAILED, 12)
+    delays = [later - earlier for earlier, later in itertools.pairwise(at)]
+    assert delays == pytest.approx(config.task.backoff.preview(12), abs=0.02)
+
+
+async def test_time_passes_only_when_the_test_says_so() -> None:
+    scheduler = SimulatedScheduler()
+    seen: list[str] = []
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        seen.append(task.task_id)
+        if task.task_id == "snoozes" and task.snooze_count < 3:
+            raise Snooze(after=3600)
+        if task.task_id == "retries" and task.retry_count == 0:
+            raise Retry(after=90)
+
+    async with scheduler:
+        specs = [TaskSpec({}, "later", delay=60), TaskSpec({}, "snoozes"), TaskSpec({}, "retries")]
+        await scheduler.create_tasks([*specs, *(TaskSpec({}, f"t{n}") for n in range(50))])
+        await scheduler.drain()
+        assert sorted(seen) == sorted(["snoozes", "retries", *(f"t{n}" for n in range(50))])
+        seen.clear()
+        await scheduler.advance(59)
+        assert seen == []
+        await scheduler.advance(2)
+        assert seen == ["later"]
+        await scheduler.advance(30)
+        assert seen == ["later", "retries"]
+        await scheduler.advance(timedelta(hours=4))
+        assert seen == ["later", "retries", "snoozes", "snoozes", "snoozes"]
+        stats = await scheduler.get_queue_stats()
+        assert (stats.completed_count, stats.pending_count) == (53, 0)
+
+
+async def test_finished_tasks_expire_in_simulated_time() -> None:
+    scheduler = SimulatedScheduler(TaskBackoffConfig(task=TaskConfig(result_ttl=3600)))
+    scheduler.set_custom_task_handler(_nothing)
+    async with scheduler:
+        await scheduler.create_task({})
+        await scheduler.drain()
+        assert (await scheduler.get_queue_stats()).completed_count == 1
+        await scheduler.advance(3601)
+        assert (await scheduler.get_queue_stats()).completed_count == 0
+
+
+async def test_what_cannot_start_is_left_waiting() -> None:
+    """For room on a GPU, or in a paused queue; and goes on when it can."""
+    gpu = FakeGpu("GPU-a", total_gb=8, strangers_gb=6)
+    scheduler = SimulatedScheduler(gpus=[gpu])
+    scheduler.set_custom_task_handler(_nothing)
+    async with scheduler:
+        await scheduler.create_task({}, "large", min_gpu_memory_gb=4)
+        await scheduler.drain()
+        assert await _status(scheduler, "large") == "pending"
+        gpu.strangers_gb = 0
+        await scheduler.drain()
+        assert await _status(scheduler, "large") == "completed"
+        await scheduler.pause()
+        await scheduler.create_task({}, "paused")
+        await scheduler.advance(60)
+        assert await _status(scheduler, "paused") == "pending"
+        await scheduler.resume()
+        await scheduler.drain()
+        assert await _status(scheduler, "paused") == "completed"
+
+
+async def test_threads_and_producers_are_simulated_as_well() -> None:
+    scheduler = SimulatedScheduler()
+    scheduler.set_custom_task_handler(lambda task: task.attempt)
+    async with scheduler:
+        await scheduler.create_tasks([{}] * 30)
+        await scheduler.drain()
+        assert (await scheduler.get_queue_stats()).completed_count == 30
+    async with SimulatedScheduler() as producer:
+        await producer.create_task({}, "x", delay=60)
+        await producer.advance(61)
+        task = await producer.get_task("x")
+        assert task is not None and task.waiting_for == "worker: none is running"
+
+
+async def _nothing(task: TaskEntity) -> None:
+    await anyio.lowlevel.checkpoint()
+
+
+async def _status(scheduler: SimulatedScheduler, task_id: str) -> str:
+    task = await scheduler.get_task(task_id)
+    assert task is not None
+    return task.status
