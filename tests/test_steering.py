@@ -260,6 +260,7 @@ async def test_one_sentence_says_why_nothing_runs(server: Server, config: TaskBa
 
     scheduler.config.threadpool.concurrency = 2
     async with scheduler:
+        await eventually(scheduler.workers, "the first heartbeat has told of it")
         (worker,) = await scheduler.workers()
         assert worker.slots == 2 and worker.pid and worker.version
         await scheduler.create_tasks([{}] * 5)

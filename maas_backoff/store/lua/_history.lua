@@ -1,4 +1,4 @@
--- What has happened, in numbers: a hash a minute for the charts, and one of all time, both of names that tally.py makes.
+-- What has happened, in numbers: a hash a minute for the charts, and one of all time, both of the names that domain/history.py makes.
 
 local KEPT_S, MOST_NAMES = 7200, 400
 
