@@ -36,7 +36,6 @@ for _, item in ipairs(items) do
 end
 for status, count in pairs(adding) do dropped[status] = overflow(finished[status], count, max_finished, tasks, status) end
 
-local is_watched = redis.call('EXISTS', watched) == 1
 local paused = redis.call('HEXISTS', meta, 'paused') == 1
 
 -- Read: the tasks to claim, the due ones of `scheduled` in their turn among the ready ones.
@@ -96,11 +95,12 @@ if wanted > 0 then
 end
 
 local dropped_entries = next(orphans) ~= nil
+local is_watched = #items + #claims > 0 and redis.call('EXISTS', watched) == 1
 
 -- Write: the settled.
 redis.call('ZREM', leases, '')
 local from, to, wake, wake_gpu, changed = {}, {}, false, false, {}
-local earliest = tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
+local earliest = #items > 0 and tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]) or math.huge
 for _, item in ipairs(items) do
   if item.accepted then
     local id, key, was, status = item.id, item.key, item.was, item.status
