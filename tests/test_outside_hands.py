@@ -503,6 +503,7 @@ async def test_progress_is_refused_once_the_task_is_somebody_elses(
         return f"by attempt {task.attempt}"
 
     async with scheduler:
+        await eventually(scheduler.workers, "the first heartbeat is over")
         await scheduler.create_task({}, "x", backoff_interval=0)
         await first_has_begun.wait()
         assert await scheduler.mark_task_failed("x", "taken away")
