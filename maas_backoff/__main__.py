@@ -24,7 +24,7 @@ import anyio
 from maas_backoff.commands import preview, queue
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.demo.lines import InputError
-from maas_backoff.errors import MaasBackoffError, StorageError
+from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError
 from maas_backoff.logs import JsonFormatter, TaskLogFilter
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.storage import StorageConfig
@@ -55,6 +55,8 @@ def _run(options: argparse.Namespace) -> int:
         return own.get(options.command, _queue)(options)
     except StorageError as error:
         return _complain(options, error, STORAGE)
+    except TaskNotFoundError as error:
+        return _complain(options, error, FAILED)
     except (UsageError, InputError, MaasBackoffError) as error:
         return _complain(options, error, USAGE)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -110,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     preview.arguments(commands.add_parser("preview", help="show when a policy retries, as a table and a bar chart"))
     doctor = commands.add_parser("doctor", help="say what is wrong with server, queue and GPUs (1: something is)")
     _queue_of(doctor)
+    doctor.add_argument("--json", action="store_true", help="print JSON")
     for name, command in queue.COMMANDS.items():
         one = commands.add_parser(name, help=command.help)
         command.arguments(one)
@@ -188,7 +191,7 @@ def _queue(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from maas_backoff.commands.doctor import examine
+    from maas_backoff.commands.doctor import as_json, examine
 
     logging.getLogger("maas_backoff").addHandler(logging.NullHandler())  # what it warns of is in the findings
 
@@ -200,7 +203,7 @@ def _doctor(options: argparse.Namespace) -> int:
         finally:
             await store.aclose()
             await scheduler.shutdown()
-        print("\n".join(map(str, words)))
+        print(as_json(words) if options.json else "\n".join(map(str, words)))
         return FAILED if any(word.kind == "wrong" for word in words) else OK
 
     return anyio.run(run)

@@ -287,7 +287,8 @@ class TaskBackoffScheduler:
         """Create a task for as long as somebody is there for it: `async with scheduler.call(params) as task_id:`.
 
         When the block is left before the task is finished, by an exception, a return, or as its caller was cancelled,
-        the task is cancelled, wherever it runs. Arguments and errors are those of `create_task`.
+        the task is cancelled, wherever it runs; also one that was there before under the same id. Arguments and errors
+        are those of `create_task`.
         """
         task_id = await self.create_task(task_params, task_id, **options)
         try:

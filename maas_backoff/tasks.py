@@ -175,6 +175,8 @@ class Tasks:
 
     async def watch(self, task_id: str, after: str | None) -> AsyncGenerator[TaskEvent, None]:
         newtask.checked_task_id(task_id)
+        if after is not None and not isinstance(after, str):
+            raise InvalidValueError("after", "the id of an event, or None", after)
         told = after
         async with contextlib.aclosing(self._changes(task_id)) as changes:
             async for task in changes:
@@ -257,6 +259,8 @@ class Tasks:
 
     async def retry_all(self, status: str, error: str | None) -> int:
         status = _checked_status(status, TaskStatus.FAILED, TaskStatus.CANCELLED)
+        if error is not None and not isinstance(error, str):
+            raise InvalidValueError("error", "text, or None", error)
         settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
         # All are listed first: those that are retried leave the list, and those that fail meanwhile may wait.
         ids = [task.task_id async for task in self._all(status) if error is None or error in str(task.error or "")]
@@ -279,8 +283,8 @@ class Tasks:
 
     async def update(self, task_id: str, options: Move) -> bool:
         newtask.checked_task_id(task_id)
-        if not options:
-            raise InvalidValueError("update_task", "priority, delay or run_at", "none of them")
+        if not options or options.keys() - Move.__annotations__:
+            raise InvalidValueError("update_task", "priority, delay or run_at", ", ".join(options) or "none of them")
         priority = newtask.checked_priority(options["priority"]) if "priority" in options else None
         due = newtask.checked_due(options) if options.keys() & {"delay", "run_at"} else None
         settle_id = secrets.token_hex(8)

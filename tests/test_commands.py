@@ -88,6 +88,7 @@ def test_the_numbers_of_a_queue(command: Run, config: TaskBackoffConfig) -> None
     assert command("workers")[0] == 1
     assert command("watch", "x") == (0, "completed  attempt 1, 100 %  " + cell(HOSTILE) + "\n", "")
     assert command("watch", "f0")[0] == 1
+    assert command("watch", "none")[0] == 1
 
 
 def test_a_queue_is_paused_and_goes_on(command: Run) -> None:
@@ -108,6 +109,7 @@ def test_a_probe_asks_for_a_server_and_for_a_worker(command: Run, monkeypatch: p
 
 def test_a_doctor_names_what_is_wrong(command: Run, server: Server) -> None:
     code, out, _ = command("doctor")
+    assert {one["kind"] for one in json.loads(command("doctor", "--json")[1])} == {"ok", "warning"}
     assert code == 0 and "workers: 0 alive" in out and "append-only file" in out and "gpus: none here" in out
     assert command("create", "{}")[0] == 0 and "warning  queue: " not in command("doctor")[1]
     command("pause")

@@ -108,6 +108,8 @@ async def test_all_failed_tasks_are_retried_or_those_with_an_error(scheduler: Ta
         assert await scheduler.retry_tasks() == 0
         with pytest.raises(InvalidValueError, match="status: expected one of failed, cancelled, got 'pending'"):
             await scheduler.retry_tasks("pending")
+        with pytest.raises(InvalidValueError, match="error: expected text, or None, got 5"):
+            await scheduler.retry_tasks(error=5)  # type: ignore[arg-type]
 
 
 async def _all_failed(scheduler: TaskBackoffScheduler) -> bool:
@@ -146,6 +148,8 @@ async def test_a_pending_task_is_made_more_urgent_or_put_off(scheduler: TaskBack
         await scheduler.update_task("t0")
     with pytest.raises(InvalidValueError, match="priority"):
         await scheduler.update_task("t0", priority=5000)
+    with pytest.raises(InvalidValueError, match="update_task: expected priority, delay or run_at, got 'max_lost"):
+        await scheduler.update_task("t0", max_lost=5, priority=5)  # type: ignore[call-arg]
 
 
 async def test_a_task_that_waits_for_a_gpu_keeps_its_need_when_it_is_moved(scheduler: TaskBackoffScheduler) -> None:
@@ -234,6 +238,31 @@ async def test_errors_with_names_of_any_kind_cannot_fill_the_server(
 
 async def _number_failed(scheduler: TaskBackoffScheduler, number: int) -> bool:
     return (await scheduler.get_queue_stats()).failed_count == number
+
+
+@pytest.mark.parametrize("name", ["watched", "totals"])
+async def test_bookkeeping_that_was_written_over_keeps_no_task_from_its_end(
+    scheduler: TaskBackoffScheduler, server: Server, name: str
+) -> None:
+    """By hand, with a key of another type: tasks are run and settled, each once; nothing is cut in half."""
+    server.client.set(f"maas:{{test}}:{name}", "nonsense", ex=600)
+    runs: list[str] = []
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        runs.append(task.task_id)
+        if task.task_id == "fails":
+            raise OSError
+
+    async with scheduler:
+        await scheduler.create_tasks([TaskSpec({}, f"t{n}") for n in range(20)])
+        await scheduler.create_task({}, "fails", max_retry_count=0)
+        await eventually(lambda: _completed(scheduler, 20), "all are completed")
+        await eventually(lambda: _number_failed(scheduler, 1), "and one has failed")
+    assert len(runs) == len(set(runs)) == 21
+    server.client.delete(f"maas:{{test}}:{name}")
+    server.client.hset("maas:{test}:totals", "w1", "nonsense")
+    assert (await scheduler.get_history()).recent.completed == 20
 
 
 async def test_what_becomes_due_is_counted_by_steps(scheduler: TaskBackoffScheduler) -> None:

@@ -9,6 +9,7 @@ import pytest
 from support import Server, eventually
 
 from maas_backoff import (
+    InvalidValueError,
     TaskBackoffConfig,
     TaskBackoffScheduler,
     TaskEntity,
@@ -74,6 +75,8 @@ async def test_a_watch_that_comes_back_is_told_of_what_came_after(scheduler: Tas
     assert event.task.result == 1
     assert await collected(scheduler, "x", event.id) == []
     assert len(await collected(scheduler, "x", "an id of long ago")) == 1
+    with pytest.raises(InvalidValueError, match="after: expected the id of an event, or None, got 5"):
+        await collected(scheduler, "x", 5)  # type: ignore[arg-type]
 
 
 async def test_a_task_that_is_not_there_or_is_deleted_ends_a_watch(

@@ -1,7 +1,9 @@
 """`maas-backoff doctor`: what is wrong here, and what to do about it."""
 
+import json
 import statistics
 import time
+from collections.abc import Sequence
 
 import anyio
 import attrs
@@ -25,6 +27,11 @@ class Word:
 
     def __str__(self) -> str:
         return f"{self.kind:8} {self.text}"
+
+
+def as_json(words: Sequence[Word]) -> str:
+    """Return the lines as JSON."""
+    return json.dumps([attrs.asdict(word) for word in words], indent=2)
 
 
 async def examine(scheduler: TaskBackoffScheduler, store: RedisStore) -> list[Word]:

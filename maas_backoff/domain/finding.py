@@ -36,7 +36,7 @@ class Finding:
     @classmethod
     def channels(cls, prefix: str) -> "Finding":
         """Return that the user may not use the queue's channels."""
-        does = f"may not use all channels {prefix}*, which tell waiters of the end of a task"
+        does = f"may not use all channels {prefix}*, which tell those who watch of changes of a task"
         return cls(f"the server's user {does}: grant it with ACL SETUSER <user> &{prefix}*", fatal=True)
 
     @classmethod

@@ -182,7 +182,7 @@ def _mapping(flat: Any) -> dict[bytes, bytes]:
 
 
 def _numbers(flat: Any) -> dict[str, int]:
-    return {name.decode(): int(number) for name, number in _mapping(flat).items()}
+    return {name.decode(): int(number) for name, number in _mapping(flat).items() if number.isdigit()}
 
 
 def _with_unfit(stats: QueueStats, waiting: Iterable[tuple[Demand, int]], fleet: Sequence[Worker]) -> QueueStats:
