@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -16,7 +17,7 @@ from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.health import Health
 from maas_backoff.domain.history import History
-from maas_backoff.domain.page import TaskPage
+from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.spec import Move, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
@@ -296,13 +297,26 @@ class TaskBackoffScheduler:
         finally:
             await uninterrupted(self.cancel_task(task_id, running=True))
 
-    async def list_tasks(self, status: str, *, limit: int = 100, cursor: str | None = None) -> TaskPage:
+    async def list_tasks(
+        self,
+        status: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        reverse: bool = False,
+        waiting_for: str | None = None,
+        due_from: datetime | None = None,
+        brief: bool = False,
+    ) -> TaskPage:
         """Return up to `limit` (1..1000) tasks in a state, as `.tasks`; pass `.cursor` to go on, until it is None.
 
         Pending and processing tasks come in the order in which they are due or run out, finished ones in that in which
-        they expire. A task that changes its state meanwhile may be missed or seen twice.
+        they expire; with `reverse` the last comes first. Of the pending ones, `waiting_for="gpu"` lists those that wait
+        for room on a GPU, and `due_from` those that are delayed, or wait to be retried, from that moment on. With
+        `brief` they come without params, result and failed attempts, at a fraction of the cost. A task that changes
+        its state meanwhile may be missed or seen twice.
         """
-        return await self._tasks.page(status, limit, cursor)
+        return await self._tasks.page(status, Listing(limit, cursor, reverse, waiting_for, due_from, brief))
 
     async def get_queue_stats(self) -> QueueStats:
         """Return how many tasks are in which state, in constant time."""

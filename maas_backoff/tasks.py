@@ -1,7 +1,6 @@
 """A queue's tasks as a client sees them: checked at the door, created, read, marked, cancelled, waited for."""
 
 import contextlib
-import re
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, cut
-from maas_backoff.domain.page import TaskPage
+from maas_backoff.domain.page import LARGEST_PAGE, Listing, TaskPage
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.spec import Move, TaskSpec
 from maas_backoff.domain.task import TaskEntity, TaskError, TaskStatus, checked_message, checked_progress
@@ -39,12 +38,6 @@ from maas_backoff.store.waiters import Waiters
 
 WAIT_RENEWAL = 20.0
 """Seconds after which a waiter looks by itself, and says again that it waits."""
-
-LARGEST_PAGE = 1000
-LISTED_AT_ONCE = 200
-"""Tasks per page of a listing that goes through all of them."""
-
-_CURSOR = re.compile(r"[1-9] (-inf|-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]{1,3})?) [0-9]{1,15}")
 
 
 class Tasks:
@@ -153,11 +146,10 @@ class Tasks:
             raise InvalidValueError("step", "seconds, above 0 and at most a day", step)
         return await self.store.upcoming(step, _checked_number("steps", steps, 200))
 
-    async def page(self, status: str, limit: int, cursor: str | None) -> TaskPage:
+    async def page(self, status: str, listing: Listing) -> TaskPage:
         status = _checked_status(status, *TaskStatus)
-        if cursor is not None and not _CURSOR.fullmatch(cursor):
-            raise InvalidValueError("cursor", "the cursor of a page, or None", cursor)
-        return await self.store.page(status, _checked_number("limit", limit, LARGEST_PAGE), cursor)
+        listing.check(status)
+        return await self.store.page(status, listing)
 
     async def wait(self, task_id: str, timeout: float | None) -> TaskEntity:
         newtask.checked_task_id(task_id)
@@ -274,7 +266,7 @@ class Tasks:
     async def _all(self, status: TaskStatus) -> AsyncGenerator[TaskEntity, None]:
         cursor: str | None = None
         while True:
-            page = await self.store.page(status, LISTED_AT_ONCE, cursor)
+            page = await self.store.page(status, Listing(LARGEST_PAGE, cursor, brief=True))
             for task in page.tasks:
                 yield task
             cursor = page.cursor

@@ -4,10 +4,12 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import handlers_for_children
 import pytest
 from support import Server, eventually
@@ -15,6 +17,7 @@ from support import Server, eventually
 from maas_backoff import (
     InvalidValueError,
     ResultEntity,
+    Retry,
     TaskBackoffConfig,
     TaskBackoffScheduler,
     TaskEntity,
@@ -534,16 +537,16 @@ async def test_pages_show_each_task_once(scheduler: TaskBackoffScheduler, server
     # All ready tasks at one score: then they are in the order of their ids.
     server.client.zadd("maas:{test}:ready", {f"ready {name}": 7.4e17 for name in names[:200]})
     found = await _walk(scheduler, TaskStatus.PENDING, limit)
-    expected = [f"{where} {name}" for where, to in [("ready", 200), ("later", 30), ("gpu", 20)] for name in names[:to]]
+    expected = [f"{where} {name}" for where, to in [("ready", 200), ("gpu", 20), ("later", 30)] for name in names[:to]]
     assert found == expected
 
 
-async def _walk(scheduler: TaskBackoffScheduler, status: str, limit: int) -> list[str]:
+async def _walk(scheduler: TaskBackoffScheduler, status: str, limit: int, **options: Any) -> list[str]:
     """Return the ids of all tasks in a state, in order, read page by page."""
     ids: list[str] = []
     cursor = None
     for _ in range(1000):
-        page = await scheduler.list_tasks(status, limit=limit, cursor=cursor)
+        page = await scheduler.list_tasks(status, limit=limit, cursor=cursor, **options)
         assert len(page.tasks) <= limit
         assert {task.status for task in page.tasks} <= {status}
         ids += [task.task_id for task in page.tasks]
@@ -568,6 +571,43 @@ async def test_each_state_has_its_list(scheduler: TaskBackoffScheduler) -> None:
         assert sorted(await _walk(scheduler, status, 2)) == names[5 * n : 5 * n + 5]
     page = await scheduler.list_tasks("pending", limit=1)
     assert page.tasks[0] == await scheduler.get_task("task-20")
+
+
+async def test_a_list_in_reverse_gives_what_ended_last_first(scheduler: TaskBackoffScheduler) -> None:
+    """In pages as well, and through all indexes of a state."""
+    names = [f"task-{n}" for n in range(7)]
+    for name in names:
+        await scheduler.create_task({}, name)
+        await scheduler.mark_task_failed(name, retry=False)
+    assert await _walk(scheduler, "failed", 2, reverse=True) == names[::-1]
+    later = await scheduler.create_tasks(TaskSpec({}, delay=60 * n) for n in (2, 1))
+    now = await scheduler.create_task({})
+    assert sorted(await _walk(scheduler, "pending", 2, reverse=True)) == sorted([*later, now])
+
+
+async def test_a_list_of_what_is_due_from_a_moment_on(scheduler: TaskBackoffScheduler) -> None:
+    """What is due before, or at once, is left out."""
+    await scheduler.create_tasks([{}, TaskSpec({}, "first", delay=60), TaskSpec({}, "third", delay=180)])
+    await scheduler.create_task({}, "second", delay=120)
+    from_then = datetime.now(UTC) + timedelta(seconds=90)
+    assert await _walk(scheduler, "pending", 1, due_from=from_then) == ["second", "third"]
+
+
+async def test_a_brief_list_leaves_out_what_may_be_large(scheduler: TaskBackoffScheduler) -> None:
+    """And nothing else of a task."""
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> str:
+        if task.attempt == 1:
+            raise Retry(params={"other": "params"})
+        return "a result"
+
+    await scheduler.create_task({"prompt": "a cat"}, "x", priority=5, max_retry_count=7)
+    async with scheduler:
+        whole = await scheduler.wait_task("x", 20)
+    (brief,) = (await scheduler.list_tasks("completed", brief=True)).tasks
+    assert whole.attempts and whole.result == "a result"
+    assert brief == attrs.evolve(whole, task_params={}, result=None, attempts=())
 
 
 async def test_a_list_of_leased_tasks(scheduler: TaskBackoffScheduler) -> None:
@@ -600,6 +640,11 @@ async def test_a_list_of_leased_tasks(scheduler: TaskBackoffScheduler) -> None:
         ({"status": "pending", "cursor": ""}, "cursor: expected the cursor of a page, or None"),
         ({"status": "pending", "cursor": "1 0x10 0"}, "cursor: expected the cursor of a page, or None"),
         ({"status": "pending", "cursor": "0 -inf 0"}, "cursor: expected the cursor of a page, or None"),
+        ({"status": "pending", "cursor": 5}, "cursor: expected the cursor of a page, or None"),
+        ({"status": "pending", "due_from": datetime(2030, 1, 1)}, "due_from: expected an aware datetime, or None"),  # noqa: DTZ001 - what is refused
+        ({"status": "pending", "waiting_for": "room"}, 'waiting_for: expected "gpu", or None, got'),
+        ({"status": "failed", "waiting_for": "gpu"}, "waiting_for: expected None but for pending tasks"),
+        ({"status": "failed", "due_from": datetime.now(UTC)}, "due_from: expected None but for pending tasks"),
         ({"status": "pending", "cursor": "1 e 0"}, "cursor: expected the cursor of a page, or None"),
         (
             {"status": "pending", "cursor": "1 1.5 99999999999999999999"},

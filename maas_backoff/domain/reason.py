@@ -21,13 +21,13 @@ def reason(
     if not due:
         later = f"; the next of {_tasks(stats.scheduled_count)} is due in {_span(next_due)}" if next_due else ""
         return f"Nothing is due: {running}{later}."
-    if waiting and stats.gpu_count == due:
-        demand, number = max(waiting, key=lambda one: one[1])
-        return f"{_tasks(due)} due, {running}: {number} need a GPU with {demand}, {gpu_reason(demand, fleet)}."
     slots = sum(worker.slots for worker in fleet)
     taken = sum(worker.running for worker in fleet)
     if slots and taken >= slots:
         return f"{_tasks(due)} due, {running}: all {slots} slots are taken."
+    if waiting and stats.gpu_count == due:
+        demand, number = max(waiting, key=lambda one: one[1])
+        return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {gpu_reason(demand, fleet)}."
     return f"{_tasks(due)} due, {running}: {len(fleet)} workers with {slots} slots are at it."
 
 

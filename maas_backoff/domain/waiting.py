@@ -46,7 +46,7 @@ def gpu_reason(demand: Demand, fleet: Sequence[Worker]) -> str:
         lowest = min(device.utilization or 0 for device in roomy)
         return f"best device has a utilisation of {lowest:g} %"
     closed = [device.closed for device in idle if device.closed]
-    return f"and the device with room {closed[0]}" if len(closed) == len(idle) else "and waits for its turn"
+    return f"and the device with room {closed[0]}" if len(closed) == len(idle) else "and others come first"
 
 
 def at(ms: float) -> datetime:

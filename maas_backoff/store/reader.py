@@ -8,7 +8,7 @@ import attrs
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.history import Activity, History
-from maas_backoff.domain.page import TaskPage
+from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.reason import reason
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity, TaskStatus
@@ -23,9 +23,9 @@ from maas_backoff.store.scripts import Script
 from maas_backoff.store.server import Server
 
 LARGEST_FLEET = 1000
+_ALL = Listing()
 
 _STATES: dict[TaskStatus, tuple[str, ...]] = {
-    TaskStatus.PENDING: ("ready", "suspects", "scheduled"),
     TaskStatus.PROCESSING: ("leases", "external"),
     TaskStatus.COMPLETED: ("completed",),
     TaskStatus.FAILED: ("failed",),
@@ -66,27 +66,33 @@ class Reader:
             return None
         return (await self._entities([(task_id, fields)], float(now), ahead, paused=bool(paused)))[0]
 
-    async def page(self, status: TaskStatus, limit: int, cursor: str | None) -> TaskPage:
-        """Return up to `limit` tasks in one state, in the order of its indexes."""
-        index, score, skip = (cursor or "1 -inf 0").split(" ")
-        names = await self._indexes(status)
+    async def page(self, status: TaskStatus, listing: Listing) -> TaskPage:
+        """Return some tasks in one state, in the order of its indexes."""
+        names = await self._indexes(status, listing)
+        index, score, skip = listing.start.split(" ")
         if int(index) > len(names):
             return TaskPage([], None)
-        args = [self.clock, self.keys.prefix, limit, index, score, skip]
+        args = [self.clock, self.keys.prefix, listing.limit, index, score, skip]
+        args += [int(listing.reverse), int(listing.brief)]
         script = attrs.evolve(scripts.LIST, keys=(*scripts.LIST.keys, *names))
         now, rows, index, score, skip, paused = await self._run(script, args)
         found = [(row[0].decode(), _mapping(row[1])) for row in rows]
         found = [(task_id, fields) for task_id, fields in found if b"p" in fields]
         tasks = await self._entities(found, float(now), paused=bool(paused))
+        if listing.brief:
+            # What a Retry has put in the place of the first params comes with the overrides.
+            tasks = [attrs.evolve(task, task_params={}) if task.task_params else task for task in tasks]
         return TaskPage([*tasks], f"{index} {score.decode()} {skip}" if index else None)
 
-    async def _indexes(self, status: TaskStatus) -> tuple[str, ...]:
-        """Return the names of the indexes that the tasks of a state are in."""
-        names = _STATES[status]
-        if status is TaskStatus.PENDING:
-            listed = await self.server.execute("HKEYS", self.keys("demands"))
-            names += tuple(sorted(self.keys.ready_for_gpu(name.decode()) for name in listed))
-        return names
+    async def _indexes(self, status: TaskStatus, listing: Listing = _ALL) -> tuple[str, ...]:
+        """Return the names of the indexes that the tasks are in; what is due comes before what is not."""
+        if status is not TaskStatus.PENDING:
+            return _STATES[status]
+        if listing.due_from is not None:
+            return ("scheduled",)
+        listed = await self.server.execute("HKEYS", self.keys("demands"))
+        for_gpu = sorted(self.keys.ready_for_gpu(name.decode()) for name in listed)
+        return tuple(for_gpu) if listing.waiting_for else ("ready", "suspects", *for_gpu, "scheduled")
 
     async def stats(self) -> QueueStats:
         """Return the queue's counts."""

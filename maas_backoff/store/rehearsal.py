@@ -235,6 +235,8 @@ class _Scratch:
             "index": "1",
             "score": "-inf",
             "skip": "0",
+            "reverse": "0",
+            "brief": "0",
         }[name]
 
 

@@ -1,25 +1,44 @@
 --[[ Read one page of the tasks in one state.
 KEYS: meta | the indexes of the state
-ARGV: now prefix limit index score skip
+ARGV: now prefix limit index score skip reverse brief
 Returns: now, the tasks' ids and fields, index, score, skip, whether the queue is paused (1 or 0)
 The cursor is the index to go on with (0: the end), the score reached there, and how many tasks of that score were read.
+A brief task comes without params, result and failed attempts.
 ]]
 --#include _clock
 local now, prefix, limit = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local index, score, skip = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local reverse, brief = ARGV[7] == '1', ARGV[8] == '1'
+local BRIEF = { 'p', 'o', 'q', 's', 't', 'n', 'k', 'u', 'y', 'f', 'g', 'm', 'e' }
+
+local function read(key)
+  if not brief then return redis.call('HGETALL', key) end
+  local values, fields = redis.call('HMGET', key, unpack(BRIEF)), {}
+  if values[1] then values[1] = string.match(values[1], '^[^\n]*\n?') end
+  for n, name in ipairs(BRIEF) do
+    if values[n] then fields[#fields + 1], fields[#fields + 2] = name, values[n] end
+  end
+  return fields
+end
+
+local function range(key)
+  local page = { 'LIMIT', skip, limit, 'WITHSCORES' }
+  if reverse then return redis.call('ZRANGE', key, score, '-inf', 'BYSCORE', 'REV', unpack(page)) end
+  return redis.call('ZRANGE', key, score, '+inf', 'BYSCORE', unpack(page))
+end
 
 local tasks = {}
-while #tasks < limit and KEYS[index + 1] do
-  local page = redis.call('ZRANGEBYSCORE', KEYS[index + 1], score, '+inf', 'WITHSCORES', 'LIMIT', skip, limit - #tasks)
+while limit > 0 and KEYS[index + 1] do
+  local page = range(KEYS[index + 1])
   for i = 1, #page, 2 do
-    local fields = redis.call('HGETALL', prefix .. 't:' .. page[i])
-    -- Past its time to live, but not trimmed yet.
-    tasks[#tasks + 1] = { page[i], fields }
+    -- Past its time to live, but not trimmed yet: without fields.
+    tasks[#tasks + 1] = { page[i], read(prefix .. 't:' .. page[i]) }
     skip = page[i + 1] == score and skip + 1 or 1
     score = page[i + 1]
   end
-  if #tasks < limit then
-    index, score, skip = index + 1, '-inf', 0
+  limit = limit - #page / 2
+  if limit > 0 then
+    index, score, skip = index + 1, reverse and '+inf' or '-inf', 0
   end
 end
 if not KEYS[index + 1] then index = 0 end
