@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(options: argparse.Namespace) -> int:
     try:
         own = {"demo": _demo, "worker": _worker, "gpus": _gpus, "preview": _preview, "doctor": _doctor}
+        own["dashboard"] = _dashboard
         return own.get(options.command, _queue)(options)
     except StorageError as error:
         return _complain(options, error, STORAGE)
@@ -113,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what is wrong with server, queue and GPUs (1: something is)")
     _queue_of(doctor)
     doctor.add_argument("--json", action="store_true", help="print JSON")
+    dashboard = commands.add_parser("dashboard", help="show a queue, and steer it, in a browser on this machine")
+    dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="(default: %(default)s)")
+    dashboard.add_argument("--act", action="store_true", help="with the buttons that cancel, retry and pause")
+    dashboard.add_argument("--payloads", action="store_true", help="with the params and results of tasks")
+    _queue_of(dashboard)
     for name, command in queue.COMMANDS.items():
         one = commands.add_parser(name, help=command.help)
         command.arguments(one)
@@ -130,6 +136,12 @@ def _queue_of(parser: argparse.ArgumentParser) -> None:
 def _places(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 100:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
     return int(text)
 
 
@@ -205,6 +217,20 @@ def _doctor(options: argparse.Namespace) -> int:
             await scheduler.shutdown()
         print(as_json(words) if options.json else "\n".join(map(str, words)))
         return FAILED if any(word.kind == "wrong" for word in words) else OK
+
+    return anyio.run(run)
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from maas_backoff.commands.dashboard import serve
+
+    async def run() -> int:
+        scheduler = TaskBackoffScheduler(_config(options))
+        try:
+            await serve(scheduler, options)
+        finally:
+            await scheduler.shutdown()
+        return OK
 
     return anyio.run(run)
 

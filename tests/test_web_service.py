@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,44 +13,19 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+from served import PATIENCE, Served
 from support import Server
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskConfig, TaskEntity
 
 pytestmark = pytest.mark.timeout(120)
 
-TESTS = Path(__file__).parent
-PATIENCE = 30.0
 
-
-class Service:
-    """uvicorn with the README's service, and a client of it."""
+class Service(Served):
+    """The README's service."""
 
     def __init__(self, env: dict[str, str], log: Path, *options: str) -> None:
-        self.log = log
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        command = [sys.executable, "-m", "uvicorn", "web_service:app", "--port", str(self.port), *options]
-        env = {**os.environ, "PYTHONPATH": str(TESTS), "MAAS_BACKOFF_BIZ_PREFIX": "test", **env}
-        with log.open("ab") as out:
-            self.process = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
-        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE, trust_env=False)
-
-    def ready(self) -> "Service":
-        self.until(self._is_ready, "it is ready")
-        return self
-
-    def _is_ready(self) -> bool:
-        with contextlib.suppress(httpx2.TransportError):
-            return self.client.get("/readyz").status_code == 200
-        return False
-
-    def until(self, holds: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + PATIENCE
-        while not (value := holds()):
-            assert time.monotonic() < deadline and self.process.poll() is None, f"{what}\n{self.log.read_text()}"
-            time.sleep(0.02)
-        return value
+        super().__init__("web_service:app", env, log, *options)
 
     def create(self, seconds: float = 0, key: str | None = None) -> httpx2.Response:
         headers = {} if key is None else {"Idempotency-Key": key}
@@ -67,12 +40,6 @@ class Service:
         with self.client.stream("GET", f"/images/{task_id}/events", headers=headers) as response:
             assert response.status_code == 200
             yield _parsed(response.iter_lines())
-
-    def end(self) -> None:
-        self.client.close()
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
 
 
 def _parsed(lines: Iterator[str]) -> Iterator[dict[str, str]]:
@@ -93,7 +60,7 @@ def serve(tmp_path: Path, server: Server) -> Iterator[Callable[..., Service]]:
     def start(*options: str, **env: str) -> Service:
         env = env or {"MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}"}
         started.append(Service(env, tmp_path / f"uvicorn-{len(started)}.log", *options))
-        return started[-1].ready()
+        return started[-1].answering("/readyz")
 
     yield start
     for service in started:

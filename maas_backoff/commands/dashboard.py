@@ -1,0 +1,33 @@
+"""`maas-backoff dashboard`: the page by itself, on this machine only."""
+
+import argparse
+
+from maas_backoff.dashboard import Access, dashboard
+from maas_backoff.errors import MissingExtraError
+from maas_backoff.scheduler import TaskBackoffScheduler
+
+try:
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import Request
+    from uvicorn import Config, Server
+except ModuleNotFoundError as error:
+    raise MissingExtraError("The dashboard", "dashboard") from error
+
+HERE = "127.0.0.1"
+
+
+async def serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace) -> None:
+    """Serve the page until a signal comes. Raises StorageError when the server cannot be reached at the start."""
+    await scheduler.get_queue_stats()
+    access = Access.ACT if options.act else Access.READ
+
+    def authorize(_: Request) -> Access:
+        return access
+
+    page = dashboard(scheduler, authorize=authorize, payloads=options.payloads)
+    # A name that somebody else's page has pointed here is none of ours.
+    app = TrustedHostMiddleware(page, allowed_hosts=[HERE, "localhost"], www_redirect=False)
+    print(
+        f"http://{HERE}:{options.port}/  ({'with' if options.act else 'without'} actions; Ctrl-C ends it)", flush=True
+    )
+    await Server(Config(app, host=HERE, port=options.port, lifespan="off", log_level="warning")).serve()

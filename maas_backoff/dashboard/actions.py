@@ -1,0 +1,52 @@
+"""What the page can do to the queue and its tasks. Who may, and from where, is asked before (access.py)."""
+
+import logging
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from maas_backoff.scheduler import TaskBackoffScheduler
+
+log = logging.getLogger("maas_backoff.dashboard")
+
+
+class Actions:
+    """The answers to POST requests: `{"done": …}`, a bool, or of how many tasks."""
+
+    def __init__(self, scheduler: TaskBackoffScheduler) -> None:
+        self._scheduler = scheduler
+
+    async def on_task(self, request: Request) -> Response:
+        """Do something to the task `?id=`: cancel it, retry it, or let it be due now."""
+        task_id = request.query_params.get("id", "")
+        match request.path_params["action"]:
+            case "cancel":
+                done = await self._scheduler.cancel_task(task_id, running=True)
+            case "retry":
+                done = await self._scheduler.retry_task(task_id)
+            case "now":
+                done = await self._scheduler.update_task(task_id, delay=0)
+            case _:
+                raise HTTPException(404)
+        return _done(request, done, f" {task_id!r}")
+
+    async def on_queue(self, request: Request) -> Response:
+        """Pause or resume the queue, or retry its failed tasks, all or those whose error has `?error=` in it."""
+        match request.path_params["action"]:
+            case "pause":
+                done: bool | int = await self._scheduler.pause()
+            case "resume":
+                done = await self._scheduler.resume()
+            case "retry":
+                done = await self._scheduler.retry_tasks(error=request.query_params.get("error"))
+            case _:
+                raise HTTPException(404)
+        return _done(request, done, "")
+
+
+def _done(request: Request, done: bool | int, what: str) -> Response:
+    """`bool` is an int to Python: `done` says which of them was meant."""
+    who = request.client.host if request.client else "?"
+    log.info("%s%s: %s, asked for by %s", request.path_params["action"], what, done, who)
+    return JSONResponse({"done": done})

@@ -1,0 +1,66 @@
+"""The dashboard as an ASGI application, to be mounted anywhere."""
+
+import logging
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from maas_backoff.dashboard.access import Authorize, Guard
+from maas_backoff.dashboard.actions import Actions
+from maas_backoff.dashboard.assets import Assets
+from maas_backoff.dashboard.feed import Feed
+from maas_backoff.dashboard.reading import Reading
+from maas_backoff.errors import MaasBackoffError, StorageError
+from maas_backoff.scheduler import TaskBackoffScheduler
+
+log = logging.getLogger("maas_backoff.dashboard")
+
+
+def dashboard(
+    scheduler: TaskBackoffScheduler,
+    *,
+    authorize: Authorize | None = None,
+    title: str | None = None,
+    payloads: bool = False,
+) -> ASGIApp:
+    """Return a page that shows the scheduler's queue, as an application for `app.mount("/tasks", …)`.
+
+    `authorize` is asked for each request what it may do: `Access.ACT` (or True), `Access.READ`, `Access.NONE` (or
+    False); without it everybody may look and nobody act. `title` is the queue's name if None. `payloads` shows params
+    and results of tasks, and else nobody sees them here. It needs no lifespan of its own, and may be mounted any number
+    of times; the scheduler may be a producer, started or not. Raises MissingExtraError without the extra `dashboard`.
+    """
+    if authorize is None:
+        log.warning("everybody who reaches the dashboard may look, as it has no `authorize`; nobody may act")
+    assets = Assets()
+    reading = Reading(scheduler, Feed(scheduler), payloads=payloads)
+    actions = Actions(scheduler)
+
+    async def page(request: Request) -> Response:
+        name = title or scheduler.config.task.biz_prefix
+        text = assets.page(title=name, access=request.state.access, payloads="shown" if payloads else "hidden")
+        return HTMLResponse(text, headers={"Cache-Control": "no-store"})
+
+    return Guard(
+        Starlette(
+            routes=[
+                Route("/", page),
+                Route("/static/{version}/{name}", assets.file),
+                Route("/api/snapshot", reading.snapshot),
+                Route("/api/events", reading.events),
+                Route("/api/tasks", reading.tasks),
+                Route("/api/task", reading.task),
+                Route("/api/task/{action}", actions.on_task, methods=["POST"]),
+                Route("/api/queue/{action}", actions.on_queue, methods=["POST"]),
+            ],
+            exception_handlers={MaasBackoffError: _told},
+        ),
+        authorize,
+    )
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 503 if isinstance(error, StorageError) else 400)

@@ -1,0 +1,40 @@
+"""The files of the page: read once, served under a name that changes with them."""
+
+import hashlib
+import html
+from importlib.resources import files
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+class Assets:
+    """The page and what it loads."""
+
+    def __init__(self) -> None:
+        found = {file.name: file.read_bytes() for file in files("maas_backoff.dashboard").joinpath("static").iterdir()}
+        self._page = found.pop("index.html").decode()
+        self._files = {name: content for name, content in found.items() if name.rpartition(".")[2] in _TYPES}
+        self.version = hashlib.blake2b(b"".join(map(found.get, sorted(found))), digest_size=6).hexdigest()  # type: ignore[arg-type]
+
+    def page(self, **values: str) -> str:
+        """Return the page with these values in their places."""
+        page = self._page
+        for name, value in {**values, "static": f"static/{self.version}"}.items():
+            page = page.replace(f"{{{name}}}", html.escape(value))
+        return page
+
+    async def file(self, request: Request) -> Response:
+        """Answer a request for a file."""
+        name = request.path_params["name"]
+        if name not in self._files or request.path_params["version"] != self.version:
+            raise HTTPException(404)
+        kept = {"Cache-Control": "public, max-age=31536000, immutable"}
+        return Response(self._files[name], media_type=_TYPES[name.rpartition(".")[2]], headers=kept)

@@ -1,0 +1,94 @@
+// What the page asks of the server, and what it may do: by POST, and only where the server has said so.
+
+import { h, byId } from "./dom.js";
+import { tasks } from "./format.js";
+
+export const mayAct = document.documentElement.dataset.access === "act";
+
+export async function read(path, query) {
+  return answer(await fetch(`${path}?${new URLSearchParams(query)}`));
+}
+
+async function answer(response) {
+  if (response.ok) return response.json();
+  const text = await response.text();
+  throw new Error(response.headers.get("content-type")?.includes("json") ? JSON.parse(text).error : text || response.statusText);
+}
+
+let whenDone = () => {};
+
+/** Have this called after each action. */
+export function onDone(listener) {
+  whenDone = listener;
+}
+
+/** Do something, and say in words what has come of it. */
+export async function act(path, query, words) {
+  try {
+    const { done } = await answer(await fetch(`${path}?${new URLSearchParams(query)}`, { method: "POST" }));
+    notice(words(done));
+  } catch (error) {
+    notice(`Not done: ${error.message}`, true);
+  }
+  whenDone();
+}
+
+export function notice(text, bad = false) {
+  const place = byId("notice");
+  place.textContent = text;
+  place.className = bad ? "notice bad" : "notice";
+}
+
+const OF_TASK = {
+  cancel: ["Cancel", (done) => (done ? "is cancelled" : "could not be cancelled: it is finished, or gone")],
+  retry: ["Retry", (done) => (done ? "is pending again" : "is neither failed nor cancelled any more")],
+  now: ["Run now", (done) => (done ? "is due now" : "is not pending any more")],
+};
+
+/** The buttons for what can be done to a task as it is. */
+export function taskButtons(task, where) {
+  if (!mayAct) return [];
+  const delayed = task.status === "pending" && Date.parse(task.next_execute_time) > Date.now();
+  const names = { pending: delayed ? ["now", "cancel"] : ["cancel"], processing: ["cancel"], failed: ["retry"], cancelled: ["retry"] };
+  return (names[task.status] ?? []).map((name) => {
+    const [label, words] = OF_TASK[name];
+    const run = () => act(`api/task/${name}`, { id: task.task_id }, (done) => `${task.task_id} ${words(done)}.`);
+    const about = { type: "button", "data-key": `${where}-${name}-${task.task_id}`, "aria-label": `${label} ${task.task_id}`, onclick: run };
+    return h("button", about, label);
+  });
+}
+
+/** Pause or resume the queue. */
+export function steer(paused) {
+  if (paused) return act("api/queue/resume", {}, () => "The queue goes on.");
+  return ask("Pause the queue?", "No worker will start a task until it is resumed. What runs goes on.", "Pause", () =>
+    act("api/queue/pause", {}, () => "The queue is paused."),
+  );
+}
+
+/** Retry all failed tasks, or those with a text in their error. */
+export function retryAll(text, count) {
+  const which = text ? `all failed tasks that have “${text}” in their error` : `${count === 1 ? "the" : "all"} ${tasks(count)} that failed`;
+  return ask(`Retry ${which}?`, "Each becomes pending now, with all its retries.", "Retry", () =>
+    act("api/queue/retry", text ? { error: text } : {}, (done) => `${tasks(done)} ${done === 1 ? "is" : "are"} pending again.`),
+  );
+}
+
+function ask(question, about, label, run) {
+  const dialog = byId("confirm");
+  const yes = () => {
+    dialog.close();
+    run();
+  };
+  dialog.replaceChildren(
+    h("h2", { id: "confirm-title" }, question),
+    h("p", {}, about),
+    h(
+      "div",
+      { class: "buttons" },
+      h("button", { type: "button", class: "main", onclick: yes }, label),
+      h("button", { type: "button", onclick: () => dialog.close() }, "Leave it"),
+    ),
+  );
+  dialog.showModal();
+}

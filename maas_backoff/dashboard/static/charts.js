@@ -1,0 +1,144 @@
+// Charts of an hour, a column per minute, as SVG; numbers beside them as text.
+
+import { h, s, show } from "./dom.js";
+import { clock, number, span } from "./format.js";
+
+const WIDTH = 600;
+const HEIGHT = 110;
+
+/** What came to an end, or back, in each minute. */
+export function throughput(place, history) {
+  const kinds = [
+    ["completed", "completed"],
+    ["retried", "to be retried"],
+    ["failed", "failed"],
+  ];
+  const { minutes, recent } = history;
+  const most = Math.max(1, ...minutes.map((minute) => kinds.reduce((sum, [kind]) => sum + minute[kind], 0)));
+  const columns = minutes.map((minute) => {
+    let top = HEIGHT;
+    return kinds.map(([kind]) => {
+      const height = (minute[kind] / most) * HEIGHT;
+      top -= height;
+      return { kind, top, height };
+    });
+  });
+  const words = kinds.map(([kind, name]) => `${number(recent[kind])} ${name}`).join(", ");
+  const marks = columns.map((column, at) =>
+    column
+      .filter(({ height }) => height > 0)
+      .map(({ kind, top, height }) =>
+        s("rect", { class: kind, x: at * 10 + 1, y: top, width: 8, height: Math.max(height, 1) }),
+      ),
+  );
+  draw(place, {
+    words: `${words}; ${number(recent.lost)} lost by their worker`,
+    top: number(most),
+    low: "0",
+    marks: marks.flat(),
+    minutes,
+    told: (minute) => kinds.map(([kind, name]) => `${number(minute[kind])} ${name}`).join(", "),
+    legend: kinds,
+  });
+}
+
+/** How long tasks had been due when they were started, and how long they ran, on a logarithmic scale. */
+export function latency(place, history) {
+  const { minutes, recent } = history;
+  const lines = [
+    ["run", 1, "run, p95"],
+    ["run", 0, "run, p50"],
+    ["wait", 1, "wait, p95"],
+    ["wait", 0, "wait, p50"],
+  ];
+  const values = minutes.flatMap((minute) => lines.map(([name, at]) => minute[name][at])).filter((value) => value !== null);
+  const low = Math.log10(Math.max(0.0005, Math.min(1, ...values)));
+  const high = Math.max(low + 1, Math.log10(Math.max(0.001, ...values)));
+  const height = (value) => HEIGHT - 2 - ((Math.log10(Math.max(0.0005, value)) - low) / (high - low)) * (HEIGHT - 4);
+  const marks = lines.flatMap(([name, at]) => {
+    const about = { class: `${name} ${at ? "p95" : "p50"}` };
+    return runs(minutes.map((minute) => minute[name][at])).map((points) =>
+      points.length === 1
+        ? s("circle", { ...about, cx: points[0][0] * 10 + 5, cy: height(points[0][1]), r: 1.5 })
+        : s("polyline", { ...about, points: points.map(([x, y]) => `${x * 10 + 5},${height(y).toFixed(1)}`).join(" ") }),
+    );
+  });
+  const both = (minute, name) => `${span(minute[name][0])} (p50), ${span(minute[name][1])} (p95)`;
+  const told = (minute) => `waited ${both(minute, "wait")}; ran ${both(minute, "run")}`;
+  draw(place, {
+    words: told(recent),
+    top: span(10 ** high),
+    low: span(10 ** low),
+    marks,
+    minutes,
+    told,
+    legend: lines.map(([name, at, text]) => [`${name} ${at ? "p95" : "p50"}`, text]),
+  });
+}
+
+/** The stretches without a gap, as points. */
+function runs(values) {
+  const found = [[]];
+  values.forEach((value, at) => {
+    if (value === null) found.push([]);
+    else found.at(-1).push([at, value]);
+  });
+  return found.filter((points) => points.length);
+}
+
+function draw(place, { words, top, low, marks, minutes, told, legend }) {
+  const line = h("p", { class: "words" }, `Last hour: ${words}.`);
+  const width = minutes.length * 10;
+  const svg = s(
+    "svg",
+    { viewBox: `0 0 ${width || WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `Last hour: ${words}` },
+    s("line", { class: "grid", x1: 0, x2: width, y1: 0.5, y2: 0.5 }),
+    s("line", { class: "grid", x1: 0, x2: width, y1: HEIGHT - 0.5, y2: HEIGHT - 0.5 }),
+    marks,
+  );
+  svg.addEventListener("pointermove", (event) => {
+    const box = svg.getBoundingClientRect();
+    const minute = minutes[Math.min(minutes.length - 1, Math.floor(((event.clientX - box.left) / box.width) * minutes.length))];
+    line.textContent = `${clock(minute.start)}: ${told(minute)}.`;
+  });
+  svg.addEventListener("pointerleave", () => (line.textContent = `Last hour: ${words}.`));
+  if (place.matches(":hover")) return; // somebody reads it
+  show(
+    place,
+    h("span", { class: "top" }, top),
+    h("span", { class: "low" }, low),
+    svg,
+    h("p", { class: "axis" }, h("span", {}, "60 min ago"), h("span", {}, "now")),
+    line,
+    h("ul", { class: "legend" }, legend.map(([kind, text]) => h("li", { class: kind }, text))),
+  );
+}
+
+/** When delayed tasks and retries are due: a button per step, which lists them. */
+export function upcoming(place, { step, counts }, list) {
+  const most = Math.max(1, ...counts);
+  const sum = counts.reduce((total, count) => total + count, 0);
+  const buttons = counts.map((count, at) => {
+    const bar = h("span", { class: "column" });
+    bar.style.setProperty("height", `${count ? Math.max(3, (count / most) * 100) : 0}%`);
+    const from = span(at * step);
+    return h(
+      "button",
+      {
+        type: "button",
+        "data-key": `step-${at}`,
+        disabled: !count,
+        title: `${number(count)} in ${from}`,
+        "aria-label": `List the ${number(count)} due ${at ? `in ${from}` : "now"} and later`,
+        onclick: () => list(at * step),
+      },
+      bar,
+    );
+  });
+  show(
+    place,
+    h("div", { class: "columns" }, buttons),
+    h("p", { class: "axis" }, h("span", {}, "now"), h("span", {}, `in ${span(step * counts.length)}`)),
+    h("p", { class: "words" }, sum ? `${number(sum)} become due; ${number(most)} in the fullest ${span(step)}.` : "Nothing becomes due."),
+  );
+}

@@ -1,0 +1,131 @@
+// The upper half of the page: counts, GPUs, workers, errors.
+
+import { h, byId, show } from "./dom.js";
+import { gib, number, span, tasks } from "./format.js";
+
+const SHOWN = 50; // of what could be many
+
+export const STATES = [
+  ["due", "due"],
+  ["gpu", "wait for a GPU"],
+  ["scheduled", "scheduled"],
+  ["processing", "processing"],
+  ["completed", "completed"],
+  ["failed", "failed"],
+  ["cancelled", "cancelled"],
+];
+
+/** The counts, each a button that lists its tasks. */
+export function states(queue, chosen, choose) {
+  const age = queue.oldest > 0 ? `oldest due for ${span(queue.oldest)}` : "";
+  const notes = { due: age, gpu: queue.unfit ? `${number(queue.unfit)} fit no device` : queue.counts.due ? "" : age };
+  show(
+    byId("states"),
+    STATES.map(([state, name]) =>
+      h(
+        "button",
+        { type: "button", class: `state ${state}`, "data-key": state, "aria-pressed": state === chosen, onclick: () => choose(state) },
+        h("strong", {}, number(queue.counts[state])),
+        h("span", {}, name),
+        notes[state] && queue.counts[state] ? h("small", {}, notes[state]) : null,
+      ),
+    ),
+  );
+  show(byId("reason"), queue.reason);
+  byId("reason").classList.toggle("warn", queue.paused || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
+}
+
+export function gpus(found, openTask) {
+  byId("gpu-section").hidden = !found.length;
+  show(byId("gpus"), found.map((gpu) => device(gpu, openTask)));
+}
+
+function device(gpu, openTask) {
+  const rest = Math.max(0, gpu.total_gb - gpu.strangers_gb - gpu.reserved_gb);
+  const words = `${gib(gpu.strangers_gb)} used by others, ${gib(gpu.reserved_gb)} reserved, ${gib(rest)} to give, of ${gib(gpu.total_gb)}`;
+  const bar = h("div", { class: "memory", role: "img", "aria-label": words });
+  for (const [kind, amount] of [["strangers", gpu.strangers_gb], ["reserved", gpu.reserved_gb]]) {
+    const part = h("span", { class: kind });
+    part.style.setProperty("width", `${Math.min(100, (100 * amount) / (gpu.total_gb || 1))}%`);
+    bar.append(part);
+  }
+  const facts = [
+    gpu.utilization === null ? null : `${Math.round(gpu.utilization)} % busy`,
+    gpu.temperature === null ? null : `${Math.round(gpu.temperature)} °C`,
+    gpu.host,
+    gpu.stale ? "not read for a while" : null,
+  ];
+  return h(
+    "article",
+    { class: "gpu" },
+    h("h3", {}, `${gpu.index} ${gpu.name}`, " ", h("span", { class: /^ok\b/.test(gpu.health) ? "ok" : "bad" }, gpu.health)),
+    bar,
+    h("p", { class: "words" }, words),
+    h("p", { class: "words" }, facts.filter(Boolean).join(" · ")),
+    gpu.tasks.length
+      ? h(
+          "details",
+          { "data-key": `gpu-${gpu.uuid}` },
+          h("summary", { "data-key": `gpu-tasks-${gpu.uuid}` }, tasks(gpu.tasks.length)),
+          h("ul", { class: "plain" }, gpu.tasks.slice(0, SHOWN).map((task) => reservation(task, gpu, openTask))),
+        )
+      : null,
+  );
+}
+
+function reservation(task, gpu, openTask) {
+  const link = taskLink(task.task_id, openTask, `gpu-${gpu.uuid}-${task.task_id}`);
+  return h("li", {}, link, ` ${gib(task.memory_gb)}, queue ${task.queue}`);
+}
+
+export function taskLink(id, openTask, key) {
+  const open = (event) => {
+    event.preventDefault();
+    openTask(id);
+  };
+  return h("a", { href: `#task=${encodeURIComponent(id)}`, "data-key": key, title: id, class: "id", onclick: open }, id);
+}
+
+export function workers(fleet) {
+  if (!fleet.length) {
+    show(byId("workers"), h("p", { class: "words" }, "No worker is running."));
+    return;
+  }
+  const rows = fleet.slice(0, SHOWN).map((worker) => [
+    worker.name,
+    worker.host,
+    worker.pid,
+    `${worker.running} of ${worker.slots}`,
+    span(worker.lag),
+    worker.gpus,
+    worker.version,
+  ]);
+  show(
+    byId("workers"),
+    table("Live workers", ["worker", "host", "pid", "slots taken", "loop lag", "GPUs", "version"], rows),
+    fleet.length > SHOWN ? h("p", { class: "words" }, `and ${number(fleet.length - SHOWN)} more`) : null,
+  );
+}
+
+/** The types of errors, with how many attempts they ended; each lists the failed tasks that have it. */
+export function errors(recent, list) {
+  const rows = recent.errors.map(([type, count]) => [
+    h("button", { type: "button", class: "link", "data-key": `error-${type}`, onclick: () => list(type) }, type),
+    number(count),
+  ]);
+  show(
+    byId("errors"),
+    rows.length ? table("Types of errors", ["error", "attempts"], rows) : h("p", { class: "words" }, "None."),
+  );
+}
+
+/** A table whose cells know the name of their column: on a narrow screen each row is a card. */
+export function table(caption, head, rows, about = {}) {
+  return h(
+    "table",
+    about,
+    h("caption", { class: "hidden" }, caption),
+    h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, at) => h("td", { "data-head": head[at] }, cell))))),
+  );
+}

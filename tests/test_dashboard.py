@@ -1,0 +1,305 @@
+"""The dashboard without a browser: who may do what, what is shown, what it costs."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from served import PATIENCE, Served
+from support import Server, load_scripts
+
+from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskSpec
+from maas_backoff.dashboard.feed import PERIOD, Feed
+from maas_backoff.dashboard.reading import MOST_STREAMS
+from maas_backoff.dashboard.search import MOST_LOOKED_AT
+
+SAME = {"Sec-Fetch-Site": "same-origin"}
+SECRET = "s3cr3t-of-a-task"
+
+
+@pytest.fixture
+def served(tmp_path: Path, server: Server) -> Iterator[Served]:
+    env = {"MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}", "MAAS_BACKOFF_LEASE": "3"}
+    env["MAAS_BACKOFF_BACKOFF_INTERVAL"] = "0.05"
+    service = Served("dashboard_service:app", env, tmp_path / "uvicorn.log")
+    yield service.answering("/tasks/")
+    service.end()
+
+
+@pytest.fixture
+def create(config: TaskBackoffConfig) -> Callable[..., None]:
+    """Create tasks: `create(TaskSpec(…), …)`."""
+
+    def run(*specs: TaskSpec) -> None:
+        async def main() -> None:
+            async with TaskBackoffScheduler(config) as producer:
+                await producer.create_tasks(specs)
+
+        anyio.run(main)
+
+    return run
+
+
+def status(served: Served, task_id: str) -> str | None:
+    response = served.client.get("/tasks/api/task", params={"id": task_id})
+    return response.json()["status"] if response.status_code == 200 else None
+
+
+def test_every_answer_forbids_what_it_does_not_need(served: Served) -> None:
+    """Nothing inline and nothing from elsewhere may run; nobody may frame it; data is not kept."""
+    for path in ("/tasks/", "/tasks/api/snapshot", "/tasks/none", "/tasks/api/tasks?limit=0"):
+        headers = served.client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy and "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy and headers["x-content-type-options"] == "nosniff"
+    assert served.client.get("/tasks/api/snapshot").headers["cache-control"] == "no-store"
+    assert served.client.get("/tasks").headers["location"].endswith("/tasks/")
+
+
+def test_the_files_of_the_page_are_kept_under_a_name_that_changes_with_them(served: Served) -> None:
+    page = served.client.get("/tasks/").text
+    for name in ("app.js", "style.css", "icon.svg"):
+        path = next(part for part in page.split('"') if part.endswith(name))
+        response = served.client.get(f"/tasks/{path}")
+        assert "immutable" in response.headers["cache-control"] and response.text
+        assert served.client.get(f"/tasks/static/other/{name}").status_code == 404
+    folder = path.rpartition("/")[0]
+    for name in ("index.html", "..%2f__init__.py", "%2e%2e/app.py", "none.js"):
+        assert served.client.get(f"/tasks/{folder}/{name}").status_code == 404
+
+
+def test_a_title_is_text(served: Served) -> None:
+    assert "<h1>&lt;b&gt;&quot;All&quot;&lt;/b&gt;</h1>" in served.client.get("/all/").text
+
+
+@pytest.mark.parametrize(
+    ("mount", "headers", "expected"),
+    [
+        ("/tasks", SAME, 200),
+        ("/tasks", {"Origin": "http://127.0.0.1:PORT"}, 200),
+        ("/tasks", {}, 403),
+        ("/tasks", {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("/tasks", {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:PORT"}, 403),
+        ("/tasks", {"Sec-Fetch-Site": "none"}, 403),
+        ("/tasks", {"Origin": "http://elsewhere.example"}, 403),
+        ("/tasks", {"Origin": "null"}, 403),
+        ("/tasks", {**SAME, "X-User": "reader"}, 403),
+        ("/tasks", {**SAME, "X-User": "stranger"}, 403),
+        ("/tasks", {**SAME, "X-User": "nobody"}, 401),
+        ("/look", SAME, 403),
+    ],
+)
+def test_only_who_may_and_from_our_own_page_can_act(
+    served: Served, mount: str, headers: dict[str, str], expected: int
+) -> None:
+    headers = {name: value.replace("PORT", str(served.port)) for name, value in headers.items()}
+    response = served.client.post(f"{mount}/api/queue/pause", headers=headers)
+    assert response.status_code == expected
+    assert served.client.get("/tasks/api/snapshot").json()["queue"]["paused"] == (expected == 200)
+
+
+def test_who_may_not_look_sees_nothing(served: Served) -> None:
+    for path in ("/", "/api/snapshot", "/api/events", "/api/tasks", "/api/task?id=x", "/static/x/app.js", "/none"):
+        assert served.client.get(f"/tasks{path}", headers={"X-User": "stranger"}).status_code == 403
+        response = served.client.get(f"/tasks{path}", headers={"X-User": "nobody"})
+        assert (response.status_code, response.headers["www-authenticate"]) == (401, "Basic")
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert served.client.request(method, "/look/api/queue/pause", headers=SAME).status_code in {403, 405}
+    assert served.client.get("/tasks/api/queue/pause").status_code == 405
+
+
+def test_actions_say_what_has_come_of_them(served: Served, create: Callable[..., None]) -> None:
+    def post(path: str, **query: str) -> Any:
+        return served.client.post(f"/tasks/api/{path}", params=query, headers=SAME).json()["done"]
+
+    create(
+        TaskSpec({}, "later", delay=600),
+        TaskSpec({"seconds": 60}, "long"),
+        *(TaskSpec({"error": error}, f"{error}/../{n}", max_retry_count=0) for error in ("a", "b") for n in range(3)),
+    )
+    served.until(lambda: status(served, "long") == "processing" and status(served, "b/../2") == "failed", "they ran")
+    assert post("queue/pause") is True
+    assert post("queue/pause") is False
+    assert post("task/now", id="later") is True
+    assert post("task/now", id="long") is False
+    assert post("queue/retry", error="ModelError: b") == 3
+    assert post("task/retry", id="a/../0") is True
+    assert post("task/retry", id="a/../0") is False
+    assert post("task/cancel", id="a/../0") is True
+    assert post("task/cancel", id="none") is False
+    assert post("queue/retry") == 2
+    assert post("task/cancel", id="long") is True
+    served.until(lambda: status(served, "long") == "cancelled", "the running one is stopped")
+    assert post("queue/resume") is True
+    served.until(lambda: status(served, "later") == "completed", "it did not wait")
+    assert served.client.post("/tasks/api/queue/drop", headers=SAME).status_code == 404
+    assert served.client.post("/tasks/api/task/drop?id=x", headers=SAME).status_code == 404
+
+
+def test_payloads_are_shown_only_where_somebody_has_said_so(served: Served, create: Callable[..., None]) -> None:
+    create(
+        TaskSpec({"result": [SECRET], "progress": "half"}, "x"),
+        TaskSpec({"seconds": 0, "of": SECRET}, "later", delay=60),
+    )
+    served.until(lambda: status(served, "x") == "completed", "it has run")
+    for mount, shown in (("/tasks", False), ("/look", False), ("/all", True)):
+        task = served.client.get(f"{mount}/api/task?id=x").text
+        assert (SECRET in task) is shown
+        with served.client.stream("GET", f"{mount}/api/events?task=x") as stream:
+            data = next(line for line in stream.iter_lines() if '"task_id"' in line)
+        assert (SECRET in data) is shown
+        for path in ("tasks?state=completed", "tasks", "snapshot"):
+            assert SECRET not in served.client.get(f"{mount}/api/{path}").text
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("limit=101", "limit: expected a whole number from 1 to 100, got '101'"),
+        ("limit=0", "limit: expected"),
+        ("limit=-1", "limit: expected a whole number"),
+        ("limit=9%2e5", "limit: expected a whole number"),
+        ("limit=99999999999999999999", "limit: expected a whole number"),
+        ("state=done", "status: expected one of pending"),
+        ("cursor=1%20x%200", "cursor: expected"),
+        ("due_from=soon", "due_from: expected a whole number"),
+        ("due_from=0&state=failed", "due_from: expected None but for pending tasks"),
+        ("waiting_for=love", 'waiting_for: expected "gpu"'),
+    ],
+)
+def test_what_cannot_be_asked_is_said_in_one_sentence(served: Served, query: str, message: str) -> None:
+    response = served.client.get(f"/tasks/api/tasks?{query}")
+    assert response.status_code == 400 and message in response.json()["error"]
+    assert served.client.get("/tasks/api/task").status_code == 400
+    assert served.client.get("/tasks/api/task?id=none").status_code == 404
+
+
+def test_a_search_finds_text_and_stops_in_between(served: Served, create: Callable[..., None]) -> None:
+    """However many tasks there are, a request looks at some of them and gives the cursor to go on with."""
+    create(*(TaskSpec({}, f"task-{n:05}", delay=3600 + n) for n in range(MOST_LOOKED_AT + 500)))
+    query = {"text": "TASK-02"}
+    page = served.client.get("/tasks/api/tasks", params=query).json()
+    assert page["tasks"] == [] and page["cursor"]
+    found = served.client.get("/tasks/api/tasks", params={**query, "cursor": page["cursor"]}).json()
+    assert [task["task_id"] for task in found["tasks"]][:3] == ["task-02000", "task-02001", "task-02002"]
+
+
+def test_a_server_that_is_away_is_said_and_not_a_crash(served: Served, server: Server) -> None:
+    server.pause()
+    try:
+        response = served.client.get("/tasks/api/snapshot")
+        assert response.status_code == 200 and "answer" in response.json()["trouble"]
+    finally:
+        server.go_on()
+    served.until(lambda: served.client.get("/tasks/api/snapshot").json()["trouble"] is None, "it is back")
+
+
+@pytest.mark.anyio
+async def test_all_pages_together_cost_what_one_costs(scheduler: TaskBackoffScheduler, server: Server) -> None:
+    load_scripts(server)
+    feed = Feed(scheduler)
+    first = await feed.changes(0)
+    server.client.config_resetstat()
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(feed.changes, 0)
+    assert "cmdstat_evalsha" not in server.client.info("commandstats")
+    assert await feed.changes(0) == first
+    assert await feed.changes(feed.version) == {}
+
+
+@pytest.mark.anyio
+async def test_a_page_that_comes_back_gets_what_it_has_missed(scheduler: TaskBackoffScheduler) -> None:
+    """And nothing else; one that saw another process gets all."""
+    feed = Feed(scheduler)
+    await feed.changes(0)
+    seen = feed.version
+    await scheduler.create_task({}, delay=60)
+    with anyio.fail_after(PATIENCE):
+        while not (changes := await feed.changes(seen)):
+            await anyio.sleep(PERIOD / 10)
+    assert "queue" in changes and json.loads(changes["queue"])["counts"]["scheduled"] == 1
+    assert "gpus" not in changes
+
+
+def test_streams_are_counted_and_bounded(served: Served) -> None:
+    """One too many is told to come back; there is room again when one is closed."""
+    limits = httpx2.Limits(max_connections=None)
+    with httpx2.Client(base_url=served.url, timeout=PATIENCE, limits=limits, trust_env=False) as client:
+        request = client.build_request("GET", "/look/api/events")
+        streams = [client.send(request, stream=True) for _ in range(MOST_STREAMS)]
+        lines = [stream.iter_lines() for stream in streams]
+        for line in lines:
+            next(line)
+        refused = client.get("/look/api/events")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+        streams[0].close()
+
+        def accepted() -> bool:
+            with client.stream("GET", "/look/api/events") as again:
+                return again.status_code == 200
+
+        served.until(accepted, "there is room")
+        for stream in streams:
+            stream.close()
+
+
+def test_a_producer_can_show_it(tmp_path: Path, server: Server) -> None:
+    """The scheduler need not be started: neither it nor the dashboard has a lifespan here."""
+    env = {"MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}", "PRODUCER": "1"}
+    service = Served("dashboard_service:app", env, tmp_path / "uvicorn.log", "--lifespan", "off")
+    try:
+        service.answering("/tasks/")
+        assert service.client.get("/tasks/api/snapshot").json()["workers"] == []
+    finally:
+        service.end()
+
+
+@pytest.mark.parametrize(("options", "acts"), [((), False), (("--act",), True)])
+def test_the_command_serves_this_machine_only(server: Server, options: tuple[str, ...], acts: bool) -> None:
+    """Under no other name, so that no page elsewhere can have its own name lead here; Ctrl-C ends it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"redis://127.0.0.1:{server.port}"
+    command = [sys.executable, "-m", "maas_backoff", "dashboard", "--url", url, "--queue", "test", "--port", str(port)]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and f"http://127.0.0.1:{port}/" in process.stdout.readline()
+            client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False)
+            with client:
+                for _ in range(500):
+                    try:
+                        page = client.get("/")
+                        break
+                    except httpx2.ConnectError:
+                        anyio.run(anyio.sleep, 0.02)
+                assert ('data-access="act"' in page.text) is acts
+                assert client.get("/", headers={"Host": "rebound.example"}).status_code == 400
+                code = client.post("/api/queue/pause", headers=SAME).status_code
+                assert code == (200 if acts else 403)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 130
+        finally:
+            process.kill()
+
+
+def test_the_command_says_what_it_lacks(tmp_path: Path) -> None:
+    """A server (3), or its extra (2)."""
+    command = [sys.executable, "-m", "maas_backoff", "dashboard", "--url", "redis://127.0.0.1:1", "--queue", "test"]
+    env = {**os.environ, "MAAS_BACKOFF_TIMEOUT": "1"}
+    away = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=PATIENCE)
+    assert away.returncode == 3 and away.stderr.startswith("maas-backoff dashboard: ")
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['starlette'] = None\n")
+    env["PYTHONPATH"] = str(tmp_path)
+    bare = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=PATIENCE)
+    assert bare.returncode == 2
+    expected = 'maas-backoff dashboard: The dashboard needs an extra: pip install "maas_backoff[dashboard]"\n'
+    assert bare.stderr == expected

@@ -1,0 +1,277 @@
+"""The dashboard in a real browser: Debian's or Ubuntu's Chromium, where there is one; axe-core looks for barriers."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from served import Served
+from support import Server
+
+from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskSpec
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+    pytest.mark.timeout(120),
+]
+
+HOSTILE = '<img src=x onerror="window.broken=1">\'"`${1}</script><script>window.broken=1</script>\u202e\x1b[31m\n--'
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all; asyncio is told of no loop, as Playwright's runs in this very thread."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path, server: Server) -> Iterator[Served]:
+    env = {"MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}", "MAAS_BACKOFF_LEASE": "3"}
+    service = Served("dashboard_service:app", env, tmp_path / "uvicorn.log")
+    yield service.answering("/tasks/")
+    service.end()
+
+
+@pytest.fixture
+def create(config: TaskBackoffConfig) -> Callable[..., None]:
+    def run(*specs: TaskSpec) -> None:
+        async def main() -> None:
+            async with TaskBackoffScheduler(config) as producer:
+                await producer.create_tasks(specs)
+
+        in_a_thread(main)
+
+    return run
+
+
+def in_a_thread(main: Callable[[], object]) -> None:
+    """Run a coroutine function beside Playwright's own loop."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(anyio.run, main).result()
+
+
+@pytest.fixture
+def visit(browser: Browser, served: Served) -> Iterator[Callable[..., Page]]:
+    """Open a page; at the end nothing may have been complained of, nor loaded from elsewhere."""
+    pages: list[Page] = []
+    complaints: list[str] = []
+
+    def open_page(path: str = "/tasks/", width: int = 1280, scheme: str = "light") -> Page:
+        viewport = {"width": width, "height": 900}
+        page = browser.new_context(viewport=viewport, color_scheme=scheme).new_page()  # type: ignore[arg-type]
+        pages.append(page)
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if not mine(request.url) else None)
+        page.goto(served.url + path)
+        expect(page.locator("#live")).to_have_text("Live")
+        return page
+
+    def mine(url: str) -> bool:
+        return url.startswith((f"{served.url}/tasks/", f"{served.url}/look/", f"{served.url}/all/"))
+
+    yield open_page
+    for page in pages:
+        page.context.close()
+    assert complaints == []
+
+
+def count(page: Page, state: str) -> str:
+    return page.locator(f"#states .{state} strong").inner_text()
+
+
+def test_the_page_shows_a_queue_and_follows_it(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    create(
+        TaskSpec({"error": "no model", "type": "LoadError"}, "failing", max_retry_count=0),
+        TaskSpec({}, "later", delay=100),
+        TaskSpec({"seconds": 60, "progress": "denoising"}, "long", min_gpu_memory_gb=4),
+        TaskSpec({}, "large", min_gpu_memory_gb=100),
+    )
+    page = visit()
+    for state, number in {"gpu": "1", "scheduled": "1", "processing": "1", "failed": "1"}.items():
+        expect(page.locator(f"#states .{state} strong")).to_have_text(number)
+    expect(page.locator("#reason")).to_contain_text("1 need a GPU with 100 GiB free, more than any device has")
+    expect(page.locator("#gpus .memory")).to_have_attribute("aria-label", re.compile(r"4\.0 GiB reserved.* of 24 GiB"))
+    expect(page.locator("#errors")).to_contain_text("LoadError")
+    expect(page.locator("#throughput")).to_contain_text("1 failed")
+    expect(page.locator("#upcoming")).to_contain_text("1 become due")
+    expect(page.locator("#workers")).to_contain_text("of 10")
+    row = page.locator("#list tr", has_text="long")
+    expect(row).to_contain_text("40 % denoising")
+    create(TaskSpec({}, "quick"))
+    expect(page.locator("#states .completed strong")).to_have_text("1")
+    page.locator("#states .gpu").click()
+    expect(page.locator("#list tbody tr")).to_have_count(1)
+    expect(page.locator("#list")).to_contain_text("gpu: needs 100 GiB free")
+    page.locator("#upcoming button:enabled").click()
+    expect(page.locator("#list tbody tr")).to_have_count(1)
+    expect(page.locator("#list")).to_contain_text("later")
+
+
+def test_a_task_is_shown_with_its_attempts_and_followed(
+    visit: Callable[..., Page], create: Callable[..., None], served: Served
+) -> None:
+    create(TaskSpec({"error": "no model"}, "x", max_retry_count=1, backoff_interval=0.05))
+    served.until(lambda: served.client.get("/tasks/api/task?id=x").json()["status"] == "failed", "it has failed twice")
+    page = visit("/tasks/#task=x")
+    detail = page.locator("#detail")
+    expect(detail).to_contain_text("1 of 1")
+    expect(detail.locator(".attempts li")).to_have_count(2)
+    expect(detail).to_contain_text("not shown here")
+    detail.get_by_text("Traceback").first.click()
+    expect(detail.locator("pre").first).to_contain_text("dashboard_service.py")
+    create(TaskSpec({"seconds": 60, "progress": "half way"}, "y"))
+    page.goto(f"{served.url}/tasks/#task=y")
+    expect(detail).to_contain_text("40 % half way")
+    detail.get_by_role("button", name="Cancel y").click()
+    expect(detail.locator("dd").first).to_have_text("cancelled")
+    page.keyboard.press("Escape")
+    expect(detail).to_be_hidden()
+    assert page.url.endswith("/tasks/")
+    page.goto(f"{served.url}/tasks/#task=none")
+    expect(detail).to_contain_text("There is no such task")
+
+
+def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    create(*(TaskSpec({"error": error}, f"{error}-{n}", max_retry_count=0) for error in ("a", "b") for n in range(2)))
+    page = visit()
+    expect(page.locator("#states .failed strong")).to_have_text("4")
+    notice = page.locator("#notice")
+    page.get_by_role("button", name="Pause queue").click()
+    page.get_by_role("button", name="Leave it").click()
+    page.get_by_role("button", name="Pause queue").click()
+    page.locator("#confirm").get_by_role("button", name="Pause").click()
+    expect(notice).to_have_text("The queue is paused.")
+    expect(page.locator("#reason")).to_contain_text("The queue is paused")
+    page.locator("#states .failed").click()
+    page.get_by_label("Id, or text in id").fill("ModelError: b")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("#list tbody tr")).to_have_count(2)
+    page.get_by_role("button", name="Retry all that have this").click()
+    page.locator("#confirm").get_by_role("button", name="Retry").click()
+    expect(notice).to_have_text("2 tasks are pending again.")
+    expect(page.locator("#states .failed strong")).to_have_text("2")
+    page.get_by_label("Id, or text in id").fill("")
+    page.get_by_role("button", name="Search").click()
+    page.get_by_role("button", name="Retry a-1").click()
+    expect(notice).to_have_text("a-1 is pending again.")
+    page.get_by_role("button", name="Resume queue").click()
+    expect(page.locator("#states .failed strong")).to_have_text("4")
+
+
+def test_who_may_only_look_has_no_buttons_that_act(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    create(TaskSpec({"error": "a"}, "x", max_retry_count=0), TaskSpec({}, "later", delay=60))
+    page = visit("/look/#task=x")
+    expect(page.locator("#detail .attempts li")).to_have_count(1)
+    expect(page.locator("#list tbody tr")).to_have_count(1)
+    names = page.locator("button").all_inner_texts()
+    assert {"Hold updates", "Search", "Close"} <= set(names)
+    assert not [name for name in names if re.match("Pause|Retry|Cancel|Run", name)]
+
+
+def test_text_of_tasks_is_only_ever_text(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    """Ids, params, results, errors and their types, progress, titles: nothing of it runs or becomes an element."""
+    kind = "Error<img/src=x/onerror=window.broken=1>"
+    create(
+        TaskSpec({"error": HOSTILE, "type": kind}, f"{HOSTILE[:60]}failed", max_retry_count=0),
+        TaskSpec({"seconds": 60, "progress": HOSTILE, HOSTILE: HOSTILE}, f"{HOSTILE[:60]}runs", min_gpu_memory_gb=1),
+        TaskSpec({"result": {HOSTILE: [HOSTILE]}}, f"{HOSTILE[:60]}done"),
+    )
+    page = visit("/all/")
+    for state, seen in {"failed": HOSTILE, "processing": HOSTILE, "completed": "done"}.items():
+        expect(page.locator(f"#states .{state} strong")).to_have_text("1")
+        page.locator(f"#states .{state}").click()
+        expect(page.locator("#list tbody tr")).to_have_count(1)
+        assert seen in page.locator("#list").evaluate("element => element.textContent")
+        page.locator("#list a").click()
+        expect(page.locator("#detail dd").first).to_have_text(state)
+        assert HOSTILE[:60] in page.locator("#detail").evaluate("element => element.textContent")
+        page.keyboard.press("Escape")
+    expect(page.locator("#errors")).to_contain_text(kind)
+    assert page.locator("img, script:not([src]), b, iframe, object").count() == 0
+    assert page.evaluate("window.broken") is None
+
+
+def test_a_page_that_nobody_sees_asks_for_nothing(visit: Callable[..., Page]) -> None:
+    """Hidden, or held: its stream ends; shown again, it has a new one."""
+    page = visit()
+
+    def hide(hidden: bool) -> None:
+        page.evaluate(
+            "hidden => { Object.defineProperty(document, 'hidden', { get: () => hidden, configurable: true });"
+            " document.dispatchEvent(new Event('visibilitychange')); }",
+            hidden,
+        )
+
+    with page.expect_event("requestfailed", lambda request: "api/events" in request.url):
+        hide(True)
+    expect(page.locator("#live")).to_have_text("Not shown")
+    with page.expect_request(re.compile("api/events")):
+        hide(False)
+    expect(page.locator("#live")).to_have_text("Live")
+    with page.expect_event("requestfailed", lambda request: "api/events" in request.url):
+        page.get_by_role("button", name="Hold updates").click()
+    expect(page.locator("#live")).to_have_text("Updates are held")
+
+
+def test_a_server_that_is_away_is_said_until_it_is_back(visit: Callable[..., Page], server: Server) -> None:
+    page = visit()
+    server.pause()
+    try:
+        expect(page.locator("#notice")).to_contain_text("The numbers are old", timeout=20_000)
+    finally:
+        server.go_on()
+    expect(page.locator("#notice")).to_have_text("The server answers again.", timeout=20_000)
+
+
+def test_it_can_be_used_without_a_mouse(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    create(TaskSpec({}, "x", delay=60))
+    page = visit()
+    expect(page.locator("#list tbody tr")).to_have_count(1)
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the tasks")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("/")
+    expect(page.locator("#text")).to_be_focused()
+    page.keyboard.type("x")
+    page.keyboard.press("Enter")
+    expect(page.locator("#h-tasks")).to_contain_text("with “x”")
+    page.locator("#list a").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#detail")).to_be_visible()
+    expect(page.locator("#detail")).to_contain_text("created")
+    page.keyboard.press("Escape")
+    expect(page.locator("#list a")).to_be_focused()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
+def test_nothing_bars_anybody(visit: Callable[..., Page], create: Callable[..., None], width: int, scheme: str) -> None:
+    """axe-core finds nothing, and nothing has to be scrolled sideways; with a long id and error, and a task open."""
+    create(
+        TaskSpec({"error": "long " * 200}, "i" * 200, max_retry_count=0),
+        TaskSpec({}, "later", delay=100),
+        TaskSpec({"seconds": 60, "progress": "x" * 300}, "long", min_gpu_memory_gb=4),
+    )
+    page = visit("/all/", width, scheme)
+    expect(page.locator("#states .failed strong")).to_have_text("1")
+    expect(page.locator("#gpus article")).to_have_count(1)
+    page.locator("#states .failed").click()
+    expect(page.locator("#list tbody tr")).to_have_count(1)
+    found = [Axe().run(page)]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("#list a").click()
+    expect(page.locator("#detail .attempts li")).to_have_count(1)
+    found.append(Axe().run(page))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert [one.generate_report() for one in found if one.violations_count] == []
