@@ -37,6 +37,14 @@ assert not scheduler.health().ready
 print("served")
 """
 
+# What is added to that service imports it, and is asked as Prometheus would.
+SCRAPE = """
+from starlette.testclient import TestClient
+
+with TestClient(app) as client:
+    print(client.get("/metrics").text)
+"""
+
 # A worker's block is a module; its GPU is not there.
 WORKER = """
 import anyio
@@ -58,6 +66,7 @@ EXPECTED = [
     "served",
     "unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0",
     "worker: none is running",
+    'maas_backoff_workers{queue="readme"} 1.0',
     "{'batch': 8, 'on': 'GPU-of-the-readme'}",
     "it gives up",
 ]
@@ -98,6 +107,9 @@ def test_a_block_of_the_readme_runs(number: int, server: Server, tmp_path: Path)
     if "images:scheduler" in README.partition(BLOCKS[number])[0][-200:]:
         (tmp_path / "images.py").write_text(block, encoding="utf-8")
         block = WORKER
+    if "from web_service import" in block:
+        (tmp_path / "web_service.py").write_text(BLOCKS[1], encoding="utf-8")
+        block += SCRAPE
     script.write_text(block + (CLIENT if "FastAPI" in block else ""), encoding="utf-8")
     environ = {
         **os.environ,

@@ -65,6 +65,11 @@ class GpuStatus:
     age: float
     tasks: tuple[GpuTask, ...] = ()
 
+    @property
+    def healthy(self) -> bool:
+        """Whether tasks may start here, be it only one that the device is held for."""
+        return self.health.partition(",")[0] == "ok"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the device as JSON-able values."""
         return attrs.asdict(self)

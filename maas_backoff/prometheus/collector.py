@@ -1,0 +1,130 @@
+"""What has been read, as metric families of prometheus_client. No I/O."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+
+import attrs
+from prometheus_client import Metric
+
+from maas_backoff.domain.gpu import GpuStatus
+from maas_backoff.domain.history import BOUNDS, Activity, Durations
+from maas_backoff.domain.stats import QueueStats
+from maas_backoff.domain.worker import Worker
+from maas_backoff.prometheus.snapshot import Snapshot
+
+Labels = Mapping[str, str]
+Samples = Iterable[tuple[Labels, float]]
+
+_GIB = 2**30
+_NO_SUM = "In buckets only: a sum is not known."
+_SUFFIXES = {"counter": "_total", "histogram": "_bucket"}
+
+
+@attrs.frozen(eq=False)  # a registry wants a hash
+class Collector:
+    """The families of one queue; without a snapshot, as the server was away, only `up`."""
+
+    queue: str
+    snapshot: Snapshot | None
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the families, as prometheus_client asks for them."""
+        snapshot = self.snapshot
+        yield self._one("gauge", "up", "Whether the server answered this scrape.", snapshot is not None)
+        if snapshot is not None:
+            yield from self._of_tasks(snapshot.stats)
+            yield from self._of_activity(snapshot.total)
+            yield from self._of_workers(snapshot.workers)
+            yield from self._of_gpus(snapshot.gpus)
+
+    def _of_tasks(self, stats: QueueStats) -> Iterator[Metric]:
+        states = {
+            "due": stats.pending_count - stats.scheduled_count - stats.gpu_count,
+            "waiting_for_gpu": stats.gpu_count,
+            "scheduled": stats.scheduled_count,
+            "processing": stats.processing_count,
+            "completed": stats.completed_count,
+            "failed": stats.failed_count,
+            "cancelled": stats.cancelled_count,
+        }
+        held = "Tasks in the queue, each in one state; finished ones until their time to live ends."
+        yield self._family("gauge", "tasks", held, (({"state": state}, number) for state, number in states.items()))
+        unfit = "Tasks that wait for a GPU, and ask for more memory than any device of a live worker has."
+        yield self._one("gauge", "unfit_tasks", unfit, stats.unfit_count)
+        oldest = "For how long the task at the head of the queue has been due; 0 when nothing is due."
+        yield self._one("gauge", "oldest_pending_age_seconds", oldest, stats.oldest_pending_age)
+        yield self._one("gauge", "paused", "Whether the queue is paused.", stats.paused)
+
+    def _of_activity(self, total: Activity) -> Iterator[Metric]:
+        ends = {"completed": total.completed, "failed": total.failed, "cancelled": total.cancelled}
+        finished = (({"state": state}, number) for state, number in ends.items())
+        yield self._family("counter", "finished_tasks", "Ends of tasks.", finished)
+        for name, number, text in (
+            ("retries", total.retried, "Failed attempts whose task was retried."),
+            ("lost_leases", total.lost, "Attempts whose worker was lost."),
+            ("snoozes", total.snoozed, "Attempts whose handler asked to come back later."),
+            ("out_of_memory", total.out_of_memory, "Attempts that ran out of GPU memory and came back."),
+            ("gpu_faults", total.gpu_fault, "Attempts that a broken GPU failed, and that came back."),
+            ("released_attempts", total.released, "Attempts that were handed back, with nothing used."),
+        ):
+            yield self._one("counter", name, text, number)
+        errors = (({"type": kind}, number) for kind, number in total.errors.items())
+        yield self._family("counter", "errors", "Failed attempts by the type of their error.", errors)
+        for name, durations, text in (
+            ("wait_seconds", total.waits, "How long tasks had been due when they were claimed."),
+            ("run_seconds", total.runs, "How long calls of the handler took."),
+            ("settle_seconds", total.settles, "How long calls took that settled attempts."),
+        ):
+            yield self._family("histogram", name, f"{text} {_NO_SUM}", _buckets(durations))
+
+    def _of_workers(self, workers: Iterable[Worker]) -> Iterator[Metric]:
+        fleet = list(workers)
+        yield self._one("gauge", "workers", "Live workers, at most 1000.", len(fleet))
+        yield self._one("gauge", "slots", "Attempts that live workers may run at a time.", sum(w.slots for w in fleet))
+        yield self._one("gauge", "running_slots", "Slots that run an attempt.", sum(w.running for w in fleet))
+        lags = (({"worker": worker.name}, worker.lag) for worker in fleet)
+        lag = "For how long a worker's event loop kept a call waiting."
+        yield self._family("gauge", "worker_event_loop_lag_seconds", lag, lags)
+
+    def _of_gpus(self, gpus: Iterable[GpuStatus]) -> Iterator[Metric]:
+        found = [(_labels(gpu), gpu) for gpu in gpus]
+        for name, attribute, text in (
+            ("total", "total_gb", "Memory of the GPU."),
+            ("free", "free_gb", "Memory that NVML calls free."),
+            ("reserved", "reserved_gb", "Memory that is promised to tasks of all queues, used yet or not."),
+            ("strangers", "strangers_gb", "Memory that programs use which are none of ours."),
+        ):
+            amounts = ((labels, getattr(gpu, attribute) * _GIB) for labels, gpu in found)
+            yield self._family("gauge", f"gpu_memory_{name}_bytes", text, amounts)
+        busy = ((labels, gpu.utilization / 100) for labels, gpu in found if gpu.utilization is not None)
+        yield self._family("gauge", "gpu_utilization_ratio", "Share of the time in which the GPU was busy.", busy)
+        warm = ((labels, gpu.temperature) for labels, gpu in found if gpu.temperature is not None)
+        yield self._family("gauge", "gpu_temperature_celsius", "Temperature of the GPU.", warm)
+        well = ((labels, gpu.healthy) for labels, gpu in found)
+        yield self._family("gauge", "gpu_healthy", "Whether tasks may start on the GPU: 0 if broken or shut.", well)
+        tasks = ((labels, len(gpu.tasks)) for labels, gpu in found)
+        yield self._family("gauge", "gpu_tasks", "Tasks of all queues on the GPU.", tasks)
+
+    def _one(self, kind: str, name: str, text: str, value: float) -> Metric:
+        return self._family(kind, name, text, [({}, value)])
+
+    def _family(self, kind: str, name: str, text: str, samples: Samples) -> Metric:
+        family = Metric(f"maas_backoff_{name}", text, kind)
+        for labels, value in samples:
+            told = {label: _text(value) for label, value in labels.items()}
+            family.add_sample(family.name + _SUFFIXES.get(kind, ""), {"queue": self.queue, **told}, value)
+        return family
+
+
+def _buckets(durations: Durations) -> Samples:
+    ends = [*map(str, BOUNDS), "+Inf"]
+    return (({"le": end}, number) for end, number in zip(ends, accumulate(durations.counts), strict=True))
+
+
+def _labels(gpu: GpuStatus) -> Labels:
+    return {"gpu": gpu.uuid, "index": str(gpu.index), "name": gpu.name, "host": gpu.host}
+
+
+def _text(value: str) -> str:
+    """Return a label's value as UTF-8 can hold it; prometheus_client escapes quotes, line ends and backslashes."""
+    return value.encode(errors="replace").decode()

@@ -1,0 +1,46 @@
+"""The numbers of a queue as Prometheus reads them."""
+
+import logging
+
+import anyio
+from prometheus_client import CollectorRegistry, generate_latest
+
+from maas_backoff.errors import StorageError
+from maas_backoff.prometheus.collector import Collector
+from maas_backoff.prometheus.snapshot import Snapshot
+from maas_backoff.scheduler import TaskBackoffScheduler
+
+log = logging.getLogger("maas_backoff.prometheus")
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Of what `metrics` returns."""
+
+PATIENCE = 5.0
+"""Seconds that a scrape may take: Prometheus itself gives up after 10, and would not learn why."""
+
+
+async def metrics(scheduler: TaskBackoffScheduler) -> bytes:
+    """Return the numbers of the scheduler's queue in Prometheus' text format: CONTENT_TYPE.
+
+    They are the server's: whichever process is asked, started or not, the answer is the same. When the server cannot
+    be read within 5 seconds, or `storage.timeout`, the text is `maas_backoff_up 0` alone, and a warning says why.
+    """
+    collector = Collector(scheduler.config.task.biz_prefix, await _read(scheduler))
+    # A thousand workers and GPUs take 90 ms; and the usual limiter may have no thread left for us.
+    return await anyio.to_thread.run_sync(_rendered, collector, limiter=anyio.CapacityLimiter(1))
+
+
+def _rendered(collector: Collector) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return generate_latest(registry)
+
+
+async def _read(scheduler: TaskBackoffScheduler) -> Snapshot | None:
+    try:
+        with anyio.fail_after(PATIENCE):
+            return await Snapshot.of(scheduler)
+    except (StorageError, TimeoutError) as error:
+        why = str(error) or f"no answer within {PATIENCE:g} s"
+        log.warning("queue %r could not be read for Prometheus: %s", scheduler.config.task.biz_prefix, why)
+        return None
