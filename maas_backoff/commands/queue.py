@@ -5,11 +5,12 @@ import json
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import attrs
 
-from maas_backoff.commands.text import cell, moment, printable, span, table
+from maas_backoff.commands.text import cell, is_rich, moment, printable, span, table
 from maas_backoff.domain.history import Activity
 from maas_backoff.domain.spec import Move
 from maas_backoff.domain.task import TaskEntity, TaskStatus
@@ -138,15 +139,25 @@ async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
 
 async def _watch(scheduler: TaskBackoffScheduler, options: Options) -> int:
     status = TaskStatus.PENDING
-    async for event in scheduler.watch(options.task_id):
-        task = event.task
-        status = task.status
-        if options.json:
-            print(json.dumps({"id": event.id, "task": task.to_dict()}, ensure_ascii=True), flush=True)
-        else:
-            what = task.waiting_for or task.progress_message or task.error or ""
-            print(f"{status:10} attempt {task.attempt}, {task.progress:g} %  {cell(what)}".rstrip(), flush=True)
+    with _drawing(options) as show:
+        async for event in scheduler.watch(options.task_id):
+            task = event.task
+            status = task.status
+            if options.json:
+                print(json.dumps({"id": event.id, "task": task.to_dict()}, ensure_ascii=True), flush=True)
+            else:
+                what = task.waiting_for or task.progress_message or task.error or ""
+                state = f"{status:10} attempt {task.attempt}"
+                show(state, f"{state}, {task.progress:g} %  {cell(what)}".rstrip(), task.progress)
     return OK if status is TaskStatus.COMPLETED else FAILED
+
+
+def _drawing(options: Options) -> AbstractContextManager[Callable[[str, str, float], None]]:
+    if options.json or not is_rich():
+        return nullcontext(lambda _state, line, _percent: print(line, flush=True))
+    from maas_backoff.commands.rich_text import progress_bar
+
+    return progress_bar()
 
 
 async def _check(scheduler: TaskBackoffScheduler, options: Options) -> int:

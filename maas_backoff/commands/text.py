@@ -1,10 +1,17 @@
 """Lines for terminals: whatever text a task carries, it is shown and not obeyed."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from importlib.util import find_spec
 
 WIDEST = 60
 """Characters of a cell."""
+
+
+def is_rich() -> bool:
+    """Whether somebody looks, and rich is installed (the extra `cli`)."""
+    return sys.stdout.isatty() and find_spec("rich") is not None
 
 
 def printable(text: object) -> str:
@@ -19,8 +26,12 @@ def cell(text: object) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table, its columns as wide as they need to be."""
+    """Return a table, its columns as wide as they need to be; one of rich's where that is to be used."""
     lines = [tuple(head), *(tuple(map(cell, row)) for row in rows)]
+    if is_rich():
+        from maas_backoff.commands import rich_text
+
+        return rich_text.table(lines)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 

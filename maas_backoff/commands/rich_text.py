@@ -1,0 +1,52 @@
+"""The same for people at a terminal, where rich is installed: the extra `cli`. Texts of tasks are never its markup."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+Show = Callable[[str, str, float], None]
+"""Of a state, a line that tells of it, and percent."""
+
+_STYLES = {"processing": "cyan", "completed": "green", "ok": "green", "failed": "red", "cancelled": "dim"}
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table as wide as the terminal at most, with its escapes; the first line is the head."""
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in lines[0]:
+        shown.add_column(_text(name), overflow="fold")
+    for line in lines[1:]:
+        shown.add_row(*map(_text, line))
+    console = Console()
+    with console.capture() as capture:
+        console.print(shown)
+    return capture.get().rstrip("\n")
+
+
+def _text(cell: str) -> Text:
+    is_bar = cell and not cell.strip("#")
+    return Text(cell, style="cyan" if is_bar else _STYLES.get(cell, ""))
+
+
+@contextmanager
+def progress_bar() -> Generator[Show]:
+    """Give a function that draws how far a task is; in a new state, its line stays."""
+    console, told = Console(), ""
+    columns = (BarColumn(20), TextColumn("{task.description}", markup=False))
+    # Without rich's thread that draws it again and again: nothing moves between two events.
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
+        bar = progress.add_task("")
+
+        def show(state: str, line: str, percent: float) -> None:
+            nonlocal told
+            if state != told:
+                console.print(Text(line), soft_wrap=True)
+            told = state
+            progress.update(bar, completed=percent, description=line, refresh=True)
+
+        yield show
