@@ -1,4 +1,4 @@
-"""The project's chores: `nox -s lint types tests bench`; longer: `bench-peers scale gpu-sim chaos matrix`."""
+"""The project's chores: `nox -s lint types tests bench`; longer: `bench-peers scale gpu-sim dashboard chaos matrix`."""
 
 from pathlib import Path
 
@@ -66,6 +66,13 @@ def gpu_sim(session: nox.Session) -> None:
     """Simulate the GPU gate beside two simpler ways to admit tasks: 15 seconds."""
     session.install(".[embedded]")
     session.run("python", "benchmarks/gpu_sim.py", *session.posargs)
+
+
+@nox.session
+def dashboard(session: nox.Session) -> None:
+    """Measure what open pages of the dashboard cost on a queue of 100,000 tasks: a minute."""
+    session.install(".[embedded,dashboard]", "httpx2")
+    session.run("python", "benchmarks/dashboard.py", *session.posargs)
 
 
 @nox.session

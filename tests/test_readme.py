@@ -37,12 +37,12 @@ assert not scheduler.health().ready
 print("served")
 """
 
-# What is added to that service imports it, and is asked as Prometheus would.
-SCRAPE = """
+# What is added to that service imports it, and is asked as Prometheus, or a browser, would.
+MOUNTED = """
 from starlette.testclient import TestClient
 
 with TestClient(app) as client:
-    print(client.get("/metrics").text)
+    print(client.get("/metrics").text, client.get("/tasks/").text, client.get("/tasks/api/snapshot").text)
 """
 
 # A worker's block is a module; its GPU is not there.
@@ -66,6 +66,7 @@ EXPECTED = [
     "served",
     "unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0",
     "worker: none is running",
+    'data-access="read"',
     'maas_backoff_workers{queue="readme"} 1.0',
     "{'batch': 8, 'on': 'GPU-of-the-readme'}",
     "it gives up",
@@ -109,7 +110,7 @@ def test_a_block_of_the_readme_runs(number: int, server: Server, tmp_path: Path)
         block = WORKER
     if "from web_service import" in block:
         (tmp_path / "web_service.py").write_text(BLOCKS[1], encoding="utf-8")
-        block += SCRAPE
+        block += MOUNTED
     script.write_text(block + (CLIENT if "FastAPI" in block else ""), encoding="utf-8")
     environ = {
         **os.environ,
