@@ -1,6 +1,7 @@
 """An attempt in this process: what holds a lease, and may be stopped."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -12,8 +13,11 @@ from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import CancelReason, Outcome
 from maas_backoff.domain.task import ProgressReport, TaskEntity
 from maas_backoff.gate.grant import Grant
+from maas_backoff.logs import about
 from maas_backoff.store.codec import AttemptInfo
 from maas_backoff.store.frame import Claimed
+
+log = logging.getLogger("maas_backoff.worker")
 
 
 class Attempt:
@@ -64,6 +68,8 @@ class Attempt:
         self.started_at = time.monotonic()
         self.deadline = self.started_at + self.timeout
         self._watch(self.deadline)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("task %r: attempt %d begins", self.task.task_id, self.task.attempt, extra=self.about("started"))
 
     def extend(self) -> None:
         """Give the exception handler as much time as the handler had; the lease is kept as long."""
@@ -79,6 +85,10 @@ class Attempt:
             self.reason = reason
             if self.scope is not None:
                 self.scope.cancel()
+
+    def about(self, event: str) -> dict[str, object]:
+        """Return what a log record of this attempt carries."""
+        return about(event, self.task.task_id, self.task.attempt, self.token)
 
     def info(self, worker: str) -> AttemptInfo:
         """Return when and where this attempt ran, by the server's clock."""

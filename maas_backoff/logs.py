@@ -1,7 +1,27 @@
 """For the logs of programs: records that carry the task they are about, and records as JSON.
 
-The library's own loggers are `maas_backoff.worker`, `.gpu`, `.scheduler`, `.command` and `.embedded`; each event of a
-task is one record, whose `event`, `task_id`, `attempt` and `token` are attributes. Params and results are never logged.
+The library's own loggers are `maas_backoff.worker`, `.gpu`, `.scheduler`, `.storage`, `.command`, `.embedded` and
+`.output`. Each event of a task is one record, whose `event`, `task_id`, `attempt` and `token` are attributes (0 where
+nobody knows), written by whoever brings it about. Params and results are never logged.
+
+event             level    when
+created           DEBUG    `create_task` made a new task
+started           DEBUG    an attempt's handler begins
+completed         DEBUG    an attempt ended well; INFO: by hand
+retried           WARNING  an attempt failed, and another follows; INFO: by a handler's Retry, or by hand
+failed            WARNING  the last attempt failed; INFO: by hand
+released          DEBUG    an attempt gave its task back: snoozed, not begun in time, or the worker stops
+cancelled         DEBUG    an attempt was stopped by request (WARNING: it failed meanwhile); INFO: by hand, at once
+too_late          WARNING  an attempt had lost its lease: its outcome does not count
+left              WARNING  an attempt goes on after the worker's end, until its lease runs out
+lost              WARNING  a worker found a lease that ran out: another attempt follows, or the task has failed
+cancel_requested  INFO     by hand: `cancel_task(running=True)` of a task that runs
+taken             INFO     by hand: `mark_task_processing`
+requeued          INFO     by hand: `retry_task`, `retry_tasks`
+moved             INFO     by hand: `update_task`
+deleted           INFO     by hand: `delete_task`
+purged            INFO     by hand: `purge_tasks`; with `queue` and no task, as the next two
+paused, resumed   INFO     by hand
 """
 
 import json
@@ -9,6 +29,12 @@ import logging
 from datetime import UTC, datetime
 
 from maas_backoff.domain.context import current_task
+
+
+def about(event: str, task_id: str, attempt: int = 0, token: int = 0) -> dict[str, object]:
+    """Return the `extra` of a task's event."""
+    return {"event": event, "task_id": task_id, "attempt": attempt, "token": token}
+
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 

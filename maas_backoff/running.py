@@ -227,6 +227,12 @@ class Running:
         if attempt.grant is not None and (attempt.lingering is None or attempt.lingering.is_set()):
             self.give_back(attempt.grant)
         if settlement is None:
+            log.warning(
+                "task %r: attempt %d was stopped: its lease is lost",
+                attempt.task.task_id,
+                attempt.task.attempt,
+                extra=attempt.about("too_late"),
+            )
             self._forget([attempt])
             self._rest()
             self.pulse.set()

@@ -404,11 +404,11 @@ class TaskBackoffScheduler:
 
         For the whole queue, and lasting: it survives all workers. False if it was paused already.
         """
-        return await self._tasks.store.pause(on=True)
+        return await self._tasks.pause(on=True)
 
     async def resume(self) -> bool:
         """Let the queue's workers go on; False if it was not paused."""
-        return await self._tasks.store.pause(on=False)
+        return await self._tasks.pause(on=False)
 
 
 def _executor(config: TaskBackoffConfig, handler: Handler, lifespan: Lifespan | None) -> Executor:

@@ -259,7 +259,7 @@ class Service:
 
     def _give_up(self) -> None:
         for attempt in self.running.attempts.values():
-            log.warning("task %r is left to its lease at shutdown", attempt.task.task_id)
+            log.warning("task %r is left to its lease at shutdown", attempt.task.task_id, extra=attempt.about("left"))
 
 
 def _cause(error: BaseException | None) -> BaseException | None:

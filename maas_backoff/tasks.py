@@ -1,8 +1,9 @@
 """A queue's tasks as a client sees them: checked at the door, created, read, marked, cancelled, waited for."""
 
 import contextlib
+import logging
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -29,12 +30,15 @@ from maas_backoff.errors import (
     TaskTimeoutError,
 )
 from maas_backoff.gate.status import status
+from maas_backoff.logs import about
 from maas_backoff.store.codec import EXTERNAL
 from maas_backoff.store.creation import NewTask
-from maas_backoff.store.frame import Settle
+from maas_backoff.store.frame import Found, Settle
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.redis import ENQUEUE_LIMIT, SETTLE_LIMIT, RedisStore
 from maas_backoff.store.waiters import Waiters
+
+log = logging.getLogger("maas_backoff.scheduler")
 
 WAIT_RENEWAL = 20.0
 """Seconds after which a waiter looks by itself, and says again that it waits."""
@@ -64,7 +68,8 @@ class Tasks:
 
     async def create(self, spec: TaskSpec) -> str:
         task = self._checked(spec, "task_params")
-        if (await self.store.enqueue([task]))[0] == "conflict":
+        answers = await self._enqueue([task])
+        if answers[0] == "conflict":
             raise TaskConflictError([task.task_id])
         return task.task_id
 
@@ -77,7 +82,7 @@ class Tasks:
         answers: list[str] = []
         for start in range(0, len(tasks), ENQUEUE_LIMIT):
             try:
-                answers += await self.store.enqueue(tasks[start : start + ENQUEUE_LIMIT])
+                answers += await self._enqueue(tasks[start : start + ENQUEUE_LIMIT])
             except QueueFullError as error:
                 error.created = [task.task_id for task in tasks[:start]]
                 raise
@@ -87,6 +92,14 @@ class Tasks:
             created = [task_id for task_id, answer in zip(ids, answers, strict=True) if answer != "conflict"]
             raise TaskConflictError(conflicts, created)
         return ids
+
+    async def _enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
+        answers = await self.store.enqueue(tasks)
+        if log.isEnabledFor(logging.DEBUG):
+            for task, answer in zip(tasks, answers, strict=True):
+                if answer == "created":
+                    log.debug("task %r: created", task.task_id, extra=about("created", task.task_id))
+        return answers
 
     def _checked(self, spec: TaskSpec, where: str) -> NewTask:
         options = spec.options
@@ -205,21 +218,21 @@ class Tasks:
         while True:
             answer = await self.store.settle(Settle(task_id, "pending", None, settlement), settle_id=settle_id)
             if answer in {"ok", "already"}:
-                return True
+                return _told(task_id, "cancelled", found)
             if not running or answer not in {"processing", EXTERNAL}:
                 return False
             if answer == EXTERNAL:
                 answer = await self.store.settle(Settle(task_id, "external", None, settlement), settle_id=settle_id)
                 if answer in {"ok", "already"}:
-                    return True
+                    return _told(task_id, "cancelled", found)
             # Cancelled: the request was met before its answer, which may have been lost, came back.
             elif await self.store.request_cancel(task_id) in {"processing", "cancelled"}:
-                return True
+                return _told(task_id, "cancel_requested", found)
             # It has changed in between: look again.
 
     async def mark_processing(self, task_id: str) -> bool:
         settle = Settle(newtask.checked_task_id(task_id), "pending", None, Settlement.release(self._policy))
-        return await self.store.settle(settle, external=True) in {"ok", "already"}
+        return await self.store.settle(settle, external=True) in {"ok", "already"} and _told(task_id, "taken")
 
     async def mark_completed(self, task_id: str, result: object) -> bool:
         return await self._mark(
@@ -240,14 +253,15 @@ class Tasks:
             custom = self.config.task.custom_backoff
             settlement = decide(outcome, task_id, found.counts, found.policy, found.policy.backoff(custom))
             assert settlement is not None
-            if await self.store.settle(found.settle(settlement), settle_id=settle_id) in {"ok", "already", "cancelled"}:
-                return True
+            answer = await self.store.settle(found.settle(settlement), settle_id=settle_id)
+            if answer in {"ok", "already", "cancelled"}:
+                return _told(task_id, "cancelled" if answer == "cancelled" else settlement.event, found)
             # It has changed in between: look again.
 
     async def retry(self, task_id: str) -> bool:
         settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
         settle = Settle(newtask.checked_task_id(task_id), "finished", None, settlement)
-        return await self.store.settle(settle) in {"ok", "already"}
+        return await self.store.settle(settle) in {"ok", "already"} and _told(task_id, "requeued")
 
     async def retry_all(self, status: str, error: str | None) -> int:
         status = _checked_status(status, TaskStatus.FAILED, TaskStatus.CANCELLED)
@@ -260,7 +274,8 @@ class Tasks:
         for start in range(0, len(ids), SETTLE_LIMIT):
             settles = [Settle(task_id, "finished", None, settlement) for task_id in ids[start : start + SETTLE_LIMIT]]
             answers = await self.store.settle_all(settles, secrets.token_hex(8))
-            number += sum(answer in {"ok", "already"} for answer in answers)
+            for settle, answer in zip(settles, answers, strict=True):
+                number += answer in {"ok", "already"} and _told(settle.task_id, "requeued")
         return number
 
     async def _all(self, status: TaskStatus) -> AsyncGenerator[TaskEntity, None]:
@@ -285,7 +300,7 @@ class Tasks:
             if pending is None:
                 return False
             if await self.store.settle(pending.moved(priority, due), settle_id=settle_id) in {"ok", "already"}:
-                return True
+                return _told(task_id, "moved")
             # It has changed in between: look again.
 
     async def purge(self, status: str) -> int:
@@ -296,10 +311,21 @@ class Tasks:
         while more and number <= most:
             deleted, more = await self.store.purge(status)
             number += deleted
+        queue = self.config.task.biz_prefix
+        log.info(
+            "queue %r: %d %s tasks purged by hand", queue, number, status, extra={"event": "purged", "queue": queue}
+        )
         return number
 
+    async def pause(self, *, on: bool) -> bool:
+        changed, queue = await self.store.pause(on=on), self.config.task.biz_prefix
+        if changed:
+            event = "paused" if on else "resumed"
+            log.info("queue %r: %s by hand", queue, event, extra={"event": event, "queue": queue})
+        return changed
+
     async def delete(self, task_id: str) -> bool:
-        return await self.store.delete(newtask.checked_task_id(task_id))
+        return await self.store.delete(newtask.checked_task_id(task_id)) and _told(task_id, "deleted")
 
     async def update_progress(self, task_id: str, progress: float, message: str | None) -> bool:
         newtask.checked_task_id(task_id)
@@ -308,6 +334,13 @@ class Tasks:
         task = current.get()
         token = task.token if task is not None and task.task_id == task_id else None
         return (await self.store.report_progress([(task_id, token, progress, message)]))[0]
+
+
+def _told(task_id: str, event: str, found: Found | None = None) -> bool:
+    """Log what a hand from outside has done to a task; True, as it is done."""
+    attempt, token = (0, 0) if found is None else (found.info.number, found.token)
+    log.info("task %r: %s by hand", task_id, event.replace("_", " "), extra=about(event, task_id, attempt, token))
+    return True
 
 
 def _checked_status(status: object, *allowed: TaskStatus) -> TaskStatus:

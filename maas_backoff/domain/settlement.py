@@ -57,6 +57,13 @@ class Settlement:
     gpu: tuple[Demand, str] | None = None
     """What the task asks of a GPU from now on, and the UUID of the one that it should rather not get."""
 
+    @property
+    def event(self) -> str:
+        """What happens to the task, in a word: the name of its new state, `retried`, or `released`."""
+        if self.status is not TaskStatus.PENDING:
+            return self.status.value
+        return "released" if self.error is None else "retried"
+
     @classmethod
     def complete(cls, result: str, policy: Policy) -> Self:
         """Completed, with the JSON text of its result."""

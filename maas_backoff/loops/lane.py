@@ -87,13 +87,9 @@ def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
     if word == "ok" and settlement.error is None and not log.isEnabledFor(logging.DEBUG):
         return
     task = attempt.task
-    extra = {
-        "event": _event(settlement, word),
-        "task_id": task.task_id,
-        "attempt": task.attempt,
-        "token": attempt.token,
-    }
-    if word in {"lost", "unknown"}:
+    late = word in {"lost", "unknown"}
+    extra = attempt.about("too_late" if late else "cancelled" if word == "cancelled" else settlement.event)
+    if late:
         log.warning(
             "task %r: the outcome of attempt %d came too late (%s)", task.task_id, task.attempt, word, extra=extra
         )
@@ -101,15 +97,7 @@ def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
         log.debug("task %r: %s by attempt %d", task.task_id, settlement.status, task.attempt, extra=extra)
     else:
         then = f"again in {settlement.delay:g} s" if settlement.status == "pending" else "failed"
+        then = "cancelled" if word == "cancelled" else then
         # A handler that asks for a retry tells of no trouble.
         level = logging.INFO if settlement.error.type == Retry.__name__ else logging.WARNING
         log.log(level, "task %r: attempt %d: %s; %s", task.task_id, task.attempt, settlement.error, then, extra=extra)
-
-
-def _event(settlement: Settlement, word: str) -> str:
-    """Return the name of what has happened: that of the new state, `retried`, `released`, or that it came too late."""
-    if word in {"lost", "unknown"}:
-        return "too_late"
-    if word == "cancelled" or settlement.status != "pending":
-        return str(word if word == "cancelled" else settlement.status)
-    return "released" if settlement.error is None else "retried"

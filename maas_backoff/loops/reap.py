@@ -8,6 +8,7 @@ import anyio
 from maas_backoff.domain.outcome import LeaseExpired
 from maas_backoff.domain.settlement import decide
 from maas_backoff.errors import StorageError
+from maas_backoff.logs import about
 from maas_backoff.loops.patience import Patience
 from maas_backoff.store.frame import Found, Settle
 from maas_backoff.store.redis import RedisStore
@@ -45,8 +46,10 @@ async def settle_lost(store: RedisStore, worker: str, lost: list[Found]) -> None
     answers = await store.settle_lost(settles, worker)
     for settle, answer in zip(settles, answers, strict=True):
         if answer in {"ok", "cancelled"}:
-            then = settle.settlement.status
-            log.warning("task %r lost its worker; now %s", settle.task_id, then, extra={"task_id": settle.task_id})
+            then = "cancelled" if answer == "cancelled" else settle.settlement.status
+            attempt = 0 if settle.info is None else settle.info.number
+            extra = about("lost", settle.task_id, attempt, settle.token or 0)
+            log.warning("task %r lost its worker; now %s", settle.task_id, then, extra=extra)
 
 
 def _settle(lost: Found) -> Settle | None:

@@ -1,0 +1,158 @@
+"""The log tells each event of a task once, and nothing that is in it."""
+
+import logging
+import re
+
+import anyio
+import pytest
+from support import eventually
+
+from maas_backoff import Discard, Retry, Snooze, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec, logs
+from maas_backoff.loops.reap import settle_lost
+from maas_backoff.store.frame import Frame
+from maas_backoff.store.redis import NewTask, RedisStore
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "what nobody may read"
+
+
+def told(caplog: pytest.LogCaptureFixture, task_id: str | None = None) -> list[tuple[str, str, int]]:
+    """The events of a task, or of the queue: name, level, attempt; by attempts, as two lanes tell of them."""
+    events = [
+        (record.event, record.levelname, getattr(record, "attempt", 0))
+        for record in list(caplog.records)
+        if hasattr(record, "event") and getattr(record, "task_id", None) == task_id
+    ]
+    return sorted(events, key=lambda event: event[2])
+
+
+async def test_each_transition_is_one_record(
+    scheduler: TaskBackoffScheduler, config: TaskBackoffConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "maas_backoff")
+    began = {name: anyio.Event() for name in ("slow", "robbed")}
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> dict[str, object]:
+        match task.task_id, task.attempt:
+            case ("slow" | "robbed", _):
+                began[task.task_id].set()
+                await anyio.sleep_forever()
+            case "fails", 1:
+                raise ConnectionError
+            case "fails", 2:
+                raise Retry(after=0)
+            case "fails", 3:
+                raise Snooze(after=0)
+            case "hopeless", _:
+                raise Discard
+        return task.task_params
+
+    params = {"secret": SECRET}
+    hand = TaskBackoffScheduler(config)
+    await hand.create_tasks([TaskSpec(params, name, delay=3600) for name in ("moved", "marked", "failing", "taken")])
+    await hand.create_task(params, "moved")  # it is there
+    assert await hand.pause() and not await hand.pause()
+    assert await hand.resume() and not await hand.resume()
+    assert await hand.update_task("moved", priority=5)
+    assert await hand.cancel_task("moved") and not await hand.cancel_task("moved")
+    assert await hand.retry_task("moved") and not await hand.retry_task("moved")
+    assert await hand.delete_task("moved") and not await hand.delete_task("moved")
+    assert await hand.mark_task_processing("taken") and await hand.cancel_task("taken", running=True)
+    assert await hand.retry_tasks("cancelled") == 1 and await hand.delete_task("taken")
+    assert await hand.mark_task_failed("failing", "no") and await hand.mark_task_failed("failing", retry=False)
+    assert await hand.mark_task_completed("marked", params)
+    assert await hand.purge_tasks("completed") == 1
+    async with scheduler:
+        await hand.create_tasks([TaskSpec(params, name) for name in ("fails", "hopeless", "slow", "robbed")])
+        for event in began.values():
+            await event.wait()
+        assert await hand.cancel_task("slow", running=True)
+        assert await hand.mark_task_completed("robbed", SECRET)
+        await scheduler.wait_task("fails", 20)
+        await eventually(lambda: len(told(caplog, "fails")) == 9, "the last answer is there")
+        await eventually(lambda: len(told(caplog, "slow")) == 4, "it is stopped")
+        await eventually(lambda: len(told(caplog, "robbed")) == 4, "so is this one")
+    await hand.shutdown()
+
+    assert told(caplog) == [("paused", "INFO", 0), ("resumed", "INFO", 0), ("purged", "INFO", 0)]
+    assert [name for name, _, _ in told(caplog, "moved")] == ["created", "moved", "cancelled", "requeued", "deleted"]
+    assert [name for name, _, _ in told(caplog, "taken")] == ["created", "taken", "cancelled", "requeued", "deleted"]
+    assert told(caplog, "failing") == [("created", "DEBUG", 0), ("retried", "INFO", 0), ("failed", "INFO", 0)]
+    assert told(caplog, "marked") == [("created", "DEBUG", 0), ("completed", "INFO", 0)]
+    assert told(caplog, "fails") == [
+        ("created", "DEBUG", 0),
+        ("started", "DEBUG", 1),
+        ("retried", "WARNING", 1),
+        ("started", "DEBUG", 2),
+        ("retried", "INFO", 2),
+        ("started", "DEBUG", 3),
+        ("released", "DEBUG", 3),
+        ("started", "DEBUG", 4),
+        ("completed", "DEBUG", 4),
+    ]
+    assert told(caplog, "hopeless")[1:] == [("started", "DEBUG", 1), ("failed", "WARNING", 1)]
+    assert told(caplog, "slow")[1:] == [
+        ("started", "DEBUG", 1),
+        ("cancel_requested", "INFO", 1),
+        ("cancelled", "DEBUG", 1),
+    ]
+    assert told(caplog, "robbed")[1:] == [
+        ("started", "DEBUG", 1),
+        ("completed", "INFO", 1),
+        ("too_late", "WARNING", 1),
+    ]
+    seen = {record.event for record in caplog.records if hasattr(record, "event")}
+    assert seen | {"lost", "left"} == _documented(), "those two have a test of their own"
+    assert not any(SECRET in f"{record.getMessage()} {vars(record)}" for record in caplog.records)
+
+
+async def test_an_attempt_left_behind_is_told(
+    scheduler: TaskBackoffScheduler, config: TaskBackoffConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the drain of a worker whose handler swallows its cancel."""
+    config.scheduler.shutdown_grace = 0
+    began, go_on = anyio.Event(), anyio.Event()
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        began.set()
+        with anyio.CancelScope(shield=True):
+            await go_on.wait()
+
+    await scheduler.start()
+    await scheduler.create_task({}, "x")
+    await began.wait()
+    async with anyio.create_task_group() as group:
+        group.start_soon(scheduler.shutdown)
+        await eventually(lambda: told(caplog, "x"), "it is left behind")
+        go_on.set()
+    assert told(caplog, "x") == [("left", "WARNING", 1)]
+
+
+async def test_a_lost_attempt_is_told(config: TaskBackoffConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """By the worker that finds it; one whose end was asked for before is told to be cancelled."""
+    now = 1_800_000_000_000
+    store = RedisStore(config)
+    store.clock = f"{now}"
+    policy = config.task.policy
+    await store.enqueue([NewTask(task_id, "{}", 0, 0, policy, "") for task_id in ("x", "y")])
+    await store.exchange(Frame((), 2, may_claim_suspect=False, request_id="1", lane=0), "worker")
+    await store.request_cancel("y")
+    for _ in range(2):  # the first one finds that nobody has looked for long
+        store.clock = f"{float(store.clock) + 60_000}"
+        lost = await store.reap(gap=61, grace=0)
+    await settle_lost(store, "reaper", lost)
+    await store.aclose()
+    assert told(caplog, "x") == told(caplog, "y") == [("lost", "WARNING", 1)]
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "task 'x' lost its worker; now pending",
+        "task 'y' lost its worker; now cancelled",
+    ]
+
+
+def _documented() -> set[str]:
+    """The names in the table of logs.py."""
+    rows = re.findall(r"^(\w+)(?:, (\w+))? +(?:DEBUG|INFO|WARNING) ", logs.__doc__ or "", re.MULTILINE)
+    return {name for row in rows for name in row if name}
