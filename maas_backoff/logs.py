@@ -17,10 +17,10 @@ left              WARNING  an attempt goes on after the worker's end, until its 
 lost              WARNING  a worker found a lease that ran out: another attempt follows, or the task has failed
 cancel_requested  INFO     by hand: `cancel_task(running=True)` of a task that runs
 taken             INFO     by hand: `mark_task_processing`
-requeued          INFO     by hand: `retry_task`, `retry_tasks`
+requeued          INFO     by hand: `retry_task`; of `retry_tasks` DEBUG, and one INFO with `queue` and no task
 moved             INFO     by hand: `update_task`
 deleted           INFO     by hand: `delete_task`
-purged            INFO     by hand: `purge_tasks`; with `queue` and no task, as the next two
+purged            INFO     by hand: `purge_tasks`; likewise with `queue`, as the next two
 paused, resumed   INFO     by hand
 """
 

@@ -275,7 +275,8 @@ class Tasks:
             settles = [Settle(task_id, "finished", None, settlement) for task_id in ids[start : start + SETTLE_LIMIT]]
             answers = await self.store.settle_all(settles, secrets.token_hex(8))
             for settle, answer in zip(settles, answers, strict=True):
-                number += answer in {"ok", "already"} and _told(settle.task_id, "requeued")
+                number += answer in {"ok", "already"} and _told(settle.task_id, "requeued", level=logging.DEBUG)
+        self._log("requeued", f"{number} {status} tasks requeued by hand")
         return number
 
     async def _all(self, status: TaskStatus) -> AsyncGenerator[TaskEntity, None]:
@@ -311,18 +312,20 @@ class Tasks:
         while more and number <= most:
             deleted, more = await self.store.purge(status)
             number += deleted
-        queue = self.config.task.biz_prefix
-        log.info(
-            "queue %r: %d %s tasks purged by hand", queue, number, status, extra={"event": "purged", "queue": queue}
-        )
+        self._log("purged", f"{number} {status} tasks purged by hand")
         return number
 
     async def pause(self, *, on: bool) -> bool:
-        changed, queue = await self.store.pause(on=on), self.config.task.biz_prefix
+        changed = await self.store.pause(on=on)
         if changed:
             event = "paused" if on else "resumed"
-            log.info("queue %r: %s by hand", queue, event, extra={"event": event, "queue": queue})
+            self._log(event, f"{event} by hand")
         return changed
+
+    def _log(self, event: str, words: str) -> None:
+        """Log what a hand from outside has done to the queue."""
+        queue = self.config.task.biz_prefix
+        log.info("queue %r: %s", queue, words, extra={"event": event, "queue": queue})
 
     async def delete(self, task_id: str) -> bool:
         return await self.store.delete(newtask.checked_task_id(task_id)) and _told(task_id, "deleted")
@@ -336,10 +339,11 @@ class Tasks:
         return (await self.store.report_progress([(task_id, token, progress, message)]))[0]
 
 
-def _told(task_id: str, event: str, found: Found | None = None) -> bool:
+def _told(task_id: str, event: str, found: Found | None = None, *, level: int = logging.INFO) -> bool:
     """Log what a hand from outside has done to a task; True, as it is done."""
     attempt, token = (0, 0) if found is None else (found.info.number, found.token)
-    log.info("task %r: %s by hand", task_id, event.replace("_", " "), extra=about(event, task_id, attempt, token))
+    extra = about(event, task_id, attempt, token)
+    log.log(level, "task %r: %s by hand", task_id, event.replace("_", " "), extra=extra)
     return True
 
 

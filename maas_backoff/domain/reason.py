@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.stats import QueueStats
-from maas_backoff.domain.waiting import gpu_reason
+from maas_backoff.domain.waiting import NOT_YET, gpu_reason
 from maas_backoff.domain.worker import Worker
 
 
@@ -23,11 +23,13 @@ def reason(
         return f"Nothing is due: {running}{later}."
     slots = sum(worker.slots for worker in fleet)
     taken = sum(worker.running for worker in fleet)
-    if slots and taken >= slots:
-        return f"{_tasks(due)} due, {running}: all {slots} slots are taken."
     if waiting and stats.gpu_count == due:
         demand, number = max(waiting, key=lambda one: one[1])
-        return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {gpu_reason(demand, fleet)}."
+        why = gpu_reason(demand, fleet)
+        if why != NOT_YET or taken < slots:
+            return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}."
+    if slots and taken >= slots:
+        return f"{_tasks(due)} due, {running}: all {slots} slots are taken."
     return f"{_tasks(due)} due, {running}: {len(fleet)} workers with {slots} slots are at it."
 
 

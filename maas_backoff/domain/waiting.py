@@ -28,6 +28,10 @@ def waiting_for(
     return "slot" if ahead < 0 else f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
 
 
+NOT_YET = "and others come first"
+"""Why a task waits although there is room."""
+
+
 def gpu_reason(demand: Demand, fleet: Sequence[Worker]) -> str:
     """Return why no device of a fleet takes a task that needs this."""
     devices = [device for worker in fleet for device in worker.devices]
@@ -46,7 +50,7 @@ def gpu_reason(demand: Demand, fleet: Sequence[Worker]) -> str:
         lowest = min(device.utilization or 0 for device in roomy)
         return f"best device has a utilisation of {lowest:g} %"
     closed = [device.closed for device in idle if device.closed]
-    return f"and the device with room {closed[0]}" if len(closed) == len(idle) else "and others come first"
+    return f"and the device with room {closed[0]}" if len(closed) == len(idle) else NOT_YET
 
 
 def at(ms: float) -> datetime:
