@@ -3,16 +3,14 @@
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import anyio
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from served import Served
 from support import Server
 
-from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskSpec
+from maas_backoff import TaskSpec
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -31,34 +29,6 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def served(tmp_path: Path, server: Server) -> Iterator[Served]:
-    env = {"MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}", "MAAS_BACKOFF_LEASE": "3"}
-    service = Served("dashboard_service:app", env, tmp_path / "uvicorn.log")
-    yield service.answering("/tasks/")
-    service.end()
-
-
-@pytest.fixture
-def create(config: TaskBackoffConfig) -> Callable[..., None]:
-    def run(*specs: TaskSpec) -> None:
-        async def main() -> None:
-            async with TaskBackoffScheduler(config) as producer:
-                await producer.create_tasks(specs)
-
-        in_a_thread(main)
-
-    return run
-
-
-def in_a_thread(main: Callable[[], object]) -> None:
-    """Run a coroutine function beside Playwright's own loop."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(anyio.run, main).result()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +16,13 @@ import pytest
 from served import PATIENCE, Served
 from support import Server, load_scripts
 
-from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskSpec
+from maas_backoff import TaskBackoffScheduler, TaskSpec
 from maas_backoff.dashboard.feed import PERIOD, Feed
 from maas_backoff.dashboard.reading import MOST_STREAMS
 from maas_backoff.dashboard.search import MOST_LOOKED_AT
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
 SECRET = "s3cr3t-of-a-task"
-
-
-@pytest.fixture
-def served(tmp_path: Path, server: Server) -> Iterator[Served]:
-    env = {"MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}", "MAAS_BACKOFF_LEASE": "3"}
-    env["MAAS_BACKOFF_BACKOFF_INTERVAL"] = "0.05"
-    service = Served("dashboard_service:app", env, tmp_path / "uvicorn.log")
-    yield service.answering("/tasks/")
-    service.end()
-
-
-@pytest.fixture
-def create(config: TaskBackoffConfig) -> Callable[..., None]:
-    """Create tasks: `create(TaskSpec(…), …)`."""
-
-    def run(*specs: TaskSpec) -> None:
-        async def main() -> None:
-            async with TaskBackoffScheduler(config) as producer:
-                await producer.create_tasks(specs)
-
-        anyio.run(main)
-
-    return run
 
 
 def status(served: Served, task_id: str) -> str | None:

@@ -1,0 +1,36 @@
+"""The service of dashboard_service.py under uvicorn, and tasks for it."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import anyio
+import pytest
+from served import Served
+from support import Server
+
+from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskSpec
+
+
+@pytest.fixture
+def served(tmp_path: Path, server: Server) -> Iterator[Served]:
+    env = {"MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}", "MAAS_BACKOFF_LEASE": "3"}
+    env["MAAS_BACKOFF_BACKOFF_INTERVAL"] = "0.05"
+    service = Served("dashboard_service:app", env, tmp_path / "uvicorn.log")
+    yield service.answering("/tasks/")
+    service.end()
+
+
+@pytest.fixture
+def create(config: TaskBackoffConfig) -> Callable[..., None]:
+    """Create tasks: `create(TaskSpec(…), …)`. In a thread of its own: Playwright's loop runs in the test's."""
+
+    def run(*specs: TaskSpec) -> None:
+        async def main() -> None:
+            async with TaskBackoffScheduler(config) as producer:
+                await producer.create_tasks(specs)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(anyio.run, main).result()
+
+    return run
