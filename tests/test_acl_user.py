@@ -1,4 +1,4 @@
-"""A user who has the rights that the README names, and no more, can do all there is; and needs each of them."""
+"""A user who has the rights that the guide names, and no more, can do all there is; and needs each of them."""
 
 import re
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from maas_backoff.store.redis import RedisStore
 
 pytestmark = pytest.mark.anyio
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-RIGHTS = re.findall(r"`([+~&][^`]+)`", README.partition("for `ACL SETUSER`")[2].partition("\n\n")[0])
+GUIDE = (Path(__file__).parents[1] / "maas_backoff/GUIDE.md").read_text(encoding="utf-8")
+RIGHTS = re.findall(r"`([+~&][^`]+)`", GUIDE.partition("for `ACL SETUSER`")[2].partition("\n\n")[0])
 COMMANDS = {right[1:] for right in RIGHTS if right.startswith("+")}
 UNUSED = {"unsubscribe"}
 """Closing the connection does."""
