@@ -17,17 +17,21 @@ from maas_backoff.domain.outcome import (
     timed_out,
 )
 from maas_backoff.domain.task import TaskError
+from maas_backoff.domain.tracing import Tracing
 from maas_backoff.executors.base import Executor
 from maas_backoff.leased import Attempt
+from maas_backoff.store.codec import trace_of
 
 log = logging.getLogger("maas_backoff.worker")
 
 
-async def run_attempt(executor: Executor, attempt: Attempt) -> HandlerOutcome:
+async def run_attempt(executor: Executor, attempt: Attempt, tracing: Tracing | None = None) -> HandlerOutcome:
     """Call the handler of a claimed task and return what came of it, whatever the handler does.
 
     Raises CancelledError when the attempt, or the whole worker, is being stopped; then the scope around it ends.
     """
+    if tracing is not None:
+        return await _run_traced(executor, attempt, tracing)
     try:
         return await executor.run(attempt)
     except asyncio.CancelledError as error:
@@ -40,6 +44,18 @@ async def run_attempt(executor: Executor, attempt: Attempt) -> HandlerOutcome:
         # Nothing that one task brings about may end the worker of all others.
         log.exception("the outcome of task %r could not be told", attempt.task.task_id)
         return Failed(TaskError("unknown_outcome", "see the worker's log"), raised=True)
+
+
+async def _run_traced(executor: Executor, attempt: Attempt, tracing: Tracing) -> HandlerOutcome:
+    """Do so with a span around it, which the handler's own ones are children of."""
+    span = attempt.span = tracing.attempt(attempt.task, trace_of(attempt.claimed.overrides))
+    try:
+        outcome = attempt.outcome = await run_attempt(executor, attempt)
+        return outcome
+    finally:
+        # Neither, where the worker ends and leaves the attempt to its lease.
+        known = attempt.outcome is not None or attempt.reason is not None
+        span.end(outcome_of(attempt) if known else None)
 
 
 def outcome_of(attempt: Attempt) -> Outcome:

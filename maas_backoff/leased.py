@@ -12,6 +12,7 @@ import attrs
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import CancelReason, Outcome
 from maas_backoff.domain.task import ProgressReport, TaskEntity
+from maas_backoff.domain.tracing import AttemptSpan
 from maas_backoff.gate.grant import Grant
 from maas_backoff.logs import about
 from maas_backoff.store.codec import AttemptInfo
@@ -33,6 +34,7 @@ class Attempt:
     lingering: asyncio.Event | None = None
     over = False
     progress: tuple[float, str | None] | None = None
+    span: AttemptSpan | None = None
 
     def __init__(
         self,

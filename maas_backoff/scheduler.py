@@ -21,8 +21,9 @@ from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.spec import Move, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.domain.tracing import Tracing
 from maas_backoff.domain.worker import Worker
-from maas_backoff.errors import HandlerError
+from maas_backoff.errors import HandlerError, InvalidValueError
 from maas_backoff.executors.base import ExceptionHandler, Executor, Handler
 from maas_backoff.executors.call import is_coroutine_handler
 from maas_backoff.executors.inline import InlineExecutor
@@ -53,10 +54,22 @@ class TaskBackoffScheduler:
     be repeated.
     """
 
-    def __init__(self, config: TaskBackoffConfig | None = None, *, gpu_probe: Probe | None = None) -> None:
-        """`gpu_probe` takes the place of NVML, in tests: `maas_backoff.testing.FakeGpuProbe`."""
+    def __init__(
+        self,
+        config: TaskBackoffConfig | None = None,
+        *,
+        gpu_probe: Probe | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        """`tracing` follows tasks from their creation into their handlers: `maas_backoff.otel.OpenTelemetry()`.
+
+        `gpu_probe` takes the place of NVML, in tests: `maas_backoff.testing.FakeGpuProbe`.
+        """
+        if tracing is not None and (isinstance(tracing, type) or not isinstance(tracing, Tracing)):
+            raise InvalidValueError("tracing", "a maas_backoff.otel.OpenTelemetry(), or None", tracing)
         self.config: TaskBackoffConfig = TaskBackoffConfig() if config is None else config
         self._probe = gpu_probe
+        self._tracing = tracing
         self._lifespan: Lifespan | None = None
         self._handler: Handler | None = None
         self._exception_handler: ExceptionHandler | None = None
@@ -157,7 +170,7 @@ class TaskBackoffScheduler:
         tasks = self._tasks
         executor = _executor(tasks.config, handler, self._lifespan)
         probe = self._probe or NvmlProbe()
-        service = Service(tasks.config, tasks.store, executor, self._exception_handler, probe)
+        service = Service(tasks.config, tasks.store, executor, self._exception_handler, probe, self._tracing)
         await service.start()
         return service
 
@@ -189,7 +202,7 @@ class TaskBackoffScheduler:
     @property
     def _tasks(self) -> Tasks:
         if self._open is None:
-            self._open = Tasks(self.config.copy())
+            self._open = Tasks(self.config.copy(), self._tracing)
         return self._open
 
     async def __aenter__(self) -> Self:

@@ -15,6 +15,7 @@ import anyio
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import StorageError
 from maas_backoff.executors.base import ExceptionHandler, Executor
 from maas_backoff.gate.gate import Gate
@@ -49,11 +50,13 @@ class Service:
         executor: Executor,
         exception_handler: ExceptionHandler | None,
         probe: Probe,
+        tracing: Tracing | None = None,
     ) -> None:
         self._config = config
         self._store = store
         self._executor = executor
         self._exception_handler = exception_handler
+        self._tracing = tracing
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -204,6 +207,7 @@ class Service:
             self._exception_handler,
             self._config.task.max_payload_bytes,
             self._gate,
+            self._tracing,
         )
         async with anyio.create_task_group() as loops:
             *lanes, spare, for_gpu = (

@@ -20,6 +20,7 @@ from maas_backoff.domain.page import LARGEST_PAGE, Listing, TaskPage
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.spec import Move, TaskSpec
 from maas_backoff.domain.task import TaskEntity, TaskError, TaskStatus, checked_message, checked_progress
+from maas_backoff.domain.tracing import Tracing
 from maas_backoff.domain.worker import Device
 from maas_backoff.errors import (
     ConfigError,
@@ -31,7 +32,7 @@ from maas_backoff.errors import (
 )
 from maas_backoff.gate.status import status
 from maas_backoff.logs import about
-from maas_backoff.store.codec import EXTERNAL
+from maas_backoff.store.codec import EXTERNAL, traced
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.frame import Found, Settle
 from maas_backoff.store.ledger import Ledgers
@@ -47,12 +48,13 @@ WAIT_RENEWAL = 20.0
 class Tasks:
     """The tasks of one queue, over one store. `config` is a copy that nobody changes."""
 
-    def __init__(self, config: TaskBackoffConfig) -> None:
+    def __init__(self, config: TaskBackoffConfig, tracing: Tracing | None = None) -> None:
         if not config.task.biz_prefix:
             raise ConfigError("task.biz_prefix", "1 to 64 of A-Z a-z 0-9 _ . -", config.task.biz_prefix)
         self.config = config
         self.store = RedisStore(config)
         self._policy = config.task.policy
+        self._tracing = tracing
         self._ledgers = Ledgers(config.storage, self.store.server, lease=config.scheduler.lease)
         self._waiters: Waiters | None = None
 
@@ -68,9 +70,7 @@ class Tasks:
 
     async def create(self, spec: TaskSpec) -> str:
         task = self._checked(spec, "task_params")
-        answers = await self._enqueue([task])
-        if answers[0] == "conflict":
-            raise TaskConflictError([task.task_id])
+        await self._send([task])
         return task.task_id
 
     async def create_many(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
@@ -79,6 +79,20 @@ class Tasks:
             self._checked(item if isinstance(item, TaskSpec) else TaskSpec(item), f"tasks[{index}].task_params")
             for index, item in enumerate(items)
         ]
+        await self._send(tasks)
+        return [task.task_id for task in tasks]
+
+    async def _send(self, tasks: Sequence[NewTask]) -> None:
+        if self._tracing is None or not tasks:
+            return await self._enqueue_all(tasks)
+        with self._tracing.create(self.config.task.biz_prefix, [task.task_id for task in tasks]) as trace:
+            if trace:
+                texts = {own: traced(own, trace) for own in {task.overrides for task in tasks}}
+                for task in tasks:
+                    task.overrides = texts[task.overrides]
+            return await self._enqueue_all(tasks)
+
+    async def _enqueue_all(self, tasks: Sequence[NewTask]) -> None:
         answers: list[str] = []
         for start in range(0, len(tasks), ENQUEUE_LIMIT):
             try:
@@ -86,12 +100,10 @@ class Tasks:
             except QueueFullError as error:
                 error.created = [task.task_id for task in tasks[:start]]
                 raise
-        ids = [task.task_id for task in tasks]
-        conflicts = [task_id for task_id, answer in zip(ids, answers, strict=True) if answer == "conflict"]
-        if conflicts:
-            created = [task_id for task_id, answer in zip(ids, answers, strict=True) if answer != "conflict"]
-            raise TaskConflictError(conflicts, created)
-        return ids
+        if "conflict" in answers:
+            told = [(task.task_id, answer == "conflict") for task, answer in zip(tasks, answers, strict=True)]
+            conflicts = [task_id for task_id, conflict in told if conflict]
+            raise TaskConflictError(conflicts, [task_id for task_id, conflict in told if not conflict])
 
     async def _enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
         answers = await self.store.enqueue(tasks)

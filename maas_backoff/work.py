@@ -24,6 +24,7 @@ from maas_backoff.domain.outcome import (
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.domain.task import TaskError
+from maas_backoff.domain.tracing import Tracing
 from maas_backoff.executors.base import ExceptionHandler, Executor
 from maas_backoff.executors.call import call_here
 from maas_backoff.gate.gate import Gate
@@ -44,6 +45,7 @@ class Work:
     exception_handler: ExceptionHandler | None
     max_payload_bytes: int
     gate: Gate | None = None
+    tracing: Tracing | None = None
 
     async def fill_slot(self) -> None:
         """Work on one task after the other."""
@@ -61,7 +63,7 @@ class Work:
         if outcome is None:
             attempt.scope = scope
             current.set(attempt.task)
-            outcome = attempt.outcome = await run_attempt(self.executor, attempt)
+            outcome = attempt.outcome = await run_attempt(self.executor, attempt, self.tracing)
         if attempt.reason is not None or self._needs_exception_handler(outcome):
             return False
         self.running.settle(attempt, self._decide(attempt, outcome))

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.domain.tracing import AttemptSpan
 from maas_backoff.gate.grant import Grant
 
 Handler = Callable[..., object]
@@ -29,6 +30,11 @@ class Call(Protocol):
     @property
     def grant(self) -> Grant | None:
         """The part of a GPU that it may use."""
+        ...
+
+    @property
+    def span(self) -> AttemptSpan | None:
+        """How it is traced, if it is."""
         ...
 
     def started(self) -> None:

@@ -6,9 +6,10 @@ import socket
 import sys
 import traceback
 from collections.abc import Coroutine
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, suppress
 from contextvars import copy_context
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from maas_backoff.domain.context import current
 from maas_backoff.domain.outcome import TEXT_LIMIT, HandlerOutcome, cut, outcome_of_error, outcome_of_value, to_dict
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.executors.connection import Connection
+from maas_backoff.executors.frames import Record
 from maas_backoff.executors.reference import HandlerReference
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ class Server:
         self._call = 0  # odd while the handler runs
         self._runner: Runner | None = None
         self._loop_is_sound = True
+        self._follows = True
         self._lifespan: AbstractContextManager[Any] | AbstractAsyncContextManager[Any] | None = None
         self._values: tuple[Any, ...] = ()
 
@@ -141,13 +144,28 @@ class Server:
     def serve(self) -> None:
         while request := self._connection.receive():
             self._call += 1
-            outcome = self._attempt(TaskEntity.from_dict(request["task"], partial(self._report, self._call)))
+            task = TaskEntity.from_dict(request["task"], partial(self._report, self._call))
+            with ExitStack() as stack:
+                if request.get("span"):
+                    self._follow(request["span"], stack)
+                outcome = self._attempt(task)
             self._call += 1
             self._tidy()
             self._answer(outcome)
         self._leave()
         if self._runner is not None:
             self._runner.close()
+
+    def _follow(self, span: Record, stack: ExitStack) -> None:
+        """Make the parent's span the current one. What keeps it from being followed keeps no handler from its task."""
+        if not self._follows:
+            return
+        try:
+            stack.enter_context(import_module(span["module"]).follow(span["trace"]))
+        except Exception as error:  # noqa: BLE001 - a library that is not here, or not whole
+            self._follows = False
+            with suppress(ValueError, OSError):  # a handler may have closed it
+                print(f"spans of this process will not be in the trace: {error}", file=sys.stderr)  # noqa: T201 - for the parent's log
 
     def _attempt(self, task: TaskEntity) -> HandlerOutcome:
         """Call the handler. Whatever it raises is an outcome; what it forked ends here."""

@@ -94,7 +94,8 @@ class ProcessExecutor:
 
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once in a child of its own."""
-        request = frames.encode({"task": call.task.to_dict()})
+        span = {} if call.span is None else {"span": call.span.in_child}
+        request = frames.encode({"task": call.task.to_dict(), **span})
         try:
             child = self._take(call.grant) or await self._spawn(call.grant)
             answer = await child.ask(request, call)

@@ -25,6 +25,9 @@ from maas_backoff.store.creation import Creation
 KEPT_ATTEMPTS = 10
 PARAMS = "params"
 """Among a task's overrides: params that have replaced the first ones, which stay as they are for the idempotency."""
+TRACE = "tp"
+"""Among them: where in a trace the task was created. With a W3C traceparent and nothing else a task's overrides have 64
+bytes, and its hash still is a compact one: one more would take 160."""
 NO_COUNTS = Counts()
 
 EXTERNAL = "external"
@@ -74,6 +77,18 @@ def settlement_fields(
             failures = before.retry + before.lost + before.oom + before.fault
             fields += f"a{failures % KEPT_ATTEMPTS}", jsontext.plain(record)
     return fields
+
+
+def traced(overrides: str, trace: str) -> str:
+    """Return a task's overrides, as they are stored, with the place in a trace among them."""
+    own: dict[str, Any] = jsontext.parse(overrides) if overrides else {}
+    return jsontext.plain({**own, TRACE: trace})
+
+
+def trace_of(stored: bytes | None) -> str:
+    """Return where in a trace the task of these overrides was created; empty where nobody traced it."""
+    trace = jsontext.parse(stored).get(TRACE) if stored else None
+    return trace if isinstance(trace, str) else ""
 
 
 def counts_of(stored: bytes | None) -> Counts:

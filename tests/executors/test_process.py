@@ -35,6 +35,7 @@ class FakeCall:
     """One call; keeps what the executor tells."""
 
     grant = None
+    span = None
 
     def __init__(self, **params: Any) -> None:
         self.reports: list[tuple[float, str | None]] = []
@@ -528,6 +529,7 @@ from maas_backoff.executors.process import ProcessExecutor
 
 class Call:
     grant = None
+    span = None
     task = TaskEntity("id", "q", {}, report=lambda progress, message: print(message, flush=True))
     def started(self): pass
 

@@ -74,6 +74,7 @@ def handler(task):
 class Call:
     task = TaskEntity("id", "q", {"a": 1})
     grant = None
+    span = None
     def started(self): pass
 
 async def main():
