@@ -1,8 +1,8 @@
 """For the logs of programs: records that carry the task they are about, and records as JSON.
 
-The library's own loggers are `maas_backoff.worker`, `.gpu`, `.scheduler`, `.storage`, `.command`, `.embedded` and
-`.output`. Each event of a task is one record, whose `event`, `task_id`, `attempt` and `token` are attributes (0 where
-nobody knows), written by whoever brings it about. Params and results are never logged.
+The library's own loggers are `maas_backoff.worker`, `.gpu`, `.scheduler`, `.storage`, `.command`, `.embedded`, `.otel`
+and `.output`. Each event of a task is one record, whose `event`, `task_id`, `attempt` and `token` are attributes (0
+where nobody knows), written by whoever brings it about. Params and results are never logged.
 
 event             level    when
 created           DEBUG    `create_task` made a new task

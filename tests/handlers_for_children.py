@@ -1,7 +1,10 @@
 """Handlers that tests of the whole way run in child processes: they must live in a module that can be imported."""
 
 import os
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from maas_backoff import TaskEntity
@@ -20,3 +23,34 @@ def reports(task: TaskEntity) -> int:
     while not Path(task.task_params["file"]).exists():
         time.sleep(0.01)
     return os.getpid()
+
+
+def makes_a_span(task: TaskEntity) -> None:
+    """Make a span, with an SDK of this process's own that writes it to a file; fail the first time."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+
+    with Path(task.task_params["file"]).open("a", encoding="utf-8") as file:
+        exporter = ConsoleSpanExporter(out=file, formatter=lambda span: span.to_json(indent=None) + "\n")
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        with provider.get_tracer("handler").start_as_current_span("denoise"):
+            if task.attempt == 1:
+                raise ConnectionError("the model is still loading")
+
+
+def knows_tracing(task: TaskEntity) -> bool:
+    """Tell whether the extra was imported in this process. OpenTelemetry itself is, by redis-py, where it is there."""
+    return "maas_backoff.otel" in sys.modules
+
+
+@contextmanager
+def without_opentelemetry() -> Iterator[None]:
+    """Let this process be one in which it is not installed."""
+    for name in ["opentelemetry", *(name for name in sys.modules if name.startswith("opentelemetry."))]:
+        sys.modules[name] = None  # type: ignore[assignment]
+    yield
+
+
+def knows_without(task: TaskEntity, _: None) -> bool:
+    return knows_tracing(task)

@@ -45,6 +45,21 @@ with TestClient(app) as client:
     print(client.get("/metrics").text, client.get("/tasks/").text, client.get("/tasks/api/snapshot").text)
 """
 
+# A traced scheduler runs a task; its spans are printed when the process ends.
+TRACED = """
+import anyio
+
+@scheduler.set_custom_task_handler
+async def handle(task):
+    pass
+
+async def main():
+    async with scheduler:
+        await scheduler.wait_task(await scheduler.create_task({}), 30)
+
+anyio.run(main)
+"""
+
 # A worker's block is a module; its GPU is not there.
 WORKER = """
 import anyio
@@ -68,6 +83,7 @@ EXPECTED = [
     "worker: none is running",
     'data-access="read"',
     'maas_backoff_workers{queue="readme"} 1.0',
+    '"name": "process readme"',
     "{'batch': 8, 'on': 'GPU-of-the-readme'}",
     "1 passed",
 ]
@@ -111,6 +127,8 @@ def test_a_block_of_the_readme_runs(number: int, server: Server, tmp_path: Path)
     if "from web_service import" in block:
         (tmp_path / "web_service.py").write_text(BLOCKS[1], encoding="utf-8")
         block += MOUNTED
+    if "OpenTelemetry(" in block:
+        block += TRACED
     script.write_text(block + (CLIENT if "FastAPI" in block else ""), encoding="utf-8")
     environ = {
         **os.environ,

@@ -1,0 +1,53 @@
+"""The span of an attempt."""
+
+from collections.abc import Mapping
+from contextvars import Token
+
+from opentelemetry.context import Context, attach
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Tracer, set_span_in_context
+
+from maas_backoff.domain.outcome import Outcome
+from maas_backoff.domain.task import TaskEntity
+from maas_backoff.otel import child
+from maas_backoff.otel.place import place_of, text_of
+from maas_backoff.otel.telling import about, ended
+from maas_backoff.otel.unharmed import Unharmed
+
+
+class Attempt:
+    """A span that is the current one, and the only one, from now to its `end`."""
+
+    def __init__(self, tracer: Tracer, unharmed: Unharmed, task: TaskEntity, trace: str) -> None:
+        self._unharmed = unharmed
+        self._span: Span = INVALID_SPAN
+        self._token: Token[Context] | None = None
+        with unharmed:
+            created = place_of(trace)
+            self._span = tracer.start_span(
+                f"process {task.biz_prefix}",
+                Context(),  # that of whoever started the worker has nothing to do with the task
+                SpanKind.CONSUMER,
+                {
+                    **about(task.biz_prefix, "process", "process"),
+                    "messaging.message.id": task.task_id,
+                    "maas_backoff.attempt": task.attempt,
+                    "maas_backoff.retry_count": task.retry_count,
+                    "maas_backoff.token": task.token,
+                },
+                [Link(created)] if created.is_valid else None,
+            )
+            self._token = attach(set_span_in_context(self._span, Context()))
+
+    @property
+    def in_child(self) -> Mapping[str, str] | None:
+        """Where the span is, and who makes it the current one in a child process."""
+        with self._unharmed:
+            if trace := text_of(self._span):
+                return {"module": child.__name__, "trace": trace}
+        return None
+
+    def end(self, outcome: Outcome | None) -> None:
+        """End it with what came of the attempt."""
+        with self._unharmed:
+            ended(self._span, outcome)
+        self._unharmed.leave(self._span, self._token)

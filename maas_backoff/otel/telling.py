@@ -1,0 +1,48 @@
+"""What spans tell, in the words of the conventions for messaging where there are some: never params, nor results."""
+
+from opentelemetry.trace import Span, StatusCode
+
+from maas_backoff.domain.outcome import Cancelled, CancelReason, Failed, Outcome
+
+
+def about(queue: str, name: str, kind: str) -> dict[str, str | int]:
+    """Return what any span tells: an operation of ours, and its type by the conventions."""
+    return {
+        "messaging.system": "maas_backoff",
+        "messaging.operation.name": name,
+        "messaging.operation.type": kind,
+        "messaging.destination.name": queue,
+    }
+
+
+def failed(span: Span, kind: str, message: str) -> None:
+    """Say that what the span is about has failed."""
+    span.set_attribute("error.type", kind)
+    span.set_status(StatusCode.ERROR, message)
+
+
+def ended(span: Span, outcome: Outcome | None) -> None:
+    """Say what came of an attempt. That somebody stopped it is no error; that its lease was lost is one."""
+    match outcome:
+        case None:
+            word = "abandoned"
+        case Failed(error):
+            word = "failed"
+            failed(span, error.type, str(error))
+            if outcome.raised:
+                _exception(span, outcome)
+        case Cancelled(reason):
+            word = "cancelled"
+            span.set_attribute("maas_backoff.cancel_reason", reason)
+            if reason is CancelReason.LEASE_LOST:
+                failed(span, reason, "the task is somebody else's")
+        case _:
+            word = type(outcome).__name__.lower()  # succeeded, snoozed
+    span.set_attribute("maas_backoff.outcome", word)
+
+
+def _exception(span: Span, outcome: Failed) -> None:
+    told = {"exception.type": outcome.error.type, "exception.message": outcome.error.message}
+    if outcome.traceback:
+        told["exception.stacktrace"] = outcome.traceback
+    span.add_event("exception", told)
