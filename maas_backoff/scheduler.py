@@ -324,8 +324,9 @@ class TaskBackoffScheduler:
         """Return up to `limit` (1..1000) tasks in a state, as `.tasks`; pass `.cursor` to go on, until it is None.
 
         Pending and processing tasks come in the order in which they are due or run out, finished ones in that in which
-        they expire; with `reverse` the last comes first. Of the pending ones, `waiting_for="gpu"` lists those that wait
-        for room on a GPU, and `due_from` those that are delayed, or wait to be retried, from that moment on. With
+        they expire; with `reverse` the last comes first. Of the pending ones, `waiting_for="gpu"` lists those that are
+        due and wait for room on a GPU, `waiting_for="slot"` those that are due and need none, and `due_from` those that
+        are delayed, or wait to be retried, from that moment on. With
         `brief` they come without params, result and failed attempts, at a fraction of the cost. A task that changes
         its state meanwhile may be missed or seen twice.
         """
@@ -394,7 +395,7 @@ class TaskBackoffScheduler:
     async def retry_tasks(self, status: str = "failed", *, error: str | None = None) -> int:
         """Retry all tasks that are failed, or cancelled, now; return how many.
 
-        `error` picks those whose error, "type: message", has this text in it.
+        `error` picks those whose error, "type: message", has this text in it, in whatever case.
         """
         return await self._tasks.retry_all(status, error)
 

@@ -280,8 +280,9 @@ class Tasks:
         if error is not None and not isinstance(error, str):
             raise InvalidValueError("error", "text, or None", error)
         settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
+        wanted = (error or "").casefold()
         # All are listed first: those that are retried leave the list, and those that fail meanwhile may wait.
-        ids = [task.task_id async for task in self._all(status) if error is None or error in str(task.error or "")]
+        ids = [task.task_id async for task in self._all(status) if wanted in str(task.error or "").casefold()]
         number = 0
         for start in range(0, len(ids), SETTLE_LIMIT):
             settles = [Settle(task_id, "finished", None, settlement) for task_id in ids[start : start + SETTLE_LIMIT]]
@@ -345,7 +346,7 @@ class Tasks:
     async def update_progress(self, task_id: str, progress: float, message: str | None) -> bool:
         newtask.checked_task_id(task_id)
         checked_progress(progress)
-        checked_message(message)
+        message = checked_message(message)
         task = current.get()
         token = task.token if task is not None and task.task_id == task_id else None
         return (await self.store.report_progress([(task_id, token, progress, message)]))[0]

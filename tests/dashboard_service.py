@@ -22,8 +22,11 @@ async def handle(task: TaskEntity) -> object:
     if "progress" in params:
         task.update_progress(40, params["progress"])
     await anyio.sleep(params.get("seconds", 0))
-    if "error" in params:
+    if "error" in params and (task.attempt == 1 or "fail_first" not in params):
         raise type(params.get("type", "ModelError"), (Exception,), {})(params["error"])
+    for step in range(params.get("steps", 0)):
+        task.update_progress(step)
+        await anyio.sleep(0.3)
     return params.get("result")
 
 

@@ -642,7 +642,7 @@ async def test_a_list_of_leased_tasks(scheduler: TaskBackoffScheduler) -> None:
         ({"status": "pending", "cursor": "0 -inf 0"}, "cursor: expected the cursor of a page, or None"),
         ({"status": "pending", "cursor": 5}, "cursor: expected the cursor of a page, or None"),
         ({"status": "pending", "due_from": datetime(2030, 1, 1)}, "due_from: expected an aware datetime, or None"),  # noqa: DTZ001 - what is refused
-        ({"status": "pending", "waiting_for": "room"}, 'waiting_for: expected "gpu", or None, got'),
+        ({"status": "pending", "waiting_for": "room"}, 'waiting_for: expected "slot", "gpu", or None, got'),
         ({"status": "failed", "waiting_for": "gpu"}, "waiting_for: expected None but for pending tasks"),
         ({"status": "failed", "due_from": datetime.now(UTC)}, "due_from: expected None but for pending tasks"),
         ({"status": "pending", "cursor": "1 e 0"}, "cursor: expected the cursor of a page, or None"),

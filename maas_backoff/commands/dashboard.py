@@ -1,9 +1,10 @@
 """`maas-backoff dashboard`: the page by itself, on this machine only."""
 
 import argparse
+import socket
 
 from maas_backoff.dashboard import Access, dashboard
-from maas_backoff.errors import MissingExtraError
+from maas_backoff.errors import InvalidValueError, MissingExtraError
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 try:
@@ -17,7 +18,11 @@ HERE = "127.0.0.1"
 
 
 async def serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace) -> None:
-    """Serve the page until a signal comes. Raises StorageError when the server cannot be reached at the start."""
+    """Serve the page until a signal comes. Raises InvalidValueError for a port that is taken, and StorageError."""
+    try:
+        listening = socket.create_server((HERE, options.port))
+    except OSError as error:
+        raise InvalidValueError("port", f"one that is free on {HERE}", options.port) from error
     await scheduler.get_queue_stats()
     access = Access.ACT if options.act else Access.READ
 
@@ -30,4 +35,4 @@ async def serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace) ->
     print(
         f"http://{HERE}:{options.port}/  ({'with' if options.act else 'without'} actions; Ctrl-C ends it)", flush=True
     )
-    await Server(Config(app, host=HERE, port=options.port, lifespan="off", log_level="warning")).serve()
+    await Server(Config(app, lifespan="off", log_level="warning")).serve([listening])

@@ -3,12 +3,13 @@
 import inspect
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from maas_backoff.errors import InvalidValueError
 
 
 class Access(StrEnum):
@@ -31,7 +32,6 @@ _HEADERS = [
         "require-trusted-types-for 'script'; trusted-types 'none'",
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
-        "cross-origin-opener-policy": "same-origin",
         "cross-origin-resource-policy": "same-origin",
     }.items()
 ]
@@ -63,15 +63,19 @@ class Guard:
         try:
             request.state.access = access = await self._access(request)
         except HTTPException as error:
-            return PlainTextResponse(error.detail, error.status_code, error.headers)
+            # FastAPI's detail may be anything that JSON can hold.
+            return JSONResponse({"error": error.detail}, error.status_code, error.headers)
         if access is Access.NONE:
-            return PlainTextResponse("You may not see this page.", 403)
+            return _refused("you may not see this")
         if request.method in {"GET", "HEAD"}:
             return None
         if access is not Access.ACT:
-            return PlainTextResponse("You may look, and not act.", 403)
+            return _refused("you may look, and not act")
         if not is_same_origin(request):
-            return PlainTextResponse("Actions come from the page itself: Sec-Fetch-Site: same-origin.", 403)
+            return _refused(
+                "actions must come from the page itself (Sec-Fetch-Site: same-origin); a proxy without TLS has to pass "
+                f"on the Host header as the browser has sent it: here it is {request.headers.get('host')!r}"
+            )
         return None
 
     async def _access(self, request: Request) -> Access:
@@ -82,17 +86,24 @@ class Guard:
             answer = await answer
         if isinstance(answer, bool):
             return Access.ACT if answer else Access.NONE
+        if answer not in set(Access):
+            raise InvalidValueError("authorize", "an Access or a bool as its answer", answer)
         return Access(answer)
+
+
+def _refused(why: str) -> Response:
+    return JSONResponse({"error": why}, 403)
 
 
 def is_same_origin(request: Request) -> bool:
     """Whether a browser sent this from our own page, or a program says so.
 
-    Browsers tell where a request comes from (Sec-Fetch-Site), and no page can forge it; over plain HTTP, and from
-    browsers before 2023, there is only Origin, which has to name the host that was asked.
+    Browsers tell where a request comes from (Sec-Fetch-Site), and no page can say otherwise; over plain HTTP, and from
+    browsers before 2023, there is only Origin, which has to name the host that was asked. Neither knows whether that
+    name is one of ours: starlette's TrustedHostMiddleware does.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
     origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc == request.headers.get("host")
+    return origin is not None and origin.partition("://")[2] == request.headers.get("host")

@@ -6,6 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from maas_backoff.dashboard.feed import Feed
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 log = logging.getLogger("maas_backoff.dashboard")
@@ -14,8 +15,9 @@ log = logging.getLogger("maas_backoff.dashboard")
 class Actions:
     """The answers to POST requests: `{"done": …}`, a bool, or of how many tasks."""
 
-    def __init__(self, scheduler: TaskBackoffScheduler) -> None:
+    def __init__(self, scheduler: TaskBackoffScheduler, feed: Feed) -> None:
         self._scheduler = scheduler
+        self._feed = feed
 
     async def on_task(self, request: Request) -> Response:
         """Do something to the task `?id=`: cancel it, retry it, or let it be due now."""
@@ -29,7 +31,7 @@ class Actions:
                 done = await self._scheduler.update_task(task_id, delay=0)
             case _:
                 raise HTTPException(404)
-        return _done(request, done, f" {task_id!r}")
+        return self._done(request, done, f" {task_id!r}")
 
     async def on_queue(self, request: Request) -> Response:
         """Pause or resume the queue, or retry its failed tasks, all or those whose error has `?error=` in it."""
@@ -42,11 +44,10 @@ class Actions:
                 done = await self._scheduler.retry_tasks(error=request.query_params.get("error"))
             case _:
                 raise HTTPException(404)
-        return _done(request, done, "")
+        return self._done(request, done, "")
 
-
-def _done(request: Request, done: bool | int, what: str) -> Response:
-    """`bool` is an int to Python: `done` says which of them was meant."""
-    who = request.client.host if request.client else "?"
-    log.info("%s%s: %s, asked for by %s", request.path_params["action"], what, done, who)
-    return JSONResponse({"done": done})
+    def _done(self, request: Request, done: bool | int, what: str) -> Response:
+        self._feed.spoil()
+        who = request.client.host if request.client else "?"
+        log.info("%s%s: %s, asked for by %s", request.path_params["action"], what, done, who)
+        return JSONResponse({"done": done})

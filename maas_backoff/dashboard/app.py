@@ -3,6 +3,7 @@
 import logging
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -36,8 +37,8 @@ def dashboard(
     if authorize is None:
         log.warning("everybody who reaches the dashboard may look, as it has no `authorize`; nobody may act")
     assets = Assets()
-    reading = Reading(scheduler, Feed(scheduler), payloads=payloads)
-    actions = Actions(scheduler)
+    feed = Feed(scheduler)
+    reading, actions = Reading(scheduler, feed, payloads=payloads), Actions(scheduler, feed)
 
     async def page(request: Request) -> Response:
         name = title or scheduler.config.task.biz_prefix
@@ -56,10 +57,15 @@ def dashboard(
                 Route("/api/task/{action}", actions.on_task, methods=["POST"]),
                 Route("/api/queue/{action}", actions.on_queue, methods=["POST"]),
             ],
-            exception_handlers={MaasBackoffError: _told},
+            exception_handlers={MaasBackoffError: _told, HTTPException: _refused},
         ),
         authorize,
     )
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 async def _told(_: Request, error: Exception) -> Response:

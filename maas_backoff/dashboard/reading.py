@@ -4,31 +4,29 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import anyio
-from sse_starlette import EventSourceResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from maas_backoff.dashboard.feed import PERIOD, Feed
+from maas_backoff.dashboard.feed import PATIENCE, PERIOD, Feed
 from maas_backoff.dashboard.search import search
-from maas_backoff.dashboard.views import task_view
+from maas_backoff.dashboard.stream import Open, Stream
+from maas_backoff.dashboard.views import row_view, task_view
+from maas_backoff.domain.newtask import checked_task_id
 from maas_backoff.domain.page import TaskPage
-from maas_backoff.errors import InvalidValueError
+from maas_backoff.errors import InvalidValueError, StorageError
 from maas_backoff.scheduler import TaskBackoffScheduler
-
-MOST_STREAMS = 200
-"""Pages that may be open at once, of one process."""
 
 LARGEST_PAGE = 100
 
 FINISHED_PERIOD = 5.0
 """Seconds between two looks at an open task that is finished: it may be retried."""
 
-SEND_TIMEOUT = 10.0
-"""Seconds after which a client that takes nothing is dropped; it comes back by itself."""
+STREAM_LIFE = 300.0
+"""Seconds after which a page must ask for its stream again, and `authorize` is asked about it."""
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
@@ -40,7 +38,7 @@ class Reading:
         self._scheduler = scheduler
         self._feed = feed
         self._payloads = payloads
-        self._streams = 0
+        self._open = Open()
         self._run = secrets.token_hex(4)
 
     async def snapshot(self, _: Request) -> Response:
@@ -50,34 +48,41 @@ class Reading:
 
     async def events(self, request: Request) -> Response:
         """Return a stream of the parts as they change, and of the task whose page is open (`?task=`)."""
-        if self._streams >= MOST_STREAMS:
+        if self._open.full:
             raise HTTPException(503, "too many pages are open", {"Retry-After": "10"})
+        task_id = request.query_params.get("task")
+        if task_id is not None:
+            checked_task_id(task_id)
         run, _, version = request.headers.get("last-event-id", "").partition(".")
-        since = int(version) if run == self._run and version.isdecimal() else 0
-        stream = self._events(since, request.query_params.get("task"))
-        return EventSourceResponse(stream, send_timeout=SEND_TIMEOUT, headers=_NO_STORE)
+        since = int(version) if run == self._run and version.isdecimal() and len(version) < 18 else 0
+        return Stream(self._open, self._events(since, task_id))
 
     async def _events(self, since: int, task_id: str | None) -> AsyncIterator[dict[str, str]]:
-        self._streams += 1
-        try:
-            shown, look_at = "", 0.0
-            while True:
-                parts = await self._feed.changes(since)
-                since = self._feed.version
-                if task_id is not None and look_at <= time.monotonic():
-                    text, period = await self._task(task_id)
-                    look_at = time.monotonic() + period
-                    if text != shown:
-                        shown = parts["task"] = text
-                for name, text in parts.items():
-                    yield {"event": name, "id": f"{self._run}.{since}", "data": text}
-                await anyio.sleep(PERIOD)
-        finally:
-            self._streams -= 1
+        """Give the parts that are new, and the task when it has changed; end after a while, to be asked for again."""
+        yield {"event": "clock", "data": f"{time.time():.3f}"}
+        end, shown, look_at = time.monotonic() + STREAM_LIFE, "", 0.0
+        while time.monotonic() < end:
+            parts = list((await self._feed.changes(since)).items())
+            since = self._feed.version
+            for name, text in parts[:-1]:
+                yield {"event": name, "data": text}
+            for name, text in parts[-1:]:  # with the last one, all have been seen
+                yield {"event": name, "id": f"{self._run}.{since}", "data": text}
+            if task_id is not None and look_at <= time.monotonic():
+                text, period = await self._task(task_id)
+                look_at = time.monotonic() + period
+                if text and text != shown:
+                    shown = text
+                    yield {"event": "task", "data": text}
+            await anyio.sleep(PERIOD)
 
     async def _task(self, task_id: str) -> tuple[str, float]:
-        """Return a task as JSON, and after how many seconds to look again."""
-        task = await self._scheduler.get_task(task_id)
+        """Return a task as JSON, and after how many seconds to look again; empty if the server does not answer."""
+        try:
+            with anyio.fail_after(PATIENCE):
+                task = await self._scheduler.get_task(task_id)
+        except (StorageError, TimeoutError):
+            return "", 0  # the feed tells of it
         if task is None:
             return "null", FINISHED_PERIOD
         period = FINISHED_PERIOD if task.status.finished else PERIOD / 2
@@ -91,7 +96,7 @@ class Reading:
         return JSONResponse(task_view(task, payloads=self._payloads), headers=_NO_STORE)
 
     async def tasks(self, request: Request) -> Response:
-        """Return a page of tasks without their payloads: `?state=&cursor=&limit=&waiting_for=&due_from=&text=`.
+        """Return a page of tasks without their payloads: `?state=&cursor=&limit=&waiting_for=&due_in=&text=`.
 
         Finished tasks come with the last first.
         """
@@ -101,7 +106,8 @@ class Reading:
         if not 1 <= limit <= LARGEST_PAGE:
             raise InvalidValueError("limit", f"a whole number from 1 to {LARGEST_PAGE}", query["limit"])
         waiting_for = query.get("waiting_for")
-        due_from = datetime.fromtimestamp(_number("due_from", query["due_from"]), UTC) if "due_from" in query else None
+        ahead = _number("due_in", query["due_in"]) if "due_in" in query else None
+        due_from = None if ahead is None else datetime.now(UTC) + timedelta(seconds=ahead)
 
         async def page(size: int, start: str | None) -> TaskPage:
             reverse = state not in {"pending", "processing"}
@@ -110,11 +116,11 @@ class Reading:
             )
 
         found = await search(page, text, limit, cursor) if text else await page(limit, cursor)
-        views = [task_view(task, payloads=False) for task in found.tasks]
+        views = [row_view(task) for task in found.tasks]
         return JSONResponse({"tasks": views, "cursor": found.cursor}, headers=_NO_STORE)
 
 
 def _number(option: str, text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or len(text) > 11:
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
         raise InvalidValueError(option, "a whole number", text)
     return int(text)

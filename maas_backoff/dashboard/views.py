@@ -16,6 +16,12 @@ View = dict[str, Any]
 WORST = 20
 """Types of errors, the most frequent first."""
 
+SHOWN = 50
+"""Workers, devices, and tasks of a device."""
+
+LONGEST = 300
+"""Characters of a text in a list; a task by itself is shown whole."""
+
 
 def queue_view(stats: QueueStats, reason: str) -> View:
     """Return the counts by state, the part of pending that is due, and why nothing runs."""
@@ -37,16 +43,25 @@ def queue_view(stats: QueueStats, reason: str) -> View:
     }
 
 
-def worker_view(worker: Worker) -> View:
-    """Return a worker; its devices are shown by themselves."""
-    return attrs.asdict(worker, filter=lambda field, _: field.name != "devices") | {"gpus": len(worker.devices)}
+def workers_view(fleet: Sequence[Worker]) -> View:
+    """Return how many workers there are, and the first of them; devices are shown by themselves."""
+    return {"count": len(fleet), "first": [_worker_view(worker) for worker in fleet[:SHOWN]]}
 
 
-def gpu_view(gpu: GpuStatus) -> View:
-    """Return a device; how old its reading is would make it another one each time."""
-    view = gpu.to_dict()
-    view["stale"] = view.pop("age") > STALE
-    return view
+def _worker_view(worker: Worker) -> View:
+    view = attrs.asdict(worker, filter=lambda field, _: field.name != "devices")
+    return {**view, "host": worker.host[:LONGEST], "gpus": len(worker.devices)}
+
+
+def gpus_view(gpus: Sequence[GpuStatus]) -> View:
+    """Return how many devices there are, and the first of them, each with the first of its tasks."""
+    return {"count": len(gpus), "first": [_gpu_view(gpu) for gpu in gpus[:SHOWN]]}
+
+
+def _gpu_view(gpu: GpuStatus) -> View:
+    view = attrs.evolve(gpu, tasks=gpu.tasks[:SHOWN]).to_dict()
+    # How old the reading is would make it another one each time.
+    return {**view, "age": None, "stale": gpu.age > STALE, "healthy": gpu.healthy, "task_count": len(gpu.tasks)}
 
 
 STALE = 10.0
@@ -75,6 +90,16 @@ def _activity_view(activity: Activity) -> View:
 
 def _quantiles(durations: Durations) -> Sequence[float | None]:
     return [durations.quantile(share) for share in (0.5, 0.95)]
+
+
+def row_view(task: TaskEntity) -> View:
+    """Return a task as a list shows it."""
+    view = task_view(task, payloads=False)
+    for name in ("progress_message", "waiting_for"):
+        view[name] = view[name] and view[name][:LONGEST]
+    if view["error"]:
+        view["error"] = {name: str(view["error"][name])[:LONGEST] for name in ("type", "message")}
+    return view
 
 
 def task_view(task: TaskEntity, *, payloads: bool) -> View:

@@ -20,6 +20,9 @@ LARGEST_PARAMS = 64 * 1_048_576
 TEXT_LIMIT = 8192
 """Bytes of an error's message and of its traceback that are kept."""
 
+LONGEST_NAME = 200
+"""Characters of an exception's class name that are kept."""
+
 
 class CancelReason(StrEnum):
     """Why an attempt was stopped from outside, recorded before it is stopped."""
@@ -133,7 +136,7 @@ def outcome_of_error(error: BaseException) -> HandlerOutcome:
         case Discard():
             return Failed(TaskError("discarded", cut(error.reason)), permanent=True)
         case _:
-            told = TaskError(type(error).__name__, cut(error))
+            told = TaskError(cut(type(error).__name__)[:LONGEST_NAME], cut(error))
             return Failed(told, _traceback(error), raised=True, fault=fault_of(told.type, told.message))
 
 

@@ -41,14 +41,19 @@ class Listing:
             return f"1 {self.due_from.timestamp() * 1000:.0f} 0"
         return "1 +inf 0" if self.reverse else "1 -inf 0"
 
+    @property
+    def due_only(self) -> bool:
+        """Whether what is scheduled for later is left out."""
+        return self.waiting_for == "slot"
+
     def check(self, status: str) -> None:
         """Raise InvalidValueError for what no page can be."""
         if isinstance(self.limit, bool) or not isinstance(self.limit, int) or not 1 <= self.limit <= LARGEST_PAGE:
             raise InvalidValueError("limit", f"a whole number from 1 to {LARGEST_PAGE}", self.limit)
         if self.cursor is not None and not (isinstance(self.cursor, str) and _CURSOR.fullmatch(self.cursor)):
             raise InvalidValueError("cursor", "the cursor of a page, or None", self.cursor)
-        if self.waiting_for not in {None, "gpu"}:
-            raise InvalidValueError("waiting_for", '"gpu", or None', self.waiting_for)
+        if self.waiting_for not in {None, "slot", "gpu"}:
+            raise InvalidValueError("waiting_for", '"slot", "gpu", or None', self.waiting_for)
         if self.waiting_for is not None and status != "pending":
             raise InvalidValueError("waiting_for", "None but for pending tasks", self.waiting_for)
         if self.due_from is None:

@@ -99,11 +99,12 @@ class TaskEntity:
     def update_progress(self, progress: float, message: str | None = None) -> None:
         """Note how far this attempt is, 0 to 100; not awaited, from a coroutine, a thread or a child process.
 
-        The newest value is sent within a tenth of a second. Does nothing outside the handler that was
-        called with this entity. Raises InvalidValueError for a value outside 0..100, or a message that is no text.
+        The newest value is sent within a tenth of a second, and 2000 characters of the message. Does nothing outside
+        the handler that was called with this entity. Raises InvalidValueError for a value outside 0..100, or a message
+        that is no text.
         """
         checked_progress(progress)
-        checked_message(message)
+        message = checked_message(message)
         if self._report is not None:
             self._report(progress, message)
 
@@ -135,10 +136,14 @@ def checked_progress(progress: float) -> float:
     return progress
 
 
-def checked_message(message: object) -> None:
-    """Raise InvalidValueError if `message` is neither None nor text that can be stored."""
+LONGEST_MESSAGE = 2000
+"""Characters of a progress message that are kept."""
+
+
+def checked_message(message: object) -> str | None:
+    """Return what is kept of `message`; raise InvalidValueError if it is neither None nor text that can be stored."""
     if message is None:
-        return
+        return None
     expected = "None, or text that UTF-8 can hold"
     if not isinstance(message, str):
         raise InvalidValueError("message", expected, message)
@@ -146,6 +151,7 @@ def checked_message(message: object) -> None:
         message.encode()
     except UnicodeEncodeError:
         raise InvalidValueError("message", expected, message) from None
+    return message[:LONGEST_MESSAGE]
 
 
 def _jsonable(value: Any) -> Any:

@@ -36,6 +36,9 @@ class Device:
         return self.health == "ok"
 
 
+_PLAIN = {"host": str, "pid": int, "slots": int, "running": int, "version": str, "lag": int | float}
+
+
 @attrs.frozen
 class Worker:
     """A live worker, as it said with its last heartbeat: where it is, its slots and GPUs.
@@ -54,10 +57,14 @@ class Worker:
 
     @classmethod
     def of(cls, name: str, text: bytes) -> Self:
-        """Return what a stored text says; it may have expired, or be of another release."""
-        if not text:
+        """Return what a stored text says; it may have expired, be of another release, or be written over by hand."""
+        try:
+            return cls._told(name, jsontext.parse(text)) if text else cls(name)
+        except (ValueError, TypeError, AttributeError):
             return cls(name)
-        told: Mapping[str, Any] = jsontext.parse(text)
+
+    @classmethod
+    def _told(cls, name: str, told: Mapping[str, Any]) -> Self:
         fields = attrs.fields(Device)
         needed = {field.name for field in fields if field.default is attrs.NOTHING}
         devices = (
@@ -65,7 +72,7 @@ class Worker:
             for one in told.get("gpus", ())
             if needed <= one.keys()
         )
-        plain = {field: told[field] for field in ("host", "pid", "slots", "running", "version", "lag") if field in told}
+        plain = {field: told[field] for field, kind in _PLAIN.items() if isinstance(told.get(field), kind)}
         return cls(name, devices=tuple(devices), **plain)
 
     def could_fit(self, demand: Demand) -> bool:

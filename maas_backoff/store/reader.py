@@ -73,7 +73,7 @@ class Reader:
         if int(index) > len(names):
             return TaskPage([], None)
         args = [self.clock, self.keys.prefix, listing.limit, index, score, skip]
-        args += [int(listing.reverse), int(listing.brief)]
+        args += [int(listing.reverse), int(listing.brief), int(listing.due_only)]
         script = attrs.evolve(scripts.LIST, keys=(*scripts.LIST.keys, *names))
         now, rows, index, score, skip, paused = await self._run(script, args)
         found = [(row[0].decode(), _mapping(row[1])) for row in rows]
@@ -90,6 +90,8 @@ class Reader:
             return _STATES[status]
         if listing.due_from is not None:
             return ("scheduled",)
+        if listing.waiting_for == "slot":
+            return "ready", "suspects", "scheduled"
         listed = await self.server.execute("HKEYS", self.keys("demands"))
         for_gpu = sorted(self.keys.ready_for_gpu(name.decode()) for name in listed)
         return tuple(for_gpu) if listing.waiting_for else ("ready", "suspects", *for_gpu, "scheduled")

@@ -237,6 +237,7 @@ class _Scratch:
             "skip": "0",
             "reverse": "0",
             "brief": "0",
+            "due_only": "0",
         }[name]
 
 

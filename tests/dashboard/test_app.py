@@ -18,8 +18,9 @@ from support import Server, load_scripts
 
 from maas_backoff import TaskBackoffScheduler, TaskSpec
 from maas_backoff.dashboard.feed import PERIOD, Feed
-from maas_backoff.dashboard.reading import MOST_STREAMS
+from maas_backoff.dashboard.reading import Reading
 from maas_backoff.dashboard.search import MOST_LOOKED_AT
+from maas_backoff.dashboard.stream import MOST_STREAMS
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
 SECRET = "s3cr3t-of-a-task"
@@ -121,6 +122,27 @@ def test_actions_say_what_has_come_of_them(served: Served, create: Callable[...,
     assert served.client.post("/tasks/api/task/drop?id=x", headers=SAME).status_code == 404
 
 
+def test_a_list_has_what_is_due_and_short_texts(served: Served, create: Callable[..., None]) -> None:
+    """Not what is due later, or waits for a GPU; a task by itself has its error whole."""
+    served.client.post("/tasks/api/queue/pause", headers=SAME)
+    create(
+        TaskSpec({}, "later", delay=60),
+        TaskSpec({}, "gpu", min_gpu_memory_gb=100),
+        TaskSpec({}, "now"),
+        TaskSpec({"error": "e" * 5000, "type": "T" * 70_000, "progress": "p" * 900_000}, "long", max_retry_count=0),
+    )
+    due = served.client.get("/tasks/api/tasks?waiting_for=slot").json()["tasks"]
+    assert [task["task_id"] for task in due] == ["now", "long"]
+    ids = [task["task_id"] for task in served.client.get("/tasks/api/tasks?waiting_for=gpu").json()["tasks"]]
+    assert ids == ["gpu"]
+    served.client.post("/tasks/api/queue/resume", headers=SAME)
+    served.until(lambda: status(served, "long") == "failed", "it has failed")
+    (row,) = served.client.get("/tasks/api/tasks?state=failed").json()["tasks"]
+    assert (len(row["error"]["type"]), len(row["error"]["message"]), len(row["progress_message"])) == (200, 300, 300)
+    whole = served.client.get("/tasks/api/task?id=long").json()
+    assert (len(whole["error"]["message"]), len(whole["progress_message"])) == (5000, 2000)
+
+
 def test_payloads_are_shown_only_where_somebody_has_said_so(served: Served, create: Callable[..., None]) -> None:
     create(
         TaskSpec({"result": [SECRET], "progress": "half"}, "x"),
@@ -147,14 +169,15 @@ def test_payloads_are_shown_only_where_somebody_has_said_so(served: Served, crea
         ("limit=99999999999999999999", "limit: expected a whole number"),
         ("state=done", "status: expected one of pending"),
         ("cursor=1%20x%200", "cursor: expected"),
-        ("due_from=soon", "due_from: expected a whole number"),
-        ("due_from=0&state=failed", "due_from: expected None but for pending tasks"),
-        ("waiting_for=love", 'waiting_for: expected "gpu"'),
+        ("due_in=soon", "due_in: expected a whole number"),
+        ("due_in=0&state=failed", "due_from: expected None but for pending tasks"),
+        ("waiting_for=love", 'waiting_for: expected "slot", "gpu"'),
     ],
 )
 def test_what_cannot_be_asked_is_said_in_one_sentence(served: Served, query: str, message: str) -> None:
     response = served.client.get(f"/tasks/api/tasks?{query}")
     assert response.status_code == 400 and message in response.json()["error"]
+    assert served.client.get("/tasks/api/events", params={"task": "x" * 300}).status_code == 400
     assert served.client.get("/tasks/api/task").status_code == 400
     assert served.client.get("/tasks/api/task?id=none").status_code == 404
 
@@ -191,6 +214,33 @@ async def test_all_pages_together_cost_what_one_costs(scheduler: TaskBackoffSche
     assert "cmdstat_evalsha" not in server.client.info("commandstats")
     assert await feed.changes(0) == first
     assert await feed.changes(feed.version) == {}
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_read_keeps_nothing_else_from_being_shown(
+    scheduler: TaskBackoffScheduler, server: Server
+) -> None:
+    """A record that somebody has written over is told of."""
+    await scheduler.create_task({}, delay=60)
+    server.client.set("maas:{test}:scheduled", "not a zset", ex=60)
+    feed = Feed(scheduler)
+    parts = await feed.changes(0)
+    assert "WRONGTYPE" in parts["trouble"]
+    assert json.loads(parts["workers"]) == {"count": 0, "first": []}
+    server.client.delete("maas:{test}:scheduled")
+
+
+@pytest.mark.anyio
+async def test_a_stream_gives_a_clock_then_the_parts_and_ends_to_be_asked_for_again(
+    scheduler: TaskBackoffScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the last part has an id: who is cut off in between gets all of them again. Then `authorize` is asked."""
+    monkeypatch.setattr("maas_backoff.dashboard.reading.STREAM_LIFE", 0.01)
+    reading = Reading(scheduler, Feed(scheduler), payloads=False)
+    events = [event async for event in reading._events(0, None)]
+    names = [event["event"] for event in events]
+    assert names == ["clock", "queue", "workers", "gpus", "upcoming", "history", "trouble"]
+    assert [event["event"] for event in events if "id" in event] == ["trouble"]
 
 
 @pytest.mark.anyio
@@ -235,7 +285,7 @@ def test_a_producer_can_show_it(tmp_path: Path, server: Server) -> None:
     service = Served("dashboard_service:app", env, tmp_path / "uvicorn.log", "--lifespan", "off")
     try:
         service.answering("/tasks/")
-        assert service.client.get("/tasks/api/snapshot").json()["workers"] == []
+        assert service.client.get("/tasks/api/snapshot").json()["workers"] == {"count": 0, "first": []}
     finally:
         service.end()
 
@@ -280,3 +330,13 @@ def test_the_command_says_what_it_lacks(tmp_path: Path) -> None:
     assert bare.returncode == 2
     expected = 'maas-backoff dashboard: The dashboard needs an extra: pip install "maas_backoff[dashboard]"\n'
     assert bare.stderr == expected
+
+
+def test_a_port_that_is_taken_is_said(server: Server) -> None:
+    """Before anything is printed of an address that is somebody else's."""
+    url = f"redis://127.0.0.1:{server.port}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "maas_backoff", "dashboard", "--url", url, "--queue", "test"]
+        command += ["--port", str(taken.getsockname()[1])]
+        run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE)
+    assert (run.returncode, run.stdout) == (2, "") and "port: expected one that is free" in run.stderr

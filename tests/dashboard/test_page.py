@@ -37,11 +37,15 @@ def visit(browser: Browser, served: Served) -> Iterator[Callable[..., Page]]:
     pages: list[Page] = []
     complaints: list[str] = []
 
-    def open_page(path: str = "/tasks/", width: int = 1280, scheme: str = "light") -> Page:
+    def open_page(
+        path: str = "/tasks/", width: int = 1280, scheme: str = "light", init: str = "", *, quiet: bool = True
+    ) -> Page:
         viewport = {"width": width, "height": 900}
         page = browser.new_context(viewport=viewport, color_scheme=scheme).new_page()  # type: ignore[arg-type]
         pages.append(page)
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.add_init_script(init)
+        if quiet:
+            page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: complaints.append(request.url) if not mine(request.url) else None)
         page.goto(served.url + path)
@@ -203,6 +207,101 @@ def test_a_server_that_is_away_is_said_until_it_is_back(visit: Callable[..., Pag
     finally:
         server.go_on()
     expect(page.locator("#notice")).to_have_text("The server answers again.", timeout=20_000)
+
+
+def test_a_server_that_is_away_is_said_over_an_open_task(
+    visit: Callable[..., Page], create: Callable[..., None], server: Server
+) -> None:
+    create(TaskSpec({}, "later", delay=60))
+    page = visit("/tasks/#task=later")
+    expect(page.locator("#detail")).to_contain_text("created")
+    server.pause()
+    try:
+        expect(page.locator("#detail-notice")).to_contain_text("The numbers are old", timeout=20_000)
+    finally:
+        server.go_on()
+    expect(page.locator("#detail-notice")).to_have_text("The server answers again.", timeout=20_000)
+
+
+def test_why_a_stream_is_refused_is_said(visit: Callable[..., Page]) -> None:
+    """As when a session has run out."""
+    page = visit(quiet=False)
+    page.route("**/api/**", lambda route: route.fulfill(status=401, json={"error": "log in"}))
+    page.get_by_role("button", name="Hold updates").click()
+    page.get_by_role("button", name="Hold updates").click()
+    expect(page.locator("#notice")).to_have_text("log in. Reload the page to log in.")
+    page.unroute_all()
+    expect(page.locator("#live")).to_have_text("Live")
+    expect(page.locator("#notice")).to_have_text("")
+
+
+def test_what_is_held_is_read_when_it_is_asked_for(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    create(TaskSpec({}, "later", delay=60))
+    page = visit()
+    expect(page.locator("#list")).to_contain_text("later")
+    page.get_by_role("button", name="Hold updates").click()
+    page.locator("#list a").click()
+    detail = page.locator("#detail")
+    expect(detail).to_contain_text("created")
+    detail.get_by_role("button", name="Cancel later").click()
+    expect(page.locator("#detail-notice")).to_have_text("later is cancelled.")
+    expect(detail.locator("dd").first).to_have_text("cancelled")
+    expect(page.locator("#states .cancelled strong")).to_have_text("1")
+
+
+def test_a_row_stays_under_the_pointer(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    """What comes above it waits until the pointer has left; meanwhile the row itself is kept up to date."""
+    create(TaskSpec({"error": "a"}, "first", max_retry_count=0))
+    page = visit()
+    page.locator("#states .failed").click()
+    row = page.get_by_role("button", name="Retry first")
+    row.hover()
+    create(TaskSpec({"error": "b"}, "second", max_retry_count=0))
+    expect(page.locator("#states .failed strong")).to_have_text("2")
+    with page.expect_response(re.compile("api/tasks")):
+        pass
+    expect(page.locator("#list tbody tr")).to_have_count(1)
+    page.locator("h1").hover()
+    expect(page.locator("#list tbody tr")).to_have_count(2)
+    expect(page.locator("#list tbody tr").first).to_contain_text("second")
+
+
+def test_a_quiet_queue_is_followed_too(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    """Progress in the list, and times, although no count changes; a wrong clock of the browser does not matter."""
+    create(*(TaskSpec({}, f"later-{n}", delay=3600) for n in range(3)), TaskSpec({"steps": 100}, "long"))
+    page = visit(init="const real = Date.now; Date.now = () => real() + 7_200_000;")
+    row = page.locator("#list tr", has_text="long")
+    expect(row).to_contain_text(re.compile(r"[1-9]\d %"), timeout=20_000)
+    seen = row.locator("time").inner_text()
+    expect(row.locator("time")).not_to_have_text(seen)
+    assert re.fullmatch(r"started \d+ s ago", seen)
+    page.locator("#states .scheduled").click()
+    expect(page.locator("#list tbody tr")).to_have_count(3)
+    expect(page.locator("#list tbody time").first).to_have_text(re.compile("due in (59|60) min"))
+
+
+def test_an_open_task_changes_under_its_reader_without_losing_the_place(
+    visit: Callable[..., Page], create: Callable[..., None], served: Served
+) -> None:
+    """What is scrolled stays so while progress comes in, focus stays within when a button vanishes, Back closes it."""
+    create(TaskSpec({"error": "x\n" * 2000, "steps": 100, "fail_first": True}, "x", backoff_interval=0.05))
+    served.until(lambda: served.client.get("/tasks/api/task?id=x").json()["attempt"] == 2, "it runs again")
+    page = visit()
+    page.locator("#list a").click()
+    detail = page.locator("#detail")
+    detail.locator("summary").click()
+    text = detail.locator("pre").first
+    text.evaluate("element => { element.scrollTop = 120; element.focus(); }")
+    before = detail.locator(".progress").inner_text()
+    expect(detail.locator(".progress")).not_to_have_text(before)
+    assert text.evaluate("element => [element.scrollTop, element === document.activeElement]") == [120, True]
+    detail.get_by_role("button", name="Cancel x").click()
+    expect(detail.locator("dd").first).to_have_text("cancelled")
+    assert page.evaluate("document.activeElement.closest('dialog')?.id") == "detail"
+    page.go_back()
+    expect(detail).to_be_hidden()
+    page.go_forward()
+    expect(detail).to_be_visible()
 
 
 def test_it_can_be_used_without_a_mouse(visit: Callable[..., Page], create: Callable[..., None]) -> None:

@@ -1,42 +1,28 @@
-// What the page asks of the server, and what it may do: by POST, and only where the server has said so.
+// What may be done to the queue and its tasks: by POST, and only where the server has said so.
 
 import { h, byId } from "./dom.js";
-import { tasks } from "./format.js";
+import { now, tasks } from "./format.js";
+import { notice } from "./notice.js";
+import { post } from "./server.js";
 
 export const mayAct = document.documentElement.dataset.access === "act";
 
-export async function read(path, query) {
-  return answer(await fetch(`${path}?${new URLSearchParams(query)}`));
-}
-
-async function answer(response) {
-  if (response.ok) return response.json();
-  const text = await response.text();
-  throw new Error(response.headers.get("content-type")?.includes("json") ? JSON.parse(text).error : text || response.statusText);
-}
-
 let whenDone = () => {};
 
-/** Have this called after each action. */
+/** Have this called after each action, with the id of the task it was about, or null. */
 export function onDone(listener) {
   whenDone = listener;
 }
 
 /** Do something, and say in words what has come of it. */
-export async function act(path, query, words) {
+async function act(path, query, words) {
   try {
-    const { done } = await answer(await fetch(`${path}?${new URLSearchParams(query)}`, { method: "POST" }));
+    const { done } = await post(path, query);
     notice(words(done));
   } catch (error) {
-    notice(`Not done: ${error.message}`, true);
+    notice(`Not done: ${error.message}`, { bad: true });
   }
-  whenDone();
-}
-
-export function notice(text, bad = false) {
-  const place = byId("notice");
-  place.textContent = text;
-  place.className = bad ? "notice bad" : "notice";
+  whenDone(query.id ?? null);
 }
 
 const OF_TASK = {
@@ -48,7 +34,7 @@ const OF_TASK = {
 /** The buttons for what can be done to a task as it is. */
 export function taskButtons(task, where) {
   if (!mayAct) return [];
-  const delayed = task.status === "pending" && Date.parse(task.next_execute_time) > Date.now();
+  const delayed = task.status === "pending" && Date.parse(task.next_execute_time) > now();
   const names = { pending: delayed ? ["now", "cancel"] : ["cancel"], processing: ["cancel"], failed: ["retry"], cancelled: ["retry"] };
   return (names[task.status] ?? []).map((name) => {
     const [label, words] = OF_TASK[name];
@@ -87,7 +73,8 @@ function ask(question, about, label, run) {
       "div",
       { class: "buttons" },
       h("button", { type: "button", class: "main", onclick: yes }, label),
-      h("button", { type: "button", onclick: () => dialog.close() }, "Leave it"),
+      // A key that is still held down must not confirm.
+      h("button", { type: "button", autofocus: true, onclick: () => dialog.close() }, "Leave it"),
     ),
   );
   dialog.showModal();

@@ -1,48 +1,50 @@
 // The page: what comes in by the stream, and where it goes.
 
 import { byId } from "./dom.js";
-import { mayAct, notice, onDone, retryAll, steer } from "./actions.js";
-import { latency, throughput, upcoming } from "./charts.js";
+import { mayAct, onDone, retryAll, steer } from "./actions.js";
+import { Charts, upcoming } from "./charts.js";
 import { Detail } from "./detail.js";
+import { setClock, tick } from "./format.js";
 import { List } from "./list.js";
+import { clear, notice } from "./notice.js";
 import { errors, gpus, states, workers } from "./overview.js";
-import { Stream } from "./stream.js";
+import { Stream } from "./server.js";
 
 const LIST_PERIOD = 3000; // ms between two reads of the list
 const FIRST = ["processing", "due", "gpu", "scheduled", "failed", "completed"]; // what is listed: the first there are any of
 
-const openTask = (id) => detail.open(id);
-const list = new List(openTask);
+const list = new List();
+const charts = new Charts(byId("throughput"), byId("latency"));
 let queue = null;
-let listed = 0;
 let troubled = false;
 
 const stream = new Stream(
   {
+    clock: setClock,
     queue(told) {
       queue = told;
       if (list.state === null) choose(FIRST.find((state) => queue.counts[state]) ?? "due");
       drawQueue();
-      if (performance.now() - listed > LIST_PERIOD) refreshList();
     },
     workers,
-    gpus: (found) => gpus(found, openTask),
+    gpus,
     upcoming: (told) => upcoming(byId("upcoming"), told, (ahead) => choose("scheduled", { ahead })),
     history(told) {
-      throughput(byId("throughput"), told);
-      latency(byId("latency"), told);
+      charts.take(told);
       errors(told.recent, (type) => choose("failed", { text: type }));
     },
     trouble(text) {
-      if (text) notice(`The numbers are old: ${text}`, true);
+      if (text) notice(`The numbers are old: ${text}`, { bad: true, kind: "trouble" });
       else if (troubled) notice("The server answers again.");
       troubled = Boolean(text);
     },
     task: (task) => detail.take(task),
   },
-  (state) => {
+  (state, why) => {
     byId("live").textContent = state;
     byId("live").className = state === "Live" ? "on" : "";
+    if (why) notice(why, { bad: true, kind: "stream" });
+    else if (state === "Live") clear("stream");
   },
 );
 const detail = new Detail(stream);
@@ -58,20 +60,21 @@ async function choose(state, what = {}) {
   if (what.text || what.ahead) byId("tasks").scrollIntoView();
 }
 
-async function refreshList() {
-  listed = performance.now();
-  await attempted(list.refresh());
-}
-
 async function attempted(promise) {
   try {
     await promise;
+    clear("list");
   } catch (error) {
-    notice(error.message, true);
+    notice(`The list is old: ${error.message}`, { bad: true, kind: "list" });
   }
 }
 
-onDone(() => attempted(list.reload()));
+onDone((id) => {
+  attempted(list.changed(id));
+  if (!stream.live) stream.once();
+});
+setInterval(() => stream.live && attempted(list.refresh()), LIST_PERIOD);
+setInterval(tick, 1000);
 
 for (const button of document.querySelectorAll("button.act")) {
   if (!mayAct) button.remove();
@@ -86,8 +89,7 @@ byId("hold").addEventListener("click", (event) => {
 });
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  const text = byId("text").value.trim();
-  choose(list.state, { text });
+  choose(list.state ?? "due", { text: byId("text").value.trim() });
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;

@@ -6,8 +6,25 @@ import { clock, number, span } from "./format.js";
 const WIDTH = 600;
 const HEIGHT = 110;
 
+/** The two charts of an hour. One that somebody's pointer is on stays as it is until it is left. */
+export class Charts {
+  constructor(...places) {
+    [throughput, latency].forEach((draw, at) => {
+      places[at].addEventListener("pointerleave", () => this.history && draw(places[at], this.history));
+    });
+    this.places = places;
+  }
+
+  take(history) {
+    this.history = history;
+    const [first, second] = this.places;
+    if (!first.matches(":hover")) throughput(first, history);
+    if (!second.matches(":hover")) latency(second, history);
+  }
+}
+
 /** What came to an end, or back, in each minute. */
-export function throughput(place, history) {
+function throughput(place, history) {
   const kinds = [
     ["completed", "completed"],
     ["retried", "to be retried"],
@@ -43,7 +60,7 @@ export function throughput(place, history) {
 }
 
 /** How long tasks had been due when they were started, and how long they ran, on a logarithmic scale. */
-export function latency(place, history) {
+function latency(place, history) {
   const { minutes, recent } = history;
   const lines = [
     ["run", 1, "run, p95"],
@@ -101,10 +118,7 @@ function draw(place, { words, top, low, marks, minutes, told, legend }) {
     const minute = minutes[Math.min(minutes.length - 1, Math.floor(((event.clientX - box.left) / box.width) * minutes.length))];
     line.textContent = `${clock(minute.start)}: ${told(minute)}.`;
   });
-  svg.addEventListener("pointerleave", () => (line.textContent = `Last hour: ${words}.`));
-  if (place.matches(":hover")) return; // somebody reads it
-  show(
-    place,
+  place.replaceChildren(
     h("span", { class: "top" }, top),
     h("span", { class: "low" }, low),
     svg,

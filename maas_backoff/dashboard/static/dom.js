@@ -2,7 +2,10 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Return an element; `about` are attributes, and listeners under names like "onclick". Children may be text. */
+/**
+ * Return an element; `about` are attributes, and listeners under names like "onclick". Children may be text.
+ * What has listeners, or a state of its own, has a "data-key" that says what it is: see `show`.
+ */
 export function h(name, about = {}, ...children) {
   return fill(document.createElement(name), about, children);
 }
@@ -18,22 +21,60 @@ function fill(element, about, children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...shown(children));
   return element;
+}
+
+function shown(children) {
+  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
 export const byId = (id) => document.getElementById(id);
 
-/** Put these in the place of what is in an element, unless that looks the same: focus and selection stay. */
+/**
+ * Make what is in an element look like these, and leave alone what does: focus, selection, scrolling, a click that is
+ * half done. Elements with the same data-key are taken for the same, listeners included.
+ */
 export function show(element, ...children) {
-  const fresh = element.cloneNode(false);
-  fresh.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
-  const keyed = (key) => `[data-key="${CSS.escape(key)}"]`;
-  for (const open of element.querySelectorAll("details[open]")) {
-    fresh.querySelector(`details${keyed(open.dataset.key)}`)?.setAttribute("open", "");
+  const held = element.contains(document.activeElement);
+  match(element, shown(children));
+  if (held && document.activeElement === document.body) element.closest("dialog, [tabindex]")?.focus();
+}
+
+function match(parent, wanted) {
+  const keyed = new Map([...parent.children].filter((child) => child.dataset.key).map((child) => [child.dataset.key, child]));
+  let place = parent.firstChild;
+  for (const child of wanted) {
+    const fresh = typeof child === "object" ? child : document.createTextNode(child);
+    const key = fresh.dataset?.key;
+    const old = key ? keyed.get(key) : place?.dataset?.key ? null : place;
+    if (!old || old.nodeName !== fresh.nodeName) {
+      parent.insertBefore(fresh, place);
+      continue;
+    }
+    if (old === place) place = place.nextSibling;
+    else parent.insertBefore(old, place);
+    update(old, fresh);
   }
-  if (fresh.isEqualNode(element)) return;
-  const focused = element.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-  element.replaceChildren(...fresh.childNodes);
-  if (focused) element.querySelector(keyed(focused))?.focus();
+  while (place) {
+    const next = place.nextSibling;
+    place.remove();
+    place = next;
+  }
+}
+
+function update(old, fresh) {
+  if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+    return;
+  }
+  for (const { name } of [...old.attributes]) {
+    if (!fresh.hasAttribute(name) && !(name === "open" && old.localName === "details")) old.removeAttribute(name);
+  }
+  for (const { name, value } of fresh.attributes) {
+    if (old.getAttribute(name) === value) continue;
+    if (name === "style") old.style.cssText = value; // the policy forbids the attribute, and not this
+    else old.setAttribute(name, value);
+  }
+  match(old, [...fresh.childNodes]);
 }

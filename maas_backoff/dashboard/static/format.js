@@ -1,8 +1,19 @@
 // Numbers, times and spans as people read them.
 
+import { h } from "./dom.js";
+
 const whole = new Intl.NumberFormat("en");
 
 export const number = (value) => whole.format(value);
+
+let ahead = 0; // ms, of the server's clock to this one
+
+/** Take the server's time, in seconds, for the right one. */
+export function setClock(seconds) {
+  ahead = seconds * 1000 - Date.now();
+}
+
+export const now = () => Date.now() + ahead;
 
 /** A duration in seconds, in two or three figures. */
 export function span(seconds) {
@@ -14,19 +25,35 @@ export function span(seconds) {
   return `${Number(seconds.toPrecision(3))} s`;
 }
 
-/** A moment, in whole units from now. */
-export function ago(iso) {
-  if (!iso) return "–";
-  const seconds = (Date.parse(iso) - Date.now()) / 1000;
+function ago(iso) {
+  const seconds = (Date.parse(iso) - now()) / 1000;
   const size = Math.abs(seconds);
   const [unit, length] = size < 90 ? ["s", 1] : size < 5400 ? ["min", 60] : size < 129600 ? ["h", 3600] : ["d", 86400];
   const text = `${Math.round(size / length)} ${unit}`;
   return seconds > 0 ? `in ${text}` : `${text} ago`;
 }
 
+/** A moment as an element that stays right: "due in 5 s"; with `whole` also in the reader's own time zone. */
+export function when(iso, { word = "", whole = false } = {}) {
+  const before = [word, whole && moment(iso)].filter(Boolean).join(" ");
+  return h("time", { datetime: iso, title: moment(iso), "data-before": before }, text(iso, before, whole));
+}
+
+function text(iso, before, inBrackets) {
+  return `${before} ${inBrackets ? `(${ago(iso)})` : ago(iso)}`.trim();
+}
+
+/** Have all moments on the page told anew. */
+export function tick() {
+  for (const time of document.querySelectorAll("time")) {
+    const told = text(time.dateTime, time.dataset.before, time.textContent.endsWith(")"));
+    if (time.textContent !== told) time.firstChild.data = told;
+  }
+}
+
 /** A moment in the reader's own time zone, to the second. */
 export function moment(iso) {
-  return iso ? new Date(iso).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "–";
+  return new Date(iso).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
 }
 
 export function clock(seconds) {

@@ -1,21 +1,26 @@
 // The list of tasks: one state, or what a search finds, page by page.
 
 import { h, byId, show } from "./dom.js";
-import { ago, moment } from "./format.js";
+import { when } from "./format.js";
 import { STATES, table, taskLink } from "./overview.js";
-import { mayAct, read, taskButtons } from "./actions.js";
+import { mayAct, taskButtons } from "./actions.js";
+import { read } from "./server.js";
 
 const MOST_ROWS = 500; // more than anybody reads
 const NAMES = Object.fromEntries(STATES);
+const QUERIES = {
+  due: { state: "pending", waiting_for: "slot" },
+  gpu: { state: "pending", waiting_for: "gpu" },
+};
 
 export class List {
-  constructor(openTask) {
-    this.openTask = openTask;
+  constructor() {
     this.state = null;
     this.text = "";
     this.ahead = 0; // seconds, of what is scheduled
     this.tasks = [];
     this.cursor = null;
+    this.pages = 0;
     this.asked = 0;
   }
 
@@ -23,44 +28,60 @@ export class List {
   async choose(state, { text = "", ahead = 0 } = {}) {
     Object.assign(this, { state, text, ahead });
     byId("text").value = text;
-    await this.reload();
-  }
-
-  /** Read the first page again, unless more have been asked for: they would jump. */
-  async refresh() {
-    if (this.tasks.length <= 50 && !this.busy) await this.reload();
-  }
-
-  async reload() {
     await this.load(null);
+  }
+
+  /** Follow what changes: not under somebody's pointer, and not what was asked for by hand. */
+  async refresh() {
+    if (this.state === null || this.busy || this.pages > 1 || this.text) return;
+    const pointed = byId("list").matches(":hover") && matchMedia("(hover: hover)").matches;
+    await this.load(null, { onlyRows: pointed });
   }
 
   async more() {
     await this.load(this.cursor);
   }
 
-  async load(cursor) {
+  /** Read one task again, or all, after an action. */
+  async changed(id) {
+    const known = this.tasks.some((task) => task.task_id === id);
+    if (known) {
+      const task = await read("api/task", { id });
+      this.tasks = this.tasks.map((one) => (one.task_id === id ? task : one));
+      this.draw();
+    } else if (id === null) {
+      await this.load(null);
+    }
+  }
+
+  async load(cursor, { onlyRows = false } = {}) {
     const mine = ++this.asked;
     this.busy = true;
     try {
       const page = await read("api/tasks", this.query(cursor));
       if (mine !== this.asked) return; // somebody has chosen something else meanwhile
-      // What is due comes first: with the first that is not, the list of due ones ends.
-      const end = this.state === "due" ? page.tasks.findIndex((task) => task.waiting_for?.startsWith("due at")) : -1;
-      const tasks = end < 0 ? page.tasks : page.tasks.slice(0, end);
-      this.tasks = cursor === null ? tasks : [...this.tasks, ...tasks];
-      this.cursor = end < 0 ? page.cursor : null;
-      this.draw();
+      this.take(page, cursor, onlyRows);
     } finally {
       if (mine === this.asked) this.busy = false;
     }
   }
 
+  take(page, cursor, onlyRows) {
+    if (onlyRows) {
+      const fresh = Object.fromEntries(page.tasks.map((task) => [task.task_id, task]));
+      this.tasks = this.tasks.map((task) => fresh[task.task_id] ?? task);
+    } else {
+      this.tasks = cursor === null ? page.tasks : [...this.tasks, ...page.tasks];
+      this.pages = cursor === null ? 1 : this.pages + 1;
+      this.cursor = page.cursor;
+    }
+    this.draw();
+  }
+
   query(cursor) {
-    const query = { state: ["due", "gpu", "scheduled"].includes(this.state) ? "pending" : this.state };
+    const query = { state: this.state, ...QUERIES[this.state] };
     query.limit = matchMedia("(max-width: 640px)").matches ? 20 : 50;
-    if (this.state === "scheduled") query.due_from = Math.floor(Date.now() / 1000) + this.ahead;
-    if (this.state === "gpu") query.waiting_for = "gpu";
+    if (this.state === "scheduled") Object.assign(query, { state: "pending", due_in: this.ahead });
     if (this.text) query.text = this.text;
     if (cursor !== null) query.cursor = cursor;
     return query;
@@ -70,15 +91,18 @@ export class List {
     const what = this.text ? `${NAMES[this.state]}, with “${this.text}”` : NAMES[this.state];
     byId("h-tasks").textContent = `Tasks: ${what}`;
     const head = ["id", "state", "attempt", "retries", "when", "why", "do"];
-    const rows = this.tasks.map((task) => [
-      taskLink(task.task_id, this.openTask, `task-${task.task_id}`),
-      task.status,
-      task.attempt,
-      `${task.retry_count} of ${task.max_retry_count}`,
-      when(task),
-      h("span", { class: "why" }, why(task)),
-      h("span", { class: "buttons" }, taskButtons(task, "row")),
-    ]);
+    const rows = this.tasks.map((task) => ({
+      key: `row-${task.task_id}`,
+      cells: [
+        taskLink(task.task_id, `task-${task.task_id}`),
+        task.status,
+        task.attempt,
+        `${task.retry_count} of ${task.max_retry_count}`,
+        moment(task),
+        h("span", { class: "why" }, why(task)),
+        h("span", { class: "buttons" }, taskButtons(task, "row")),
+      ],
+    }));
     const none = this.cursor === null ? "There are none." : "None among those that were looked at.";
     show(
       byId("list"),
@@ -92,23 +116,18 @@ export class List {
   }
 }
 
-function when(task) {
-  const [name, at] = task.finished_at
-    ? ["ended", task.finished_at]
-    : task.status === "processing"
-      ? ["started", task.started_at]
-      : ["due", task.next_execute_time];
-  return at ? h("time", { datetime: at, title: moment(at) }, `${name} ${ago(at)}`) : "–";
+function moment(task) {
+  if (task.finished_at) return when(task.finished_at, { word: "ended" });
+  if (task.status === "processing") return task.started_at ? when(task.started_at, { word: "started" }) : "–";
+  return when(task.next_execute_time, { word: "due" });
 }
 
-export function why(task) {
-  if (task.waiting_for) return task.waiting_for.startsWith("due at") ? last(task) : task.waiting_for;
+function why(task) {
+  const failed = task.error ? errorText(task.error) : "";
   if (task.status === "processing") return `${task.progress} % ${task.progress_message ?? ""}`.trim();
-  return errorText(task.error);
-}
-
-function last(task) {
-  return task.error ? `after ${errorText(task.error)}` : "";
+  if (!task.waiting_for) return failed;
+  if (!task.waiting_for.startsWith("due at")) return task.waiting_for;
+  return failed && `after ${failed}`;
 }
 
 export function errorText(error) {

@@ -3,8 +3,6 @@
 import { h, byId, show } from "./dom.js";
 import { gib, number, span, tasks } from "./format.js";
 
-const SHOWN = 50; // of what could be many
-
 export const STATES = [
   ["due", "due"],
   ["gpu", "wait for a GPU"],
@@ -35,12 +33,16 @@ export function states(queue, chosen, choose) {
   byId("reason").classList.toggle("warn", queue.paused || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
 }
 
-export function gpus(found, openTask) {
-  byId("gpu-section").hidden = !found.length;
-  show(byId("gpus"), found.map((gpu) => device(gpu, openTask)));
+export function gpus({ count, first }) {
+  byId("gpu-section").hidden = !count;
+  show(byId("gpus"), first.map(device), more(count - first.length));
 }
 
-function device(gpu, openTask) {
+function more(count) {
+  return count > 0 ? h("p", { class: "words" }, `and ${number(count)} more`) : null;
+}
+
+function device(gpu) {
   const rest = Math.max(0, gpu.total_gb - gpu.strangers_gb - gpu.reserved_gb);
   const words = `${gib(gpu.strangers_gb)} used by others, ${gib(gpu.reserved_gb)} reserved, ${gib(rest)} to give, of ${gib(gpu.total_gb)}`;
   const bar = h("div", { class: "memory", role: "img", "aria-label": words });
@@ -57,8 +59,8 @@ function device(gpu, openTask) {
   ];
   return h(
     "article",
-    { class: "gpu" },
-    h("h3", {}, `${gpu.index} ${gpu.name}`, " ", h("span", { class: /^ok\b/.test(gpu.health) ? "ok" : "bad" }, gpu.health)),
+    { class: "gpu", "data-key": gpu.uuid },
+    h("h3", {}, `${gpu.index} ${gpu.name}`, " ", h("span", { class: gpu.healthy ? "ok" : "bad" }, gpu.health)),
     bar,
     h("p", { class: "words" }, words),
     h("p", { class: "words" }, facts.filter(Boolean).join(" · ")),
@@ -66,66 +68,59 @@ function device(gpu, openTask) {
       ? h(
           "details",
           { "data-key": `gpu-${gpu.uuid}` },
-          h("summary", { "data-key": `gpu-tasks-${gpu.uuid}` }, tasks(gpu.tasks.length)),
-          h("ul", { class: "plain" }, gpu.tasks.slice(0, SHOWN).map((task) => reservation(task, gpu, openTask))),
+          h("summary", {}, tasks(gpu.task_count)),
+          h("ul", { class: "plain" }, gpu.tasks.map((task) => reservation(task, gpu))),
+          more(gpu.task_count - gpu.tasks.length),
         )
       : null,
   );
 }
 
-function reservation(task, gpu, openTask) {
-  const link = taskLink(task.task_id, openTask, `gpu-${gpu.uuid}-${task.task_id}`);
+function reservation(task, gpu) {
+  const link = taskLink(task.task_id, `gpu-${gpu.uuid}-${task.task_id}`);
   return h("li", {}, link, ` ${gib(task.memory_gb)}, queue ${task.queue}`);
 }
 
-export function taskLink(id, openTask, key) {
-  const open = (event) => {
-    event.preventDefault();
-    openTask(id);
-  };
-  return h("a", { href: `#task=${encodeURIComponent(id)}`, "data-key": key, title: id, class: "id", onclick: open }, id);
+/** A link that opens a task: the address names it. */
+export function taskLink(id, key) {
+  return h("a", { href: `#task=${encodeURIComponent(id)}`, "data-key": key, title: id, class: "id" }, id);
 }
 
-export function workers(fleet) {
-  if (!fleet.length) {
+export function workers({ count, first }) {
+  if (!count) {
     show(byId("workers"), h("p", { class: "words" }, "No worker is running."));
     return;
   }
-  const rows = fleet.slice(0, SHOWN).map((worker) => [
-    worker.name,
-    worker.host,
-    worker.pid,
-    `${worker.running} of ${worker.slots}`,
-    span(worker.lag),
-    worker.gpus,
-    worker.version,
-  ]);
+  const rows = first.map((worker) => ({
+    key: worker.name,
+    cells: [worker.name, worker.host, worker.pid, `${worker.running} of ${worker.slots}`, span(worker.lag), worker.gpus, worker.version],
+  }));
   show(
     byId("workers"),
     table("Live workers", ["worker", "host", "pid", "slots taken", "loop lag", "GPUs", "version"], rows),
-    fleet.length > SHOWN ? h("p", { class: "words" }, `and ${number(fleet.length - SHOWN)} more`) : null,
+    more(count - first.length),
   );
 }
 
 /** The types of errors, with how many attempts they ended; each lists the failed tasks that have it. */
 export function errors(recent, list) {
-  const rows = recent.errors.map(([type, count]) => [
-    h("button", { type: "button", class: "link", "data-key": `error-${type}`, onclick: () => list(type) }, type),
-    number(count),
-  ]);
+  const rows = recent.errors.map(([type, count]) => ({
+    key: type,
+    cells: [h("button", { type: "button", class: "link", "data-key": `error-${type}`, onclick: () => list(type) }, type), number(count)],
+  }));
   show(
     byId("errors"),
     rows.length ? table("Types of errors", ["error", "attempts"], rows) : h("p", { class: "words" }, "None."),
   );
 }
 
-/** A table whose cells know the name of their column: on a narrow screen each row is a card. */
+/** A table of rows, each with its key and cells, which know the name of their column: on a narrow screen each row is a card. */
 export function table(caption, head, rows, about = {}) {
   return h(
     "table",
     about,
     h("caption", { class: "hidden" }, caption),
     h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, at) => h("td", { "data-head": head[at] }, cell))))),
+    h("tbody", {}, rows.map(({ key, cells }) => h("tr", { "data-key": key }, cells.map((cell, at) => h("td", { "data-head": head[at] }, cell))))),
   );
 }

@@ -1,14 +1,14 @@
 --[[ Read one page of the tasks in one state.
 KEYS: meta | the indexes of the state
-ARGV: now prefix limit index score skip reverse brief
+ARGV: now prefix limit index score skip reverse brief due_only
 Returns: now, the tasks' ids and fields, index, score, skip, whether the queue is paused (1 or 0)
 The cursor is the index to go on with (0: the end), the score reached there, and how many tasks of that score were read.
-A brief task comes without params, result and failed attempts.
+A brief task comes without params, result and failed attempts. Due only: of the last index, whose scores are times, what is due.
 ]]
 --#include _clock
 local now, prefix, limit = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local index, score, skip = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-local reverse, brief = ARGV[7] == '1', ARGV[8] == '1'
+local reverse, brief, due_only = ARGV[7] == '1', ARGV[8] == '1', ARGV[9] == '1'
 local BRIEF = { 'p', 'o', 'q', 's', 't', 'n', 'k', 'u', 'y', 'f', 'g', 'm', 'e' }
 
 local function read(key)
@@ -23,8 +23,11 @@ end
 
 local function range(key)
   local page = { 'LIMIT', skip, limit, 'WITHSCORES' }
-  if reverse then return redis.call('ZRANGE', key, score, '-inf', 'BYSCORE', 'REV', unpack(page)) end
-  return redis.call('ZRANGE', key, score, '+inf', 'BYSCORE', unpack(page))
+  local last = due_only and key == KEYS[#KEYS] and string.format('%.4f', now) or '+inf'
+  if reverse then
+    return redis.call('ZRANGE', key, score == '+inf' and last or score, '-inf', 'BYSCORE', 'REV', unpack(page))
+  end
+  return redis.call('ZRANGE', key, score, last, 'BYSCORE', unpack(page))
 end
 
 local tasks = {}
