@@ -25,7 +25,7 @@ from maas_backoff.commands import preview, queue
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.demo.lines import InputError
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError
-from maas_backoff.logs import JsonFormatter, TaskLogFilter
+from maas_backoff.logs import JsonFormatter, PlainFormatter, TaskLogFilter
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.storage import StorageConfig
 from maas_backoff.store.redis import RedisStore
@@ -154,7 +154,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _worker(options: argparse.Namespace) -> int:
     scheduler = load_scheduler(options.scheduler)
     handler = logging.StreamHandler(sys.stderr)
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    plain = PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if options.log_format == "json" else plain)
     handler.addFilter(TaskLogFilter())
     # Does nothing where the module has configured logging itself.

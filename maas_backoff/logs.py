@@ -27,6 +27,8 @@ paused, resumed   INFO     by hand
 import json
 import logging
 from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
 
 from maas_backoff.domain.context import current_task
 
@@ -52,6 +54,24 @@ class TaskLogFilter(logging.Filter):
             record.task_id = "-" if task is None else task.task_id
             record.attempt = 0 if task is None else task.attempt
         return True
+
+
+def printable(text: object) -> str:
+    """Return text with all that a terminal would act on (escapes, line breaks, marks of direction) written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
+
+
+class PlainFormatter(logging.Formatter):
+    """Writes a record as one line for people, and its traceback below; a task's text in it is shown, and not obeyed."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | Any) -> str:  # noqa: N802 - as above
+        """Return the traceback."""
+        return "\n".join(map(printable, super().formatException(ei).splitlines()))
 
 
 class JsonFormatter(logging.Formatter):

@@ -196,17 +196,37 @@ scheduler = TaskBackoffScheduler(TaskBackoffConfig.from_env())
 
 @scheduler.set_custom_task_handler
 def handle(task):
-    logging.getLogger("mine").warning("working")
-    raise ValueError("a secret" if 0 else "boom")
+    error = ValueError(HOSTILE)
+    logging.getLogger("mine").warning("working \x1b[31m", exc_info=error)
+    raise error
 """
 
 
 def test_a_worker_logs_json_that_carries_the_task(server: Server, tmp_path: Path) -> None:
     """Its own lines and those of the handler; never the params."""
-    (tmp_path / "mine.py").write_text(WORKER)
+    text = _log_of_a_worker(server, tmp_path, "json")
+    lines = [json.loads(line) for line in text.splitlines()]
+    about = [(one["logger"], one.get("event"), one["task_id"], one["attempt"]) for one in lines]
+    assert about.count(("mine", None, "x", 1)) == 1 and about.count(("mine", None, "x", 2)) == 1
+    assert ("maas_backoff.worker", "retried", "x", 1) in about and ("maas_backoff.worker", "failed", "x", 2) in about
+    assert "secret words" not in text
+
+
+def test_a_log_for_people_shows_what_tasks_say_and_does_not_obey_it(server: Server, tmp_path: Path) -> None:
+    """Each record is one line, with its traceback below: no error can forge another, or drive a terminal."""
+    text = _log_of_a_worker(server, tmp_path, "plain")
+    assert all(char.isprintable() or char == "\n" for char in text)
+    lines = text.splitlines()
+    assert sum("onload" in line and "attempt 1: ValueError: " in line for line in lines) == 1
+    assert sum("working \\x1b[31m" in line for line in lines) == 2
+    assert any(line.startswith("ValueError: ") for line in lines), "a traceback"
+
+
+def _log_of_a_worker(server: Server, tmp_path: Path, kind: str) -> str:
+    (tmp_path / "mine.py").write_text(WORKER.replace("HOSTILE", repr(HOSTILE)))
     env = {**os.environ, "MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}", "MAAS_BACKOFF_BIZ_PREFIX": "test"}
     env |= {"MAAS_BACKOFF_MAX_RETRY_COUNT": "1", "MAAS_BACKOFF_BACKOFF_INTERVAL": "0"}
-    command = [sys.executable, "-m", "maas_backoff", "worker", "mine:scheduler", "--log-format", "json"]
+    command = [sys.executable, "-m", "maas_backoff", "worker", "mine:scheduler", "--log-format", kind]
     worker = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
 
     async def run() -> None:
@@ -220,8 +240,4 @@ def test_a_worker_logs_json_that_carries_the_task(server: Server, tmp_path: Path
     finally:
         worker.terminate()
         _, text = worker.communicate(timeout=20)
-    lines = [json.loads(line) for line in text.splitlines()]
-    about = [(one["logger"], one.get("event"), one["task_id"], one["attempt"]) for one in lines]
-    assert about.count(("mine", None, "x", 1)) == 1 and about.count(("mine", None, "x", 2)) == 1
-    assert ("maas_backoff.worker", "retried", "x", 1) in about and ("maas_backoff.worker", "failed", "x", 2) in about
-    assert "secret words" not in text
+    return text

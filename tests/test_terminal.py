@@ -109,7 +109,7 @@ def test_a_task_is_followed_by_a_bar_and_its_text_is_shown_and_not_obeyed(server
     watching = anyio.run(run)
     assert watching.ended() == 1
     assert "━" in watching.text and watching.text.endswith("\x1b[2K"), "the bar is gone at the end"
-    assert f"failed     attempt 2, 50 %  {cell(HOSTILE)}\n" in watching.text
+    assert f"failed     attempt 2, 50 %  {cell(f'ValueError: {HOSTILE}')}\n" in watching.text
     listing = Terminal(*COMMAND, "list", "--state", "failed", url=url)
     assert listing.ended() == 0
     for text in (watching.text, listing.text):

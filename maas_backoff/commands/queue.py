@@ -10,11 +10,12 @@ from typing import Any
 
 import attrs
 
-from maas_backoff.commands.text import cell, is_rich, moment, printable, span, table
+from maas_backoff.commands.text import cell, is_rich, moment, span, table
 from maas_backoff.domain.history import Activity
 from maas_backoff.domain.spec import Move
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.errors import InvalidValueError
+from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 OK, FAILED = 0, 1
@@ -112,8 +113,14 @@ async def _list(scheduler: TaskBackoffScheduler, options: Options) -> int:
 def _row(task: TaskEntity) -> Sequence[object]:
     retries = f"{task.retry_count}/{task.max_retry_count}"
     due, ended = moment(task.next_execute_time), moment(task.finished_at)
-    why = task.waiting_for or task.progress_message or task.error or ""
-    return task.task_id, task.status, task.priority, task.attempt, retries, due, ended, why
+    return task.task_id, task.status, task.priority, task.attempt, retries, due, ended, _why(task)
+
+
+def _why(task: TaskEntity) -> object:
+    """What is to be said of a task's state: what it waits for, how far it is, or what it ended with."""
+    if task.status.finished:
+        return task.error or task.progress_message or ""
+    return task.waiting_for or task.progress_message or ""
 
 
 async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
@@ -146,9 +153,8 @@ async def _watch(scheduler: TaskBackoffScheduler, options: Options) -> int:
             if options.json:
                 print(json.dumps({"id": event.id, "task": task.to_dict()}, ensure_ascii=True), flush=True)
             else:
-                what = task.waiting_for or task.progress_message or task.error or ""
                 state = f"{status:10} attempt {task.attempt}"
-                show(state, f"{state}, {task.progress:g} %  {cell(what)}".rstrip(), task.progress)
+                show(state, f"{state}, {task.progress:g} %  {cell(_why(task))}".rstrip(), task.progress)
     return OK if status is TaskStatus.COMPLETED else FAILED
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from importlib.util import find_spec
 
+from maas_backoff.logs import printable
+
 WIDEST = 60
 """Characters of a cell."""
 
@@ -12,11 +14,6 @@ WIDEST = 60
 def is_rich() -> bool:
     """Whether somebody looks, and rich is installed (the extra `cli`)."""
     return sys.stdout.isatty() and find_spec("rich") is not None
-
-
-def printable(text: object) -> str:
-    """Return text with all that a terminal would act on (escapes, line breaks, marks of direction) written out."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
 
 
 def cell(text: object) -> str:

@@ -166,6 +166,7 @@ def test_text_of_tasks_is_only_ever_text(visit: Callable[..., Page], create: Cal
     for state, seen in {"failed": HOSTILE, "processing": HOSTILE, "completed": "done"}.items():
         expect(page.locator(f"#states .{state} strong")).to_have_text("1")
         page.locator(f"#states .{state}").click()
+        expect(page.locator("#h-tasks")).to_have_text(f"Tasks: {state}")
         expect(page.locator("#list tbody tr")).to_have_count(1)
         assert seen in page.locator("#list").evaluate("element => element.textContent")
         page.locator("#list a").click()
