@@ -20,7 +20,7 @@ from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.owner import owner_using
 from maas_backoff.gate.reading import Probe, Reading
 from maas_backoff.store.connect import Client
-from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation
+from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation, holder
 
 log = logging.getLogger("maas_backoff.gpu")
 
@@ -144,7 +144,7 @@ class Gate:
         running = sum(one.state == "running" for one in ledger.reservations.values())
         if self._config.tasks_per_gpu and running >= self._config.tasks_per_gpu:
             return f"runs {running} tasks, which is tasks_per_gpu"
-        return f"is held for tasks of {ledger.held_for}" if ledger.held_for else ""
+        return f"is held for {holder(ledger.held_for)}" if ledger.held_for else ""
 
     # Admission
 

@@ -3,7 +3,7 @@
 from maas_backoff.domain.demand import MIB_PER_GIB
 from maas_backoff.domain.gpu import GpuStatus, GpuTask
 from maas_backoff.domain.worker import Device
-from maas_backoff.store.ledger import DeviceLedger
+from maas_backoff.store.ledger import DeviceLedger, holder
 
 
 def status(device: Device, host: str, ledger: DeviceLedger) -> GpuStatus:
@@ -18,7 +18,7 @@ def status(device: Device, host: str, ledger: DeviceLedger) -> GpuStatus:
     if ledger.shut and device.healthy:
         health = f"quarantine: {ledger.shut}"
     elif ledger.held_for and device.healthy:
-        health = f"ok, held for {ledger.held_for}"
+        health = f"ok, held for {holder(ledger.held_for)}"
     return GpuStatus(
         uuid=device.uuid,
         index=device.index,

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import attrs
 
+from maas_backoff.domain.demand import Demand
 from maas_backoff.storage import StorageConfig
 from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
@@ -69,6 +70,15 @@ class DeviceLedger:
             shut_for=max(0.0, (float(until) - now_ms) / 1000) if until else 0,
             doubted="faults" in fields,
         )
+
+
+def holder(held_for: str) -> str:
+    """Return for which tasks a device is held, in words."""
+    queue, _, name = held_for.partition(" ")
+    try:
+        return f"tasks of {queue} that need {Demand.parse(name)}"
+    except ValueError:  # written by hand, or by another release
+        return held_for
 
 
 def _current(value: str | None, now_ms: float) -> str:

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from support import SERVERS, Server
 
 from maas_backoff.store import server as servers
-from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation
+from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation, holder
 
 pytestmark = pytest.mark.anyio
 
@@ -310,3 +310,15 @@ async def test_a_full_server_goes_on_keeping_what_is_reserved(any_server: Server
 
 def test_a_ledger_of_nothing() -> None:
     assert DeviceLedger.of(START, []) == DeviceLedger()
+
+
+@pytest.mark.parametrize(
+    ("held_for", "words"),
+    [
+        ("images 14336:0", "tasks of images that need 14 GiB free"),
+        ("images 1536:80", "tasks of images that need 1.5 GiB free and utilisation below 80 %"),
+        ("by hand", "by hand"),
+    ],
+)
+def test_who_a_device_is_held_for_is_said_in_words(held_for: str, words: str) -> None:
+    assert holder(held_for) == words
