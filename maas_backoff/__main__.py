@@ -100,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "scheduler", metavar="module:scheduler", help="where it is, or a function without arguments giving it"
     )
+    levels = ["debug", "info", "warning", "error"]
+    worker.add_argument("--log-level", choices=levels, default="info", help="(default: %(default)s)")
     worker.add_argument("--log-format", choices=["plain", "json"], default="plain", help="(default: %(default)s)")
     gpus = commands.add_parser(
         "gpus",
@@ -158,7 +160,7 @@ def _worker(options: argparse.Namespace) -> int:
     handler.setFormatter(JsonFormatter() if options.log_format == "json" else plain)
     handler.addFilter(TaskLogFilter())
     # Does nothing where the module has configured logging itself.
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
     config = scheduler.config
     log.info("queue %r, %d at a time, pid %d", config.task.biz_prefix, config.threadpool.concurrency, os.getpid())
     try:
@@ -241,6 +243,10 @@ def _config(options: argparse.Namespace) -> TaskBackoffConfig:
         config.storage = StorageConfig(url=options.url)
     if options.queue is not None:
         config.task.biz_prefix = options.queue
+    if config.storage.url is None and config.storage.type == "embedded" and config.storage.path is None:
+        raise UsageError(
+            "an embedded server without a path is nobody else's: set MAAS_BACKOFF_PATH to that of the queue"
+        )
     return config
 
 

@@ -132,6 +132,12 @@ class MissingExtraError(MaasBackoffError, ImportError):
         self.extra = extra
         super().__init__(f'{what} needs an extra: pip install "maas_backoff[{extra}]"')
 
+    @classmethod
+    def instead_of(cls, error: ImportError, what: str, extra: str) -> ImportError:
+        """Return what to raise for an import that failed: this, if a package of others is not there."""
+        is_there = not isinstance(error, ModuleNotFoundError) or (error.name or "").startswith("maas_backoff")
+        return error if is_there else cls(what, extra)
+
 
 class StorageError(MaasBackoffError, ConnectionError):
     """Raised when the server refuses a command, or cannot be reached."""

@@ -1,11 +1,12 @@
 """For the logs of programs: records that carry the task they are about, and records as JSON.
 
-The library's own loggers are `maas_backoff.worker`, `.gpu`, `.scheduler`, `.storage`, `.command`, `.embedded`, `.otel`
-and `.output`. Each event of a task is one record, whose `event`, `task_id`, `attempt` and `token` are attributes (0
-where nobody knows), written by whoever brings it about. Params and results are never logged.
+The library's own loggers are `maas_backoff.worker`, `.gpu`, `.scheduler`, `.storage`, `.command`, `.embedded`,
+`.dashboard`, `.prometheus`, `.otel` and `.output`. Each event of a task is one record, whose `event`, `task_id`,
+`attempt` and `token` are attributes (0 where nobody knows), written by whoever brings it about. Params and results are
+never logged.
 
 event             level    when
-created           DEBUG    `create_task` made a new task
+created           DEBUG    `create_task` or `create_tasks` made a new task
 started           DEBUG    an attempt's handler begins
 completed         DEBUG    an attempt ended well; INFO: by hand
 retried           WARNING  an attempt failed, and another follows; INFO: by a handler's Retry, or by hand
@@ -62,11 +63,11 @@ def printable(text: object) -> str:
 
 
 class PlainFormatter(logging.Formatter):
-    """Writes a record as one line for people, and its traceback below; a task's text in it is shown, and not obeyed."""
+    """Writes a record for people: a line, more of its own set in below it; a task's text is shown, and not obeyed."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the line."""
-        record.message = printable(record.message)
+        """Return the lines."""
+        record.message = "\n    ".join(map(printable, record.message.splitlines()))
         return super().formatMessage(record)
 
     def formatException(self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | Any) -> str:  # noqa: N802 - as above

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -318,7 +318,7 @@ class TaskBackoffScheduler:
         cursor: str | None = None,
         reverse: bool = False,
         waiting_for: str | None = None,
-        due_from: datetime | None = None,
+        due_from: datetime | timedelta | None = None,
         brief: bool = False,
     ) -> TaskPage:
         """Return up to `limit` (1..1000) tasks in a state, as `.tasks`; pass `.cursor` to go on, until it is None.
@@ -326,7 +326,7 @@ class TaskBackoffScheduler:
         Pending and processing tasks come in the order in which they are due or run out, finished ones in that in which
         they expire; with `reverse` the last comes first. Of the pending ones, `waiting_for="gpu"` lists those that are
         due and wait for room on a GPU, `waiting_for="slot"` those that are due and need none, and `due_from` those that
-        are delayed, or wait to be retried, from that moment on. With
+        are delayed, or wait to be retried, from that moment on (a timedelta: from now). With
         `brief` they come without params, result and failed attempts, at a fraction of the cost. A task that changes
         its state meanwhile may be missed or seen twice.
         """

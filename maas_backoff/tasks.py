@@ -50,7 +50,7 @@ class Tasks:
 
     def __init__(self, config: TaskBackoffConfig, tracing: Tracing | None = None) -> None:
         if not config.task.biz_prefix:
-            raise ConfigError("task.biz_prefix", "1 to 64 of A-Z a-z 0-9 _ . -", config.task.biz_prefix)
+            raise ConfigError("task.biz_prefix", "1 to 64 of A-Z a-z 0-9 _ . - (or MAAS_BACKOFF_BIZ_PREFIX)", "")
         self.config = config
         self.store = RedisStore(config)
         self._policy = config.task.policy

@@ -82,7 +82,7 @@ def test_the_numbers_of_a_queue(command: Run, config: TaskBackoffConfig) -> None
     told = json.loads(command("stats", "--json")[1])
     assert (told["completed_count"], told["failed_count"], told["paused"]) == (1, 3, False)
     assert told["last_hour"]["errors"] == {"ValueError": 3} and told["last_hour"]["runs"]["count"] == 4
-    assert command("retry", "--all-failed", "--error", "no 2")[1] == "1 tasks are pending again\n"
+    assert command("retry", "--all-failed", "--error", "no 2")[1] == "1 task is pending again\n"
     assert command("retry")[0] == 2 and command("retry", "f0", "--all-failed")[0] == 2
     assert "No worker is running: 1 task due." in command("stats")[1]
     assert command("workers")[0] == 1

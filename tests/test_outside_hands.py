@@ -544,7 +544,7 @@ async def test_pages_show_each_task_once(scheduler: TaskBackoffScheduler, server
 async def _walk(scheduler: TaskBackoffScheduler, status: str, limit: int, **options: Any) -> list[str]:
     """Return the ids of all tasks in a state, in order, read page by page."""
     ids: list[str] = []
-    cursor = None
+    cursor = options.pop("cursor", None)
     for _ in range(1000):
         page = await scheduler.list_tasks(status, limit=limit, cursor=cursor, **options)
         assert len(page.tasks) <= limit
@@ -585,12 +585,29 @@ async def test_a_list_in_reverse_gives_what_ended_last_first(scheduler: TaskBack
     assert sorted(await _walk(scheduler, "pending", 2, reverse=True)) == sorted([*later, now])
 
 
+async def test_a_list_goes_on_where_it_was_though_other_tasks_come_and_go(scheduler: TaskBackoffScheduler) -> None:
+    """Also when nobody waits any more for the GPU at which a page has ended, or somebody does for another one."""
+    await scheduler.create_tasks(TaskSpec({}, f"gpu-{gb:02}", min_gpu_memory_gb=gb) for gb in range(1, 13))
+    later = [f"later-{n}" for n in range(3)]
+    await scheduler.create_tasks(TaskSpec({}, name, delay=60 + n) for n, name in enumerate(later))
+    page = await scheduler.list_tasks("pending", limit=6)
+    seen = [task.task_id for task in page.tasks]
+    assert len(seen) == 6 and all(name.startswith("gpu-") for name in seen)
+    for name in seen:
+        await scheduler.cancel_task(name)
+    await scheduler.create_task({}, "new", min_gpu_memory_gb=0.25)
+    seen += await _walk(scheduler, "pending", 2, cursor=page.cursor)
+    assert len(seen) == len(set(seen)) and seen[-3:] == later
+    assert {name for name in seen if name.startswith("gpu-")} == {f"gpu-{gb:02}" for gb in range(1, 13)}
+
+
 async def test_a_list_of_what_is_due_from_a_moment_on(scheduler: TaskBackoffScheduler) -> None:
     """What is due before, or at once, is left out."""
     await scheduler.create_tasks([{}, TaskSpec({}, "first", delay=60), TaskSpec({}, "third", delay=180)])
     await scheduler.create_task({}, "second", delay=120)
     from_then = datetime.now(UTC) + timedelta(seconds=90)
     assert await _walk(scheduler, "pending", 1, due_from=from_then) == ["second", "third"]
+    assert await _walk(scheduler, "pending", 1, due_from=timedelta(seconds=150)) == ["third"]
 
 
 async def test_a_brief_list_leaves_out_what_may_be_large(scheduler: TaskBackoffScheduler) -> None:
@@ -636,18 +653,20 @@ async def test_a_list_of_leased_tasks(scheduler: TaskBackoffScheduler) -> None:
         ({"status": "pending", "limit": 0}, "limit: expected a whole number from 1 to 1000"),
         ({"status": "pending", "limit": 1001}, "limit: expected a whole number from 1 to 1000"),
         ({"status": "pending", "limit": True}, "limit: expected a whole number from 1 to 1000"),
-        ({"status": "pending", "cursor": "5"}, "cursor: expected the cursor of a page, or None"),
+        ({"status": "pending", "cursor": "ready"}, "cursor: expected the cursor of a page, or None"),
         ({"status": "pending", "cursor": ""}, "cursor: expected the cursor of a page, or None"),
-        ({"status": "pending", "cursor": "1 0x10 0"}, "cursor: expected the cursor of a page, or None"),
-        ({"status": "pending", "cursor": "0 -inf 0"}, "cursor: expected the cursor of a page, or None"),
+        ({"status": "pending", "cursor": "ready 0x10 0"}, "cursor: expected the cursor of a page, or None"),
+        ({"status": "pending", "cursor": "READY -inf 0"}, "cursor: expected the cursor of a page, or None"),
         ({"status": "pending", "cursor": 5}, "cursor: expected the cursor of a page, or None"),
-        ({"status": "pending", "due_from": datetime(2030, 1, 1)}, "due_from: expected an aware datetime, or None"),  # noqa: DTZ001 - what is refused
+        ({"status": "pending", "due_from": datetime(2030, 1, 1)}, "due_from: expected an aware datetime, a timedelta"),  # noqa: DTZ001 - what is refused
         ({"status": "pending", "waiting_for": "room"}, 'waiting_for: expected "slot", "gpu", or None, got'),
+        ({"status": "pending", "waiting_for": ["gpu"]}, 'waiting_for: expected "slot", "gpu", or None, got'),
+        ({"status": "pending", "reverse": "no"}, "reverse: expected True or False, got 'no'"),
         ({"status": "failed", "waiting_for": "gpu"}, "waiting_for: expected None but for pending tasks"),
         ({"status": "failed", "due_from": datetime.now(UTC)}, "due_from: expected None but for pending tasks"),
-        ({"status": "pending", "cursor": "1 e 0"}, "cursor: expected the cursor of a page, or None"),
+        ({"status": "pending", "cursor": "ready e 0"}, "cursor: expected the cursor of a page, or None"),
         (
-            {"status": "pending", "cursor": "1 1.5 99999999999999999999"},
+            {"status": "pending", "cursor": "ready 1.5 99999999999999999999"},
             "cursor: expected the cursor of a page, or None",
         ),
     ],

@@ -187,9 +187,11 @@ async def test_buckets_only_grow_to_the_number_of_all(config: TaskBackoffConfig)
             for family in text_string_to_metric_families((await metrics(worker)).decode())
             if family.name == "maas_backoff_wait_seconds"
         ]
-    ends = [float(sample.labels["le"]) for sample in family.samples]
-    counts = [sample.value for sample in family.samples]
-    assert family.type == "histogram" and {sample.name for sample in family.samples} == {f"{family.name}_bucket"}
+    *buckets, number = family.samples
+    ends = [float(sample.labels["le"]) for sample in buckets]
+    counts = [sample.value for sample in buckets]
+    assert family.type == "histogram" and {sample.name for sample in buckets} == {f"{family.name}_bucket"}
+    assert (number.name, number.value) == (f"{family.name}_count", 20)
     assert ends == sorted(ends) and ends[0] == 0.001 and ends[-1] == float("inf")
     assert counts == sorted(counts) and counts[-1] == 20
 

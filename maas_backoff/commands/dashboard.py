@@ -11,19 +11,28 @@ try:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
     from uvicorn import Config, Server
-except ModuleNotFoundError as error:
-    raise MissingExtraError("The dashboard", "dashboard") from error
+except ImportError as error:
+    raise MissingExtraError.instead_of(error, "The dashboard", "dashboard") from error
 
 HERE = "127.0.0.1"
 
 
 async def serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace) -> None:
     """Serve the page until a signal comes. Raises InvalidValueError for a port that is taken, and StorageError."""
+    with _listening(options.port) as listening:
+        await scheduler.get_queue_stats()
+        await _serve(scheduler, options, listening)
+
+
+def _listening(port: int) -> socket.socket:
     try:
-        listening = socket.create_server((HERE, options.port))
+        return socket.create_server((HERE, port))
     except OSError as error:
-        raise InvalidValueError("port", f"one that is free on {HERE}", options.port) from error
-    await scheduler.get_queue_stats()
+        expected = f"one that is free on {HERE}, and allowed ({error.strerror})"
+        raise InvalidValueError("port", expected, port) from error
+
+
+async def _serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace, listening: socket.socket) -> None:
     access = Access.ACT if options.act else Access.READ
 
     def authorize(_: Request) -> Access:

@@ -113,14 +113,18 @@ async def _list(scheduler: TaskBackoffScheduler, options: Options) -> int:
 def _row(task: TaskEntity) -> Sequence[object]:
     retries = f"{task.retry_count}/{task.max_retry_count}"
     due, ended = moment(task.next_execute_time), moment(task.finished_at)
-    return task.task_id, task.status, task.priority, task.attempt, retries, due, ended, _why(task)
+    return task.task_id, task.status, task.priority, task.attempt, retries, due, ended, _why(task, when=False)
 
 
-def _why(task: TaskEntity) -> object:
+def _why(task: TaskEntity, *, when: bool = True) -> str:
     """What is to be said of a task's state: what it waits for, how far it is, or what it ended with."""
+    error = "" if task.error is None else str(task.error)
     if task.status.finished:
-        return task.error or task.progress_message or ""
-    return task.waiting_for or task.progress_message or ""
+        return error or task.progress_message or ""
+    if task.waiting_for is None:
+        return task.progress_message or ""
+    waits = task.waiting_for if when or not task.waiting_for.startswith("due at") else ""
+    return ", ".join(filter(None, (waits, error and f"after {error}")))
 
 
 async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
@@ -210,7 +214,8 @@ async def _retry(scheduler: TaskBackoffScheduler, options: Options) -> int:
     if options.all_failed == (options.task_id is not None):
         raise InvalidValueError("retry", "an ID, or --all-failed", options.task_id)
     if options.all_failed:
-        return _done(f"{await scheduler.retry_tasks(error=options.error)} tasks are pending again")
+        number = await scheduler.retry_tasks(error=options.error)
+        return _done("1 task is pending again" if number == 1 else f"{number} tasks are pending again")
     done = await scheduler.retry_task(options.task_id)
     return _done("pending again") if done else _not_so(options, "it is neither failed nor cancelled")
 

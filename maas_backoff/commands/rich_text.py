@@ -12,6 +12,7 @@ from rich.text import Text
 Show = Callable[[str, str, float], None]
 """Of a state, a line that tells of it, and percent."""
 
+_WHOLE = {"id", "worker", "uuid", "due", "ended"}
 _STYLES = {"processing": "cyan", "completed": "green", "ok": "green", "failed": "red", "cancelled": "dim"}
 
 
@@ -19,7 +20,8 @@ def table(lines: Sequence[Sequence[str]]) -> str:
     """Return a table as wide as the terminal at most, with its escapes; the first line is the head."""
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in lines[0]:
-        shown.add_column(_text(name), overflow="fold")
+        # What is copied stays in one piece.
+        shown.add_column(_text(name), overflow="fold", no_wrap=name in _WHOLE)
     for line in lines[1:]:
         shown.add_row(*map(_text, line))
     console = Console()

@@ -86,7 +86,7 @@ class Guard:
             answer = await answer
         if isinstance(answer, bool):
             return Access.ACT if answer else Access.NONE
-        if answer not in set(Access):
+        if not isinstance(answer, str) or answer not in set(Access):
             raise InvalidValueError("authorize", "an Access or a bool as its answer", answer)
         return Access(answer)
 

@@ -4,7 +4,6 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 import attrs
@@ -29,14 +28,21 @@ MINUTES = 60
 
 
 @attrs.define
-class Part:
-    """A part of the page: its JSON text, and the version of the feed in which it became that."""
+class Told:
+    """JSON text, and the version of the feed in which it became that; 0: it is not known yet."""
 
-    period: float
-    read: Callable[[], Awaitable[Any]]
     text: str = "null"
     version: int = 0
+
+
+@attrs.define
+class Part(Told):
+    """A part of the page: how often it is read, and how; when next, and what kept it from being read the last time."""
+
+    period: float = attrs.field(kw_only=True)
+    read: Callable[[], Awaitable[object]] = attrs.field(kw_only=True)
     due: float = 0
+    trouble: str | None = None
 
 
 class Feed:
@@ -45,15 +51,14 @@ class Feed:
     def __init__(self, scheduler: TaskBackoffScheduler) -> None:
         self._scheduler = scheduler
         self._lock = anyio.Lock()
-        self._trouble = Part(0, self._queue)
+        self._trouble = Told()
         self._parts = {
-            "queue": Part(PERIOD, self._queue),
-            "workers": Part(PERIOD, self._workers),
-            "gpus": Part(PERIOD, self._gpus),
-            "upcoming": Part(2 * PERIOD, self._upcoming),
-            "history": Part(5 * PERIOD, self._history),
+            "queue": Part(period=PERIOD, read=self._queue),
+            "workers": Part(period=PERIOD, read=self._workers),
+            "gpus": Part(period=PERIOD, read=self._gpus),
+            "upcoming": Part(period=2 * PERIOD, read=self._upcoming),
+            "history": Part(period=5 * PERIOD, read=self._history),
         }
-        self._unreadable: set[str] = set()
         self._due = 0.0
         self.version = 0
 
@@ -75,38 +80,36 @@ class Feed:
             part.due = 0
 
     async def _refresh(self) -> None:
-        trouble = None
+        away = None
         try:
             with anyio.fail_after(PATIENCE):
                 for name, part in self._parts.items():
                     if part.due <= time.monotonic():
+                        part.trouble = await self._read(name, part)
                         part.due = time.monotonic() + part.period
-                        trouble = await self._read(name, part) or trouble
         except (StorageUnavailableError, TimeoutError) as error:
-            trouble = str(error) or "the server does not answer"
-        self._set(self._trouble, trouble)
+            away = str(error) or "the server does not answer"
+        self._set(self._trouble, next(filter(None, [away, *(part.trouble for part in self._parts.values())]), None))
 
     async def _read(self, name: str, part: Part) -> str | None:
         """Read a part; what cannot be read, as somebody has written over it, keeps no other from being shown."""
         try:
             self._set(part, await part.read())
         except (StorageUnavailableError, TimeoutError):
-            part.due = 0
             raise
         except StorageError as error:
             return str(error)
         except Exception as error:
-            if name not in self._unreadable:
-                self._unreadable.add(name)
+            if part.trouble is None:
                 log.exception("%s of queue %r cannot be shown", name, self._scheduler.config.task.biz_prefix)
             return f"{name} cannot be shown: {type(error).__name__}"
         return None
 
-    def _set(self, part: Part, value: object) -> None:
+    def _set(self, told: Told, value: object) -> None:
         text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-        if text != part.text:
+        if text != told.text or not told.version:
             self.version += 1
-            part.text, part.version = text, self.version
+            told.text, told.version = text, self.version
 
     async def _queue(self) -> object:
         return queue_view(await self._scheduler.get_queue_stats(), await self._scheduler.explain())

@@ -1,10 +1,12 @@
 """What the page reads: all at once, as it changes, and tasks."""
 
+import contextlib
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import anyio
 from starlette.exceptions import HTTPException
@@ -17,8 +19,11 @@ from maas_backoff.dashboard.stream import Open, Stream
 from maas_backoff.dashboard.views import row_view, task_view
 from maas_backoff.domain.newtask import checked_task_id
 from maas_backoff.domain.page import TaskPage
-from maas_backoff.errors import InvalidValueError, StorageError
+from maas_backoff.domain.task import TaskEntity
+from maas_backoff.errors import InvalidValueError, StorageUnavailableError
 from maas_backoff.scheduler import TaskBackoffScheduler
+
+log = logging.getLogger("maas_backoff.dashboard")
 
 LARGEST_PAGE = 100
 
@@ -81,8 +86,11 @@ class Reading:
         try:
             with anyio.fail_after(PATIENCE):
                 task = await self._scheduler.get_task(task_id)
-        except (StorageError, TimeoutError):
+        except (StorageUnavailableError, TimeoutError):
             return "", 0  # the feed tells of it
+        except Exception as error:
+            log.exception("task %r cannot be shown", task_id)  # somebody has written over it
+            return json.dumps({"task_id": task_id, "unreadable": type(error).__name__}), FINISHED_PERIOD
         if task is None:
             return "null", FINISHED_PERIOD
         period = FINISHED_PERIOD if task.status.finished else PERIOD / 2
@@ -98,7 +106,7 @@ class Reading:
     async def tasks(self, request: Request) -> Response:
         """Return a page of tasks without their payloads: `?state=&cursor=&limit=&waiting_for=&due_in=&text=`.
 
-        Finished tasks come with the last first.
+        Finished tasks come with the last first. A task whose id is the text is found in whatever state.
         """
         query = request.query_params
         state, cursor, text = query.get("state", "pending"), query.get("cursor"), query.get("text", "")
@@ -107,7 +115,7 @@ class Reading:
             raise InvalidValueError("limit", f"a whole number from 1 to {LARGEST_PAGE}", query["limit"])
         waiting_for = query.get("waiting_for")
         ahead = _number("due_in", query["due_in"]) if "due_in" in query else None
-        due_from = None if ahead is None else datetime.now(UTC) + timedelta(seconds=ahead)
+        due_from = None if ahead is None else timedelta(seconds=ahead)
 
         async def page(size: int, start: str | None) -> TaskPage:
             reverse = state not in {"pending", "processing"}
@@ -116,8 +124,16 @@ class Reading:
             )
 
         found = await search(page, text, limit, cursor) if text else await page(limit, cursor)
-        views = [row_view(task) for task in found.tasks]
+        tasks = {task.task_id: task for task in found.tasks}
+        if text and cursor is None and (named := await self._named(text)) is not None:
+            tasks = {named.task_id: named} | tasks
+        views = [row_view(task) for task in tasks.values()]
         return JSONResponse({"tasks": views, "cursor": found.cursor}, headers=_NO_STORE)
+
+    async def _named(self, task_id: str) -> TaskEntity | None:
+        with contextlib.suppress(InvalidValueError):
+            return await self._scheduler.get_task(task_id)
+        return None
 
 
 def _number(option: str, text: str) -> int:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from sse_starlette import EventSourceResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 log = logging.getLogger("maas_backoff.dashboard")
 
@@ -35,10 +35,19 @@ class Stream(EventSourceResponse):
         self._opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them."""
+        """Send them; the response is ended also where sse-starlette leaves it open, as uvicorn stops."""
+        ended = False
+
+        async def send_and_see(message: Message) -> None:
+            nonlocal ended
+            ended = ended or (message["type"] == "http.response.body" and not message.get("more_body"))
+            await send(message)
+
         self._opened.count += 1
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_and_see)
+            if not ended:
+                await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
             log.info("a page that has taken nothing for %g s is dropped", SEND_TIMEOUT)
         finally:

@@ -16,6 +16,9 @@ View = dict[str, Any]
 WORST = 20
 """Types of errors, the most frequent first."""
 
+STALE = 10.0
+"""Seconds after which a reading is called old."""
+
 SHOWN = 50
 """Workers, devices, and tasks of a device."""
 
@@ -60,12 +63,8 @@ def gpus_view(gpus: Sequence[GpuStatus]) -> View:
 
 def _gpu_view(gpu: GpuStatus) -> View:
     view = attrs.evolve(gpu, tasks=gpu.tasks[:SHOWN]).to_dict()
-    # How old the reading is would make it another one each time.
-    return {**view, "age": None, "stale": gpu.age > STALE, "healthy": gpu.healthy, "task_count": len(gpu.tasks)}
-
-
-STALE = 10.0
-"""Seconds after which a reading is called old."""
+    del view["age"]  # it would make it another one each time
+    return {**view, "stale": gpu.age > STALE, "healthy": gpu.healthy, "task_count": len(gpu.tasks)}
 
 
 def history_view(history: History) -> View:

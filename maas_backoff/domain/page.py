@@ -1,7 +1,8 @@
 """One page of a listing."""
 
 import re
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import attrs
 
@@ -10,7 +11,7 @@ from maas_backoff.errors import InvalidValueError
 
 LARGEST_PAGE = 1000
 
-_CURSOR = re.compile(r"[1-9] ([-+]inf|-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]{1,3})?) [0-9]{1,15}")
+_CURSOR = re.compile(r"[a-z]+(:[~0-9.:]{1,40})? ([-+]inf|-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]{1,3})?) [0-9]{1,15}")
 
 
 @attrs.frozen
@@ -29,17 +30,30 @@ class Listing:
     cursor: str | None = None
     reverse: bool = False
     waiting_for: str | None = None
-    due_from: datetime | None = None
+    due_from: datetime | timedelta | None = None
     brief: bool = False
 
     @property
-    def start(self) -> str:
-        """Where in the indexes the page begins."""
-        if self.cursor is not None:
-            return self.cursor
-        if self.due_from is not None and not self.reverse:
-            return f"1 {self.due_from.timestamp() * 1000:.0f} 0"
-        return "1 +inf 0" if self.reverse else "1 -inf 0"
+    def first(self) -> str:
+        """The score at which an index is begun; "now+<ms>" is by the server's clock."""
+        if isinstance(self.due_from, timedelta):
+            return f"now+{self.due_from.total_seconds() * 1000:.0f}"
+        if self.due_from is not None:
+            return f"{self.due_from.timestamp() * 1000:.0f}"
+        return "+inf" if self.reverse else "-inf"
+
+    def start(self, names: Sequence[str]) -> tuple[int, str, str]:
+        """Return where the page begins in the indexes of these names: the place among them, score and skip.
+
+        A cursor has the name of its index. One that is gone meanwhile, as no task waits for such a GPU any more, is
+        gone on behind.
+        """
+        if self.cursor is None:
+            return 0, self.first, "0"
+        name, score, skip = self.cursor.split(" ")
+        if name in names:
+            return names.index(name), score, skip
+        return next((n for n, one in enumerate(names) if _order(one) > _order(name)), len(names)), self.first, "0"
 
     @property
     def due_only(self) -> bool:
@@ -48,17 +62,27 @@ class Listing:
 
     def check(self, status: str) -> None:
         """Raise InvalidValueError for what no page can be."""
+        for option in ("reverse", "brief"):
+            if not isinstance(getattr(self, option), bool):
+                raise InvalidValueError(option, "True or False", getattr(self, option))
         if isinstance(self.limit, bool) or not isinstance(self.limit, int) or not 1 <= self.limit <= LARGEST_PAGE:
             raise InvalidValueError("limit", f"a whole number from 1 to {LARGEST_PAGE}", self.limit)
         if self.cursor is not None and not (isinstance(self.cursor, str) and _CURSOR.fullmatch(self.cursor)):
             raise InvalidValueError("cursor", "the cursor of a page, or None", self.cursor)
-        if self.waiting_for not in {None, "slot", "gpu"}:
+        if self.waiting_for not in (None, "slot", "gpu"):
             raise InvalidValueError("waiting_for", '"slot", "gpu", or None', self.waiting_for)
         if self.waiting_for is not None and status != "pending":
             raise InvalidValueError("waiting_for", "None but for pending tasks", self.waiting_for)
         if self.due_from is None:
             return
-        if not isinstance(self.due_from, datetime) or self.due_from.tzinfo is None:
-            raise InvalidValueError("due_from", "an aware datetime, or None", self.due_from)
+        aware = isinstance(self.due_from, datetime) and self.due_from.tzinfo is not None
+        if not aware and not (isinstance(self.due_from, timedelta) and self.due_from >= timedelta()):
+            raise InvalidValueError("due_from", "an aware datetime, a timedelta from now on, or None", self.due_from)
         if status != "pending" or self.reverse or self.waiting_for is not None:
             raise InvalidValueError("due_from", "None but for pending tasks in the order in which they are due", status)
+
+
+def _order(name: str) -> tuple[int, str]:
+    """Pending tasks: what needs no GPU, then what does, by what it needs, then what is not due."""
+    place = 1 if name.startswith("gpu:") else 2 if name == "scheduled" else 0
+    return place, name

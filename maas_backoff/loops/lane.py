@@ -94,7 +94,7 @@ def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
             "task %r: the outcome of attempt %d came too late (%s)", task.task_id, task.attempt, word, extra=extra
         )
     elif settlement.error is None:
-        log.debug("task %r: %s by attempt %d", task.task_id, settlement.status, task.attempt, extra=extra)
+        log.debug("task %r: %s by attempt %d", task.task_id, settlement.event, task.attempt, extra=extra)
     else:
         then = f"again in {settlement.delay:g} s" if settlement.status == "pending" else "failed"
         then = "cancelled" if word == "cancelled" else then

@@ -9,6 +9,6 @@ from maas_backoff.errors import MissingExtraError
 try:
     from maas_backoff.otel.tracing import OpenTelemetry
 except ImportError as error:
-    raise MissingExtraError("Tracing", "otel") from error
+    raise MissingExtraError.instead_of(error, "Tracing", "otel") from error
 
 __all__ = ["OpenTelemetry"]

@@ -16,7 +16,7 @@ Labels = Mapping[str, str]
 Samples = Iterable[tuple[Labels, float]]
 
 _GIB = 2**30
-_NO_SUM = "In buckets only: a sum is not known."
+_NO_SUM = "Their sum is not known."
 _SUFFIXES = {"counter": "_total", "histogram": "_bucket"}
 
 
@@ -75,7 +75,9 @@ class Collector:
             ("run_seconds", total.runs, "How long calls of the handler took."),
             ("settle_seconds", total.settles, "How long calls took that settled attempts."),
         ):
-            yield self._family("histogram", name, f"{text} {_NO_SUM}", _buckets(durations))
+            family = self._family("histogram", name, f"{text} {_NO_SUM}", _buckets(durations))
+            family.add_sample(f"{family.name}_count", {"queue": self.queue}, durations.count)
+            yield family
 
     def _of_workers(self, workers: Iterable[Worker]) -> Iterator[Metric]:
         fleet = list(workers)

@@ -69,20 +69,17 @@ class Reader:
     async def page(self, status: TaskStatus, listing: Listing) -> TaskPage:
         """Return some tasks in one state, in the order of its indexes."""
         names = await self._indexes(status, listing)
-        index, score, skip = listing.start.split(" ")
-        if int(index) > len(names):
+        place, score, skip = listing.start(names)
+        if place == len(names):
             return TaskPage([], None)
-        args = [self.clock, self.keys.prefix, listing.limit, index, score, skip]
+        args = [self.clock, self.keys.prefix, listing.limit, place + 1, score, skip]
         args += [int(listing.reverse), int(listing.brief), int(listing.due_only)]
         script = attrs.evolve(scripts.LIST, keys=(*scripts.LIST.keys, *names))
         now, rows, index, score, skip, paused = await self._run(script, args)
         found = [(row[0].decode(), _mapping(row[1])) for row in rows]
         found = [(task_id, fields) for task_id, fields in found if b"p" in fields]
         tasks = await self._entities(found, float(now), paused=bool(paused))
-        if listing.brief:
-            # What a Retry has put in the place of the first params comes with the overrides.
-            tasks = [attrs.evolve(task, task_params={}) if task.task_params else task for task in tasks]
-        return TaskPage([*tasks], f"{index} {score.decode()} {skip}" if index else None)
+        return TaskPage([*tasks], f"{names[index - 1]} {score.decode()} {skip}" if index else None)
 
     async def _indexes(self, status: TaskStatus, listing: Listing = _ALL) -> tuple[str, ...]:
         """Return the names of the indexes that the tasks are in; what is due comes before what is not."""

@@ -1,6 +1,6 @@
 """For the tests of programs that use maas_backoff: a clock that the test moves, and GPUs that are not there."""
 
 from maas_backoff.testing.gpu import FakeGpu, FakeGpuProbe
-from maas_backoff.testing.simulated import SimulatedScheduler
+from maas_backoff.testing.simulated import Simulate, SimulatedScheduler
 
-__all__ = ["FakeGpu", "FakeGpuProbe", "SimulatedScheduler"]
+__all__ = ["FakeGpu", "FakeGpuProbe", "Simulate", "SimulatedScheduler"]

@@ -5,21 +5,12 @@ It does not register itself: every run of pytest beside it would load the whole 
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol
 
 import pytest
 
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.testing.gpu import FakeGpu
-from maas_backoff.testing.simulated import SimulatedScheduler
-
-
-class Simulate(Protocol):
-    """What the fixture `simulate` gives."""
-
-    def __call__(self, config: TaskBackoffConfig | None = None, *, gpus: Sequence[FakeGpu] = ()) -> SimulatedScheduler:
-        """Return a scheduler that is not started: set its handlers, then `await scheduler.start()`."""
-        ...
+from maas_backoff.testing.simulated import Simulate, SimulatedScheduler
 
 
 async def simulating() -> AsyncGenerator[Simulate, None]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import anyio
 
@@ -97,3 +98,11 @@ class SimulatedScheduler(TaskBackoffScheduler):
             await self.drain()
         self._set(self._tasks, max(end, self._now_ms))
         await self.drain()
+
+
+class Simulate(Protocol):
+    """What the fixture `simulate` of `maas_backoff.testing.fixtures` gives."""
+
+    def __call__(self, config: TaskBackoffConfig | None = None, *, gpus: Sequence[FakeGpu] = ()) -> SimulatedScheduler:
+        """Return a scheduler that is not started: set its handlers, then `await scheduler.start()`."""
+        ...

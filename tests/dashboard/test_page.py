@@ -88,6 +88,11 @@ def test_the_page_shows_a_queue_and_follows_it(visit: Callable[..., Page], creat
     page.locator("#states .gpu").click()
     expect(page.locator("#list tbody tr")).to_have_count(1)
     expect(page.locator("#list")).to_contain_text("gpu: needs 100 GiB free")
+    expect(page.locator("#states .gpu")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#states .due")).to_have_attribute("aria-pressed", "false")
+    page.get_by_label("Id, or text in id").fill("quick")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("#list tbody tr")).to_contain_text("completed")
     page.locator("#upcoming button:enabled").click()
     expect(page.locator("#list tbody tr")).to_have_count(1)
     expect(page.locator("#list")).to_contain_text("later")
@@ -109,6 +114,7 @@ def test_a_task_is_shown_with_its_attempts_and_followed(
     page.goto(f"{served.url}/tasks/#task=y")
     expect(detail).to_contain_text("40 % half way")
     detail.get_by_role("button", name="Cancel y").click()
+    page.get_by_role("button", name="Cancel it").click()
     expect(detail.locator("dd").first).to_have_text("cancelled")
     page.keyboard.press("Escape")
     expect(detail).to_be_hidden()
@@ -149,6 +155,7 @@ def test_who_may_only_look_has_no_buttons_that_act(visit: Callable[..., Page], c
     page = visit("/look/#task=x")
     expect(page.locator("#detail .attempts li")).to_have_count(1)
     expect(page.locator("#list tbody tr")).to_have_count(1)
+    expect(page.locator("#only-read")).to_have_text("You may look, and not act.")
     names = page.locator("button").all_inner_texts()
     assert {"Hold updates", "Search", "Close"} <= set(names)
     assert not [name for name in names if re.match("Pause|Retry|Cancel|Run", name)]
@@ -227,7 +234,7 @@ def test_a_server_that_is_away_is_said_over_an_open_task(
 def test_why_a_stream_is_refused_is_said(visit: Callable[..., Page]) -> None:
     """As when a session has run out."""
     page = visit(quiet=False)
-    page.route("**/api/**", lambda route: route.fulfill(status=401, json={"error": "log in"}))
+    page.route("**/api/events", lambda route: route.fulfill(status=401, json={"error": "log in"}))
     page.get_by_role("button", name="Hold updates").click()
     page.get_by_role("button", name="Hold updates").click()
     expect(page.locator("#notice")).to_have_text("log in. Reload the page to log in.")
@@ -297,6 +304,7 @@ def test_an_open_task_changes_under_its_reader_without_losing_the_place(
     expect(detail.locator(".progress")).not_to_have_text(before)
     assert text.evaluate("element => [element.scrollTop, element === document.activeElement]") == [120, True]
     detail.get_by_role("button", name="Cancel x").click()
+    page.get_by_role("button", name="Cancel it").click()
     expect(detail.locator("dd").first).to_have_text("cancelled")
     assert page.evaluate("document.activeElement.closest('dialog')?.id") == "detail"
     page.go_back()

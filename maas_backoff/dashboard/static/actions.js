@@ -38,7 +38,9 @@ export function taskButtons(task, where) {
   const names = { pending: delayed ? ["now", "cancel"] : ["cancel"], processing: ["cancel"], failed: ["retry"], cancelled: ["retry"] };
   return (names[task.status] ?? []).map((name) => {
     const [label, words] = OF_TASK[name];
-    const run = () => act(`api/task/${name}`, { id: task.task_id }, (done) => `${task.task_id} ${words(done)}.`);
+    const yes = () => act(`api/task/${name}`, { id: task.task_id }, (done) => `${task.task_id} ${words(done)}.`);
+    const asks = name === "cancel" && task.status === "processing";
+    const run = asks ? () => ask(`Cancel ${task.task_id}?`, "It runs: what it has done so far is lost.", "Cancel it", yes) : yes;
     const about = { type: "button", "data-key": `${where}-${name}-${task.task_id}`, "aria-label": `${label} ${task.task_id}`, onclick: run };
     return h("button", about, label);
   });

@@ -31,7 +31,7 @@ const stream = new Stream(
     upcoming: (told) => upcoming(byId("upcoming"), told, (ahead) => choose("scheduled", { ahead })),
     history(told) {
       charts.take(told);
-      errors(told.recent, (type) => choose("failed", { text: type }));
+      errors(told.recent, listFailing);
     },
     trouble(text) {
       if (text) notice(`The numbers are old: ${text}`, { bad: true, kind: "trouble" });
@@ -60,10 +60,15 @@ async function choose(state, what = {}) {
   if (what.text || what.ahead) byId("tasks").scrollIntoView();
 }
 
+/** List the failed tasks with an error, or where there are none, those that are to be retried after it. */
+async function listFailing(type) {
+  await choose("failed", { text: type });
+  if (!list.tasks.length) await choose("scheduled", { text: type });
+}
+
 async function attempted(promise) {
   try {
-    await promise;
-    clear("list");
+    if ((await promise) !== false) clear("list");
   } catch (error) {
     notice(`The list is old: ${error.message}`, { bad: true, kind: "list" });
   }
@@ -71,11 +76,12 @@ async function attempted(promise) {
 
 onDone((id) => {
   attempted(list.changed(id));
-  if (!stream.live) stream.once();
+  if (!stream.following) stream.once();
 });
-setInterval(() => stream.live && attempted(list.refresh()), LIST_PERIOD);
+setInterval(() => stream.following && attempted(list.refresh()), LIST_PERIOD);
 setInterval(tick, 1000);
 
+byId("only-read").hidden = mayAct;
 for (const button of document.querySelectorAll("button.act")) {
   if (!mayAct) button.remove();
 }
@@ -95,7 +101,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.closest("input, textarea, dialog")) return;
   event.preventDefault();
-  byId("text").focus();
+  byId("text").select();
 });
 
 stream.follow();

@@ -1,9 +1,8 @@
 // Charts of an hour, a column per minute, as SVG; numbers beside them as text.
 
-import { h, s, show } from "./dom.js";
+import { h, pointed, s, show } from "./dom.js";
 import { clock, number, span } from "./format.js";
 
-const WIDTH = 600;
 const HEIGHT = 110;
 
 /** The two charts of an hour. One that somebody's pointer is on stays as it is until it is left. */
@@ -18,8 +17,8 @@ export class Charts {
   take(history) {
     this.history = history;
     const [first, second] = this.places;
-    if (!first.matches(":hover")) throughput(first, history);
-    if (!second.matches(":hover")) latency(second, history);
+    if (!pointed(first)) throughput(first, history);
+    if (!pointed(second)) latency(second, history);
   }
 }
 
@@ -108,7 +107,7 @@ function draw(place, { words, top, low, marks, minutes, told, legend }) {
   const width = minutes.length * 10;
   const svg = s(
     "svg",
-    { viewBox: `0 0 ${width || WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `Last hour: ${words}` },
+    { viewBox: `0 0 ${width} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `Last hour: ${words}` },
     s("line", { class: "grid", x1: 0, x2: width, y1: 0.5, y2: 0.5 }),
     s("line", { class: "grid", x1: 0, x2: width, y1: HEIGHT - 0.5, y2: HEIGHT - 0.5 }),
     marks,

@@ -45,6 +45,7 @@ export class Detail {
   take(task) {
     if (this.id === null) return;
     if (task === null) show(byId("about"), h("p", { class: "words" }, "There is no such task, or not any more."));
+    else if (task.unreadable) show(byId("about"), h("p", { class: "words" }, `It cannot be shown: ${task.unreadable}.`));
     else if (task.task_id === this.id) show(byId("about"), about(task));
   }
 }
@@ -93,7 +94,7 @@ function progress(task) {
   return h("p", { class: "progress", "data-key": "progress" }, bar, " ", h("span", { class: "text" }, label));
 }
 
-const json = (name, value) => h("pre", { tabindex: 0, "aria-label": name }, JSON.stringify(value, null, 2));
+const json = (name, value) => h("pre", { tabindex: 0, role: "region", "aria-label": name }, JSON.stringify(value, null, 2));
 
 function attempt(one) {
   const took = (Date.parse(one.ended_at) - Date.parse(one.started_at)) / 1000;
@@ -103,7 +104,7 @@ function attempt(one) {
     h("p", {}, h("strong", { class: "text" }, errorText(one.error))),
     h("p", { class: "words" }, `${moment(one.started_at)}, ran ${took.toFixed(1)} s, on ${one.worker}`),
     one.traceback
-      ? h("details", {}, h("summary", {}, "Traceback"), h("pre", { tabindex: 0, "aria-label": "Traceback" }, one.traceback))
+      ? h("details", {}, h("summary", {}, "Traceback"), h("pre", { tabindex: 0, role: "region", "aria-label": `Traceback of attempt ${one.number}` }, one.traceback))
       : null,
   );
 }

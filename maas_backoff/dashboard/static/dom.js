@@ -18,6 +18,7 @@ export function s(name, about = {}, ...children) {
 function fill(element, about, children) {
   for (const [name, value] of Object.entries(about)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name.startsWith("aria-")) element.setAttribute(name, String(value));
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, String(value));
   }
@@ -41,7 +42,15 @@ export function show(element, ...children) {
   if (held && document.activeElement === document.body) element.closest("dialog, [tabindex]")?.focus();
 }
 
+/** Whether somebody's pointer is on an element: what is under it should not move. A finger leaves no pointer behind. */
+export const pointed = (element) => element.matches(":hover") && matchMedia("(hover: hover)").matches;
+
 function match(parent, wanted) {
+  const keys = new Set(wanted.map((child) => child.dataset?.key));
+  // Before others are looked at: what stays is not to be moved, as that would take its focus away.
+  for (const child of [...parent.children]) {
+    if (child.dataset.key && !keys.has(child.dataset.key)) child.remove();
+  }
   const keyed = new Map([...parent.children].filter((child) => child.dataset.key).map((child) => [child.dataset.key, child]));
   let place = parent.firstChild;
   for (const child of wanted) {

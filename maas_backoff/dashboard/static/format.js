@@ -36,7 +36,7 @@ function ago(iso) {
 /** A moment as an element that stays right: "due in 5 s"; with `whole` also in the reader's own time zone. */
 export function when(iso, { word = "", whole = false } = {}) {
   const before = [word, whole && moment(iso)].filter(Boolean).join(" ");
-  return h("time", { datetime: iso, title: moment(iso), "data-before": before }, text(iso, before, whole));
+  return h("time", { datetime: iso, title: moment(iso), "data-before": before, "data-whole": whole }, text(iso, before, whole));
 }
 
 function text(iso, before, inBrackets) {
@@ -46,7 +46,7 @@ function text(iso, before, inBrackets) {
 /** Have all moments on the page told anew. */
 export function tick() {
   for (const time of document.querySelectorAll("time")) {
-    const told = text(time.dateTime, time.dataset.before, time.textContent.endsWith(")"));
+    const told = text(time.dateTime, time.dataset.before, "whole" in time.dataset);
     if (time.textContent !== told) time.firstChild.data = told;
   }
 }

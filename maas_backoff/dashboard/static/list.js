@@ -1,6 +1,6 @@
 // The list of tasks: one state, or what a search finds, page by page.
 
-import { h, byId, show } from "./dom.js";
+import { h, byId, pointed, show } from "./dom.js";
 import { when } from "./format.js";
 import { STATES, table, taskLink } from "./overview.js";
 import { mayAct, taskButtons } from "./actions.js";
@@ -31,11 +31,10 @@ export class List {
     await this.load(null);
   }
 
-  /** Follow what changes: not under somebody's pointer, and not what was asked for by hand. */
+  /** Follow what changes: not under somebody's pointer, and not what was asked for by hand. Whether it has read. */
   async refresh() {
-    if (this.state === null || this.busy || this.pages > 1 || this.text) return;
-    const pointed = byId("list").matches(":hover") && matchMedia("(hover: hover)").matches;
-    await this.load(null, { onlyRows: pointed });
+    if (this.state === null || this.busy || this.pages > 1 || this.text) return false;
+    return this.load(null, { onlyRows: pointed(byId("list")) });
   }
 
   async more() {
@@ -59,8 +58,9 @@ export class List {
     this.busy = true;
     try {
       const page = await read("api/tasks", this.query(cursor));
-      if (mine !== this.asked) return; // somebody has chosen something else meanwhile
+      if (mine !== this.asked) return false; // somebody has chosen something else meanwhile
       this.take(page, cursor, onlyRows);
+      return true;
     } finally {
       if (mine === this.asked) this.busy = false;
     }
@@ -68,8 +68,8 @@ export class List {
 
   take(page, cursor, onlyRows) {
     if (onlyRows) {
-      const fresh = Object.fromEntries(page.tasks.map((task) => [task.task_id, task]));
-      this.tasks = this.tasks.map((task) => fresh[task.task_id] ?? task);
+      const fresh = new Map(page.tasks.map((task) => [task.task_id, task]));
+      this.tasks = this.tasks.map((task) => fresh.get(task.task_id) ?? task);
     } else {
       this.tasks = cursor === null ? page.tasks : [...this.tasks, ...page.tasks];
       this.pages = cursor === null ? 1 : this.pages + 1;
@@ -103,7 +103,8 @@ export class List {
         h("span", { class: "buttons" }, taskButtons(task, "row")),
       ],
     }));
-    const none = this.cursor === null ? "There are none." : "None among those that were looked at.";
+    const where = this.text ? `None of ${NAMES[this.state]}` : "There are none";
+    const none = this.cursor === null ? `${where}.` : `${where} among those that were looked at.`;
     show(
       byId("list"),
       rows.length ? table("Tasks", head, rows, { class: "tasks" }) : h("p", { class: "words" }, none),

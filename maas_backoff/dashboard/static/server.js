@@ -1,6 +1,7 @@
 // What the page asks of the server: a stream of events while somebody looks, single reads, and actions.
 
 const AGAIN = 3000; // ms until the next attempt, when the server has refused a stream
+const SLOW = 2000; // ms after which it is said that there is no stream: every five minutes there is a new one
 
 export async function read(path, query = {}) {
   return answer(await fetch(`${path}?${new URLSearchParams(query)}`));
@@ -20,7 +21,9 @@ async function answer(response) {
     // Somebody else's answer, of a proxy perhaps: its text has to do.
   }
   const hint = response.status === 401 ? " Reload the page to log in." : "";
-  throw new Error(`${typeof told === "string" ? told : JSON.stringify(told)}.${hint}`);
+  const error = new Error(`${typeof told === "string" ? told : JSON.stringify(told)}.${hint}`);
+  error.status = response.status;
+  throw error;
 }
 
 /** One stream of server-sent events for the whole page; none while nobody looks, or it is held. */
@@ -34,7 +37,7 @@ export class Stream {
     document.addEventListener("visibilitychange", () => this.follow());
   }
 
-  get live() {
+  get following() {
     return Boolean(this.source);
   }
 
@@ -66,7 +69,8 @@ export class Stream {
       for (const [name, value] of Object.entries(await read("api/snapshot"))) this.parts[name](value);
       if (this.task !== null) this.parts.task(await read("api/task", { id: this.task }));
     } catch (error) {
-      this.told("Updates are held", error.message);
+      if (error.status === 404) this.parts.task(null);
+      else this.told("Updates are held", error.message);
     }
   }
 
@@ -74,7 +78,7 @@ export class Stream {
     const query = this.task === null ? "" : `?task=${encodeURIComponent(this.task)}`;
     const source = new EventSource(`api/events${query}`);
     this.source = source;
-    source.addEventListener("open", () => this.told("Live"));
+    source.addEventListener("open", () => this.opened());
     source.addEventListener("error", () => this.lost(source));
     for (const [name, take] of Object.entries(this.parts)) {
       source.addEventListener(name, (event) => take(JSON.parse(event.data)));
@@ -82,19 +86,29 @@ export class Stream {
   }
 
   async lost(source) {
-    this.told("Connecting…");
+    this.slow ??= setTimeout(() => this.told("Connecting…"), SLOW);
     if (source.readyState !== EventSource.CLOSED || source !== this.source) return; // it tries by itself
     this.close();
     this.timer = setTimeout(() => this.follow(), AGAIN);
     try {
-      await read(this.task === null ? "api/snapshot" : "api/task", this.task === null ? {} : { id: this.task });
+      const response = await fetch(source.url); // a stream does not tell why it is refused
+      if (response.ok) await response.body.cancel();
+      else await answer(response);
     } catch (error) {
-      this.told("Connecting…", error.message);
+      if (!this.source && !this.held) this.told("Connecting…", error.message);
     }
+  }
+
+  opened() {
+    clearTimeout(this.slow);
+    this.slow = null;
+    this.told("Live");
   }
 
   close() {
     clearTimeout(this.timer);
+    clearTimeout(this.slow);
+    this.slow = null;
     this.source?.close();
     this.source = null;
   }

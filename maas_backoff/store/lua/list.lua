@@ -1,6 +1,6 @@
 --[[ Read one page of the tasks in one state.
 KEYS: meta | the indexes of the state
-ARGV: now prefix limit index score skip reverse brief due_only
+ARGV: now prefix limit index score skip reverse brief due_only (a score of "now+<ms>" is that time)
 Returns: now, the tasks' ids and fields, index, score, skip, whether the queue is paused (1 or 0)
 The cursor is the index to go on with (0: the end), the score reached there, and how many tasks of that score were read.
 A brief task comes without params, result and failed attempts. Due only: of the last index, whose scores are times, what is due.
@@ -9,12 +9,19 @@ A brief task comes without params, result and failed attempts. Due only: of the 
 local now, prefix, limit = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local index, score, skip = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local reverse, brief, due_only = ARGV[7] == '1', ARGV[8] == '1', ARGV[9] == '1'
+local ahead = string.match(score, '^now%+(%d+)$')
+if ahead then score = string.format('%.4f', now + ahead) end
 local BRIEF = { 'p', 'o', 'q', 's', 't', 'n', 'k', 'u', 'y', 'f', 'g', 'm', 'e' }
 
 local function read(key)
   if not brief then return redis.call('HGETALL', key) end
   local values, fields = redis.call('HMGET', key, unpack(BRIEF)), {}
   if values[1] then values[1] = string.match(values[1], '^[^\n]*\n?') end
+  if values[2] and string.find(values[2], '"params":', 1, true) then  -- those that a Retry has put in their place
+    local own = cjson.decode(values[2])
+    own.params = nil
+    values[2] = cjson.encode(own)
+  end
   for n, name in ipairs(BRIEF) do
     if values[n] then fields[#fields + 1], fields[#fields + 2] = name, values[n] end
   end
