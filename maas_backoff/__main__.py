@@ -240,7 +240,7 @@ def _dashboard(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> TaskBackoffConfig:
     config = TaskBackoffConfig.from_env()
     if options.url is not None:
-        config.storage = StorageConfig(url=options.url)
+        config.storage = StorageConfig(url=options.url, timeout=config.storage.timeout)
     if options.queue is not None:
         config.task.biz_prefix = options.queue
     if config.storage.url is None and config.storage.type == "embedded" and config.storage.path is None:

@@ -16,7 +16,7 @@ from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, cut
-from maas_backoff.domain.page import LARGEST_PAGE, Listing, TaskPage
+from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.spec import Move, TaskSpec
 from maas_backoff.domain.task import TaskEntity, TaskError, TaskStatus, checked_message, checked_progress
@@ -40,6 +40,9 @@ from maas_backoff.store.redis import ENQUEUE_LIMIT, SETTLE_LIMIT, RedisStore
 from maas_backoff.store.waiters import Waiters
 
 log = logging.getLogger("maas_backoff.scheduler")
+
+LISTED_AT_ONCE = 200
+"""Tasks per page of a listing that goes through all of them: some may carry params that a Retry has replaced."""
 
 WAIT_RENEWAL = 20.0
 """Seconds after which a waiter looks by itself, and says again that it waits."""
@@ -295,7 +298,7 @@ class Tasks:
     async def _all(self, status: TaskStatus) -> AsyncGenerator[TaskEntity, None]:
         cursor: str | None = None
         while True:
-            page = await self.store.page(status, Listing(LARGEST_PAGE, cursor, brief=True))
+            page = await self.store.page(status, Listing(LISTED_AT_ONCE, cursor, brief=True))
             for task in page.tasks:
                 yield task
             cursor = page.cursor

@@ -1,5 +1,6 @@
 """What has happened in a queue, in numbers: tallied by workers, kept by the minute and for all time."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Self
@@ -26,11 +27,11 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self.waits = [0] * _BITS
+        self.waits: defaultdict[int, int] = defaultdict(int)
         """Claims, by how long their tasks had been due."""
-        self.runs = [0] * _BITS
+        self.runs: defaultdict[int, int] = defaultdict(int)
         """Calls of the handler, by how long they took."""
-        self.settles = [0] * _BITS
+        self.settles: defaultdict[int, int] = defaultdict(int)
         """Settlements, by how long the call took that settled them."""
         self._others: dict[str, int] = {}
 
@@ -52,17 +53,9 @@ class Tally:
         lines = [f"{name} {number}" for name, number in self._others.items()]
         self._others.clear()
         for letter, counts in (("w", self.waits), ("r", self.runs), ("s", self.settles)):
-            if longest := sum(counts[BUCKETS:]):
-                counts[BUCKETS - 1] += longest
-            lines += [f"{letter}{bucket} {number}" for bucket, number in enumerate(counts[:BUCKETS]) if number]
-            counts[:] = _ZEROS
+            lines += [f"{letter}{min(bucket, BUCKETS - 1)} {number}" for bucket, number in counts.items()]
+            counts.clear()
         return "\n".join(lines)
-
-
-_BITS = 64
-"""More than the ms of any duration have."""
-
-_ZEROS = [0] * _BITS
 
 
 def _comeback(after: Counts | None, before: Counts) -> str:

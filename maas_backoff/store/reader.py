@@ -79,6 +79,9 @@ class Reader:
         found = [(row[0].decode(), _mapping(row[1])) for row in rows]
         found = [(task_id, fields) for task_id, fields in found if b"p" in fields]
         tasks = await self._entities(found, float(now), paused=bool(paused))
+        if listing.brief:
+            # What a Retry has put in the place of the first params comes with the overrides.
+            tasks = [attrs.evolve(task, task_params={}) if task.task_params else task for task in tasks]
         return TaskPage([*tasks], f"{names[index - 1]} {score.decode()} {skip}" if index else None)
 
     async def _indexes(self, status: TaskStatus, listing: Listing = _ALL) -> tuple[str, ...]:

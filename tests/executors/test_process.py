@@ -220,7 +220,7 @@ class TestProgress:
         assert (first, third) == ((10, None), (90, "thread"))
         assert second[0] == 55.5
         assert second[1] is not None
-        assert len(second[1]) == 8192
+        assert len(second[1]) == 2000
 
     async def test_a_wrong_value_is_the_handlers_error(self) -> None:
         """The handler that reports 101 % hears of it, and nobody else."""

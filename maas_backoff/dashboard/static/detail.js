@@ -4,7 +4,6 @@ import { h, byId, show } from "./dom.js";
 import { gib, moment, when } from "./format.js";
 import { taskButtons } from "./actions.js";
 import { errorText } from "./list.js";
-import { clear } from "./notice.js";
 
 const payloads = document.documentElement.dataset.payloads === "shown";
 
@@ -13,7 +12,7 @@ export class Detail {
     this.stream = stream;
     this.id = null;
     this.dialog = byId("detail");
-    this.dialog.addEventListener("close", () => this.left());
+    this.dialog.addEventListener("close", () => this.closed());
     byId("detail-close").addEventListener("click", () => this.dialog.close());
     window.addEventListener("hashchange", () => this.follow());
   }
@@ -21,7 +20,7 @@ export class Detail {
   /** Show the task that the address names, or none. */
   follow() {
     const id = location.hash.startsWith("#task=") ? decoded(location.hash.slice(6)) : null;
-    if (id === null) this.dialog.close();
+    if (id === null) this.leave();
     else if (id !== this.id) this.open(id);
   }
 
@@ -35,11 +34,18 @@ export class Detail {
     this.stream.watch(id);
   }
 
-  left() {
+  leave() {
+    if (this.id === null) return;
     this.id = null;
-    clear("task");
-    if (location.hash) history.pushState(null, "", location.pathname + location.search);
+    this.dialog.close();
     this.stream.watch(null);
+  }
+
+  /** By Escape, or its button: then the address has to follow. The event comes late; there may be another task by now. */
+  closed() {
+    if (this.id === null || this.dialog.open) return;
+    this.leave();
+    history.pushState(null, "", location.pathname + location.search);
   }
 
   take(task) {

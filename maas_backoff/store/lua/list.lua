@@ -1,9 +1,9 @@
 --[[ Read one page of the tasks in one state.
 KEYS: meta | the indexes of the state
-ARGV: now prefix limit index score skip reverse brief due_only (a score of "now+<ms>" is that time)
+ARGV: now prefix limit index score skip reverse brief due_only
 Returns: now, the tasks' ids and fields, index, score, skip, whether the queue is paused (1 or 0)
 The cursor is the index to go on with (0: the end), the score reached there, and how many tasks of that score were read.
-A brief task comes without params, result and failed attempts. Due only: of the last index, whose scores are times, what is due.
+A score of "now+<ms>" is that time. A brief task comes without params, result and failed attempts. Due only: of the last index, whose scores are times, what is due.
 ]]
 --#include _clock
 local now, prefix, limit = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
@@ -17,11 +17,6 @@ local function read(key)
   if not brief then return redis.call('HGETALL', key) end
   local values, fields = redis.call('HMGET', key, unpack(BRIEF)), {}
   if values[1] then values[1] = string.match(values[1], '^[^\n]*\n?') end
-  if values[2] and string.find(values[2], '"params":', 1, true) then  -- those that a Retry has put in their place
-    local own = cjson.decode(values[2])
-    own.params = nil
-    values[2] = cjson.encode(own)
-  end
   for n, name in ipairs(BRIEF) do
     if values[n] then fields[#fields + 1], fields[#fields + 2] = name, values[n] end
   end
