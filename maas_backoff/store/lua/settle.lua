@@ -66,29 +66,38 @@ if wanted > 0 then
         end
       end
     end
-    local promoted = #candidates > 0
+    local function claim(id, from, task)
+      task = task or read_task(tasks .. id)
+      if task then
+        claims[#claims + 1] = { id = id, from = from, task = task, token = 0, attempt = (task[ATTEMPT] or 0) + 1 }
+      else
+        append(orphans, from, id)
+      end
+    end
     if fits ~= '' then
       claims = claims_on_fits(fits, prefix, tasks, may_claim_suspect, orphans)
-    elseif may_claim_suspect then
-      local id = redis.call('ZRANGE', suspects, 0, 0)[1]
-      if id then candidates[#candidates + 1] = { id = id, score = -1, from = suspects } end
-    end
-    local heads = fits == '' and redis.call('ZRANGE', ready, 0, wanted - 1, 'WITHSCORES') or {}
-    for h = 1, #heads, 2 do
-      candidates[#candidates + 1] = { id = heads[h], score = promoted and tonumber(heads[h + 1]), from = ready }
-    end
-    if promoted then table.sort(candidates, function(a, b) return a.score < b.score end) end
-    for _, candidate in ipairs(candidates) do
-      local id, from = candidate.id, candidate.from
-      if #claims < wanted then
-        local task = candidate.task or read_task(tasks .. id)
-        if task then
-          claims[#claims + 1] = { id = id, from = from, task = task, token = 0, attempt = (task[ATTEMPT] or 0) + 1 }
-        else
-          append(orphans, from, id)
+    else
+      local suspect = may_claim_suspect and redis.call('ZRANGE', suspects, 0, 0)[1]
+      if suspect then claim(suspect, suspects) end
+      if #candidates == 0 then
+        -- Without their scores, which take the server longer to write out than to find.
+        for _, id in ipairs(redis.call('ZRANGE', ready, 0, wanted - 1)) do
+          if #claims < wanted then claim(id, ready) end
         end
-      elseif from == scheduled then
-        moves[#moves + 1] = { id = id, score = string.format('%.0f', candidate.score), from = scheduled, to = ready }
+      else
+        local heads = redis.call('ZRANGE', ready, 0, wanted - 1, 'WITHSCORES')
+        for h = 1, #heads, 2 do
+          candidates[#candidates + 1] = { id = heads[h], score = tonumber(heads[h + 1]), from = ready }
+        end
+        table.sort(candidates, function(a, b) return a.score < b.score end)
+        for _, candidate in ipairs(candidates) do
+          local id, from = candidate.id, candidate.from
+          if #claims < wanted then
+            claim(id, from, candidate.task)
+          elseif from == scheduled then
+            moves[#moves + 1] = { id = id, score = string.format('%.0f', candidate.score), from = scheduled, to = ready }
+          end
+        end
       end
     end
   end
