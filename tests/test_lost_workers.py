@@ -396,22 +396,30 @@ async def _status(scheduler: TaskBackoffScheduler, task_id: str, wanted: str) ->
 
 
 async def test_a_killed_embedded_server_is_started_again(tmp_path: Path) -> None:
-    """SIGKILL of the embedded server in the middle of a run: it comes back with its data, and nothing runs twice."""
+    """SIGKILL of the embedded server in the middle of a run: it comes back with its data, and nothing runs twice.
+
+    But for what had ended in the last two seconds before: where the disk is slow, `everysec` may lose so much.
+    """
     storage = StorageConfig(type="embedded", path=tmp_path / "data")
     scheduler = TaskBackoffScheduler(quick_config(storage))
     runs: dict[str, int] = {}
+    first_ended: dict[str, float] = {}
 
     @scheduler.set_custom_task_handler
     async def handler(task: TaskEntity) -> None:
         runs[task.task_id] = runs.get(task.task_id, 0) + 1
         await anyio.sleep(0.01)
+        first_ended.setdefault(task.task_id, time.monotonic())
 
     async with scheduler:
         ids = await scheduler.create_tasks({"n": n} for n in range(400))
         await eventually(lambda: len(runs) > 50, "some have run")
         os.kill(int((tmp_path / "data" / "server.pid").read_text()), signal.SIGKILL)
+        killed = time.monotonic()
         await eventually(lambda: _all_finished(scheduler), "all finished", 40)
-    assert runs == dict.fromkeys(ids, 1)
+    assert runs.keys() == set(ids)
+    twice = [task_id for task_id, number in runs.items() if number > 1]
+    assert all(killed - 2.5 < first_ended[task_id] < killed + 0.5 for task_id in twice), twice
 
 
 async def test_connections_that_are_killed_cost_nothing(config: TaskBackoffConfig, server: Server) -> None:
