@@ -6,22 +6,19 @@ or a failed import; 3 the storage cannot be reached; 130 stopped.
 
 import argparse
 import asyncio
-import importlib
-import inspect
 import logging
 import os
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from operator import attrgetter
 from pathlib import Path
 
 import anyio
 
 from maas_backoff.commands import preview, queue
+from maas_backoff.commands.load import UsageError, load_scheduler
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.demo.lines import InputError
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError
@@ -36,10 +33,6 @@ OK, FAILED, USAGE, STORAGE, STOPPED = 0, 1, 2, 3, 130
 
 LINGER = 1.0
 """Seconds in which threads may end by themselves when everything else has."""
-
-
-class UsageError(Exception):
-    """Raised for what the caller of a command can put right; the message is one sentence."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -248,55 +241,6 @@ def _config(options: argparse.Namespace) -> TaskBackoffConfig:
             "an embedded server without a path is nobody else's: set MAAS_BACKOFF_PATH to that of the queue"
         )
     return config
-
-
-def load_scheduler(reference: str) -> TaskBackoffScheduler:
-    """Return the scheduler that `module:attribute` names; raises UsageError where there is none that could work."""
-    module, _, attribute = reference.partition(":")
-    if not _is_dotted_name(module) or not _is_dotted_name(attribute):
-        raise UsageError(f"expected module:scheduler, like my_service.tasks:scheduler, got {reference!r}")
-    found = _import(module, attribute)
-    if not isinstance(found, TaskBackoffScheduler) and callable(found):
-        found = _call(reference, found)
-        if inspect.iscoroutine(found):
-            found.close()  # or Python would warn, out of place, that it was never awaited
-    if not isinstance(found, TaskBackoffScheduler):
-        raise UsageError(
-            f"{reference!r}: expected a TaskBackoffScheduler or a function giving it, got {type(found).__name__}"
-        )
-    if not found.has_handler:
-        raise UsageError(
-            f"{reference!r} has no handler, so it can run no tasks: call set_custom_task_handler in its module"
-        )
-    return found
-
-
-def _is_dotted_name(text: str) -> bool:
-    return all(part.isidentifier() for part in text.split("."))
-
-
-def _import(module: str, attribute: str) -> object:
-    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds str
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as above; a console script has its own directory there instead
-    try:
-        loaded = importlib.import_module(module)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
-            raise UsageError(f"there is no module {error.name!r} here or among the installed ones") from error
-        traceback.print_exc()  # the fault is inside the module, and where is what its author needs
-        raise UsageError(f"the module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
-    try:
-        return attrgetter(attribute)(loaded)
-    except AttributeError as error:
-        raise UsageError(f"the module {module!r} has no attribute {attribute!r}") from error
-
-
-def _call(reference: str, factory: Callable[[], object]) -> object:
-    try:
-        return factory()
-    except Exception as error:
-        traceback.print_exc()  # as above
-        raise UsageError(f"{reference!r} cannot be called: {type(error).__name__}: {error}") from error
 
 
 def _leave_threads_behind(code: int) -> None:

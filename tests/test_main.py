@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maas_backoff.__main__ import UsageError, load_scheduler
+from maas_backoff.commands.load import UsageError, load_scheduler
 
 COMMAND = [sys.executable, "-m", "maas_backoff"]
 

@@ -41,7 +41,7 @@ def visit(browser: Browser, served: Served) -> Iterator[Callable[..., Page]]:
         path: str = "/tasks/", width: int = 1280, scheme: str = "light", init: str = "", *, quiet: bool = True
     ) -> Page:
         viewport = {"width": width, "height": 900}
-        page = browser.new_context(viewport=viewport, color_scheme=scheme).new_page()  # type: ignore[arg-type]
+        page = browser.new_context(viewport=viewport, color_scheme=scheme).new_page()  # type: ignore[arg-type] - a word of two
         pages.append(page)
         page.add_init_script(init)
         if quiet:

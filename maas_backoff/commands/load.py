@@ -1,0 +1,64 @@
+"""The scheduler that `module:scheduler` names, for `maas-backoff worker`."""
+
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from operator import attrgetter
+
+from maas_backoff.scheduler import TaskBackoffScheduler
+
+
+class UsageError(Exception):
+    """Raised for what the caller of a command can put right; the message is one sentence."""
+
+
+def load_scheduler(reference: str) -> TaskBackoffScheduler:
+    """Return the scheduler that `module:attribute` names; raises UsageError where there is none that could work."""
+    module, _, attribute = reference.partition(":")
+    if not _is_dotted_name(module) or not _is_dotted_name(attribute):
+        raise UsageError(f"expected module:scheduler, like my_service.tasks:scheduler, got {reference!r}")
+    found = _import(module, attribute)
+    if not isinstance(found, TaskBackoffScheduler) and callable(found):
+        found = _call(reference, found)
+        if inspect.iscoroutine(found):
+            found.close()  # or Python would warn, out of place, that it was never awaited
+    if not isinstance(found, TaskBackoffScheduler):
+        raise UsageError(
+            f"{reference!r}: expected a TaskBackoffScheduler or a function giving it, got {type(found).__name__}"
+        )
+    if not found.has_handler:
+        raise UsageError(
+            f"{reference!r} has no handler, so it can run no tasks: call set_custom_task_handler in its module"
+        )
+    return found
+
+
+def _is_dotted_name(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
+
+
+def _import(module: str, attribute: str) -> object:
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds str
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as above; a console script has its own directory there instead
+    try:
+        loaded = importlib.import_module(module)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+            raise UsageError(f"there is no module {error.name!r} here or among the installed ones") from error
+        traceback.print_exc()  # the fault is inside the module, and where is what its author needs
+        raise UsageError(f"the module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+    try:
+        return attrgetter(attribute)(loaded)
+    except AttributeError as error:
+        raise UsageError(f"the module {module!r} has no attribute {attribute!r}") from error
+
+
+def _call(reference: str, factory: Callable[[], object]) -> object:
+    try:
+        return factory()
+    except Exception as error:
+        traceback.print_exc()  # as above
+        raise UsageError(f"{reference!r} cannot be called: {type(error).__name__}: {error}") from error
