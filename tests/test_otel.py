@@ -129,13 +129,14 @@ async def test_a_trace_leads_from_the_caller_to_the_span_of_a_handler_in_a_child
     }
     assert create["status"] == {"status_code": "UNSET"}
 
+    tokens: list[int] = []
     for number, (attempt, handlers) in enumerate(zip(attempts, own, strict=True)):
         assert attempt["kind"] == "SpanKind.CONSUMER" and attempt["parent_id"] is None
         assert linked(attempt) == [place(create)]
         assert (handlers["parent_id"], place(handlers)[0]) == (place(attempt)[1], place(attempt)[0])
-        token = attempt["attributes"].pop("maas_backoff.token")
+        tokens.append(attempt["attributes"].pop("maas_backoff.token"))
         assert attempt["attributes"].pop("error.type", "") == ("" if number else "ConnectionError")
-        assert token == number + 1 and attempt["attributes"] == {
+        assert attempt["attributes"] == {
             **messaging,
             "messaging.operation.name": "process",
             "messaging.operation.type": "process",

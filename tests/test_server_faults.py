@@ -122,7 +122,8 @@ async def test_what_ends_while_the_server_is_down_is_settled_when_it_is_back(own
         await worker.check_done_once(ids)
 
 
-async def test_a_producer_gives_up_on_a_server_that_stands_still(own: Own) -> None:
+@pytest.mark.parametrize("size", [10, 1_000_000], ids=["small", "more than a socket takes"])
+async def test_a_producer_gives_up_on_a_server_that_stands_still(own: Own, size: int) -> None:
     """By its own deadline and the few seconds that one answer may take; the task that was sent is no second one."""
     server = own()
     config = quick_config(server.storage)
@@ -132,11 +133,26 @@ async def test_a_producer_gives_up_on_a_server_that_stands_still(own: Own) -> No
         server.pause()
         began = time.monotonic()
         with pytest.raises(StorageUnavailableError):
-            await producer.create_task({}, "x")
+            await producer.create_task({"text": "x" * size}, "x")
         assert time.monotonic() - began < 8
         server.go_on()
-        assert await producer.create_task({}, "x") == "x"
+        assert await producer.create_task({"text": "x" * size}, "x") == "x"
         assert (await producer.get_queue_stats()).pending_count == 2
+
+
+async def test_a_call_that_is_cancelled_leaves_its_answer_to_nobody(own: Own) -> None:
+    """Not even where it was sent already, and its connection is the only one."""
+    server = own()
+    async with TaskBackoffScheduler(quick_config(server.storage)) as producer:
+        await producer.create_task({}, "a")
+        server.pause()
+        with anyio.move_on_after(0.2) as cut:
+            await producer.get_task("a")
+        server.go_on()
+        assert cut.cancelled_caught
+        assert await producer.create_task({}, "b") == "b"
+        found = [await producer.get_task(task_id) for task_id in "ab"]
+        assert [task and task.task_id for task in found] == ["a", "b"]
 
 
 async def test_a_server_that_comes_back_empty_is_worked_with(own: Own, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,6 +182,34 @@ async def test_a_flushed_server_is_worked_with(server: Server, caplog: pytest.Lo
         assert server.client.info("stats")["total_commands_processed"] - before < 200
         stats = await worker.get_queue_stats()
         assert (stats.pending_count, stats.processing_count, stats.completed_count) == (0, 0, 1)
+
+
+async def test_a_server_that_lost_its_data_gives_no_token_twice(server: Server) -> None:
+    """What still runs from before does not stop what runs now, and a fence of one's own lets the new task through."""
+    tokens: dict[str, int] = {}
+    release = anyio.Event()
+    config = quick_config(server.storage)
+    config.scheduler.lease = 3
+    scheduler = TaskBackoffScheduler(config)
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        tokens[task.task_id] = task.token
+        if task.task_id == "before":
+            await anyio.sleep_forever()
+        await release.wait()
+
+    async with scheduler:
+        await scheduler.create_task({}, "before")
+        await eventually(lambda: "before" in tokens, "it runs")
+        server.client.flushall()
+        await scheduler.create_task({}, "after")
+        await eventually(lambda: "after" in tokens, "the new one runs")
+        await anyio.sleep(2 * config.scheduler.lease)
+        release.set()
+        done = await scheduler.wait_task("after", timeout=10)
+        assert (done.status, done.attempt, done.token) == ("completed", 1, tokens["after"])
+        assert tokens["after"] > tokens["before"]
 
 
 async def test_a_server_that_forgets_its_scripts_is_not_noticed(any_server: Server) -> None:

@@ -66,9 +66,10 @@ class TaskEntity:
 
     `attempt` counts claims from 1 and never goes back; `retry_count` counts the failed attempts that were
     retried and is the only one that meets `max_retry_count`. `token` is a fencing token for your own writes:
-    it only grows, from claim to claim, over the whole queue. `gpu` is the device of an attempt that asked for one;
-    `oom_count` counts the attempts that ran out of GPU memory and came back without using a retry: a handler may
-    shrink its batch by it.
+    it only grows, from claim to claim, over the whole queue. It is never below the server's clock in microseconds, so
+    that a server which has lost its data gives none twice if that clock is right; and below 2**53. `gpu` is the device
+    of an attempt that asked for one; `oom_count` counts the attempts that ran out of GPU memory and came back without
+    using a retry: a handler may shrink its batch by it.
     """
 
     task_id: str

@@ -159,7 +159,7 @@ class _Scratch:
         found = {key for _, own, _ in self.life() for key in own}
         return sorted({*found, *tasks, self._keys.control(self._worker)})
 
-    def life(self) -> Iterator[tuple[Script, list[str], list[str]]]:
+    def life(self) -> Iterator[tuple[Script, Sequence[str], list[str]]]:
         """Four tasks, from their creation to their end, so that all is run that a script may do."""
         settle = scripts.SETTLE
         now, later, gpu = (
@@ -171,8 +171,9 @@ class _Scratch:
         yield self._step(scripts.ENQUEUE, *made, groups="3", policy_text="{}")
         yield self._step(scripts.ENQUEUE, *made, groups="3")
         yield self._step(settle, claims="1", request_id="first")
-        yield self._step(scripts.RENEW, "a", "1", "b", "2", info="{}")
-        yield self._step(scripts.PROGRESS, "a", "1", "50", "half", "b", "", "50", "")
+        first_token = f"{_NOW * 1000 + 1}"
+        yield self._step(scripts.RENEW, "a", first_token, "b", "2", info="{}")
+        yield self._step(scripts.PROGRESS, "a", first_token, "50", "half", "b", "", "50", "")
         yield self._step(scripts.GET, task="a")
         yield self._step(settle, *_settled("a", "lease", "pending"), groups="1", settle_id="retry")
         yield self._step(settle, claims="2", request_id="second")
@@ -198,7 +199,7 @@ class _Scratch:
 
     def _step(
         self, script: Script, *items: str, task: str = "a", keys: Sequence[str] = (), **given: str
-    ) -> tuple[Script, list[str], list[str]]:
+    ) -> tuple[Script, Sequence[str], list[str]]:
         names = self._keys.all((*script.keys, *keys), task=self._keys.task(task), **self._own)
         args = [given[name] if name in given else self._default(name) for name in script.args]
         return script, names, [*args, *items]

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -120,8 +121,7 @@ class Machine(RuleBasedStateMachine):
         )
         assert answer == self._answer(known, "pending")
         if known is not None and known.state == "pending":
-            self.highest += 1
-            known.state, known.token = "external", self.highest
+            known.state, known.token = "external", self._next_token()
 
     @rule(task_id=ids, retry=st.booleans(), delay=delays)
     def mark_external(self, task_id: str, retry: bool, delay: float) -> None:
@@ -202,12 +202,16 @@ class Machine(RuleBasedStateMachine):
             for one in answer.claimed if run_out else ():
                 self._settle(one, self._ran_out(one.counts), worker)
 
+    def _next_token(self) -> int:
+        """One more than the last, and never below the clock."""
+        self.highest = max(self.highest, math.floor(float(self.store.clock) * 1000)) + 1
+        return self.highest
+
     def _take(self, answer: Answer, worker: str, frame: Frame) -> None:
         for one in answer.claimed:
             known = self.model[one.task.task_id]
             known.attempts += 1
-            self.highest += 1
-            assert (one.token, one.task.attempt, one.counts) == (self.highest, known.attempts, known.counts)
+            assert (one.token, one.task.attempt, one.counts) == (self._next_token(), known.attempts, known.counts)
             known.state, known.token, known.expiry = "processing", one.token, self.now + LEASE
         self.claims += answer.claimed
         self.last[worker] = frame, [(one.task.task_id, one.token) for one in answer.claimed]

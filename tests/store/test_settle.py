@@ -160,7 +160,8 @@ async def test_a_frame_that_is_sent_again_gives_the_same_and_settles_once(queue:
     assert first.answers == ["ok", "ok"]
     assert names(first.claimed) == ["new-0", "new-1", "new-2"]
     assert queue.everything() == stored
-    assert queue.client.hmget(queue.store.keys("meta"), "completed", "token") == [b"1", b"5"]
+    last = b"%d" % first.claimed[-1].token
+    assert queue.client.hmget(queue.store.keys("meta"), "completed", "token") == [b"1", last]
     assert (await queue.get("failing")).retry_count == 1
 
 
@@ -766,3 +767,34 @@ async def test_a_full_server_lets_running_tasks_be_watched_and_stopped(any_serve
         assert queue.client.zscore("maas:{test}:watched", "a") == START + 10_000
         assert await queue.store.request_cancel("a") == "processing"
         assert queue.index("ctl:worker") == ["a"]
+
+
+# Tokens
+
+
+async def test_tokens_grow_from_call_to_call_whatever_the_clock_does(queue: Queue) -> None:
+    """One more than the last, and at least the clock in us: a counter that is behind catches up, one ahead goes on."""
+    await queue.create(*"abcdef")
+    queue.client.hset(queue.store.keys("meta"), "token", 41)  # of a release that only counted
+    tokens = [one.token for one in await queue.claim(2)]
+    assert tokens == [START * 1000 + 1, START * 1000 + 2]
+    queue.at(-60_000)
+    tokens += [one.token for one in await queue.claim(1)]
+    assert tokens[-1] == START * 1000 + 3
+    queue.at(1)
+    tokens += [one.token for one in await queue.claim(1)]
+    assert tokens[-1] == START * 1000 + 1001
+    queue.client.delete(queue.store.keys("meta"))
+    queue.at(2)
+    tokens += [one.token for one in await queue.claim(2)]
+    assert tokens == sorted(set(tokens))
+    assert all(token < 2**53 for token in tokens)
+
+
+async def test_a_task_that_is_marked_by_hand_has_a_token_of_its_own(queue: Queue) -> None:
+    await queue.create("marked", "claimed")
+    marked = Settle("marked", "pending", None, Settlement.release(queue.policy))
+    assert await queue.store.settle(marked, external=True) == "ok"
+    (claimed,) = await queue.claim(1)
+    task = await queue.get("marked")
+    assert START * 1000 < task.token < claimed.token

@@ -36,7 +36,11 @@ for _, item in ipairs(items) do
 end
 for status, count in pairs(adding) do dropped[status] = overflow(finished[status], count, max_finished, tasks, status) end
 
-local paused = redis.call('HEXISTS', meta, 'paused') == 1
+local state = redis.call('HMGET', meta, 'paused', 'token')
+local paused = state[1]
+-- The last token: never below the clock in microseconds. A server that has lost its newest data, or all of it, gives none
+-- a second time, if its clock is not behind that of the one before.
+local token = math.max(tonumber(state[2] or 0) or 0, math.floor(now * 1000))
 
 -- Read: the tasks to claim, the due ones of `scheduled` in their turn among the ready ones.
 local claims, moves, orphans, replayed = {}, {}, {}, false
@@ -150,10 +154,11 @@ for _, item in ipairs(items) do
         wake = true
       end
     elseif status == 'external' then
-      local token = whole(redis.call('HINCRBY', meta, 'token', 1))
+      token = token + 1
+      redis.call('HSET', meta, 'token', whole(token))
       -- The mark is under the new token, so that a repeated call is answered "already".
-      mark = token .. ':' .. settle_id
-      redis.call('HSET', key, 's', status, 'd', mark, 't', token, 'y', stamp .. ' ', unpack(ARGV, item.first, item.last))
+      mark = whole(token) .. ':' .. settle_id
+      redis.call('HSET', key, 's', status, 'd', mark, 't', whole(token), 'y', stamp .. ' ', unpack(ARGV, item.first, item.last))
       append(to, external, stamp, id)
     else
       redis.call('HSET', key, 's', status, 'd', mark, 'f', stamp, unpack(ARGV, item.first, item.last))
@@ -192,16 +197,17 @@ if not replayed then
   remove_all(gone)
   add_all(moved)
   if #claims > 0 then
-    local first_token = redis.call('HINCRBY', meta, 'token', #claims) - #claims + 1
-    local expiry, held_by, leased, ids, fitting = whole(now + lease_ms), stamp .. ' ' .. worker, {}, {}, {}
+    local first_token, expiry, held_by = token + 1, whole(now + lease_ms), stamp .. ' ' .. worker
+    local leased, ids, fitting = {}, {}, {}
     for n, claim in ipairs(claims) do
-      claim.token = first_token + n - 1
+      claim.token = token + n
       local holder = claim.device and held_by .. '\n' .. claim.device or held_by
-      redis.call('HSET', tasks .. claim.id, 's', 'processing', 't', claim.token, 'n', claim.attempt, 'y', holder)
+      redis.call('HSET', tasks .. claim.id, 's', 'processing', 't', whole(claim.token), 'n', claim.attempt, 'y', holder)
       leased[2 * n - 1], leased[2 * n], ids[n], fitting[n] = expiry, claim.id, claim.id, claim.fit
     end
+    redis.call('HSET', meta, 'token', whole(token + #claims))
     redis.call('ZADD', leases, unpack(leased))
-    redis.call('HSET', request, 'id', request_id, 'claims', table.concat(ids, '\n'), 'first_token', first_token)
+    redis.call('HSET', request, 'id', request_id, 'claims', table.concat(ids, '\n'), 'first_token', whole(first_token))
     if fits ~= '' then redis.call('HSET', request, 'fits', table.concat(fitting, ' ')) end
     redis.call('PEXPIRE', request, whole(2 * lease_ms))
   end
