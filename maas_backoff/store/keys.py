@@ -1,6 +1,6 @@
 """The names of a queue's keys. All carry one hash tag, so that a queue lives in one slot of a cluster."""
 
-from collections.abc import Iterable
+from functools import lru_cache
 
 
 def ledger(uuid: str) -> str:
@@ -14,14 +14,19 @@ class Keys:
     def __init__(self, biz_prefix: str) -> None:
         self.prefix = f"maas:{{{biz_prefix}}}:"
         self.changed_channel = f"{self.prefix}changed"
+        self._all = lru_cache(maxsize=64)(self._each)
 
     def __call__(self, name: str) -> str:
         """Return the key of one of the queue's indexes or records, such as `ready`, `leases` or `meta`."""
         return self.prefix + name
 
-    def all(self, names: Iterable[str], **own: str) -> list[str]:
+    def all(self, names: tuple[str, ...], **own: str) -> tuple[str, ...]:
         """Return the keys of `names` in order; `own` gives those that are not one per queue."""
-        return [own.get(name) or self(name) for name in names]
+        keys = self._all(names)
+        return tuple(own.get(name, key) for name, key in zip(names, keys, strict=True)) if own else keys
+
+    def _each(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(self, names))
 
     def task(self, task_id: str) -> str:
         """Return the key of a task. Scripts build it themselves, from the prefix and the id."""

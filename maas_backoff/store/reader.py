@@ -49,7 +49,7 @@ class Reader:
         await self.server.aclose()
 
     async def _run(self, script: Script, args: Sequence[Any], **own: str) -> Any:
-        return await self.server.run(script, self.keys.all(script.keys, **own), list(args))
+        return await self.server.run(script, self.keys.all(script.keys, **own), args)
 
     async def _learn(self, creations: Iterable[Creation]) -> None:
         """Read the policies of other configurations that these tasks were created under."""

@@ -159,7 +159,7 @@ class RedisStore(Reader):
         await client.execute("ZADD", self.keys.marker(worker), 0, "0")
         await client.execute("PEXPIRE", self.keys.marker(worker), 10_000)
 
-    def _request(self, frame: Frame, worker: str) -> tuple[list[str], list[Any]]:
+    def _request(self, frame: Frame, worker: str) -> tuple[Sequence[str], list[Any]]:
         head = self._settle_head(
             worker,
             worker,

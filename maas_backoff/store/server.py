@@ -3,7 +3,7 @@
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import anyio
@@ -70,7 +70,7 @@ class Server:
         if process is not None:
             await process.stop()
 
-    async def run(self, script: Script, keys: list[str], args: list[Any]) -> Any:
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script until it is answered, or `storage.timeout` is over."""
         return await self.patiently(lambda client: client.run(script, keys, args))
 
