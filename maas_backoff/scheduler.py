@@ -262,7 +262,7 @@ class TaskBackoffScheduler:
         Raises TaskConflictError for an id with other params; InvalidValueError, ConfigError, PayloadError before
         anything is sent; StorageFullError.
         """
-        return await self._tasks.create(TaskSpec(task_params, task_id, **options))
+        return await self._tasks.create(task_params, task_id, options)
 
     async def create_tasks(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
         """Create many tasks and return their ids in order; an item is the params, or a TaskSpec with the options.

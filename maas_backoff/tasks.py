@@ -18,7 +18,7 @@ from maas_backoff.domain.history import History
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, cut
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.settlement import Counts, Settlement, decide
-from maas_backoff.domain.spec import Move, TaskSpec
+from maas_backoff.domain.spec import Move, TaskOptions, TaskSpec
 from maas_backoff.domain.task import TaskEntity, TaskError, TaskStatus, checked_message, checked_progress
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.domain.worker import Device
@@ -47,6 +47,8 @@ LISTED_AT_ONCE = 200
 WAIT_RENEWAL = 20.0
 """Seconds after which a waiter looks by itself, and says again that it waits."""
 
+_NO_OPTIONS = TaskOptions()
+
 
 class Tasks:
     """The tasks of one queue, over one store. `config` is a copy that nobody changes."""
@@ -71,17 +73,18 @@ class Tasks:
 
     # Creating
 
-    async def create(self, spec: TaskSpec) -> str:
-        task = self._checked(spec, "task_params")
+    async def create(self, params: Mapping[str, object], task_id: str | None, options: TaskOptions) -> str:
+        task_id = newtask.new_task_id() if task_id is None else newtask.checked_task_id(task_id)
+        task = self._checked(params, task_id, options, "task_params")
         await self._send([task])
         return task.task_id
 
     async def create_many(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
-        # All are checked before the first is sent.
-        tasks = [
-            self._checked(item if isinstance(item, TaskSpec) else TaskSpec(item), f"tasks[{index}].task_params")
-            for index, item in enumerate(items)
-        ]
+        # All are checked before the first is sent, each as it comes: an iterator may change what it gave before.
+        tasks = [self._checked_item(item, f"tasks[{index}].task_params") for index, item in enumerate(items)]
+        nameless = [task for task in tasks if not task.task_id]
+        for task, task_id in zip(nameless, newtask.new_task_ids(len(nameless)), strict=True):
+            task.task_id = task_id
         await self._send(tasks)
         return [task.task_id for task in tasks]
 
@@ -116,11 +119,15 @@ class Tasks:
                     log.debug("task %r: created", task.task_id, extra=about("created", task.task_id))
         return answers
 
-    def _checked(self, spec: TaskSpec, where: str) -> NewTask:
-        options = spec.options
-        params = newtask.checked_params(spec.task_params)
-        text = jsontext.canonical(params, where, self.config.task.max_payload_bytes)
-        task_id = newtask.new_task_id() if spec.task_id is None else newtask.checked_task_id(spec.task_id)
+    def _checked_item(self, item: Mapping[str, object] | TaskSpec, where: str) -> NewTask:
+        """Return the task, with an empty id if it has none yet."""
+        if isinstance(item, TaskSpec):
+            task_id = "" if item.task_id is None else newtask.checked_task_id(item.task_id)
+            return self._checked(item.task_params, task_id, item.options, where)
+        return self._checked(item, "", _NO_OPTIONS, where)
+
+    def _checked(self, params: Mapping[str, object], task_id: str, options: TaskOptions, where: str) -> NewTask:
+        text = jsontext.canonical(newtask.checked_params(params), where, self.config.task.max_payload_bytes)
         if not options:
             return NewTask(task_id, text, 0, 0, self._policy, "")
         policy, overrides = self._policy, ""

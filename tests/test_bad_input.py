@@ -1,6 +1,8 @@
 """What is refused at the door: a clear error that names the option, before any network I/O."""
 
-from collections.abc import AsyncIterator
+import itertools
+import re
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -64,9 +66,30 @@ async def test_ids_that_are_none(unreachable: TaskBackoffScheduler, task_id: Any
     with pytest.raises(InvalidValueError, match="task_id: expected text of 1 to 256 printable characters, got "):
         await unreachable.create_task({}, task_id)
     with pytest.raises(InvalidValueError, match="task_id"):
-        await unreachable.get_task(task_id)
-    with pytest.raises(InvalidValueError, match="task_id"):
-        await unreachable.cancel_task(task_id)
+        await unreachable.create_tasks([TaskSpec({}, task_id)])
+    for call in (
+        *(unreachable.get_task, unreachable.wait_task, unreachable.cancel_task, unreachable.retry_task),
+        *(unreachable.delete_task, unreachable.mark_task_processing),
+        lambda given: unreachable.mark_task_completed(given, None),
+        lambda given: unreachable.mark_task_failed(given, "why"),
+        lambda given: unreachable.update_task(given, priority=1),
+        lambda given: unreachable.update_task_progress(given, 50),
+    ):
+        with pytest.raises(InvalidValueError, match="task_id: expected text of 1 to 256 printable characters, got "):
+            await call(task_id)
+
+
+async def test_what_comes_after_a_bad_item_is_not_asked_for(unreachable: TaskBackoffScheduler) -> None:
+    drawn: list[int] = []
+
+    def items() -> Iterator[dict[str, object]]:
+        for n in itertools.count():
+            drawn.append(n)
+            yield {"n": n if n < 3 else {1, 2}}
+
+    with pytest.raises(PayloadError, match=re.escape("tasks[3].task_params.n: expected a JSON value")):
+        await unreachable.create_tasks(items())
+    assert drawn == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

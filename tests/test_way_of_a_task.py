@@ -3,6 +3,7 @@
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -439,3 +440,15 @@ def test_dicts_of_a_task_are_json() -> None:
 
     task = TaskEntity("id", "biz", {"a": 1}, next_execute_time=datetime.now(UTC))
     assert json.loads(json.dumps(task.to_dict()))["task_params"] == {"a": 1}
+
+
+async def test_items_may_come_in_one_dict_that_changes(scheduler: TaskBackoffScheduler) -> None:
+    def items() -> Iterator[dict[str, object]]:
+        item: dict[str, object] = {}
+        for n in range(3):
+            item["n"] = n
+            yield item
+
+    ids = await scheduler.create_tasks(items())
+    found = [await scheduler.get_task(task_id) for task_id in ids]
+    assert [task and task.task_params for task in found] == [{"n": 0}, {"n": 1}, {"n": 2}]

@@ -13,7 +13,13 @@ MAX_DEPTH = 100
 _LARGEST_NUMBER = sys.float_info.max
 
 _decoder = json.JSONDecoder()
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
+_encode = json.JSONEncoder(
+    ensure_ascii=False,
+    allow_nan=False,
+    sort_keys=True,
+    separators=(",", ":"),
+    check_circular=False,  # too deep for the checks here
+).encode
 
 
 def canonical(value: object, option: str, limit: int) -> str:

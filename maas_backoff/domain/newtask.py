@@ -24,8 +24,24 @@ _DIGITS = bytes.maketrans(
 
 def new_task_id() -> str:
     """Return a new id: 16 characters, 7 of the time in ms (until 2109) and 9 (54 bits) random."""
-    value = time.time_ns() // 1_000_000 << 54 | secrets.randbits(54)
-    return base64.b64encode(value.to_bytes(12)).translate(_DIGITS).decode()
+    return _digits((_now() | secrets.randbits(54)).to_bytes(12))
+
+
+def new_task_ids(number: int) -> list[str]:
+    """Return as many new ids, in a fourth of the time each."""
+    now = _now()
+    random = secrets.token_bytes(7 * number)  # two bits of each seven bytes are left over
+    values = [now | int.from_bytes(random[at : at + 7]) >> 2 for at in range(0, len(random), 7)]
+    text = _digits(b"".join([value.to_bytes(12) for value in values]))
+    return [text[at : at + 16] for at in range(0, len(text), 16)]
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000 << 54
+
+
+def _digits(packed: bytes) -> str:
+    return base64.b64encode(packed).translate(_DIGITS).decode()
 
 
 def checked_task_id(task_id: object) -> str:
