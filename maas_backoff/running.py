@@ -10,7 +10,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 import anyio
 
@@ -62,9 +61,12 @@ class Running:
         self._batch = min(batch_size, FRAME_LIMIT, -(-concurrency // 2))
         self._inbox: deque[Attempt] = deque()
         self._idle: list[asyncio.Future[None]] = []
-        self._outbox: deque[tuple[Attempt, Settle]] = deque()
-        self._in_flight: dict[str, tuple[list[tuple[Attempt, Settle]], int]] = {}
+        self._outbox: deque[Settle] = deque()
+        self._ended: deque[Attempt] = deque()  # whose they are
+        self._in_flight: dict[str, tuple[list[Attempt], int]] = {}
         self._requests = itertools.count()
+        # Made once: a bound method for each attempt would be one object more for the garbage collector.
+        self._watch, self._report = self.watch, self.note_progress
         self._wakes = 0
         self._sending = 0
         self._claiming = 0
@@ -104,11 +106,11 @@ class Running:
         """
         if self._busy and len(self._outbox) < self._batch:
             return None
-        settles: list[tuple[Attempt, Settle]] = []
+        settles: list[Settle] = []
         size = 0
         while self._outbox and len(settles) < FRAME_LIMIT and size < FRAME_BYTES:
             settles.append(self._outbox.popleft())
-            size += len(settles[-1][1].settlement.result or "")
+            size += len(settles[-1].settlement.result or "")
         self._sending += len(settles)
         claims = min(max(0, self.free - self.spare_slots), self._batch) if self.hungry and not self.closing else 0
         if not settles and not claims:
@@ -145,21 +147,19 @@ class Running:
             return None
         return self._frame([], len(fits), lane, tuple(fits))
 
-    def _frame(
-        self, settles: list[tuple[Attempt, Settle]], claims: int, lane: int, fits: tuple[str, ...] = ()
-    ) -> Frame:
+    def _frame(self, settles: list[Settle], claims: int, lane: int, fits: tuple[str, ...] = ()) -> Frame:
         self._claiming += claims
         if claims:
             self.empty.clear()
         may_claim_suspect = claims > 0 and not self._suspect_claims[bool(fits)] and not self._runs_suspect()
         self._suspect_claims[bool(fits)] += may_claim_suspect
         request_id = f"{next(self._requests)}"
-        self._in_flight[request_id] = settles, self._wakes
+        self._in_flight[request_id] = [self._ended.popleft() for _ in settles], self._wakes
         tally = self.tally.take() if settles else ""
-        return Frame(tuple(settle for _, settle in settles), claims, may_claim_suspect, request_id, lane, tally, fits)
+        return Frame(tuple(settles), claims, may_claim_suspect, request_id, lane, tally, fits)
 
-    def answered(self, frame: Frame, answer: Answer) -> list[tuple[Attempt, Settle, str]]:
-        """Free the slots of what is settled; return it with the server's word for each."""
+    def answered(self, frame: Frame, answer: Answer) -> list[Attempt]:
+        """Free the slots of what is settled, and return it, in the order of the frame."""
         settled, wakes = self._in_flight.pop(frame.request_id)
         freed = bool(settled)
         if frame is self._asleep:
@@ -172,17 +172,21 @@ class Running:
         if frame.claims and not frame.fits:
             # What woke this worker while the frame was on its way may have come after the claim.
             self._feed(hungry=answer.hit or wakes != self._wakes)
-        self._forget(attempt for attempt, _ in settled)
+        self._forget(settled)
         if freed and self.spare_slots:
             self.gpu_pulse.set()
         self._rest()
-        return [(attempt, settle, word) for (attempt, settle), word in zip(settled, answer.answers, strict=True)]
+        return settled
 
     def claimed(self, claimed: Claimed, *, timeout: float, start_before: float, grant: Grant | None = None) -> None:
         """Hand a claimed task to a slot, with what it was granted of a GPU."""
-        report = partial(self.note_progress, claimed.token)
         attempt = Attempt(
-            claimed, timeout=timeout, start_before=start_before, watch=self.watch, report=report, grant=grant
+            claimed,
+            timeout=timeout,
+            start_before=start_before,
+            watch=self._watch,
+            report=self._report,
+            grant=grant,
         )
         self.attempts[attempt.token] = attempt
         self.tally.waits[int(claimed.waited_ms).bit_length()] += 1
@@ -246,7 +250,8 @@ class Running:
         settle = Settle(
             task_id, "lease", attempt.token, settlement, counts, info, attempt.progress, attempt.claimed.overrides
         )
-        self._outbox.append((attempt, settle))
+        self._outbox.append(settle)
+        self._ended.append(attempt)
         self.pulse.set()
 
     def give_back(self, grant: Grant) -> None:

@@ -210,7 +210,7 @@ class Server:
         if os.getpid() != self._pid:
             os._exit(0)
 
-    def _report(self, call: int, progress: float, message: str | None) -> None:
+    def _report(self, call: int, _token: int, progress: float, message: str | None) -> None:
         # A left-over thread may report when its call is over; a forked process has no connection.
         if call == self._call and os.getpid() == self._pid:
             self._connection.send({"progress": progress, "message": None if message is None else cut(message)})

@@ -96,7 +96,12 @@ class Child:
     @property
     def usable(self) -> bool:
         """Whether it can be asked."""
-        return not self._killed and self._killer is None and not has_ended(self._process)
+        return not self.leaving and not has_ended(self._process)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it was killed or dismissed, or is known to have ended."""
+        return self._killed or self._killer is not None or self.gone
 
     @property
     def gone(self) -> bool:

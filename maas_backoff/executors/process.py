@@ -134,7 +134,7 @@ class ProcessExecutor:
         child.dismiss()
 
     def _give_back(self, child: Child, *, reusable: bool) -> None:
-        if reusable and child.usable and (self._max_tasks is None or child.calls < self._max_tasks):
+        if reusable and not child.leaving and (self._max_tasks is None or child.calls < self._max_tasks):
             self._idle.append(child)
         else:
             child.dismiss()
@@ -145,6 +145,7 @@ class ProcessExecutor:
         except OSError as error:
             raise ChildError(f"child process could not be started: {error}") from error
         self._children = {known for known in self._children if not known.gone} | {child}
+        self._idle = [known for known in self._idle if not known.gone]
         if grant is not None:
             grant.used_by(child.pid, partial(self._evict, child))
         setup = frames.encode({**self._setup, "only_imports": only_imports})

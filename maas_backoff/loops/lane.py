@@ -74,7 +74,8 @@ class Lane:
             running.claimed(claimed, timeout=timeout, start_before=start_before, grant=grant)
         if frame.settles:
             running.tally.settles[int((time.monotonic() - sent) * 1000).bit_length()] += len(frame.settles)
-        for attempt, settle, word in running.answered(frame, answer):
+        settled = running.answered(frame, answer)
+        for attempt, settle, word in zip(settled, frame.settles, answer.answers, strict=True):
             report(attempt, settle.settlement, word)
         now = anyio.current_time()
         due = now + self._interval if answer.next_due is None else now + min(self._interval, answer.next_due)

@@ -49,7 +49,7 @@ class FakeCall:
     def lingers(self, ended: asyncio.Event) -> None:
         raise AssertionError("a child can always be stopped")
 
-    def _report(self, progress: float, message: str | None) -> None:
+    def _report(self, _: int, progress: float, message: str | None) -> None:
         self.reports.append((progress, message))
         self.reported.set()
 
@@ -530,7 +530,7 @@ from maas_backoff.executors.process import ProcessExecutor
 class Call:
     grant = None
     span = None
-    task = TaskEntity("id", "q", {}, report=lambda progress, message: print(message, flush=True))
+    task = TaskEntity("id", "q", {}, report=lambda _, progress, message: print(message, flush=True))
     def started(self): pass
 
 async def main():
