@@ -147,11 +147,11 @@ ROWS = {
         (ours(workloads.drain, 10_000, proc_mode="thread"),),
     ),
     "process": Row(
-        "2 child processes, no-op",
+        "2 warm child processes, no-op",
         "tasks/s",
         3000,
         lambda found: found["rate"],
-        (ours(workloads.drain, 5000, concurrency=2, proc_mode="process"),),
+        (ours(workloads.warm, 5000, concurrency=2, proc_mode="process"),),
     ),
     "backlog": Row(
         "1M ready and 1M future tasks",
