@@ -367,49 +367,49 @@ class TaskBackoffScheduler:
         True if the task is cancelled, or its attempt will be stopped within a moment; an attempt that completes first
         wins. False for a finished or unknown task, and for a running one without `running`.
         """
-        return await self._tasks.cancel(task_id, running=running)
+        return await self._tasks.hands.cancel(task_id, running=running)
 
     async def mark_task_processing(self, task_id: str) -> bool:
         """Take a pending task out of the queue: somebody else works on it. No lease; nobody runs or reaps it."""
-        return await self._tasks.mark_processing(task_id)
+        return await self._tasks.hands.mark_processing(task_id)
 
     async def mark_task_completed(self, task_id: str, result: object = None) -> bool:
         """Complete a task that is not finished, with any JSON value. A running attempt loses its right to settle."""
-        return await self._tasks.mark_completed(task_id, result)
+        return await self._tasks.hands.mark_completed(task_id, result)
 
     async def mark_task_failed(self, task_id: str, reason: str = "", *, retry: bool = True) -> bool:
         """Count a failed attempt for a task that is not finished: retried while it has retries left, else failed.
 
         `retry=False` fails it at once. A running attempt loses its right to settle.
         """
-        return await self._tasks.mark_failed(task_id, reason, retry=retry)
+        return await self._tasks.hands.mark_failed(task_id, reason, retry=retry)
 
     async def update_task_progress(self, task_id: str, progress: float, message: str | None = None) -> bool:
         """Note how far a task is, 0 to 100, while it is processing; from its own handler, while it holds the lease."""
-        return await self._tasks.update_progress(task_id, progress, message)
+        return await self._tasks.hands.update_progress(task_id, progress, message)
 
     async def retry_task(self, task_id: str) -> bool:
         """Make a failed or cancelled task pending again, with all its retries."""
-        return await self._tasks.retry(task_id)
+        return await self._tasks.hands.retry(task_id)
 
     async def retry_tasks(self, status: str = "failed", *, error: str | None = None) -> int:
         """Retry all tasks that are failed, or cancelled, now; return how many.
 
         `error` picks those whose error, "type: message", has this text in it, in whatever case.
         """
-        return await self._tasks.retry_all(status, error)
+        return await self._tasks.hands.retry_all(status, error)
 
     async def update_task(self, task_id: str, **options: Unpack[Move]) -> bool:
         """Change when a pending task is due (`delay` or `run_at`), or its `priority`; False if it is not pending."""
-        return await self._tasks.update(task_id, options)
+        return await self._tasks.hands.update(task_id, options)
 
     async def delete_task(self, task_id: str) -> bool:
         """Delete a task, unless an attempt of it runs."""
-        return await self._tasks.delete(task_id)
+        return await self._tasks.hands.delete(task_id)
 
     async def purge_tasks(self, status: str) -> int:
         """Delete all tasks that are pending, completed, failed or cancelled now; return how many."""
-        return await self._tasks.purge(status)
+        return await self._tasks.hands.purge(status)
 
     # Steering the queue
 
@@ -418,11 +418,11 @@ class TaskBackoffScheduler:
 
         For the whole queue, and lasting: it survives all workers. False if it was paused already.
         """
-        return await self._tasks.pause(on=True)
+        return await self._tasks.hands.pause(on=True)
 
     async def resume(self) -> bool:
         """Let the queue's workers go on; False if it was not paused."""
-        return await self._tasks.pause(on=False)
+        return await self._tasks.hands.pause(on=False)
 
 
 def _executor(config: TaskBackoffConfig, handler: Handler, lifespan: Lifespan | None) -> Executor:

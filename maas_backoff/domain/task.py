@@ -131,6 +131,13 @@ class TaskEntity:
         return cls(**fields)
 
 
+def checked_status(status: object, *allowed: TaskStatus) -> TaskStatus:
+    """Return `status` if it is one of those that are allowed, else raise InvalidValueError."""
+    if not isinstance(status, str) or status not in allowed:
+        raise InvalidValueError("status", "one of " + ", ".join(one for one in TaskStatus if one in allowed), status)
+    return TaskStatus(status)
+
+
 def checked_progress(progress: float) -> float:
     """Return `progress` if it is a number from 0 to 100, else raise InvalidValueError."""
     if isinstance(progress, bool) or not isinstance(progress, int | float) or not 0 <= progress <= 100:
