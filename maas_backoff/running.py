@@ -17,6 +17,7 @@ from maas_backoff.domain.history import Tally
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.gate.grant import Grant
+from maas_backoff.inbox import Inbox
 from maas_backoff.leased import Attempt
 from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
 
@@ -59,8 +60,7 @@ class Running:
         self.noting = asyncio.Event()
         # Half of the slots: the server works on one frame while the handlers of the other run.
         self._batch = min(batch_size, FRAME_LIMIT, -(-concurrency // 2))
-        self._inbox: deque[Attempt] = deque()
-        self._idle: list[asyncio.Future[None]] = []
+        self.inbox = Inbox()
         self._outbox: deque[Settle] = deque()
         self._ended: deque[Attempt] = deque()  # whose they are
         self._in_flight: dict[str, tuple[list[Attempt], int]] = {}
@@ -190,29 +190,7 @@ class Running:
         )
         self.attempts[attempt.token] = attempt
         self.tally.waits[int(claimed.waited_ms).bit_length()] += 1
-        if not self._inbox:
-            self._rouse(1)
-        self._inbox.append(attempt)
-
-    async def next_attempt(self) -> Attempt:
-        """Return the next attempt for a slot; waits for one."""
-        if not self._inbox:
-            while not self._inbox:
-                waiter = self._loop.create_future()
-                self._idle.append(waiter)
-                await waiter
-            self._rouse(min(2, len(self._inbox) - 1))
-        return self._inbox.popleft()
-
-    def _rouse(self, slots: int) -> None:
-        """Wake idle slots: one for what has come, and each of them two more while there is enough for them.
-
-        So a slot whose handlers await nothing works on all of it, without the price of waking another for each.
-        """
-        for _ in range(min(slots, len(self._idle))):
-            waiter = self._idle.pop()
-            if not waiter.done():
-                waiter.set_result(None)
+        self.inbox.put(attempt)
 
     @property
     def unsettled(self) -> bool:

@@ -50,11 +50,11 @@ class Work:
     async def fill_slot(self) -> None:
         """Work on one task after the other."""
         while True:
-            attempt = await self.running.next_attempt()
+            attempt = await self.running.inbox.take()
             # To enter a scope costs more than the rest of a short task: one serves until it has stopped an attempt.
             with self.running.new_scope() as scope:
                 while await self._settles(attempt, scope):
-                    attempt = await self.running.next_attempt()
+                    attempt = await self.running.inbox.take()
             await self._conclude(attempt)
 
     async def _settles(self, attempt: Attempt, scope: anyio.CancelScope) -> bool:
