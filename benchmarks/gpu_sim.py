@@ -287,7 +287,7 @@ class Fleet:
         if self._world.now - self._renewed > LEASE / 3:
             self._renewed = self._world.now
             for gate in self._gates:
-                for uuid, reservations in gate.held().items():
+                for uuid, reservations in gate.grants.held().items():
                     await self._ledgers.keep(uuid, reservations)
 
     async def _look(self, host: int, gate: Gate) -> bool:
@@ -312,7 +312,7 @@ class Fleet:
             if grant is None:
                 continue
             task = next(one for one in ready(self._world) if one.declared == grant.demand.memory)
-            gate.claimed(grant, str(task.number), None)
+            grant.claimed(str(task.number), None)
             self._world.start(task, self._by_uuid[grant.uuid])
             grant.used_by(task.pid, _nothing)
             task.grant = grant

@@ -1,12 +1,11 @@
-"""The gate of one worker: its devices, what they have room for, and what it was granted of them."""
+"""The gate of one worker: which tasks may start on which of its devices."""
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -17,24 +16,21 @@ from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.faults import Faults
 from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of
 from maas_backoff.gate.grant import Grant
+from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.owner import owner_using
 from maas_backoff.gate.reading import Probe, Reading
-from maas_backoff.store.connect import Client
-from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation, holder
+from maas_backoff.store.ledger import DeviceLedger, Ledgers, holder
 
 log = logging.getLogger("maas_backoff.gpu")
 
 HOLD = 5.0
 """Seconds that a hold, or a call for room, lasts without being said again."""
 
-SOON = 2.0
-"""Seconds after its end for which a grant asks for readings out of turn."""
-
 _UNREAD = DeviceLedger()
 
 
 class Gate:
-    """Admits tasks to devices, for one worker of one queue. Only `describe` and `held` are for other threads."""
+    """Admits tasks to devices, for one worker of one queue. Only `describe` is for other threads."""
 
     def __init__(
         self,
@@ -56,16 +52,21 @@ class Gate:
         self._faults = Faults(ledgers, config)
         self._ledgers = ledgers
         self._config = config
-        self._worker = worker
         self._queue = queue
         self._in_children = in_children
         self._clock = clock
         self._owner = owner_using(os.getpid())
-        self._grants: dict[str, Grant] = {}
-        self._numbers = itertools.count(1)
         self._read: dict[str, DeviceLedger] = {}
-        self._missing: set[str] = set()
         self.pulse = pulse
+        self.grants = Grants(
+            self.devices,
+            ledgers,
+            worker=worker,
+            queue=queue,
+            release_timeout=config.gpu_release_timeout,
+            pulse=pulse,
+            clock=clock,
+        )
 
     def start(self) -> None:
         """Begin to read devices, unless none are wanted."""
@@ -73,26 +74,18 @@ class Gate:
 
         def changed() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is gone
-                loop.call_soon_threadsafe(self._note_peaks)
+                loop.call_soon_threadsafe(self._changed)
 
         self.devices.start(changed)
 
-    def _note_peaks(self) -> None:
-        used = {one.uuid: one.used for one in self.devices.all}
-        for grant in self._grants.values():
-            if grant.state == "running":
-                grant.peak = max(grant.peak, used.get(grant.uuid, {}).get(grant.owner, 0))
+    def _changed(self) -> None:
+        self.grants.note_peaks()
         self.pulse.set()
 
     async def aclose(self) -> None:
         """Give everything back, and stop reading. The attempts and their processes have ended."""
         self.devices.stop()
-        by_device: dict[str, list[str]] = {}
-        for grant in self._grants.values():
-            by_device.setdefault(grant.uuid, []).append(grant.id)
-        for uuid, ids in by_device.items():
-            await self._ledgers.release(uuid, ids)
-        self._grants.clear()
+        await self.grants.release_all()
         await self._ledgers.aclose()
 
     # Devices
@@ -105,7 +98,7 @@ class Gate:
     def _most_on(self, reading: Reading) -> int:
         """As `most_of`, with what this worker was granted since it read the ledger, and what it uses itself."""
         ledger = self._read.get(reading.uuid, _UNREAD)
-        mine = {one.id: self._reservation(one) for one in self._grants.values() if one.uuid == reading.uuid}
+        mine = {one.id: self.grants.reservation(one) for one in self.grants if one.uuid == reading.uuid}
         known = attrs.evolve(ledger, reservations={**ledger.reservations, **mine})
         if self._in_children:
             return most_of(known, reading)
@@ -158,7 +151,7 @@ class Gate:
             waiting,
             readings,
             self._read,
-            list(self._grants.values()),
+            list(self.grants),
             queue=self._queue,
             slots=slots,
             limit=self._config.tasks_per_gpu or 0,
@@ -199,11 +192,10 @@ class Gate:
             wanted = attrs.evolve(grant, mib=mib, demand=demand)
         else:
             index = 0 if self._in_children else self.devices.index(reading)
-            name = f"{self._worker}/{next(self._numbers)}"
-            wanted = Grant(name, reading.uuid, index, demand.memory, demand, clock=self._clock)
+            wanted = self.grants.new(reading.uuid, index, demand)
         answer = await self._ledgers.reserve(
             reading.uuid,
-            self._reservation(wanted),
+            self.grants.reservation(wanted),
             free=reading.free,
             used=reading.used,
             limit=self._config.tasks_per_gpu or 0,
@@ -217,22 +209,8 @@ class Gate:
             grant.resized(wanted.mib, demand)
             grant.taken()
             return grant
-        self._grants[wanted.id] = wanted
+        self.grants.add(wanted)
         return wanted
-
-    def _reservation(self, grant: Grant) -> Reservation:
-        return Reservation(
-            grant.id, grant.mib, grant.state, grant.owner, self._worker, self._queue, grant.task_id or "-"
-        )
-
-    def claimed(self, grant: Grant, task_id: str, demand: Demand | None) -> None:
-        """A task was claimed for a grant; it may need less than the others of its set."""
-        grant.task_id = task_id
-        grant.changed = True
-        if demand is not None:
-            grant.demand = demand
-            if not grant.evict:
-                grant.mib = min(grant.mib, demand.memory)
 
     async def post(self, made: Plan, name: str) -> None:
         """End idle children that are in the way, and tell other workers what is needed or held here."""
@@ -246,39 +224,6 @@ class Gate:
             await self._ledgers.hold(made.hold.reading.uuid, f"{self._queue} {name}", mib, HOLD)
 
     # What was granted
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether grants wait for a reading: of memory that comes back, or of what a warm child keeps."""
-        read = {one.uuid: one.at for one in self.devices.all}
-        return any(
-            grant.changed
-            or grant.state == "ending"
-            or (grant.state == "idle" and (grant.evict is None or read.get(grant.uuid, 0) <= grant.since))
-            for grant in self._grants.values()
-        )
-
-    @property
-    def keeps_children(self) -> bool:
-        """Whether warm children wait for tasks, and others may want their room."""
-        return any(grant.state == "idle" and grant.evict is not None for grant in self._grants.values())
-
-    def held(self) -> dict[str, list[Reservation]]:
-        """Return what the heartbeat has to renew, by device."""
-        found: dict[str, list[Reservation]] = {}
-        for grant in list(self._grants.values()):
-            found.setdefault(grant.uuid, []).append(self._reservation(grant))
-        return found
-
-    async def renew(self, uuid: str, reservations: Sequence[Reservation], client: Client) -> list[str]:
-        """Renew reservations from the heartbeat's thread, by its client; the ids of those that are not there."""
-        return await self._ledgers.renew(uuid, reservations, client)
-
-    def missing(self, ids: Iterable[str]) -> None:
-        """The ledger has forgotten these: this worker stood still for longer than a lease. They are entered again."""
-        self._missing.update(name for name in ids if name in self._grants)
-        if self._missing:
-            self.pulse.set()
 
     def failed(self, grant: Grant, task_id: str, why: str) -> None:
         """A task failed as on a broken device."""
@@ -296,50 +241,14 @@ class Gate:
         """Bring the ledgers up to date with what has ended, and with what NVML shows."""
         for uuid in await self._faults.tell(self.devices.all):
             self._read[uuid] = await self._ledgers.read(uuid)
-        readings = {one.uuid: one for one in self.devices.all}
-        gone: dict[str, list[str]] = {}
-        changed: dict[str, list[Grant]] = {}
-        for grant in list(self._grants.values()):
-            if self._settle(grant, readings.get(grant.uuid)):
-                del self._grants[grant.id]
-                gone.setdefault(grant.uuid, []).append(grant.id)
-            elif grant.changed or grant.id in self._missing:
-                changed.setdefault(grant.uuid, []).append(grant)
-        for uuid, ids in gone.items():
-            await self._ledgers.release(uuid, ids)
-        for uuid, grants in changed.items():
-            for grant in grants:
-                grant.changed = False
-            again = any(grant.id in self._missing for grant in grants)
-            await self._ledgers.keep(uuid, map(self._reservation, grants), again=again)
-            self._missing.difference_update(grant.id for grant in grants)
-        if self.keeps_children:
-            await self._make_room_for_others(readings)
+        await self.grants.tidy()
+        if self.grants.keep_children:
+            await self._make_room_for_others()
 
-    def _settle(self, grant: Grant, reading: Reading | None) -> bool:
-        """Learn from a reading what a grant still stands for; True where nothing is left of it."""
-        used = 0 if reading is None else reading.used.get(grant.owner, 0)
-        fresh = reading is not None and not reading.trouble and reading.at > grant.since
-        overdue = self._clock() - grant.since > self._config.gpu_release_timeout
-        match grant.state:
-            case "running":
-                return False
-            case "idle" if grant.evict is not None:
-                if reading is None or reading.trouble:
-                    grant.end_child()
-                elif fresh and used and grant.mib != used:
-                    # Its next task is judged by what it uses now. What NVML attributes to nobody stays reserved.
-                    grant.mib, grant.changed = used, True
-                return False
-            case "idle" if grant.owner == "-":
-                return fresh or overdue
-            case _:
-                # The process has ended, or is about to: until NVML shows its memory back, nobody else counts on it.
-                return (fresh and not used) or overdue
-
-    async def _make_room_for_others(self, readings: dict[str, Reading]) -> None:
+    async def _make_room_for_others(self) -> None:
         """End idle children on devices where another worker waits for room."""
-        idle = [grant for grant in self._grants.values() if grant.state == "idle" and grant.evict]
+        readings = {one.uuid: one for one in self.devices.all}
+        idle = [grant for grant in self.grants if grant.state == "idle" and grant.evict]
         for uuid in {grant.uuid for grant in idle}:
             ledger = self._read[uuid] = await self._ledgers.read(uuid)
             reading = readings.get(uuid)
@@ -352,9 +261,3 @@ class Gate:
                 for grant in idle:
                     if grant.uuid == uuid:
                         grant.end_child()
-
-    def soon(self) -> None:
-        """Have the devices read again soon, for what has just ended; what takes longer waits for the usual reading."""
-        now = self._clock()
-        if any(now - grant.since < SOON and grant.state != "running" for grant in self._grants.values()):
-            self.devices.soon()

@@ -82,6 +82,15 @@ class Grant:
             self.task_id = ""
             self._become("ending" if self.dead else "idle")
 
+    def claimed(self, task_id: str, demand: Demand | None) -> None:
+        """A task was claimed for it, which may need less than the others of its set."""
+        self.task_id = task_id
+        self.changed = True
+        if demand is not None:
+            self.demand = demand
+            if not self.evict:
+                self.mib = min(self.mib, demand.memory)
+
     def taken(self) -> None:
         """The next attempt has it."""
         self._become("running")

@@ -48,8 +48,8 @@ class Admission:
             except StorageError as error:
                 await self._patience.after(error)
                 continue
-            if self._gate.unsettled:
-                self._gate.soon()
+            if self._gate.grants.unsettled:
+                self._gate.grants.soon()
             await self._pause(waiting=waiting)
 
     async def _pause(self, *, waiting: bool) -> None:
@@ -66,8 +66,8 @@ class Admission:
         """Whether something here may have changed that matters to tasks, or nothing would tell of one that comes."""
         gate, running = self._gate, self._running
         return (
-            gate.unsettled
-            or gate.keeps_children
+            gate.grants.unsettled
+            or gate.grants.keep_children
             or running.gpu_marked
             or bool(gate.devices.usable) != self._usable
             # While it is busy with other tasks it does not sleep where the marker could wake it.
@@ -152,7 +152,7 @@ class Admission:
             self._running.answered(frame, Answer([], [], None, hit=False))
             raise
         for claimed in answer.claimed:
-            self._gate.claimed(grants[claimed.fit], claimed.task.task_id, claimed.demand)
+            grants[claimed.fit].claimed(claimed.task.task_id, claimed.demand)
         self._lane.apply(frame, answer, sent, grants)
         await self._gate.tidy()  # so that the ledger tells of the tasks
         return bool(answer.claimed)

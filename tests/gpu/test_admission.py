@@ -783,8 +783,8 @@ async def test_waiting_for_memory_to_come_back_keeps_nobody_busy(
         await scheduler.create_task({}, "x", exec_timeout=1)
         assert scheduler._service is not None
         gate = scheduler._service._gate
-        await eventually(lambda: any(grant.owner != "-" for grant in gate._grants.values()), "its child is there")
-        (grant,) = gate._grants.values()
+        await eventually(lambda: any(grant.owner != "-" for grant in gate.grants), "its child is there")
+        (grant,) = gate.grants
         gpu.processes[int(grant.owner.split(":")[1])] = 4
         await scheduler.wait_task("x", 20)
         before = server.client.info("stats")["total_commands_processed"]
@@ -842,7 +842,7 @@ async def test_a_child_that_is_replaced_leaves_its_place_to_the_next(
         living = [pid for pid in set(pids) if not _child_is_gone(pid)]
         await eventually(lambda: len([pid for pid in living if not _child_is_gone(pid)]) <= 1, "they have ended")
         assert scheduler._service is not None
-        owners = {grant.owner for grant in scheduler._service._gate._grants.values()}
+        owners = {grant.owner for grant in scheduler._service._gate.grants}
         assert {owner_of(pid) for pid in living if not _child_is_gone(pid)} <= owners
 
 

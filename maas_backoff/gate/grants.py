@@ -1,0 +1,164 @@
+"""All that one worker was granted of its devices: named, renewed, watched, and given back."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from maas_backoff.domain.demand import Demand
+from maas_backoff.gate.devices import Devices
+from maas_backoff.gate.grant import Grant
+from maas_backoff.gate.reading import Reading
+from maas_backoff.store.connect import Client
+from maas_backoff.store.ledger import Ledgers, Reservation
+
+SOON = 2.0
+"""Seconds after its end for which a grant asks for readings out of turn."""
+
+
+class Grants:
+    """The grants that stand, and what the ledgers say of them. Only `held` and `renew` are for other threads."""
+
+    def __init__(
+        self,
+        devices: Devices,
+        ledgers: Ledgers,
+        *,
+        worker: str,
+        queue: str,
+        release_timeout: float,
+        pulse: asyncio.Event,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`release_timeout`: seconds until a grant whose process has ended is given up, whatever NVML shows.
+
+        `pulse` is set when something may have changed. `clock` is that of the readings.
+        """
+        self._devices = devices
+        self._ledgers = ledgers
+        self._worker = worker
+        self._queue = queue
+        self._release_timeout = release_timeout
+        self._pulse = pulse
+        self._clock = clock
+        self._held: dict[str, Grant] = {}
+        self._numbers = itertools.count(1)
+        self._missing: set[str] = set()
+
+    def __iter__(self) -> Iterator[Grant]:
+        return iter(list(self._held.values()))
+
+    def new(self, uuid: str, index: int, demand: Demand) -> Grant:
+        """Return what could be granted of a device; it stands when it is added."""
+        name = f"{self._worker}/{next(self._numbers)}"
+        return Grant(name, uuid, index, demand.memory, demand, clock=self._clock)
+
+    def add(self, grant: Grant) -> None:
+        """Keep what the ledger has accepted."""
+        self._held[grant.id] = grant
+
+    def reservation(self, grant: Grant) -> Reservation:
+        """Return a grant as it stands in its device's ledger."""
+        return Reservation(
+            grant.id, grant.mib, grant.state, grant.owner, self._worker, self._queue, grant.task_id or "-"
+        )
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether some wait for a reading: of memory that comes back, or of what a warm child keeps."""
+        read = {one.uuid: one.at for one in self._devices.all}
+        return any(
+            grant.changed
+            or grant.state == "ending"
+            or (grant.state == "idle" and (grant.evict is None or read.get(grant.uuid, 0) <= grant.since))
+            for grant in self
+        )
+
+    @property
+    def keep_children(self) -> bool:
+        """Whether warm children wait for tasks, and others may want their room."""
+        return any(grant.state == "idle" and grant.evict is not None for grant in self)
+
+    def note_peaks(self) -> None:
+        """Note from new readings how much memory the attempts have used at most."""
+        used = {one.uuid: one.used for one in self._devices.all}
+        for grant in self:
+            if grant.state == "running":
+                grant.peak = max(grant.peak, used.get(grant.uuid, {}).get(grant.owner, 0))
+
+    def soon(self) -> None:
+        """Have the devices read again soon, for what has just ended; what takes longer waits for the usual reading."""
+        now = self._clock()
+        if any(now - grant.since < SOON and grant.state != "running" for grant in self):
+            self._devices.soon()
+
+    # By the heartbeat, in its own thread
+
+    def held(self) -> dict[str, list[Reservation]]:
+        """Return what has to be renewed, by device."""
+        found: dict[str, list[Reservation]] = {}
+        for grant in self:
+            found.setdefault(grant.uuid, []).append(self.reservation(grant))
+        return found
+
+    async def renew(self, uuid: str, reservations: Sequence[Reservation], client: Client) -> list[str]:
+        """Renew reservations by the heartbeat's client; the ids of those that are not there."""
+        return await self._ledgers.renew(uuid, reservations, client)
+
+    def missing(self, ids: Iterable[str]) -> None:
+        """The ledger has forgotten these: this worker stood still for longer than a lease. They are entered again."""
+        self._missing.update(name for name in ids if name in self._held)
+        if self._missing:
+            self._pulse.set()
+
+    # Given back
+
+    async def tidy(self) -> None:
+        """Bring the ledgers up to date with what has ended, and with what NVML shows."""
+        readings = {one.uuid: one for one in self._devices.all}
+        gone: dict[str, list[str]] = {}
+        changed: dict[str, list[Grant]] = {}
+        for grant in self:
+            if self._settle(grant, readings.get(grant.uuid)):
+                del self._held[grant.id]
+                gone.setdefault(grant.uuid, []).append(grant.id)
+            elif grant.changed or grant.id in self._missing:
+                changed.setdefault(grant.uuid, []).append(grant)
+        for uuid, ids in gone.items():
+            await self._ledgers.release(uuid, ids)
+        for uuid, grants in changed.items():
+            for grant in grants:
+                grant.changed = False
+            again = any(grant.id in self._missing for grant in grants)
+            await self._ledgers.keep(uuid, map(self.reservation, grants), again=again)
+            self._missing.difference_update(grant.id for grant in grants)
+
+    def _settle(self, grant: Grant, reading: Reading | None) -> bool:
+        """Learn from a reading what a grant still stands for; True where nothing is left of it."""
+        used = 0 if reading is None else reading.used.get(grant.owner, 0)
+        fresh = reading is not None and not reading.trouble and reading.at > grant.since
+        overdue = self._clock() - grant.since > self._release_timeout
+        match grant.state:
+            case "running":
+                return False
+            case "idle" if grant.evict is not None:
+                if reading is None or reading.trouble:
+                    grant.end_child()
+                elif fresh and used and grant.mib != used:
+                    # Its next task is judged by what it uses now. What NVML attributes to nobody stays reserved.
+                    grant.mib, grant.changed = used, True
+                return False
+            case "idle" if grant.owner == "-":
+                return fresh or overdue
+            case _:
+                # The process has ended, or is about to: until NVML shows its memory back, nobody else counts on it.
+                return (fresh and not used) or overdue
+
+    async def release_all(self) -> None:
+        """Give everything back. The attempts and their processes have ended."""
+        by_device: dict[str, list[str]] = {}
+        for grant in self:
+            by_device.setdefault(grant.uuid, []).append(grant.id)
+        for uuid, ids in by_device.items():
+            await self._ledgers.release(uuid, ids)
+        self._held.clear()
