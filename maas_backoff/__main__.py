@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio
 
-from maas_backoff.commands import preview, queue
+from maas_backoff.commands import preview, reading, steering
 from maas_backoff.commands.load import UsageError, load_scheduler
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.demo.lines import InputError
@@ -30,6 +30,8 @@ from maas_backoff.store.redis import RedisStore
 log = logging.getLogger("maas_backoff.command")
 
 OK, FAILED, USAGE, STORAGE, STOPPED = 0, 1, 2, 3, 130
+
+ON_QUEUES = reading.COMMANDS | steering.COMMANDS
 
 LINGER = 1.0
 """Seconds in which threads may end by themselves when everything else has."""
@@ -114,11 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     dashboard.add_argument("--act", action="store_true", help="with the buttons that cancel, retry and pause")
     dashboard.add_argument("--payloads", action="store_true", help="with the params and results of tasks")
     _queue_of(dashboard)
-    for name, command in queue.COMMANDS.items():
+    for name, command in ON_QUEUES.items():
         one = commands.add_parser(name, help=command.help)
         command.arguments(one)
         _queue_of(one)
-        if command.reads:
+        if command.prints_json:
             one.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -190,7 +192,7 @@ def _queue(options: argparse.Namespace) -> int:
     async def run() -> int:
         scheduler = TaskBackoffScheduler(_config(options))
         try:
-            return await queue.COMMANDS[options.command].run(scheduler, options)
+            return await ON_QUEUES[options.command].run(scheduler, options)
         finally:
             await scheduler.shutdown()
 

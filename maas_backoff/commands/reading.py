@@ -1,0 +1,168 @@
+"""The commands that look at a queue."""
+
+import json
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import attrs
+
+from maas_backoff.commands.command import FAILED, OK, Arguments, Command, Options, not_so, task_id
+from maas_backoff.commands.text import cell, is_rich, moment, span, table
+from maas_backoff.domain.history import Activity
+from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.logs import printable
+from maas_backoff.scheduler import TaskBackoffScheduler
+
+
+def _json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=True, default=str))
+
+
+async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    stats, why = await scheduler.get_queue_stats(), await scheduler.explain()
+    history = await scheduler.get_history(60)
+    if options.json:
+        told = attrs.asdict(stats) | {"reason": why}
+        _json({**told, "last_hour": _activity(history.recent), "total": _activity(history.total)})
+        return OK
+    due = stats.pending_count - stats.scheduled_count
+    counts = {"due": due, "scheduled": stats.scheduled_count, "processing": stats.processing_count}
+    counts |= {"completed": stats.completed_count, "failed": stats.failed_count, "cancelled": stats.cancelled_count}
+    print(table(list(counts), [[f"{number:,}" for number in counts.values()]]))
+    print(printable(why))
+    if stats.oldest_pending_age:
+        print(f"The oldest has been due for {span(stats.oldest_pending_age)}.")
+    last = history.recent
+    ends, failures = last.completed, f"{last.failed:,} failed, {last.retried:,} retried, {last.lost:,} lost"
+    print(f"Last hour: {ends:,} completed ({ends / 60:.3g} a minute), {failures}.")
+    for name, durations in (("waited", last.waits), ("ran", last.runs), ("settled in", last.settles)):
+        half, most = (span(durations.quantile(share)) for share in (0.5, 0.95))
+        print(f"  {name}: {half} (p50), {most} (p95) of {durations.count:,}")
+    if last.errors:
+        worst = sorted(last.errors.items(), key=lambda one: -one[1])[:10]
+        print(table(("error", "attempts"), worst))
+    return OK
+
+
+def _activity(activity: Activity) -> dict[str, Any]:
+    told = attrs.asdict(activity, filter=lambda field, _: field.name not in {"start", "waits", "runs", "settles"})
+    for name in ("waits", "runs", "settles"):
+        durations = getattr(activity, name)
+        told[name] = {"count": durations.count, "p50": durations.quantile(0.5), "p95": durations.quantile(0.95)}
+    return told
+
+
+async def _workers(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    fleet = await scheduler.workers()
+    if options.json:
+        _json([attrs.asdict(worker) for worker in fleet])
+    else:
+        rows = [
+            (one.name, one.host, one.pid, f"{one.running}/{one.slots}", span(one.lag), len(one.devices), one.version)
+            for one in fleet
+        ]
+        print(table(("worker", "host", "pid", "slots", "loop lag", "gpus", "version"), rows))
+    return OK if fleet else FAILED
+
+
+def _for_list(parser: Arguments) -> None:
+    parser.add_argument("--state", default="pending", choices=[str(status) for status in TaskStatus])
+    parser.add_argument("--limit", type=int, default=50, metavar="N", help="1 to 1000 (default: %(default)s)")
+    parser.add_argument("--cursor", metavar="C", help="go on where a page ended")
+
+
+async def _list(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    page = await scheduler.list_tasks(options.state, limit=options.limit, cursor=options.cursor)
+    if options.json:
+        _json({"tasks": [task.to_dict() for task in page.tasks], "cursor": page.cursor})
+        return OK
+    head = ("id", "state", "priority", "attempt", "retries", "due", "ended", "why")
+    print(table(head, map(_row, page.tasks)))
+    if page.cursor is not None:
+        print(f"There is more: --cursor {page.cursor!r}")
+    return OK
+
+
+def _row(task: TaskEntity) -> Sequence[object]:
+    retries = f"{task.retry_count}/{task.max_retry_count}"
+    due, ended = moment(task.next_execute_time), moment(task.finished_at)
+    return task.task_id, task.status, task.priority, task.attempt, retries, due, ended, _why(task, when=False)
+
+
+def _why(task: TaskEntity, *, when: bool = True) -> str:
+    """What is to be said of a task's state: what it waits for, how far it is, or what it ended with."""
+    error = "" if task.error is None else str(task.error)
+    if task.status.finished:
+        return error or task.progress_message or ""
+    if task.waiting_for is None:
+        return task.progress_message or ""
+    waits = task.waiting_for if when or not task.waiting_for.startswith("due at") else ""
+    return ", ".join(filter(None, (waits, error and f"after {error}")))
+
+
+async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    task = await scheduler.get_task(options.task_id)
+    if task is None:
+        return not_so(options, "there is no such task")
+    told = task.to_dict()
+    if options.json:
+        _json(told)
+        return OK
+    attempts = told.pop("attempts")
+    for name, value in told.items():
+        if value is not None:
+            print(f"{name:18} {printable(json.dumps(value) if isinstance(value, dict | list) else value)}")
+    for attempt in attempts:
+        error = attempt["error"]
+        where = f"{attempt['started_at']} to {attempt['ended_at']}, {printable(attempt['worker'])}"
+        print(f"attempt {attempt['number']}: {printable(error['type'])}: {printable(error['message'])} ({where})")
+        for line in attempt["traceback"].splitlines():
+            print(f"  {printable(line)}")
+    return OK
+
+
+async def _watch(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    status = TaskStatus.PENDING
+    with _drawing(options) as show:
+        async for event in scheduler.watch(options.task_id):
+            task = event.task
+            status = task.status
+            if options.json:
+                print(json.dumps({"id": event.id, "task": task.to_dict()}, ensure_ascii=True), flush=True)
+            else:
+                state = f"{status:10} attempt {task.attempt}"
+                show(state, f"{state}, {task.progress:g} %  {cell(_why(task))}".rstrip(), task.progress)
+    return OK if status is TaskStatus.COMPLETED else FAILED
+
+
+def _drawing(options: Options) -> AbstractContextManager[Callable[[str, str, float], None]]:
+    if options.json or not is_rich():
+        return nullcontext(lambda _state, line, _percent: print(line, flush=True))
+    from maas_backoff.commands.rich_text import progress_bar
+
+    return progress_bar()
+
+
+def _for_check(parser: Arguments) -> None:
+    parser.add_argument("--ready", action="store_true", help="also ask for a live worker of the queue on this host")
+
+
+async def _check(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    here = [worker for worker in await scheduler.workers() if worker.host == socket.gethostname()]
+    if options.ready and not here:
+        return not_so(options, "no worker of this queue is alive on this host")
+    print(f"ok: the server answers; live workers of this queue on this host: {len(here)}")
+    return OK
+
+
+COMMANDS = {
+    "stats": Command("count tasks by state, and say why nothing runs", _stats, prints_json=True),
+    "workers": Command("list the live workers (exit code 1: none)", _workers, prints_json=True),
+    "list": Command("list the tasks in a state", _list, _for_list, prints_json=True),
+    "get": Command("show a task with its failed attempts (1: there is none)", _get, task_id, prints_json=True),
+    "watch": Command("follow a task to its end (1: it did not complete)", _watch, task_id, prints_json=True),
+    "check": Command("ask whether the server answers, for probes (1: not ready)", _check, _for_check),
+}
+"""By name."""

@@ -1,0 +1,112 @@
+"""The commands that steer a queue."""
+
+import json
+import sys
+
+from maas_backoff.commands.command import OK, Arguments, Command, Options, not_so, task_id
+from maas_backoff.domain.spec import Move
+from maas_backoff.errors import InvalidValueError
+from maas_backoff.logs import printable
+from maas_backoff.scheduler import TaskBackoffScheduler
+
+
+def _done(what: str) -> int:
+    print(what)
+    return OK
+
+
+def _for_create(parser: Arguments) -> None:
+    parser.add_argument("params", metavar="JSON", help='the params, a JSON object; "-" reads them from stdin')
+    parser.add_argument("--id", metavar="ID", help="its id, an idempotency key (default: a new one)")
+    _for_move(parser)
+
+
+async def _create(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    text = sys.stdin.read() if options.params == "-" else options.params
+    try:
+        params = json.loads(text)
+    except ValueError as error:
+        raise InvalidValueError("params", "a JSON object", text) from error
+    print(printable(await scheduler.create_task(params, options.id, **_move(options))))
+    return OK
+
+
+def _for_move(parser: Arguments) -> None:
+    parser.add_argument("--priority", type=int, metavar="N", help="-1000 to 1000, lower first")
+    parser.add_argument("--delay", type=float, metavar="S", help="due in so many seconds")
+
+
+def _move(options: Options) -> Move:
+    told: Move = {}
+    if options.priority is not None:
+        told["priority"] = options.priority
+    if options.delay is not None:
+        told["delay"] = options.delay
+    return told
+
+
+def _for_update(parser: Arguments) -> None:
+    task_id(parser)
+    _for_move(parser)
+
+
+async def _update(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    done = await scheduler.update_task(options.task_id, **_move(options))
+    return _done("changed") if done else not_so(options, "it is not pending")
+
+
+def _for_cancel(parser: Arguments) -> None:
+    task_id(parser)
+    parser.add_argument("--running", action="store_true", help="also stop an attempt that runs")
+
+
+async def _cancel(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    done = await scheduler.cancel_task(options.task_id, running=options.running)
+    return _done("cancelled") if done else not_so(options, "it runs, is finished, or is not there")
+
+
+def _for_retry(parser: Arguments) -> None:
+    parser.add_argument("task_id", metavar="ID", nargs="?")
+    parser.add_argument("--all-failed", action="store_true", help="all that have failed")
+    parser.add_argument("--error", metavar="TEXT", help='of these, those with TEXT in "type: message"')
+
+
+async def _retry(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    if options.all_failed == (options.task_id is not None):
+        raise InvalidValueError("retry", "an ID, or --all-failed", options.task_id)
+    if options.all_failed:
+        number = await scheduler.retry_tasks(error=options.error)
+        return _done("1 task is pending again" if number == 1 else f"{number} tasks are pending again")
+    done = await scheduler.retry_task(options.task_id)
+    return _done("pending again") if done else not_so(options, "it is neither failed nor cancelled")
+
+
+async def _pause(scheduler: TaskBackoffScheduler, _: Options) -> int:
+    return _done("paused" if await scheduler.pause() else "it was paused already")
+
+
+async def _resume(scheduler: TaskBackoffScheduler, _: Options) -> int:
+    return _done("goes on" if await scheduler.resume() else "it was not paused")
+
+
+def _for_purge(parser: Arguments) -> None:
+    parser.add_argument("state", choices=["pending", "completed", "failed", "cancelled"])
+    parser.add_argument("--yes", action="store_true", help="really")
+
+
+async def _purge(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    if not options.yes:
+        raise InvalidValueError("purge", "--yes, as the tasks are deleted for good", "none")
+    return _done(f"{await scheduler.purge_tasks(options.state)} tasks are deleted")
+
+
+COMMANDS = {
+    "create": Command("create a task, and print its id", _create, _for_create),
+    "update": Command("change a pending task's priority or time", _update, _for_update),
+    "cancel": Command("cancel a task", _cancel, _for_cancel),
+    "retry": Command("make a failed or cancelled task pending again, or all failed", _retry, _for_retry),
+    "pause": Command("have no worker of the queue claim anything", _pause),
+    "resume": Command("let the queue's workers go on", _resume),
+    "purge": Command("delete all tasks in a state", _purge, _for_purge),
+}
+"""By name."""
