@@ -185,9 +185,9 @@ async def test_a_flushed_server_is_worked_with(server: Server, caplog: pytest.Lo
 
 
 async def test_a_server_that_lost_its_data_gives_no_token_twice(server: Server) -> None:
-    """What still runs from before does not stop what runs now, and a fence of one's own lets the new task through."""
+    """What ends from before costs what runs now nothing, and a fence of one's own lets the new task through."""
     tokens: dict[str, int] = {}
-    release = anyio.Event()
+    end = {"before": anyio.Event(), "after": anyio.Event()}
     config = quick_config(server.storage)
     config.scheduler.lease = 3
     scheduler = TaskBackoffScheduler(config)
@@ -195,9 +195,7 @@ async def test_a_server_that_lost_its_data_gives_no_token_twice(server: Server) 
     @scheduler.set_custom_task_handler
     async def handler(task: TaskEntity) -> None:
         tokens[task.task_id] = task.token
-        if task.task_id == "before":
-            await anyio.sleep_forever()
-        await release.wait()
+        await end[task.task_id].wait()
 
     async with scheduler:
         await scheduler.create_task({}, "before")
@@ -205,8 +203,9 @@ async def test_a_server_that_lost_its_data_gives_no_token_twice(server: Server) 
         server.client.flushall()
         await scheduler.create_task({}, "after")
         await eventually(lambda: "after" in tokens, "the new one runs")
+        end["before"].set()
         await anyio.sleep(2 * config.scheduler.lease)
-        release.set()
+        end["after"].set()
         done = await scheduler.wait_task("after", timeout=10)
         assert (done.status, done.attempt, done.token) == ("completed", 1, tokens["after"])
         assert tokens["after"] > tokens["before"]
