@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from itertools import accumulate
 
 from maas_backoff.commands.text import span, table
 from maas_backoff.config import TaskConfig
@@ -32,7 +33,7 @@ def preview(options: argparse.Namespace, config: TaskConfig) -> str:
         setattr(config, name, value)
     policy = config.policy
     delays = policy.backoff(config.custom_backoff).preview(policy.max_retry_count, options.id)
-    ends = [sum(delays[: n + 1]) for n in range(len(delays))]
+    ends = list(accumulate(delays))
     if options.json:
         steps = zip(range(1, len(delays) + 1), delays, ends, strict=True)
         return json.dumps([{"retry": retry, "delay": delay, "after": after} for retry, delay, after in steps])

@@ -25,7 +25,7 @@ async def _create(scheduler: TaskBackoffScheduler, options: Options) -> int:
     text = sys.stdin.read() if options.params == "-" else options.params
     try:
         params = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidValueError("params", "a JSON object", text) from error
     print(printable(await scheduler.create_task(params, options.id, **_move(options))))
     return OK

@@ -110,7 +110,8 @@ class Server:
         self._pid = os.getpid()
         self._directory = Path.cwd()
         self._streams = _standard_streams()
-        self._call = 0  # odd while the handler runs
+        self._calls = 0
+        self._running = False
         self._runner: Runner | None = None
         self._loop_is_sound = True
         self._follows = True
@@ -143,13 +144,14 @@ class Server:
 
     def serve(self) -> None:
         while request := self._connection.receive():
-            self._call += 1
-            task = TaskEntity.from_dict(request["task"], partial(self._report, self._call))
+            self._calls += 1
+            self._running = True
+            task = TaskEntity.from_dict(request["task"], partial(self._report, self._calls))
             with ExitStack() as stack:
                 if request.get("span"):
                     self._follow(request["span"], stack)
                 outcome = self._attempt(task)
-            self._call += 1
+            self._running = False
             self._tidy()
             self._answer(outcome)
         self._leave()
@@ -212,8 +214,9 @@ class Server:
 
     def _report(self, call: int, _token: int, progress: float, message: str | None) -> None:
         # A left-over thread may report when its call is over; a forked process has no connection.
-        if call == self._call and os.getpid() == self._pid:
-            self._connection.send({"progress": progress, "message": None if message is None else cut(message)})
+        if self._running and call == self._calls and os.getpid() == self._pid:
+            message = None if message is None else cut(message)
+            self._connection.send({"progress": progress, "message": message, "call": call})
 
     def _tidy(self) -> None:
         """Write out what was printed, before the outcome; undo what would surprise the next call."""

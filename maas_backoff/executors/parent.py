@@ -37,6 +37,10 @@ class ChildError(Exception):
     """Raised when a child ended, or had to be killed, before it answered."""
 
 
+class UnreadError(ChildError):
+    """Raised when a child ended and had not read all of the request: nothing of it has been done."""
+
+
 class SetupError(ChildError):
     """Raised when a child said that it could not import the handler, or enter the lifespan."""
 
@@ -58,6 +62,7 @@ class Child:
         self._answer: asyncio.Future[Record] | None = None
         self._fault: str | None = None
         self._killed = False
+        self._left_unread = False
         self._killer: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -111,18 +116,22 @@ class Child:
     async def ask(self, request: bytes, call: Call | None = None) -> Record:
         """Send a request and return its answer; tell `call` when the request was sent, and of progress.
 
-        Raises ChildError when the child ended instead. When cancelled, kills the child, and returns when it is gone.
+        Raises ChildError when the child ended instead: UnreadError where it cannot have begun.
+        When cancelled, kills the child, and returns when it is gone.
         """
         self._answer = self._loop.create_future()
         self._call = call
         self._output.belongs_to(call.task.task_id if call else "")
+        if call:
+            self.calls += 1
         try:
-            with suppress(ConnectionError):  # it has ended; how, the answer will tell
+            try:
                 sent = self._send(request)
                 if sent < len(request):
                     await self._loop.sock_sendall(self._connection, memoryview(request)[sent:])
+            except ConnectionError:  # it has ended; how, the answer will tell
+                self._left_unread = True
             if call:
-                self.calls += 1
                 call.started()
             return await self._answer
         except ChildError:
@@ -175,6 +184,8 @@ class Child:
         except BlockingIOError:
             return False
         except ConnectionError:
+            # What the system says (Linux does) of an end with something in it that was not read.
+            self._left_unread = True
             data = b""
         if not data:
             self._loop.remove_reader(self._connection)
@@ -190,7 +201,8 @@ class Child:
 
     def _take(self, record: Record) -> None:
         if "progress" in record:
-            if self._call is not None:
+            # What a thread that a call has left behind was about to send may come after the next call's start.
+            if self._call is not None and record.get("call") == self.calls:
                 self._call.task.update_progress(record["progress"], record["message"])
         elif self._answer is None or self._answer.done():
             raise ValueError("a frame that nobody asked for")
@@ -214,7 +226,7 @@ class Child:
             self._close()
         elif not self._answer.done():
             how = self._fault or "child process closed its connection" if self._killed else description(code)
-            self._answer.set_exception(ChildError(how))
+            self._answer.set_exception(UnreadError(how) if self._left_unread else ChildError(how))
 
     def _close(self) -> None:
         self._loop.remove_writer(self._connection)

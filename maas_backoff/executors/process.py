@@ -14,8 +14,9 @@ from maas_backoff.domain.outcome import Failed, HandlerOutcome, crashed, from_di
 from maas_backoff.errors import HandlerError
 from maas_backoff.executors import frames
 from maas_backoff.executors.base import Call, Handler
+from maas_backoff.executors.frames import Record
 from maas_backoff.executors.lifespan import Lifespan
-from maas_backoff.executors.parent import Child, ChildError, SetupError
+from maas_backoff.executors.parent import Child, ChildError, SetupError, UnreadError
 from maas_backoff.executors.reference import HandlerReference
 from maas_backoff.gate.grant import Grant
 
@@ -97,8 +98,7 @@ class ProcessExecutor:
         span = {} if call.span is None else {"span": call.span.in_child}
         request = frames.encode({"task": call.task.to_dict(), **span})
         try:
-            child = self._take(call.grant) or await self._spawn(call.grant)
-            answer = await child.ask(request, call)
+            child, answer = await self._ask(request, call)
         except SetupError as error:
             # A model that did not fit, as a rule, where there is a lifespan.
             return attrs.evolve(crashed(str(error)), fault=fault_of("", str(error)))
@@ -109,6 +109,19 @@ class ProcessExecutor:
         sound = not isinstance(outcome, Failed) or not outcome.fault
         self._give_back(child, reusable=answer["reusable"] and sound)
         return outcome
+
+    async def _ask(self, request: bytes, call: Call) -> tuple[Child, Record]:
+        """Have a child answer: a warm one that does, or a new one.
+
+        A warm one may be dying already (a large one takes the kernel some 100 ms), and has not begun then.
+        """
+        while (child := self._take(call.grant)) is not None:
+            try:
+                return child, await child.ask(request, call)
+            except UnreadError:
+                log.info("child %d ended before it took a task; another takes it", child.pid)
+        child = await self._spawn(call.grant)
+        return child, await child.ask(request, call)
 
     async def aclose(self) -> None:
         """End all children: by themselves within a second, or killed."""
