@@ -140,6 +140,8 @@ def test_a_policy_is_shown_before_anything_runs(command: Run, monkeypatch: pytes
     assert [s["after"] for s in json.loads(command("preview", *arguments, "--json")[1])] == [10, 30, 55]
     lines = command("preview", *arguments, "--max-retry-count", "2")[1].splitlines()
     assert lines[1].count("#") == 20 and lines[2].count("#") == 40
+    many = command("preview", *arguments, "--max-retry-count", "100000", "--json")[1]  # all sums anew take minutes
+    assert json.loads(many)[-1] == {"retry": 100_000, "delay": 25, "after": 30 + 99_998 * 25}
     code, _, error = command("preview", "--backoff-strategy", "quick")
     assert code == 2 and "backoff_strategy" in error
 
@@ -148,6 +150,10 @@ def test_what_cannot_be_used_is_said_in_one_sentence(command: Run, monkeypatch: 
     code, _, error = command("create", "[1]")
     assert code == 2 and error == "maas-backoff create: task_params: expected a dict, got [1]\n"
     assert command("create", "{")[0] == 2
+    code, _, error = command("create", '{"a":' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert (
+        code == 2 and error.startswith("maas-backoff create: params: expected a JSON object, got ") and len(error) < 500
+    )
     assert command("list", "--limit", "0")[0] == 2
     monkeypatch.delenv("MAAS_BACKOFF_BIZ_PREFIX")
     code, _, error = command("stats")
