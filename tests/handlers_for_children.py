@@ -48,7 +48,7 @@ def knows_tracing(task: TaskEntity) -> bool:
 def without_opentelemetry() -> Iterator[None]:
     """Let this process be one in which it is not installed."""
     for name in ["opentelemetry", *(name for name in sys.modules if name.startswith("opentelemetry."))]:
-        sys.modules[name] = None  # type: ignore[assignment]
+        sys.modules[name] = None  # type: ignore[assignment] - how a module is kept from being imported
     yield
 
 

@@ -147,7 +147,7 @@ async def test_other_arguments_that_are_wrong(unreachable: TaskBackoffScheduler)
         await unreachable.list_tasks("failed", cursor="x")
     for progress in (-1, 101, float("nan"), "5", True):
         with pytest.raises(InvalidValueError, match="progress: expected a number from 0 to 100"):
-            await unreachable.update_task_progress("x", progress)  # type: ignore[arg-type]
+            await unreachable.update_task_progress("x", progress)  # type: ignore[arg-type] - wrong on purpose
     with pytest.raises(PayloadError, match="result: "):
         await unreachable.mark_task_completed("x", object())
 
@@ -191,7 +191,7 @@ def test_handlers_that_cannot_be_called_in_a_child_are_refused_at_registration()
         with pytest.raises(HandlerError, match="define a function at the top level of a module"):
             scheduler.set_custom_task_handler(handler)
     with pytest.raises(HandlerError, match="expected a function, got str"):
-        scheduler.set_custom_task_handler("handler")  # type: ignore[type-var]
+        scheduler.set_custom_task_handler("handler")  # type: ignore[type-var] - wrong on purpose
 
 
 async def test_a_handler_cannot_be_changed_while_the_scheduler_runs(scheduler: TaskBackoffScheduler) -> None:

@@ -103,7 +103,7 @@ class Clock:
     def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         self.jump = 0.0
         loop_time = anyio.current_time
-        begun, at = loop_time(), float(server.client.time()[0])  # type: ignore[index]
+        begun, at = loop_time(), float(server.client.time()[0])  # type: ignore[index] - redis-py types it for asyncio, too
 
         def now(_: RedisStore) -> str:
             return f"{(at + loop_time() - begun + self.jump) * 1000:.3f}"

@@ -89,9 +89,9 @@ def test_a_wrong_value_is_refused_by_name_at_construction_and_assignment(
 
 def test_a_misspelt_option_is_refused() -> None:
     with pytest.raises(TypeError, match="concurency"):
-        ThreadPoolConfig(concurency=5)  # type: ignore[call-arg]
+        ThreadPoolConfig(concurency=5)  # type: ignore[call-arg] - wrong on purpose
     with pytest.raises(AttributeError, match="concurency"):
-        ThreadPoolConfig().concurency = 5  # type: ignore[attr-defined]
+        ThreadPoolConfig().concurency = 5  # type: ignore[attr-defined] - wrong on purpose
     with pytest.raises(ConfigError, match=r"threadpool\.concurency: expected one of concurrency, "):
         TaskBackoffConfig.from_dict({"threadpool": {"concurency": 5}})
     with pytest.raises(ConfigError, match="MAAS_BACKOFF_CONCURENCY"):

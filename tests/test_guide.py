@@ -100,7 +100,7 @@ def test_the_units_and_the_environment_are_accepted() -> None:
     lines = dict(line.split("=", 1) for line in BLOCKS["env"].splitlines())
     config = TaskBackoffConfig.from_env(environ=lines)
     unit = configparser.ConfigParser(interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment]
+    unit.optionxform = str  # type: ignore[assignment] - keeps the case of names, as configparser documents
     unit.read_string(BLOCKS["ini"])
     _is_command(shlex.split(unit["Service"]["ExecStart"]))
     assert float(unit["Service"]["TimeoutStopSec"]) >= config.scheduler.shutdown_grace + grace

@@ -63,7 +63,7 @@ def raise_(error: BaseException) -> object:
     raise error
 
 
-class Rude(dict):  # type: ignore[type-arg]
+class Rude(dict):  # type: ignore[type-arg] - of no matter what
     def items(self) -> object:
         raise RuntimeError("no items")
 
@@ -99,10 +99,10 @@ MISCHIEF: dict[str, Callable[[], object]] = {
     "not a number": lambda: float("nan"),
 }
 MISCHIEF |= {
-    "a failure with an exception for a message": lambda: ResultEntity.fail(500, ValueError("x")),  # type: ignore[arg-type]
-    "a failure with a code that is none": lambda: ResultEntity.fail(object(), None),  # type: ignore[arg-type]
-    "discarded with an exception": lambda: raise_(Discard(ValueError("x"))),  # type: ignore[arg-type]
-    "a retry with a number for a reason": lambda: raise_(Retry(1, reason=5)),  # type: ignore[arg-type]
+    "a failure with an exception for a message": lambda: ResultEntity.fail(500, ValueError("x")),  # type: ignore[arg-type] - wrong on purpose
+    "a failure with a code that is none": lambda: ResultEntity.fail(object(), None),  # type: ignore[arg-type] - wrong on purpose
+    "discarded with an exception": lambda: raise_(Discard(ValueError("x"))),  # type: ignore[arg-type] - wrong on purpose
+    "a retry with a number for a reason": lambda: raise_(Retry(1, reason=5)),  # type: ignore[arg-type] - wrong on purpose
     "a dict that raises": lambda: Rude(a=1),
 }
 LOOP_MISCHIEF = {
@@ -148,7 +148,7 @@ async def test_mischief_fails_its_own_task_only(scheduler: TaskBackoffScheduler,
 
 async def test_slips_outside_the_result_cost_only_their_task(config: TaskBackoffConfig) -> None:
     """A progress message that is no text, a backoff that gives nonsense, an exception handler that exits."""
-    config.task.backoff_strategy = lambda retry: [float("nan"), None, "soon"][retry - 1]  # type: ignore[assignment,return-value]
+    config.task.backoff_strategy = lambda retry: [float("nan"), None, "soon"][retry - 1]  # type: ignore[assignment,return-value] - wrong on purpose
     config.task.max_backoff_interval = 0.01
     scheduler = TaskBackoffScheduler(config)
     refused: list[object] = []
@@ -157,7 +157,7 @@ async def test_slips_outside_the_result_cost_only_their_task(config: TaskBackoff
     async def handler(task: TaskEntity) -> str:
         for message in ("\ud800", object(), b"x", 5):
             with pytest.raises(InvalidValueError, match="message: expected None, or text"):
-                task.update_progress(5, message)  # type: ignore[arg-type]
+                task.update_progress(5, message)  # type: ignore[arg-type] - wrong on purpose
             refused.append(message)
         if task.task_id == "stops":
             await scheduler.shutdown()
@@ -203,7 +203,7 @@ async def test_the_forms_a_handler_may_have(scheduler: TaskBackoffScheduler) -> 
 
     forms: list[tuple[Callable[[TaskEntity], object], str]] = [
         (Model().run, "async method"),
-        (functools.partial(Model.run, None), "async method"),  # type: ignore[arg-type]
+        (functools.partial(Model.run, None), "async method"),  # type: ignore[arg-type] - wrong on purpose
         (Model(), "async object"),
         (functools.partial(Model().sync, "partial"), "False partial"),
     ]

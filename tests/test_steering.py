@@ -109,7 +109,7 @@ async def test_all_failed_tasks_are_retried_or_those_with_an_error(scheduler: Ta
         with pytest.raises(InvalidValueError, match="status: expected one of failed, cancelled, got 'pending'"):
             await scheduler.retry_tasks("pending")
         with pytest.raises(InvalidValueError, match="error: expected text, or None, got 5"):
-            await scheduler.retry_tasks(error=5)  # type: ignore[arg-type]
+            await scheduler.retry_tasks(error=5)  # type: ignore[arg-type] - wrong on purpose
 
 
 async def _all_failed(scheduler: TaskBackoffScheduler) -> bool:
@@ -149,7 +149,7 @@ async def test_a_pending_task_is_made_more_urgent_or_put_off(scheduler: TaskBack
     with pytest.raises(InvalidValueError, match="priority"):
         await scheduler.update_task("t0", priority=5000)
     with pytest.raises(InvalidValueError, match="update_task: expected priority, delay or run_at, got 'max_lost"):
-        await scheduler.update_task("t0", max_lost=5, priority=5)  # type: ignore[call-arg]
+        await scheduler.update_task("t0", max_lost=5, priority=5)  # type: ignore[call-arg] - wrong on purpose
 
 
 async def test_a_task_that_waits_for_a_gpu_keeps_its_need_when_it_is_moved(scheduler: TaskBackoffScheduler) -> None:

@@ -63,7 +63,7 @@ async def _whole_way(storage: StorageConfig, clients: Callable[[], list[dict[str
     async with scheduler:
         running = await scheduler.create_task({"sleeps": True})
         assert (await scheduler.wait_task(await scheduler.create_task({}), 20)).result == 2
-        waiting = lambda: [client["cmd"] for client in clients()].count("bzpopmin")  # noqa: E731
+        waiting = lambda: [client["cmd"] for client in clients()].count("bzpopmin")  # noqa: E731 - a name for what is waited for
         await eventually(lambda: waiting() == 2, "the waker and the heartbeat are blocked on the server")
         assert await scheduler.cancel_task(running, running=True)
         assert (await scheduler.wait_task(running, 20)).status == "cancelled"

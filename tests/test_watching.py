@@ -76,7 +76,7 @@ async def test_a_watch_that_comes_back_is_told_of_what_came_after(scheduler: Tas
     assert await collected(scheduler, "x", event.id) == []
     assert len(await collected(scheduler, "x", "an id of long ago")) == 1
     with pytest.raises(InvalidValueError, match="after: expected the id of an event, or None, got 5"):
-        await collected(scheduler, "x", 5)  # type: ignore[arg-type]
+        await collected(scheduler, "x", 5)  # type: ignore[arg-type] - wrong on purpose
 
 
 async def test_a_task_that_is_not_there_or_is_deleted_ends_a_watch(

@@ -57,7 +57,7 @@ async def test_a_task_goes_from_its_creation_to_its_result(any_server: Server) -
         go_on.set()
         done = await scheduler.wait_task(task_id, timeout=20)
     assert (done.status, done.result, done.progress, done.error) == ("completed", {"echo": "héllo"}, 100, None)
-    assert done.created_at <= done.started_at <= done.finished_at  # type: ignore[operator]
+    assert done.created_at <= done.started_at <= done.finished_at  # type: ignore[operator] - none of them is None
     stats = await scheduler.get_queue_stats()
     assert (stats.pending_count, stats.processing_count, stats.completed_count) == (0, 0, 1)
     await scheduler.shutdown()
@@ -131,7 +131,7 @@ async def test_a_handler_says_what_shall_happen(scheduler: TaskBackoffScheduler)
     assert (done["snooze"].retry_count, done["snooze"].snooze_count, done["snooze"].attempts) == (0, 3, ())
     assert str(done["snooze for ever"].error) == "snoozed_too_often: snoozed 2 times"
     assert str(done["discard"].error) == "discarded: bad prompt"
-    assert (done["fail"].error.code, done["fail"].error.message) == (42, "no model")  # type: ignore[union-attr]
+    assert (done["fail"].error.code, done["fail"].error.message) == (42, "no model")  # type: ignore[union-attr] - there is an error
     assert seen == {"retry": 2, "snooze": 4, "snooze for ever": 3, "discard": 1, "fail": 1}
 
 
@@ -288,7 +288,7 @@ async def test_the_exception_handler_may_give_a_fallback(scheduler: TaskBackoffS
         await scheduler.create_tasks(TaskSpec({}, name, max_retry_count=0, exec_timeout=0.2) for name in names)
         done = {name: await scheduler.wait_task(name, timeout=20) for name in names}
     assert (done["fallback"].status, done["fallback"].result) == ("completed", "cached")
-    assert (done["coded"].error.code, done["coded"].error.message) == (503, "upstream")  # type: ignore[union-attr]
+    assert (done["coded"].error.code, done["coded"].error.message) == (503, "upstream")  # type: ignore[union-attr] - there is an error
     assert str(done["broken"].error) == "ValueError: boom"
     assert str(done["slow"].error) == "timeout: stopped after 0.2 s"
     assert sorted(called) == sorted(

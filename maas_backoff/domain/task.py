@@ -167,7 +167,7 @@ _PLAIN = frozenset({str, int, float, bool, dict, list, type(None)})
 
 
 def _jsonable(value: Any) -> Any:
-    if type(value) in _PLAIN:  # most are, and `match` takes ten times as long to find that out
+    if type(value) in _PLAIN:  # most are, and `match` takes several times as long to find that out
         return value
     match value:
         case datetime():

@@ -159,7 +159,10 @@ class Client:
             sent = await _sent_at_once(connection, packed)
             async with asyncio.timeout_at(deadline):
                 if not sent:
-                    connection = await self._connected(pool, connection)
+                    if connection is None:
+                        connection = await cast(Any, pool).get_connection()
+                    else:
+                        await pool.ensure_connection(connection)
                     await connection.send_packed_command(packed, check_health=False)
                 for _ in commands:
                     try:
@@ -173,25 +176,15 @@ class Client:
             raise refused
         return answers
 
-    async def _connected(self, pool: Any, connection: Any) -> Any:
-        if connection is None:
-            return await pool.get_connection()
-        if not await _usable(connection):
-            await pool.ensure_connection(connection)
-        return connection
-
 
 async def _sent_at_once(connection: Any, packed: bytes) -> bool:
-    """Send what fits into the transport's buffer, which takes no waiting, if there is a usable connection."""
-    if connection is None or len(packed) > AT_ONCE or not await _usable(connection):
+    """Send what fits into the transport's buffer, which takes no waiting, if there is a connection that is open."""
+    if connection is None or len(packed) > AT_ONCE or not connection.is_connected:
+        return False
+    if await connection.can_read():  # the server has closed it since it was used
         return False
     await connection.send_packed_command(packed, check_health=False)
     return True
-
-
-async def _usable(connection: Any) -> bool:
-    """Whether it is open: the server may have closed it since it was used."""
-    return bool(connection.is_connected and not await connection.can_read())
 
 
 def translated(error: RedisError) -> StorageError:

@@ -985,6 +985,6 @@ async def test_the_options_are_checked(server: Server) -> None:
     assert config.gpu == GpuConfig()
     for wrong in ([""], [-1], [True], [1.5], 3):
         with pytest.raises(ValueError, match=r"gpu\.gpus: expected 'all', or a list of indices and UUIDs"):
-            config.gpu.gpus = wrong  # type: ignore[assignment]
+            config.gpu.gpus = wrong  # type: ignore[assignment] - wrong on purpose
     made = TaskBackoffConfig.from_env(environ={"MAAS_BACKOFF_GPUS": "0,GPU-a", "MAAS_BACKOFF_TASKS_PER_GPU": "2"})
     assert (made.gpu.gpus, made.gpu.tasks_per_gpu) == ((0, "GPU-a"), 2)

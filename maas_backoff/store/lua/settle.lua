@@ -197,7 +197,7 @@ if not replayed then
   remove_all(gone)
   add_all(moved)
   if #claims > 0 then
-    local first_token, expiry, held_by = token + 1, whole(now + lease_ms), stamp .. ' ' .. worker
+    local expiry, held_by = whole(now + lease_ms), stamp .. ' ' .. worker
     local leased, ids, fitting = {}, {}, {}
     for n, claim in ipairs(claims) do
       claim.token = token + n
@@ -207,7 +207,7 @@ if not replayed then
     end
     redis.call('HSET', meta, 'token', whole(token + #claims))
     redis.call('ZADD', leases, unpack(leased))
-    redis.call('HSET', request, 'id', request_id, 'claims', table.concat(ids, '\n'), 'first_token', whole(first_token))
+    redis.call('HSET', request, 'id', request_id, 'claims', table.concat(ids, '\n'), 'first_token', whole(token + 1))
     if fits ~= '' then redis.call('HSET', request, 'fits', table.concat(fitting, ' ')) end
     redis.call('PEXPIRE', request, whole(2 * lease_ms))
   end
