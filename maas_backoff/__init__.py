@@ -33,6 +33,7 @@ from maas_backoff.errors import (
     TaskConflictError,
     TaskNotFoundError,
     TaskTimeoutError,
+    WorkerEndedError,
 )
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.storage import StorageConfig
@@ -84,5 +85,6 @@ __all__ = [
     "TaskTimeoutError",
     "ThreadPoolConfig",
     "Worker",
+    "WorkerEndedError",
     "current_task",
 ]

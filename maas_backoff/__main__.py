@@ -21,13 +21,14 @@ from maas_backoff.commands import preview, reading, steering
 from maas_backoff.commands.load import UsageError, load_scheduler
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.demo.lines import InputError
-from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError
+from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError, WorkerEndedError
+from maas_backoff.guard import log_for
 from maas_backoff.logs import JsonFormatter, PlainFormatter, TaskLogFilter
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.storage import StorageConfig
 from maas_backoff.store.redis import RedisStore
 
-log = logging.getLogger("maas_backoff.command")
+log = log_for("command")
 
 OK, FAILED, USAGE, STORAGE, STOPPED = 0, 1, 2, 3, 130
 
@@ -88,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     worker = commands.add_parser(
         "worker",
-        help="run a worker until SIGTERM or Ctrl-C",
-        description="Run the tasks of a TaskBackoffScheduler. SIGTERM or Ctrl-C: finish what runs, and end; a second "
+        help="run a worker until SIGTERM, SIGHUP or Ctrl-C",
+        description="Run the tasks of a TaskBackoffScheduler. SIGTERM, SIGHUP or Ctrl-C: finish what runs, and end; a second "
         "one: hand back what runs.",
     )
     worker.add_argument(
@@ -160,6 +161,8 @@ def _worker(options: argparse.Namespace) -> int:
     log.info("queue %r, %d at a time, pid %d", config.task.biz_prefix, config.threadpool.concurrency, os.getpid())
     try:
         anyio.run(scheduler.run_until_stopped)
+    except WorkerEndedError:  # it has said so
+        return FAILED
     except MaasBackoffError:
         raise
     except Exception:

@@ -6,6 +6,7 @@ MaasBackoffError
 │   └── PayloadError                       params or a result that are not JSON
 │       └── PayloadTooLargeError
 ├── HandlerError (TypeError)               a handler that cannot be used
+├── WorkerEndedError (RuntimeError)        a worker that ended although nobody stopped it
 ├── TaskConflictError (ValueError)         an id that exists with other params
 ├── TaskNotFoundError (LookupError)
 ├── TaskTimeoutError (TimeoutError)        a wait that took too long
@@ -46,6 +47,7 @@ __all__ = [
     "TaskConflictError",
     "TaskNotFoundError",
     "TaskTimeoutError",
+    "WorkerEndedError",
 ]
 
 
@@ -93,6 +95,10 @@ class PayloadTooLargeError(PayloadError):
 
 class HandlerError(MaasBackoffError, TypeError):
     """Raised when a handler cannot be used the way it was registered; says what to do instead."""
+
+
+class WorkerEndedError(MaasBackoffError, RuntimeError):
+    """Raised when a worker, or one of its loops, ended although nobody had stopped it; says how."""
 
 
 class TaskConflictError(MaasBackoffError, ValueError):

@@ -22,12 +22,13 @@ from maas_backoff.domain.task import (
     checked_status,
 )
 from maas_backoff.errors import InvalidValueError
+from maas_backoff.guard import log_for
 from maas_backoff.logs import about
 from maas_backoff.store.codec import EXTERNAL
 from maas_backoff.store.frame import Found, Settle
 from maas_backoff.store.redis import SETTLE_LIMIT, RedisStore
 
-log = logging.getLogger("maas_backoff.scheduler")
+log = log_for("scheduler")
 
 LISTED_AT_ONCE = 200
 """Tasks per page of a listing that goes through all of them: some may carry params that a Retry has replaced."""

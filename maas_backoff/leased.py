@@ -6,19 +6,20 @@ import math
 import time
 from collections.abc import Callable
 
-import anyio
 import attrs
 
+from maas_backoff.cancelling import cancel_call
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import CancelReason, Outcome
 from maas_backoff.domain.task import ProgressReport, TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan
 from maas_backoff.gate.grant import Grant
+from maas_backoff.guard import log_for
 from maas_backoff.logs import about
 from maas_backoff.store.codec import AttemptInfo
 from maas_backoff.store.frame import Claimed
 
-log = logging.getLogger("maas_backoff.worker")
+log = log_for("worker")
 
 
 class Attempt:
@@ -26,7 +27,10 @@ class Attempt:
 
     outcome: Outcome | None = None
     """What came of the handler, before it is known whether it was stopped."""
-    scope: anyio.CancelScope | None = None
+    call: "asyncio.Task[None] | None" = None
+    """The asyncio task that calls the handler, then the one that calls the exception handler."""
+    began = False
+    """Whether that asyncio task has begun: one that is cancelled before never runs, and would settle nothing."""
     reason: CancelReason | None = None
     started_at: float | None = None
     """When the handler began, by time.monotonic()."""
@@ -82,11 +86,16 @@ class Attempt:
         self.lingering = ended
 
     def cancel(self, reason: CancelReason) -> None:
-        """Stop the handler. The first reason stands; it is recorded before the cancel can be seen."""
-        if self.reason is None and not self.over:
+        """Stop the handler. The first reason stands, but for a lost lease; it is recorded before the cancel is seen."""
+        if not self.over and (self.reason is None or reason is CancelReason.LEASE_LOST):
             self.reason = reason
-            if self.scope is not None:
-                self.scope.cancel()
+            if self.call is not None and self.began:
+                cancel_call(self.call)
+
+    def abandon(self) -> "asyncio.Task[None] | None":
+        """Leave the attempt to its lease: nothing of it is settled. Returns the asyncio task of its handler."""
+        self.over = True
+        return self.call
 
     def about(self, event: str) -> dict[str, object]:
         """Return what a log record of this attempt carries."""

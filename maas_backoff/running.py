@@ -5,21 +5,19 @@ No I/O, and no `await` between looking at the state and changing it.
 
 import asyncio
 import itertools
-import logging
 import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-import anyio
-
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Settlement
+from maas_backoff.domain.task import TaskError, TaskStatus
 from maas_backoff.gate.grant import Grant
-from maas_backoff.inbox import Inbox
+from maas_backoff.guard import log_for
 from maas_backoff.leased import Attempt
-from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
+from maas_backoff.store.frame import Answer, Claimed, Frame, Settle, settle_args
 
 FRAME_LIMIT = 100
 """Claims, and settles, per frame: a script call of 1 to 2 ms."""
@@ -30,7 +28,7 @@ SLEEPING_CLAIMS = 2
 FRAME_BYTES = 4 * 1_048_576
 """Results per frame, about; a frame of a hundred large ones would hold up the server."""
 
-log = logging.getLogger("maas_backoff.worker")
+log = log_for("worker")
 
 
 class Running:
@@ -60,7 +58,6 @@ class Running:
         self.noting = asyncio.Event()
         # Half of the slots: the server works on one frame while the handlers of the other run.
         self._batch = min(batch_size, FRAME_LIMIT, -(-concurrency // 2))
-        self.inbox = Inbox()
         self._outbox: deque[Settle] = deque()
         self._ended: deque[Attempt] = deque()  # whose they are
         self._in_flight: dict[str, tuple[list[Attempt], int]] = {}
@@ -87,8 +84,6 @@ class Running:
         self._suspect_claims = {True: 0, False: 0}
         """Claims on their way that may take a suspect, of those that need a GPU and of the others."""
         self._loop = asyncio.get_running_loop()
-        # `anyio.CancelScope()` finds out each time which event loop it is on; that costs more than the scope.
-        self.new_scope: type[anyio.CancelScope] = type(anyio.CancelScope())
 
     @property
     def free(self) -> int:
@@ -156,7 +151,12 @@ class Running:
         request_id = f"{next(self._requests)}"
         self._in_flight[request_id] = [self._ended.popleft() for _ in settles], self._wakes
         tally = self.tally.take() if settles else ""
-        return Frame(tuple(settles), claims, may_claim_suspect, request_id, lane, tally, fits)
+        try:
+            return Frame(tuple(settles), claims, may_claim_suspect, request_id, lane, tally, fits)
+        except Exception as error:  # noqa: BLE001 - nothing that one task gives may keep the others from being settled
+            log.error("an outcome cannot be sent: %s", type(error).__name__)  # noqa: TRY400 - the traceback may show the outcome
+            sound = tuple(map(_sendable, settles))
+            return Frame(sound, claims, may_claim_suspect, request_id, lane, tally, fits)
 
     def answered(self, frame: Frame, answer: Answer) -> list[Attempt]:
         """Free the slots of what is settled, and return it, in the order of the frame."""
@@ -178,8 +178,8 @@ class Running:
         self._rest()
         return settled
 
-    def claimed(self, claimed: Claimed, *, timeout: float, start_before: float, grant: Grant | None = None) -> None:
-        """Hand a claimed task to a slot, with what it was granted of a GPU."""
+    def claimed(self, claimed: Claimed, *, timeout: float, start_before: float, grant: Grant | None = None) -> Attempt:
+        """Give a claimed task a slot, with what it was granted of a GPU; returns the attempt, which has not begun."""
         attempt = Attempt(
             claimed,
             timeout=timeout,
@@ -190,7 +190,7 @@ class Running:
         )
         self.attempts[attempt.token] = attempt
         self.tally.waits[int(claimed.waited_ms).bit_length()] += 1
-        self.inbox.put(attempt)
+        return attempt
 
     @property
     def unsettled(self) -> bool:
@@ -203,7 +203,9 @@ class Running:
     # The ends of attempts
 
     def settle(self, attempt: Attempt, settlement: Settlement | None) -> None:
-        """Send what came of an attempt; None: nothing may be written, its task is somebody else's."""
+        """Send what came of an attempt, once; None: nothing may be written, its task is somebody else's."""
+        if attempt.over:
+            return
         attempt.over = True
         self.noted.pop(attempt.token, None)
         if attempt.grant is not None and (attempt.lingering is None or attempt.lingering.is_set()):
@@ -326,3 +328,14 @@ class Running:
         if token not in self.noted:
             self.noted[token] = attempt
             self._loop.call_soon_threadsafe(self.noting.set)
+
+
+def _sendable(settle: Settle) -> Settle:
+    """Return the settle, or a failure in its place if it cannot be written down."""
+    try:
+        settle_args([settle])
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        failed = TaskError("unknown_outcome", f"the outcome cannot be sent: {type(error).__name__}")
+        settlement = Settlement(TaskStatus.FAILED, settle.settlement.ttl, error=failed)
+        return Settle(settle.task_id, settle.precondition, settle.token, settlement, settle.counts, settle.info)
+    return settle

@@ -1,6 +1,5 @@
 """The one object that users hold."""
 
-import logging
 import os
 import signal
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -25,7 +24,7 @@ from maas_backoff.domain.tracing import Tracing
 from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import HandlerError, InvalidValueError
 from maas_backoff.executors.base import ExceptionHandler, Executor, Handler
-from maas_backoff.executors.call import is_coroutine_handler
+from maas_backoff.executors.call import check_handler, check_takes, is_coroutine_handler
 from maas_backoff.executors.inline import InlineExecutor
 from maas_backoff.executors.lifespan import Lifespan
 from maas_backoff.executors.process import ProcessExecutor
@@ -33,11 +32,12 @@ from maas_backoff.executors.reference import HandlerReference
 from maas_backoff.executors.thread import ThreadExecutor
 from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.reading import Probe
+from maas_backoff.guard import log_for
 from maas_backoff.service import Service
 from maas_backoff.tasks import Tasks
 from maas_backoff.uninterrupted import uninterrupted
 
-log = logging.getLogger("maas_backoff.scheduler")
+log = log_for("scheduler")
 
 _H = TypeVar("_H", bound=Handler)
 _E = TypeVar("_E", bound=ExceptionHandler)
@@ -86,13 +86,14 @@ class TaskBackoffScheduler:
     def set_custom_task_handler(self, handler: _H) -> _H:
         """Set the function that runs tasks, `async def` or `def`; works as a decorator.
 
-        It is called with the TaskEntity. Returning ResultEntity.ok(…) or any JSON value completes the task;
-        ResultEntity.fail(…) or an exception fails the attempt; Retry, Snooze and Discard say what shall happen.
+        It is called with the TaskEntity, and with what the worker_lifespan yields where there is one. Returning
+        ResultEntity.ok(…) or any JSON value completes the task; ResultEntity.fail(…) or an exception fails the
+        attempt; Retry, Snooze and Discard say what shall happen. What a plain function returns is awaited on the event
+        loop if it can be: `async def` behind a plain decorator.
         Raises HandlerError for what cannot be called this way, with the remedy.
         """
         self._check_stopped("handler")
-        if not callable(handler):
-            raise HandlerError(f"task handler: expected a function, got {type(handler).__name__}")
+        check_handler("handler", handler, 1, 2)
         if self.config.threadpool.proc_mode == "process":
             HandlerReference.of(handler, defined=False)
         self._handler = handler
@@ -110,6 +111,7 @@ class TaskBackoffScheduler:
         self._check_stopped("worker_lifespan")
         if not callable(lifespan):
             raise HandlerError(f"worker_lifespan: expected a function, got {type(lifespan).__name__}")
+        check_takes("worker_lifespan", lifespan, 0)
         if self.config.threadpool.proc_mode == "process":
             HandlerReference.of(lifespan, defined=False)
         self._lifespan = lifespan
@@ -123,8 +125,7 @@ class TaskBackoffScheduler:
         ResultEntity.fail(…) sets code and message of the failed attempt. What it raises is logged and changes nothing.
         """
         self._check_stopped("exception handler")
-        if not callable(handler):
-            raise HandlerError(f"exception handler: expected a function, got {type(handler).__name__}")
+        check_handler("exception handler", handler, 1)
         self._exception_handler = handler
         return handler
 
@@ -167,6 +168,7 @@ class TaskBackoffScheduler:
                 raise
 
     async def _started_service(self, handler: Handler) -> Service:
+        check_handler("handler", handler, 1 if self._lifespan is None else 2)
         tasks = self._tasks
         executor = _executor(tasks.config, handler, self._lifespan)
         probe = self._probe or NvmlProbe()
@@ -215,14 +217,14 @@ class TaskBackoffScheduler:
         await self.shutdown()
 
     async def run_until_stopped(self) -> None:
-        """Run as a worker process: start, and drain on SIGTERM or SIGINT; return when that is done.
+        """Run as a worker process: start, and drain on SIGTERM, SIGINT or SIGHUP; return when that is done.
 
-        A second signal cancels what runs and hands it back; a third ends the process at once. Raises what the worker
-        died of, if it died.
+        A second signal cancels what runs and hands it back; a third ends the process at once. SIGHUP stays ignored
+        where it was (`nohup`). Raises what the worker died of, if it died, or WorkerEndedError.
         """
         if self._handler is None:
             raise HandlerError("run_until_stopped: there is no task handler to run; set one before")
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with anyio.open_signal_receiver(*_stop_signals()) as signals:
             await self.start()
             async with anyio.create_task_group() as group:
                 group.start_soon(self._end_with_service, group.cancel_scope)
@@ -423,6 +425,11 @@ class TaskBackoffScheduler:
     async def resume(self) -> bool:
         """Let the queue's workers go on; False if it was not paused."""
         return await self._tasks.hands.pause(on=False)
+
+
+def _stop_signals() -> list[signal.Signals]:
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
 
 
 def _executor(config: TaskBackoffConfig, handler: Handler, lifespan: Lifespan | None) -> Executor:

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
-import logging
+import math
 import os
 import secrets
 import socket
 import time
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from functools import partial
 from importlib.metadata import version
 from typing import cast
 
@@ -16,12 +19,13 @@ from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Tracing
-from maas_backoff.errors import StorageError
+from maas_backoff.errors import StorageError, WorkerEndedError
 from maas_backoff.executors.base import ExceptionHandler, Executor
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.reading import Probe
-from maas_backoff.loops import poll, progress, reap, timeout
+from maas_backoff.guard import log_for
+from maas_backoff.loops import poll, progress, reap, sweep, timeout
 from maas_backoff.loops.admission import Admission
 from maas_backoff.loops.heartbeat import Heartbeat
 from maas_backoff.loops.lane import Lane
@@ -32,7 +36,7 @@ from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.redis import RedisStore
 from maas_backoff.work import Work
 
-log = logging.getLogger("maas_backoff.worker")
+log = log_for("worker")
 
 VERSION = version("maas_backoff")
 LANES = 2
@@ -90,7 +94,7 @@ class Service:
         if self.failure is not None:
             return [f"the worker has died: {self.failure}"]
         if not self.alive:
-            return ["shutting down"]
+            return ["shutting down" if self._stopping.is_set() else "the worker has ended"]
         stuck = self.running.stuck(time.monotonic(), grace=5)
         found = [f"task {attempt.task.task_id!r} ignores its timeout" for attempt in stuck]
         if self._heartbeat is not None and self._heartbeat.trouble is not None:
@@ -103,8 +107,9 @@ class Service:
 
     async def start(self) -> None:
         """Start, and return when tasks are being claimed. Raises what kept it from that."""
-        # The only task of the package outside a task group: a group cannot be left by another task than entered it.
-        self._host = asyncio.create_task(self._run(), name="maas-backoff")
+        # A task of its own, as a group cannot be left by another task than entered it. A context of its own, as the
+        # tasks that it runs must not see the web request, say, that starts the worker.
+        self._host = asyncio.create_task(self._run(), name="maas-backoff", context=Context())
         self._host.add_done_callback(self._ended)
         try:
             await asyncio.shield(self._ready)
@@ -143,7 +148,13 @@ class Service:
         self._hurry.set()
 
     def _ended(self, host: asyncio.Task[None]) -> None:
-        error = None if host.cancelled() else _cause(host.exception())
+        error: BaseException | None
+        if host.cancelled():
+            error = None if self._stopping.is_set() else _was_cancelled()
+        else:
+            error = _cause(host.exception())
+        if error is None and not self._stopping.is_set():
+            error = WorkerEndedError("the worker ended although nobody stopped it")
         if not self._ready.done() and error is None:
             self._ready.cancel()
         elif not self._ready.done():
@@ -215,29 +226,45 @@ class Service:
                     number,
                     store,
                     running,
+                    work.begin,
                     exec_timeout=self._config.threadpool.exec_timeout,
                     lease=scheduler.lease,
                     interval=scheduler.interval,
                 )
                 for number in range(LANES + 2)
             )
-            for lane in lanes:
-                loops.start_soon(lane.run)
-            loops.start_soon(poll.run, running)
-            loops.start_soon(Wake(store, running, waker, spare, lease=scheduler.lease).run)
-            loops.start_soon(Admission(store, running, self._gate, for_gpu, interval=scheduler.interval).run)
-            loops.start_soon(timeout.run, running)
-            loops.start_soon(progress.run, running, store)
-            loops.start_soon(reap.run, store, self.worker, scheduler.lease)
-            async with anyio.create_task_group() as slots:
-                for _ in range(running.concurrency):
-                    slots.start_soon(work.fill_slot)
+            named: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+                *((f"lane {lane.number}", lane.run) for lane in lanes),
+                ("poll", partial(poll.run, running)),
+                ("wake-up", Wake(store, running, waker, spare, lease=scheduler.lease).run),
+                ("admission", Admission(store, running, self._gate, for_gpu, interval=scheduler.interval).run),
+                ("timeouts", partial(timeout.run, running)),
+                ("progress", partial(progress.run, running, store)),
+                ("reaper", partial(reap.run, store, self.worker, scheduler.lease)),
+                ("sweep", partial(sweep.run, work.sweep, scheduler.lease)),
+            ]
+            for name, loop in named:
+                loops.start_soon(self._unasked, name, loop, name=f"maas-backoff {name}")
+            try:
                 running.wake()
                 self._ready.set_result(None)
                 await self._stopping.wait()
                 await self._drain()
-                slots.cancel_scope.cancel()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await work.stop()
             loops.cancel_scope.cancel()
+
+    async def _unasked(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop. Its end is the worker's failure, unless the worker is being stopped."""
+        try:
+            await loop()
+        except asyncio.CancelledError:
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            raise _was_cancelled() from None
+        if not self._stopping.is_set():
+            raise WorkerEndedError(f"the worker's loop {name!r} ended although nobody stopped it")
 
     async def _drain(self) -> None:
         """Claim nothing more; let attempts end; cancel those that do not, and hand them back; settle.
@@ -264,6 +291,10 @@ class Service:
     def _give_up(self) -> None:
         for attempt in self.running.attempts.values():
             log.warning("task %r is left to its lease at shutdown", attempt.task.task_id, extra=attempt.about("left"))
+
+
+def _was_cancelled() -> WorkerEndedError:
+    return WorkerEndedError("other code of this process cancelled an asyncio task of the worker (all_tasks(), perhaps)")
 
 
 def _cause(error: BaseException | None) -> BaseException | None:

@@ -27,6 +27,7 @@ from maas_backoff.errors import (
     TaskTimeoutError,
 )
 from maas_backoff.gate.status import status
+from maas_backoff.guard import log_for
 from maas_backoff.hands import Hands
 from maas_backoff.logs import about
 from maas_backoff.store.codec import traced
@@ -35,7 +36,7 @@ from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.redis import ENQUEUE_LIMIT, RedisStore
 from maas_backoff.store.waiters import Waiters
 
-log = logging.getLogger("maas_backoff.scheduler")
+log = log_for("scheduler")
 
 WAIT_RENEWAL = 20.0
 """Seconds after which a waiter looks by itself, and says again that it waits."""

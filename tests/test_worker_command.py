@@ -75,7 +75,8 @@ async def status(producer: TaskBackoffScheduler, task_id: str) -> TaskStatus:
 
 
 @pytest.mark.parametrize(
-    ("number", "mode"), [(signal.SIGTERM, "thread"), (signal.SIGINT, "thread"), (signal.SIGTERM, "process")]
+    ("number", "mode"),
+    [(signal.SIGTERM, "thread"), (signal.SIGINT, "thread"), (signal.SIGHUP, "thread"), (signal.SIGTERM, "process")],
 )
 async def test_a_worker_runs_tasks_and_drains_when_told_to_stop(
     producer: TaskBackoffScheduler, start: Start, number: signal.Signals, mode: str
@@ -101,6 +102,29 @@ async def test_a_worker_runs_tasks_and_drains_when_told_to_stop(
 async def _started(producer: TaskBackoffScheduler, task_id: str) -> bool:
     task = await producer.get_task(task_id)
     return task is not None and task.progress == 1
+
+
+async def test_a_worker_that_ends_by_itself_exits_with_1(
+    producer: TaskBackoffScheduler, start: Start, tmp_path: Path
+) -> None:
+    """Supervisors restart what has failed, and only that."""
+    (tmp_path / "mine.py").write_text(
+        MODULE
+        + """
+import asyncio
+
+@scheduler.set_custom_task_handler
+async def cancel_all(task):
+    for one in asyncio.all_tasks():
+        if one.get_name() == "maas-backoff":
+            one.cancel()
+"""
+    )
+    worker = start()
+    await producer.create_task({})
+    output, errors = worker.communicate(timeout=20)
+    assert (worker.returncode, output) == (1, ""), errors
+    assert "CRITICAL maas_backoff.worker: the worker has died: other code of this process cancelled" in errors
 
 
 async def test_a_thread_that_does_not_end_does_not_keep_the_worker_alive(

@@ -1,15 +1,14 @@
 """What the page can do to the queue and its tasks. Who may, and from where, is asked before (access.py)."""
 
-import logging
-
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from maas_backoff.dashboard.feed import Feed
+from maas_backoff.guard import log_for
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-log = logging.getLogger("maas_backoff.dashboard")
+log = log_for("dashboard")
 
 
 class Actions:

@@ -1,7 +1,5 @@
 """The dashboard as an ASGI application, to be mounted anywhere."""
 
-import logging
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,9 +13,10 @@ from maas_backoff.dashboard.assets import Assets
 from maas_backoff.dashboard.feed import Feed
 from maas_backoff.dashboard.reading import Reading
 from maas_backoff.errors import MaasBackoffError, StorageError
+from maas_backoff.guard import log_for
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-log = logging.getLogger("maas_backoff.dashboard")
+log = log_for("dashboard")
 
 
 def dashboard(

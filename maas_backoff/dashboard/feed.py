@@ -1,7 +1,6 @@
 """What all open pages show: read once for all of them, by whoever asks first."""
 
 import json
-import logging
 import time
 from collections.abc import Awaitable, Callable
 
@@ -10,9 +9,10 @@ import attrs
 
 from maas_backoff.dashboard.views import gpus_view, history_view, queue_view, workers_view
 from maas_backoff.errors import StorageError, StorageUnavailableError
+from maas_backoff.guard import log_for
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-log = logging.getLogger("maas_backoff.dashboard")
+log = log_for("dashboard")
 
 PERIOD = 1.0
 """Seconds between two reads of what changes quickly."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -21,9 +20,10 @@ from maas_backoff.domain.newtask import checked_task_id
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import InvalidValueError, StorageUnavailableError
+from maas_backoff.guard import log_for
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-log = logging.getLogger("maas_backoff.dashboard")
+log = log_for("dashboard")
 
 LARGEST_PAGE = 100
 

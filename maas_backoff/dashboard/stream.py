@@ -1,12 +1,13 @@
 """A stream of server-sent events to one page, and how many there are."""
 
-import logging
 from collections.abc import AsyncIterator
 
 from sse_starlette import EventSourceResponse
 from starlette.types import Message, Receive, Scope, Send
 
-log = logging.getLogger("maas_backoff.dashboard")
+from maas_backoff.guard import log_for
+
+log = log_for("dashboard")
 
 MOST_STREAMS = 200
 """Pages that may be open at once, of one process."""

@@ -1,7 +1,6 @@
 """How long to wait before a retry."""
 
 import hashlib
-import logging
 import math
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,7 +8,9 @@ from enum import StrEnum
 
 import attrs
 
-log = logging.getLogger("maas_backoff.worker")
+from maas_backoff.guard import contained, log_for
+
+log = log_for("worker")
 
 BackoffCallable = Callable[[int], float | timedelta]
 """A backoff of one's own: the retry's number, from 1, to seconds or a timedelta."""
@@ -74,16 +75,19 @@ class Backoff:
 
 def _call(custom: BackoffCallable, retry: int) -> float | None:
     """Return what a user's callable gives, if that is a delay; None, and a log line, if not."""
-    try:
-        delay = custom(retry)
-        seconds = float(delay.total_seconds() if isinstance(delay, timedelta) else delay)
-    except Exception:
-        log.exception("the backoff callable failed for retry %d; the exponential formula stands in", retry)
-        return None
-    if not math.isfinite(seconds):
-        log.error("the backoff callable gave %r for retry %d; the exponential formula stands in", delay, retry)
-        return None
-    return seconds
+    return contained(lambda: _seconds(custom(retry), retry), lambda error: _failed(error, retry))
+
+
+def _seconds(delay: float | timedelta, retry: int) -> float | None:
+    seconds = float(delay.total_seconds() if isinstance(delay, timedelta) else delay)
+    if math.isfinite(seconds):
+        return seconds
+    log.error("the backoff callable gave %r for retry %d; the exponential formula stands in", seconds, retry)
+    return None
+
+
+def _failed(error: BaseException, retry: int) -> None:
+    log.error("the backoff callable failed for retry %d; the exponential formula stands in", retry, exc_info=error)
 
 
 def _draw(task_id: str, retry: int) -> float:

@@ -119,8 +119,9 @@ def outcome_of_value(value: object, limit: int) -> HandlerOutcome:
 
 
 def code_of(failed: ResultEntity) -> int | None:
-    """Return the code of a failure, which users may have filled with anything."""
-    return failed.code if isinstance(failed.code, int) else None
+    """Return the code of a failure, which users may have filled with anything: None for all but 64-bit integers."""
+    code = failed.code
+    return int(code) if isinstance(code, int) and -(2**63) <= code < 2**63 else None
 
 
 def outcome_of_error(error: BaseException) -> HandlerOutcome:

@@ -1,14 +1,15 @@
 """What a child process prints, as lines in the log."""
 
 import asyncio
-import logging
 import os
+
+from maas_backoff.guard import log_for
 
 LINE_LIMIT = 8192
 """Bytes of a line that are logged as one; a longer one is logged in pieces."""
 
 _CHUNK = 65_536  # what a pipe holds, as a rule; a buffer of 128 KiB and more costs a system call of its own
-_logger = logging.getLogger("maas_backoff.output")
+_logger = log_for("output")
 
 
 class Output:

@@ -1,6 +1,5 @@
 """Handlers in child processes, which can be killed."""
 
-import logging
 import sys
 from contextlib import suppress
 from functools import partial
@@ -19,8 +18,9 @@ from maas_backoff.executors.lifespan import Lifespan
 from maas_backoff.executors.parent import Child, ChildError, SetupError, UnreadError
 from maas_backoff.executors.reference import HandlerReference
 from maas_backoff.gate.grant import Grant
+from maas_backoff.guard import log_for
 
-log = logging.getLogger("maas_backoff.worker")
+log = log_for("worker")
 
 
 class ProcessExecutor:

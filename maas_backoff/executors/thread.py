@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import inspect
 import math
 from collections import deque
+from collections.abc import Awaitable
 from contextvars import Context, copy_context
 from queue import SimpleQueue
 
@@ -14,6 +16,7 @@ from anyio import to_thread
 from maas_backoff.domain.outcome import HandlerOutcome, outcome_of_error, outcome_of_value
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.executors.base import Call, Handler
+from maas_backoff.executors.call import own_task
 from maas_backoff.executors.lifespan import InThisProcess, Lifespan
 from maas_backoff.gate.grant import Grant
 
@@ -51,14 +54,24 @@ class ThreadExecutor:
         self._running += 1
         if self._running > len(self._threads):
             serving = to_thread.run_sync(self._serve, abandon_on_cancel=True, limiter=self._limiter)
-            self._threads.add(asyncio.create_task(serving, name="maas-backoff-thread"))
+            self._threads.add(own_task(serving, "maas-backoff-thread"))
         call.started()
         self._calls.put(mine)
         try:
-            return await mine.outcome
+            outcome = await mine.outcome
         except asyncio.CancelledError:
             call.lingers(mine.ended)
             raise
+        return await self._awaited(outcome) if isinstance(outcome, _Rest) else outcome
+
+    async def _awaited(self, rest: "_Rest") -> HandlerOutcome:
+        """Await what the call has returned: `async def` behind a plain decorator, say."""
+        try:
+            return outcome_of_value(await rest.awaitable, self._limit)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as in _call
+            return outcome_of_error(error)
 
     async def aclose(self) -> None:
         """Let the threads end; one whose handler does not end is left behind."""
@@ -82,9 +95,10 @@ class ThreadExecutor:
                 with contextlib.suppress(RuntimeError):  # the loop is gone, and nobody waits
                     self._loop.call_soon_threadsafe(self._deliver)
 
-    def _call(self, task: TaskEntity) -> HandlerOutcome:
+    def _call(self, task: TaskEntity) -> "HandlerOutcome | _Rest":
         try:
-            return outcome_of_value(self._handler(task, *self._lifespan.values), self._limit)
+            value = self._handler(task, *self._lifespan.values)
+            return _Rest(value) if inspect.isawaitable(value) else outcome_of_value(value, self._limit)
         except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
             return outcome_of_error(error)
 
@@ -103,6 +117,13 @@ class ThreadExecutor:
 class _ThreadCall:
     task: TaskEntity
     context: Context
-    outcome: asyncio.Future[HandlerOutcome]
+    outcome: "asyncio.Future[HandlerOutcome | _Rest]"
     ended: asyncio.Event = attrs.field(factory=asyncio.Event)
-    result: HandlerOutcome | None = None
+    result: "HandlerOutcome | _Rest | None" = None
+
+
+@attrs.frozen
+class _Rest:
+    """What is left of a call for the event loop."""
+
+    awaitable: Awaitable[object]

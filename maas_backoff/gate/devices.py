@@ -1,6 +1,5 @@
 """The devices that one worker may use, as last read, and what is wrong with them."""
 
-import logging
 import math
 import os
 import time
@@ -10,8 +9,9 @@ from typing import Literal
 from maas_backoff.domain.demand import Waiting
 from maas_backoff.gate.reading import Probe, Reading
 from maas_backoff.gate.visible import chosen, unknown, visible_to_cuda
+from maas_backoff.guard import log_for
 
-log = logging.getLogger("maas_backoff.gpu")
+log = log_for("gpu")
 
 QUIETEST = 0.05
 """Seconds between two readings out of turn."""

@@ -1,13 +1,13 @@
 """What speaks against devices, and for them: told to their ledgers, so that all workers hear of it."""
 
-import logging
 from collections.abc import Iterable
 
 from maas_backoff.config import GpuConfig
 from maas_backoff.gate.reading import Reading
+from maas_backoff.guard import log_for
 from maas_backoff.store.ledger import Ledgers
 
-log = logging.getLogger("maas_backoff.gpu")
+log = log_for("gpu")
 
 
 class Faults:

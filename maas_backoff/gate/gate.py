@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,9 +18,10 @@ from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.owner import owner_using
 from maas_backoff.gate.reading import Probe, Reading
+from maas_backoff.guard import log_for
 from maas_backoff.store.ledger import DeviceLedger, Ledgers, holder
 
-log = logging.getLogger("maas_backoff.gpu")
+log = log_for("gpu")
 
 HOLD = 5.0
 """Seconds that a hold, or a call for room, lasts without being said again."""

@@ -15,8 +15,9 @@ import attrs
 
 from maas_backoff.gate.owner import owner_using
 from maas_backoff.gate.reading import Reading
+from maas_backoff.guard import log_for
 
-log = logging.getLogger("maas_backoff.gpu")
+log = log_for("gpu")
 
 PERIOD = 1.0
 """Seconds between two rounds of readings."""

@@ -3,7 +3,6 @@
 Devices are reserved first and tasks claimed after: a full GPU costs no writes, and a busy box leaves tasks to others.
 """
 
-import logging
 import math
 import time
 
@@ -13,13 +12,14 @@ from maas_backoff.errors import StorageError
 from maas_backoff.gate.fit import Plan, Start
 from maas_backoff.gate.gate import HOLD, Gate
 from maas_backoff.gate.grant import Grant
+from maas_backoff.guard import log_for
 from maas_backoff.loops.lane import Lane
 from maas_backoff.loops.patience import Patience
 from maas_backoff.running import Running
 from maas_backoff.store.frame import Answer, Frame
 from maas_backoff.store.redis import RedisStore
 
-log = logging.getLogger("maas_backoff.gpu")
+log = log_for("gpu")
 
 PAUSE = 1.0
 """Seconds between two looks while something waits that does not fit. A new reading comes as often."""

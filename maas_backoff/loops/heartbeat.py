@@ -5,7 +5,6 @@ So a handler that blocks the event loop keeps its lease, and a cancel reaches it
 
 import asyncio
 import contextlib
-import logging
 import sys
 import threading
 import time
@@ -17,13 +16,14 @@ from maas_backoff.domain import jsontext
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.errors import StorageError
 from maas_backoff.gate.gate import Gate
+from maas_backoff.guard import log_for
 from maas_backoff.leased import Attempt
 from maas_backoff.running import Running
 from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
 from maas_backoff.store.redis import RedisStore
 
-log = logging.getLogger("maas_backoff.worker")
+log = log_for("worker")
 
 
 class Heartbeat:

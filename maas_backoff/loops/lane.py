@@ -5,31 +5,42 @@ Two lanes run, so that the server works on one frame while this process works on
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.errors import Retry, StorageDeniedError, StorageUnavailableError
 from maas_backoff.gate.grant import Grant
+from maas_backoff.guard import log_for
 from maas_backoff.leased import Attempt
 from maas_backoff.loops.patience import Patience
 from maas_backoff.running import Running
 from maas_backoff.store.frame import Answer, Frame
 from maas_backoff.store.redis import RedisStore
 
-log = logging.getLogger("maas_backoff.worker")
+log = log_for("worker")
 
 
 class Lane:
     """One of the lanes of a worker."""
 
     def __init__(
-        self, number: int, store: RedisStore, running: Running, *, exec_timeout: float, lease: float, interval: float
+        self,
+        number: int,
+        store: RedisStore,
+        running: Running,
+        begin: Callable[[Attempt], None],
+        *,
+        exec_timeout: float,
+        lease: float,
+        interval: float,
     ) -> None:
+        """`begin` is called with each attempt that was claimed, and must not raise."""
         self.number = number
         self._store = store
         self._running = running
+        self._begin = begin
         self._exec_timeout = exec_timeout
         self._lease = lease
         self._interval = interval
@@ -71,7 +82,7 @@ class Lane:
         for claimed in answer.claimed:
             timeout = claimed.exec_timeout or self._exec_timeout
             grant = grants[claimed.fit] if grants else None
-            running.claimed(claimed, timeout=timeout, start_before=start_before, grant=grant)
+            self._begin(running.claimed(claimed, timeout=timeout, start_before=start_before, grant=grant))
         if frame.settles:
             running.tally.settles[int((time.monotonic() - sent) * 1000).bit_length()] += len(frame.settles)
         settled = running.answered(frame, answer)

@@ -1,11 +1,12 @@
 """How a loop waits for a server that does not answer: for ever, with jittered backoff."""
 
-import logging
 import random
 
 import anyio
 
-log = logging.getLogger("maas_backoff.storage")
+from maas_backoff.guard import log_for
+
+log = log_for("storage")
 
 LONGEST_PAUSE = 5.0
 

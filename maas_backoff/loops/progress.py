@@ -1,14 +1,13 @@
 """Progress notes of running attempts, sent together."""
 
-import logging
-
 import anyio
 
 from maas_backoff.errors import StorageError
+from maas_backoff.guard import log_for
 from maas_backoff.running import Running
 from maas_backoff.store.redis import RedisStore
 
-log = logging.getLogger("maas_backoff.worker")
+log = log_for("worker")
 
 PAUSE = 0.1
 

@@ -1,6 +1,5 @@
 """The reaper: settles attempts whose worker has stopped renewing their lease."""
 
-import logging
 import random
 
 import anyio
@@ -8,12 +7,13 @@ import anyio
 from maas_backoff.domain.outcome import LeaseExpired
 from maas_backoff.domain.settlement import decide
 from maas_backoff.errors import StorageError
+from maas_backoff.guard import log_for
 from maas_backoff.logs import about
 from maas_backoff.loops.patience import Patience
 from maas_backoff.store.frame import Found, Settle
 from maas_backoff.store.redis import RedisStore
 
-log = logging.getLogger("maas_backoff.worker")
+log = log_for("worker")
 
 LIMIT = 100
 

@@ -1,13 +1,14 @@
 """Tracing that is broken harms no task."""
 
-import logging
 from contextvars import Token
 from types import TracebackType
 
 from opentelemetry.context import Context, detach
 from opentelemetry.trace import Span
 
-log = logging.getLogger("maas_backoff.otel")
+from maas_backoff.guard import log_for
+
+log = log_for("otel")
 
 
 class Unharmed:

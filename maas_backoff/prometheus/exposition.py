@@ -1,16 +1,15 @@
 """The numbers of a queue as Prometheus reads them."""
 
-import logging
-
 import anyio
 from prometheus_client import CollectorRegistry, generate_latest
 
 from maas_backoff.errors import StorageError
+from maas_backoff.guard import log_for
 from maas_backoff.prometheus.collector import Collector
 from maas_backoff.prometheus.snapshot import Snapshot
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-log = logging.getLogger("maas_backoff.prometheus")
+log = log_for("prometheus")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of what `metrics` returns."""

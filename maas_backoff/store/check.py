@@ -1,6 +1,5 @@
 """The check at start: names what is wrong with the server before any task is taken."""
 
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +8,12 @@ from redis.exceptions import RedisError, ResponseError
 
 from maas_backoff.domain.finding import UNREADABLE, Finding, judge, judge_schema
 from maas_backoff.errors import StorageDeniedError, StorageError, StorageUnavailableError, StorageUnfitError
+from maas_backoff.guard import log_for
 from maas_backoff.store.connect import Client, translated
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.rehearsal import SCHEMA, Rehearsal, rehearse
 
-log = logging.getLogger("maas_backoff.worker")
+log = log_for("worker")
 
 _RIGHT = re.compile(r"run the '([a-z|]+)' command")
 _PASSING = re.compile(r"READONLY|MISCONF|NOREPLICAS|LOADING|MASTERDOWN")

@@ -1,7 +1,6 @@
 """Where the server is that holds a queue: always there, or wherever Sentinels or a Cluster's nodes say."""
 
 import contextlib
-import logging
 import time
 from typing import Any, cast
 
@@ -11,10 +10,11 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from maas_backoff.errors import StorageUnavailableError
+from maas_backoff.guard import log_for
 from maas_backoff.storage import Endpoint, Node, StorageConfig
 from maas_backoff.store.address import Address, tls_options
 
-log = logging.getLogger("maas_backoff.storage")
+log = log_for("storage")
 
 ASK_TIMEOUT = 1.0
 """Seconds that one Sentinel or node may take to say where the master is."""
