@@ -90,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     worker = commands.add_parser(
         "worker",
         help="run a worker until SIGTERM, SIGHUP or Ctrl-C",
-        description="Run the tasks of a TaskBackoffScheduler. SIGTERM, SIGHUP or Ctrl-C: finish what runs, and end; a second "
-        "one: hand back what runs.",
+        description="Run the tasks of a TaskBackoffScheduler. SIGTERM, SIGHUP or Ctrl-C: finish what runs, and end; a "
+        "second one: hand back what runs.",
     )
     worker.add_argument(
         "scheduler", metavar="module:scheduler", help="where it is, or a function without arguments giving it"

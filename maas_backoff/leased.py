@@ -45,21 +45,25 @@ class Attempt:
         claimed: Claimed,
         *,
         timeout: float,
-        start_before: float,
+        lease_until: float,
+        margin: float,
         watch: Callable[[float], None],
         report: ProgressReport,
         grant: Grant | None = None,
     ) -> None:
-        """`watch` is told of the deadline, `report` of the handler's progress.
+        """Make the attempt of a claimed task.
 
-        Neither may know this attempt: it would be kept until the next garbage collection.
+        `lease_until` is the moment, by time.monotonic(), until which the lease holds for certain. The handler may not
+        begin in the last `margin` seconds before it. `watch` is told of the deadline, `report` of the handler's
+        progress; neither may know this attempt: it would be kept until the next garbage collection.
         """
         self.claimed = claimed
         self.grant = grant
         self.token = claimed.token
         self.timeout = timeout
-        self.start_before = start_before
-        """The handler may not begin after this moment: the lease might have run out."""
+        self.lease_until = lease_until
+        """The lease holds at least until this moment, by time.monotonic(); `renewed` moves it."""
+        self._margin = margin
         self._watch = watch
         self._begun = time.monotonic()
         self.task: TaskEntity = claimed.task.connected(report)
@@ -68,6 +72,15 @@ class Attempt:
 
     def __repr__(self) -> str:
         return f"<Attempt {self.task.attempt} of {self.task.task_id!r}, token {self.token}>"
+
+    @property
+    def start_before(self) -> float:
+        """The handler may not begin after this moment, by time.monotonic(): the lease might run out too soon."""
+        return self.lease_until - self._margin
+
+    def renewed(self, until: float) -> None:
+        """Note that the lease was renewed and holds until that moment. Called from the heartbeat's thread."""
+        self.lease_until = max(self.lease_until, until)
 
     def started(self) -> None:
         """From here on the timeout counts."""

@@ -178,12 +178,15 @@ class Running:
         self._rest()
         return settled
 
-    def claimed(self, claimed: Claimed, *, timeout: float, start_before: float, grant: Grant | None = None) -> Attempt:
+    def claimed(
+        self, claimed: Claimed, *, timeout: float, lease_until: float, margin: float, grant: Grant | None = None
+    ) -> Attempt:
         """Give a claimed task a slot, with what it was granted of a GPU; returns the attempt, which has not begun."""
         attempt = Attempt(
             claimed,
             timeout=timeout,
-            start_before=start_before,
+            lease_until=lease_until,
+            margin=margin,
             watch=self._watch,
             report=self._report,
             grant=grant,

@@ -119,15 +119,18 @@ class Heartbeat:
         for attempt in attempts:
             args += attempt.task.task_id, attempt.token
         keys = self._store.keys.all(scripts.RENEW.keys, info=self._store.keys.info(self._running.worker))
+        sent = time.monotonic()  # the lease counts from the renewal on the server, which is later
         # Longer after each failure: on a slow network, a new connection alone may take longer than the first deadline.
         with anyio.fail_after(min(self._deadline * 2 ** min(self._missed, 10), self._lease)):
             lost, cancelled = await client.run(scripts.RENEW, keys, args)
         self._renewed_at = time.monotonic()
         self._missed = 0
-        if lost:
-            self._loop.call_soon_threadsafe(
-                self._running.cancel, [int(token) for token in lost], CancelReason.LEASE_LOST
-            )
+        gone = {int(token) for token in lost}
+        for attempt in attempts:
+            if attempt.token not in gone:
+                attempt.renewed(sent + self._lease)
+        if gone:
+            self._loop.call_soon_threadsafe(self._running.cancel, list(gone), CancelReason.LEASE_LOST)
         for task_id in cancelled:
             self._loop.call_soon_threadsafe(self._running.cancel_task, task_id.decode())
 
