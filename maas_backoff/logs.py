@@ -14,6 +14,7 @@ failed            WARNING  the last attempt failed; INFO: by hand
 released          DEBUG    an attempt gave its task back: snoozed, not begun in time, or the worker stops
 cancelled         DEBUG    an attempt was stopped by request (WARNING: it failed meanwhile); INFO: by hand, at once
 too_late          WARNING  an attempt had lost its lease: its outcome does not count
+cut_off           WARNING  an attempt is stopped, as its lease could not be renewed in time
 left              WARNING  an attempt goes on after the worker's end, until its lease runs out
 lost              WARNING  a worker found a lease that ran out: another attempt follows, or the task has failed
 cancel_requested  INFO     by hand: `cancel_task(running=True)` of a task that runs

@@ -79,6 +79,8 @@ class Running:
         """Whether it sleeps so that it would be."""
         self.gpu_pulse = asyncio.Event()
         """Set when something may have changed for tasks that need a GPU."""
+        self.stops_with_lease = False
+        """Whether attempts are stopped when their lease is over. Threads cannot be: their outcome may still count."""
         self.lingering = 0
         """Slots whose thread outlives its attempt."""
         self._suspect_claims = {True: 0, False: 0}
@@ -192,6 +194,8 @@ class Running:
             grant=grant,
         )
         self.attempts[attempt.token] = attempt
+        if self.stops_with_lease:
+            self.watch(lease_until)
         self.tally.waits[int(claimed.waited_ms).bit_length()] += 1
         return attempt
 
@@ -292,15 +296,23 @@ class Running:
             self.earlier.set()
 
     def stop_overdue(self, now: float) -> None:
-        """Cancel the attempts whose time is over, and find the next deadline."""
+        """Cancel the attempts whose timeout, or whose lease, is over, and find the next such moment."""
         self.next_deadline = math.inf
         for attempt in self.attempts.values():
             if attempt.over or attempt.reason is not None:
                 continue
+            lease_until = attempt.lease_until if self.stops_with_lease else math.inf
             if attempt.deadline <= now:
                 attempt.cancel(CancelReason.TIMEOUT)
+            elif lease_until <= now:
+                log.warning(
+                    "task %r: attempt %d is stopped: its lease could not be renewed",
+                    *(attempt.task.task_id, attempt.task.attempt),
+                    extra=attempt.about("cut_off"),
+                )
+                attempt.cancel(CancelReason.CUT_OFF)
             else:
-                self.next_deadline = min(self.next_deadline, attempt.deadline)
+                self.next_deadline = min(self.next_deadline, attempt.deadline, lease_until)
 
     def cancel(self, tokens: list[int], reason: CancelReason) -> None:
         """Cancel attempts by their tokens; those that ended meanwhile are left alone."""

@@ -67,6 +67,7 @@ class Service:
         self._host: asyncio.Task[None] | None = None
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.running = Running(self.worker, config.threadpool.concurrency, config.task.batch_size)
+        self.running.stops_with_lease = executor.stoppable
         self._gate = Gate(
             probe,
             Ledgers(config.storage, store.server, lease=config.scheduler.lease),

@@ -104,7 +104,7 @@ async def test_each_transition_is_one_record(
         ("too_late", "WARNING", 1),
     ]
     seen = {record.event for record in caplog.records if hasattr(record, "event")}
-    assert seen | {"lost", "left"} == _documented(), "those two have a test of their own"
+    assert seen | {"lost", "left", "cut_off"} == _documented(), "those three have a test of their own"
     assert not any(SECRET in f"{record.getMessage()} {vars(record)}" for record in caplog.records)
 
 

@@ -1,5 +1,6 @@
 """No handler begins later than the last renewal of its lease allows, in any mode."""
 
+import threading
 import time
 
 import anyio
@@ -46,3 +47,60 @@ async def test_the_moment_until_which_a_lease_holds_follows_the_renewals(
             server.go_on()
         await eventually(lambda: attempt.lease_until > stopped_at + lease, "it moves again")
         ends.set()
+
+
+async def test_an_attempt_is_stopped_when_its_lease_must_be_over_and_not_when_the_link_returns(
+    scheduler: TaskBackoffScheduler, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody else took the task meanwhile: it comes back at once, with no loss and no retry counted."""
+    began, stopped = anyio.Event(), list[float]()
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> str:
+        began.set()
+        if task.attempt == 1:
+            try:
+                await anyio.sleep(60)
+            finally:
+                stopped.append(time.monotonic())
+        return "again"
+
+    async with scheduler:
+        await scheduler.create_task({}, "x")
+        await began.wait()
+        (attempt,) = attempts_of(scheduler)
+        server.pause()
+        try:
+            await eventually(lambda: stopped, "it was stopped while the server does not answer")
+            assert stopped[0] >= attempt.lease_until
+        finally:
+            server.go_on()
+        task = await scheduler.wait_task("x", timeout=30)
+    assert (task.result, task.attempt, task.retry_count, task.lost_count) == ("again", 2, 0, 0)
+    told = [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "cut_off"]
+    assert told == ["task 'x': attempt 1 is stopped: its lease could not be renewed"]
+
+
+async def test_a_thread_that_outlasts_its_lease_may_still_complete_its_task(
+    scheduler: TaskBackoffScheduler, server: Server, config: TaskBackoffConfig
+) -> None:
+    """It cannot be stopped, so it is not given up either."""
+    began, release = threading.Event(), threading.Event()
+
+    @scheduler.set_custom_task_handler
+    def handle(task: TaskEntity) -> int:
+        began.set()
+        release.wait(30)
+        return task.attempt
+
+    async with scheduler:
+        await scheduler.create_task({}, "x")
+        await eventually(began.is_set, "it has begun")
+        (attempt,) = attempts_of(scheduler)
+        server.pause()
+        try:
+            await eventually(lambda: time.monotonic() > attempt.lease_until + 0.2, "its lease is over")
+        finally:
+            server.go_on()
+            release.set()
+        assert (await scheduler.wait_task("x", timeout=30)).result == 1

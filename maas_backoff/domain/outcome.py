@@ -30,6 +30,8 @@ class CancelReason(StrEnum):
     USER = "user"
     TIMEOUT = "timeout"
     LEASE_LOST = "lease_lost"
+    CUT_OFF = "cut_off"
+    """Its lease was not renewed in time: the server could not be reached, or this process stood still."""
     SHUTDOWN = "shutdown"
 
 
