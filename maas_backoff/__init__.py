@@ -14,6 +14,7 @@ from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
 from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import (
+    CallerGoneError,
     ConfigError,
     Discard,
     HandlerError,
@@ -42,6 +43,7 @@ __all__ = [
     "Activity",
     "Backoff",
     "BackoffStrategy",
+    "CallerGoneError",
     "ConfigError",
     "Discard",
     "Durations",

@@ -10,6 +10,7 @@ MaasBackoffError
 ├── TaskConflictError (ValueError)         an id that exists with other params
 ├── TaskNotFoundError (LookupError)
 ├── TaskTimeoutError (TimeoutError)        a wait that took too long
+├── CallerGoneError                        the caller of `call(disconnected=…)` has hung up
 ├── MissingExtraError (ImportError)        an optional part that is not installed
 ├── StorageError (ConnectionError)
 │   ├── StorageUnavailableError            no answer in time; may be tried again
@@ -23,10 +24,13 @@ MaasBackoffError
     └── Discard
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeVar
 
 __all__ = [
+    "CallerGoneError",
     "ConfigError",
     "Discard",
     "HandlerError",
@@ -52,19 +56,76 @@ __all__ = [
 
 
 class MaasBackoffError(Exception):
-    """The root of everything this library raises."""
+    """The root of everything this library raises.
+
+    A web service can answer with `http_status`, `http_headers` and `http_detail`. Errors can be pickled and copied.
+    """
+
+    http_status: int = 500
+    """The HTTP status that tells a web client what happened: 4xx if the client is wrong, 503 if it may try again."""
+
+    @property
+    def http_headers(self) -> dict[str, str]:
+        """The headers of that answer: `Retry-After` if the error knows when to come back, else none."""
+        return {}
+
+    @property
+    def http_detail(self) -> str:
+        """The text of that answer: the message if the client is wrong, else a sentence without addresses or options."""
+        return str(self) if self.http_status < 500 else _DETAILS.get(self.http_status, "internal error")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with the message alone, which most of these classes do not accept.
+        return _rebuilt, (type(self), self.args), self._state()
+
+    def __copy__(self) -> Self:
+        copied = _rebuilt(type(self), self.args)
+        copied.__setstate__({**self._state(), **vars(self)})
+        return copied
+
+    def _state(self) -> dict[str, Any]:
+        """Return the attributes that go with a pickled error."""
+        return dict(vars(self))
+
+
+_DETAILS = {503: "the task queue cannot be reached now; try again later", 504: "the task has not finished yet"}
+
+_E = TypeVar("_E", bound=MaasBackoffError)
+
+
+def _rebuilt(kind: type[_E], args: tuple[Any, ...]) -> _E:
+    """Return an error without calling its `__init__`; its attributes are set afterwards."""
+    error = kind.__new__(kind, *args)
+    error.args = args  # OSError.__new__ leaves this to an `__init__`
+    return error
+
+
+def type_name(value: object) -> str:
+    """Return the name of a value's class, whatever its metaclass does."""
+    return str.__str__(_name_of(type(value)))
+
+
+_name_of = vars(type)["__name__"].__get__
 
 
 def _shown(value: object) -> str:
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a hostile __repr__ must not hide the error that is being reported
-        text = f"<{type(value).__name__}>"
+        text = f"<{type_name(value)}>"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+_PLAIN = (str, int, float, bytes, timedelta, datetime, type(None))
+
+
 class InvalidValueError(MaasBackoffError, ValueError):
-    """Raised when an argument is not what it must be, before anything is sent to the server."""
+    """Raised when an argument is not what it must be, before anything is sent to the server.
+
+    `got` is the value. A pickled error carries its text instead, unless the value is a plain one.
+    """
+
+    http_status = 422
 
     def __init__(self, option: str, expected: str, got: object) -> None:
         self.option = option
@@ -72,17 +133,36 @@ class InvalidValueError(MaasBackoffError, ValueError):
         self.got = got
         super().__init__(f"{option}: expected {expected}, got {_shown(got)}")
 
+    def _state(self) -> dict[str, Any]:
+        state = super()._state()
+        if "got" in state and not isinstance(self.got, _PLAIN):
+            state["got"] = _shown(self.got)  # a lock, a lambda or an open file cannot be pickled
+        return state
+
 
 class ConfigError(InvalidValueError):
     """Raised when an option of the configuration is not what it must be."""
 
+    http_status = 500
+
 
 class PayloadError(InvalidValueError):
-    """Raised when task params or a result are not JSON; `option` is the path to the offending value."""
+    """Raised when task params or a result are not JSON.
+
+    `option` is the path to the offending value, and `got` the name of its type: the value itself is never shown.
+    """
+
+    def __init__(self, option: str, expected: str, got: object) -> None:
+        self.option = option
+        self.expected = expected
+        self.got = type_name(got)
+        MaasBackoffError.__init__(self, f"{option}: expected {expected}, got {self.got}")
 
 
 class PayloadTooLargeError(PayloadError):
     """Raised when the JSON text of params or of a result is longer than `max_payload_bytes`."""
+
+    http_status = 413
 
     def __init__(self, option: str, limit: int, size: int) -> None:
         self.limit = limit
@@ -107,6 +187,8 @@ class TaskConflictError(MaasBackoffError, ValueError):
     `conflicts` are those ids. `created` are the ids of the same call that are in the queue now.
     """
 
+    http_status = 409
+
     def __init__(self, conflicts: Sequence[str], created: Sequence[str] = ()) -> None:
         self.conflicts: list[str] = list(conflicts)
         self.created: list[str] = list(created)
@@ -117,6 +199,8 @@ class TaskConflictError(MaasBackoffError, ValueError):
 class TaskNotFoundError(MaasBackoffError, LookupError):
     """Raised when a task that must exist does not: never created, deleted, or past its time to live."""
 
+    http_status = 404
+
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
         super().__init__(f"no task {_shown(task_id)}: never created, deleted, or past its time to live")
@@ -125,10 +209,25 @@ class TaskNotFoundError(MaasBackoffError, LookupError):
 class TaskTimeoutError(MaasBackoffError, TimeoutError):
     """Raised when a task did not finish within the time a caller wanted to wait; the task goes on."""
 
+    http_status = 504
+
     def __init__(self, task_id: str, timeout: float) -> None:
         self.task_id = task_id
         self.timeout = timeout
         super().__init__(f"task {_shown(task_id)} did not finish within {timeout:g} s")
+
+
+class CallerGoneError(MaasBackoffError):
+    """Raised inside of `call(disconnected=…)` when the caller has hung up. The task is cancelled.
+
+    Nobody reads the answer any more. 499 is the status that access logs use for it ("client closed request").
+    """
+
+    http_status = 499
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+        super().__init__(f"the caller of task {_shown(task_id)} has hung up: the task is cancelled")
 
 
 class MissingExtraError(MaasBackoffError, ImportError):
@@ -138,6 +237,9 @@ class MissingExtraError(MaasBackoffError, ImportError):
         self.extra = extra
         super().__init__(f'{what} needs an extra: pip install "maas_backoff[{extra}]"')
 
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "msg": self.msg}  # no part of an ImportError's `__dict__`
+
     @classmethod
     def instead_of(cls, error: ImportError, what: str, extra: str) -> ImportError:
         """Return what to raise for an import that failed: this, if a package of others is not there."""
@@ -146,7 +248,16 @@ class MissingExtraError(MaasBackoffError, ImportError):
 
 
 class StorageError(MaasBackoffError, ConnectionError):
-    """Raised when the server refuses a command, or cannot be reached."""
+    """Raised when the server refuses a command, or cannot be reached.
+
+    `created` are the ids of the same `create_tasks` that are in the queue for certain: it sends 1,000 tasks at a time.
+    """
+
+    http_status = 503
+
+    def __init__(self, *args: object) -> None:
+        self.created: list[str] = []
+        super().__init__(*args)
 
 
 class StorageUnavailableError(StorageError):
@@ -170,28 +281,43 @@ class StorageFullError(StorageError):
 
 
 class QueueFullError(StorageFullError):
-    """Raised when a queue would have more than `max_queue_size` tasks that are not finished; nothing was created.
+    """Raised when a queue would have more than `max_queue_size` tasks that are not finished.
+
+    `create_task` has created nothing. `create_tasks` sends 1,000 tasks at a time, each time all of them or none:
+    `created` are the ids of the same call that are in the queue now, and `asked` is how many the call was to create.
 
     `retry_after` is a guess of when there will be room, in seconds from 1 to 300: the tasks too many, over the number
-    that was finished per second lately; 10 where nothing was. `created` are ids of the same call that are in the queue
-    now: more than 1,000 tasks are sent in parts.
+    that was finished per second lately; 10 where nothing was.
     """
 
-    def __init__(self, limit: int, size: int, retry_after: float) -> None:
-        self.created: list[str] = []
+    def __init__(
+        self, limit: int, size: int, retry_after: float, *, created: Sequence[str] = (), asked: int | None = None
+    ) -> None:
+        self.asked = asked
         self.limit = limit
         self.size = size
         self.retry_after = retry_after
-        super().__init__(
-            f"the queue is full: {size} of at most {limit} unfinished tasks; try again in {retry_after:g} s"
-        )
+        text = f"the queue is full: {size} of at most {limit} unfinished tasks; try again in {retry_after:g} s"
+        super().__init__(text if asked is None else f"{text}; {len(created)} of {asked} tasks are in the queue")
+        self.created = list(created)
+
+    @property
+    def http_headers(self) -> dict[str, str]:
+        """`Retry-After`, in whole seconds."""
+        return {"Retry-After": str(math.ceil(self.retry_after))}
+
+    @property
+    def http_detail(self) -> str:
+        """The message: it has nothing but numbers."""
+        return str(self)
 
 
 class HandlerSignal(MaasBackoffError):  # noqa: N818 - what handlers raise is no error
     """The root of what a handler raises to choose what happens to its task."""
 
 
-def _seconds(after: float | timedelta) -> float:
+def seconds_of(after: object) -> float:
+    """Return `after` in seconds. Raises InvalidValueError unless it is seconds from 0 to ten years, or a timedelta."""
     seconds = after.total_seconds() if isinstance(after, timedelta) else after
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 315_360_000:
         raise InvalidValueError("after", "seconds from 0 to ten years, or a timedelta", after)
@@ -201,10 +327,15 @@ def _seconds(after: float | timedelta) -> float:
 class Retry(HandlerSignal):
     """Raise to be retried after `after` seconds (or a timedelta) instead of after the backoff's delay.
 
-    `params`, a dict of JSON values, take the place of the task's own from then on. Uses one of the task's retries;
-    without one left the task fails. Raised because of an error that tells of a GPU's memory (`from error`, or in its
-    `except`), it uses none, as that error would.
+    `backoff_jitter` may make the wait longer, never shorter. `params`, a dict of JSON values, take the place of the
+    task's own from then on. Uses one of the task's retries; without one left the task fails. Raised because of an error
+    that tells of a GPU's memory (`from error`, or in its `except`), it uses none, as that error would.
     """
+
+    # For subclasses that do not call `super().__init__()`.
+    after: float | None = None
+    reason: str = "retry requested"
+    params: Mapping[str, object] | None = None
 
     def __init__(
         self,
@@ -213,27 +344,32 @@ class Retry(HandlerSignal):
         *,
         params: Mapping[str, object] | None = None,
     ) -> None:
-        self.after: float | None = None if after is None else _seconds(after)
+        self.after = None if after is None else seconds_of(after)
         self.reason = reason
         if params is not None and not isinstance(params, dict):
-            raise InvalidValueError("params", "a dict, or None", params)
-        self.params: Mapping[str, object] | None = params
+            raise PayloadError("params", "a dict, or None", params)
+        self.params = params
         super().__init__(reason)
 
 
 class Snooze(HandlerSignal):
     """Raise to come back after `after` seconds (or a timedelta) without using a retry.
 
-    Counted in `snooze_count`; a task that snoozes more than `max_snoozes` times fails.
+    `backoff_jitter` may make the wait longer, never shorter. Counted in `snooze_count`; a task that snoozes more than
+    `max_snoozes` times fails.
     """
 
+    after: float
+
     def __init__(self, after: float | timedelta) -> None:
-        self.after: float = _seconds(after)
+        self.after = seconds_of(after)
         super().__init__(f"snoozed for {self.after:g} s")
 
 
 class Discard(HandlerSignal):
     """Raise to fail the task at once, whatever retries it has left."""
+
+    reason: str = "discarded by its handler"  # for subclasses that do not call `super().__init__()`
 
     def __init__(self, reason: str = "discarded by its handler") -> None:
         self.reason = reason

@@ -43,7 +43,7 @@ async def unreachable() -> AsyncIterator[TaskBackoffScheduler]:
         (None, InvalidValueError, "task_params: expected a dict"),
         ({"a": b""}, PayloadError, "task_params.a: expected a JSON value"),
         ({"a": {"b": [float("nan")]}}, PayloadError, r"task_params.a.b\[0\]: expected a finite number"),
-        ({1: 2}, PayloadError, "task_params: expected text keys, got 1"),
+        ({1: 2}, PayloadError, "task_params: expected text keys, got int"),
         (
             {"a": "x" * 1_048_576},
             PayloadTooLargeError,
@@ -118,6 +118,14 @@ async def test_what_comes_after_a_bad_item_is_not_asked_for(unreachable: TaskBac
         ({"backoff_strategy": "cubic"}, "task.backoff_strategy: "),
         ({"backoff_strategy": lambda n: n}, "backoff_strategy: expected a name"),
         ({"exec_timeout": 0}, "threadpool.exec_timeout: "),
+        (
+            {"backoff_interval": 7200},
+            "task.backoff_interval: expected at most task.max_backoff_interval, which is 3600 s",
+        ),
+        (
+            {"max_backoff_interval": 5},
+            "task.backoff_interval: expected at most task.max_backoff_interval, which is 5 s",
+        ),
         ({"min_gpu_memory_gb": -1}, "task.min_gpu_memory_gb: "),
         ({"min_gpu_utilization": 200}, "task.max_gpu_utilization: "),
     ],
@@ -150,6 +158,12 @@ async def test_other_arguments_that_are_wrong(unreachable: TaskBackoffScheduler)
             await unreachable.update_task_progress("x", progress)  # type: ignore[arg-type] - wrong on purpose
     with pytest.raises(PayloadError, match="result: "):
         await unreachable.mark_task_completed("x", object())
+    for timeout in (-1, float("nan"), True, "5", timedelta(seconds=-1)):
+        with pytest.raises(InvalidValueError, match=r"timeout: expected seconds \(or a timedelta\) from 0 on, or None"):
+            await unreachable.wait_task("x", timeout)  # type: ignore[arg-type] - wrong on purpose
+    for step in (0, float("nan"), True, "5", timedelta(days=2)):
+        with pytest.raises(InvalidValueError, match=r"step: expected seconds \(or a timedelta\), above 0"):
+            await unreachable.get_upcoming(step)  # type: ignore[arg-type] - wrong on purpose
 
 
 async def test_everything_good_gets_past_the_door(unreachable: TaskBackoffScheduler) -> None:

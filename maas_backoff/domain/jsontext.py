@@ -5,10 +5,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, cast
 
-from maas_backoff.errors import PayloadError, PayloadTooLargeError
+from maas_backoff.errors import PayloadError, PayloadTooLargeError, type_name
 
 MAX_DEPTH = 100
 """Deepest nesting accepted. Other languages' parsers stop at about 100 to 1000 levels."""
+
+_SHOWN = 80
+"""Characters of a key that the path to a value shows."""
 
 _LARGEST_NUMBER = sys.float_info.max
 
@@ -26,7 +29,7 @@ def canonical(value: object, option: str, limit: int) -> str:
     """Return the one JSON text of `value`: keys sorted, no spaces, at most `limit` bytes of UTF-8.
 
     Tuples become arrays. Raises PayloadError with the path of the first value that JSON cannot hold
-    without changing it (`task_params.images[3]`), and PayloadTooLargeError.
+    without changing it (`task_params.images[3]`), and PayloadTooLargeError. No error shows a part of the value.
     """
     if value is None:  # what most handlers return
         return "null"
@@ -34,12 +37,31 @@ def canonical(value: object, option: str, limit: int) -> str:
         _check(value, option, MAX_DEPTH)
     try:
         text = _encode(value)
-        size = len(text) if text.isascii() else len(text.encode())
+        size = size_of(text)
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
-        raise PayloadError(option, f"JSON ({type(error).__name__})", value) from error
+        # Not `from error`: a UnicodeEncodeError keeps the whole text.
+        raise PayloadError(option, f"JSON ({type_name(error)})", value) from None
     if size > limit:
         raise PayloadTooLargeError(option, limit, size)
     return text
+
+
+def size_of(text: str | None) -> int:
+    """Return the bytes that a text takes as UTF-8. None takes none."""
+    if text is None or text.isascii():
+        return len(text or "")
+    return len(text.encode())
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold a text: a lone surrogate, half of an emoji, is none of its characters."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse(text: str | bytes) -> Any:
@@ -85,16 +107,16 @@ def _check(value: object, path: str, depth: int) -> None:  # noqa: C901 - one ca
                 _refuse(path, "a finite number", value)
         case dict():
             if depth == 0:
-                _refuse(path, f"at most {MAX_DEPTH} levels", type(cast(object, value)))
+                _refuse(path, f"at most {MAX_DEPTH} levels", cast(object, value))
             for key, item in cast(dict[object, object], value).items():
                 if type(key) is not str:
                     # json.dumps would turn 1 into "1", and two keys into one.
                     _refuse(path, "text keys", key)
                 _check_text(key, path)
-                _check(item, f"{path}.{key}", depth - 1)
+                _check(item, f"{path}.{key[:_SHOWN]}", depth - 1)
         case list() | tuple():
             if depth == 0:
-                _refuse(path, f"at most {MAX_DEPTH} levels", type(cast(object, value)))
+                _refuse(path, f"at most {MAX_DEPTH} levels", cast(object, value))
             for index, item in enumerate(cast(Sequence[object], value)):
                 _check(item, f"{path}[{index}]", depth - 1)
         case _:
@@ -102,11 +124,8 @@ def _check(value: object, path: str, depth: int) -> None:  # noqa: C901 - one ca
 
 
 def _check_text(value: str, path: str) -> None:
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            _refuse(path, "text that UTF-8 can hold (no lone surrogates)", value)
+    if not is_utf8(value):
+        _refuse(path, "text that UTF-8 can hold (no lone surrogates)", value)
 
 
 def _refuse(path: str, expected: str, got: object) -> NoReturn:

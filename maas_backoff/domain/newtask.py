@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.domain.spec import Move, TaskOptions
-from maas_backoff.errors import InvalidValueError
+from maas_backoff.errors import InvalidValueError, PayloadError
 
 LONGEST_ID = 256
 LARGEST_PRIORITY = 1000
+_TIME = 2**42 - 1  # what 7 characters hold
 HORIZON = timedelta(days=3650)
 """How far ahead a task may be scheduled."""
 
@@ -23,7 +25,10 @@ _DIGITS = bytes.maketrans(
 
 
 def new_task_id() -> str:
-    """Return a new id: 16 characters, 7 of the time in ms (until 2109) and 9 (54 bits) random."""
+    """Return a new id: 16 characters, 7 of the time in ms and 9 (54 bits) random.
+
+    The time begins anew in 2109, and every 139 years: ids stay unique, and sort by time until then.
+    """
     return _digits((_now() | secrets.randbits(54)).to_bytes(12))
 
 
@@ -37,7 +42,7 @@ def new_task_ids(number: int) -> list[str]:
 
 
 def _now() -> int:
-    return time.time_ns() // 1_000_000 << 54
+    return (time.time_ns() // 1_000_000 & _TIME) << 54
 
 
 def _digits(packed: bytes) -> str:
@@ -51,10 +56,10 @@ def checked_task_id(task_id: object) -> str:
     return task_id
 
 
-def checked_params(params: object) -> Mapping[str, object]:
+def checked_params(params: object, option: str = "task_params") -> Mapping[str, object]:
     """Return `params` if they are a dict; their values are checked when they are written as JSON."""
     if not isinstance(params, dict):
-        raise InvalidValueError("task_params", "a dict", params)
+        raise PayloadError(option, "a dict", params)
     return params  # pyright: ignore[reportUnknownVariableType] - a user's dict; jsontext.canonical looks at each key
 
 
@@ -73,7 +78,7 @@ def checked_due(options: Move) -> float | datetime:
             raise InvalidValueError("run_at", "either delay or run_at", options["run_at"])
         return _checked_moment(options["run_at"])
     delay = options.get("delay", 0)
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    seconds = in_seconds(delay)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= HORIZON.total_seconds():
         raise InvalidValueError("delay", "seconds from 0 to ten years, or a timedelta", delay)
     return seconds

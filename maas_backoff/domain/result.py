@@ -17,7 +17,7 @@ class ResultEntity:
     code: int = 0
     message: str = ""
     success: bool = True
-    result: Any = None
+    result: Any = attrs.field(default=None, repr=False)
     task_id: str = ""
     timestamp: int = attrs.field(factory=lambda: int(time.time()), eq=False)
 

@@ -46,7 +46,7 @@ class TaskOptions(Move, total=False):
 class TaskSpec:
     """One task for `create_tasks`: `TaskSpec({"prompt": "a cat"}, "id-1", priority=-5, max_retry_count=0)`."""
 
-    task_params: Mapping[str, object]
+    task_params: Mapping[str, object] = attrs.field(repr=False)
     task_id: str | None
     options: TaskOptions
 

@@ -1,14 +1,16 @@
 """A task and its state."""
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
 
 import attrs
 
+from maas_backoff.domain import jsontext
 from maas_backoff.domain.gpu import GpuAssignment
-from maas_backoff.errors import InvalidValueError
+from maas_backoff.errors import InvalidValueError, PayloadError
 
 
 class TaskStatus(StrEnum):
@@ -71,11 +73,14 @@ class TaskEntity:
     that a server which has lost its data gives none twice if that clock is right; and below 2**53. `gpu` is the device
     of an attempt that asked for one; `oom_count` counts the attempts that ran out of GPU memory and came back without
     using a retry: a handler may shrink its batch by it.
+
+    Its text (`repr`) has neither params nor result. A copy of the entity that a handler was called with reports
+    progress as the entity does. A pickled one does not: `update_progress` does nothing in another process.
     """
 
     task_id: str
     biz_prefix: str
-    task_params: dict[str, Any]
+    task_params: dict[str, Any] = attrs.field(repr=False)
     status: TaskStatus = TaskStatus.PENDING
     priority: int = 0
     progress: float = 0
@@ -89,7 +94,7 @@ class TaskEntity:
     created_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    result: Any = None
+    result: Any = attrs.field(default=None, repr=False)
     error: TaskError | None = None
     attempts: tuple[FailedAttempt, ...] = ()
     token: int = 0
@@ -114,6 +119,20 @@ class TaskEntity:
         """Return this entity, fresh from the store, with its progress going to `report`."""
         object.__setattr__(self, "_report", report)  # a copy of 25 fields per attempt would be the alternative
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_report": None}
+
+    def __copy__(self) -> Self:
+        return self._copied(self.__dict__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._copied({**deepcopy(self.__getstate__(), memo), "_report": self._report})
+
+    def _copied(self, values: Mapping[str, Any]) -> Self:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(values)
+        return copied
 
     def to_dict(self) -> dict[str, Any]:
         """Return the task as JSON-able values; times in ISO 8601."""
@@ -154,12 +173,9 @@ def checked_message(message: object) -> str | None:
     if message is None:
         return None
     expected = "None, or text that UTF-8 can hold"
-    if not isinstance(message, str):
-        raise InvalidValueError("message", expected, message)
-    try:
-        message.encode()
-    except UnicodeEncodeError:
-        raise InvalidValueError("message", expected, message) from None
+    # Its type only is shown: it may be the task's params, by mistake.
+    if not isinstance(message, str) or not jsontext.is_utf8(message):
+        raise PayloadError("message", expected, message)
     return message[:LONGEST_MESSAGE]
 
 

@@ -42,7 +42,7 @@ class NewTask:
     """A checked task that is to be created; `due` is seconds from now, or a moment."""
 
     task_id: str
-    params: str
+    params: str = attrs.field(repr=False)
     priority: int
     due: float | datetime
     policy: Policy

@@ -67,3 +67,43 @@ def test_the_limit_is_in_bytes_of_utf_8() -> None:
     assert jsontext.canonical(text, "x", size) == f'"{text}"'
     with pytest.raises(PayloadTooLargeError, match=f"at most {size - 1} bytes of JSON, got {size}"):
         jsontext.canonical(text, "x", size - 1)
+
+
+SECRET = "what nobody may read"
+
+
+class Sly(str):
+    """Passes the check, and cannot be written."""
+
+    __slots__ = ()
+
+    def isascii(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": SECRET.encode()},
+        {"a": [f"{SECRET} \ud800"]},
+        {"a": {SECRET}},
+        {(SECRET,): 1},
+        {"a": {f"\ud800 {SECRET}": 1}},
+        {"a": type(SECRET.replace(" ", ""), (), {"__repr__": lambda self: SECRET})()},
+        {"a": Sly(f"{SECRET} \ud800")},
+        SECRET * 100,
+    ],
+)
+def test_no_part_of_a_value_is_in_the_error(value: object) -> None:
+    """Nor in what it was raised because of: a UnicodeEncodeError has the whole text."""
+    with pytest.raises(PayloadError) as caught:
+        jsontext.canonical(value, "x", 1000)
+    assert SECRET not in f"{caught.value!r} {vars(caught.value)} {caught.value.__cause__!r}"
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+def test_a_path_is_bounded() -> None:
+    with pytest.raises(PayloadError) as caught:
+        jsontext.canonical({"k" * 10_000: {"b": b""}}, "x", 1000)
+    assert caught.value.option == f"x.{'k' * 80}.b"
