@@ -3,20 +3,21 @@
 The library's own loggers are `maas_backoff.worker`, `.gpu`, `.scheduler`, `.storage`, `.command`, `.embedded`,
 `.dashboard`, `.prometheus`, `.otel` and `.output`. Each event of a task is one record, whose `event`, `task_id`,
 `attempt` and `token` are attributes (0 where nobody knows), written by whoever brings it about. Params and results are
-never logged.
+never logged. A task that failed for good is an ERROR. It has the exception (`exc_info`) if the handler ran in this
+process, else the traceback is part of the message.
 
 event             level    when
 created           DEBUG    `create_task` or `create_tasks` made a new task
 started           DEBUG    an attempt's handler begins
 completed         DEBUG    an attempt ended well; INFO: by hand
 retried           WARNING  an attempt failed, and another follows; INFO: by a handler's Retry, or by hand
-failed            WARNING  the last attempt failed; INFO: by hand
+failed            ERROR    the last attempt failed; INFO: by hand
 released          DEBUG    an attempt gave its task back: snoozed, not begun in time, or the worker stops
 cancelled         DEBUG    an attempt was stopped by request (WARNING: it failed meanwhile); INFO: by hand, at once
 too_late          WARNING  an attempt had lost its lease: its outcome does not count
 cut_off           WARNING  an attempt is stopped, as its lease could not be renewed in time
 left              WARNING  an attempt goes on after the worker's end, until its lease runs out
-lost              WARNING  a worker found a lease that ran out: another attempt follows, or the task has failed
+lost              WARNING  a worker found a lease that ran out, and another attempt follows; ERROR: the task has failed
 cancel_requested  INFO     by hand: `cancel_task(running=True)` of a task that runs
 taken             INFO     by hand: `mark_task_processing`
 requeued          INFO     by hand: `retry_task`; of `retry_tasks` DEBUG, and one INFO with `queue` and no task
@@ -43,18 +44,31 @@ def about(event: str, task_id: str, attempt: int = 0, token: int = 0) -> dict[st
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
+_DEFAULTS: dict[str, object] = {"event": "-", "queue": "-", "token": 0, "child_pid": 0}
+
+
 class TaskLogFilter(logging.Filter):
-    """Gives records `task_id` and `attempt` of the task whose handler logs them; "-" and 0 elsewhere.
+    """Gives every record the fields of this library, so that a format may have any of them.
+
+    `task_id` and `attempt` are those of the task whose handler logs the record; "-" and 0 elsewhere. `event`, `queue`
+    ("-"), `token` and `child_pid` (0) are those of the library's own records. What a record has already stays.
 
     To be added to a logging.Handler: `handler.addFilter(TaskLogFilter())`, with `%(task_id)s` in its format.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass."""
-        if not hasattr(record, "task_id"):
+        fields = vars(record)
+        if "task_id" not in fields or "attempt" not in fields:
             task = current_task()
-            record.task_id = "-" if task is None else task.task_id
-            record.attempt = 0 if task is None else task.attempt
+            if task is not None:
+                fields.setdefault("task_id", task.task_id)
+                if fields["task_id"] == task.task_id:
+                    fields.setdefault("attempt", task.attempt)
+            fields.setdefault("task_id", "-")
+            fields.setdefault("attempt", 0)
+        for name, otherwise in _DEFAULTS.items():
+            fields.setdefault(name, otherwise)
         return True
 
 
@@ -88,6 +102,10 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         told |= {name: value for name, value in vars(record).items() if name not in _OWN}
+        for name, filled in _DEFAULTS.items():
+            # Filled in by TaskLogFilter, to keep other formats from failing. An event has a token, be it 0.
+            if told.get(name) == filled and (name != "token" or "event" not in told):
+                del told[name]
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)
         return json.dumps(told, default=str)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from maas_backoff.domain.history import Tally
+from maas_backoff.domain.jsontext import size_of
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.task import TaskError, TaskStatus
@@ -26,7 +27,7 @@ SLEEPING_CLAIMS = 2
 """One would always look like the first of many."""
 
 FRAME_BYTES = 4 * 1_048_576
-"""Results per frame, about; a frame of a hundred large ones would hold up the server."""
+"""Results and new params per frame, about; a frame of a hundred large ones would hold up the server."""
 
 log = log_for("worker")
 
@@ -107,7 +108,9 @@ class Running:
         size = 0
         while self._outbox and len(settles) < FRAME_LIMIT and size < FRAME_BYTES:
             settles.append(self._outbox.popleft())
-            size += len(settles[-1].settlement.result or "")
+            settlement = settles[-1].settlement
+            if settlement.result is not None or settlement.params is not None:
+                size += size_of(settlement.result) + size_of(settlement.params)
         self._sending += len(settles)
         claims = min(max(0, self.free - self.spare_slots), self._batch) if self.hungry and not self.closing else 0
         if not settles and not claims:

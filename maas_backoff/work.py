@@ -124,10 +124,10 @@ class Work:
         claimed = attempt.claimed
         if attempt.reason is CancelReason.LEASE_LOST and not isinstance(outcome, Succeeded):
             return None  # lost while the exception handler ran
+        if isinstance(outcome, Failed):
+            outcome = outcome.limited(self.max_payload_bytes)
         if attempt.grant is not None and self.gate is not None:
             outcome = self._as_on_gpu(attempt, attempt.grant, outcome, self.gate)
-        if isinstance(outcome, Failed) and len(outcome.params or "") > self.max_payload_bytes:
-            outcome = Failed(TaskError("not_serializable", "params of a Retry: too large"), permanent=True)
         backoff = claimed.policy.backoff(self.custom_backoff)
         return decide(outcome, attempt.task.task_id, claimed.counts, claimed.policy, backoff)
 

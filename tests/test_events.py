@@ -92,7 +92,7 @@ async def test_each_transition_is_one_record(
         ("started", "DEBUG", 4),
         ("completed", "DEBUG", 4),
     ]
-    assert told(caplog, "hopeless")[1:] == [("started", "DEBUG", 1), ("failed", "WARNING", 1)]
+    assert told(caplog, "hopeless")[1:] == [("started", "DEBUG", 1), ("failed", "ERROR", 1)]
     assert told(caplog, "slow")[1:] == [
         ("started", "DEBUG", 1),
         ("cancel_requested", "INFO", 1),
@@ -154,5 +154,5 @@ async def test_a_lost_attempt_is_told(config: TaskBackoffConfig, caplog: pytest.
 
 def _documented() -> set[str]:
     """The names in the table of logs.py."""
-    rows = re.findall(r"^(\w+)(?:, (\w+))? +(?:DEBUG|INFO|WARNING) ", logs.__doc__ or "", re.MULTILINE)
+    rows = re.findall(r"^(\w+)(?:, (\w+))? +(?:DEBUG|INFO|WARNING|ERROR) ", logs.__doc__ or "", re.MULTILINE)
     return {name for row in rows for name in row if name}

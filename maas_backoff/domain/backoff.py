@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import attrs
 
+from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.guard import contained, log_for
 
 log = log_for("worker")
@@ -30,13 +31,14 @@ class Backoff:
 
     fixed: `interval`; linear: `interval * n`; exponential: `interval * multiplier ** (n - 1)`.
     `custom` replaces the formula. All are capped by `max_interval`; then `jitter`, a share of the delay,
-    moves it up or down, and the cap holds again.
+    moves it up or down, but not above the cap: a capped delay is moved down only. Both intervals are seconds, or a
+    timedelta.
     """
 
     strategy: str = BackoffStrategy.EXPONENTIAL
-    interval: float = 30
+    interval: float = attrs.field(default=30, converter=in_seconds)
     multiplier: float = 2.0
-    max_interval: float = 3600
+    max_interval: float = attrs.field(default=3600, converter=in_seconds)
     jitter: float = 0.0
     custom: BackoffCallable | None = None
 
@@ -46,10 +48,18 @@ class Backoff:
         The jitter is drawn from the task's id and the retry's number, so it spreads a burst of failures
         and can still be told in advance.
         """
-        delay = min(self._base(retry), self.max_interval)
-        if self.jitter:
-            delay += delay * self.jitter * (2 * _draw(task_id, retry) - 1)
-        return min(max(delay, 0.0), self.max_interval)
+        delay = min(max(self._base(retry), 0.0), self.max_interval)
+        if not self.jitter:
+            return delay
+        least, most = delay * (1 - self.jitter), min(delay * (1 + self.jitter), self.max_interval)
+        return min(least + (most - least) * _draw(task_id, retry), self.max_interval)
+
+    def spread(self, after: float, task_id: str, what: str) -> float:
+        """Return the seconds to wait where a handler asked for `after`: so many, or more by the jitter's share.
+
+        Never fewer, as another server may have named them. `what` tells apart what one task asks for.
+        """
+        return after * (1 + self.jitter * _draw(task_id, what)) if self.jitter else after
 
     def preview(self, retries: int, task_id: str = "") -> list[float]:
         """Return the exact delays before the first `retries` retries of a task, before anything runs."""
@@ -79,7 +89,7 @@ def _call(custom: BackoffCallable, retry: int) -> float | None:
 
 
 def _seconds(delay: float | timedelta, retry: int) -> float | None:
-    seconds = float(delay.total_seconds() if isinstance(delay, timedelta) else delay)
+    seconds = float(in_seconds(delay))
     if math.isfinite(seconds):
         return seconds
     log.error("the backoff callable gave %r for retry %d; the exponential formula stands in", seconds, retry)
@@ -90,6 +100,6 @@ def _failed(error: BaseException, retry: int) -> None:
     log.error("the backoff callable failed for retry %d; the exponential formula stands in", retry, exc_info=error)
 
 
-def _draw(task_id: str, retry: int) -> float:
-    digest = hashlib.blake2b(f"{task_id}:{retry}".encode(), digest_size=6).digest()
+def _draw(task_id: str, what: int | str) -> float:
+    digest = hashlib.blake2b(f"{task_id}:{what}".encode(errors="replace"), digest_size=6).digest()
     return int.from_bytes(digest) / 2**48

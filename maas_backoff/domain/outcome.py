@@ -1,18 +1,25 @@
-"""What happened in an attempt."""
+"""What happened in an attempt.
+
+A handler may raise Retry, Snooze or Discard inside of a task group, which wraps them, several at once and with other
+errors. The first of these that is there decides: Discard; Retry (of several, that with the longest delay); any other
+error, and the group is a failure like any other; Snooze (the longest delay). So a Snooze, which uses no retry, never
+hides an error.
+"""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 import attrs
 
-from maas_backoff.domain import jsontext, trace
+from maas_backoff.domain import jsontext, raised, trace
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.fault import Fault, fault_of
+from maas_backoff.domain.newtask import checked_params
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.task import TaskError
-from maas_backoff.errors import Discard, PayloadError, Retry, Snooze
+from maas_backoff.errors import Discard, PayloadError, PayloadTooLargeError, Retry, Snooze, seconds_of, type_name
 
 LARGEST_PARAMS = 64 * 1_048_576
 """Bytes; the queue's own limit is met where the outcome is settled."""
@@ -39,7 +46,7 @@ class CancelReason(StrEnum):
 class Succeeded:
     """The handler returned. `result` is JSON text."""
 
-    result: str
+    result: str = attrs.field(repr=False)
 
 
 @attrs.frozen
@@ -49,6 +56,9 @@ class Failed:
     `raised` tells an exception, a timeout or a crash from a returned ResultEntity.fail: the exception handler is
     called for those only. A `permanent` failure is not retried. `retry_after` replaces the backoff's delay, `params`
     (JSON text) the task's params. `fault` is what the error tells of the GPU.
+
+    `exception` is for the log, where the handler ran in this process. It keeps the handler's variables alive, so that
+    one that tells of a GPU is left out: they may hold that GPU's memory.
     """
 
     error: TaskError
@@ -56,8 +66,14 @@ class Failed:
     raised: bool = False
     permanent: bool = False
     retry_after: float | None = None
-    params: str | None = None
+    params: str | None = attrs.field(default=None, repr=False)
     fault: Fault = ""
+    exception: BaseException | None = attrs.field(default=None, eq=False, repr=False)
+
+    def limited(self, limit: int) -> "Failed":
+        """Return this failure, or a permanent one where the params of a Retry have more than `limit` bytes."""
+        size = jsontext.size_of(self.params)
+        return self if size <= limit else _unserializable(PayloadTooLargeError("params", limit, size))
 
 
 @attrs.frozen
@@ -106,7 +122,14 @@ Outcome = HandlerOutcome | FailedOnGpu | Cancelled | Unstarted | LeaseExpired
 
 
 def outcome_of_value(value: object, limit: int) -> HandlerOutcome:
-    """Return the outcome of a handler that returned `value`; a result may have `limit` bytes of JSON."""
+    """Return the outcome of a handler that returned `value`; a result may have `limit` bytes of JSON. Never raises."""
+    try:
+        return _outcome_of_value(value, limit)
+    except BaseException as error:  # noqa: BLE001 - a dict whose `items` raises, a ResultEntity of one's own
+        return outcome_of_error(error, limit)
+
+
+def _outcome_of_value(value: object, limit: int) -> HandlerOutcome:
     if isinstance(value, ResultEntity):
         if not value.success:
             return Failed(TaskError("failed", cut(value.message), code_of(value)))
@@ -117,7 +140,11 @@ def outcome_of_value(value: object, limit: int) -> HandlerOutcome:
         return Succeeded(jsontext.canonical(value, "result", limit))
     except PayloadError as error:
         # The same code would return the same value again.
-        return Failed(TaskError("not_serializable", cut(str(error))), permanent=True)
+        return _unserializable(error)
+
+
+def _unserializable(error: PayloadError) -> Failed:
+    return Failed(TaskError("not_serializable", cut(str(error))), permanent=True)
 
 
 def code_of(failed: ResultEntity) -> int | None:
@@ -126,33 +153,129 @@ def code_of(failed: ResultEntity) -> int | None:
     return int(code) if isinstance(code, int) and -(2**63) <= code < 2**63 else None
 
 
-def outcome_of_error(error: BaseException) -> HandlerOutcome:
-    """Return the outcome of a handler that raised `error`."""
-    match error:
-        case Snooze():
-            return Snoozed(error.after)
-        case Retry():
-            # One that is raised because memory ran out comes back as such a failure would.
-            cause = error.__cause__ or error.__context__
-            fault = _fault(cause) if cause is not None else ""
-            return _retry(error, fault)
-        case Discard():
-            return Failed(TaskError("discarded", cut(error.reason)), permanent=True)
-        case _:
-            told = TaskError(cut(type(error).__name__)[:LONGEST_NAME], cut(error))
-            return Failed(told, _traceback(error), raised=True, fault=fault_of(told.type, told.message))
+def outcome_of_error(error: BaseException, limit: int = LARGEST_PARAMS) -> HandlerOutcome:
+    """Return the outcome of a handler that raised `error`. Never raises, whatever the exception's class does.
 
-
-def _retry(error: Retry, fault: Fault) -> Failed:
+    The params of a Retry may have `limit` bytes of JSON.
+    """
     try:
-        params = None if error.params is None else jsontext.canonical(error.params, "params", LARGEST_PARAMS)
+        return _outcome_of_error(error, limit)
+    except BaseException as wrong:  # noqa: BLE001 - attributes, texts and properties of an exception are a user's code
+        kind = cut(type_name(error))[:LONGEST_NAME]
+        return Failed(TaskError(kind, f"not more can be told of it ({type_name(wrong)})"), raised=True)
+
+
+def _outcome_of_error(error: BaseException, limit: int) -> HandlerOutcome:
+    members = raised.members(error)
+    for kind, told in (Discard, _discarded), (Retry, _retried):
+        if signals := [one for one in members if issubclass(type(one), kind)]:
+            return told(error, signals, members, limit)
+    if members and all(issubclass(type(one), Snooze) for one in members):
+        return _snoozed(error, members)
+    return _failed(error, members)
+
+
+_Members = Sequence[BaseException]
+
+
+def _discarded(error: BaseException, signals: _Members, *_: object) -> HandlerOutcome:
+    reason = TaskError("discarded", cut(_read(signals[0], "reason", Discard.reason)))
+    return Failed(reason, permanent=True, exception=_for_log(error))
+
+
+def _retried(error: BaseException, signals: _Members, members: _Members, limit: int) -> HandlerOutcome:
+    try:
+        delays = [_delay(one) for one in signals]
+    except ValueError as wrong:  # of a subclass that sets it itself
+        return _misused(error, signals[0], wrong)
+    ranks = [-1 if after is None else after for after in delays]
+    longest = ranks.index(max(ranks))
+    try:
+        params = _params(signals[longest], limit)
     except PayloadError as wrong:
-        return Failed(TaskError("not_serializable", cut(str(wrong))), permanent=True)
-    return Failed(TaskError("Retry", cut(error.reason)), retry_after=error.after, params=params, fault=fault)
+        return _unserializable(wrong)
+    # One that is raised because memory ran out comes back as such a failure would.
+    because = [found for one in signals if (found := raised.cause(one, hidden=True)) is not None]
+    others = [one for one in members if not issubclass(type(one), Retry | Snooze)]
+    fault = _fault([*because, *others])
+    return Failed(
+        TaskError("Retry", cut(_read(signals[longest], "reason", Retry.reason))),
+        _traceback(error) if others else "",  # what else went wrong is told, too
+        retry_after=delays[longest],
+        params=params,
+        fault=fault,
+        exception=None if fault else _for_log(error),
+    )
 
 
-def _fault(error: BaseException) -> Fault:
-    return fault_of(type(error).__name__, cut(error))
+def _delay(signal: BaseException) -> float | None:
+    after = _read(signal, "after", None)
+    return None if after is None else seconds_of(after)
+
+
+def _params(signal: BaseException, limit: int) -> str | None:
+    params = _read(signal, "params", None)
+    if params is None:
+        return None
+    return jsontext.canonical(checked_params(params, "params"), "params", limit)
+
+
+def _snoozed(error: BaseException, signals: _Members) -> HandlerOutcome:
+    try:
+        return Snoozed(max(seconds_of(_read(one, "after", None)) for one in signals))
+    except ValueError as wrong:  # of a subclass that does not call super().__init__()
+        return _misused(error, signals[0], wrong)
+
+
+def _misused(error: BaseException, signal: BaseException, wrong: ValueError) -> Failed:
+    told = TaskError(cut(type_name(signal))[:LONGEST_NAME], cut(wrong))
+    return Failed(told, _traceback(error), raised=True, exception=_for_log(error))
+
+
+def _failed(error: BaseException, members: _Members) -> Failed:
+    told = TaskError(cut(type_name(error))[:LONGEST_NAME], _message(error, members))
+    text, fault = _traceback(error), _fault([error])
+    return Failed(told, text, raised=True, fault=fault, exception=None if fault else _for_log(error))
+
+
+def _message(error: BaseException, members: _Members) -> str:
+    """Return an exception's text; that of a group says only how many there are, so that its members' follow."""
+    if not raised.is_group(error):
+        return cut(error)
+    texts = [f"{type_name(one)}: {cut(one)[:_OF_A_MEMBER]}" for one in members[:_MEMBERS]]
+    more = [f"{len(members) - _MEMBERS} more"] if len(members) > _MEMBERS else []
+    return cut(f"{cut(error)}: {'; '.join(texts + more)}")
+
+
+_MEMBERS, _OF_A_MEMBER = 5, 500
+
+
+def _read(signal: BaseException, name: str, otherwise: object) -> Any:
+    """Return an attribute of a Retry, Snooze or Discard: a subclass may not have set it, or have made it a property."""
+    try:
+        return getattr(signal, name, otherwise)
+    except BaseException:  # noqa: BLE001 - see outcome_of_error
+        return otherwise
+
+
+def _fault(errors: Iterable[BaseException]) -> Fault:
+    """Return what errors, the members of groups among them and their causes tell of the GPU: above all, its memory."""
+    return _worst({_fault_of_one(one) for error in errors for one in raised.related(error)})
+
+
+def _worst(faults: Container[Fault]) -> Fault:
+    return "out_of_memory" if "out_of_memory" in faults else "gpu" if "gpu" in faults else ""
+
+
+def _fault_of_one(error: BaseException) -> Fault:
+    kind = type_name(error)
+    if kind in _REMOTE:  # the cause that a process pool gives: a traceback, whose lines of code tell nothing
+        lines = [line for line in cut_end(_text(error)).splitlines() if not line.startswith(" ")]
+        return _worst({fault_of(line.partition(":")[0].rpartition(".")[2], line) for line in lines})
+    return fault_of(kind, cut(error))
+
+
+_REMOTE = {"_RemoteTraceback", "RemoteTraceback"}
 
 
 def timed_out(seconds: float, traceback: str = "") -> Failed:
@@ -166,8 +289,9 @@ def crashed(message: str) -> Failed:
 
 
 def to_dict(outcome: HandlerOutcome) -> dict[str, Any]:
-    """Return what crosses the border of a child process as JSON."""
-    return {"kind": type(outcome).__name__, **attrs.asdict(outcome)}
+    """Return what crosses the border of a child process as JSON; an exception does not."""
+    fields = attrs.asdict(outcome, filter=lambda field, _: field.name != "exception")
+    return {"kind": type(outcome).__name__, **fields}
 
 
 def from_dict(data: Mapping[str, Any]) -> HandlerOutcome:
@@ -185,22 +309,32 @@ def from_dict(data: Mapping[str, Any]) -> HandlerOutcome:
 
 def cut(value: object) -> str:
     """Return a value's text as UTF-8 can hold it, at most TEXT_LIMIT bytes of it. Users give more than text."""
-    text = value if isinstance(value, str) else "" if value is None else _text(value)
+    text = "" if value is None else _text(value)
     data = text[:TEXT_LIMIT].encode(errors="backslashreplace")
     return data[:TEXT_LIMIT].decode(errors="ignore")
 
 
+def cut_end(text: str) -> str:
+    """Return the last TEXT_LIMIT bytes of a text, as UTF-8 can hold it: the end of a traceback says most."""
+    return text[-TEXT_LIMIT:].encode(errors="backslashreplace")[-TEXT_LIMIT:].decode(errors="ignore")
+
+
 def _text(value: object) -> str:
     try:
-        return str(value)
+        return str.__str__(str(value))  # not one of a class of its own
     except BaseException:  # noqa: BLE001 - a hostile __str__ must not end the worker
-        return f"<unprintable {type(value).__name__}>"
+        return f"<unprintable {type_name(value)}>"
 
 
 def _traceback(error: BaseException) -> str:
-    """The last TEXT_LIMIT bytes: the end of a traceback says most."""
     try:
         text = trace.text_of(error)
     except BaseException:  # noqa: BLE001 - it calls __str__ too
         text = trace.frames_of(error)
-    return text.encode(errors="backslashreplace")[-TEXT_LIMIT:].decode(errors="ignore")
+    return cut_end(text)
+
+
+def _for_log(error: BaseException) -> BaseException:
+    # The frames of our executors refer to the attempt, which refers to its outcome: a circle that only the garbage
+    # collector would end.
+    return raised.from_outside(error, "maas_backoff.executors.")

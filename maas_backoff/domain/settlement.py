@@ -49,13 +49,15 @@ class Settlement:
     ttl: float
     delay: float = 0
     counts: Counts | None = None
-    result: str | None = None
+    result: str | None = attrs.field(default=None, repr=False)
     error: TaskError | None = None
     traceback: str = ""
-    params: str | None = None
+    params: str | None = attrs.field(default=None, repr=False)
     """JSON text that takes the place of the task's params."""
     gpu: tuple[Demand, str] | None = None
     """What the task asks of a GPU from now on, and the UUID of the one that it should rather not get."""
+    exception: BaseException | None = attrs.field(default=None, eq=False, repr=False)
+    """What the handler raised, for the log of a task that failed for good."""
 
     @property
     def event(self) -> str:
@@ -80,6 +82,13 @@ class Settlement:
         return cls(TaskStatus.FAILED, policy.failed_ttl, error=error, traceback=traceback, counts=counts)
 
     @classmethod
+    def give_up(cls, failed: Failed, policy: Policy) -> Self:
+        """Failed for good by its last attempt."""
+        settlement = cls.fail(failed.error, policy, traceback=failed.traceback)
+        settlement.exception = failed.exception
+        return settlement
+
+    @classmethod
     def retry(cls, failed: Failed, counts: Counts, delay: float, policy: Policy) -> Self:
         """Pending again after `delay`, one retry used."""
         used = attrs.evolve(counts, retry=counts.retry + 1, suspect=False)
@@ -89,9 +98,11 @@ class Settlement:
         )
 
     @classmethod
-    def retry_on_gpu(cls, failed: Failed, counts: Counts, demand: Demand, avoid: str, policy: Policy) -> Self:
-        """Pending again, no retry used: a GPU is to blame. It comes back at once, when there is room elsewhere."""
-        delay, error = failed.retry_after or 0, failed.error
+    def retry_on_gpu(
+        cls, failed: Failed, counts: Counts, delay: float, demand: Demand, avoid: str, policy: Policy
+    ) -> Self:
+        """Pending again after `delay`, no retry used: a GPU is to blame."""
+        error = failed.error
         settlement = cls(TaskStatus.PENDING, policy.result_ttl, delay, counts, error=error, traceback=failed.traceback)
         settlement.params, settlement.gpu = failed.params, (demand, avoid)
         return settlement
@@ -126,7 +137,8 @@ def decide(  # noqa: PLR0911 - one return per outcome
             return _after_gpu_failure(outcome, task_id, counts, policy, backoff)
         case Snoozed(after):
             if counts.snooze < policy.max_snoozes:
-                return Settlement.snooze(after, counts, policy)
+                delay = backoff.spread(after, task_id, f"snooze {counts.snooze + 1}")
+                return Settlement.snooze(delay, counts, policy)
             return Settlement.fail(TaskError("snoozed_too_often", f"snoozed {counts.snooze} times"), policy)
         case Cancelled(CancelReason.LEASE_LOST):
             return None
@@ -142,11 +154,11 @@ def decide(  # noqa: PLR0911 - one return per outcome
 
 def _after_failure(failed: Failed, task_id: str, counts: Counts, policy: Policy, backoff: Backoff) -> Settlement:
     if failed.permanent or counts.retry >= policy.max_retry_count:
-        return Settlement.fail(failed.error, policy, traceback=failed.traceback)
-    delay = failed.retry_after
-    if delay is None:
-        delay = backoff.delay(counts.retry + 1, task_id)
-    return Settlement.retry(failed, counts, delay, policy)
+        return Settlement.give_up(failed, policy)
+    retry = counts.retry + 1
+    if failed.retry_after is None:
+        return Settlement.retry(failed, counts, backoff.delay(retry, task_id), policy)
+    return Settlement.retry(failed, counts, backoff.spread(failed.retry_after, task_id, f"{retry}"), policy)
 
 
 def _after_gpu_failure(
@@ -155,13 +167,15 @@ def _after_gpu_failure(
     failed, demand = outcome.failed, outcome.demand
     if failed.permanent or counts.oom + counts.fault >= policy.max_ooms:
         return _after_failure(failed, task_id, counts, policy, backoff)
+    # At once, when there is room elsewhere, unless the handler asked for a delay.
+    delay = backoff.spread(failed.retry_after or 0, task_id, f"gpu {counts.oom + counts.fault + 1}")
     if failed.fault == "gpu":
         again = attrs.evolve(counts, fault=counts.fault + 1, suspect=False)
-        return Settlement.retry_on_gpu(failed, again, demand, outcome.uuid, policy)
+        return Settlement.retry_on_gpu(failed, again, delay, demand, outcome.uuid, policy)
     again = attrs.evolve(counts, oom=counts.oom + 1, suspect=False)
     if failed.params is None:
         demand = attrs.evolve(demand, memory=_grown(outcome, policy.oom_growth))
-    return Settlement.retry_on_gpu(failed, again, demand, outcome.uuid, policy)
+    return Settlement.retry_on_gpu(failed, again, delay, demand, outcome.uuid, policy)
 
 
 def _grown(outcome: FailedOnGpu, growth: float) -> int:

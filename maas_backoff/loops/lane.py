@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import anyio
 
 from maas_backoff.domain.settlement import Settlement
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import Retry, StorageDeniedError, StorageUnavailableError
 from maas_backoff.gate.grant import Grant
 from maas_backoff.guard import log_for
@@ -108,9 +109,27 @@ def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
         )
     elif settlement.error is None:
         log.debug("task %r: %s by attempt %d", task.task_id, settlement.event, task.attempt, extra=extra)
+    elif word != "cancelled" and settlement.status == "failed":
+        _report_failure(task, settlement, extra)
     else:
-        then = f"again in {settlement.delay:g} s" if settlement.status == "pending" else "failed"
-        then = "cancelled" if word == "cancelled" else then
-        # A handler that asks for a retry tells of no trouble.
-        level = logging.INFO if settlement.error.type == Retry.__name__ else logging.WARNING
+        then = "cancelled" if word == "cancelled" else f"again in {settlement.delay:g} s"
+        # A handler that asks for a retry, and for nothing else, tells of no trouble.
+        asked_for = settlement.error.type == Retry.__name__ and not settlement.traceback
+        level = logging.INFO if asked_for else logging.WARNING
         log.log(level, "task %r: attempt %d: %s; %s", task.task_id, task.attempt, settlement.error, then, extra=extra)
+
+
+def _report_failure(task: TaskEntity, settlement: Settlement, extra: dict[str, object]) -> None:
+    """Log that a task has failed for good: with its exception, or with the traceback that a child process told."""
+    told = (task.task_id, task.attempt, settlement.error)
+    error, settlement.exception = settlement.exception, None  # it keeps the handler's variables alive
+    if error is not None:
+        try:
+            exc_info = (type(error), error, error.__traceback__)
+            log.error("task %r: attempt %d: %s; failed", *told, extra=extra, exc_info=exc_info)
+        except BaseException:  # noqa: BLE001 - to print it calls a user's code, and nothing there may end a lane
+            log.error("task %r: attempt %d: %s; failed", *told, extra=extra)  # noqa: TRY400 - not with this exception
+    elif settlement.traceback:
+        log.error("task %r: attempt %d: %s; failed\n%s", *told, settlement.traceback.rstrip(), extra=extra)
+    else:
+        log.error("task %r: attempt %d: %s; failed", *told, extra=extra)

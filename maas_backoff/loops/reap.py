@@ -1,5 +1,6 @@
 """The reaper: settles attempts whose worker has stopped renewing their lease."""
 
+import logging
 import random
 
 import anyio
@@ -49,7 +50,8 @@ async def settle_lost(store: RedisStore, worker: str, lost: list[Found]) -> None
             then = "cancelled" if answer == "cancelled" else settle.settlement.status
             attempt = 0 if settle.info is None else settle.info.number
             extra = about("lost", settle.task_id, attempt, settle.token or 0)
-            log.warning("task %r lost its worker; now %s", settle.task_id, then, extra=extra)
+            level = logging.ERROR if then == "failed" else logging.WARNING
+            log.log(level, "task %r lost its worker; now %s", settle.task_id, then, extra=extra)
 
 
 def _settle(lost: Found) -> Settle | None:

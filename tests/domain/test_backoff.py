@@ -59,3 +59,43 @@ def test_the_configuration_tells_its_delays() -> None:
 def test_a_callable_replaces_the_formula_and_is_capped() -> None:
     backoff = Backoff(custom=lambda retry: timedelta(seconds=retry * 1000), max_interval=2500)
     assert backoff.preview(3) == [1000, 2000, 2500]
+
+
+@pytest.mark.parametrize(
+    "backoff",
+    [
+        Backoff("exponential", interval=30, max_interval=60, jitter=0.5),
+        Backoff("fixed", interval=60, max_interval=60, jitter=0.5),
+        Backoff(custom=lambda retry: 1000 * retry, max_interval=60, jitter=0.5),
+    ],
+)
+def test_jitter_spreads_at_the_cap(backoff: Backoff) -> None:
+    """Downwards only: an outage that ends must not be followed by all tasks in one moment."""
+    delays = [backoff.delay(9, f"task-{n}") for n in range(300)]
+    assert all(30 <= delay <= 60 for delay in delays)
+    assert len(set(delays)) == 300
+    assert min(delays) < 35 and max(delays) > 55
+
+
+def test_jitter_below_the_cap_is_cut_without_a_heap_at_it() -> None:
+    backoff = Backoff("fixed", interval=55, max_interval=60, jitter=0.5)
+    delays = [backoff.delay(1, f"task-{n}") for n in range(300)]
+    assert all(27.5 <= delay <= 60 for delay in delays)
+    assert len(set(delays)) == 300
+
+
+def test_what_a_handler_asks_for_gets_jitter_upwards_only() -> None:
+    """A server that says Retry-After: 10 is not asked before; and not by all at once."""
+    backoff = Backoff(jitter=0.5, max_interval=5)
+    delays = [backoff.spread(10, f"task-{n}", "1") for n in range(300)]
+    assert all(10 <= delay <= 15 for delay in delays)
+    assert len(set(delays)) == 300
+    assert backoff.spread(10, "a", "1") == backoff.spread(10, "a", "1") != backoff.spread(10, "a", "2")
+    assert backoff.spread(0, "a", "1") == 0
+    assert Backoff().spread(10, "a", "1") == 10
+
+
+def test_intervals_may_be_timedeltas() -> None:
+    backoff = Backoff("linear", timedelta(minutes=1), max_interval=timedelta(seconds=90))
+    assert backoff == Backoff("linear", 60, max_interval=90)
+    assert backoff.preview(2) == [60, 90]

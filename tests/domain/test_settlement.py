@@ -3,10 +3,12 @@
 import pytest
 
 from maas_backoff.domain.backoff import Backoff
+from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.outcome import (
     Cancelled,
     CancelReason,
     Failed,
+    FailedOnGpu,
     LeaseExpired,
     Outcome,
     Snoozed,
@@ -61,6 +63,40 @@ TABLE: list[tuple[str, Outcome, Counts, Settlement | None]] = [
         Settlement("failed", 22, counts=Counts(2, 2, 2, suspect=True), error=LOST_TWICE),
     ),
 ]
+
+
+JITTER = Backoff("linear", interval=10, jitter=0.5)
+DEMAND = Demand(4096)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Failed(ERROR, retry_after=10),
+        Snoozed(10),
+        FailedOnGpu(Failed(ERROR, retry_after=10, fault="out_of_memory"), "GPU-a", DEMAND, 0, 8192),
+        FailedOnGpu(Failed(ERROR, retry_after=10, fault="gpu"), "GPU-a", DEMAND, 0, 8192),
+    ],
+)
+def test_a_delay_that_a_handler_asks_for_is_spread(outcome: Outcome) -> None:
+    """By the task's id and by how often it came back: the same each time it is asked for."""
+
+    def delay(task_id: str, counts: Counts) -> float:
+        settlement = decide(outcome, task_id, counts, POLICY, JITTER)
+        assert settlement is not None and settlement.status == "pending"
+        return settlement.delay
+
+    delays = [delay(f"{n}", FRESH) for n in range(100)]
+    assert all(10 <= one <= 15 for one in delays) and len(set(delays)) == 100
+    assert delay("x", FRESH) == delay("x", FRESH) != delay("x", Counts(retry=1, snooze=1, oom=1))
+
+
+def test_the_exception_goes_with_the_last_failure_only() -> None:
+    error = ValueError("boom")
+    failed = Failed(ERROR, "tb", exception=error)
+    last, earlier = decide(failed, "id", TIRED, POLICY, BACKOFF), decide(failed, "id", FRESH, POLICY, BACKOFF)
+    assert last is not None and earlier is not None
+    assert (last.exception, earlier.exception) == (error, None)
 
 
 @pytest.mark.parametrize(("outcome", "counts", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
