@@ -15,8 +15,9 @@ from attrs.validators import optional
 
 from maas_backoff.domain.backoff import Backoff, BackoffCallable, BackoffStrategy
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
+from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.errors import ConfigError
-from maas_backoff.options import YEAR, choice, duration, must, number, seconds, whole
+from maas_backoff.options import YEAR, choice, duration, must, number, whole
 from maas_backoff.storage import StorageConfig
 
 ProcMode = Literal["thread", "process"]
@@ -47,9 +48,10 @@ class TaskConfig:
 
     A task keeps the values of the process that creates it; every worker decides by those.
 
-    `max_retry_count` is retries, so at most one attempt more. Delays: `Backoff`. `backoff_jitter` is a share of the
-    delay. `backoff_strategy` may be a callable from the retry's number (from 1) to seconds; it lives in the workers,
-    and where there is none the exponential formula stands in. A step of `priority` is worth a head start of
+    `max_retry_count` is retries, so at most one attempt more. Delays: `Backoff`. A `backoff_interval` above
+    `max_backoff_interval` is refused when the configuration is used. `backoff_jitter` is a share of the delay.
+    `backoff_strategy` may be a callable from the retry's number (from 1) to seconds; it lives in the workers, and
+    where there is none the exponential formula stands in. A step of `priority` is worth a head start of
     `priority_step` seconds. A task whose worker died `max_lost` times fails. `result_ttl` is how long completed and
     cancelled tasks are kept, `failed_ttl` how long failed ones are. `max_payload_bytes` limits params and results.
     With `max_queue_size` tasks that are not finished, new ones are refused (QueueFullError); None: no limit.
@@ -71,17 +73,17 @@ class TaskConfig:
     backoff_strategy: str | BackoffCallable = field(
         default="exponential", validator=must("'fixed', 'linear', 'exponential' or a callable", _is_strategy)
     )
-    backoff_interval: float = field(default=30, converter=seconds, validator=duration(0))
+    backoff_interval: float = field(default=30, converter=in_seconds, validator=duration(0))
     backoff_multiplier: float = field(default=2.0, validator=number(1, 1000))
-    max_backoff_interval: float = field(default=3600, converter=seconds, validator=duration(0))
+    max_backoff_interval: float = field(default=3600, converter=in_seconds, validator=duration(0))
     backoff_jitter: float = field(default=0.0, validator=number(0, 1, "a share"))
-    priority_step: float = field(default=60, converter=seconds, validator=duration(0, 86_400))
+    priority_step: float = field(default=60, converter=in_seconds, validator=duration(0, 86_400))
     max_lost: int = field(default=3, validator=whole(1, 1000))
     max_snoozes: int = field(default=1000, validator=whole(0, 1_000_000))
     max_queue_size: int | None = field(default=None, validator=optional(whole(1, 1_000_000_000)))
     max_finished: int = field(default=1_000_000, validator=whole(1, 100_000_000))
-    result_ttl: float = field(default=86_400, converter=seconds, validator=duration(1, 10 * YEAR))
-    failed_ttl: float = field(default=604_800, converter=seconds, validator=duration(1, 10 * YEAR))
+    result_ttl: float = field(default=86_400, converter=in_seconds, validator=duration(1, 10 * YEAR))
+    failed_ttl: float = field(default=604_800, converter=in_seconds, validator=duration(1, 10 * YEAR))
     max_payload_bytes: int = field(default=1_048_576, validator=whole(2, 64 * 1_048_576))
     min_gpu_memory_gb: float = field(default=0, validator=number(0, 100_000, "GiB"))
     max_gpu_utilization: float = field(
@@ -106,9 +108,21 @@ class TaskConfig:
             raise ConfigError("task.min_gpu_utilization", f"the value of max_gpu_utilization, {ceiling}", old)
         self.max_gpu_utilization = ceiling or old
 
+    def check(self) -> None:
+        """Raise ConfigError for options that do not go together.
+
+        Not done on assignment, as one option is assigned after the other: `policy`, `backoff` and the first use of a
+        scheduler do it.
+        """
+        interval, most = self.backoff_interval, self.max_backoff_interval
+        if interval > most and isinstance(self.backoff_strategy, str):  # a callable needs no interval
+            expected = f"at most task.max_backoff_interval, which is {most:g} s (raise that one, or lower this one)"
+            raise ConfigError("task.backoff_interval", expected, interval)
+
     @property
     def policy(self) -> Policy:
-        """The part that travels with each task."""
+        """The part that travels with each task. Raises ConfigError as `check` does."""
+        self.check()
         strategy = self.backoff_strategy
         return Policy(
             backoff_strategy=strategy if isinstance(strategy, str) else CUSTOM_STRATEGY,
@@ -142,9 +156,9 @@ class ThreadPoolConfig:
 
     concurrency: int = field(default=10, validator=whole(1, 10_000))
     proc_mode: ProcMode = field(default="thread", validator=choice(*get_args(ProcMode)))
-    exec_timeout: float = field(default=300, converter=seconds, validator=duration(0.001))
+    exec_timeout: float = field(default=300, converter=in_seconds, validator=duration(0.001))
     max_tasks_per_process: int | None = field(default=None, validator=optional(whole(1, 1_000_000_000)))
-    start_timeout: float = field(default=300, converter=seconds, validator=duration(0.1))
+    start_timeout: float = field(default=300, converter=in_seconds, validator=duration(0.1))
 
 
 @define(kw_only=True)
@@ -156,9 +170,9 @@ class SchedulerConfig:
     every quarter of it. `shutdown_grace` is how long running attempts may go on after a stop was asked for.
     """
 
-    interval: float = field(default=10, converter=seconds, validator=duration(0.01, 3600))
-    lease: float = field(default=30, converter=seconds, validator=duration(3, 86_400))
-    shutdown_grace: float = field(default=30, converter=seconds, validator=duration(0, 86_400))
+    interval: float = field(default=10, converter=in_seconds, validator=duration(0.01, 3600))
+    lease: float = field(default=30, converter=in_seconds, validator=duration(3, 86_400))
+    shutdown_grace: float = field(default=30, converter=in_seconds, validator=duration(0, 86_400))
 
 
 Gpus = Literal["all"] | tuple[int | str, ...]
@@ -199,11 +213,11 @@ class GpuConfig:
         default="all", converter=_as_gpus, validator=must("'all', or a list of indices and UUIDs", _are_gpus)
     )
     tasks_per_gpu: int | None = field(default=None, validator=optional(whole(1, 10_000)))
-    gpu_settle_time: float = field(default=5, converter=seconds, validator=duration(0, 3600))
-    gpu_release_timeout: float = field(default=30, converter=seconds, validator=duration(0, 3600))
-    starvation_after: float = field(default=120, converter=seconds, validator=duration(0))
+    gpu_settle_time: float = field(default=5, converter=in_seconds, validator=duration(0, 3600))
+    gpu_release_timeout: float = field(default=30, converter=in_seconds, validator=duration(0, 3600))
+    starvation_after: float = field(default=120, converter=in_seconds, validator=duration(0))
     max_gpu_faults: int = field(default=3, validator=whole(1, 1000))
-    gpu_quarantine: float = field(default=300, converter=seconds, validator=duration(1))
+    gpu_quarantine: float = field(default=300, converter=in_seconds, validator=duration(1))
 
 
 def _section(kind: type[_T]) -> _T:

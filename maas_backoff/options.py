@@ -1,7 +1,6 @@
 """What an option of the configuration may be: converters and validators for attrs, with one form of message."""
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -11,11 +10,6 @@ from maas_backoff.errors import ConfigError
 YEAR = 31_536_000
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
-
-
-def seconds(value: float | timedelta) -> float:
-    """Convert a timedelta; the validator sees what comes out."""
-    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 def option_name(owner: object, name: str) -> str:

@@ -269,8 +269,9 @@ class TaskBackoffScheduler:
     async def create_tasks(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
         """Create many tasks and return their ids in order; an item is the params, or a TaskSpec with the options.
 
-        All items are checked before the first is sent. Conflicts are raised at the end, as one TaskConflictError with
-        `conflicts` and `created`.
+        All items are checked before the first is sent. They are sent 1,000 at a time. Conflicts are raised at the end,
+        as one TaskConflictError with `conflicts` and `created`. QueueFullError and other StorageErrors have `created`:
+        the ids of this call that are in the queue for certain. If all items have ids, the same call may be repeated.
         """
         return await self._tasks.create_many(items)
 
@@ -280,10 +281,10 @@ class TaskBackoffScheduler:
         """Return the task, or None if there is none of that id (any more)."""
         return await self._tasks.get(task_id)
 
-    async def wait_task(self, task_id: str, timeout: float | None = None) -> TaskEntity:
+    async def wait_task(self, task_id: str, timeout: float | timedelta | None = None) -> TaskEntity:
         """Return the task when it is finished: completed, failed or cancelled. None waits for ever.
 
-        Raises TaskTimeoutError after `timeout` seconds, and TaskNotFoundError.
+        Raises TaskTimeoutError after `timeout` (seconds, or a timedelta), and TaskNotFoundError.
         """
         return await self._tasks.wait(task_id, timeout)
 
@@ -349,8 +350,11 @@ class TaskBackoffScheduler:
         """
         return await self._tasks.history(minutes)
 
-    async def get_upcoming(self, step: float = 30, steps: int = 20) -> list[int]:
-        """Return how many tasks become due in each of the next `steps` (1 to 200) steps of `step` seconds."""
+    async def get_upcoming(self, step: float | timedelta = 30, steps: int = 20) -> list[int]:
+        """Return how many tasks become due in each of the next `steps` (1 to 200) steps.
+
+        `step` is the length of one, seconds or a timedelta, at most a day.
+        """
         return await self._tasks.upcoming(step, steps)
 
     async def workers(self) -> list[Worker]:

@@ -9,8 +9,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import attrs
 from attrs import define, field
 
+from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.errors import ConfigError
-from maas_backoff.options import choice, duration, flag, must, seconds, text, whole
+from maas_backoff.options import choice, duration, flag, must, text, whole
 
 StorageType = Literal["redis", "sentinel", "cluster", "embedded"]
 Node = tuple[str, int]
@@ -61,9 +62,7 @@ class Endpoint:
             sentinel_password=query.get("sentinel_password", ""),
         )
         if parts.scheme == "unix":
-            if not parts.path or hosts:
-                raise ValueError("unix:///path/of/the/socket")
-            return attrs.evolve(found, path=unquote(parts.path), database=_database(query.get("db", "")))
+            return attrs.evolve(found, path=_socket(hosts, parts.path), database=_database(query.get("db", "")))
         kind: Literal["redis", "sentinel", "cluster"] = scheme[3] or "redis"  # type: ignore[assignment] # pyright: ignore[reportAssignmentType] - what the pattern has
         words = [word for word in parts.path.split("/") if word]
         master = unquote(words.pop(0)) if kind == "sentinel" and words else ""
@@ -76,6 +75,18 @@ class Endpoint:
             raise ValueError("a URL with one host, unless it is for Sentinels or a Cluster")
         database = _database(words[0] if words else query.get("db", ""))
         return attrs.evolve(found, type=kind, nodes=nodes, master=master, database=database, tls=bool(scheme[2]))
+
+
+def _socket(host: str, path: str) -> str:
+    """Return the path of a socket: of unix:///run/x, and in the home directory of unix://~/x or unix:///~/x."""
+    if host.startswith("~"):
+        path = f"/{host}{path}"
+    elif host or not path:
+        raise ValueError("unix:///path/of/the/socket")
+    path = _expanded(unquote(path.removeprefix("/") if path.startswith("/~") else path))
+    if path.startswith("~"):
+        raise ValueError(_HOMELESS)
+    return path
 
 
 def node(given: str, kind: str = "redis") -> Node:
@@ -93,8 +104,17 @@ def _database(given: str) -> int:
     return int(given or 0)
 
 
-def _as_text(path: "str | os.PathLike[str] | None") -> str | None:
-    return os.fspath(path) if isinstance(path, os.PathLike) else path
+_HOMELESS = "a path whose '~' is a home directory: there is no such user, or HOME is not set"
+
+
+def _expanded(path: str) -> str:
+    """Return a path with '~' or '~user' at its start replaced: no shell does so in an .env file or a unit."""
+    return os.path.expanduser(path)  # noqa: PTH111 - Path would change "./~x" and a path's end
+
+
+def _as_path(path: "str | os.PathLike[str] | None") -> str | None:
+    path = os.fspath(path) if isinstance(path, os.PathLike) else path
+    return _expanded(path) if isinstance(path, str) else path
 
 
 def _as_nodes(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -124,7 +144,11 @@ def _check_nodes(_: "StorageConfig", __: "attrs.Attribute[tuple[str, ...]]", nod
             raise ConfigError("storage.nodes", "texts like host:port", one) from None
 
 
-_path = must("a path", lambda value: value is None or (isinstance(value, str) and bool(value)))
+def _check_path(_: "StorageConfig", attribute: "attrs.Attribute[str | None]", path: object) -> None:
+    if path is not None and not (isinstance(path, str) and path):
+        raise ConfigError(f"storage.{attribute.name}", "a path", path)
+    if isinstance(path, str) and path.startswith("~"):
+        raise ConfigError(f"storage.{attribute.name}", _HOMELESS, path)
 
 
 @define(kw_only=True)
@@ -142,6 +166,8 @@ class StorageConfig:
     authorities or those in the file `tls_ca`; `tls_cert` and `tls_key` are the client's own, where the server wants
     one.
 
+    A `~` at the start of a path, also of a socket's, is the home directory.
+
     A call that the server does not answer within `timeout` seconds raises StorageUnavailableError; workers go on
     trying. `strict` makes errors of the warnings of the check at start.
     """
@@ -158,12 +184,12 @@ class StorageConfig:
     sentinel_password: str = field(default="", repr=False, validator=text(secret=True))
     url: str | None = field(default=None, repr=False, validator=_check_url)
     tls: bool = field(default=False, validator=flag())
-    tls_ca: str | None = field(default=None, converter=_as_text, validator=_path)
-    tls_cert: str | None = field(default=None, converter=_as_text, validator=_path)
-    tls_key: str | None = field(default=None, converter=_as_text, validator=_path)
-    timeout: float = field(default=10, converter=seconds, validator=duration(0.1, 3600))
+    tls_ca: str | None = field(default=None, converter=_as_path, validator=_check_path)
+    tls_cert: str | None = field(default=None, converter=_as_path, validator=_check_path)
+    tls_key: str | None = field(default=None, converter=_as_path, validator=_check_path)
+    timeout: float = field(default=10, converter=in_seconds, validator=duration(0.1, 3600))
     strict: bool = field(default=False, validator=flag())
-    path: str | None = field(default=None, converter=_as_text, validator=_path)
+    path: str | None = field(default=None, converter=_as_path, validator=_check_path)
 
     @property
     def endpoint(self) -> Endpoint:

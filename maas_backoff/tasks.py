@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -14,6 +16,7 @@ from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
+from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.domain.spec import TaskOptions, TaskSpec
 from maas_backoff.domain.task import TaskEntity, TaskStatus, checked_status
 from maas_backoff.domain.tracing import Tracing
@@ -22,6 +25,7 @@ from maas_backoff.errors import (
     ConfigError,
     InvalidValueError,
     QueueFullError,
+    StorageError,
     TaskConflictError,
     TaskNotFoundError,
     TaskTimeoutError,
@@ -98,9 +102,8 @@ class Tasks:
         for start in range(0, len(tasks), ENQUEUE_LIMIT):
             try:
                 answers += await self._enqueue(tasks[start : start + ENQUEUE_LIMIT])
-            except QueueFullError as error:
-                error.created = [task.task_id for task in tasks[:start]]
-                raise
+            except StorageError as error:
+                raise _with_created(error, tasks, answers) from error.__cause__
         if "conflict" in answers:
             told = [(task.task_id, answer == "conflict") for task, answer in zip(tasks, answers, strict=True)]
             conflicts = [task_id for task_id, conflict in told if conflict]
@@ -143,6 +146,13 @@ class Tasks:
         if callable(own.get("backoff_strategy")):
             strategy = own["backoff_strategy"]
             raise InvalidValueError("backoff_strategy", "a name: a callable cannot be stored with a task", strategy)
+        try:
+            return self._overrides(own)
+        except ConfigError as error:
+            error.http_status = InvalidValueError.http_status  # of the one who creates the task, not of the service
+            raise
+
+    def _overrides(self, own: dict[str, Any]) -> dict[str, Any]:
         checked: dict[str, Any] = {}
         if "exec_timeout" in own:
             timeout = attrs.evolve(self.config.threadpool, exec_timeout=own.pop("exec_timeout")).exec_timeout
@@ -152,6 +162,7 @@ class Tasks:
         if "max_gpu_utilization" in own:
             own["min_gpu_utilization"] = own["max_gpu_utilization"]
         config = attrs.evolve(self.config.task, **own)
+        config.check()
         return checked | {name: getattr(config, name) for name in own if name != "min_gpu_utilization"}
 
     # Reading
@@ -171,29 +182,28 @@ class Tasks:
     async def history(self, minutes: int) -> History:
         return await self.store.history(_checked_number("minutes", minutes, 120))
 
-    async def upcoming(self, step: float, steps: int) -> list[int]:
-        if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step <= 86_400:
-            raise InvalidValueError("step", "seconds, above 0 and at most a day", step)
-        return await self.store.upcoming(step, _checked_number("steps", steps, 200))
+    async def upcoming(self, step: float | timedelta, steps: int) -> list[int]:
+        seconds = in_seconds(step)
+        if not _is_number(seconds) or not 0 < seconds <= 86_400:
+            raise InvalidValueError("step", "seconds (or a timedelta), above 0 and at most a day", step)
+        return await self.store.upcoming(seconds, _checked_number("steps", steps, 200))
 
     async def page(self, status: str, listing: Listing) -> TaskPage:
         status = checked_status(status, *TaskStatus)
         listing.check(status)
         return await self.store.page(status, listing)
 
-    async def wait(self, task_id: str, timeout: float | None) -> TaskEntity:
+    async def wait(self, task_id: str, timeout: float | timedelta | None) -> TaskEntity:
         newtask.checked_task_id(task_id)
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0):
-            raise InvalidValueError("timeout", "seconds, or None", timeout)
-        with contextlib.ExitStack() as stack:
-            if timeout is not None:
-                stack.enter_context(anyio.move_on_after(timeout))
+        seconds = math.inf if timeout is None else in_seconds(timeout)
+        if not _is_number(seconds) or not seconds >= 0:
+            raise InvalidValueError("timeout", "seconds (or a timedelta) from 0 on, or None", timeout)
+        with anyio.move_on_after(seconds):
             async with contextlib.aclosing(self._changes(task_id)) as changes:
                 async for task in changes:
                     if task.status.finished:
                         return task
-        assert timeout is not None
-        raise TaskTimeoutError(task_id, timeout)
+        raise TaskTimeoutError(task_id, seconds)
 
     async def watch(self, task_id: str, after: str | None) -> AsyncGenerator[TaskEvent, None]:
         newtask.checked_task_id(task_id)
@@ -223,6 +233,20 @@ class Tasks:
                 yield task
                 with anyio.move_on_after(WAIT_RENEWAL):
                     await woken.wait()
+
+
+def _with_created(error: StorageError, tasks: Sequence[NewTask], answers: Sequence[str]) -> StorageError:
+    """Return what to raise when a part of some tasks was not created: the error, which names those before."""
+    created = [task.task_id for task, answer in zip(tasks, answers, strict=False) if answer != "conflict"]
+    created += [task_id for task_id in error.created if task_id not in set(created)]  # were there before this call
+    if isinstance(error, QueueFullError) and len(tasks) > 1:
+        return QueueFullError(error.limit, error.size, error.retry_after, created=created, asked=len(tasks))
+    error.created = created
+    return error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _checked_number(option: str, number: object, most: int) -> int:

@@ -104,6 +104,33 @@ def test_durations_may_be_timedeltas() -> None:
     assert TaskConfig(backoff_interval=timedelta(minutes=1)).backoff_interval == 60
 
 
+def test_an_interval_above_the_cap_is_refused_when_it_is_used() -> None:
+    """Not before: one option is assigned after the other. The message names both."""
+    config = TaskConfig(biz_prefix="x")
+    config.backoff_interval = timedelta(hours=2)
+    with pytest.raises(
+        ConfigError, match=r"backoff_interval: expected at most task\.max_backoff_interval, which is 3600 s"
+    ):
+        config.backoff.preview(1)
+    config.max_backoff_interval = timedelta(hours=2)
+    assert config.backoff.preview(2) == [7200, 7200]
+    config.max_backoff_interval = 5
+    with pytest.raises(ConfigError, match=r"which is 5 s .*, got 7200"):
+        config.check()
+    config.backoff_strategy = lambda retry: retry
+    assert config.backoff.preview(6) == [1, 2, 3, 4, 5, 5], "a callable needs no interval"
+
+
+@pytest.mark.anyio
+async def test_a_scheduler_refuses_an_interval_above_the_cap_before_any_io() -> None:
+    storage = StorageConfig(host="127.0.0.1", port=1)
+    config = TaskBackoffConfig(storage=storage, task=TaskConfig(biz_prefix="x", max_backoff_interval=10))
+    scheduler = TaskBackoffScheduler(config)
+    for use in (scheduler.start, lambda: scheduler.create_task({})):
+        with pytest.raises(ConfigError, match=r"task\.backoff_interval: "):
+            await use()
+
+
 def test_the_old_name_of_the_utilisation_ceiling_works() -> None:
     config = TaskConfig(min_gpu_utilization=20)
     assert config.max_gpu_utilization == 20

@@ -1,14 +1,15 @@
 """A queue that has `max_queue_size` unfinished tasks refuses new ones, and says when to come back."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import pytest
 from support import Server, quick_config
 
-from maas_backoff import QueueFullError, TaskBackoffScheduler, TaskEntity
+from maas_backoff import QueueFullError, StorageFullError, TaskBackoffScheduler, TaskEntity, TaskSpec
 from maas_backoff.loops.reap import settle_lost
-from maas_backoff.store.redis import ENQUEUE_LIMIT
+from maas_backoff.store.redis import ENQUEUE_LIMIT, RedisStore
 
 pytestmark = pytest.mark.anyio
 
@@ -101,3 +102,55 @@ async def test_a_running_task_that_comes_back_is_never_refused(small: TaskBackof
     async with small:
         for task_id in ids:
             assert (await small.wait_task(task_id, timeout=20)).status == "completed"
+
+
+async def test_what_is_there_already_is_told(small: TaskBackoffScheduler) -> None:
+    """Nothing of such a call is created; ids that were there before, with equal params, are in the queue."""
+    await small.create_tasks([TaskSpec({"n": n}, f"{n}") for n in range(4)])
+    items = [TaskSpec({"n": n}, f"{n}") for n in (0, 7, 8, 7, 3)]
+    with pytest.raises(QueueFullError, match=r"4 of at most 5 .*; 2 of 6 tasks are in the queue$") as caught:
+        await small.create_tasks([*items, TaskSpec({"other": 1}, "1")])
+    assert (caught.value.created, caught.value.asked) == (["0", "3"], 6)
+    with pytest.raises(QueueFullError) as caught:
+        await small.create_task({"n": 7}, "7", delay=5)
+        await small.create_task({"n": 8}, "8")
+    assert (caught.value.created, caught.value.asked) == ([], None)
+
+
+async def test_the_parts_before_the_full_one_are_told(server: Server) -> None:
+    """More than ENQUEUE_LIMIT tasks are sent in parts; an id with other params is none of those that were created."""
+    config = quick_config(server.storage)
+    config.task.max_queue_size = ENQUEUE_LIMIT + 5
+    scheduler = TaskBackoffScheduler(config)
+    await scheduler.create_task({"other": 1}, "3")
+    specs = [TaskSpec({}, f"{n}") for n in range(ENQUEUE_LIMIT + 10)]
+    with pytest.raises(QueueFullError) as caught:
+        await scheduler.create_tasks(specs)
+    expected = [f"{n}" for n in range(ENQUEUE_LIMIT) if n != 3]
+    assert caught.value.created == expected and caught.value.asked == len(specs)
+    assert f"; {len(expected)} of {len(specs)} tasks are in the queue" in str(caught.value)
+    assert (await scheduler.get_queue_stats()).pending_count == ENQUEUE_LIMIT
+    await scheduler.shutdown()
+
+
+async def test_the_parts_before_a_fault_of_the_server_are_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory that gets full, or a server that goes away, in the middle of a large call."""
+    scheduler = TaskBackoffScheduler(quick_config(server.storage))
+    enqueue, parts = RedisStore.enqueue, list[int]()
+
+    async def fails_the_second_time(store: RedisStore, tasks: Any) -> Any:
+        parts.append(len(tasks))
+        if len(parts) == 2:
+            await anyio.to_thread.run_sync(server.client.config_set, "maxmemory", 1)
+        return await enqueue(store, tasks)
+
+    monkeypatch.setattr(RedisStore, "enqueue", fails_the_second_time)
+    try:
+        with pytest.raises(StorageFullError, match="the server's memory is full") as caught:
+            await scheduler.create_tasks(TaskSpec({}, f"{n}") for n in range(2 * ENQUEUE_LIMIT))
+    finally:
+        server.client.config_set("maxmemory", 0)
+    assert caught.value.created == [f"{n}" for n in range(ENQUEUE_LIMIT)]
+    assert parts == [ENQUEUE_LIMIT] * 2
+    assert (await scheduler.get_queue_stats()).pending_count == ENQUEUE_LIMIT
+    await scheduler.shutdown()

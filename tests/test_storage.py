@@ -1,9 +1,11 @@
 """Whom to ask, by a URL or by fields; what does not go together is said before anything is sent."""
 
+from pathlib import Path
+
 import pytest
 from support import quick_config
 
-from maas_backoff import ConfigError, StorageConfig, TaskBackoffScheduler
+from maas_backoff import ConfigError, StorageConfig, TaskBackoffConfig, TaskBackoffScheduler
 from maas_backoff.storage import Endpoint
 
 
@@ -94,3 +96,42 @@ def test_no_secret_is_shown() -> None:
         password="hunter2", sentinel_password="hunter2", url="redis+sentinel://:hunter2@a/m?sentinel_password=hunter2"
     )
     assert "hunter2" not in repr(storage) + repr(storage.endpoint)
+
+
+def test_a_tilde_is_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell expands it in an .env file, a unit or compose: workers that start elsewhere would have another queue."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for option in ("path", "tls_ca", "tls_cert", "tls_key"):
+        for given in ("~/data", Path("~/data")):
+            config = StorageConfig(**{option: given})  # type: ignore[arg-type] - by name
+            assert getattr(config, option) == "/home/somebody/data"
+        setattr(config, option, "~")
+        assert getattr(config, option) == "/home/somebody"
+        setattr(config, option, "./~/data")
+        assert getattr(config, option) == "./~/data"
+        with pytest.raises(ConfigError, match=rf"storage.{option}: expected a path whose '~' is a home directory"):
+            setattr(config, option, "~nobody-of-this-name/data")
+    environ = {"MAAS_BACKOFF_TYPE": "embedded", "MAAS_BACKOFF_PATH": "~/data"}
+    assert TaskBackoffConfig.from_env(environ=environ).storage.path == "/home/somebody/data"
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("unix://~/run/x.sock?db=3", "/home/somebody/run/x.sock"),
+        ("unix:///~/run/x.sock", "/home/somebody/run/x.sock"),
+        ("unix:~/run/x.sock", "/home/somebody/run/x.sock"),
+        ("unix://user:word@~/run/x.sock", "/home/somebody/run/x.sock"),
+        ("unix:///run/~x.sock", "/run/~x.sock"),
+    ],
+)
+def test_a_tilde_in_the_path_of_a_socket_is_the_home_directory(
+    url: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert StorageConfig(url=url).endpoint.path == path
+
+
+def test_a_tilde_in_the_path_of_a_socket_that_is_nobodys_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"storage.url: expected a path whose '~' is a home directory"):
+        StorageConfig(url="unix://~nobody-of-this-name/x.sock")

@@ -61,7 +61,8 @@ class RedisStore(Reader):
         if answer == b"policy":
             answer = await self._run(scripts.ENQUEUE, [*head, policy.text, limit, *items])
         if answer[0] == b"full":
-            raise QueueFullError(limit, int(answer[1]), int(answer[2]) / 1000)
+            there = [task_id.decode() for task_id in answer[3]]
+            raise QueueFullError(limit, int(answer[1]), int(answer[2]) / 1000, created=there)
         return [word.decode() for word in answer]
 
     # Settling and claiming

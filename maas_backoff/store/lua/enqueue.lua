@@ -1,7 +1,7 @@
 --[[ Create tasks. An id that exists is left alone.
 KEYS: ready scheduled marker policies meta
 ARGV: now prefix policy policy_text max_queue_size groups | per group: record when overrides count, and per task of it: id params
-Returns: 'policy' when its text must be sent too, nothing done; {'full', size, ms until there may be room}, nothing done; else per task 'created', 'exists' or 'conflict'
+Returns: 'policy' when its text must be sent too, nothing done; {'full', size, ms until there may be room, ids that are there already}, nothing done; else per task 'created', 'exists' or 'conflict'
 `record` is what _queue.lua says, without the time; `when` is '' (now), 'in <ms>' or 'at <ms>'.
 The first write is an HSET: a server whose memory is full refuses the whole call.
 ]]
@@ -14,7 +14,7 @@ local max_size, groups = tonumber(ARGV[5]), tonumber(ARGV[6])
 if policy_text == '' and redis.call('HEXISTS', policies, policy) == 0 then return 'policy' end
 
 local tasks = prefix .. 't:'
-local answers, created, params_of, delayed, i = {}, {}, {}, false, 7
+local answers, created, there, params_of, delayed, i = {}, {}, {}, {}, false, 7
 for _ = 1, groups do
   local group = i
   delayed = delayed or ARGV[group + 1] ~= ''
@@ -25,6 +25,7 @@ for _ = 1, groups do
     if not known then
       local stored = redis.call('HGET', tasks .. id, 'p')
       known = stored and string.sub(stored, (string.find(stored, '\n', 1, true) or 0) + 1)
+      if known == params then there[#there + 1] = id end
     end
     if not known then
       answers[#answers + 1] = 'created'
@@ -49,7 +50,7 @@ if max_size > 0 then
   if excess > 0 then
     local pace = tonumber(redis.call('HGET', meta, 'pace') or 0)  -- tasks finished per ms, by reap.lua
     local wait = pace > 0 and excess / pace or 10000
-    return { 'full', whole(size), whole(math.max(1000, math.min(wait, 300000))) }
+    return { 'full', whole(size), whole(math.max(1000, math.min(wait, 300000))), there }
   end
 end
 
