@@ -14,17 +14,24 @@ T = TypeVar("T")
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose handlers and filters may raise: the record is lost, and whoever logs goes on."""
+    """A logger whose handlers and filters may raise: the record is lost, and whoever logs goes on.
+
+    Users' code is called for the text of an exception, too: if that raises, the record is logged without its exception.
+    """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log a record, as `logging.Logger.log` does."""
         if not self.isEnabledFor(level):
             return
+        # One frame more than logging's own lies between: the record names the line that logs.
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         try:
-            # One frame more than logging's own lies between: the record names the line that logs.
-            self.logger.log(level, msg, *args, stacklevel=kwargs.pop("stacklevel", 1) + 1, **kwargs)
+            self.logger.log(level, msg, *args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - a log server that is away must not end a loop
-            _complain(f"a log handler or filter raised {type(error).__name__}; the record is lost: {msg}")
+            if kwargs.pop("exc_info", None):
+                self.log(level, msg, *args, **kwargs)
+            else:
+                _complain(f"a log handler or filter raised {type(error).__name__}; the record is lost: {msg}")
 
 
 def log_for(part: str) -> Log:

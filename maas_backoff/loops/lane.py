@@ -124,11 +124,8 @@ def _report_failure(task: TaskEntity, settlement: Settlement, extra: dict[str, o
     told = (task.task_id, task.attempt, settlement.error)
     error, settlement.exception = settlement.exception, None  # it keeps the handler's variables alive
     if error is not None:
-        try:
-            exc_info = (type(error), error, error.__traceback__)
-            log.error("task %r: attempt %d: %s; failed", *told, extra=extra, exc_info=exc_info)
-        except BaseException:  # noqa: BLE001 - to print it calls a user's code, and nothing there may end a lane
-            log.error("task %r: attempt %d: %s; failed", *told, extra=extra)  # noqa: TRY400 - not with this exception
+        exc_info = (type(error), error, error.__traceback__)
+        log.error("task %r: attempt %d: %s; failed", *told, extra=extra, exc_info=exc_info)
     elif settlement.traceback:
         log.error("task %r: attempt %d: %s; failed\n%s", *told, settlement.traceback.rstrip(), extra=extra)
     else:
