@@ -151,7 +151,9 @@ class ThreadPoolConfig:
     in threads, which nothing can stop from outside. `proc_mode="process"`: every handler runs in a child process,
     which is killed on timeout and on cancel. `exec_timeout` limits one attempt of a task without its own.
     `max_tasks_per_process` replaces a child after that many tasks; None keeps it. `start_timeout` is how long a child
-    may take to import the handler's module and to enter the worker_lifespan.
+    may take to import the handler's module and to enter the worker_lifespan. `warm_children` is how many children are
+    kept ready for tasks, at most `concurrency`; None: as many as there are slots. `start()` waits for the first one.
+    Where tasks need a GPU, only that one is started before there is a task.
     """
 
     concurrency: int = field(default=10, validator=whole(1, 10_000))
@@ -159,6 +161,7 @@ class ThreadPoolConfig:
     exec_timeout: float = field(default=300, converter=in_seconds, validator=duration(0.001))
     max_tasks_per_process: int | None = field(default=None, validator=optional(whole(1, 1_000_000_000)))
     start_timeout: float = field(default=300, converter=in_seconds, validator=duration(0.1))
+    warm_children: int | None = field(default=None, validator=optional(whole(1, 10_000)))
 
 
 @define(kw_only=True)

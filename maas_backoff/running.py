@@ -18,6 +18,7 @@ from maas_backoff.domain.task import TaskError, TaskStatus
 from maas_backoff.gate.grant import Grant
 from maas_backoff.guard import log_for
 from maas_backoff.leased import Attempt
+from maas_backoff.setback import Setback
 from maas_backoff.store.frame import Answer, Claimed, Frame, Settle, settle_args
 
 FRAME_LIMIT = 100
@@ -38,7 +39,8 @@ class Running:
     An attempt keeps its slot until its settlement is answered; a frame may claim for the slots it frees itself.
     """
 
-    def __init__(self, worker: str, concurrency: int, batch_size: int) -> None:
+    def __init__(self, worker: str, concurrency: int, batch_size: int, setback: Setback | None = None) -> None:
+        """`setback` tells whether children can be started, where handlers run in children."""
         self.worker = worker
         self.concurrency = concurrency
         self.attempts: dict[int, Attempt] = {}
@@ -86,6 +88,9 @@ class Running:
         """Slots whose thread outlives its attempt."""
         self._suspect_claims = {True: 0, False: 0}
         """Claims on their way that may take a suspect, of those that need a GPU and of the others."""
+        self._setback = setback
+        if setback is not None:
+            setback.changed = self._replan
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -93,6 +98,22 @@ class Running:
         """Slots that are free, or will be by the frames on their way."""
         taken = len(self.attempts) - self._sending + self._claiming + self.lingering
         return max(0, self.concurrency - taken)
+
+    @property
+    def claimable(self) -> int:
+        """Free slots for tasks that need no GPU; while no child can be started, those that have a child."""
+        if self._setback is None or not self._setback.held:
+            return self.free
+        busy = sum(attempt.grant is None and not attempt.over for attempt in self.attempts.values())
+        return max(0, min(self.free, self._setback.children - busy - self._claiming))
+
+    def may_start_child(self) -> bool:
+        """Whether a task that needs a new child may be claimed. While none can be started: one task, now and then."""
+        return self._setback is None or self._setback.take_try()
+
+    def _replan(self) -> None:
+        self.pulse.set()
+        self.gpu_pulse.set()
 
     # Frames
 
@@ -112,7 +133,7 @@ class Running:
             if settlement.result is not None or settlement.params is not None:
                 size += size_of(settlement.result) + size_of(settlement.params)
         self._sending += len(settles)
-        claims = min(max(0, self.free - self.spare_slots), self._batch) if self.hungry and not self.closing else 0
+        claims = min(max(0, self.claimable - self.spare_slots), self._batch) if self.hungry and not self.closing else 0
         if not settles and not claims:
             return None
         self._busy += 1
@@ -124,7 +145,7 @@ class Running:
         It is a small one: a worker that stands still, or is cut off, would keep so many from all others for a lease.
         Of a larger number the next frames take the rest. One slot at least is left for what comes to be due meanwhile.
         """
-        claims = min(self.free - 1 - self.spare_slots, SLEEPING_CLAIMS)
+        claims = min(self.claimable - 1 - self.spare_slots, SLEEPING_CLAIMS)
         if self.closing or claims < 1:
             return None
         self._asleep = self._frame([], claims, lane)

@@ -444,6 +444,7 @@ def _executor(config: TaskBackoffConfig, handler: Handler, lifespan: Lifespan | 
             max_tasks_per_process=threadpool.max_tasks_per_process,
             max_payload_bytes=limit,
             start_timeout=threadpool.start_timeout,
+            warm_children=min(threadpool.warm_children or threadpool.concurrency, threadpool.concurrency),
             lifespan=lifespan,
             needs_gpu=config.task.policy.demand is not None,
         )

@@ -21,11 +21,12 @@ from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import StorageError, WorkerEndedError
 from maas_backoff.executors.base import ExceptionHandler, Executor
+from maas_backoff.executors.process import ProcessExecutor
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.reading import Probe
 from maas_backoff.guard import log_for
-from maas_backoff.loops import poll, progress, reap, sweep, timeout
+from maas_backoff.loops import children, poll, progress, reap, sweep, timeout
 from maas_backoff.loops.admission import Admission
 from maas_backoff.loops.heartbeat import Heartbeat
 from maas_backoff.loops.lane import Lane
@@ -66,7 +67,10 @@ class Service:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._host: asyncio.Task[None] | None = None
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.running = Running(self.worker, config.threadpool.concurrency, config.task.batch_size)
+        self._setback = executor.setback if isinstance(executor, ProcessExecutor) else None
+        self.running = Running(
+            self.worker, config.threadpool.concurrency, config.task.batch_size, setback=self._setback
+        )
         self.running.stops_with_lease = executor.stoppable
         self._gate = Gate(
             probe,
@@ -102,6 +106,8 @@ class Service:
             found.append(self._heartbeat.trouble)
         if self._gate.devices.trouble is not None:
             found.append(self._gate.devices.trouble)
+        if self._setback is not None and self._setback.trouble is not None:
+            found.append(self._setback.trouble)
         if self.running.lingering:
             found.append(f"{self.running.lingering} threads outlive their timeout and hold a slot each")
         return found
@@ -244,6 +250,8 @@ class Service:
                 ("reaper", partial(reap.run, store, self.worker, scheduler.lease)),
                 ("sweep", partial(sweep.run, work.sweep, scheduler.lease)),
             ]
+            if isinstance(self._executor, ProcessExecutor):
+                named.append(("children", partial(children.run, self._executor, running, store)))
             for name, loop in named:
                 loops.start_soon(self._unasked, name, loop, name=f"maas-backoff {name}")
             try:

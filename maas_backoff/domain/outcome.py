@@ -115,10 +115,10 @@ class LeaseExpired:
     """The attempt's worker has not renewed its lease."""
 
 
-HandlerOutcome = Succeeded | Failed | Snoozed
-"""What a handler alone can bring about; the outcomes that cross the border of a child process."""
+HandlerOutcome = Succeeded | Failed | Snoozed | Unstarted
+"""What one call of the handler can bring about; the outcomes that cross the border of a child process."""
 
-Outcome = HandlerOutcome | FailedOnGpu | Cancelled | Unstarted | LeaseExpired
+Outcome = HandlerOutcome | FailedOnGpu | Cancelled | LeaseExpired
 
 
 def outcome_of_value(value: object, limit: int) -> HandlerOutcome:
@@ -302,6 +302,8 @@ def from_dict(data: Mapping[str, Any]) -> HandlerOutcome:
             return Succeeded(**fields)
         case "Snoozed":
             return Snoozed(**fields)
+        case "Unstarted":
+            return Unstarted()
         case _:
             error = TaskError(**fields.pop("error"))
             return Failed(error, **fields)

@@ -33,6 +33,11 @@ class Call(Protocol):
         ...
 
     @property
+    def start_before(self) -> float:
+        """The handler may not begin after this moment, by time.monotonic(). It moves with the lease: look again."""
+        ...
+
+    @property
     def span(self) -> AttemptSpan | None:
         """How it is traced, if it is."""
         ...
@@ -66,8 +71,9 @@ class Executor(Protocol):
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once and return what came of it.
 
-        Whatever the handler raises is an outcome. Only this call's own cancellation is raised, after the handler was
-        stopped as hard as this executor can.
+        Whatever the handler raises is an outcome. Unstarted: the handler did not begin, because its child process could
+        not be started, or because it was too late (`Call.start_before`). Only this call's own cancellation is raised,
+        after the handler was stopped as hard as this executor can.
         """
         ...
 

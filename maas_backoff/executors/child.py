@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, suppress
@@ -15,7 +16,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from maas_backoff.domain.context import current
-from maas_backoff.domain.outcome import TEXT_LIMIT, HandlerOutcome, cut, outcome_of_error, outcome_of_value, to_dict
+from maas_backoff.domain.outcome import (
+    TEXT_LIMIT,
+    HandlerOutcome,
+    Unstarted,
+    cut,
+    outcome_of_error,
+    outcome_of_value,
+    to_dict,
+)
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.executors.connection import Connection
 from maas_backoff.executors.frames import Record
@@ -150,7 +159,10 @@ class Server:
             with ExitStack() as stack:
                 if request.get("span"):
                     self._follow(request["span"], stack)
-                outcome = self._attempt(task)
+                # The worker, or this process, may have stood still since the request was sent; all processes of a
+                # machine share the clock.
+                late = time.monotonic() >= request["start_before"]
+                outcome = Unstarted() if late else self._attempt(task)
             self._running = False
             self._tidy()
             self._answer(outcome)

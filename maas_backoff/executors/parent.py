@@ -8,7 +8,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from contextvars import Context
 from pathlib import Path
 from typing import Self
 
@@ -41,7 +43,11 @@ class UnreadError(ChildError):
     """Raised when a child ended and had not read all of the request: nothing of it has been done."""
 
 
-class SetupError(ChildError):
+class StartError(ChildError):
+    """Raised when a child could not be started, or ended before it took its first task."""
+
+
+class SetupError(StartError):
     """Raised when a child said that it could not import the handler, or enter the lifespan."""
 
 
@@ -49,12 +55,23 @@ class Child:
     """One child process. It answers one request at a time."""
 
     def __init__(
-        self, process: Process, connection: socket.socket, output: int, limit: int, grant: Grant | None = None
+        self,
+        process: Process,
+        connection: socket.socket,
+        output: int,
+        limit: int,
+        grant: Grant | None,
+        when_ended: Callable[["Child"], None],
     ) -> None:
         self.pid = process.pid
         self.calls = 0
         self.grant = grant
+        self.ready = False
+        """Whether it has imported the handler and entered the lifespan."""
+        self.dismissed = False
+        """Whether it was told to end."""
         self._process = process
+        self._when_ended = when_ended
         self._connection = connection
         self._output = Output(output, process.pid)
         self._frames = FrameBuffer(limit)
@@ -71,8 +88,10 @@ class Child:
         ExitWatch(process, self._end)
 
     @classmethod
-    def spawn(cls, limit: int, grant: Grant | None = None) -> Self:
+    def spawn(cls, limit: int, grant: Grant | None, when_ended: Callable[["Child"], None]) -> Self:
         """Start a child whose frames may have `limit` bytes; raises OSError when the system has no room for it.
+
+        `when_ended` is called with the child once it has ended and is reaped.
 
         With a grant it sees that device only, and its memory is the grant's for as long as it lives.
 
@@ -95,8 +114,15 @@ class Child:
                 start_new_session=True,
                 env=None if grant is None else {**os.environ, **_only(grant.uuid)},
             )
+            try:
+                # An empty context: the loop's callbacks belong to no task, least of all to the one that is run now.
+                child = Context().run(cls, process, connection, output, limit, grant, when_ended)
+            except BaseException:  # no memory, as a rule: nobody would reap the process
+                kill_group(process)
+                process.wait()
+                raise
             ours.pop_all()
-        return cls(process, connection, output, limit, grant)
+        return child
 
     @property
     def usable(self) -> bool:
@@ -131,6 +157,10 @@ class Child:
                     await self._loop.sock_sendall(self._connection, memoryview(request)[sent:])
             except ConnectionError:  # it has ended; how, the answer will tell
                 self._left_unread = True
+            except OSError as error:  # no memory in the kernel: a part at most was sent, so nothing of it can begin
+                self._left_unread = True
+                self._fault = f"a request could not be sent to it: {error}"
+                self.kill()
             if call:
                 call.started()
             return await self._answer
@@ -157,6 +187,10 @@ class Child:
 
     def dismiss(self) -> None:
         """Let the child end by itself; kill it after a grace if it does not."""
+        self.dismissed = True
+        self._let_end()
+
+    def _let_end(self) -> None:
         if self.grant is not None:
             self.grant.process_ended(self.pid)  # from now on, nobody is to count on its memory
         if self._killer is None and not self._ended.is_set():
@@ -189,7 +223,7 @@ class Child:
             data = b""
         if not data:
             self._loop.remove_reader(self._connection)
-            self.dismiss()  # it is about to end: wait for how. Or its handler has closed what it should not.
+            self._let_end()  # it is about to end: wait for how. Or its handler has closed what it should not.
             return False
         try:
             for record in self._frames.feed(data):
@@ -215,6 +249,7 @@ class Child:
             pass
         code = self._process.wait()
         self._ended.set()
+        self._when_ended(self)
         if self.grant is not None:
             self.grant.process_ended(self.pid)
         if self._killer is not None:

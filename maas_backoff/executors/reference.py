@@ -109,6 +109,10 @@ def _is_guarded(source: bytes) -> bool:
 
 
 def _load_script(path: str) -> ModuleType:
+    """Return the script's module, executed once: handler and lifespan share its globals, as in the parent."""
+    loaded = sys.modules.get(_SCRIPT)
+    if loaded is not None and getattr(loaded, "__file__", None) == path:
+        return loaded
     loader = importlib.machinery.SourceFileLoader(_SCRIPT, path)  # named, for scripts that do not end in .py
     spec = importlib.util.spec_from_file_location(_SCRIPT, path, loader=loader)
     assert spec is not None

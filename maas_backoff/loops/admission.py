@@ -107,7 +107,8 @@ class Admission:
                 if running.spare_slots and running.sleeps_on_slots:
                     await self._store.rouse(running.worker)
                 return True
-            started = bool(made.starts) and await self._start(made.starts[: running.free])
+            starts = [one for one in made.starts[: running.free] if one.grant is not None or running.may_start_child()]
+            started = bool(starts) and await self._start(starts)
             running.spare(0)
             if not started:
                 return True

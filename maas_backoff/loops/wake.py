@@ -65,7 +65,7 @@ class Wake:
         gpu = self._running.hears_gpu = self._running.listens_for_gpu
         marker = await self._store.sleep(self._client, self._running.worker, self._block, gpu=gpu)
         self._note(marker)
-        if marker == "marker" and self._running.free <= self._running.spare_slots:
+        if marker == "marker" and self._running.claimable <= self._running.spare_slots:
             # No slot here: let another worker have it.
             await self._store.rouse_another(self._client)
         self._running.wake()

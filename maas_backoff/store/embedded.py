@@ -222,7 +222,7 @@ class _FileLock:
 
 def _ask(address: str, command: bytes) -> bytes:
     """Return the first bytes of the answer; none when nobody answers, or the connection is closed."""
-    with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:  # no descriptor left, for one
         connection.settimeout(1)
         connection.connect(address)
         connection.sendall(command + b"\r\n")

@@ -20,7 +20,7 @@ import child_handlers as handlers
 import psutil
 import pytest
 
-from maas_backoff.domain.outcome import Failed, HandlerOutcome, Snoozed, Succeeded
+from maas_backoff.domain.outcome import Failed, HandlerOutcome, Snoozed, Succeeded, Unstarted
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError
 from maas_backoff.executors import exits, parent
 from maas_backoff.executors.base import Handler
@@ -38,6 +38,7 @@ class FakeCall:
     span = None
 
     def __init__(self, **params: Any) -> None:
+        self.start_before = time.monotonic() + 600
         self.reports: list[tuple[float, str | None]] = []
         self.starts = 0
         self.reported = asyncio.Event()
@@ -56,9 +57,9 @@ class FakeCall:
 
 @asynccontextmanager
 async def executor(
-    handler: Handler, max_tasks: int | None = None, limit: int = LIMIT
+    handler: Handler, max_tasks: int | None = None, limit: int = LIMIT, warm: int = 1
 ) -> AsyncIterator[ProcessExecutor]:
-    made = ProcessExecutor(handler, max_tasks_per_process=max_tasks, max_payload_bytes=limit)
+    made = ProcessExecutor(handler, max_tasks_per_process=max_tasks, max_payload_bytes=limit, warm_children=warm)
     try:
         await made.start()
         yield made
@@ -512,7 +513,7 @@ class TestChildren:
             assert await value_of(made, how="not")
 
     async def test_no_room_for_a_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A child that cannot be started is a failed attempt with the system's reason, and leaks no descriptor."""
+        """If a child cannot be started, the task is not to blame, and no descriptor is lost."""
 
         def full(*_: object, **__: object) -> None:
             raise BlockingIOError(11, "Resource temporarily unavailable")
@@ -520,17 +521,110 @@ class TestChildren:
         async with executor(handlers.pid) as made:
             made._idle.pop().dismiss()
             monkeypatch.setattr(subprocess, "Popen", full)
-            outcome = await made.run(FakeCall())
-            assert outcome.error.type == "crashed"
-            assert "could not be started: [Errno 11]" in outcome.error.message
+            assert await made.run(FakeCall()) == Unstarted()
+            assert "could not be started: [Errno 11]" in str(made.setback.trouble)
 
     async def test_a_child_that_does_not_get_ready(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It is killed, and the call fails as crashed."""
+        """It is killed, and the task goes back unharmed."""
         async with executor(handlers.pid) as made:
             made._idle.pop().dismiss()
             monkeypatch.setattr(made, "_start_timeout", 0.01)
-            outcome = await made.run(FakeCall())
-            assert outcome.error == TaskError("crashed", "child process was not ready within 0.01 s")
+            assert await made.run(FakeCall()) == Unstarted()
+            assert "child process was not ready within 0.01 s" in str(made.setback.trouble)
+
+    async def test_a_child_that_dies_in_its_set_up(self) -> None:
+        """The handler has not begun: the task goes back unharmed, and the next start ends the setback."""
+        async with executor(handlers.pid) as made:
+            made._idle.pop().dismiss()
+            outcomes: list[HandlerOutcome] = []
+
+            async def run() -> None:
+                outcomes.append(await made.run(FakeCall()))
+
+            known = set(made._children)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                await until(lambda: len(made._children - known) == 1)
+                (child,) = made._children - known
+                os.kill(child.pid, signal.SIGKILL)
+            assert outcomes == [Unstarted()]
+            assert "killed by SIGKILL" in str(made.setback.trouble)
+            assert "before it was ready" in str(made.setback.trouble)
+            await made.warm_up()
+            assert made.setback.trouble is None
+            assert await value_of(made)
+
+    async def test_a_new_child_that_dies_before_it_reads_a_small_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No task can have killed it: it costs no attempt. One that was too large to be read may have."""
+        spawn = ProcessExecutor._spawn
+
+        async def stopped(self: ProcessExecutor, *arguments: Any, **options: Any) -> parent.Child:
+            child = await spawn(self, *arguments, **options)
+            os.kill(child.pid, signal.SIGSTOP)
+            asyncio.get_running_loop().call_later(0.1, os.kill, child.pid, signal.SIGKILL)
+            return child
+
+        async with executor(handlers.counts) as made:
+            made._idle.pop().dismiss()
+            monkeypatch.setattr(ProcessExecutor, "_spawn", stopped)
+            assert await made.run(FakeCall(text="x")) == Unstarted()
+            large = await made.run(FakeCall(text="x" * 5_000_000))
+            assert isinstance(large, Failed)
+            assert large.error.type == "crashed"
+
+    async def test_no_call_begins_too_late(self) -> None:
+        """Neither after a start that took long, nor in a child that reads its request too late; the child is kept."""
+        async with executor(handlers.pid) as made:
+            late = FakeCall()
+            late.start_before = time.monotonic()
+            assert await made.run(late) == Unstarted()
+            assert late.starts == 0
+            (child,) = made._idle
+            os.kill(child.pid, signal.SIGSTOP)
+            stands_still = FakeCall()
+            stands_still.start_before = time.monotonic() + 0.3
+            asyncio.get_running_loop().call_later(0.5, os.kill, child.pid, signal.SIGCONT)
+            assert await made.run(stands_still) == Unstarted()
+            assert stands_still.starts == 1
+            assert await value_of(made) == child.pid
+
+    async def test_children_are_warmed_up(self) -> None:
+        """As many as were asked for; a task that comes meanwhile takes the one that is being started."""
+        async with executor(handlers.pid, warm=2) as made:
+            (first,) = made._children
+            assert made.lacks_child
+            first.kill()
+            await first.ended()
+            answers: list[Any] = []
+
+            async def run() -> None:
+                answers.append(await value_of(made))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(made.warm_up)
+                await until(lambda: len(made._children) == 1)
+                tasks.start_soon(run)
+            (second,) = made._children
+            assert answers == [second.pid]
+            await made.warm_up()
+            assert not made.lacks_child
+            assert len(made._idle) == 2
+            assert len({await value_of(made) for _ in range(3)}) == 1
+
+    async def test_a_child_is_missed_when_it_ends(self) -> None:
+        """One that ends before any task has used it is told apart: those after it may end as well."""
+        async with executor(handlers.dies) as made:
+            made.lacking.clear()
+            await made.run(FakeCall(how="exit"))
+            assert made.lacking.is_set()
+            assert made.lacks_child
+            assert not made.unused_ended()
+            await made.warm_up()
+            (child,) = made._idle
+            os.kill(child.pid, signal.SIGKILL)
+            await child.ended()
+            assert made.unused_ended()
+            assert not made.unused_ended()
 
     async def test_the_parents_death_is_the_childs(self, tmp_path: Path) -> None:
         """When a worker is killed by SIGKILL, no child stays, not even one that is busy in C code."""
@@ -549,13 +643,14 @@ class TestChildren:
 
 
 WORKER = """
-import asyncio, child_handlers
+import asyncio, time, child_handlers
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.executors.process import ProcessExecutor
 
 class Call:
     grant = None
     span = None
+    start_before = time.monotonic() + 600
     task = TaskEntity("id", "q", {}, report=lambda _, progress, message: print(message, flush=True))
     def started(self): pass
 

@@ -59,7 +59,7 @@ class TestRefused:
 
 
 SCRIPT = """
-import asyncio, sys
+import asyncio, sys, time
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import HandlerError
 from maas_backoff.executors.process import ProcessExecutor
@@ -75,6 +75,7 @@ class Call:
     task = TaskEntity("id", "q", {"a": 1})
     grant = None
     span = None
+    start_before = time.monotonic() + 600
     def started(self): pass
 
 async def main():
@@ -88,6 +89,18 @@ async def main():
         await executor.aclose()
 
 """
+LIFESPAN = """
+import contextlib, os
+os.environ["LOADS"] = os.environ.get("LOADS", "") + "1"
+MODEL = None
+
+@contextlib.contextmanager
+def lifespan():
+    global MODEL
+    MODEL = "loaded"
+    yield
+
+def handler(task, _):"""
 GUARD = 'if __name__ == "__main__":\n    asyncio.run(main())\n'
 
 
@@ -113,6 +126,13 @@ class TestScripts:
         """A handler in __main__ is loaded from the script's file, whose guarded part does not run again."""
         (tmp_path / name).write_text(SCRIPT + GUARD)
         assert run(tmp_path, name) == ["loaded as __main__", '["__mp_main__","__mp_main__",1]']
+
+    def test_a_script_is_executed_once_in_a_child(self, tmp_path: Path) -> None:
+        """A global that the worker_lifespan sets is there for the handler: both are of one module."""
+        source = SCRIPT.replace("def handler(task):", LIFESPAN).replace("(handler, ", "(handler, lifespan=lifespan, ")
+        source = source.replace('task.task_params["a"]]', "MODEL, os.environ['LOADS']]") + GUARD
+        (tmp_path / "worker.py").write_text(source)
+        assert run(tmp_path, "worker.py")[1] == '["__mp_main__","__mp_main__","loaded","11"]'
 
     def test_a_module_that_runs_as_a_script(self, tmp_path: Path) -> None:
         """`python -m package.module`: children import it by the name it was started with."""
