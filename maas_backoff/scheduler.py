@@ -10,6 +10,7 @@ from typing import Self, TypeVar, Unpack
 
 import anyio
 
+from maas_backoff.caller import Disconnected, until_gone
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.context import current
 from maas_backoff.domain.event import TaskEvent
@@ -299,17 +300,29 @@ class TaskBackoffScheduler:
 
     @asynccontextmanager
     async def call(
-        self, task_params: Mapping[str, object], task_id: str | None = None, **options: Unpack[TaskOptions]
+        self,
+        task_params: Mapping[str, object],
+        task_id: str | None = None,
+        *,
+        disconnected: Disconnected | None = None,
+        **options: Unpack[TaskOptions],
     ) -> AsyncGenerator[str, None]:
         """Create a task for as long as somebody is there for it: `async with scheduler.call(params) as task_id:`.
 
         When the block is left before the task is finished, by an exception, a return, or as its caller was cancelled,
-        the task is cancelled, wherever it runs; also one that was there before under the same id. Arguments and errors
-        are those of `create_task`.
+        the task is cancelled, wherever it runs; also one that was there before under the same id.
+
+        `disconnected` is a function, awaited twice a second, that says whether the caller has hung up:
+        `request.is_disconnected` in an endpoint, which a web framework does not cancel. Once it returns True, the block
+        is cancelled, and CallerGoneError raised. Other arguments and errors are those of `create_task`.
         """
         task_id = await self.create_task(task_params, task_id, **options)
         try:
-            yield task_id
+            if disconnected is None:
+                yield task_id
+            else:
+                async with until_gone(disconnected, task_id):
+                    yield task_id
         finally:
             await uninterrupted(self.cancel_task(task_id, running=True))
 

@@ -102,6 +102,51 @@ def test_a_full_queue_is_503_with_the_time_to_come_back(serve: Callable[..., Ser
     service.until(lambda: service.create(0).status_code == 202, "there is room again")
 
 
+WRONG: dict[str, tuple[str, dict[str, str], int]] = {
+    "an empty key": ('{"prompt": "x"}', {"Idempotency-Key": ""}, 422),
+    "a long key": ('{"prompt": "x"}', {"Idempotency-Key": "k" * 300}, 422),
+    "a key with a tab": ('{"prompt": "x"}', {"Idempotency-Key": "a\tb"}, 422),
+    "NaN": ('{"prompt": "x", "seconds": NaN}', {}, 422),
+    "NaN of another type": ('{"prompt": NaN}', {}, 422),
+    "infinity": ('{"prompt": "x", "seconds": 1e400}', {}, 422),
+    "half of an emoji": ('{"prompt": "\\ud83d"}', {}, 422),
+    "half of an emoji of another type": ('{"prompt": "x", "seconds": "\\ud83d"}', {}, 422),
+    "no prompt": ("{}", {}, 422),
+    "no JSON": ("{", {}, 422),
+    "JSON nested too deep": ("[" * 100_000, {}, 400),
+    "2 MB": (json.dumps({"prompt": "x" * 2_000_000}), {}, 413),
+}
+
+
+def test_a_client_that_is_wrong_is_told_so(serve: Callable[..., Service]) -> None:
+    """Never 500: that would be a fault of the service, and wake somebody up."""
+    service = serve()
+    for name, (body, headers, status) in WRONG.items():
+        for path in ("/images", "/images/now"):
+            if path == "/images/now" and headers:
+                continue  # it has no key
+            response = service.client.post(path, content=body, headers={"Content-Type": "application/json", **headers})
+            assert (response.status_code, bool(response.json()["detail"])) == (status, True), (name, path)
+    for bad in ("%00", "k" * 300, "%E2%80%8B"):
+        for method, path in ("GET", ""), ("DELETE", ""), ("GET", "/events"):
+            assert service.client.request(method, f"/images/{bad}{path}").status_code == 422
+    assert service.create(0).status_code == 202
+
+
+def test_a_client_that_waits_gets_the_image_and_one_that_leaves_ends_the_work(
+    serve: Callable[..., Service], server: Server
+) -> None:
+    service = serve()
+    image = service.client.post("/images/now", json={"prompt": "a cat"})
+    assert image.status_code == 200 and image.json()["image"].startswith("/images/")
+    with pytest.raises(httpx2.ReadTimeout):
+        service.client.post("/images/now", json={"prompt": "a cat", "seconds": 60}, timeout=1)
+    begun = time.monotonic()
+    service.until(lambda: server.client.zcard("maas:{test}:cancelled") == 1, "the task of the client is cancelled")
+    print(f"cancelled {time.monotonic() - begun:.2f} s after its client left")
+    assert "Traceback" not in service.log.read_text()
+
+
 def test_ctrl_c_with_a_client_that_listens_ends_at_once_and_hands_the_task_back(
     serve: Callable[..., Service], server: Server
 ) -> None:

@@ -5,10 +5,12 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
-from fastapi import Body, FastAPI, Header, HTTPException
+from fastapi import Body, FastAPI, Header, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
-from maas_backoff import QueueFullError, TaskBackoffConfig, TaskBackoffScheduler, TaskConflictError, TaskEntity
+from maas_backoff import MaasBackoffError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskNotFoundError
 
 scheduler = TaskBackoffScheduler(TaskBackoffConfig.from_env())  # MAAS_BACKOFF_URL, MAAS_BACKOFF_BIZ_PREFIX, …
 
@@ -30,19 +32,36 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
+@app.exception_handler(MaasBackoffError)
+async def refused(_: Request, error: MaasBackoffError) -> JSONResponse:
+    if error.http_status == 500:  # not the client's doing: let it be logged
+        raise error
+    return JSONResponse({"detail": error.http_detail}, error.http_status, error.http_headers)
+
+
+@app.exception_handler(RequestValidationError)
+async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    # Without the input, which FastAPI's own answer repeats: NaN and half of an emoji are no JSON, and would be a 500.
+    return JSONResponse({"detail": [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()]}, 422)
+
+
 @app.post("/images", status_code=202)
 async def create(
     prompt: Annotated[str, Body()],
-    seconds: Annotated[float, Body()] = 0,
+    seconds: Annotated[float, Body(ge=0)] = 0,
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> dict[str, str]:
     params = {"prompt": prompt, "seconds": seconds}
-    try:
-        return {"task_id": await scheduler.create_task(params, task_id=idempotency_key)}
-    except TaskConflictError as conflict:
-        raise HTTPException(409, str(conflict)) from conflict
-    except QueueFullError as full:
-        raise HTTPException(503, str(full), {"Retry-After": f"{full.retry_after:.0f}"}) from full
+    return {"task_id": await scheduler.create_task(params, task_id=idempotency_key)}
+
+
+@app.post("/images/now")
+async def create_and_wait(
+    request: Request, prompt: Annotated[str, Body()], seconds: Annotated[float, Body(ge=0)] = 0
+) -> Any:
+    params = {"prompt": prompt, "seconds": seconds}
+    async with scheduler.call(params, disconnected=request.is_disconnected) as task_id:  # ends with its client
+        return (await scheduler.wait_task(task_id, timeout=60)).result
 
 
 @app.get("/images/{task_id}")
@@ -77,5 +96,5 @@ async def ready() -> dict[str, bool]:
 async def found(task_id: str) -> TaskEntity:
     task = await scheduler.get_task(task_id)
     if task is None:
-        raise HTTPException(404)
+        raise TaskNotFoundError(task_id)
     return task
