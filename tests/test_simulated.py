@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from maas_backoff import Retry, Snooze, TaskBackoffConfig, TaskConfig, TaskEntity, TaskSpec, TaskStatus
+from maas_backoff import Discard, Retry, Snooze, TaskBackoffConfig, TaskConfig, TaskEntity, TaskSpec, TaskStatus
 from maas_backoff.testing import FakeGpu, SimulatedScheduler
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocks]
@@ -110,6 +110,40 @@ async def test_threads_and_producers_are_simulated_as_well() -> None:
         await producer.advance(61)
         task = await producer.get_task("x")
         assert task is not None and task.waiting_for == "worker: none is running"
+
+
+async def test_finished_tasks_expire_by_the_clock_of_the_test() -> None:
+    """Each state after its own time; one that is made anew under the same id lives on."""
+    config = TaskBackoffConfig(task=TaskConfig(result_ttl=timedelta(days=1), failed_ttl=timedelta(days=7)))
+    scheduler = SimulatedScheduler(config)
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        await anyio.lowlevel.checkpoint()
+        if task.task_id == "failed":
+            raise Discard
+
+    async with scheduler:
+        for name in ("completed", "failed", "cancelled"):
+            await scheduler.create_task({}, name, delay=60 if name == "cancelled" else 0)
+        await scheduler.cancel_task("cancelled")
+        await scheduler.drain()
+        await scheduler.advance(timedelta(hours=23))
+        stats = await scheduler.get_queue_stats()
+        assert (stats.completed_count, stats.failed_count, stats.cancelled_count) == (1, 1, 1)
+        await scheduler.advance(timedelta(hours=2))
+        assert [await scheduler.get_task(name) for name in ("completed", "cancelled")] == [None, None]
+        assert await _status(scheduler, "failed") == "failed"
+        await scheduler.create_task({"made": "anew"}, "completed")
+        await scheduler.drain()
+        assert await _status(scheduler, "completed") == "completed"
+        assert await scheduler.retry_task("failed")
+        await scheduler.advance(timedelta(days=6))
+        assert await _status(scheduler, "failed") == "failed"
+        await scheduler.advance(timedelta(days=2))
+        stats = await scheduler.get_queue_stats()
+        assert (stats.completed_count, stats.failed_count, stats.cancelled_count) == (0, 0, 0)
+        assert await scheduler.get_task("failed") is None
 
 
 async def _nothing(task: TaskEntity) -> None:

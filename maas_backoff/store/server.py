@@ -43,7 +43,8 @@ class Server:
                 if self._client is None:
                     if self.embedded:
                         process = EmbeddedServer(self._storage.path)
-                        self.location = Location(self._storage, self._key, socket=await process.start())
+                        socket = await process.start()
+                        self.location = Location(self._storage, self._key, socket=socket, name=process.name)
                         self._process = process
                     self._client = self.new_client()
         return self._client

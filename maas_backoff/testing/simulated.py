@@ -8,6 +8,8 @@ from typing import Protocol
 import anyio
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.seconds import in_seconds
+from maas_backoff.domain.task import TaskStatus
 from maas_backoff.errors import MaasBackoffError
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.storage import StorageConfig
@@ -61,10 +63,25 @@ class SimulatedScheduler(TaskBackoffScheduler):
         than a minute, as a handler hangs.
         """
         with anyio.move_on_after(PATIENCE):
+            await self._expire()
             while not await self._is_quiet():  # noqa: ASYNC110 - what it waits for is on the server
                 await anyio.sleep(0.001)
             return
         raise MaasBackoffError(f"drain: tasks still run after {PATIENCE:g} s: {await self.explain()}")
+
+    async def _expire(self) -> None:
+        """Delete the finished tasks whose time to live is over by this clock; the server's own goes by the real one."""
+        store = self._tasks.store
+        for status in TaskStatus:
+            if not status.finished:
+                continue
+            index = store.keys(status)
+            for task_id in await store.server.execute("ZRANGEBYSCORE", index, "-inf", f"{self._now_ms:.0f}"):
+                key = store.keys.task(task_id.decode())
+                # One that was made anew under the same id is not finished, or not so.
+                if await store.server.execute("HGET", key, "s") == status.encode():
+                    await store.server.execute("UNLINK", key)
+                await store.server.execute("ZREM", index, task_id)
 
     async def _is_quiet(self) -> bool:
         if self._service is None:
@@ -88,7 +105,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
     async def advance(self, by: float | timedelta) -> None:
         """Let so much time pass, seconds or a timedelta: everything that becomes due meanwhile runs when it is due."""
         await self.drain()
-        end = self._now_ms + 1000 * (by.total_seconds() if isinstance(by, timedelta) else by)
+        end = self._now_ms + 1000 * in_seconds(by)
         while True:
             tasks = self._tasks
             due_in = await tasks.store.next_due()

@@ -23,6 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
+from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskConfig
 from maas_backoff.errors import ConfigError, MissingExtraError, StorageUnavailableError
 from maas_backoff.store import embedded
 from maas_backoff.store.embedded import EmbeddedServer
@@ -615,3 +616,51 @@ async def test_a_process_that_forgets_to_stop_gets_no_warning(path: Path) -> Non
     process = await process_of(json.loads(done.stdout))
     assert process.ppid() != os.getpid()
     process.kill()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB, where this user may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+async def test_a_server_on_a_full_disk_names_itself_and_goes_on_when_there_is_room(small_disk: Path) -> None:
+    """Which server, why, and what to do: there may be several on a machine, and their paths are in no other error."""
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * 1_000_000)
+    storage = StorageConfig(type="embedded", path=str(small_disk / "data"), timeout=3)
+    scheduler = TaskBackoffScheduler(TaskBackoffConfig(storage=storage, task=TaskConfig(biz_prefix="test")))
+    with pytest.raises(StorageUnavailableError) as caught:
+        while True:
+            await scheduler.create_task({"text": "x" * 20_000})
+            await anyio.sleep(0.02)  # the server writes once a second
+    expected = (
+        f"the embedded server in {small_disk / 'data'}: the server's disk is full: free some space, and it goes on"
+    )
+    assert str(caught.value).startswith(expected) and "No space left on device" in str(caught.value)
+    filler.unlink()
+    await scheduler.create_task({})
+    await scheduler.shutdown()
+
+
+async def test_a_server_that_cannot_start_on_a_full_disk_names_itself(small_disk: Path) -> None:
+    server = EmbeddedServer(str(small_disk / "data"))
+    await server.start()
+    await server.stop()
+    (small_disk / "data" / "server").unlink()  # what is written there next takes a page
+    with (small_disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(b"x" * 4096)
+    with pytest.raises(StorageUnavailableError) as caught:
+        await server.start()
+    assert str(caught.value).startswith(f"the embedded server in {small_disk / 'data'}: ")
+    assert "Its disk is full: free some space" in str(caught.value)
+    (small_disk / "filler").unlink()
+    await server.start()
+    await server.stop()
