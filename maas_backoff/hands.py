@@ -1,7 +1,6 @@
 """What is done to a queue and its tasks by hand: from outside the worker that runs them."""
 
 import logging
-import secrets
 from collections.abc import AsyncGenerator
 
 import attrs
@@ -47,16 +46,15 @@ class Hands:
         if found is None:
             return False
         settlement = Settlement.cancel(found.policy)
-        settle_id = secrets.token_hex(8)
         while True:
-            answer = await self._store.settle(Settle(task_id, "pending", None, settlement), settle_id=settle_id)
-            if answer in {"ok", "already"}:
+            answer = await self._store.settle(Settle(task_id, "pending", None, settlement))
+            if answer == "ok":
                 return _told(task_id, "cancelled", found)
             if not running or answer not in {"processing", EXTERNAL}:
                 return False
             if answer == EXTERNAL:
-                answer = await self._store.settle(Settle(task_id, "external", None, settlement), settle_id=settle_id)
-                if answer in {"ok", "already"}:
+                answer = await self._store.settle(Settle(task_id, "external", None, settlement))
+                if answer == "ok":
                     return _told(task_id, "cancelled", found)
             # Cancelled: the request was met before its answer, which may have been lost, came back.
             elif await self._store.request_cancel(task_id) in {"processing", "cancelled"}:
@@ -65,7 +63,7 @@ class Hands:
 
     async def mark_processing(self, task_id: str) -> bool:
         settle = Settle(newtask.checked_task_id(task_id), "pending", None, Settlement.release(self._policy))
-        return await self._store.settle(settle, external=True) in {"ok", "already"} and _told(task_id, "taken")
+        return await self._store.settle(settle, external=True) == "ok" and _told(task_id, "taken")
 
     async def mark_completed(self, task_id: str, result: object) -> bool:
         return await self._mark(
@@ -78,7 +76,6 @@ class Hands:
     async def _mark(self, task_id: str, outcome: Outcome) -> bool:
         """Settle a live task by an outcome that somebody else knows of; its own policy decides what follows."""
         newtask.checked_task_id(task_id)
-        settle_id = secrets.token_hex(8)
         while True:
             found = await self._store.find_live(task_id)
             if found is None:
@@ -86,15 +83,19 @@ class Hands:
             custom = self._config.task.custom_backoff
             settlement = decide(outcome, task_id, found.counts, found.policy, found.policy.backoff(custom))
             assert settlement is not None
-            answer = await self._store.settle(found.settle(settlement), settle_id=settle_id)
-            if answer in {"ok", "already", "cancelled"}:
-                return _told(task_id, "cancelled" if answer == "cancelled" else settlement.event, found)
+            answer = await self._store.settle(found.settle(settlement))
+            if answer == "ok":
+                return _told(task_id, settlement.event, found)
+            if answer == "cancelled" and found.precondition == "lease":
+                # A requested cancel took the place of the comeback; what was told is stored. Without a lease it is the
+                # state that stood against the mark.
+                return _told(task_id, "cancelled", found)
             # It has changed in between: look again.
 
     async def retry(self, task_id: str) -> bool:
         settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
         settle = Settle(newtask.checked_task_id(task_id), "finished", None, settlement)
-        return await self._store.settle(settle) in {"ok", "already"} and _told(task_id, "requeued")
+        return await self._store.settle(settle) == "ok" and _told(task_id, "requeued")
 
     async def retry_all(self, status: str, error: str | None) -> int:
         status = checked_status(status, TaskStatus.FAILED, TaskStatus.CANCELLED)
@@ -107,9 +108,9 @@ class Hands:
         number = 0
         for start in range(0, len(ids), SETTLE_LIMIT):
             settles = [Settle(task_id, "finished", None, settlement) for task_id in ids[start : start + SETTLE_LIMIT]]
-            answers = await self._store.settle_all(settles, secrets.token_hex(8))
+            answers = await self._store.settle_all(settles)
             for settle, answer in zip(settles, answers, strict=True):
-                number += answer in {"ok", "already"} and _told(settle.task_id, "requeued", level=logging.DEBUG)
+                number += answer == "ok" and _told(settle.task_id, "requeued", level=logging.DEBUG)
         self._log("requeued", f"{number} {status} tasks requeued by hand")
         return number
 
@@ -129,12 +130,11 @@ class Hands:
             raise InvalidValueError("update_task", "priority, delay or run_at", ", ".join(options) or "none of them")
         priority = newtask.checked_priority(options["priority"]) if "priority" in options else None
         due = newtask.checked_due(options) if options.keys() & {"delay", "run_at"} else None
-        settle_id = secrets.token_hex(8)
         while True:
             pending = await self._store.find_pending(task_id)
             if pending is None:
                 return False
-            if await self._store.settle(pending.moved(priority, due), settle_id=settle_id) in {"ok", "already"}:
+            if await self._store.settle(pending.moved(priority, due)) == "ok":
                 return _told(task_id, "moved")
             # It has changed in between: look again.
 

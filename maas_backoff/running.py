@@ -19,7 +19,7 @@ from maas_backoff.gate.grant import Grant
 from maas_backoff.guard import log_for
 from maas_backoff.leased import Attempt
 from maas_backoff.setback import Setback
-from maas_backoff.store.frame import Answer, Claimed, Frame, Settle, settle_args
+from maas_backoff.store.frame import ACCEPTED, Answer, Claimed, Frame, Settle, settle_args
 
 FRAME_LIMIT = 100
 """Claims, and settles, per frame: a script call of 1 to 2 ms."""
@@ -187,6 +187,8 @@ class Running:
     def answered(self, frame: Frame, answer: Answer) -> list[Attempt]:
         """Free the slots of what is settled, and return it, in the order of the frame."""
         settled, wakes = self._in_flight.pop(frame.request_id)
+        if frame.tally and not ACCEPTED.intersection(answer.answers):
+            self.tally.put_back(frame.tally)  # the server counts it with the first settle that it accepts
         freed = bool(settled)
         if frame is self._asleep:
             self._asleep, freed = None, True
@@ -255,8 +257,6 @@ class Running:
         task_id, counts = attempt.task.task_id, attempt.claimed.counts
         if attempt.started_at is not None:
             self.tally.runs[int((time.monotonic() - attempt.started_at) * 1000).bit_length()] += 1
-        if settlement.result is None:
-            self.tally.ended(settlement, counts)
         info = attempt.info(self.worker) if settlement.error is not None else None
         settle = Settle(
             task_id, "lease", attempt.token, settlement, counts, info, attempt.progress, attempt.claimed.overrides

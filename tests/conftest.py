@@ -54,6 +54,7 @@ _LASTING = {
     b"policies",
     b"meta",
     b"totals",
+    b"errors",
     b"workers",
 }
 _TRIMMED = {b"completed", b"failed", b"cancelled"}

@@ -21,7 +21,7 @@ _NAME = 64
 
 
 class Tally:
-    """What a worker has counted since it last told the server.
+    """How long things took since a worker last told the server.
 
     Durations are counted where they are known, for each task: `tally.runs[int(milliseconds).bit_length()] += 1`.
     """
@@ -33,29 +33,36 @@ class Tally:
         """Calls of the handler, by how long they took."""
         self.settles: defaultdict[int, int] = defaultdict(int)
         """Settlements, by how long the call took that settled them."""
-        self._others: dict[str, int] = {}
-
-    def ended(self, settlement: Settlement, before: Counts) -> None:
-        """Count what came of an attempt, except for the ends of tasks, which the server counts."""
-        if settlement.status is TaskStatus.PENDING:
-            self._count(_comeback(settlement.counts, before))
-        elif settlement.counts is not None and settlement.counts.lost > before.lost:
-            self._count("lost")
-        if settlement.error is not None:
-            kind = "".join(settlement.error.type.split())[:_NAME] or "error"
-            self._count(f"e:{kind}")
-
-    def _count(self, name: str) -> None:
-        self._others[name] = self._others.get(name, 0) + 1
 
     def take(self) -> str:
         """Return all that was counted as lines "name number", and begin anew."""
-        lines = [f"{name} {number}" for name, number in self._others.items()]
-        self._others.clear()
+        lines: list[str] = []
         for letter, counts in (("w", self.waits), ("r", self.runs), ("s", self.settles)):
             lines += [f"{letter}{min(bucket, BUCKETS - 1)} {number}" for bucket, number in counts.items()]
             counts.clear()
         return "\n".join(lines)
+
+    def put_back(self, taken: str) -> None:
+        """Count again what `take` has returned, as the server has not counted it."""
+        counts = {"w": self.waits, "r": self.runs, "s": self.settles}
+        for line in taken.splitlines():
+            name, _, number = line.partition(" ")
+            counts[name[0]][int(name[1:])] += int(number)
+
+
+def tallied(settlement: Settlement, before: Counts) -> str:
+    """Return what came of an attempt, but for the end of its task: names, which the server counts if it accepts that.
+
+    The first is that of a comeback, or empty.
+    """
+    name = ""
+    if settlement.status is TaskStatus.PENDING:
+        name = _comeback(settlement.counts, before)
+    elif settlement.counts is not None and settlement.counts.lost > before.lost:
+        name = "lost"
+    if settlement.error is None:
+        return name
+    return f"{name} e:{''.join(settlement.error.type.split())[:_NAME] or 'error'}"
 
 
 def _comeback(after: Counts | None, before: Counts) -> str:

@@ -44,6 +44,8 @@ _PASSING_IN_SCRIPTS = (
     "-MISCONF ",
 )
 _FULL_DISK = "the server's disk is full: free some space, and it goes on by itself"
+# How servers refuse a script a command, a key or a channel: Redis until 7.0; later ones, and Valkey.
+_DENIED_IN_SCRIPTS = ("The user executing the script can't ", "ACL failure in script: ")
 _DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
 
 
@@ -197,7 +199,7 @@ def translated(error: RedisError, name: str = "") -> StorageError:
 
 
 def _kind(error: RedisError, text: str) -> tuple[type[StorageError], str]:
-    if isinstance(error, _DENIED):
+    if isinstance(error, _DENIED) or any(denied in text for denied in _DENIED_IN_SCRIPTS):
         return StorageDeniedError, "the server refused the credentials or a right"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return StorageDeniedError, "the server's certificate is not trusted"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import attrs
 
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.history import tallied
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskEntity
@@ -14,6 +15,9 @@ from maas_backoff.store.codec import NO_COUNTS, AttemptInfo, settlement_fields
 from maas_backoff.store.creation import reprioritized
 
 Precondition = Literal["lease", "expired", "pending", "external", "finished"]
+
+ACCEPTED = frozenset({"ok", "already", "cancelled"})
+"""Answers to a worker's settle that was accepted."""
 
 
 @attrs.define  # made for each task; a frozen one takes twice as long
@@ -46,18 +50,27 @@ def settle_args(settles: Iterable[Settle], status: str | None = None) -> list[An
         fields = settlement_fields(settlement, settle.counts, settle.info, settle.progress, settle.overrides)
         if settle.extra:
             fields += settle.extra
-        alike = settle.precondition, settlement.status, settlement.delay, settlement.ttl, len(fields)
+        tally = _tally(settle)
+        alike = settle.precondition, settlement.status, settlement.delay, settlement.ttl, tally, len(fields)
         if alike != last:
             last = alike
             args[0] += 1
             args += settle.precondition, status or settlement.status, f"{settlement.delay * 1000:.0f}"
-            args += f"{max(1, settlement.ttl):.0f}", len(fields) // 2
+            args += f"{max(1, settlement.ttl):.0f}", tally, len(fields) // 2
             count = len(args)
             args.append(0)
         args[count] += 1
         args += settle.task_id, "" if settle.token is None else settle.token
         args += fields
     return args
+
+
+def _tally(settle: Settle) -> str:
+    """Return what a settle counts as in the history: nothing, where it is of no attempt."""
+    settlement = settle.settlement
+    if settlement.result is not None or not (settle.info is not None or settle.precondition in {"lease", "expired"}):
+        return ""
+    return tallied(settlement, settle.counts)
 
 
 @attrs.define  # made for each task; a frozen one takes twice as long
@@ -139,7 +152,7 @@ class Pending:
         """Return the change: another priority, another due time, seconds from now or a moment, or both."""
         settlement, extra = Settlement.release(self.policy), list[str]()
         if isinstance(due, datetime):
-            extra += "u", f"{due.timestamp() * 1000:.0f}"
+            extra += "u", f"at {due.timestamp() * 1000:.0f}"
         elif due is None:
             extra += "u", f"{self.due_ms:.0f}"
         else:

@@ -36,6 +36,10 @@ class Keys:
         """Return the key of the last claim that a worker made on one of its lanes."""
         return f"{self.prefix}req:{worker}:{lane}"
 
+    def call(self, call_id: str) -> str:
+        """Return the key of what a call by hand was answered."""
+        return f"{self.prefix}call:{call_id}"
+
     def marker(self, worker: str) -> str:
         """Return the key of a wake-up that is for one worker."""
         return f"{self.prefix}marker:{worker}"

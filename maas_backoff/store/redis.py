@@ -12,7 +12,6 @@ import attrs
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.finding import Finding
-from maas_backoff.domain.history import Tally
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.errors import QueueFullError
@@ -27,6 +26,9 @@ from maas_backoff.store.reader import Reader
 ENQUEUE_LIMIT = 1000
 """Tasks per call of enqueue.lua: 3 to 9 ms of the server's time."""
 
+CALL_KEPT = 60.0
+"""Seconds for which the answer to a call by hand is kept at least: its repetition comes within `storage.timeout`."""
+
 SETTLE_LIMIT = 100
 PURGE_LIMIT = 500
 """Tasks per call of settle.lua and purge.lua, by a hand from outside: 2 to 3 ms."""
@@ -37,8 +39,15 @@ _LIVE: dict[str, Precondition] = {"pending": "pending", "processing": "lease", E
 _created_at = lru_cache(maxsize=256)(at)  # as in creation.py
 
 
+def _new_call() -> str:
+    return secrets.token_hex(8)
+
+
 class RedisStore(Reader):
-    """The state of one queue, as one process reads and changes it."""
+    """The state of one queue, as one process reads and changes it.
+
+    Each call by hand carries an id of its own, under which the server keeps its answer: see _call.lua.
+    """
 
     async def check(self, *, worker: bool) -> list[Finding]:
         """Raise StorageError if the server does not answer in time, or is none that tasks would be safe on.
@@ -68,23 +77,30 @@ class RedisStore(Reader):
     # Settling and claiming
 
     async def settle(self, settle: Settle, *, external: bool = False, settle_id: str | None = None) -> str:
-        """Change one task's state from outside a worker; the answer of settle.lua. `external`: mark processing."""
-        return (await self.settle_all([settle], settle_id or secrets.token_hex(8), external=external))[0]
+        """Change one task's state by hand; the answer of settle.lua. `external`: mark processing."""
+        return (await self.settle_all([settle], settle_id, external=external))[0]
 
     async def settle_lost(self, settles: Sequence[Settle], worker: str) -> list[str]:
         """Settle attempts whose lease ran out; another settle id than the worker's own settlements have."""
-        return await self.settle_all(settles, f"{worker}/reap")
-
-    async def settle_all(self, settles: Sequence[Settle], settle_id: str, *, external: bool = False) -> list[str]:
-        """Change the state of up to SETTLE_LIMIT tasks; the answers of settle.lua."""
-        tally = Tally()
-        for settle in settles:
-            if settle.info is not None:  # of an attempt
-                tally.ended(settle.settlement, settle.counts)
-        head = self._settle_head(settle_id, settle_id, "", 0, may_claim_suspect=False, tally=tally.take())
-        args = [*head, *settle_args(settles, EXTERNAL if external else None)]
-        answer = await self._run(scripts.SETTLE, args, request=self.keys.request(settle_id, 0))
+        settle_id = f"{worker}/reap"
+        head = self._settle_head(settle_id, settle_id, "", 0, may_claim_suspect=False)
+        answer = await self._run(scripts.SETTLE, [*head, *settle_args(settles)], request=self.keys.request(worker, 0))
         return [word.decode() for word in answer[1]]
+
+    async def settle_all(
+        self, settles: Sequence[Settle], settle_id: str | None = None, *, external: bool = False
+    ) -> list[str]:
+        """Change the state of up to SETTLE_LIMIT tasks by hand; the answers of settle.lua."""
+        settle_id = settle_id or _new_call()
+        head = self._settle_head(settle_id, settle_id, "call", 0, may_claim_suspect=False, lease_ms=self._call_ms)
+        args = [*head, *settle_args(settles, EXTERNAL if external else None)]
+        answer = await self._run(scripts.SETTLE, args, request=self.keys.call(settle_id))
+        return [word.decode() for word in answer[1]]
+
+    @property
+    def _call_ms(self) -> str:
+        """For how long the answer to a call by hand is kept, in ms."""
+        return f"{max(CALL_KEPT, 3 * self._config.storage.timeout) * 1000:.0f}"
 
     def _settle_head(
         self,
@@ -96,8 +112,9 @@ class RedisStore(Reader):
         may_claim_suspect: bool,
         fits: Sequence[str] = (),
         tally: str = "",
+        lease_ms: str = "",
     ) -> list[Any]:
-        lease_ms = f"{self._config.scheduler.lease * 1000:.0f}"
+        lease_ms = lease_ms or f"{self._config.scheduler.lease * 1000:.0f}"
         head = [self.clock, self.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
         return [*head, int(may_claim_suspect), self._config.task.max_finished, "\n".join(fits), tally]
 
@@ -148,7 +165,7 @@ class RedisStore(Reader):
 
     async def hold(self, value: str, seconds: float) -> bool:
         """Hold a device for a demand, "name uuid worker"; False where another is held."""
-        return bool(await self._run(scripts.HOLD, [value, f"{seconds * 1000:.0f}"]))
+        return bool(await self._run(scripts.HOLD, [self.clock, value, f"{seconds * 1000:.0f}"]))
 
     async def rouse_another(self, client: Client) -> None:
         """Let the marker wake the next worker."""
@@ -158,7 +175,7 @@ class RedisStore(Reader):
         """End a worker's sleep, or its next one."""
         client = await self.server.connect()
         await client.execute("ZADD", self.keys.marker(worker), 0, "0")
-        await client.execute("PEXPIRE", self.keys.marker(worker), 10_000)
+        await client.execute("EXPIRE", self.keys.marker(worker), 10)
 
     def _request(self, frame: Frame, worker: str) -> tuple[Sequence[str], list[Any]]:
         head = self._settle_head(
@@ -258,8 +275,8 @@ class RedisStore(Reader):
 
     async def request_cancel(self, task_id: str) -> str | None:
         """Ask whoever runs the task to stop it; the state it is in, or None."""
-        args = [self.keys.prefix, task_id, f"{self._config.scheduler.lease * 2000:.0f}"]
-        state = await self._run(scripts.CANCEL, args, task=self.keys.task(task_id))
+        args = [self.keys.prefix, task_id, f"{self._config.scheduler.lease * 2000:.0f}", self._call_ms]
+        state = await self._run(scripts.CANCEL, args, task=self.keys.task(task_id), call=self.keys.call(_new_call()))
         return None if state is None else state.decode()
 
     async def leave(self, worker: str) -> None:
@@ -268,17 +285,20 @@ class RedisStore(Reader):
 
     async def delete(self, task_id: str) -> bool:
         """Delete a task that nobody runs."""
-        return bool(await self._run(scripts.DELETE, [self.keys.prefix, task_id], task=self.keys.task(task_id)))
+        args, call = [self.keys.prefix, task_id, self._call_ms], self.keys.call(_new_call())
+        return bool(await self._run(scripts.DELETE, args, task=self.keys.task(task_id), call=call))
 
     async def purge(self, status: TaskStatus) -> tuple[int, bool]:
         """Delete up to PURGE_LIMIT tasks of a state; how many, and whether there may be more."""
         script = attrs.evolve(scripts.PURGE, keys=(*scripts.PURGE.keys, *await self._indexes(status)))
-        number, more = await self._run(script, [self.keys.prefix, status.value, PURGE_LIMIT])
+        args = [self.keys.prefix, status.value, PURGE_LIMIT, self._call_ms]
+        number, more = await self._run(script, args, call=self.keys.call(_new_call()))
         return number, bool(more)
 
     async def pause(self, *, on: bool) -> bool:
         """Stop all claims, or let them go on; False if it was so before."""
-        return bool(await self._run(scripts.PAUSE, [self.clock, int(on)]))
+        args = [self.clock, self.keys.prefix, int(on), self._call_ms]
+        return bool(await self._run(scripts.PAUSE, args, call=self.keys.call(_new_call())))
 
     async def find_pending(self, task_id: str) -> Pending | None:
         """Return a pending task as it is now, for a change of its place in the queue."""

@@ -17,7 +17,7 @@ from maas_backoff.store.keys import Keys
 from maas_backoff.store.scripts import Script
 
 SCHEMA = 1
-"""The form of the data. A release that an older one would misread has the next number."""
+"""The form of the data, as _schema.lua writes it. A release that an older one would misread has the next number."""
 
 _NOW = 1_700_000_000_000
 """ms: any moment will do, but one whose minute is known."""
@@ -43,7 +43,6 @@ _HARMLESS = {
             "HMGET $ field",
             "HSET $ field value alone",
             "PERSIST $",
-            "PEXPIRE $ 1",
             "PUBLISH & nothing",
             "SET $ value PX 0",
             "TIME",
@@ -154,6 +153,7 @@ class _Scratch:
             self._keys("demands"),
             self._keys("gpu:1:0"),
             self._keys("gpu_marker"),
+            self._keys("errors"),
             self._keys(f"h:{_NOW // 60_000}"),
         ]
         found = {key for _, own, _ in self.life() for key in own}
@@ -200,7 +200,8 @@ class _Scratch:
     def _step(
         self, script: Script, *items: str, task: str = "a", keys: Sequence[str] = (), **given: str
     ) -> tuple[Script, Sequence[str], list[str]]:
-        names = self._keys.all((*script.keys, *keys), task=self._keys.task(task), **self._own)
+        call = self._keys.call(f"{script.name} {' '.join(given.values())}")
+        names = self._keys.all((*script.keys, *keys), task=self._keys.task(task), call=call, **self._own)
         args = [given[name] if name in given else self._default(name) for name in script.args]
         return script, names, [*args, *items]
 
@@ -216,6 +217,7 @@ class _Scratch:
             "request_id": "",
             "lease_ms": "60000",
             "keep_ms": "60000",
+            "call_ms": "60000",
             "watch_ms": "60000",
             "status": "pending",
             "step_ms": "60000",
@@ -244,4 +246,4 @@ class _Scratch:
 
 def _settled(task_id: str, precondition: str, status: str) -> tuple[str, ...]:
     """Return a group of one."""
-    return precondition, status, "0", "60", "1", "1", task_id, "", "k", "0 0 0 0"
+    return precondition, status, "0", "60", "retried e:error", "1", "1", task_id, "", "k", "0 0 0 0"

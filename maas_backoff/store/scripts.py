@@ -42,22 +42,24 @@ SETTLE = Script.load(
     "ready suspects scheduled leases external completed failed cancelled meta marker watched totals request",
     "now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits tally groups",
 )
-RENEW = Script.load("renew", "leases workers info", "now prefix worker info lease_ms")
+RENEW = Script.load("renew", "leases workers info meta", "now prefix worker info lease_ms")
 LEAVE = Script.load("leave", "workers info marker ready scheduled demands gpu_marker", "worker")
 REAP = Script.load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit")
-CANCEL = Script.load("cancel", "task", "prefix id keep_ms")
+CANCEL = Script.load("cancel", "task call meta", "prefix id keep_ms call_ms")
 PROGRESS = Script.load("progress", "meta watched", "prefix")
 GET = Script.load("get", "task ready watched meta", "now id watch_ms")
 LIST = Script.load("list", "meta", "now prefix limit index score skip reverse brief due_only")
 STATS = Script.load("stats", "ready suspects scheduled leases external completed failed cancelled meta", "now prefix")
-DELETE = Script.load("delete", "task ready suspects scheduled external completed failed cancelled watched", "prefix id")
-PURGE = Script.load("purge", "meta watched", "prefix status limit")
-PAUSE = Script.load("pause", "meta marker gpu_marker", "now on")
-UPCOMING = Script.load("upcoming", "scheduled", "now step_ms steps")
+DELETE = Script.load(
+    "delete", "task ready suspects scheduled external completed failed cancelled watched call", "prefix id call_ms"
+)
+PURGE = Script.load("purge", "meta watched call", "prefix status limit call_ms")
+PAUSE = Script.load("pause", "meta marker gpu_marker call", "now prefix on call_ms")
+UPCOMING = Script.load("upcoming", "scheduled meta", "now step_ms steps")
 HISTORY = Script.load("history", "totals meta", "now prefix minutes")
 DEMANDS = Script.load("demands", "demands ready hold meta", "now prefix")
-HOLD = Script.load("hold", "hold", "value lease_ms")
-FLEET = Script.load("fleet", "workers", "now prefix limit")
+HOLD = Script.load("hold", "hold meta", "now value lease_ms")
+FLEET = Script.load("fleet", "workers meta", "now prefix limit")
 
 QUEUE = (
     *(ENQUEUE, SETTLE, RENEW, LEAVE, REAP, CANCEL, PROGRESS, DEMANDS, HOLD),

@@ -1,3 +1,5 @@
+-- Two clocks: the server's, and the queue's, which never runs backwards.
+
 -- The server's time in ms with a fraction, or the one a test gave. Read once: TIME moves on within a script on Redis.
 local function clock(given)
   if given ~= '' then return tonumber(given) end

@@ -1,26 +1,54 @@
 -- What has happened, in numbers: a hash a minute for the charts, and one of all time, both of the names that domain/history.py makes.
 
-local KEPT_S, MOST_NAMES = 7200, 400
+local KEPT_S, MOST_NAMES, OTHER = 7200, 400, 'e:other'
 
--- Counts what a worker has tallied, and the tasks that were finished. For the writing part of a script, which must not
--- end half-way: a key that somebody has written over is left alone.
-local function note_history(prefix, totals, now, tally, finished)
-  local minute, bounded = prefix .. 'h:' .. math.floor(now / 60000), nil
-  local function count(name, by)
-    redis.pcall('HINCRBY', minute, name, by)
-    redis.pcall('HINCRBY', totals, name, by)
-  end
-  for name, by in string.gmatch(tally, '(%S+) (%d+)') do
-    -- The names of errors come from users.
-    if string.sub(name, 1, 2) == 'e:' then
-      if bounded == nil then
-        local names = redis.pcall('HLEN', totals)
-        bounded = type(names) ~= 'number' or names >= MOST_NAMES
-      end
-      if bounded and redis.pcall('HEXISTS', totals, name) ~= 1 then name = 'e:other' end
+-- Drops the name of an error that was not seen for longest: what it has counted goes to "other". So no release whose
+-- names hold an id takes the place of those that matter for good.
+local function drop_oldest_name(minute, totals, names)
+  local oldest = redis.pcall('ZRANGE', names, 0, 0)[1]
+  if not oldest then return end
+  for _, key in ipairs({ minute, totals }) do
+    local number = redis.pcall('HGET', key, oldest)
+    if type(number) == 'string' then
+      redis.pcall('HINCRBY', key, OTHER, number)
+      redis.pcall('HDEL', key, oldest)
     end
-    count(name, by)
   end
-  for status, by in pairs(finished) do redis.pcall('HINCRBY', minute, status, by) end  -- `meta` has their totals
-  redis.call('EXPIRE', minute, KEPT_S)
+  redis.pcall('ZREM', names, oldest)
+end
+
+-- Notes that an error was seen; the name that it is counted under. The names come from users: MOST_NAMES of them are kept.
+local function error_name(name, now, minute, totals, names)
+  local is_new = redis.pcall('ZADD', names, whole(now), name)
+  if type(is_new) ~= 'number' then return OTHER end
+  if is_new == 1 then
+    local count = redis.pcall('ZCARD', names)
+    if count == 1 then  -- totals may have names from before `names` was kept
+      local known = redis.pcall('HKEYS', totals)
+      for _, other in ipairs(known) do
+        if string.sub(other, 1, 2) == 'e:' and other ~= OTHER then redis.pcall('ZADD', names, 'NX', 0, other) end
+      end
+      count = redis.pcall('ZCARD', names)
+    end
+    for _ = MOST_NAMES + 1, type(count) == 'number' and count or 0 do drop_oldest_name(minute, totals, names) end
+  end
+  return name
+end
+
+-- Counts what a worker has tallied, lines "name number"; how often what came of a settled attempt (`tallied`: names and
+-- how often); and the tasks that were finished. For the writing part of a script, which must not end half-way: a key that
+-- somebody has written over is left alone.
+local function note_history(prefix, totals, now, tally, tallied, finished)
+  local minute, names, is_fresh = prefix .. 'h:' .. math.floor(now / 60000), prefix .. 'errors', false
+  local function count(name, by, of_all_time)
+    if string.sub(name, 1, 2) == 'e:' and name ~= OTHER then name = error_name(name, now, minute, totals, names) end
+    if redis.pcall('HINCRBY', minute, name, by) == tonumber(by) then is_fresh = true end
+    if of_all_time then redis.pcall('HINCRBY', totals, name, by) end
+  end
+  for name, by in string.gmatch(tally, '(%S+) (%d+)') do count(name, by, true) end
+  for what, by in pairs(tallied) do
+    for name in string.gmatch(what, '%S+') do count(name, by, true) end
+  end
+  for status, by in pairs(finished) do count(status, by, false) end  -- `meta` has their totals
+  if is_fresh then redis.pcall('EXPIRE', minute, KEPT_S) end
 end

@@ -7,11 +7,29 @@
 -- trial   the reservation of the task that tries it then
 -- faults  the last tasks, one a line, that failed here as on a broken device, with no success in between
 
--- A first write that a full memory does not refuse; after it, none is refused: what runs is to be kept in the ledger.
-local function begin_writing(ledger) redis.call('HDEL', ledger, '') end
+-- clock   "seen_ms ahead_ms": the time of the last write, and what the ledger's clock is ahead of the server's
+
+-- The ledger's clock never runs backwards, as that of a queue: see _time.lua. Returns also what it is ahead, and whether
+-- the server's clock was set back since the last write: then the clock stands still until begin_writing notes it.
+local function ledger_time(given, stored)
+  local time, seen, ahead = clock(given), string.match(stored or '', '^(%d+) (%d+)$')
+  seen, ahead = tonumber(seen or 0), tonumber(ahead or 0)
+  local is_back = seen - ahead - time > 1000
+  if is_back then ahead = seen - math.floor(time) end
+  return math.max(time + ahead, seen), ahead, is_back
+end
 
 -- A device that nobody uses any more is forgotten.
-local KEPT_MS = 86400000
+local KEPT_S = 86400
+
+-- Tries each command that a script writes with, and notes the time. The first is one that a full memory does not refuse;
+-- after it, none is refused: what runs is to be kept in the ledger.
+local function begin_writing(ledger, now, ahead)
+  redis.call('HDEL', ledger, '')
+  local is_there = redis.call('EXPIRE', ledger, KEPT_S) == 1
+  redis.call('HSET', ledger, 'clock', whole(now) .. ' ' .. whole(ahead))
+  if not is_there then redis.call('EXPIRE', ledger, KEPT_S) end
+end
 
 local function fields_in(ledger)
   local flat, fields = redis.call('HGETALL', ledger), {}

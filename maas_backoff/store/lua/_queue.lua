@@ -31,18 +31,25 @@ local function demand_of(raised, created)
   return demand
 end
 
--- The set in which a demand's tasks wait; lists it. For the writing part of a script.
-local function listed_gpu_set(prefix, demand)
+-- The set in which a demand's tasks wait. A name that is not listed yet is put into `new_names`, for list_gpu_sets.
+local function gpu_set_for(prefix, demand, new_names)
   local demands, name = prefix .. 'demands', demand
-  if redis.call('HEXISTS', demands, demand) == 0 then
-    if redis.call('HLEN', demands) >= EXACT then
+  if not new_names[demand] and redis.call('HEXISTS', demands, demand) == 0 then
+    local count = redis.call('HLEN', demands)
+    for _ in pairs(new_names) do count = count + 1 end
+    if count >= EXACT then
       local memory, size = tonumber(string.match(demand, '^[^:]+')), SMALLEST
       while size < memory do size = 2 * size end
       name = '~' .. whole(size)
     end
-    redis.call('HSET', demands, name, '')
+    new_names[name] = true
   end
   return gpu_set(prefix, name)
+end
+
+-- Lists the sets that gpu_set_for named first. For the writing part of a script.
+local function list_gpu_sets(prefix, new_names)
+  for name in pairs(new_names) do redis.call('HSET', prefix .. 'demands', name, '') end
 end
 
 -- All sets in which tasks wait for a GPU.
@@ -52,7 +59,7 @@ local function gpu_sets(prefix)
   return sets
 end
 
--- Takes sets that have become empty off the list. After all ZADDs of a script.
+-- Takes sets that have become empty off the list. After all ZADDs of a script, which has called HDEL and ZCARD before.
 local function unlist_empty_gpu_sets(prefix)
   for _, name in ipairs(redis.call('HKEYS', prefix .. 'demands')) do
     if redis.call('ZCARD', gpu_set(prefix, name)) == 0 then redis.call('HDEL', prefix .. 'demands', name) end
@@ -68,6 +75,13 @@ local function append(lists, key, first, second)
   end
   list[#list + 1] = first
   if second then list[#list + 1] = second end
+end
+
+-- Writes nothing to each of these indexes. A refusal of ZADD or ZREM, and an index of another type, end the script here,
+-- before its first real write. The ZREMs come first: they and what follows are not refused when the memory is full.
+local function try_indexes(from, to)
+  for key in pairs(from) do redis.call('ZREM', key, '') end
+  for key in pairs(to) do redis.call('ZADD', key, 'XX', 0, '') end
 end
 
 local function add_all(to)

@@ -1,14 +1,14 @@
 -- Settling: the change of one existing task's state, if its precondition holds.
--- A group is: precondition status delay_ms ttl_s n count | `count` times: id token, n times: field value
+-- A group is: precondition status delay_ms ttl_s tally n count | `count` times: id token, n times: field value
 
 -- Reads the items and their tasks, and judges each; writes nothing.
 local function judge_all(first, groups, now, tasks, settle_id, leases)
   local items, i = {}, first
   for _ = 1, groups do
     local kind, status, delay, ttl = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-    local fields, count = 2 * ARGV[i + 4], tonumber(ARGV[i + 5])
+    local tally, fields, count = ARGV[i + 4], 2 * ARGV[i + 5], tonumber(ARGV[i + 6])
     local expiry = whole(now + ttl * 1000)
-    i = i + 6
+    i = i + 7
     for _ = 1, count do
       local id, given = ARGV[i], ARGV[i + 1]
       local key = tasks .. id
@@ -40,7 +40,7 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
       if accepted and status == 'pending' and task[4] and kind ~= 'finished' then answer = 'cancelled' end
       items[#items + 1] = {
         id = id, key = key, given = given, answer = answer, accepted = accepted,
-        status = answer == 'cancelled' and answer or status, delay = delay, ttl = ttl, expiry = expiry,
+        status = answer == 'cancelled' and answer or status, delay = delay, ttl = ttl, expiry = expiry, tally = tally,
         first = i + 2, last = i + 1 + fields,
         was = state, created = created, demand = demand, suspect = is_suspect(counts),
       }
@@ -50,8 +50,10 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
   return items
 end
 
--- The oldest of a finished state beyond the limit. `theirs`: ids whose task is still that one, and not made anew.
-local function overflow(key, adding, limit, tasks, status)
+-- The oldest of a finished state beyond the limit. `theirs`: ids whose task is still that one, and not made anew. A few
+-- entries that ran out of their time are put into `from`.
+local function overflow(key, adding, limit, tasks, status, from, now)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 2 * adding)) do append(from, key, id) end
   local excess = redis.call('ZCARD', key) + adding - limit
   if excess <= 0 then return { theirs = {} } end
   local ids = redis.call('ZRANGE', key, 0, math.min(excess, 2 * adding) - 1)

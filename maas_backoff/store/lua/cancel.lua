@@ -1,15 +1,23 @@
 --[[ Ask the worker that runs a task to stop it. Changes no state: the attempt's own settlement does.
-KEYS: task
-ARGV: prefix id keep_ms
+KEYS: task call meta
+ARGV: prefix id keep_ms call_ms
 Returns: the task's state, or nil
+A call by hand, with a `call` of its own: it is given the same answer again for call_ms.
 ]]
-if redis.call('HEXISTS', KEYS[1], 'p') == 0 then return false end
-local task = redis.call('HMGET', KEYS[1], 's', 'y')
-if task[1] == 'processing' then
-  local control = ARGV[1] .. 'ctl:' .. string.match(task[2], '^%S+ ([^\n]*)')
-  redis.call('ZREM', control, ARGV[2])  -- a first write that a full memory does not refuse
+--#include _call
+local told = answered_before(KEYS[2])
+if told then return told ~= '' and told end
+local task = redis.call('HMGET', KEYS[1], 'p', 's', 'y')
+local state = task[1] and (task[2] or 'pending')
+local control = state == 'processing' and ARGV[1] .. 'ctl:' .. string.match(task[3], '^%S+ ([^\n]*)')
+-- Each command is tried before the first write that changes anything; the first is one that a full memory does not refuse.
+redis.call('HDEL', KEYS[3], '')
+redis.call('EXPIRE', ARGV[1] .. 'never', 1)
+if control then redis.call('ZADD', control, 'XX', 0, '') end
+keep_answer(KEYS[2], state or '', math.ceil(ARGV[4] / 1000))
+if control then
   redis.call('HSET', KEYS[1], 'x', '1')
   redis.call('ZADD', control, 0, ARGV[2])
-  redis.call('PEXPIRE', control, ARGV[3])
+  redis.call('EXPIRE', control, math.ceil(ARGV[3] / 1000))
 end
-return task[1] or 'pending'
+return state

@@ -1,17 +1,30 @@
 --[[ Delete a task that nobody runs.
-KEYS: task ready suspects scheduled external completed failed cancelled watched
-ARGV: prefix id
+KEYS: task ready suspects scheduled external completed failed cancelled watched call
+ARGV: prefix id call_ms
 Returns: 1 deleted, 0 not there or running
+A call by hand, with a `call` of its own: it is given the same answer again for call_ms, and deletes no task that was created anew.
 ]]
+--#include _call
 --#include _queue
 --#include _watched
-local prefix, id = ARGV[1], ARGV[2]
--- Before the first write: while a Cluster moves the queue, a key that never is is refused, and some of these may be gone.
-redis.call('ZCARD', prefix .. 'never')
-local sets = gpu_sets(prefix)
-if redis.call('HEXISTS', KEYS[1], 'p') == 0 or redis.call('HGET', KEYS[1], 's') == 'processing' then return 0 end
-for k = 2, #KEYS - 1 do redis.call('ZREM', KEYS[k], id) end
-for _, set in ipairs(sets) do redis.call('ZREM', set, id) end
+local prefix, id, call, never = ARGV[1], ARGV[2], KEYS[10], ARGV[1] .. 'never'
+local told = answered_before(call)
+if told then return tonumber(told) end
+local from = {}
+for k = 2, 8 do append(from, KEYS[k], id) end
+for _, set in ipairs(gpu_sets(prefix)) do append(from, set, id) end
+local task = redis.call('HMGET', KEYS[1], 'p', 's')
+local may = task[1] and task[2] ~= 'processing'
+-- Each command is tried before the first real write. While a Cluster moves the queue, a key that never is is refused, and
+-- some of these may be gone.
+redis.call('ZCARD', never)
+try_indexes(from, {})
+redis.call('EXPIRE', never, 1)
+redis.call('HDEL', never, '')
+redis.call('UNLINK', never)
+keep_answer(call, may and '1' or '0', math.ceil(ARGV[3] / 1000))
+if not may then return 0 end
+remove_all(from)
 redis.call('UNLINK', KEYS[1])
 unlist_empty_gpu_sets(prefix)
 publish_changed(prefix, KEYS[9], { id })

@@ -5,11 +5,13 @@ Returns: now, rank of the first ready task or '', what is held for whom or '', a
 Of a paused queue there is no demand. Of a set that several demands share, each of those among its first tasks.
 ]]
 --#include _clock
+--#include _time
 --#include _queue
 --#include _task
-local now, prefix = clock(ARGV[1]), ARGV[2]
+local state, prefix = redis.call('HMGET', KEYS[4], 'ahead', 'reaped_at', 'paused'), ARGV[2]
+local now = queue_time(clock(ARGV[1]), state[1], state[2])
 local rows = {}
-local listed = redis.call('HEXISTS', KEYS[4], 'paused') == 0 and redis.call('HKEYS', KEYS[1]) or {}
+local listed = state[3] and {} or redis.call('HKEYS', KEYS[1])
 for _, name in ipairs(listed) do
   local seen = {}
   local first = redis.call('ZRANGE', gpu_set(prefix, name), 0, is_shared(name) and 31 or 0, 'WITHSCORES')
@@ -25,4 +27,6 @@ for _, name in ipairs(listed) do
     end
   end
 end
-return { whole(now), redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2] or '', redis.call('GET', KEYS[3]) or '', rows }
+local held = redis.call('GET', KEYS[3]) or ''
+if (tonumber(string.match(held, '^%d+')) or 0) <= now then held = '' end
+return { whole(now), redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2] or '', string.match(held, '^%S+ (.*)$') or '', rows }

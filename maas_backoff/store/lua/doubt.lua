@@ -7,7 +7,8 @@ No `reason`: it works. No `task`: the device says so itself. Only different task
 --#include _clock
 --#include _ledger
 local ledger = KEYS[1]
-local now, task, limit, shut_ms, reason = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local now, ahead = ledger_time(ARGV[1], redis.call('HGET', ledger, 'clock'))
+local task, limit, shut_ms, reason = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local before = redis.call('HGET', ledger, 'shut')
 local until_before = before and until_of(before) or 0
 if reason == '' then
@@ -17,7 +18,7 @@ if reason == '' then
 end
 local faults = redis.call('HGET', ledger, 'faults') or ''
 local again = before ~= false
-begin_writing(ledger)
+begin_writing(ledger, now, ahead)
 local count = 0
 if task ~= '' then
   local seen = false
@@ -33,5 +34,4 @@ if task ~= '' then
 end
 local shut = again or task == '' or count >= limit
 if shut then redis.call('HSET', ledger, 'shut', whole(math.max(now + shut_ms, until_before)) .. ' ' .. reason) end
-redis.call('PEXPIRE', ledger, KEPT_MS)
 return shut and 1 or 0

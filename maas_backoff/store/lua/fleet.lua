@@ -1,10 +1,11 @@
 --[[ Read what the live workers say of themselves.
-KEYS: workers
+KEYS: workers meta
 ARGV: now prefix limit
 Returns: name and text in turn
 ]]
 --#include _clock
-local now, prefix, limit = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+--#include _time
+local now, prefix, limit = queue_time_of(ARGV[1], KEYS[2]), ARGV[2], tonumber(ARGV[3])
 local told = {}
 for n, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf', 'LIMIT', 0, limit)) do
   told[2 * n - 1], told[2 * n] = worker, redis.call('GET', prefix .. 'w:' .. worker) or ''

@@ -1,10 +1,14 @@
 --[[ Hold one device of the whole fleet for the tasks of one demand that have waited too long; or go on holding it.
-KEYS: hold
-ARGV: value lease_ms
+KEYS: hold meta
+ARGV: now value lease_ms
 Returns: 1 held, 0 another is
+The key is "expiry_ms value": its time to live alone would last longer by as much as the server's clock is set back.
 ]]
-local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[1] then return 0 end
-redis.call('PERSIST', KEYS[1])  -- a first write that a full memory does not refuse
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+--#include _clock
+--#include _time
+local now = queue_time_of(ARGV[1], KEYS[2])
+local expiry, held = string.match(redis.call('GET', KEYS[1]) or '', '^(%d+) (.*)$')
+if held and tonumber(expiry) > now and held ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[2], '')  -- a first write that a full memory does not refuse
+redis.call('SET', KEYS[1], whole(now + ARGV[3]) .. ' ' .. ARGV[2], 'PX', ARGV[3])
 return 1

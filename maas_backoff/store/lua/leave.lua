@@ -3,7 +3,10 @@ KEYS: workers info marker ready scheduled demands gpu_marker
 ARGV: worker
 Returns: nothing
 ]]
-redis.call('ZREM', KEYS[1], ARGV[1])
+--#include _wake
+local for_slots, for_gpus = redis.call('EXISTS', KEYS[4], KEYS[5]) > 0, redis.call('EXISTS', KEYS[6]) > 0
+redis.call('ZREM', KEYS[1], '')
 redis.call('UNLINK', KEYS[2])
-if redis.call('EXISTS', KEYS[4], KEYS[5]) > 0 then redis.call('ZADD', KEYS[3], 0, '0') end
-if redis.call('EXISTS', KEYS[6]) > 0 then redis.call('ZADD', KEYS[7], 0, '0') end
+redis.call('ZREM', KEYS[1], ARGV[1])
+if for_slots then wake_with(KEYS[3]) end
+if for_gpus then wake_with(KEYS[7]) end

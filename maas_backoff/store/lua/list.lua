@@ -6,7 +6,9 @@ The cursor is the index to go on with (0: the end), the score reached there, and
 A score of "now+<ms>" is that time. A brief task comes without params, result and failed attempts. Due only: of the last index, whose scores are times, what is due.
 ]]
 --#include _clock
-local now, prefix, limit = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+--#include _time
+local state = redis.call('HMGET', KEYS[1], 'ahead', 'reaped_at', 'paused')
+local now, prefix, limit = queue_time(clock(ARGV[1]), state[1], state[2]), ARGV[2], tonumber(ARGV[3])
 local index, score, skip = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local reverse, brief, due_only = ARGV[7] == '1', ARGV[8] == '1', ARGV[9] == '1'
 local ahead = string.match(score, '^now%+(%d+)$')
@@ -47,4 +49,4 @@ while limit > 0 and KEYS[index + 1] do
   end
 end
 if not KEYS[index + 1] then index = 0 end
-return { whole(now), tasks, index, score, skip, redis.call('HEXISTS', KEYS[1], 'paused') }
+return { whole(now), tasks, index, score, skip, state[3] and 1 or 0 }

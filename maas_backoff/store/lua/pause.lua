@@ -1,18 +1,28 @@
 --[[ Stop all claims of a queue, or let them go on.
-KEYS: meta marker gpu_marker
-ARGV: now on
+KEYS: meta marker gpu_marker call
+ARGV: now prefix on call_ms
 Returns: 1 changed, 0 it was so before
+A call by hand, with a `call` of its own: it is given the same answer again for call_ms, and undoes nothing that came later.
 The first write is an HDEL: a server whose memory is full does not refuse to pause.
 ]]
 --#include _clock
-local meta, on = KEYS[1], ARGV[2] == '1'
-local stamp, was = whole(clock(ARGV[1])), redis.call('HEXISTS', meta, 'paused') == 1
-redis.call('HDEL', meta, 'paused')
+--#include _time
+--#include _call
+--#include _wake
+local meta, call, on = KEYS[1], KEYS[4], ARGV[3] == '1'
+local told = answered_before(call)
+if told then return tonumber(told) end
+local stamp, was = whole(queue_time_of(ARGV[1], meta)), redis.call('HEXISTS', meta, 'paused') == 1
+local changed = was == on and 0 or 1
+redis.call('HDEL', meta, '')
+redis.call('EXPIRE', ARGV[2] .. 'never', 1)
+keep_answer(call, changed, math.ceil(ARGV[4] / 1000))
 if on then
   redis.call('HSET', meta, 'paused', stamp)
 else
+  redis.call('HDEL', meta, 'paused')
   -- One sleeper wakes, and wakes the next while there is work.
-  redis.call('ZADD', KEYS[2], 0, '0')
-  redis.call('ZADD', KEYS[3], 0, '0')
+  wake_with(KEYS[2])
+  wake_with(KEYS[3])
 end
-return was == on and 0 or 1
+return changed

@@ -5,10 +5,9 @@ Returns: 1, or 0 where it says something else
 ]]
 --#include _clock
 --#include _ledger
-local now = clock(ARGV[1])
+local now, ahead = ledger_time(ARGV[1], redis.call('HGET', KEYS[1], 'clock'))
 local before = redis.call('HGET', KEYS[1], ARGV[2])
 if before and until_of(before) > now and string.match(before, '^%d+ (.*)$') ~= ARGV[4] then return 0 end
-begin_writing(KEYS[1])
+begin_writing(KEYS[1], now, ahead)
 redis.call('HSET', KEYS[1], ARGV[2], whole(now + ARGV[3]) .. ' ' .. ARGV[4])
-redis.call('PEXPIRE', KEYS[1], KEPT_MS)
 return 1

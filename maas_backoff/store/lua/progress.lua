@@ -19,6 +19,7 @@ for i = 2, #ARGV, 4 do
   end
   answers[#answers + 1] = mine and 1 or 0
 end
+local is_watched = redis.call('EXISTS', KEYS[2]) == 1
 redis.call('HDEL', KEYS[1], '')
 for _, note in ipairs(notes) do
   if note[3] == '' then
@@ -27,5 +28,5 @@ for _, note in ipairs(notes) do
     redis.call('HSET', note[1], 'g', note[2], 'm', note[3])
   end
 end
-if redis.call('EXISTS', KEYS[2]) == 1 then publish_changed(prefix, KEYS[2], noted) end
+if is_watched then publish_changed(prefix, KEYS[2], noted) end
 return answers

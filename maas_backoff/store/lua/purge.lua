@@ -1,17 +1,22 @@
 --[[ Delete the tasks of one state, the first so many of them.
-KEYS: meta watched | the indexes of the state
-ARGV: prefix status limit
+KEYS: meta watched call | the indexes of the state
+ARGV: prefix status limit call_ms
 Returns: how many were deleted, 1 if there may be more
 `status` is pending, completed, failed or cancelled. A task whose hash says something else is left alone.
+A call by hand, with a `call` of its own: it is given the same answer again for call_ms, and deletes no further tasks.
 ]]
+--#include _call
 --#include _queue
 --#include _task
 --#include _watched
-local watched, prefix, status, limit = KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
--- Before the first write: while a Cluster moves the queue, a key that never is is refused, and some of these may be gone.
-redis.call('ZCARD', prefix .. 'never')
-local from, gone, listed = {}, {}, 0
-for k = 3, #KEYS do
+local watched, call, prefix, status, limit = KEYS[2], KEYS[3], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local told = answered_before(call)
+if told then
+  local number, more = string.match(told, '^(%d+) (%d)$')
+  return { tonumber(number), tonumber(more) }
+end
+local from, gone, listed, never = {}, {}, 0, prefix .. 'never'
+for k = 4, #KEYS do
   for _, id in ipairs(redis.call('ZRANGE', KEYS[k], 0, limit - listed - 1)) do
     listed = listed + 1
     append(from, KEYS[k], id)
@@ -20,9 +25,18 @@ for k = 3, #KEYS do
   end
   if listed >= limit then break end
 end
+-- Each command is tried before the first real write. While a Cluster moves the queue, a key that never is is refused, and
+-- some of these may be gone.
 redis.call('HDEL', KEYS[1], '')
+redis.call('HKEYS', prefix .. 'demands')
+redis.call('ZCARD', never)
+redis.call('ZREM', never, '')
+redis.call('EXPIRE', never, 1)
+redis.call('UNLINK', never)
+local more = listed >= limit and 1 or 0
+keep_answer(call, #gone .. ' ' .. more, math.ceil(ARGV[4] / 1000))
 remove_all(from)
 for _, id in ipairs(gone) do redis.call('UNLINK', prefix .. 't:' .. id) end
 unlist_empty_gpu_sets(prefix)
 publish_changed(prefix, watched, gone)
-return { #gone, listed >= limit and 1 or 0 }
+return { #gone, more }

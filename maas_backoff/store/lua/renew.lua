@@ -1,13 +1,14 @@
 --[[ Renew the leases a worker holds, and its entry in the registry.
-KEYS: leases workers info
+KEYS: leases workers info meta
 ARGV: now prefix worker info lease_ms | per lease: id token
 Returns: tokens of the leases that are lost, ids of the tasks somebody wants cancelled
 The first write is a ZREM: a bare ZADD would be refused when the server's memory is full, and every lease would run out.
 ]]
 --#include _clock
+--#include _time
 --#include _task
 local leases, workers, info = KEYS[1], KEYS[2], KEYS[3]
-local now, prefix, worker, lease_ms = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[5])
+local now, prefix, worker, lease_ms = queue_time_of(ARGV[1], KEYS[4]), ARGV[2], ARGV[3], tonumber(ARGV[5])
 
 local expiry, renewed, lost, cancelled = whole(now + lease_ms), {}, {}, {}
 for i = 6, #ARGV, 2 do
@@ -23,8 +24,8 @@ for i = 6, #ARGV, 2 do
 end
 
 redis.call('ZREM', leases, '')
-for i = 1, #renewed, 1000 do redis.call('ZADD', leases, unpack(renewed, i, math.min(i + 999, #renewed))) end
-redis.call('ZADD', workers, expiry, worker)
-redis.call('SET', info, ARGV[4], 'PX', lease_ms)
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', now)
+redis.call('SET', info, ARGV[4], 'PX', lease_ms)
+redis.call('ZADD', workers, expiry, worker)
+for i = 1, #renewed, 1000 do redis.call('ZADD', leases, unpack(renewed, i, math.min(i + 999, #renewed))) end
 return { lost, cancelled }

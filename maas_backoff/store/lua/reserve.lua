@@ -9,7 +9,7 @@ nothing else may start after this, unless its memory shows before; 0: nothing st
 --#include _clock
 --#include _ledger
 local ledger = KEYS[1]
-local now, id, mib, free, limit = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local id, mib, free, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local lease_ms, settle_ms, holder = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local owner, rest = ARGV[9], ARGV[10]
 
@@ -17,6 +17,8 @@ local used = {}
 for n = 11, #ARGV, 2 do used[ARGV[n]] = tonumber(ARGV[n + 1]) end
 
 local fields = fields_in(ledger)
+local now, ahead, is_back = ledger_time(ARGV[1], fields.clock)
+if is_back then begin_writing(ledger, now, ahead) end
 local trial = fields.trial and fields['r:' .. fields.trial]
 trial = trial and reservation(trial)
 local room, mine, running, starting, expired = free + (used[owner] or 0), -1, 0, false, {}
@@ -44,11 +46,10 @@ if limit > 0 and running >= limit then return 'busy' end
 if settle_ms > 0 and starting then return 'starting' end
 if mib > room and mib > mine then return 'room' end
 
-begin_writing(ledger)
+begin_writing(ledger, now, ahead)
 if #expired > 0 then redis.call('HDEL', ledger, unpack(expired)) end
 if held then redis.call('HDEL', ledger, 'hold') end
 if shut then redis.call('HSET', ledger, 'trial', id) end
 local start_until = settle_ms > 0 and now + settle_ms or 0
 redis.call('HSET', ledger, 'r:' .. id, table.concat({ whole(now + lease_ms), mib, 'running', whole(start_until), owner, rest }, ' '))
-redis.call('PEXPIRE', ledger, KEPT_MS)
 return 'ok'

@@ -1,46 +1,65 @@
 --[[ Settle attempts, and claim due tasks for the slots they free. The only script that changes an existing task's state.
 KEYS: ready suspects scheduled leases external completed failed cancelled meta marker watched totals request
-ARGV: now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits tally groups | per group: precondition status delay_ms ttl_s n count, and per settle of it: id token, n times: field value
+ARGV: now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits tally groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
 Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs
 Preconditions: `lease` (held under token), `expired` (so, and run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
 `fits` is '' or, for each claim, a line "demand device": only tasks that wait for a GPU are claimed then, and only so many of each demand.
 A claim is seven values: id token attempt creation overrides counts due. The same request_id gets the same claims again. A paused queue gives none.
-`tally` is lines "name number" for the history, which are taken once: with the first of equal calls.
-Reads everything first; the first write is a ZREM: nothing here is refused when the server's memory is full.
+`tally` is lines "name number" for the history, which are taken once: with the first of equal calls that settles anything. That of a group is names, counted for each of its settles that is accepted; the first, which is of a comeback, only if the task comes back.
+A call by hand has the request_id 'call', and its own `request`: it is given the same answers again for lease_ms, whatever happened meanwhile. A due time "at <ms>" is by the clock of users.
+Reads everything first, and tries each command that it will write with. The first of those is a ZREM: nothing here is refused when the server's memory is full.
 ]]
 --#include _clock
+--#include _time
+--#include _call
 --#include _queue
 --#include _task
 --#include _settle
 --#include _claim
 --#include _history
 --#include _watched
+--#include _wake
 local ready, suspects, scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local finished = { completed = KEYS[6], failed = KEYS[7], cancelled = KEYS[8] }
 local meta, marker, watched, totals, request = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
-local now, prefix, settle_id, worker, lease_ms = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local prefix, settle_id, worker, lease_ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local request_id, wanted, may_claim_suspect = ARGV[6], tonumber(ARGV[7]), ARGV[8] == '1'
 local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[12])
-local tasks, stamp = prefix .. 't:', whole(now)
+local tasks, never = prefix .. 't:', prefix .. 'never'
 
--- Read: a key that never is. While a Cluster moves the queue, key by key, it refuses every key that is not there, and an
--- index that gets empty half-way would be one. So this fails before anything is written.
-redis.call('ZCARD', prefix .. 'never')
-
--- Read: the tasks to settle.
-local items = judge_all(13, groups, now, tasks, settle_id, leases)
-local adding, dropped = {}, {}
-for _, item in ipairs(items) do
-  if item.accepted and finished[item.status] then adding[item.status] = (adding[item.status] or 0) + 1 end
-end
-for status, count in pairs(adding) do dropped[status] = overflow(finished[status], count, max_finished, tasks, status) end
-
-local state = redis.call('HMGET', meta, 'paused', 'token')
-local paused = state[1]
+local state = redis.call('HMGET', meta, 'paused', 'token', 'ahead', 'reaped_at')
+local paused, ahead = state[1], tonumber(state[3] or 0) or 0
+local now = queue_time(clock(ARGV[1]), ahead, state[4])
+local stamp = whole(now)
 -- The last token: never below the clock in microseconds. A server that has lost its newest data, or all of it, gives none
 -- a second time, if its clock is not behind that of the one before.
 local token = math.max(tonumber(state[2] or 0) or 0, math.floor(now * 1000))
+local unused = whole(token)
+
+local by_hand = request_id == 'call'
+local told = by_hand and answered_before(request)
+if told then
+  local answers = {}
+  for word in string.gmatch(told, '%S+') do answers[#answers + 1] = word end
+  return { stamp, answers, {}, '-1', 0, {} }
+end
+
+-- Read: the tasks to settle.
+local items = judge_all(13, groups, now, tasks, settle_id, leases)
+local from, to, adding, dropped, tallied, changed = {}, {}, {}, {}, {}, {}
+for _, item in ipairs(items) do
+  if item.accepted then
+    changed[#changed + 1] = item.id
+    if finished[item.status] then adding[item.status] = (adding[item.status] or 0) + 1 end
+    local tally = item.tally
+    if item.answer == 'cancelled' then tally = string.gsub(tally, '^[^ ]+', '') end
+    if tally ~= '' then tallied[tally] = (tallied[tally] or 0) + 1 end
+  end
+end
+for status, count in pairs(adding) do
+  dropped[status] = overflow(finished[status], count, max_finished, tasks, status, from, now)
+end
 
 -- Read: the tasks to claim, the due ones of `scheduled` in their turn among the ready ones.
 local claims, moves, orphans, replayed = {}, {}, {}, false
@@ -110,15 +129,12 @@ end
 local dropped_entries = next(orphans) ~= nil
 local is_watched = #items + #claims > 0 and redis.call('EXISTS', watched) == 1
 
--- Write: the settled.
-redis.call('ZREM', leases, '')
-local from, to, wake, wake_gpu, changed = {}, {}, false, false, {}
-local earliest = #items > 0 and tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]) or math.huge
+-- Plan: where the settled go.
+local wake, wake_gpu, new_names, earliest, comes_back, retaken = false, false, {}, false, false, false
 for _, item in ipairs(items) do
   if item.accepted then
-    local id, key, was, status = item.id, item.key, item.was, item.status
-    local mark = item.given .. ':' .. settle_id
-    changed[#changed + 1] = id
+    local id, was, status = item.id, item.was, item.status
+    item.mark = item.given .. ':' .. settle_id
     if was == 'processing' then append(from, leases, id)
     elseif was == 'pending' then
       for _, index in ipairs({ ready, suspects, scheduled }) do append(from, index, id) end
@@ -126,9 +142,7 @@ for _, item in ipairs(items) do
     elseif was == 'external' then append(from, external, id)
     else
       append(from, finished[was], id)
-      redis.call('PERSIST', key)
-      redis.call('HDEL', key, 'x', 'f', 'r', 'e', 'g', 'm')
-      item.suspect = false
+      retaken, item.retaken, item.suspect = true, true, false
     end
     if status == 'pending' then
       local due, raised, created = now + item.delay, item.demand, item.created
@@ -136,18 +150,20 @@ for _, item in ipairs(items) do
         local name, value = ARGV[f], ARGV[f + 1]
         if name == 'k' then item.suspect = is_suspect(value)
         elseif name == 'q' then raised = value
-        elseif name == 'u' then due = tonumber(value)
+        elseif name == 'u' then
+          local at = string.match(value, '^at (.+)$')
+          due = at and at + ahead or tonumber(value)
+          ARGV[f + 1] = whole(due)
         elseif name == 'p' then created = value end
       end
-      redis.call('HSET', key, 's', status, 'd', mark, 'u', whole(due), unpack(ARGV, item.first, item.last))
-      -- How far an attempt got is over with it.
-      redis.call('HDEL', key, 'g', 'm')
+      comes_back, item.due = true, whole(due)
       local head_start, demand = head_start_and_demand(created)
       if due > now then
+        earliest = earliest or tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
         append(to, scheduled, string.format('%.4f', due), id)
         wake = wake or due < earliest
       elseif demand ~= '-' then
-        append(to, listed_gpu_set(prefix, demand_of(raised, created)), rank(due, head_start), id)
+        append(to, gpu_set_for(prefix, demand_of(raised, created), new_names), rank(due, head_start), id)
         wake_gpu = true
       else
         append(to, item.suspect and suspects or ready, rank(due, head_start), id)
@@ -155,14 +171,11 @@ for _, item in ipairs(items) do
       end
     elseif status == 'external' then
       token = token + 1
-      redis.call('HSET', meta, 'token', whole(token))
+      item.token = whole(token)
       -- The mark is under the new token, so that a repeated call is answered "already".
-      mark = whole(token) .. ':' .. settle_id
-      redis.call('HSET', key, 's', status, 'd', mark, 't', whole(token), 'y', stamp .. ' ', unpack(ARGV, item.first, item.last))
+      item.mark = item.token .. ':' .. settle_id
       append(to, external, stamp, id)
     else
-      redis.call('HSET', key, 's', status, 'd', mark, 'f', stamp, unpack(ARGV, item.first, item.last))
-      redis.call('EXPIRE', key, item.ttl)
       append(to, finished[status], item.expiry, id)
     end
   end
@@ -170,52 +183,106 @@ end
 for status, ids in pairs(dropped) do
   for _, id in ipairs(ids) do append(from, finished[status], id) end
 end
-remove_all(from)
-add_all(to)
-for status, count in pairs(adding) do
-  local index = finished[status]
-  for _, id in ipairs(dropped[status]) do
-    if dropped[status].theirs[id] then redis.call('UNLINK', tasks .. id) end
-  end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, 2 * count)) do
-    redis.call('ZREM', index, id)
-  end
-  redis.call('HINCRBY', meta, status, count)
-end
-if #changed > 0 then note_history(prefix, totals, now, tally, adding) end
 
--- Write: the claimed.
+-- Plan: where the claimed go.
+local leased_until, held_by, ids, fitting = whole(now + lease_ms), stamp .. ' ' .. worker, {}, {}
 if not replayed then
-  local gone, moved = orphans, {}
+  for index, orphaned in pairs(orphans) do
+    for _, id in ipairs(orphaned) do append(from, index, id) end
+  end
   for _, move in ipairs(moves) do
-    append(gone, move.from, move.id)
-    append(moved, move.to or listed_gpu_set(prefix, move.demand), move.score, move.id)
+    append(from, move.from, move.id)
+    append(to, move.to or gpu_set_for(prefix, move.demand, new_names), move.score, move.id)
     wake = wake or move.to == suspects or fits ~= '' and move.to == ready
     wake_gpu = wake_gpu or move.demand
   end
-  for _, claim in ipairs(claims) do append(gone, claim.from, claim.id) end
-  remove_all(gone)
-  add_all(moved)
-  if #claims > 0 then
-    local expiry, held_by = whole(now + lease_ms), stamp .. ' ' .. worker
-    local leased, ids, fitting = {}, {}, {}
-    for n, claim in ipairs(claims) do
-      claim.token = token + n
-      local holder = claim.device and held_by .. '\n' .. claim.device or held_by
-      redis.call('HSET', tasks .. claim.id, 's', 'processing', 't', whole(claim.token), 'n', claim.attempt, 'y', holder)
-      leased[2 * n - 1], leased[2 * n], ids[n], fitting[n] = expiry, claim.id, claim.id, claim.fit
+  for n, claim in ipairs(claims) do
+    claim.token = token + n
+    append(from, claim.from, claim.id)
+    append(to, leases, leased_until, claim.id)
+    ids[n], fitting[n] = claim.id, claim.fit
+  end
+end
+if fits ~= '' then
+  for _, claim in ipairs(claims) do claim.raised = redis.call('HGET', tasks .. claim.id, 'q') or '' end
+end
+
+local writes = by_hand or fits ~= '' or next(from) ~= nil
+if writes then
+  -- Try: every command that the rest of this script calls has been called before its first real write, as a read or where
+  -- it does nothing. So whatever is refused (a right, a key of another type) is refused as a whole: a user's rights do not
+  -- change while a script runs. `never` is a key that never is. While a Cluster moves the queue, key by key, it refuses
+  -- every key that is not there, and an index that gets empty half-way would be one: it refuses this one before.
+  redis.call('ZREM', leases, '')
+  try_indexes(from, to)
+  redis.call('EXPIRE', never, 1)
+  if wanted == 0 or replayed or paused then redis.call('ZRANGE', scheduled, 0, 0) end
+  if comes_back or retaken or fits ~= '' then redis.call('HDEL', never, '') end
+  if fits ~= '' then redis.call('HKEYS', prefix .. 'demands') redis.call('ZCARD', never) end
+  if retaken then redis.call('PERSIST', never) end
+  if next(dropped) then redis.call('UNLINK', never) end
+  -- HINCRBY and HSET write whenever they are called. The former come first, and are taken back when the first HSET, which
+  -- does no more than use up tokens, is refused.
+  local counted = {}
+  local function try(answer)
+    if type(answer) ~= 'table' or not answer.err then return end
+    for status, count in pairs(counted) do redis.call('HINCRBY', meta, status, -count) end
+    error(answer.err, 0)
+  end
+  for status, count in pairs(adding) do
+    try(redis.pcall('HINCRBY', meta, status, count))
+    counted[status] = count
+  end
+  local last = whole(replayed and token or token + #claims)
+  if #changed + #claims > 0 then try(redis.pcall('HSET', meta, 'token', last == unused and (state[2] or '0') or last)) end
+end
+
+-- Write: the settled.
+for _, item in ipairs(items) do
+  if item.accepted then
+    local key, status, mark = item.key, item.status, item.mark
+    if item.retaken then
+      redis.call('PERSIST', key)
+      redis.call('HDEL', key, 'x', 'f', 'r', 'e', 'g', 'm')
     end
-    redis.call('HSET', meta, 'token', whole(token + #claims))
-    redis.call('ZADD', leases, unpack(leased))
-    redis.call('HSET', request, 'id', request_id, 'claims', table.concat(ids, '\n'), 'first_token', whole(token + 1))
-    if fits ~= '' then redis.call('HSET', request, 'fits', table.concat(fitting, ' ')) end
-    redis.call('PEXPIRE', request, whole(2 * lease_ms))
+    if status == 'pending' then
+      redis.call('HSET', key, 's', status, 'd', mark, 'u', item.due, unpack(ARGV, item.first, item.last))
+      -- How far an attempt got is over with it.
+      redis.call('HDEL', key, 'g', 'm')
+    elseif status == 'external' then
+      redis.call('HSET', key, 's', status, 'd', mark, 't', item.token, 'y', stamp .. ' ', unpack(ARGV, item.first, item.last))
+    else
+      redis.call('HSET', key, 's', status, 'd', mark, 'f', stamp, unpack(ARGV, item.first, item.last))
+      redis.call('EXPIRE', key, item.ttl)
+    end
   end
 end
 
+-- Write: the claimed.
+if not replayed and #claims > 0 then
+  for _, claim in ipairs(claims) do
+    local holder = claim.device and held_by .. '\n' .. claim.device or held_by
+    redis.call('HSET', tasks .. claim.id, 's', 'processing', 't', whole(claim.token), 'n', claim.attempt, 'y', holder)
+  end
+  redis.call('HSET', request, 'id', request_id, 'claims', table.concat(ids, '\n'), 'first_token', whole(token + 1))
+  if fits ~= '' then redis.call('HSET', request, 'fits', table.concat(fitting, ' ')) end
+  redis.call('EXPIRE', request, math.ceil(2 * lease_ms / 1000))
+end
+
+-- Write: the indexes.
+list_gpu_sets(prefix, new_names)
+remove_all(from)
+add_all(to)
+for status, gone in pairs(dropped) do
+  for _, id in ipairs(gone) do
+    if gone.theirs[id] then redis.call('UNLINK', tasks .. id) end
+  end
+end
+if #changed > 0 then note_history(prefix, totals, now, tally, tallied, adding) end
+
 -- An entry that was dropped took the place of a task that may be there.
 local hit = wanted > 0 and fits == '' and not paused and (#claims >= wanted or dropped_entries)
-if hit then wake = wake or redis.call('ZCARD', ready) > 0 end
+if hit then wake = wake or redis.call('ZRANGE', ready, 0, 0)[1] ~= nil end
 local rows, fitted, took_suspect = {}, {}, false
 if is_watched then
   for _, claim in ipairs(claims) do changed[#changed + 1] = claim.id end
@@ -226,16 +293,15 @@ for n, claim in ipairs(claims) do
   rows[r - 6], rows[r - 5], rows[r - 4] = claim.id, claim.token, claim.attempt
   rows[r - 3], rows[r - 2], rows[r - 1], rows[r] = task[CREATION], task[OVERRIDES], task[COUNTS], task[DUE]
   took_suspect = took_suspect or claim.from == suspects
-  if claim.fit then
-    fitted[2 * n - 1], fitted[2 * n] = claim.fit, redis.call('HGET', tasks .. claim.id, 'q') or ''
-  end
+  if claim.fit then fitted[2 * n - 1], fitted[2 * n] = claim.fit, claim.raised end
 end
 -- This worker takes no further suspect until this one has ended; another may.
-if took_suspect then wake = wake or redis.call('ZCARD', suspects) > 0 end
-if wake and not paused then redis.call('ZADD', marker, 0, '0') end
-if wake_gpu and not paused then redis.call('ZADD', prefix .. 'gpu_marker', 0, '0') end
-if fits ~= '' then unlist_empty_gpu_sets(prefix) end
+if took_suspect then wake = wake or redis.call('ZRANGE', suspects, 0, 0)[1] ~= nil end
+if wake and not paused then wake_with(marker) end
+if wake_gpu and not paused then wake_with(prefix .. 'gpu_marker') end
+if fits ~= '' and writes then unlist_empty_gpu_sets(prefix) end
 local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
 local answers = {}
 for n, item in ipairs(items) do answers[n] = item.answer end
+if by_hand then keep_answer(request, table.concat(answers, ' '), math.ceil(lease_ms / 1000)) end
 return { stamp, answers, rows, next_due and whole(math.max(0, math.ceil(next_due - now))) or '-1', hit and 1 or 0, fitted }

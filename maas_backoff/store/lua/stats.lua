@@ -4,8 +4,10 @@ ARGV: now prefix
 Returns: now, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per set of those that wait for a GPU its name and how many there are, 1 if the queue is paused, and ms to the next due task or -1
 ]]
 --#include _clock
+--#include _time
 --#include _queue
-local now, prefix = clock(ARGV[1]), ARGV[2]
+local state, prefix = redis.call('HMGET', KEYS[9], 'ahead', 'reaped_at', 'paused'), ARGV[2]
+local now = queue_time(clock(ARGV[1]), state[1], state[2])
 local function card(key) return redis.call('ZCARD', key) end
 
 local listed, gpu, demands, gpu_count = redis.call('HKEYS', prefix .. 'demands'), {}, {}, 0
@@ -39,6 +41,6 @@ return {
   redis.call('ZCOUNT', KEYS[8], now, '+inf'),
   whole(now - oldest),
   demands,
-  redis.call('HEXISTS', KEYS[9], 'paused'),
+  state[3] and 1 or 0,
   next_due,
 }

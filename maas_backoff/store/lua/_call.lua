@@ -1,0 +1,11 @@
+-- Calls by hand: each has a key of its own, which keeps its answer.
+-- A call whose reply was lost is sent again, and is then given the same answer: nothing is done twice, nor to a task that
+-- was created anew under the same id. A copy of the call that the network delivers late does nothing, either.
+
+local function answered_before(call) return redis.call('HGET', call, 'answer') end
+
+-- For the writing part of a script: HSET and EXPIRE were tried before.
+local function keep_answer(call, answer, keep_s)
+  redis.call('HSET', call, 'answer', answer)
+  redis.call('EXPIRE', call, keep_s)
+end
