@@ -223,7 +223,8 @@ class Tasks:
         """Give the task as it is, and again whenever it may have changed."""
         if self._waiters is None:
             await self.store.server.connect()
-            self._waiters = Waiters(self.store.server.new_client(connections=1), self.store.keys.changed_channel)
+            server = self.store.server
+            self._waiters = Waiters(server.new_client(connections=1), self.store.keys.changed_channel, server.outage)
         async with self._waiters.waiting(task_id) as woken:
             while True:
                 woken.clear()

@@ -38,6 +38,7 @@ class Proxy:
         self.dropped: Counter[str] = Counter()
         """Replies that were thrown away, together with their connection, after the server had run the command."""
         self.connected = 0
+        self._forgotten = 0
         self.drops: Callable[[Command], bool] = lambda _: False
         """Whether to throw away the reply to a command."""
         self.delay = 0.0
@@ -51,10 +52,26 @@ class Proxy:
     def storage(self) -> StorageConfig:
         return StorageConfig(host="127.0.0.1", port=self.port)
 
+    @property
+    def open(self) -> int:
+        """How many connections are open."""
+        return len(self._writers)
+
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self.open_door()
         return self
+
+    async def open_door(self) -> None:
+        """Take connections, on the same port as before."""
+        self._server = await asyncio.start_server(self._connection, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close_door(self) -> None:
+        """Reset all connections, and refuse new ones."""
+        self._server.close()
+        self.reset_all()
+        while self._writers:
+            await asyncio.sleep(0.001)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -65,6 +82,10 @@ class Proxy:
         while self._writers:
             await asyncio.sleep(0.001)
 
+    def forget_all(self) -> None:
+        """Swallow all that passes through the connections that are open now, for ever; they stay open."""
+        self._forgotten = self.connected
+
     def reset_all(self) -> None:
         """End each connection as a crashed host would: by RST."""
         for writer in list(self._writers):
@@ -73,11 +94,12 @@ class Proxy:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connected += 1
+        number = self.connected
         self._writers.add(writer)
         doomed: list[str] = []
         try:
             answers, server = await asyncio.open_connection("127.0.0.1", self._target)
-            ways = [self._commands(reader, server, doomed), self._replies(answers, writer, doomed)]
+            ways = [self._commands(reader, server, doomed, number), self._replies(answers, writer, doomed, number)]
             tasks = [asyncio.create_task(way) for way in ways]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -90,7 +112,9 @@ class Proxy:
             self._writers.discard(writer)
             writer.close()
 
-    async def _commands(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, doomed: list[str]) -> None:
+    async def _commands(
+        self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, doomed: list[str], number: int
+    ) -> None:
         while line := await reader.readuntil(b"\n"):
             raw, command = line, []
             for _ in range(int(line[1:])):
@@ -98,24 +122,28 @@ class Proxy:
                 word = await reader.readexactly(int(size[1:]) + 2)
                 command.append(word[:-2])
                 raw += size + word
-            if self.blackhole:
+            if self.blackhole or number <= self._forgotten:
                 continue
             self.passed[kind(command)] += 1
             if self.drops(command):
                 doomed.append(kind(command))
             await self._pass(raw, server)
 
-    async def _replies(self, answers: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: list[str]) -> None:
+    async def _replies(
+        self, answers: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: list[str], number: int
+    ) -> None:
         while data := await answers.read(65536):
             if doomed:
                 self.dropped.update(doomed)
                 return
             await asyncio.sleep(self.delay)
-            if not self.blackhole:
+            if not self.blackhole and number > self._forgotten:
                 await self._pass(data, writer)
 
     async def _pass(self, data: bytes, to: asyncio.StreamWriter) -> None:
-        for piece in [data[n : n + 1] for n in range(len(data))] if self.bytewise else [data]:
+        # Of a large message, the first bytes are enough: on a busy machine all of them take longer than an answer may.
+        cut = min(len(data), 2000) if self.bytewise else 0
+        for piece in [*(data[n : n + 1] for n in range(cut)), data[cut:]]:
             to.write(piece)
             with contextlib.suppress(ConnectionError):
                 await to.drain()

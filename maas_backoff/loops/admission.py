@@ -36,7 +36,7 @@ class Admission:
         self._lane = lane
         self._interval = interval
         self._usable = False
-        self._patience = Patience("a worker cannot look after GPUs")
+        self._patience = Patience("a worker's admission to GPUs", store.server.outage)
 
     async def run(self) -> None:
         """Look, and look again when something has changed."""

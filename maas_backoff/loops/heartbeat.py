@@ -14,10 +14,11 @@ import anyio
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.outcome import CancelReason
-from maas_backoff.errors import StorageError
+from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.gate.gate import Gate
 from maas_backoff.guard import log_for
 from maas_backoff.leased import Attempt
+from maas_backoff.loops.patience import Patience
 from maas_backoff.running import Running
 from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
@@ -38,6 +39,7 @@ class Heartbeat:
         self._longest_block = min(lease / 3, 5.0)
         self._deadline = max(1.0, lease / 10)  # short, so that a dead connection is left in time
         self._missed = 0
+        self._patience = Patience("a worker's heartbeat", store.server.outage)
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._main, name="maas-backoff-heartbeat", daemon=True)
@@ -82,8 +84,11 @@ class Heartbeat:
         try:
             with anyio.CancelScope() as self._own_scope:
                 self._own_loop = asyncio.get_running_loop()
-                while not self._stop.is_set():
+                # A loop that was closed without `shutdown` took its attempts with it: their leases run out.
+                while not self._stop.is_set() and not self._loop.is_closed():
                     await self._beat(client)
+                if self._loop.is_closed():
+                    log.critical("the worker's event loop was closed without shutdown(); its leases run out")
         finally:
             await client.aclose()
 
@@ -103,12 +108,17 @@ class Heartbeat:
         except (StorageError, TimeoutError) as error:
             self._missed += 1
             self._error = str(error) or "no answer in time"
-            log.warning("a heartbeat failed: %s", self._error)
+            self._patience.failed(error if isinstance(error, StorageError) else StorageUnavailableError(self._error))
             # Soon again, but a connection takes time, too.
             await anyio.sleep(min(1.0, self._lease / 30))
-        except Exception:
+        except Exception as error:
+            if self._loop.is_closed():
+                return
             # Whatever it was, all leases of this worker depend on the next beat.
-            log.exception("a heartbeat failed")
+            self._missed += 1
+            self._error = f"{type(error).__name__}: {error}"
+            if self._missed == 1:
+                log.exception("a heartbeat failed; the next ones that fail are not logged")
             await anyio.sleep(1)
 
     async def _renew(self, client: Client) -> None:
@@ -125,6 +135,7 @@ class Heartbeat:
             lost, cancelled = await client.run(scripts.RENEW, keys, args)
         self._renewed_at = time.monotonic()
         self._missed = 0
+        self._patience.restored()
         gone = {int(token) for token in lost}
         for attempt in attempts:
             if attempt.token not in gone:

@@ -45,7 +45,7 @@ class Lane:
         self._exec_timeout = exec_timeout
         self._lease = lease
         self._interval = interval
-        self._patience = Patience("a worker cannot reach the server")
+        self._patience = Patience(f"a worker's exchange loop {number}", store.server.outage)
 
     async def run(self) -> None:
         """Send frames as there is something to send."""

@@ -3,17 +3,16 @@
 import anyio
 
 from maas_backoff.errors import StorageError
-from maas_backoff.guard import log_for
+from maas_backoff.loops.patience import Patience
 from maas_backoff.running import Running
 from maas_backoff.store.redis import RedisStore
-
-log = log_for("worker")
 
 PAUSE = 0.1
 
 
 async def run(running: Running, store: RedisStore) -> None:
     """Send the newest note of each attempt, at most ten times a second."""
+    patience = Patience("a worker's progress loop", store.server.outage)
     while True:
         await running.noting.wait()
         running.noting.clear()
@@ -21,6 +20,7 @@ async def run(running: Running, store: RedisStore) -> None:
         notes = [(a.task.task_id, a.token, *a.progress) for a in attempts.values() if a.progress and not a.over]
         try:
             await store.report_progress(notes)
+            patience.restored()
         except StorageError as error:  # the settlement carries the last note
-            log.warning("progress could not be noted: %s", error)
+            patience.failed(error)
         await anyio.sleep(PAUSE)

@@ -26,7 +26,7 @@ async def run(store: RedisStore, worker: str, lease: float) -> None:
     time of one heartbeat and 2 seconds to renew before anything is reaped.
     """
     period = lease / 4
-    patience = Patience("the reaper cannot reach the server")
+    patience = Patience("a worker's reaper", store.server.outage)
     while True:
         try:
             lost = await store.reap(gap=2 * period, grace=lease / 3 + 2, limit=LIMIT)

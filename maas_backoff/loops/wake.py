@@ -42,7 +42,7 @@ class Wake:
         self._lane = lane
         # The lease counts from before the sleep, for all that is known here.
         self._block = min(LONGEST_BLOCK, lease / 3)
-        self._patience = Patience("a worker waits for wake-ups in vain")
+        self._patience = Patience("a worker's wake-up", store.server.outage)
 
     async def run(self) -> None:
         """Sleep whenever there is nothing to claim, until the worker is closing."""

@@ -1,15 +1,25 @@
 """A server's address, and connections to it."""
 
+import socket
 import ssl
 from typing import Any
 
 import attrs
-from redis.asyncio import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from maas_backoff.storage import StorageConfig
+
+# A peer that is gone without a word is noticed by the kernel in half a minute, also where nobody waits for an answer.
+_PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+_KEEPALIVE: dict[str, Any] = {
+    "socket_keepalive": True,
+    "socket_keepalive_options": {
+        getattr(socket, name): value for name, value in _PROBES.items() if hasattr(socket, name)
+    },
+}
 
 
 @attrs.frozen
@@ -23,13 +33,15 @@ class Address:
     def __str__(self) -> str:
         return self.path or f"{self.host}:{self.port}"
 
-    def pool(self, tls: dict[str, Any] | None, **options: Any) -> ConnectionPool:
-        """Return a pool of connections there, with redis-py's options; `tls` are those of `tls_options`."""
+    def connection(self, tls: dict[str, Any] | None, **options: Any) -> Any:
+        """Return a connection there, not connected yet; `tls` are those of `tls_options`, `options` redis-py's."""
         options = {**_common(), **options}
         if self.path is not None:
-            return ConnectionPool(connection_class=UnixDomainSocketConnection, path=self.path, **options)
-        kind = Connection if tls is None else SSLConnection
-        return ConnectionPool(connection_class=kind, host=self.host, port=self.port, **(tls or {}), **options)
+            return UnixDomainSocketConnection(path=self.path, **options)
+        options |= _KEEPALIVE
+        if tls is not None:
+            return SSLConnection(host=self.host, port=self.port, **tls, **options)
+        return Connection(host=self.host, port=self.port, **options)
 
 
 def _common() -> dict[str, Any]:
@@ -39,7 +51,6 @@ def _common() -> dict[str, Any]:
         # redis-py would send a script again whose reply was lost; we do, where it may be.
         "retry": Retry(NoBackoff(), 0),
         "protocol": 3,
-        # With maintenance notifications on, the pool does not notice that an idle connection was closed.
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         "decode_responses": False,
         "client_name": "maas-backoff",

@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from maas_backoff.domain.finding import UNREADABLE, Finding, judge, judge_schema
 from maas_backoff.errors import StorageDeniedError, StorageError, StorageUnavailableError, StorageUnfitError
 from maas_backoff.guard import log_for
-from maas_backoff.store.connect import Client, translated
+from maas_backoff.store.connect import Client
 from maas_backoff.store.keys import Keys
+from maas_backoff.store.link import translated
 from maas_backoff.store.rehearsal import SCHEMA, Rehearsal, rehearse
 
 log = log_for("worker")
@@ -146,19 +146,12 @@ class _Rights:
 
     async def subscribe(self, client: Client, channel: str) -> None:
         """Listen to a channel, and stop."""
-        subscription: Any = None
         try:
-            subscription = await client.subscription()
-            await subscription.subscribe(channel)
-            await subscription.get_message(timeout=5)
-        except RedisError as error:
-            ours = translated(error)
-            if isinstance(ours, StorageUnavailableError):
-                raise ours from error
-            self.add("SUBSCRIBE", str(ours))
-        finally:
-            if subscription is not None:
-                await subscription.aclose()
+            (await client.subscribe(channel)).close()
+        except StorageUnavailableError:
+            raise
+        except StorageError as error:
+            self.add("SUBSCRIBE", str(error))
 
     def findings(self) -> list[Finding]:
         scripting = {"EVAL", "EVALSHA"}

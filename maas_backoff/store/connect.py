@@ -1,56 +1,17 @@
-"""Clients of the server: one command at a time, with redis-py's errors turned into ours."""
+"""Clients of the server: one command at a time, on whichever connection is free."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
-from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType] - its return type is not declared
-from redis.asyncio import ConnectionPool, Redis
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    AuthenticationWrongNumberOfArgsError,
-    BusyLoadingError,
-    ClusterDownError,
-    MaxConnectionsError,
-    MovedError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import MovedError, NoScriptError
 
-from maas_backoff.errors import StorageDeniedError, StorageError, StorageFullError, StorageUnavailableError
+from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.store.address import Address
+from maas_backoff.store.link import Link, packed
 from maas_backoff.store.location import Location
 from maas_backoff.store.scripts import Script
-
-# What passes by itself: nothing was run, or the server is changing its role. A blocked client is told so too.
-_PASSING = (BusyLoadingError, ReadOnlyError, AskError, TryAgainError, ClusterDownError, MaxConnectionsError)
-_PASSING_TEXTS = ("BUSY", "NOREPLICAS", "UNBLOCKED", "MISCONF")
-# A key that a script found at run time is on its way to another node, or the slot has no owner. Scripts read all keys
-# before they write any, so nothing is half done.
-# Redis 6.2 wraps what a command in a script is refused for.
-_PASSING_IN_SCRIPTS = (
-    "ttempted to access a non local key",
-    "while the cluster is down",
-    "-READONLY ",
-    "-NOREPLICAS ",
-    "-MISCONF ",
-)
-_FULL_DISK = "the server's disk is full: free some space, and it goes on by itself"
-# How servers refuse a script a command, a key or a channel: Redis until 7.0; later ones, and Valkey.
-_DENIED_IN_SCRIPTS = ("The user executing the script can't ", "ACL failure in script: ")
-_DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
-
-
-AT_ONCE = 65_536
-"""Bytes that asyncio takes without waiting for the socket, where nothing else is on its way."""
+from maas_backoff.store.subscription import Subscription
 
 
 class Client:
@@ -62,11 +23,10 @@ class Client:
     def __init__(self, location: Location, *, connections: int = 32, timeout: float = 5.0) -> None:
         """`timeout` is how long an answer may take, in seconds."""
         self._location = location
-        self._connections = connections
         self._timeout = timeout
-        self._pool: ConnectionPool | None = None
         self._address: Address | None = None
-        self._idle: list[Any] = []
+        self._links: set[Link] = set()
+        self._idle: list[Link] = []
         self._free = asyncio.Semaphore(connections)
 
     async def execute(self, *command: str | bytes | float) -> Any:
@@ -86,10 +46,16 @@ class Client:
         # Without its text the script was not known, and was sent alone a second time.
         return answers[0] if len(answers) > 1 else None, answers[-1]
 
-    async def subscription(self) -> Any:
-        """Return redis-py's PubSub of a connection to where the master is now."""
-        pool, _ = await self._at_master()
-        return cast(Any, Redis(connection_pool=pool)).pubsub(ignore_subscribe_messages=False)
+    async def subscribe(self, channel: str) -> Subscription:
+        """Return a subscription at the master, which the caller closes. Raises StorageError and its kinds."""
+        address = await self._at_master()
+        subscription = Subscription(self._location.link(address, self._timeout), channel)
+        try:
+            await subscription.start()
+        except StorageError as error:
+            self._learn(error, address)
+            raise
+        return subscription
 
     async def stayed(self) -> bool:
         """Whether the master is still where the last command went. Raises StorageUnavailableError if nobody knows."""
@@ -103,113 +69,59 @@ class Client:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        pool, self._pool, self._address = self._pool, None, None
+        links, self._links, self._address = self._links, set(), None
         self._idle.clear()
-        if pool is not None:
-            await pool.aclose()
+        await asyncio.gather(*(link.aclose() for link in links))
 
     async def _ask(self, *commands: tuple[Any, ...], text: str | None = None) -> list[Any]:
         """Send commands, and the last with a script's text in place of its digest when the server does not know it."""
+        together = packed(commands)  # what cannot be packed is the caller's error, and no outage
         async with self._free:
-            pool, address = await self._at_master()
-            deadline = asyncio.get_running_loop().time() + self._timeout
             try:
-                try:
-                    return await self._exchange(pool, commands, deadline)
-                except NoScriptError:
-                    if text is None:
-                        raise
-                    pool, address = await self._at_master()
-                    return await self._exchange(pool, [("EVAL", text, *commands[-1][2:])], deadline)
-            except TimeoutError as error:
-                self._location.doubt(address)
-                what = f"the server does not answer: nothing came within {self._timeout:g} s"
-                name = self._location.name
-                raise StorageUnavailableError(f"{name}: {what}" if name else what) from error
-            except RedisError as error:
-                ours = translated(error, self._location.name)
-                if isinstance(error, MovedError):
-                    host, port = str(error).rsplit(" ", 1)[-1].rsplit(":", 1)
-                    self._location.moved(host or address.host, int(port))
-                elif isinstance(ours, StorageUnavailableError):
-                    self._location.doubt(address)
-                raise ours from error
+                return await self._exchange(together, len(commands))
+            except StorageError as error:
+                if text is None or not isinstance(error.__cause__, NoScriptError):
+                    raise
+            return await self._exchange(packed([("EVAL", text, *commands[-1][2:])]), 1)
 
-    async def _at_master(self) -> tuple[ConnectionPool, Address]:
-        address = await self._location.get()
-        if self._pool is None or address != self._address:
-            old = self._pool
-            self._pool = self._location.pool(address, connections=self._connections + 1)  # one for a subscription
-            self._address = address
-            if old is not None:
-                # Callers that wait for the old master's answer are told that the connection is lost, and ask again.
-                self._idle.clear()
-                await old.aclose()
-        return self._pool, address
-
-    async def _exchange(self, pool: ConnectionPool, commands: Sequence[tuple[Any, ...]], deadline: float) -> list[Any]:
-        """Send commands together and return their answers, or raise the first error among them.
-
-        A connection stays taken from the pool, and hiredis packs: redis-py's own way takes 60 us more for a command,
-        and 6 us for each task in it.
-        """
-        pack = cast("Callable[[Any], bytes]", pack_command)
-        packed = pack(commands[0]) if len(commands) == 1 else b"".join(map(pack, commands))
-        connection = cast(Any, self._idle.pop() if self._idle else None)
-        answers: list[Any] = []
-        refused: ResponseError | None = None
+    async def _exchange(self, together: bytes, answers: int) -> list[Any]:
+        address = await self._at_master()
+        link = self._idle.pop() if self._idle else self._new_link(address)
         try:
-            # The timer takes 10 us to set: while the server works, if it can be. (redis-py's own makes a task.)
-            sent = await _sent_at_once(connection, packed)
-            async with asyncio.timeout_at(deadline):
-                if not sent:
-                    if connection is None:
-                        connection = await cast(Any, pool).get_connection()
-                    else:
-                        await pool.ensure_connection(connection)
-                    await connection.send_packed_command(packed, check_health=False)
-                for _ in commands:
-                    try:
-                        answers.append(await connection.read_response())
-                    except ResponseError as error:
-                        refused = refused or error
+            return await link.ask(together, answers)
+        except StorageError as error:
+            self._learn(error, address)
+            raise
         finally:
-            if connection is not None and pool is self._pool:
-                self._idle.append(connection)
-        if refused is not None:
-            raise refused
-        return answers
+            if link in self._links:
+                self._idle.append(link)
 
+    def _new_link(self, address: Address) -> Link:
+        link = self._location.link(address, self._timeout)
+        self._links.add(link)
+        return link
 
-async def _sent_at_once(connection: Any, packed: bytes) -> bool:
-    """Send what fits into the transport's buffer, which takes no waiting, if there is a connection that is open."""
-    if connection is None or len(packed) > AT_ONCE or not connection.is_connected:
-        return False
-    if await connection.can_read():  # the server has closed it since it was used
-        return False
-    await connection.send_packed_command(packed, check_health=False)
-    return True
+    async def _at_master(self) -> Address:
+        address = await self._location.get()
+        if address != self._address:
+            # Callers that wait for the old master's answer are told that the connection is lost, and ask again.
+            self._address = address
+            self._drop(self._links)
+        return address
 
+    def _learn(self, error: StorageError, address: Address) -> None:
+        """Note what an error tells of the master, and of the other connections."""
+        if isinstance(error.__cause__, MovedError):
+            host, port = str(error.__cause__).rsplit(" ", 1)[-1].rsplit(":", 1)
+            self._location.moved(host or address.host, int(port))
+        elif isinstance(error, StorageUnavailableError):
+            self._location.doubt(address)
+        if isinstance(error.__cause__, TimeoutError):
+            # A network that has forgotten one connection has forgotten the others: each would cost as long again.
+            self._drop(set(self._idle))
 
-def translated(error: RedisError, name: str = "") -> StorageError:
-    """Return our error for one of redis-py's; `name` is that of the server, where the error is to tell it."""
-    text = str(error)
-    kind, what = _kind(error, text)
-    return kind(": ".join(part for part in (name, what, text) if part))
-
-
-def _kind(error: RedisError, text: str) -> tuple[type[StorageError], str]:
-    if isinstance(error, _DENIED) or any(denied in text for denied in _DENIED_IN_SCRIPTS):
-        return StorageDeniedError, "the server refused the credentials or a right"
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return StorageDeniedError, "the server's certificate is not trusted"
-    in_script = any(passing in text for passing in _PASSING_IN_SCRIPTS)
-    if isinstance(error, _PASSING) or text.startswith(_PASSING_TEXTS) or in_script:
-        disk_is_full = "No space left on device" in text
-        return StorageUnavailableError, _FULL_DISK if disk_is_full else "the server cannot answer now"
-    if isinstance(error, RedisConnectionError | RedisTimeoutError):
-        return StorageUnavailableError, "the server does not answer"
-    # The second is how Redis 6.2 says it from within a script.
-    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in text:
-        return StorageFullError, "the server's memory is full"
-    return StorageError, ""
+    def _drop(self, links: set[Link]) -> None:
+        for link in links:
+            link.drop()
+        self._links -= links
+        self._idle = [link for link in self._idle if link in self._links]

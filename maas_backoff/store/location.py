@@ -2,17 +2,16 @@
 
 import contextlib
 import time
-from typing import Any, cast
+from typing import Any
 
 import anyio
-from redis.asyncio import ConnectionPool, Redis
 from redis.crc import key_slot
-from redis.exceptions import RedisError
 
-from maas_backoff.errors import StorageUnavailableError
+from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.guard import log_for
 from maas_backoff.storage import Endpoint, Node, StorageConfig
 from maas_backoff.store.address import Address, tls_options
+from maas_backoff.store.link import Link, packed
 
 log = log_for("storage")
 
@@ -70,11 +69,14 @@ class Location:
         if not self.fixed:
             self._moved(Address(host, port))
 
-    def pool(self, address: Address, *, connections: int) -> ConnectionPool:
-        """Return a pool of connections to a server. They wait for an answer as long as their user does."""
+    def link(self, address: Address, timeout: float) -> Link:
+        """Return a link to a server; `timeout`: seconds that an answer may take."""
+        login = {"db": self._endpoint.database, **self._login()}
+        return Link(lambda: address.connection(self._tls, **login), timeout, self.name)
+
+    def _login(self) -> dict[str, Any]:
         end = self._endpoint
-        login = {"db": end.database, "username": end.username or None, "password": end.password or None}
-        return address.pool(self._tls, max_connections=connections, **login)
+        return {"username": end.username or None, "password": end.password or None}
 
     def _moved(self, address: Address) -> None:
         before, self._address = self._address, address
@@ -88,8 +90,8 @@ class Location:
                 # A time of its own: the connections' own limits add up.
                 with anyio.fail_after(2 * ASK_TIMEOUT):
                     found = await self._ask(node)
-            except (RedisError, OSError, TimeoutError) as error:
-                why = f"{node[0]}:{node[1]}: {error or 'no answer in time'}"
+            except (StorageError, TimeoutError) as error:
+                why = f"{node[0]}:{node[1]}: {str(error) or 'no answer in time'}"
             else:
                 if found is not None:
                     if self._endpoint.type == "sentinel":
@@ -103,19 +105,15 @@ class Location:
     async def _ask(self, node: Node) -> Address | None:
         end = self._endpoint
         sentinel = end.type == "sentinel"
-        username = end.sentinel_username if sentinel else end.username
-        password = end.sentinel_password if sentinel else end.password
-        login = {"username": username or None, "password": password or None}
-        timeouts = {"socket_timeout": ASK_TIMEOUT, "socket_connect_timeout": ASK_TIMEOUT}
-        pool = Address(*node).pool(self._tls, max_connections=1, **timeouts, **login)
+        login = {"username": end.sentinel_username or None, "password": end.sentinel_password or None}
+        options = {"socket_connect_timeout": ASK_TIMEOUT, **(login if sentinel else self._login())}
+        link = Link(lambda: Address(*node).connection(self._tls, **options), ASK_TIMEOUT)
+        command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", end.master) if sentinel else ("CLUSTER", "SLOTS")
         try:
-            client = cast(Any, Redis(connection_pool=pool))
-            if sentinel:
-                return _master_in(await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", end.master))
-            return self._owner_in(await client.execute_command("CLUSTER", "SLOTS"), node)
+            (answer,) = await link.ask(packed([command]))
         finally:
-            with contextlib.suppress(RedisError, OSError):
-                await pool.disconnect()
+            link.drop()
+        return _master_in(answer) if sentinel else self._owner_in(answer, node)
 
     def _owner_in(self, ranges: Any, asked: Node) -> Address | None:
         # Masters that are not the asked one may know more than a seed that has gone.

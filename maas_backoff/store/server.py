@@ -13,6 +13,7 @@ from maas_backoff.storage import StorageConfig
 from maas_backoff.store.connect import Client
 from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.location import Location
+from maas_backoff.store.outage import Outage
 from maas_backoff.store.scripts import Script
 
 _T = TypeVar("_T")
@@ -30,6 +31,7 @@ class Server:
         self._process: EmbeddedServer | None = None
         self._connecting = anyio.Lock()
         self.location = Location(storage, key)
+        self.outage = Outage()
 
     @property
     def clustered(self) -> bool:

@@ -5,16 +5,17 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 from maas_backoff.store.connect import Client
+from maas_backoff.store.outage import Outage
 
-CONNECT_WITHIN = 5.0
-"""Seconds that a new connection may take until it listens."""
+_WHO = "the subscription of wait_task and watch"
 
 
 class Waiters:
     """Hears, on one connection, of the changes of tasks; from the first wait until it is closed."""
 
-    def __init__(self, client: Client, channel: str) -> None:
+    def __init__(self, client: Client, channel: str, outage: Outage) -> None:
         self._client = client
+        self._outage = outage
         self._channel = channel
         self._events: dict[str, set[asyncio.Event]] = {}
         self._listening: asyncio.Task[None] | None = None
@@ -37,35 +38,33 @@ class Waiters:
         """Stop listening, and close the connection."""
         listening, self._listening = self._listening, None
         while listening is not None and not listening.done():
-            # A cancel that meets an arriving message is swallowed by redis-py's own time-out.
+            # A cancel that meets an arriving message may be swallowed by redis-py.
             listening.cancel()
             await asyncio.wait([listening], timeout=0.1)
         await self._client.aclose()
 
     async def _listen(self) -> None:
         while True:
-            with contextlib.suppress(Exception):  # the readers of the state report what is wrong with the server
+            try:
                 await self._hear()
+            except Exception as error:  # noqa: BLE001 - whatever it was, all waits depend on the next try
+                self._outage.failed(_WHO, error)
             self._wake_all()
             await asyncio.sleep(0.2)
 
     async def _hear(self) -> None:
-        subscription = await self._client.subscription()
+        subscription = await self._client.subscribe(self._channel)
         try:
-            async with asyncio.timeout(CONNECT_WITHIN):
-                await subscription.subscribe(self._channel)
+            self._outage.restored(_WHO)
+            # What changed before this moment was not heard of.
+            self._wake_all()
             while await self._client.stayed():
-                message = await subscription.get_message(timeout=5)
-                if message is None:
-                    continue
-                if message["type"] == "subscribe":
-                    # What changed before this moment was not heard of.
-                    self._wake_all()
-                elif message["type"] == "message":
-                    for event in self._events.get(message["data"].decode(), ()):
+                message = await subscription.message()
+                if message is not None:
+                    for event in self._events.get(message.decode(), ()):
                         event.set()
         finally:
-            await subscription.aclose()
+            subscription.close()
 
     def _wake_all(self) -> None:
         for events in self._events.values():

@@ -1,0 +1,48 @@
+"""One line in the log when the server is lost and one when it is back, however many loops try meanwhile."""
+
+import threading
+import time
+
+from maas_backoff.errors import StorageError
+from maas_backoff.guard import log_for
+
+log = log_for("storage")
+
+
+class Outage:
+    """What the loops of one process, in several threads, know of the server together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._failing: set[str] = set()
+        self._late: set[str] = set()
+        self._kinds: set[type[Exception]] = set()
+        self._since = 0.0
+        self._failures = 0
+
+    def failed(self, who: str, error: Exception) -> None:
+        """Note a failed try, and warn if it is the first of this outage, or the first of its kind."""
+        with self._lock:
+            if who in self._late and not self._failing:
+                return  # it has failed on since the end of the last outage, which was told of
+            if not self._failing:
+                self._since, self._failures = time.monotonic(), 0
+                self._kinds.clear()
+            self._failing.add(who)
+            self._failures += 1
+            told = type(error) in self._kinds
+            self._kinds.add(type(error))
+        if not told:
+            trace = None if isinstance(error, StorageError) else error
+            log.warning("%s cannot reach the server: %s; trying again until it works", who, error, exc_info=trace)
+
+    def restored(self, who: str) -> None:
+        """Note that a try has worked. The outage is over when the first that has failed works again."""
+        with self._lock:
+            self._late.discard(who)
+            if who not in self._failing:
+                return
+            self._late = self._failing - {who}
+            self._failing.clear()
+            failures, seconds = self._failures, time.monotonic() - self._since
+        log.warning("reconnected to the server after %d failed attempts (%.0f s)", failures, seconds)
