@@ -249,6 +249,7 @@ class Service:
                 ("progress", partial(progress.run, running, store)),
                 ("reaper", partial(reap.run, store, self.worker, scheduler.lease)),
                 ("sweep", partial(sweep.run, work.sweep, scheduler.lease)),
+                ("lifespan", self._executor.watch),
             ]
             if isinstance(self._executor, ProcessExecutor):
                 named.append(("children", partial(children.run, self._executor, running, store)))

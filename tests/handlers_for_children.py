@@ -1,11 +1,14 @@
 """Handlers that tests of the whole way run in child processes: they must live in a module that can be imported."""
 
+import asyncio
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+
+import anyio
 
 from maas_backoff import TaskEntity
 
@@ -57,4 +60,46 @@ def knows_without(task: TaskEntity, _: None) -> bool:
 
 
 def pid(task: TaskEntity) -> int:
+    return os.getpid()
+
+
+class Ticking:
+    def __init__(self) -> None:
+        self.ticks = 0
+        self.file = ""
+        self.breaks = False
+
+
+@asynccontextmanager
+async def ticking() -> AsyncIterator[Ticking]:
+    """Count in the background, in a task group around the yield, until told to break."""
+    state = Ticking()
+
+    async def tick() -> None:
+        while not state.breaks:
+            state.ticks += 1
+            await anyio.sleep(0.01)
+        raise ConnectionError("the pool is broken")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(tick)
+        yield state
+        group.cancel_scope.cancel()
+    if state.file:
+        await anyio.Path(state.file).write_text("left")
+
+
+def ticks(task: TaskEntity, state: Ticking) -> int:
+    asyncio.run(asyncio.sleep(0))
+    state.file = task.task_params["file"]
+    return state.ticks
+
+
+async def ticks_on_a_loop(task: TaskEntity, state: Ticking) -> int:
+    state.file = task.task_params["file"]
+    return state.ticks
+
+
+def breaks(task: TaskEntity, state: Ticking) -> int:
+    state.breaks = True
     return os.getpid()

@@ -68,6 +68,10 @@ class Executor(Protocol):
         """Get ready, in what was granted of a GPU. Raises HandlerError when the handler cannot be called this way."""
         ...
 
+    async def watch(self) -> None:
+        """Wait until cancelled. Raises HandlerError when what all calls need, the worker_lifespan, ends by itself."""
+        ...
+
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once and return what came of it.
 

@@ -1,5 +1,6 @@
 """What runs in a child process: the handler, called for one task after the other."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -7,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Coroutine
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from importlib import import_module
@@ -31,10 +32,8 @@ from maas_backoff.executors.frames import Record
 from maas_backoff.executors.reference import HandlerReference
 
 if TYPE_CHECKING:
-    from asyncio import Runner  # 90 ms that plain functions can do without
-
     from maas_backoff.executors.base import Handler
-    from maas_backoff.executors.lifespan import Lifespan
+    from maas_backoff.executors.lifespan import InOneTask, Lifespan
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -121,38 +120,52 @@ class Server:
         self._streams = _standard_streams()
         self._calls = 0
         self._running = False
-        self._runner: Runner | None = None
+        self._runner: asyncio.Runner | None = None
         self._loop_is_sound = True
         self._follows = True
-        self._lifespan: AbstractContextManager[Any] | AbstractAsyncContextManager[Any] | None = None
+        self._plain = ExitStack()
+        self._held: InOneTask | None = None
         self._values: tuple[Any, ...] = ()
 
     def enter(self, lifespan: "Lifespan") -> None:
         """Enter the lifespan; what it yields is handed to the handler. Raises what it raises."""
         from maas_backoff.executors.lifespan import managed
 
-        manager = self._lifespan = managed(lifespan)
+        manager = managed(lifespan)
         if isinstance(manager, AbstractAsyncContextManager):
-            self._values = (self._loop().run(manager.__aenter__()),)
+            self._values = (self._loop().run(self._hold(manager)),)
         else:
-            self._values = (manager.__enter__(),)
+            self._values = (self._plain.enter_context(manager),)
+
+    async def _hold(self, manager: AbstractAsyncContextManager[Any]) -> Any:
+        from maas_backoff.executors.lifespan import InOneTask
+
+        self._held = InOneTask(manager)
+        return await self._held.enter()
 
     def _leave(self) -> None:
-        manager = self._lifespan
-        if isinstance(manager, AbstractAsyncContextManager):
-            self._loop().run(manager.__aexit__(None, None, None))
-        elif manager is not None:
-            manager.__exit__(None, None, None)
+        self._plain.close()
+        # What a handler has done to the loop was told as the outcome of its call.
+        with nullcontext() if self._loop_is_sound else suppress(Exception):
+            if self._runner is not None and self._held is not None:
+                self._runner.run(self._held.exit())
+            if self._runner is not None:
+                self._runner.close()
 
-    def _loop(self) -> "Runner":
-        from asyncio import Runner
-
+    def _loop(self) -> asyncio.Runner:
         if self._runner is None:
-            self._runner = Runner()
+            self._runner = asyncio.Runner()
         return self._runner
 
     def serve(self) -> None:
-        while request := self._connection.receive():
+        """Answer requests until there will be none; then leave the lifespan."""
+        try:
+            self._serve()
+        finally:
+            self._leave()
+
+    def _serve(self) -> None:
+        while request := self._next_request():
             self._calls += 1
             self._running = True
             task = TaskEntity.from_dict(request["task"], partial(self._report, self._calls))
@@ -166,9 +179,29 @@ class Server:
             self._running = False
             self._tidy()
             self._answer(outcome)
-        self._leave()
-        if self._runner is not None:
-            self._runner.close()
+
+    def _next_request(self) -> Record | None:
+        """Return the next request, or None. Where there is a loop, what runs on it goes on meanwhile."""
+        while self._runner is not None and self._loop_is_sound:
+            try:
+                self._runner.run(self._until_request())
+                break
+            except asyncio.CancelledError:
+                continue  # by code that cancels every task it finds
+        return self._connection.receive()
+
+    async def _until_request(self) -> None:
+        """Wait until the parent sends something. Raises HandlerError if the lifespan ends by itself."""
+        loop = asyncio.get_running_loop()
+        sent = asyncio.Event()
+        loop.add_reader(self._connection, sent.set)
+        try:
+            if self._held is None:
+                await sent.wait()
+            else:
+                await self._held.watch(until=sent)
+        finally:
+            loop.remove_reader(self._connection)
 
     def _follow(self, span: Record, stack: ExitStack) -> None:
         """Make the parent's span the current one. What keeps it from being followed keeps no handler from its task."""
@@ -214,7 +247,8 @@ class Server:
         return outcomes[0]
 
     def _answer(self, outcome: HandlerOutcome) -> None:
-        reusable = self._loop_is_sound and _standard_streams() == self._streams
+        lives = self._held is None or not self._held.left
+        reusable = lives and self._loop_is_sound and _standard_streams() == self._streams
         try:
             self._connection.send({"outcome": to_dict(outcome), "reusable": reusable})
         except Exception as error:  # noqa: BLE001 - ResultEntity.fail(code=object()); nothing was sent yet

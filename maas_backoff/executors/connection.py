@@ -18,6 +18,10 @@ class Connection:
         self._frames = FrameBuffer()
         self._lock = threading.Lock()  # progress comes from threads, too
 
+    def fileno(self) -> int:
+        """Return the socket's file descriptor, for a loop that waits for the next request."""
+        return self._socket.fileno()
+
     def send(self, record: Record) -> None:
         """Send a record, or end this process."""
         frame = frames.encode(record)

@@ -25,6 +25,10 @@ class InlineExecutor:
         """Enter the lifespan."""
         await self._lifespan.enter()
 
+    async def watch(self) -> None:
+        """Wait; raise HandlerError if the lifespan ends by itself."""
+        await self._lifespan.watch()
+
     async def run(self, call: Call) -> HandlerOutcome:
         """Await the handler once."""
         call.started()

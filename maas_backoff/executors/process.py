@@ -150,6 +150,10 @@ class ProcessExecutor:
         if self.setback.held:
             self.setback.let_one_try()
 
+    async def watch(self) -> None:
+        """Wait: a child whose lifespan ends by itself ends, and another takes its place."""
+        await anyio.sleep_forever()
+
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once in a child of its own."""
         try:

@@ -48,6 +48,10 @@ class ThreadExecutor:
         self._limiter = anyio.CapacityLimiter(math.inf)
         await self._lifespan.enter()
 
+    async def watch(self) -> None:
+        """Wait; raise HandlerError if the lifespan ends by itself."""
+        await self._lifespan.watch()
+
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once."""
         mine = _ThreadCall(call.task, copy_context(), self._loop.create_future())
