@@ -3,12 +3,21 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 
 import pytest
 from support import eventually
 
-from maas_backoff import ResultEntity, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, WorkerEndedError
+from maas_backoff import (
+    HandlerError,
+    ResultEntity,
+    TaskBackoffConfig,
+    TaskBackoffScheduler,
+    TaskEntity,
+    WorkerEndedError,
+)
+from maas_backoff.executors.lifespan import Lifespan
 from maas_backoff.guard import log_for
 
 pytestmark = pytest.mark.anyio
@@ -190,3 +199,41 @@ def test_a_closed_stderr_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         logger.removeHandler(handler)
     assert handler.records == 1
+
+
+@asynccontextmanager
+async def ends_at_its_start() -> AsyncIterator[None]:
+    sys.exit(1)
+    yield
+
+
+@contextmanager
+def ends_in_a_thread() -> Iterator[None]:
+    raise KeyboardInterrupt
+    yield
+
+
+def ends_when_it_is_called() -> AbstractContextManager[None]:
+    sys.exit(1)
+
+
+@asynccontextmanager
+async def ends_at_its_end() -> AsyncIterator[None]:
+    yield
+    sys.exit(1)
+
+
+@pytest.mark.parametrize(
+    ("lifespan", "starts"),
+    [(ends_at_its_start, False), (ends_in_a_thread, False), (ends_when_it_is_called, False), (ends_at_its_end, True)],
+)
+async def test_a_lifespan_that_exits_ends_no_event_loop(
+    config: TaskBackoffConfig, lifespan: Lifespan, starts: bool
+) -> None:
+    scheduler = TaskBackoffScheduler(config)
+    scheduler.set_worker_lifespan(lifespan)
+    scheduler.set_custom_task_handler(lambda task, value: None)
+    if starts:
+        await scheduler.start()
+    with pytest.raises(HandlerError, match=r"worker_lifespan: it raised (SystemExit|KeyboardInterrupt)"):
+        await (scheduler.shutdown() if starts else scheduler.start())

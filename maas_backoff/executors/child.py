@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -169,13 +169,10 @@ class Server:
             self._calls += 1
             self._running = True
             task = TaskEntity.from_dict(request["task"], partial(self._report, self._calls))
-            with ExitStack() as stack:
-                if request.get("span"):
-                    self._follow(request["span"], stack)
-                # The worker, or this process, may have stood still since the request was sent; all processes of a
-                # machine share the clock.
-                late = time.monotonic() >= request["start_before"]
-                outcome = Unstarted() if late else self._attempt(task)
+            # The worker, or this process, may have stood still since the request was sent; all processes of a
+            # machine share the clock.
+            late = time.monotonic() >= request["start_before"]
+            outcome = Unstarted() if late else Context().run(self._attempt, task, request.get("span"))
             self._running = False
             self._tidy()
             self._answer(outcome)
@@ -214,19 +211,21 @@ class Server:
             with suppress(ValueError, OSError):  # a handler may have closed it
                 print(f"spans of this process will not be in the trace: {error}", file=sys.stderr)  # noqa: T201 - for the parent's log
 
-    def _attempt(self, task: TaskEntity) -> HandlerOutcome:
-        """Call the handler. Whatever it raises is an outcome; what it forked ends here."""
-        token = current.set(task)
-        try:
-            value = copy_context().run(self._handler, task, *self._values)
-            if isinstance(value, Coroutine):
-                return self._awaited(value)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
-            return outcome_of_value(value, self._limit)
-        except BaseException as error:  # noqa: BLE001 - SystemExit ends an attempt, not the child
-            return outcome_of_error(error)
-        finally:
-            current.reset(token)
-            self._end_if_forked()
+    def _attempt(self, task: TaskEntity, span: Record | None) -> HandlerOutcome:
+        """Call the handler, in a context of its own. Whatever it raises is an outcome; what it forked ends here."""
+        current.set(task)
+        with ExitStack() as stack:
+            if span:
+                self._follow(span, stack)
+            try:
+                value = copy_context().run(self._handler, task, *self._values)
+                if isinstance(value, Coroutine):
+                    return self._awaited(value)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
+                return outcome_of_value(value, self._limit)
+            except BaseException as error:  # noqa: BLE001 - SystemExit ends an attempt, not the child
+                return outcome_of_error(error)
+            finally:
+                self._end_if_forked()
 
     def _awaited(self, coroutine: Coroutine[Any, Any, object]) -> HandlerOutcome:
         outcomes: list[HandlerOutcome] = []

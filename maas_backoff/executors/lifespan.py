@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from collections.abc import Callable, Generator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from contextvars import Context
 from typing import Any
 
@@ -18,9 +18,19 @@ Lifespan = Callable[[], Manager]
 """A function that gives a context manager, as @contextmanager and @asynccontextmanager make them."""
 
 
+@contextmanager
+def _no_exit() -> Generator[None]:
+    """Turn SystemExit and KeyboardInterrupt into HandlerError: asyncio would end the event loop by them."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise HandlerError(f"worker_lifespan: it raised {type(error).__name__}") from error
+
+
 def managed(lifespan: Lifespan) -> Manager:
     """Return the context manager of a lifespan. Raises HandlerError for anything else."""
-    manager = lifespan()
+    with _no_exit():
+        manager = lifespan()
     if isinstance(manager, AbstractContextManager | AbstractAsyncContextManager):
         return manager
     raise HandlerError(
@@ -91,6 +101,10 @@ class InOneTask:
         _raise_end_of(holder)
 
     async def _hold(self) -> None:
+        with _no_exit():
+            await self._hold_open()
+
+    async def _hold_open(self) -> None:
         if isinstance(self._manager, AbstractAsyncContextManager):
             async with self._manager as value:
                 self._entered(value)
