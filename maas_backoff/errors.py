@@ -7,6 +7,7 @@ MaasBackoffError
 │       └── PayloadTooLargeError
 ├── HandlerError (TypeError)               a handler that cannot be used
 ├── WorkerEndedError (RuntimeError)        a worker that ended although nobody stopped it
+├── EventLoopError (RuntimeError)           a call in an event loop where it cannot work
 ├── TaskConflictError (ValueError)         an id that exists with other params
 ├── TaskNotFoundError (LookupError)
 ├── TaskTimeoutError (TimeoutError)        a wait that took too long
@@ -33,6 +34,7 @@ __all__ = [
     "CallerGoneError",
     "ConfigError",
     "Discard",
+    "EventLoopError",
     "HandlerError",
     "HandlerSignal",
     "InvalidValueError",
@@ -179,6 +181,10 @@ class HandlerError(MaasBackoffError, TypeError):
 
 class WorkerEndedError(MaasBackoffError, RuntimeError):
     """Raised when a worker, or one of its loops, ended although nobody had stopped it; says how."""
+
+
+class EventLoopError(MaasBackoffError, RuntimeError):
+    """Raised when a call cannot work in the event loop, or the process, that it is made in; says where it can."""
 
 
 class TaskConflictError(MaasBackoffError, ValueError):

@@ -1,15 +1,18 @@
 """The one object that users hold."""
 
+import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 import anyio
 
+from maas_backoff import forks
 from maas_backoff.caller import Disconnected, until_gone
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.context import current
@@ -23,7 +26,7 @@ from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.domain.worker import Worker
-from maas_backoff.errors import HandlerError, InvalidValueError
+from maas_backoff.errors import EventLoopError, HandlerError, InvalidValueError
 from maas_backoff.executors.base import ExceptionHandler, Executor, Handler
 from maas_backoff.executors.call import check_handler, check_takes, is_coroutine_handler
 from maas_backoff.executors.inline import InlineExecutor
@@ -34,6 +37,7 @@ from maas_backoff.executors.thread import ThreadExecutor
 from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.reading import Probe
 from maas_backoff.guard import log_for
+from maas_backoff.opened import Opened
 from maas_backoff.service import Service
 from maas_backoff.tasks import Tasks
 from maas_backoff.uninterrupted import uninterrupted
@@ -50,6 +54,10 @@ class TaskBackoffScheduler:
 
     Building one does no I/O. Calls before `start` connect on their own; without a handler the scheduler is a producer
     and claims nothing. The configuration is copied when it is first used, and again by `start`.
+
+    Each event loop that uses the scheduler, in any thread, has connections of its own, which end with the loop: by
+    `shutdown`, or when `asyncio.run` ends it. So do processes after a fork. The worker belongs to the event loop of
+    `start`; `start` and `shutdown` in another one raise EventLoopError.
 
     Every call may raise StorageUnavailableError when the server does not answer within `storage.timeout`, and may then
     be repeated.
@@ -74,9 +82,11 @@ class TaskBackoffScheduler:
         self._lifespan: Lifespan | None = None
         self._handler: Handler | None = None
         self._exception_handler: ExceptionHandler | None = None
-        self._open: Tasks | None = None
+        self._opened = Opened(lambda: self.config, lambda config, server: Tasks(config, self._tracing, server))
         self._service: Service | None = None
-        self._lifecycle = anyio.Lock()
+        self._home: asyncio.AbstractEventLoop | None = None
+        self._mutex = threading.Lock()
+        forks.tell(self, TaskBackoffScheduler._forked)
 
     def __repr__(self) -> str:
         state = "running" if self._service is not None and self._service.alive else "stopped"
@@ -154,18 +164,19 @@ class TaskBackoffScheduler:
 
         Installs no signal handlers. Raises ConfigError, HandlerError or StorageError; then nothing is left running.
         """
-        async with self._lifecycle:
+        async with self._opened.lock():
+            self._check_home("start", takes=self._handler is not None)
             if self._service is not None and self._service.failure is None:
                 return
-            if self._open is not None and self._open.config != self.config:
-                await self._close()
+            await self._opened.refresh()
             try:
                 if self._handler is None:
                     await self._tasks.store.check(worker=False)
                 else:
                     self._service = await self._started_service(self._handler)
             except BaseException:
-                await uninterrupted(self._close())
+                self._home = None
+                await uninterrupted(self._opened.close())
                 raise
 
     async def _started_service(self, handler: Handler) -> Service:
@@ -186,27 +197,43 @@ class TaskBackoffScheduler:
         task = current.get()
         if task is not None and self._service is not None and self._service.runs(task):
             raise HandlerError("shutdown: a handler cannot wait for its own end; tell your main task to call it")
+        self._check_home("shutdown")
         await uninterrupted(self._stop())  # a worker must not be left half stopped; stop() is bounded
 
     async def _stop(self) -> None:
-        async with self._lifecycle:
+        async with self._opened.lock():
             try:
                 if self._service is not None:
                     await self._service.stop()
             finally:
-                self._service = None
-                await self._close()
+                self._service = self._home = None
+                await self._opened.close()
 
-    async def _close(self) -> None:
-        tasks, self._open = self._open, None
-        if tasks is not None:
-            await tasks.aclose()
+    def _check_home(self, what: str, *, takes: bool = False) -> None:
+        """Raise EventLoopError where the worker runs in another event loop; forget a worker whose loop was closed.
+
+        `takes` makes the running loop the one of the worker.
+        """
+        here = asyncio.get_running_loop()
+        with self._mutex:
+            home = self._home
+            if home is not None and home is not here:
+                if not home.is_closed():
+                    there = f"asyncio.run_coroutine_threadsafe(scheduler.{what}(), loop)"
+                    raise EventLoopError(f"{what}: the worker runs in another event loop; call it there, as by {there}")
+                self._service = self._home = None
+            if takes:
+                self._home = here
+
+    def _forked(self) -> None:
+        """Begin anew in a child process: the worker is the parent's."""
+        forks.inherited.append(self._service)
+        self._service = self._home = None
+        self._mutex = threading.Lock()
 
     @property
     def _tasks(self) -> Tasks:
-        if self._open is None:
-            self._open = Tasks(self.config.copy(), self._tracing)
-        return self._open
+        return self._opened.tasks()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -289,14 +316,16 @@ class TaskBackoffScheduler:
         """
         return await self._tasks.wait(task_id, timeout)
 
-    def watch(self, task_id: str, *, after: str | None = None) -> AsyncGenerator[TaskEvent, None]:
+    async def watch(self, task_id: str, *, after: str | None = None) -> AsyncGenerator[TaskEvent, None]:
         """Give the task as it is, and again whenever its state or progress changes, until it is finished.
 
         `after` is the id of the last event that was seen: it is not given again, and a lost connection costs nothing
         but what came in between. Changes that follow each other quickly may be seen as one. Raises TaskNotFoundError,
         also when the task is deleted meanwhile.
         """
-        return self._tasks.watch(task_id, after)
+        async with aclosing(self._tasks.watch(task_id, after)) as events:
+            async for event in events:
+                yield event
 
     @asynccontextmanager
     async def call(

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 from attrs import define, field
+from redis.credentials import CredentialProvider
 
 from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.errors import ConfigError
@@ -36,6 +37,7 @@ class Endpoint:
     password: str = attrs.field(default="", repr=False)
     sentinel_username: str = ""
     sentinel_password: str = attrs.field(default="", repr=False)
+    credential_provider: CredentialProvider | None = attrs.field(default=None, repr=False)
     tls: bool = False
 
     @classmethod
@@ -151,6 +153,12 @@ def _check_path(_: "StorageConfig", attribute: "attrs.Attribute[str | None]", pa
         raise ConfigError(f"storage.{attribute.name}", _HOMELESS, path)
 
 
+def _check_provider(_: "StorageConfig", __: "attrs.Attribute[CredentialProvider | None]", provider: object) -> None:
+    if provider is not None and not isinstance(provider, CredentialProvider):
+        # The value may hold a password.
+        raise ConfigError("storage.credential_provider", "a redis.credentials.CredentialProvider", type(provider))
+
+
 @define(kw_only=True)
 class StorageConfig:
     """Where the tasks are kept.
@@ -168,6 +176,10 @@ class StorageConfig:
 
     A `~` at the start of a path, also of a socket's, is the home directory.
 
+    `credential_provider`, one of redis-py's, takes the place of username and password, on the server, the master that
+    the Sentinels name, and the nodes of the Cluster. Each new connection asks it: credentials may change while
+    processes run. Without a `get_credentials_async` of its own, it is asked in a thread.
+
     A call that the server does not answer within `timeout` seconds raises StorageUnavailableError; workers go on
     trying. `strict` makes errors of the warnings of the check at start.
     """
@@ -182,6 +194,7 @@ class StorageConfig:
     password: str = field(default="", repr=False, validator=text(secret=True))
     sentinel_username: str = field(default="", validator=text())
     sentinel_password: str = field(default="", repr=False, validator=text(secret=True))
+    credential_provider: CredentialProvider | None = field(default=None, repr=False, validator=_check_provider)
     url: str | None = field(default=None, repr=False, validator=_check_url)
     tls: bool = field(default=False, validator=flag())
     tls_ca: str | None = field(default=None, converter=_as_path, validator=_check_path)
@@ -195,6 +208,11 @@ class StorageConfig:
     def endpoint(self) -> Endpoint:
         """Whom to ask, by url or by fields. Raises ConfigError where fields do not go together; not for embedded."""
         found = self._named()
+        if self.credential_provider is not None:
+            if found.username or found.password:
+                beside = "no username and password beside it, in fields or in url"
+                raise ConfigError("storage.credential_provider", beside, type(self.credential_provider))
+            found = attrs.evolve(found, credential_provider=self.credential_provider)
         if found.type == "cluster" and found.database:
             raise ConfigError("storage.database", "0, the only one of a Cluster", found.database)
         return found

@@ -36,6 +36,7 @@ from maas_backoff.hands import Hands
 from maas_backoff.logs import about
 from maas_backoff.store.codec import traced
 from maas_backoff.store.creation import NewTask
+from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.redis import ENQUEUE_LIMIT, RedisStore
 from maas_backoff.store.waiters import Waiters
@@ -51,16 +52,24 @@ _NO_OPTIONS = TaskOptions()
 class Tasks:
     """The tasks of one queue, over one store. `config` is a copy that nobody changes."""
 
-    def __init__(self, config: TaskBackoffConfig, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self, config: TaskBackoffConfig, tracing: Tracing | None = None, embedded: EmbeddedServer | None = None
+    ) -> None:
+        """`embedded`: a server that is shared with others, and that they stop."""
         if not config.task.biz_prefix:
             raise ConfigError("task.biz_prefix", "1 to 64 of A-Z a-z 0-9 _ . - (or MAAS_BACKOFF_BIZ_PREFIX)", "")
         self.config = config
-        self.store = RedisStore(config)
+        self.store = RedisStore(config, embedded)
         self._policy = config.task.policy
         self._tracing = tracing
         self._ledgers = Ledgers(config.storage, self.store.server, lease=config.scheduler.lease)
         self._waiters: Waiters | None = None
         self.hands = Hands(config, self.store)
+
+    def abandon(self) -> None:
+        """Let go of what was left open in an event loop that was closed."""
+        if self._waiters is not None:
+            self._waiters.abandon()
 
     async def aclose(self) -> None:
         """Close the connections."""

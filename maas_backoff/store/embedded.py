@@ -24,6 +24,7 @@ from time import monotonic, sleep
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 
+from maas_backoff import forks
 from maas_backoff.errors import ConfigError, MissingExtraError, StorageError, StorageUnavailableError
 
 __all__ = ["EmbeddedServer"]
@@ -59,6 +60,9 @@ class EmbeddedServer:
         self._path = path
         self._one_at_a_time = Mutex()
         self._data: _DataDirectory | None = None
+        self._attached = False
+        self._of_parent: str | None = None
+        forks.tell(self, EmbeddedServer._forked)
 
     @property
     def name(self) -> str:
@@ -68,17 +72,22 @@ class EmbeddedServer:
     async def start(self) -> str:
         """Start the server, or attach to the one that runs, and return the path of its unix socket.
 
-        May be called again, and starts a server that died meanwhile. A start that fails or is cancelled ends as
-        `stop` does.
+        May be called again, from any event loop, and starts a server that died meanwhile. A first start that fails or
+        is cancelled ends as `stop` does.
         """
         given_up = Event()
         try:
-            return await to_thread.run_sync(self._start, given_up, abandon_on_cancel=True, limiter=CapacityLimiter(1))
+            address = await to_thread.run_sync(
+                self._start, given_up, abandon_on_cancel=True, limiter=CapacityLimiter(1)
+            )
         except BaseException:
             given_up.set()
-            with suppress(StorageError):  # why it did not start is what matters
-                await self.stop()
+            if not self._attached:
+                with suppress(StorageError):  # why it did not start is what matters
+                    await self.stop()
             raise
+        self._attached = True
+        return address
 
     async def stop(self) -> None:
         """Leave the server; the last user stops it, and returns when it is gone. The data stay."""
@@ -91,14 +100,25 @@ class EmbeddedServer:
                 return ""
             check_extra()
             if self._data is None:
-                self._data = _private() if self._path is None else _DataDirectory(self._path)
+                path = self._path or self._of_parent
+                self._data = _private() if path is None else _DataDirectory(path)
             return self._data.serve(given_up)
 
     def _stop(self) -> None:
         with self._one_at_a_time:
             data, self._data = self._data, None
+            self._attached = False
             if data is not None:
                 data.leave(remove=self._path is None)
+
+    def _forked(self) -> None:
+        """Be a user of one's own in a child process, of the same server."""
+        data, self._data = self._data, None
+        self._one_at_a_time = Mutex()
+        self._attached = False
+        if data is not None:
+            self._of_parent = data.path
+            data.disown()
 
 
 class _DataDirectory:
@@ -148,6 +168,13 @@ class _DataDirectory:
                         shutil.rmtree(self.path, ignore_errors=True)
             finally:
                 self.users.drop()
+
+    def disown(self) -> None:
+        """Close the files in a child process, and leave their locks to the parent."""
+        forks.inherited.append(self._files)
+        for file in (self._lock, self.users, self._server):
+            with suppress(OSError):
+                os.close(file.fd)
 
     @contextmanager
     def _locked(self) -> Generator[None]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 from weakref import WeakValueDictionary
 
 from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType] - its return type is not declared
@@ -86,11 +86,8 @@ class Link:
                         found.append(await connection.read_response())
                     except ResponseError as error:
                         refused = refused or error
-        except BaseException as error:
-            self.drop()  # also after a cancel: the next user must not read the answer that is on its way
-            if not isinstance(error, Exception):
-                raise
-            raise translated(error, self._timeout, self._name) from error
+        except BaseException as error:  # noqa: BLE001 - it is raised
+            self._fail(error)
         if refused is not None:
             raise translated(refused, name=self._name) from refused
         return found
@@ -100,11 +97,8 @@ class Link:
         try:
             async with asyncio.timeout(self._timeout):
                 await (await self._connected()).send_packed_command(packed, check_health=False)
-        except BaseException as error:
-            self.drop()
-            if not isinstance(error, Exception):
-                raise
-            raise translated(error, self._timeout, self._name) from error
+        except BaseException as error:  # noqa: BLE001 - it is raised
+            self._fail(error)
 
     async def push(self, within: float) -> list[Any] | None:
         """Return what the server sends next, or None after `within` seconds. Raises StorageError."""
@@ -117,11 +111,15 @@ class Link:
                 return came
         except TimeoutError:
             return None
-        except BaseException as error:
-            self.drop()
-            if not isinstance(error, Exception):
-                raise
-            raise translated(error, name=self._name) from error
+        except BaseException as error:  # noqa: BLE001 - it is raised
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Raise what has come of a fault. Also after a cancel, the next user must not read what is on its way."""
+        self.drop()
+        if isinstance(error, StorageError) or not isinstance(error, Exception):
+            raise error
+        raise translated(error, self._timeout, self._name) from error
 
     async def _connected(self) -> Any:
         """Return the connection; make it first if there is none."""
@@ -130,7 +128,7 @@ class Link:
         connection = self._connection = self._make()
         self._loop = asyncio.get_running_loop()
         _links[id(self)] = self
-        forks.tell(self)
+        forks.tell(self, Link._forked)
         try:
             await connection.connect()
         except BaseException:
@@ -169,10 +167,10 @@ class Link:
                 async with asyncio.timeout(self._timeout):
                     await writer.wait_closed()
 
-    def forked(self) -> None:
+    def _forked(self) -> None:
         """Leave the socket to the parent: in this process, its number is that of /dev/null from now on.
 
-        So nothing that happens to the transport here can reach the parent's connection, or the parent's epoll.
+        So closing the transport here reaches neither the parent's connection nor the parent's epoll.
         """
         writer = self._forget()
         if writer is not None:
@@ -181,19 +179,13 @@ class Link:
                 null = os.open(os.devnull, os.O_RDWR)
                 os.dup2(null, writer.get_extra_info("socket").fileno(), inheritable=False)
                 os.close(null)
+                _close_without_loop(writer)
 
     def abandon(self) -> None:
         """Close a connection whose event loop was closed before it."""
         writer = self._forget()
-        if writer is None:
-            return
-        _close(writer)
-        # A transport closes its socket in a call of its loop, which will not come: this is that call. Without it,
-        # Python warns of an unclosed transport.
-        transport: Any = writer.transport
-        below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
-        with contextlib.suppress(Exception):
-            below._call_connection_lost(None)  # noqa: SLF001 - there is no public way without a loop
+        if writer is not None:
+            _close_without_loop(writer)
 
     @property
     def is_left_over(self) -> bool:
@@ -217,6 +209,22 @@ def _close(writer: asyncio.StreamWriter | None) -> None:
             writer.close()
 
 
+def _close_without_loop(writer: asyncio.StreamWriter) -> None:
+    """Close a transport, which would do it in a call of its loop; that loop runs no more, or in the parent only.
+
+    There is no public way. Left as it is, Python warns of an unclosed transport.
+    """
+    hidden: Any = writer
+    transport = hidden._transport  # noqa: SLF001 - as it says
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
+    with contextlib.suppress(Exception):
+        below.pause_reading()
+    with contextlib.suppress(Exception):
+        below._closing = True  # noqa: SLF001 - as above
+        below._call_connection_lost(None)  # noqa: SLF001 - as above
+        hidden._transport = below  # noqa: SLF001 - the one of TLS would say that it is open
+
+
 def abandon_left_over() -> None:
     """Close the connections of event loops that were closed with connections open."""
     for reference in _links.valuerefs():
@@ -235,8 +243,6 @@ def translated(error: Exception, timeout: float | None = None, name: str = "") -
 
     `name` is that of the server, where the error is to tell it.
     """
-    if isinstance(error, StorageError):
-        return error
     if isinstance(error, TimeoutError) and timeout is not None:
         what = f"the server does not answer: nothing came within {timeout:g} s"
         return StorageUnavailableError(f"{name}: {what}" if name else what)

@@ -11,6 +11,7 @@ from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.guard import log_for
 from maas_backoff.storage import Endpoint, Node, StorageConfig
 from maas_backoff.store.address import Address, tls_options
+from maas_backoff.store.credentials import Credentialed
 from maas_backoff.store.link import Link, packed
 
 log = log_for("storage")
@@ -76,6 +77,8 @@ class Location:
 
     def _login(self) -> dict[str, Any]:
         end = self._endpoint
+        if end.credential_provider is not None:
+            return {"credential_provider": Credentialed(end.credential_provider)}
         return {"username": end.username or None, "password": end.password or None}
 
     def _moved(self, address: Address) -> None:

@@ -17,6 +17,7 @@ from maas_backoff.domain.worker import Worker
 from maas_backoff.store import scripts
 from maas_backoff.store.codec import decode, demand_of
 from maas_backoff.store.creation import Creation
+from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.policies import Policies
 from maas_backoff.store.scripts import Script
@@ -36,10 +37,11 @@ _STATES: dict[TaskStatus, tuple[str, ...]] = {
 class Reader:
     """The state of one queue, as one process reads it."""
 
-    def __init__(self, config: TaskBackoffConfig) -> None:
+    def __init__(self, config: TaskBackoffConfig, embedded: EmbeddedServer | None = None) -> None:
+        """`embedded`: a server that is shared with others, and that they stop."""
         self._config = config
         self.keys = Keys(config.task.biz_prefix)
-        self.server = Server(config.storage, self.keys.prefix)
+        self.server = Server(config.storage, self.keys.prefix, embedded)
         self._policies = Policies(config.task.policy)
         self.clock = ""
         """What scripts take for the time, in ms; empty for the server's own. Only tests set it."""

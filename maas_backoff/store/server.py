@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from maas_backoff.errors import StorageUnavailableError
+from maas_backoff.errors import StorageDeniedError, StorageError, StorageUnavailableError
 from maas_backoff.storage import StorageConfig
 from maas_backoff.store.connect import Client
 from maas_backoff.store.embedded import EmbeddedServer
@@ -22,12 +22,16 @@ _T = TypeVar("_T")
 class Server:
     """Connects on first use; `connect` may be called to do so early. Raises ConfigError for options that do not fit."""
 
-    def __init__(self, storage: StorageConfig, key: str) -> None:
-        """`key` is any key of the queue: all of them live in one place."""
+    def __init__(self, storage: StorageConfig, key: str, shared: EmbeddedServer | None = None) -> None:
+        """`key` is any key of the queue: all of them live in one place.
+
+        `shared` is the embedded server where others use it, too, and stop it.
+        """
         self._storage = storage
         self._key = key
         self._client: Client | None = None
         self.embedded = storage.type == "embedded" and storage.url is None
+        self._shared = shared
         self._process: EmbeddedServer | None = None
         self._connecting = anyio.Lock()
         self.location = Location(storage, key)
@@ -44,7 +48,7 @@ class Server:
             async with self._connecting:
                 if self._client is None:
                     if self.embedded:
-                        process = EmbeddedServer(self._storage.path)
+                        process = self._shared or EmbeddedServer(self._storage.path)
                         socket = await process.start()
                         self.location = Location(self._storage, self._key, socket=socket, name=process.name)
                         self._process = process
@@ -54,7 +58,7 @@ class Server:
     async def revive(self) -> None:
         """Start the embedded server again if it died: somebody has to, and all its users may."""
         if self._process is not None:
-            with contextlib.suppress(StorageUnavailableError):  # the caller tries again anyway
+            with contextlib.suppress(StorageError, OSError):  # the caller tries again anyway
                 await self._process.start()
 
     def new_client(self, *, connections: int = 32, timeout: float | None = None) -> Client:
@@ -70,7 +74,7 @@ class Server:
         process, self._process = self._process, None
         if client is not None:
             await client.aclose()
-        if process is not None:
+        if process is not None and self._shared is None:
             await process.stop()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -84,9 +88,15 @@ class Server:
     async def patiently(self, send: Callable[[Client], Awaitable[_T]]) -> _T:
         """Send until there is an answer; StorageUnavailableError when `storage.timeout` is over."""
         deadline = time.monotonic() + self._storage.timeout
+        refused = False
         for attempt in range(1_000_000):
             try:
                 return await send(await self.connect())
+            except StorageDeniedError:
+                # Once, the credentials may have changed between the provider's answer and the server's.
+                if refused or self._storage.credential_provider is None:
+                    raise
+                refused = True
             except StorageUnavailableError:
                 pause = random.uniform(0, min(0.05 * 2 ** min(attempt, 5), 1))  # noqa: S311 - spreads reconnects
                 if time.monotonic() + pause > deadline:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from maas_backoff.store.connect import Client
 from maas_backoff.store.outage import Outage
@@ -33,6 +34,12 @@ class Waiters:
             self._events[task_id].discard(event)
             if not self._events[task_id]:
                 del self._events[task_id]
+
+    def abandon(self) -> None:
+        """Let go of the listening task, whose event loop was closed: else asyncio would log that it is pending."""
+        listening: Any = self._listening
+        if listening is not None:
+            listening._log_destroy_pending = False  # noqa: SLF001 - as asyncio.gather does
 
     async def aclose(self) -> None:
         """Stop listening, and close the connection."""

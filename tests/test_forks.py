@@ -1,0 +1,221 @@
+"""A scheduler that is used before a fork, and after it in both processes: neither harms the other."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import Server
+
+HEAD = """
+import asyncio, gc, os, signal, sys, time, traceback
+from maas_backoff import *
+
+scheduler = TaskBackoffScheduler(TaskBackoffConfig(
+    storage=StorageConfig({storage}),
+    task=TaskConfig(biz_prefix="test", result_ttl=600, failed_ttl=600),
+    scheduler=SchedulerConfig(interval=1, lease=3),
+))
+
+
+async def handle(task):
+    return os.getpid()
+
+
+def forked(child):
+    \"\"\"Fork, call `child` there, and return the pid; the child ends as scripts do, with all finalizers.\"\"\"
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        child()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    gc.collect()
+    sys.stdout.flush()
+    sys.exit(0)
+
+
+def ended(pid):
+    assert os.waitpid(pid, 0)[1] == 0, "the child has failed"
+"""
+
+
+def run(tmp_path: Path, body: str, storage: str) -> str:
+    """Run a script; nothing may be said on stderr, of what is left open either. Returns its stdout."""
+    script = tmp_path / "script.py"
+    script.write_text(HEAD.format(storage=storage) + body)
+    # Python warns of any fork of a process with threads.
+    warnings = ["-W", "error", "-W", "ignore::DeprecationWarning"]
+    done = subprocess.run(
+        [sys.executable, *warnings, str(script)], capture_output=True, text=True, timeout=55, check=False
+    )
+    # A server for tests keeps nothing, which the check at start tells of.
+    usual = ("the server has no append-only file", "SIGTERM: finishing what runs")
+    said = [line for line in done.stderr.splitlines() if not line.startswith(usual)]
+    assert (done.returncode, said) == (0, []), done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def storage(server: Server) -> str:
+    return f'host="127.0.0.1", port={server.port}'
+
+
+def test_a_child_of_a_running_loop_makes_its_own_connections(tmp_path: Path, storage: str, server: Server) -> None:
+    """multiprocessing's fork, in a coroutine. The parent's connections are neither written to, nor closed."""
+    body = """
+import multiprocessing
+
+
+def child():
+    for n in range(3):
+        asyncio.run(scheduler.create_task({}, f"of the child {n}", delay=3600))
+
+
+async def main():
+    waits = asyncio.create_task(scheduler.wait_task(await scheduler.create_task({}, "of the parent", delay=3600)))
+    await asyncio.sleep(0)
+    while len(scheduler._tasks.store.server._client._idle) < 1:
+        await asyncio.sleep(0.01)
+    ids = await scheduler._tasks.store.server.execute("CLIENT", "ID")
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    await asyncio.to_thread(process.join)
+    assert process.exitcode == 0
+    for n in range(3):
+        assert await scheduler.get_task(f"of the child {n}") is not None
+    assert await scheduler._tasks.store.server.execute("CLIENT", "ID") == ids, "the parent's connection was lost"
+    assert await scheduler.cancel_task("of the parent")
+    assert (await waits).status == "cancelled"
+    await scheduler.shutdown()
+
+
+asyncio.run(main())
+"""
+    run(tmp_path, body, storage)
+    assert len(server.client.client_list()) == 1
+
+
+def test_workers_that_are_forked_from_a_master_that_has_used_it(tmp_path: Path, storage: str) -> None:
+    """gunicorn --preload: the application is imported, and calls, in the master; its workers run it."""
+    body = """
+asyncio.run(scheduler.create_task({}, "at import"))
+scheduler.set_custom_task_handler(handle)
+
+
+def worker():
+    asyncio.run(scheduler.run_until_stopped())
+
+
+async def main(pids):
+    done = [await scheduler.wait_task(task_id, 20) for task_id in
+            ["at import", *await scheduler.create_tasks([{"n": n} for n in range(200)])]]
+    assert {task.result for task in done} <= set(pids)
+    assert not scheduler.health().ready
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    await asyncio.to_thread(lambda: [ended(pid) for pid in pids])
+    await scheduler.shutdown()
+
+
+pids = [forked(worker) for _ in range(3)]
+async def all_there():
+    while len(await scheduler.workers()) < 3:
+        await asyncio.sleep(0.05)
+asyncio.run(all_there())
+asyncio.run(main(pids))
+"""
+    run(tmp_path, body, storage)
+
+
+def test_a_child_of_a_worker_is_a_producer_and_harms_no_lease(tmp_path: Path, storage: str) -> None:
+    body = """
+@scheduler.set_custom_task_handler
+async def handle(task):
+    if task.task_id == "long":
+        await asyncio.sleep(5)
+    return os.getpid()
+
+
+def child():
+    assert scheduler.health().reasons == ("not started",)
+    assert "stopped" in repr(scheduler)
+    asyncio.run(scheduler.create_task({}, "of the child"))
+    asyncio.run(scheduler.shutdown())
+
+
+async def main():
+    async with scheduler:
+        await scheduler.create_task({}, "long")
+        while not scheduler._service.running.attempts:
+            await asyncio.sleep(0.01)
+        pid = os.fork()
+        if not pid:
+            # The frames of the parent's loop are still below, as in multiprocessing.
+            asyncio.events._set_running_loop(None)
+            child()
+            os._exit(0)
+        await asyncio.to_thread(ended, pid)
+        assert (await scheduler.wait_task("of the child", 20)).result == os.getpid()
+        long = await scheduler.wait_task("long", 20)
+        assert (long.result, long.attempt, long.lost_count) == (os.getpid(), 1, 0)
+        assert scheduler.health().ready, scheduler.health()
+
+
+asyncio.run(main())
+"""
+    run(tmp_path, body, storage)
+
+
+def test_the_loop_of_the_parent_cannot_be_used_in_a_child(tmp_path: Path, storage: str) -> None:
+    """It would share the parent's epoll, and take its events."""
+    body = """
+loop = asyncio.new_event_loop()
+loop.run_until_complete(scheduler.create_task({}, "of the parent"))
+
+
+def child():
+    try:
+        loop.run_until_complete(scheduler.create_task({}, "of the child"))
+    except EventLoopError as error:
+        print(error)
+    asyncio.run(scheduler.create_task({}, "of the child"))
+
+
+ended(forked(child))
+assert loop.run_until_complete(scheduler.get_task("of the child")) is not None
+loop.run_until_complete(scheduler.shutdown())
+loop.close()
+"""
+    said = run(tmp_path, body, storage)
+    assert said == "this event loop is that of the parent process: after a fork, use a new one, as by asyncio.run()\n"
+
+
+@pytest.mark.parametrize("path", ["", "data"])
+def test_an_embedded_server_is_shared_with_a_child_and_outlives_it(tmp_path: Path, path: str) -> None:
+    body = """
+async def main():
+    await scheduler.create_task({}, "of the parent", delay=3600)
+    await asyncio.to_thread(ended, pid := forked(child))
+    assert await scheduler.get_task("of the child") is not None
+    await scheduler.shutdown()
+
+
+def child():
+    asyncio.events._set_running_loop(None)
+
+    async def use():
+        assert await scheduler.get_task("of the parent") is not None
+        await scheduler.create_task({}, "of the child", delay=3600)
+        await scheduler.shutdown()
+
+    asyncio.run(use())
+    os._exit(0)
+
+
+asyncio.run(main())
+"""
+    path = f", path={str(tmp_path / path)!r}" if path else ""
+    run(tmp_path, body, f'type="embedded"{path}')
