@@ -71,7 +71,7 @@ def _leaks(client: Any, key: bytes) -> bool:
     name = key.partition(b"}:")[2]
     if not key.startswith((b"maas:{", b"maas:gpu:{")):
         return False
-    if name in _LASTING or name in _TRIMMED or name.startswith(b"gpu:") or client.ttl(key) >= 0:
+    if name in _LASTING or name in _TRIMMED or name.startswith(b"gpu:") or client.ttl(key) != -1:  # -2: it is gone
         return False
     # A live task stays until it is finished.
     return not (name.startswith(b"t:") and client.hget(key, "s") in {None, b"pending", b"processing", b"external"})

@@ -223,7 +223,7 @@ class Server:
                     return self._awaited(value)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
                 return outcome_of_value(value, self._limit)
             except BaseException as error:  # noqa: BLE001 - SystemExit ends an attempt, not the child
-                return outcome_of_error(error)
+                return outcome_of_error(error, self._limit)
             finally:
                 self._end_if_forked()
 
@@ -234,7 +234,7 @@ class Server:
             try:
                 outcomes.append(outcome_of_value(await coroutine, self._limit))
             except BaseException as error:  # noqa: BLE001 - SystemExit must not tear down the loop
-                outcomes.append(outcome_of_error(error))
+                outcomes.append(outcome_of_error(error, self._limit))
             finally:
                 self._end_if_forked()  # before the loop, whose epoll the parent shares
 
@@ -242,7 +242,7 @@ class Server:
             self._loop().run(attempt(), context=copy_context())
         except BaseException as error:  # noqa: BLE001 - a handler may stop the loop, or cancel its own task
             self._loop_is_sound = False
-            outcomes.append(outcome_of_error(error))
+            outcomes.append(outcome_of_error(error, self._limit))
         return outcomes[0]
 
     def _answer(self, outcome: HandlerOutcome) -> None:

@@ -67,7 +67,7 @@ class EmbeddedServer:
     @property
     def name(self) -> str:
         """What errors call it: its directory, which is known once it was started, tells which one it is."""
-        return "the embedded server" if self._data is None else _name(self._data.path)
+        return "the embedded server" if self._data is None else f"the embedded server in {self._data.path}"
 
     async def start(self) -> str:
         """Start the server, or attach to the one that runs, and return the path of its unix socket.
@@ -145,6 +145,8 @@ class _DataDirectory:
                         raise self._unavailable("it ended while it was starting")
                     try:
                         self._launch()
+                    except StorageError:  # an OSError as well
+                        raise
                     except OSError as error:
                         raise self._unavailable(f"it cannot be started: {error.strerror}") from error
                     launched = True
@@ -226,7 +228,7 @@ class _DataDirectory:
         end = log.read_text(errors="replace")[-2000:] if log.exists() else ""
         if not _has_room(self.path):
             why += ". Its disk is full: free some space"
-        return StorageUnavailableError(f"{_name(self.path)}: {why}. The end of its log:\n{end}")
+        return StorageUnavailableError(f"the embedded server in {self.path}: {why}. The end of its log:\n{end}")
 
 
 class _FileLock:
@@ -260,10 +262,6 @@ class _FileLock:
     def close(self) -> None:
         self.drop()  # a forked child may have the file open as well, and is no user
         os.close(self.fd)
-
-
-def _name(path: str) -> str:
-    return f"the embedded server in {path}"
 
 
 def _has_room(path: str) -> bool:

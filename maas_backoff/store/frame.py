@@ -31,9 +31,9 @@ class Settle:
     counts: Counts = NO_COUNTS
     info: AttemptInfo | None = None
     progress: tuple[float, str | None] | None = None
-    overrides: bytes | None = None
+    overrides: bytes | None = attrs.field(default=None, repr=False)
     """The task's own, as they are stored: needed where its params are replaced."""
-    extra: Sequence[str] = ()
+    extra: Sequence[str] = attrs.field(default=(), repr=False)
     """Further fields of the task, names and values in turn: a change of when it is due, or how urgent."""
 
 
@@ -84,7 +84,7 @@ class Claimed:
     exec_timeout: float | None
     started_ms: float
     defect: str | None = None
-    overrides: bytes | None = None
+    overrides: bytes | None = attrs.field(default=None, repr=False)
     waited_ms: float = 0
     """For how long it had been due."""
     fit: int = -1
@@ -143,7 +143,7 @@ class Pending:
 
     task_id: str
     token: int
-    created: bytes
+    created: bytes = attrs.field(repr=False)
     """What is stored of its creation: see _queue.lua."""
     due_ms: float
     policy: Policy
