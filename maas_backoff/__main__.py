@@ -157,8 +157,8 @@ def _worker(options: argparse.Namespace) -> int:
     handler.addFilter(TaskLogFilter())
     # Does nothing where the module has configured logging itself.
     logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
-    config = scheduler.config
-    log.info("queue %r, %d at a time, pid %d", config.task.biz_prefix, config.threadpool.concurrency, os.getpid())
+    queue, slots = scheduler.config.task.biz_prefix, scheduler.config.threadpool.concurrency
+    log.info("starting: queue %r, %d at a time, pid %d", queue, slots, os.getpid())
     try:
         anyio.run(scheduler.run_until_stopped)
     except WorkerEndedError:  # it has said so

@@ -66,6 +66,7 @@ class Service:
         self._hurry = asyncio.Event()
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._host: asyncio.Task[None] | None = None
+        self._started = False
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._setback = executor.setback if isinstance(executor, ProcessExecutor) else None
         self.running = Running(
@@ -98,12 +99,19 @@ class Service:
         """Return what keeps this worker from running tasks as it should."""
         if self.failure is not None:
             return [f"the worker has died: {self.failure}"]
-        if not self.alive:
-            return ["shutting down" if self._stopping.is_set() else "the worker has ended"]
-        stuck = self.running.stuck(time.monotonic(), grace=5)
-        found = [f"task {attempt.task.task_id!r} ignores its timeout" for attempt in stuck]
+        found = self._troubles_here()
         if self._heartbeat is not None and self._heartbeat.trouble is not None:
             found.append(self._heartbeat.trouble)
+        return found
+
+    def _troubles_here(self) -> list[str]:
+        """Return those that the heartbeat tells the registry. Called from its thread as well."""
+        if not self.alive:
+            return ["shutting down" if self._stopping.is_set() else "the worker has ended"]
+        if not self._started:
+            return ["starting"]
+        stuck = self.running.stuck(time.monotonic(), grace=5)
+        found = [f"task {attempt.task.task_id!r} ignores its timeout" for attempt in stuck]
         if self._gate.devices.trouble is not None:
             found.append(self._gate.devices.trouble)
         if self._setback is not None and self._setback.trouble is not None:
@@ -180,7 +188,9 @@ class Service:
             "slots": self._config.threadpool.concurrency,
             "version": VERSION,
         }
-        heartbeat = self._heartbeat = Heartbeat(self._store, self.running, self._gate, scheduler.lease, about)
+        heartbeat = self._heartbeat = Heartbeat(
+            self._store, self.running, self._gate, scheduler.lease, about, self._troubles_here
+        )
         waker = self._store.server.new_client(connections=1, timeout=LONGEST_BLOCK + 2)
         try:
             self._gate.start()
@@ -188,6 +198,9 @@ class Service:
             heartbeat.start()
             try:
                 await self._executor.start(await self._grant_to_start_on())
+                self._started = True
+                with contextlib.suppress(StorageError):  # the next beat tells it, too
+                    await heartbeat.announce()
                 await self._loop_and_work(waker)
             finally:
                 with anyio.CancelScope(shield=True):
@@ -258,6 +271,7 @@ class Service:
             try:
                 running.wake()
                 self._ready.set_result(None)
+                log.info("ready: worker %s of queue %r", self.worker, self._config.task.biz_prefix)
                 await self._stopping.wait()
                 await self._drain()
             finally:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,10 +99,25 @@ def test_a_queue_is_paused_and_goes_on(command: Run) -> None:
     assert command("resume") == (0, "goes on\n", "") and command("resume")[1] == "it was not paused\n"
 
 
-def test_a_probe_asks_for_a_server_and_for_a_worker(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_asks_for_a_server_and_for_a_worker(
+    command: Run, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert command("check")[0] == 0
     code, out, error = command("check", "--ready")
     assert (code, out) == (1, "") and "no worker of this queue is alive on this host" in error
+
+    def enter(trouble: str) -> None:
+        told = json.dumps({"host": socket.gethostname(), "trouble": trouble})
+        server.client.zadd("maas:{test}:workers", {"w": (time.time() + 60) * 1000})
+        server.client.set("maas:{test}:w:w", told, ex=60)
+
+    enter("starting")
+    code, out, error = command("check", "--ready")
+    assert (code, out) == (1, "") and "no worker of this queue on this host is ready: starting" in error
+    assert command("check")[0] == 0 and "starting" in command("workers")[1]
+    assert "worker w: not ready: starting" in command("doctor")[1]
+    enter("")
+    assert command("check", "--ready")[0] == 0
     monkeypatch.setenv("MAAS_BACKOFF_URL", "redis://:a-secret@127.0.0.1:1")
     monkeypatch.setenv("MAAS_BACKOFF_TIMEOUT", "0.3")
     code, out, error = command("check")

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 from support import eventually
 
@@ -138,3 +139,55 @@ async def test_a_thread_that_does_not_end_does_not_keep_the_worker_alive(
     _, errors = worker.communicate(timeout=20)
     assert (worker.returncode, time.monotonic() - stopped < 8) == (0, True), errors
     assert "left behind, as they do not end: threads" in errors
+
+
+SLOW = (
+    MODULE
+    + """
+from contextlib import contextmanager
+
+@scheduler.set_worker_lifespan
+@contextmanager
+def model():
+    open("loading", "w").close()
+    while not os.path.exists("may_go_on"):
+        time.sleep(0.01)
+    yield
+
+@scheduler.set_custom_task_handler
+def handle(task, model):
+    pass
+"""
+)
+
+
+@pytest.mark.parametrize("mode", ["thread", "process"])
+async def test_a_worker_is_ready_when_its_lifespan_is_entered(
+    producer: TaskBackoffScheduler, start: Start, tmp_path: Path, mode: str
+) -> None:
+    """Until then `check --ready` fails, though the registry has it; the log says when it is."""
+    (tmp_path / "mine.py").write_text(SLOW)
+    worker = start(PROC_MODE=mode)
+
+    async def is_ready() -> tuple[int, str]:
+        command = [sys.executable, "-m", "maas_backoff", "check", "--ready"]
+        own = {"TYPE": "embedded", "PATH": str(tmp_path / "data"), "BIZ_PREFIX": "worker"}
+        env = {**os.environ, **{f"MAAS_BACKOFF_{name}": value for name, value in own.items()}}
+        done = await anyio.run_process(command, env=env, check=False)
+        return done.returncode, done.stderr.decode()
+
+    await eventually((tmp_path / "loading").exists, "the lifespan is being entered")
+    await eventually(producer.workers, "it is in the registry")
+    code, error = await is_ready()
+    assert code == 1
+    assert "no worker of this queue on this host is ready: starting" in error
+    (tmp_path / "may_go_on").touch()
+
+    async def says_ready() -> bool:
+        return all(one.ready for one in await producer.workers())
+
+    await eventually(says_ready, "it says so at once")
+    assert (await is_ready())[0] == 0
+    worker.send_signal(signal.SIGTERM)
+    _, errors = worker.communicate(timeout=20)
+    assert "INFO maas_backoff.worker: ready: worker " in errors

@@ -48,6 +48,9 @@ async def examine(scheduler: TaskBackoffScheduler, store: RedisStore) -> list[Wo
         for worker in fleet
         if worker.lag > 1
     )
+    words.extend(
+        Word("warning", f"worker {worker.name}: not ready: {worker.trouble}") for worker in fleet if not worker.ready
+    )
     words.append(Word("warning" if stats.paused else "ok", f"queue: {await scheduler.explain()}"))
     if stats.unfit_count:
         too_much = "ask for more GPU memory than any worker's device has"

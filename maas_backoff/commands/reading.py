@@ -60,10 +60,13 @@ async def _workers(scheduler: TaskBackoffScheduler, options: Options) -> int:
         _json([attrs.asdict(worker) for worker in fleet])
     else:
         rows = [
-            (one.name, one.host, one.pid, f"{one.running}/{one.slots}", span(one.lag), len(one.devices), one.version)
+            (
+                *(one.name, one.host, one.pid, f"{one.running}/{one.slots}"),
+                *(span(one.lag), len(one.devices), one.version, one.trouble or "ready"),
+            )
             for one in fleet
         ]
-        print(table(("worker", "host", "pid", "slots", "loop lag", "gpus", "version"), rows))
+        print(table(("worker", "host", "pid", "slots", "loop lag", "gpus", "version", "state"), rows))
     return OK if fleet else FAILED
 
 
@@ -146,13 +149,15 @@ def _drawing(options: Options) -> AbstractContextManager[Callable[[str, str, flo
 
 
 def _for_check(parser: Arguments) -> None:
-    parser.add_argument("--ready", action="store_true", help="also ask for a live worker of the queue on this host")
+    parser.add_argument("--ready", action="store_true", help="also ask for a ready worker of the queue on this host")
 
 
 async def _check(scheduler: TaskBackoffScheduler, options: Options) -> int:
     here = [worker for worker in await scheduler.workers() if worker.host == socket.gethostname()]
     if options.ready and not here:
         return not_so(options, "no worker of this queue is alive on this host")
+    if options.ready and not any(worker.ready for worker in here):
+        return not_so(options, f"no worker of this queue on this host is ready: {here[0].trouble}")
     print(f"ok: the server answers; live workers of this queue on this host: {len(here)}")
     return OK
 

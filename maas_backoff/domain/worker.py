@@ -36,14 +36,15 @@ class Device:
         return self.health == "ok"
 
 
-_PLAIN = {"host": str, "pid": int, "slots": int, "running": int, "version": str, "lag": int | float}
+_PLAIN = {"host": str, "pid": int, "slots": int, "running": int, "version": str, "lag": int | float, "trouble": str}
 
 
 @attrs.frozen
 class Worker:
     """A live worker, as it said with its last heartbeat: where it is, its slots and GPUs.
 
-    `lag` is for how many seconds its event loop kept a call waiting.
+    `lag` is for how many seconds its event loop kept a call waiting. `trouble` is what keeps it from running tasks as
+    it should: it is starting, or the reasons of its `health()`; "" if nothing does.
     """
 
     name: str
@@ -54,6 +55,12 @@ class Worker:
     running: int = 0
     version: str = ""
     lag: float = 0
+    trouble: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing keeps it from running tasks."""
+        return not self.trouble
 
     @classmethod
     def of(cls, name: str, text: bytes) -> Self:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 
 import anyio
 
@@ -26,16 +27,29 @@ from maas_backoff.store.redis import RedisStore
 
 log = log_for("worker")
 
+LONGEST_TROUBLE = 1000
+"""Characters that the registry keeps of what keeps a worker from running tasks."""
+
 
 class Heartbeat:
     """Renews leases every third of a lease; hands lost leases and cancel requests to the event loop."""
 
-    def __init__(self, store: RedisStore, running: Running, gate: Gate, lease: float, about: dict[str, object]) -> None:
+    def __init__(
+        self,
+        store: RedisStore,
+        running: Running,
+        gate: Gate,
+        lease: float,
+        about: dict[str, object],
+        troubles: Callable[[], list[str]] = list,
+    ) -> None:
+        """`about` is what the worker says of itself for good; `troubles` is asked with each beat, in its thread."""
         self._store = store
         self._running = running
         self._gate = gate
         self._lease = lease
         self._about = about
+        self._troubles = troubles
         self._longest_block = min(lease / 3, 5.0)
         self._deadline = max(1.0, lease / 10)  # short, so that a dead connection is left in time
         self._missed = 0
@@ -121,14 +135,22 @@ class Heartbeat:
                 log.exception("a heartbeat failed; the next ones that fail are not logged")
             await anyio.sleep(1)
 
-    async def _renew(self, client: Client) -> None:
-        attempts = self._renewable()
-        args: list[object] = [self._store.clock, self._store.keys.prefix, self._running.worker]
+    async def announce(self) -> None:
+        """Tell the registry at once what the next beat would. To be called on the worker's own loop."""
+        await self._store.server.run(scripts.RENEW, *self._request([]))
+
+    def _request(self, attempts: Sequence[Attempt]) -> tuple[Sequence[str], list[object]]:
         about = {**self._about, "running": len(attempts), "lag": self._lag, "gpus": self._gate.describe()}
+        about["trouble"] = "; ".join(self._troubles())[:LONGEST_TROUBLE]
+        args: list[object] = [self._store.clock, self._store.keys.prefix, self._running.worker]
         args += [jsontext.plain(about), f"{self._lease * 1000:.0f}"]
         for attempt in attempts:
             args += attempt.task.task_id, attempt.token
-        keys = self._store.keys.all(scripts.RENEW.keys, info=self._store.keys.info(self._running.worker))
+        return self._store.keys.all(scripts.RENEW.keys, info=self._store.keys.info(self._running.worker)), args
+
+    async def _renew(self, client: Client) -> None:
+        attempts = self._renewable()
+        keys, args = self._request(attempts)
         sent = time.monotonic()  # the lease counts from the renewal on the server, which is later
         # Longer after each failure: on a slow network, a new connection alone may take longer than the first deadline.
         with anyio.fail_after(min(self._deadline * 2 ** min(self._missed, 10), self._lease)):
