@@ -41,7 +41,8 @@ def about(event: str, task_id: str, attempt: int = 0, token: int = 0) -> dict[st
     return {"event": event, "task_id": task_id, "attempt": attempt, "token": token}
 
 
-_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""The attributes that every record has; what is beyond them was given as `extra`."""
 
 
 _DEFAULTS: dict[str, object] = {"event": "-", "queue": "-", "token": 0, "child_pid": 0}
@@ -101,11 +102,13 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        told |= {name: value for name, value in vars(record).items() if name not in _OWN}
+        told |= {name: value for name, value in vars(record).items() if name not in OWN_FIELDS}
         for name, filled in _DEFAULTS.items():
             # Filled in by TaskLogFilter, to keep other formats from failing. An event has a token, be it 0.
             if told.get(name) == filled and (name != "token" or "event" not in told):
                 del told[name]
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)
+        elif record.exc_text:  # of a child process, which has formatted it
+            told["traceback"] = record.exc_text
         return json.dumps(told, default=str)

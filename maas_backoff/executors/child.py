@@ -29,6 +29,7 @@ from maas_backoff.domain.outcome import (
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.executors.connection import Connection
 from maas_backoff.executors.frames import Record
+from maas_backoff.executors.records import Sender, set_levels
 from maas_backoff.executors.reference import HandlerReference
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> None:
-    """Serve the parent over the socket that is the first argument; the second is the parent's process id."""
+    """Serve the parent over the socket that is the first argument; the second is the parent's process id.
+
+    Log records go to the parent over the socket that is the fourth; the third is where this library is.
+    """
     fd, parent_pid = map(int, sys.argv[1:3])
     _die_with(parent_pid)
     _leave_stopping_to_the_parent()
@@ -50,16 +54,19 @@ def main() -> None:
     setup = connection.receive()
     if setup is None:
         return
+    records = Sender(socket.socket(fileno=int(sys.argv[4])))
+    records.install()
+    set_levels(setup["levels"])
     sys.path[:], sys.argv[:] = setup["path"], setup["argv"]
     what = "its module cannot be imported there"
     try:
         handler = HandlerReference(**setup["handler"]).load()
-        server = Server(connection, handler, setup["max_payload_bytes"])
-        if setup["lifespan"] is not None:
-            lifespan = HandlerReference(**setup["lifespan"]).load()
-            if not setup["only_imports"]:
-                what = "its worker_lifespan failed there"
-                server.enter(lifespan)
+        lifespan = None if setup["lifespan"] is None else HandlerReference(**setup["lifespan"]).load()
+        set_levels(setup["levels"])  # again: the modules may have set levels that the parent has changed since
+        server = Server(connection, records, handler, setup["max_payload_bytes"])
+        if lifespan is not None and not setup["only_imports"]:
+            what = "its worker_lifespan failed there"
+            server.enter(lifespan)
     except BaseException:  # noqa: BLE001 - a module may call sys.exit
         connection.send({"error": f"{what}:\n{traceback.format_exc()[-TEXT_LIMIT:]}"})
         return
@@ -111,8 +118,9 @@ def _restore_signals() -> None:
 class Server:
     """Calls the handler for each task that the parent sends."""
 
-    def __init__(self, connection: Connection, handler: "Handler", max_payload_bytes: int) -> None:
+    def __init__(self, connection: Connection, records: Sender, handler: "Handler", max_payload_bytes: int) -> None:
         self._connection = connection
+        self._records = records
         self._handler = handler
         self._limit = max_payload_bytes
         self._pid = os.getpid()
@@ -168,12 +176,13 @@ class Server:
         while request := self._next_request():
             self._calls += 1
             self._running = True
-            task = TaskEntity.from_dict(request["task"], partial(self._report, self._calls))
+            task = self._records.task = TaskEntity.from_dict(request["task"], partial(self._report, self._calls))
             # The worker, or this process, may have stood still since the request was sent; all processes of a
             # machine share the clock.
             late = time.monotonic() >= request["start_before"]
             outcome = Unstarted() if late else Context().run(self._attempt, task, request.get("span"))
             self._running = False
+            self._records.task = None
             self._tidy()
             self._answer(outcome)
 

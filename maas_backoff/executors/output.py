@@ -1,12 +1,21 @@
-"""What a child process prints, as lines in the log."""
+"""What a child process prints and logs, in the log of its parent."""
 
 import asyncio
 import os
+import socket
 
+from maas_backoff.executors.records import log_here
 from maas_backoff.guard import log_for
 
 LINE_LIMIT = 8192
 """Bytes of a line that are logged as one; a longer one is logged in pieces."""
+
+_LARGEST_BUFFER = 262_144
+_AT_ONCE = 50
+"""Records that the loop takes in one go."""
+
+_MOST_DRAINED = 10_000
+"""Records that are taken at most before an outcome; a process that was left behind may log for ever."""
 
 _CHUNK = 65_536  # what a pipe holds, as a rule; a buffer of 128 KiB and more costs a system call of its own
 _logger = log_for("output")
@@ -61,3 +70,41 @@ class Output:
         for start in range(0, len(line), LINE_LIMIT):  # an empty line is not logged
             text = line[start : start + LINE_LIMIT].decode(errors="backslashreplace")
             _logger.info("%s", text, extra={"child_pid": self._child_pid, "task_id": self._task_id})
+
+
+class Records:
+    """The parent's end of the socket on which a child sends its log records."""
+
+    def __init__(self, end: socket.socket, child_pid: int) -> None:
+        end.setblocking(False)
+        self._end = end
+        self._child_pid = child_pid
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(end, self._read)
+
+    def drain(self) -> None:
+        """Log what has come."""
+        for _ in range(_MOST_DRAINED // _AT_ONCE):
+            if not self._read():
+                return
+
+    def close(self) -> None:
+        """Log what is left."""
+        self.drain()
+        self._loop.remove_reader(self._end)
+        self._end.close()
+
+    def _read(self) -> bool:
+        """Take some records; returns whether there may be more."""
+        for _ in range(_AT_ONCE):
+            try:
+                message = self._end.recv(_LARGEST_BUFFER)
+            except BlockingIOError:
+                return False
+            except OSError:
+                message = b""
+            if not message:
+                self._loop.remove_reader(self._end)
+                return False
+            log_here(message, self._child_pid)
+        return True

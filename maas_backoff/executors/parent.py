@@ -19,7 +19,8 @@ import anyio
 from maas_backoff.executors.base import Call
 from maas_backoff.executors.exits import ExitWatch, Process, description, has_ended, kill_group
 from maas_backoff.executors.frames import FrameBuffer, Record
-from maas_backoff.executors.output import Output
+from maas_backoff.executors.output import Output, Records
+from maas_backoff.executors.records import socketpair
 from maas_backoff.gate.grant import Grant
 
 GRACE = 1.0
@@ -59,6 +60,7 @@ class Child:
         process: Process,
         connection: socket.socket,
         output: int,
+        records: socket.socket,
         limit: int,
         grant: Grant | None,
         when_ended: Callable[["Child"], None],
@@ -74,6 +76,7 @@ class Child:
         self._when_ended = when_ended
         self._connection = connection
         self._output = Output(output, process.pid)
+        self._records = Records(records, process.pid)
         self._frames = FrameBuffer(limit)
         self._call: Call | None = None
         self._answer: asyncio.Future[Record] | None = None
@@ -102,21 +105,25 @@ class Child:
             connection, far = socket.socketpair()
             ours.callback(connection.close)
             theirs.callback(far.close)
+            records, far_records = socketpair()
+            ours.callback(records.close)
+            theirs.callback(far_records.close)
             output, into = os.pipe()
             ours.callback(os.close, output)
             theirs.callback(os.close, into)
+            arguments = far.fileno(), os.getpid(), _ROOT, far_records.fileno()
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _CODE, str(far.fileno()), str(os.getpid()), _ROOT],
+                [sys.executable, "-P", "-c", _CODE, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=into,
                 stderr=subprocess.STDOUT,
-                pass_fds=[far.fileno()],
+                pass_fds=[far.fileno(), far_records.fileno()],
                 start_new_session=True,
                 env=None if grant is None else {**os.environ, **_only(grant.uuid)},
             )
             try:
                 # An empty context: the loop's callbacks belong to no task, least of all to the one that is run now.
-                child = Context().run(cls, process, connection, output, limit, grant, when_ended)
+                child = Context().run(cls, process, connection, output, records, limit, grant, when_ended)
             except BaseException:  # no memory, as a rule: nobody would reap the process
                 kill_group(process)
                 process.wait()
@@ -241,6 +248,7 @@ class Child:
         elif self._answer is None or self._answer.done():
             raise ValueError("a frame that nobody asked for")
         else:
+            self._records.drain()  # what the handler has logged comes before what became of it
             self._answer.set_result(record)
 
     def _end(self) -> None:
@@ -266,4 +274,5 @@ class Child:
     def _close(self) -> None:
         self._loop.remove_writer(self._connection)
         self._connection.close()
+        self._records.close()
         self._output.close()

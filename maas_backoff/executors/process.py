@@ -19,6 +19,7 @@ from maas_backoff.executors.base import Call, Handler
 from maas_backoff.executors.frames import Record
 from maas_backoff.executors.lifespan import Lifespan
 from maas_backoff.executors.parent import Child, ChildError, SetupError, StartError, UnreadError
+from maas_backoff.executors.records import levels
 from maas_backoff.executors.reference import HandlerReference
 from maas_backoff.gate.grant import Grant
 from maas_backoff.guard import log_for
@@ -255,7 +256,7 @@ class ProcessExecutor:
         self._idle = [known for known in self._idle if not known.gone]
         if grant is not None:
             grant.used_by(child.pid, partial(self._evict, child))
-        setup = frames.encode({**self._setup, "only_imports": only_imports})
+        setup = frames.encode({**self._setup, "levels": levels(), "only_imports": only_imports})
         with anyio.move_on_after(self._start_timeout):
             try:
                 answer = await child.ask(setup)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import functools
+import logging
 import os
 import resource
 import signal
@@ -332,3 +333,53 @@ def made_inside() -> object:
         return None
 
     return inner
+
+
+logger = logging.getLogger("my.service")
+
+
+def logs(task: TaskEntity) -> None:
+    logger.info("told as info")
+    try:
+        raise ValueError("broken \x1b[2J")
+    except ValueError:
+        logger.exception("told as error: %d", 5)
+    logger.info("extra", extra={"size": 3, "shape": (1, 2), "model": Model()})
+    thread = threading.Thread(target=logger.info, args=("from a thread",), name="mine")
+    thread.start()
+    thread.join()
+
+
+class Model:
+    def __str__(self) -> str:
+        return "<model>"
+
+
+def logs_at_all_levels(task: TaskEntity) -> None:
+    for name in ("my.service", "my.other", "my.third"):
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+            logging.getLogger(name).log(level, "told")
+
+
+def logs_what_is_hostile(task: TaskEntity) -> None:
+    logger.error("%d and %d", 1)  # noqa: PLE1206 - that is what is wrong
+    logger.error("%s", HostileError())
+    logger.error("\ud800")
+    logger.error("x" * 10_000_000)
+    logger.error("many fields", extra={f"field_{n}": "x" * 4000 for n in range(200)})
+    logger.error("raised", exc_info=HostileError())
+    logger.error("with an object", extra={"object": HostileError()})
+
+
+def logs_much(task: TaskEntity) -> None:
+    for number in range(1 if "once" in task.task_params else 10_000):
+        logger.info("%d", number)
+
+
+def logs_in_a_fork(task: TaskEntity) -> None:
+    child = os.fork()
+    if child == 0:
+        logger.info("from the fork")
+        os._exit(0)
+    os.waitpid(child, 0)
+    logger.info("from the child")
