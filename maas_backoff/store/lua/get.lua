@@ -12,9 +12,10 @@ local task = redis.call('HGETALL', KEYS[1])
 local ahead = redis.call('ZRANK', KEYS[2], id)
 if watch_ms > 0 and #task > 0 then
   redis.call('ZREM', KEYS[2], '')  -- a first write that a full memory does not refuse
-  redis.call('ZREMRANGEBYSCORE', watched, '-inf', now)
-  -- Tried first: without it, `watched` would be kept for ever.
+  -- Each command is tried before the first real write: without EXPIRE, `watched` would be kept for ever.
+  redis.call('ZADD', watched, 'XX', 0, '')
   redis.call('EXPIRE', watched, watch_s)
+  redis.call('ZREMRANGEBYSCORE', watched, '-inf', now)
   redis.call('ZADD', watched, whole(now + watch_ms), id)
   redis.call('EXPIRE', watched, watch_s)
 end

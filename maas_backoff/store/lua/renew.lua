@@ -23,9 +23,13 @@ for i = 6, #ARGV, 2 do
   end
 end
 
+-- Each command is tried before the first real write.
 redis.call('ZREM', leases, '')
-redis.call('ZREMRANGEBYSCORE', workers, '-inf', now)
+redis.call('ZADD', leases, 'XX', 0, '')
+redis.call('ZADD', workers, 'XX', 0, '')
+redis.call('ZREMRANGEBYSCORE', workers, 1, 0)
 redis.call('SET', info, ARGV[4], 'PX', lease_ms)
 redis.call('ZADD', workers, expiry, worker)
+redis.call('ZREMRANGEBYSCORE', workers, '-inf', now)
 for i = 1, #renewed, 1000 do redis.call('ZADD', leases, unpack(renewed, i, math.min(i + 999, #renewed))) end
 return { lost, cancelled }

@@ -233,6 +233,7 @@ if writes then
     try(redis.pcall('HINCRBY', meta, status, count))
     counted[status] = count
   end
+  if next(tallied) and not next(adding) then try(redis.pcall('HINCRBY', meta, 'completed', 0)) end
   local last = whole(replayed and token or token + #claims)
   if #changed + #claims > 0 then try(redis.pcall('HSET', meta, 'token', last == unused and (state[2] or '0') or last)) end
 end

@@ -1,0 +1,274 @@
+"""A script does all it should, or nothing: whichever right its user lacks, whichever key somebody has written over."""
+
+import contextlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import attrs
+import pytest
+from support import Server, quick_config
+
+from maas_backoff import StorageConfig, StorageError
+from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.outcome import Failed, LeaseExpired
+from maas_backoff.domain.settlement import Counts, Settlement, decide
+from maas_backoff.domain.task import TaskError, TaskStatus
+from maas_backoff.errors import StorageDeniedError
+from maas_backoff.store import scripts
+from maas_backoff.store.creation import NewTask
+from maas_backoff.store.frame import Claimed, Frame, Settle
+from maas_backoff.store.ledger import Ledgers, Reservation
+from maas_backoff.store.redis import RedisStore
+
+pytestmark = pytest.mark.anyio
+
+START = 1_800_000_000_000
+ERROR = TaskError("ValueError", "boom")
+COMMANDS = sorted(
+    {name.lower() for script in scripts.ALL for name in re.findall(r"redis\.p?call\('([A-Z]+)'", script.text)}
+)
+HINTS = {"publish", "zmscore"}
+"""What tells those who watch: without it a script does the rest, and they look by themselves."""
+Step = Callable[[RedisStore, Ledgers], Awaitable[Any]]
+Stores = tuple[RedisStore, Ledgers]
+
+
+@attrs.define
+class Way:
+    """Steps through all that is done to a queue, each with another script, or another way through one."""
+
+    client: Any
+    policy: Any
+    held: dict[str, Claimed] = attrs.field(factory=dict[str, Claimed])
+    requests: int = 0
+
+    def steps(self) -> list[tuple[str, Step]]:
+        release, cancel = Settlement.release(self.policy), Settlement.cancel(self.policy)
+        anew = attrs.evolve(release, counts=Counts())
+        complete = Settlement.complete("1", self.policy)
+        return [
+            ("reap first", lambda s, _: s.reap(1e6, 0)),
+            ("create", self.creates("a", "b", "c", "d", "e", "f")),
+            ("create later", self.creates("later", due=5)),
+            ("create for a gpu", self.creates("gpu", "gpu2", gpu=1)),
+            ("claim", self.claims(6)),
+            ("watch", lambda s, _: s.get("a", watch=60)),
+            ("renew", self.renews("a", "b")),
+            ("progress", lambda s, _: s.report_progress([("a", None, 50, "half")])),
+            ("complete", self.settles("a", lambda _: complete)),
+            ("complete beyond the limit, and claim", self.settles("b", lambda _: complete, claims=1)),
+            ("retry at once", self.settles("c", lambda counts: self.retry(counts, 0))),
+            ("retry later", self.settles("d", lambda counts: self.retry(counts, 30))),
+            ("lose", self.loses("e", after=4000)),
+            ("ask to cancel", lambda s, _: s.request_cancel("f")),
+            ("retry what is to be cancelled", self.settles("f", lambda counts: self.retry(counts, 0))),
+            ("claim what has become due", self.claims(4, after=6000)),
+            ("fail", self.settles("later", lambda _: Settlement.fail(ERROR, self.policy))),
+            ("requeue", self.by_hand("later", "finished", anew)),
+            ("mark processing", self.by_hand("later", "pending", release, external=True)),
+            ("mark completed", self.by_hand("later", "external", complete)),
+            ("move", self.by_hand("d", "pending", release, extra=("u", f"at {START + 60_000}"))),
+            ("claim on a gpu", self.claims(1, fits=("1:0 GPU-a 0 1",))),
+            ("run out of memory", self.settles("gpu", self.out_of_memory)),
+            ("cancel what waits for a gpu", self.by_hand("gpu", "pending", cancel)),
+            ("be refused", self.by_hand("gpu", "pending", cancel)),
+            ("look at demands", lambda s, _: s.demands()),
+            ("hold", lambda s, _: s.hold("1:0 GPU-a w", 60)),
+            ("reap", lambda s, _: s.reap(1e6, 0)),
+            ("pause", lambda s, _: s.pause(on=True)),
+            ("resume", lambda s, _: s.pause(on=False)),
+            ("stats", lambda s, _: s.stats()),
+            ("history", lambda s, _: s.history(2)),
+            ("upcoming", lambda s, _: s.upcoming(60, 5)),
+            ("delete", lambda s, _: s.delete("gpu2")),
+            ("purge", lambda s, _: s.purge(TaskStatus.PENDING)),
+            ("leave", lambda s, _: s.leave("w")),
+            ("reserve", lambda _, ledgers: self.reserve(ledgers)),
+            ("keep", lambda _, ledgers: ledgers.keep("GPU-a", [self.reservation()])),
+            ("post", lambda _, ledgers: ledgers.hold("GPU-a", "q 1:0", 1, 60)),
+            ("doubt", lambda _, ledgers: ledgers.doubt("GPU-a", "t", "Xid", limit=1, seconds=60)),
+            ("trust", lambda _, ledgers: ledgers.trust("GPU-a")),
+            ("read a ledger", lambda _, ledgers: ledgers.read("GPU-a")),
+        ]
+
+    def creates(self, *ids: str, due: float = 0, gpu: int = 0) -> Step:
+        policy = self.policy.overridden({"min_gpu_memory_gb": gpu / 1024}) if gpu else self.policy
+        return lambda s, _: s.enqueue([NewTask(task_id, "{}", 0, due, policy, "") for task_id in ids])
+
+    def claims(self, count: int, *, after: float = 0, fits: tuple[str, ...] = ()) -> Step:
+        async def step(store: RedisStore, _: Ledgers) -> None:
+            store.clock = f"{START + max(after, float(store.clock) - START):.0f}"
+            self.requests += 1
+            answer = await store.exchange(Frame((), count, True, f"{self.requests}", 0, fits=fits), "w")
+            self.held |= {claimed.task.task_id: claimed for claimed in answer.claimed}
+
+        return step
+
+    def settles(self, task_id: str, settlement: Callable[[Counts], Settlement | None], *, claims: int = 0) -> Step:
+        async def step(store: RedisStore, _: Ledgers) -> None:
+            held = self.held[task_id]
+            self.requests += 1
+            what = settlement(held.counts)
+            assert what is not None
+            settle = Settle(task_id, "lease", held.token, what, held.counts)
+            answer = await store.exchange(Frame((settle,), claims, False, f"{self.requests}", 0, "r1 1"), "w")
+            assert answer.answers in (["ok"], ["cancelled"])
+
+        return step
+
+    def by_hand(
+        self, task_id: str, kind: Any, settlement: Settlement, *, external: bool = False, extra: Any = ()
+    ) -> Step:
+        settle = Settle(task_id, kind, None, settlement, extra=extra)
+        return lambda s, _: s.settle(settle, external=external)
+
+    def retry(self, counts: Counts, delay: float) -> Settlement:
+        return Settlement.retry(Failed(ERROR), counts, delay, self.policy)
+
+    def loses(self, task_id: str, *, after: float) -> Step:
+        async def step(store: RedisStore, _: Ledgers) -> None:
+            store.clock = f"{START + after:.0f}"
+            held = self.held[task_id]
+            what = decide(LeaseExpired(), task_id, held.counts, self.policy, self.policy.backoff())
+            assert what is not None
+            assert await store.settle_lost([Settle(task_id, "expired", held.token, what, held.counts)], "w") == ["ok"]
+
+        return step
+
+    def out_of_memory(self, counts: Counts) -> Settlement:
+        again = attrs.evolve(counts, oom=counts.oom + 1)
+        return Settlement.retry_on_gpu(Failed(ERROR), again, Demand(3), "GPU-a", self.policy)
+
+    def renews(self, *ids: str) -> Step:
+        def step(store: RedisStore, _: Ledgers) -> Awaitable[Any]:
+            keys = store.keys.all(scripts.RENEW.keys, info=store.keys.info("w"))
+            args: list[Any] = [store.clock, store.keys.prefix, "w", "{}", "3000"]
+            for task_id in ids:
+                args += task_id, self.held[task_id].token
+            return store.server.run(scripts.RENEW, keys, args)
+
+        return step
+
+    @staticmethod
+    def reservation() -> Reservation:
+        return Reservation("w/1", 1, "running", "-", "w", "q", "t")
+
+    async def reserve(self, ledgers: Ledgers) -> None:
+        await ledgers.reserve("GPU-a", self.reservation(), free=9, used={}, limit=0, settle=0, holder="q 1:0")
+
+    # The server's state
+
+    def state(self) -> dict[bytes, object]:
+        """Return all there is, but for times to live; a count that was taken back is 0, as if it were not there."""
+        keys = self.client.keys()
+        kinds = self._together(keys, lambda pipe, key: pipe.type(key))
+        reads = {b"hash": "HGETALL", b"string": "GET"}
+        pipe = self.client.pipeline(transaction=False)
+        for key, kind in zip(keys, kinds, strict=True):
+            if kind == b"zset":
+                pipe.zrange(key, 0, -1, withscores=True)
+            else:
+                pipe.execute_command(reads[kind], key)
+        contents = pipe.execute()
+        return {key: _without_zeros(content) for key, content in zip(keys, contents, strict=True)}
+
+    def saved(self) -> list[tuple[bytes, int, bytes]]:
+        keys = self.client.keys()
+        ttls = self._together(keys, lambda pipe, key: pipe.pttl(key))
+        dumps = self._together(keys, lambda pipe, key: pipe.dump(key))
+        return [(key, max(0, ttl), dumped) for key, ttl, dumped in zip(keys, ttls, dumps, strict=True)]
+
+    def restore(self, saved: list[tuple[bytes, int, bytes]]) -> None:
+        self.client.flushdb()
+        self._together(saved, lambda pipe, one: pipe.restore(*one))
+
+    def _together(self, items: Any, add: Callable[[Any, Any], object]) -> list[Any]:
+        pipe = self.client.pipeline(transaction=False)
+        for item in items:
+            add(pipe, item)
+        return pipe.execute()
+
+
+def _without_zeros(content: object) -> object:
+    if not isinstance(content, dict):
+        return content
+    return {name: value for name, value in content.items() if value != b"0"}
+
+
+@contextlib.asynccontextmanager
+async def stores(server: Server) -> AsyncIterator[tuple[Way, Stores, Stores]]:
+    """Give a way, and its stores twice: of the server's own user, and of one whose rights the test changes."""
+    _rights(server)
+    own = StorageConfig(host="127.0.0.1", port=server.port, username="app", password="secret")
+    made = [_stores(server.storage), _stores(own)]
+    try:
+        yield Way(server.client, made[0][0]._config.task.policy), *made
+    finally:
+        for store, ledgers in made:
+            await ledgers.aclose()
+            await store.aclose()
+        server.client.execute_command("ACL", "DELUSER", "app")
+
+
+def _stores(storage: StorageConfig) -> Stores:
+    config = quick_config(storage)
+    config.task.max_finished = 1
+    store = RedisStore(config)
+    ledgers = Ledgers(storage, store.server, lease=3)
+    store.clock = ledgers.clock = f"{START}"
+    return store, ledgers
+
+
+def _rights(server: Server, *rules: str) -> None:
+    server.client.execute_command(
+        "ACL", "SETUSER", "app", "reset", "on", ">secret", "allkeys", "allchannels", "+@all", *rules
+    )
+
+
+@pytest.mark.timeout(300)
+async def test_without_a_right_a_script_writes_nothing(any_server: Server) -> None:
+    """Each step without each command in turn, without channels and without the keys: done, or refused as a whole."""
+    refused: set[str] = set()
+    async with stores(any_server) as (way, (admin, ledgers), (user, user_ledgers)):
+        for name, step in way.steps():
+            user.clock = admin.clock
+            before, saved, held = way.state(), way.saved(), dict(way.held)
+            for rule in [*(f"-{command}" for command in COMMANDS), "resetchannels", "resetkeys"]:
+                _rights(any_server, rule)
+                try:
+                    await step(user, user_ledgers)
+                except StorageDeniedError:
+                    refused.add(rule)
+                    assert way.state() == before, f"{name} without {rule}: cut in half"
+                else:
+                    way.restore(saved)
+                    way.held = dict(held)
+                user.clock = admin.clock
+            await step(admin, ledgers)
+    # TIME is not asked for: the clock is the test's own.
+    assert {f"-{command}" for command in COMMANDS} - refused == {*(f"-{hint}" for hint in HINTS), "-time"}
+    assert "resetkeys" in refused
+
+
+@pytest.mark.timeout(300)
+async def test_with_a_key_of_another_type_a_script_does_nothing_by_halves(server: Server) -> None:
+    """Each key that there is, and each that a script names, written over by hand: done, or refused as a whole."""
+    named = {name for script in scripts.QUEUE for name in script.keys} - {"task", "call", "request", "info"}
+    refused = 0
+    async with stores(server) as (way, (admin, ledgers), _):
+        for name, step in way.steps():
+            saved, held, clock = way.saved(), dict(way.held), admin.clock
+            others = {admin.keys(other).encode() for other in named | {"gpu:1:0", "gpu:3:0"}}
+            for key in sorted({key for key, _, _ in saved} | others):
+                server.client.set(key, "nonsense")
+                before = way.state()
+                try:
+                    await step(admin, ledgers)
+                except (StorageError, AssertionError):
+                    refused += 1
+                    assert way.state() == before, f"{name} with {key!r} written over: cut in half"
+                way.restore(saved)
+                way.held, admin.clock = dict(held), clock
+            await step(admin, ledgers)
+    assert refused > 100
