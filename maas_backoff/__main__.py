@@ -112,6 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what is wrong with server, queue and GPUs (1: something is)")
     _queue_of(doctor)
     doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument("--repair", action="store_true", help="put tasks back that are in no index of the queue")
+    doctor.add_argument(
+        "--keys", type=int, default=1_000_000, metavar="N", help="look for them among N keys (default: %(default)s)"
+    )
     dashboard = commands.add_parser("dashboard", help="show a queue, and steer it, in a browser on this machine")
     dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="(default: %(default)s)")
     dashboard.add_argument("--act", action="store_true", help="with the buttons that cancel, retry and pause")
@@ -211,7 +215,7 @@ def _doctor(options: argparse.Namespace) -> int:
         scheduler = TaskBackoffScheduler(_config(options))
         store = RedisStore(scheduler.config)
         try:
-            words = await examine(scheduler, store)
+            words = await examine(scheduler, store, repair=options.repair, keys=options.keys)
         finally:
             await store.aclose()
             await scheduler.shutdown()

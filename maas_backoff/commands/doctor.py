@@ -9,8 +9,10 @@ import anyio
 import attrs
 
 from maas_backoff.commands.gpus import probed
-from maas_backoff.errors import StorageUnfitError
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.errors import StorageDeniedError, StorageUnfitError
 from maas_backoff.scheduler import TaskBackoffScheduler
+from maas_backoff.store.orphans import MOST_KEYS, find_orphans
 from maas_backoff.store.redis import RedisStore
 
 PINGS = 20
@@ -34,8 +36,13 @@ def as_json(words: Sequence[Word]) -> str:
     return json.dumps([attrs.asdict(word) for word in words], indent=2)
 
 
-async def examine(scheduler: TaskBackoffScheduler, store: RedisStore) -> list[Word]:
-    """Return all there is to say. Raises StorageError when the server cannot be reached."""
+async def examine(
+    scheduler: TaskBackoffScheduler, store: RedisStore, *, repair: bool = False, keys: int = MOST_KEYS
+) -> list[Word]:
+    """Return all there is to say. Raises StorageError when the server cannot be reached.
+
+    Tasks that are in no index are looked for among `keys` keys of the server, and put back if `repair`.
+    """
     words = [*await _server(store), *await _clock(store)]
     stats = await scheduler.get_queue_stats()
     fleet = await scheduler.workers()
@@ -55,6 +62,7 @@ async def examine(scheduler: TaskBackoffScheduler, store: RedisStore) -> list[Wo
     if stats.unfit_count:
         too_much = "ask for more GPU memory than any worker's device has"
         words.append(Word("wrong", f"queue: {stats.unfit_count} tasks {too_much}"))
+    words += await _orphans(scheduler.config, store, repair=repair, keys=keys)
     return [*words, *await anyio.to_thread.run_sync(_gpus)]
 
 
@@ -64,6 +72,24 @@ async def _server(store: RedisStore) -> list[Word]:
     except StorageUnfitError as error:
         return [Word("wrong", f"server: {problem}") for problem in error.findings]
     return [Word("warning", f"server: {one.text}") for one in found] or [Word("ok", "server: fit, with all rights")]
+
+
+async def _orphans(config: TaskBackoffConfig, store: RedisStore, *, repair: bool, keys: int) -> list[Word]:
+    try:
+        found = await find_orphans(store, config, repair=repair, keys=keys)
+    except StorageDeniedError:
+        return [Word("warning", "queue: tasks in no index were not looked for: grant ACL SETUSER <user> +scan")]
+    words: list[Word] = []
+    if found.orphans and repair:
+        words.append(Word("ok", f"queue: {found.orphans} tasks that were in no index were put back"))
+    elif found.orphans:
+        wrong = "tasks are in no index, and nobody finds them"
+        words.append(Word("wrong", f"queue: {found.orphans} {wrong}: run maas-backoff doctor --repair"))
+    if not found.complete:
+        words.append(
+            Word("warning", f"queue: only {found.tasks} tasks were looked at; --keys {10 * keys} looks at more")
+        )
+    return words
 
 
 async def _clock(store: RedisStore) -> list[Word]:

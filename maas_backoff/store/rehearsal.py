@@ -191,6 +191,7 @@ class _Scratch:
         yield self._step(scripts.STATS)
         yield self._step(scripts.UPCOMING, now="")
         yield self._step(scripts.HISTORY)
+        yield self._step(scripts.ORPHANS, "a", "b")
         yield self._step(scripts.PAUSE, on="1")
         yield self._step(scripts.PAUSE, on="0")
         yield self._step(scripts.PURGE, keys=("scheduled",))
@@ -220,6 +221,9 @@ class _Scratch:
             "call_ms": "60000",
             "watch_ms": "60000",
             "status": "pending",
+            "repair": "1",
+            "result_ttl_s": "60",
+            "failed_ttl_s": "60",
             "step_ms": "60000",
             "steps": "10",
             "minutes": "2",

@@ -59,11 +59,16 @@ UPCOMING = Script.load("upcoming", "scheduled meta", "now step_ms steps")
 HISTORY = Script.load("history", "totals meta", "now prefix minutes")
 DEMANDS = Script.load("demands", "demands ready hold meta", "now prefix")
 HOLD = Script.load("hold", "hold meta", "now value lease_ms")
+ORPHANS = Script.load(
+    "orphans",
+    "ready suspects scheduled leases external completed failed cancelled meta marker gpu_marker",
+    "now prefix repair lease_ms result_ttl_s failed_ttl_s",
+)
 FLEET = Script.load("fleet", "workers meta", "now prefix limit")
 
 QUEUE = (
     *(ENQUEUE, SETTLE, RENEW, LEAVE, REAP, CANCEL, PROGRESS, DEMANDS, HOLD),
-    *(GET, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE),
+    *(GET, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, ORPHANS),
 )
 """Those that work on a queue."""
 

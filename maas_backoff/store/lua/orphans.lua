@@ -1,0 +1,68 @@
+--[[ Find tasks that are in no index of their state, so that nobody ever finds them; put them back.
+KEYS: ready suspects scheduled leases external completed failed cancelled meta marker gpu_marker
+ARGV: now prefix repair lease_ms result_ttl_s failed_ttl_s | ids
+Returns: those of the ids whose tasks are in no index of their state
+A pending task waits again where it should; a running one gets a lease, which its worker renews or the reaper ends; a finished one is kept for its ttl_s from now, unless that is over.
+]]
+--#include _clock
+--#include _time
+--#include _queue
+--#include _task
+--#include _wake
+local ready, suspects, scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local indexes = { processing = { leases }, external = { external }, completed = { KEYS[6] }, failed = { KEYS[7] }, cancelled = { KEYS[8] } }
+local now, prefix, repair = queue_time_of(ARGV[1], KEYS[9]), ARGV[2], ARGV[3] == '1'
+local lease_ms, result_ttl_s, failed_ttl_s = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+indexes.pending = { ready, suspects, scheduled, unpack(gpu_sets(prefix)) }
+
+local function ttl_of(state) return state == 'failed' and failed_ttl_s or result_ttl_s end
+
+-- An index forgets a finished task when its time is over; its hash goes by the server's clock, maybe a little later.
+local function is_over(task, state)
+  return task[6] and state ~= 'pending' and tonumber(task[6]) + ttl_of(state) * 1000 <= now
+end
+
+-- The index that a task belongs into, and its score there.
+local function place_of(task, state, new_names)
+  if state == 'processing' then return leases, whole(now + lease_ms) end
+  if state == 'external' then return external, whole(now) end
+  if state ~= 'pending' then return indexes[state][1], whole(now + ttl_of(state) * 1000) end
+  local head_start, demand = head_start_and_demand(task[1])
+  local due = tonumber(task[3] or string.match(task[1], '^%d+'))
+  if due > now then return scheduled, string.format('%.4f', due) end
+  if demand ~= '-' then return gpu_set_for(prefix, demand_of(task[5], task[1]), new_names), rank(due, head_start) end
+  return is_suspect(task[4]) and suspects or ready, rank(due, head_start)
+end
+
+local found, from, to, finished, new_names = {}, {}, {}, {}, {}
+for i = 7, #ARGV do
+  local id = ARGV[i]
+  local task = fields_of(prefix .. 't:' .. id, 'p', 's', 'u', 'k', 'q', 'f') or {}
+  local state = task[2] or 'pending'
+  local is_listed = not task[1] or not indexes[state] or is_over(task, state)
+  for _, index in ipairs(not is_listed and indexes[state] or {}) do is_listed = is_listed or redis.call('ZSCORE', index, id) end
+  if not is_listed then
+    found[#found + 1] = id
+    for _, others in pairs(repair and indexes or {}) do
+      for _, index in ipairs(others) do append(from, index, id) end
+    end
+    if repair then
+      local index, score = place_of(task, state, new_names)
+      append(to, index, score, id)
+      if state ~= 'pending' and state ~= 'processing' and state ~= 'external' then finished[id] = ttl_of(state) end
+    end
+  end
+end
+
+if #found > 0 and repair then
+  redis.call('ZREM', leases, '')
+  try_indexes(from, to)
+  redis.call('EXPIRE', prefix .. 'never', 1)
+  list_gpu_sets(prefix, new_names)
+  remove_all(from)
+  add_all(to)
+  for id, ttl_s in pairs(finished) do redis.call('EXPIRE', prefix .. 't:' .. id, ttl_s) end
+  wake_with(KEYS[10])
+  wake_with(KEYS[11])
+end
+return found
