@@ -81,10 +81,8 @@ async def test_what_ran_when_it_was_lost_runs_again_and_what_waited_runs(server:
         assert runs == []
         store = RedisStore(config)
         words = [str(word) for word in await examine(scheduler, store)]
-        assert (
-            "wrong    queue: 2 tasks are in no index, and nobody finds them there; run maas-backoff doctor --repair"
-            in words
-        )
+        wrong = "wrong    queue: 2 tasks are in no index, and nobody finds them: run maas-backoff doctor --repair"
+        assert wrong in words
         words = [str(word) for word in await examine(scheduler, store, repair=True)]
         assert "ok       queue: 2 tasks that were in no index were put back" in words
         await store.aclose()
