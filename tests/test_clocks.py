@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from datetime import datetime
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +12,19 @@ import anyio
 import pytest
 from support import Server, eventually, quick_config
 
-from maas_backoff import TaskBackoffScheduler, TaskEntity
+from maas_backoff import TaskBackoffScheduler, TaskEntity, TaskError, TaskStatus
+from maas_backoff.commands.doctor import examine
+from maas_backoff.domain.outcome import Failed
+from maas_backoff.domain.page import Listing
+from maas_backoff.domain.settlement import Settlement
 from maas_backoff.loops.reap import settle_lost
-from maas_backoff.store.frame import Frame
+from maas_backoff.store import scripts
+from maas_backoff.store.codec import AttemptInfo
+from maas_backoff.store.creation import NewTask
+from maas_backoff.store.frame import Frame, Settle
+from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.server import Server as ServerOfQueue
 
 pytestmark = pytest.mark.anyio
 
@@ -194,3 +204,160 @@ async def test_fields_of_another_release_are_ignored(scheduler: TaskBackoffSched
         done = await other.wait_task("x", timeout=20)
     assert (done.status, done.result, done.max_retry_count) == ("completed", "done", 1)
     assert server.client.hget(prefix + "t:x", "zz") == b"new"
+
+
+# The queue's clock, of a server whose own is set back
+
+
+@pytest.fixture
+async def jumping(any_server: Server) -> AsyncIterator[RedisStore]:
+    """A store on a virtual clock, at 0 s, that `at` moves; its reaper has looked."""
+    store = RedisStore(quick_config(any_server.storage))
+    at(store, 0)
+    await store.reap(1e6, 0)
+    yield store
+    await store.aclose()
+
+
+def at(store: RedisStore, seconds: float) -> None:
+    store.clock = f"{1_800_000_000_000 + seconds * 1000:.0f}"
+
+
+async def create(store: RedisStore, task_id: str, due: float | datetime = 0) -> None:
+    await store.enqueue([NewTask(task_id, "{}", 0, due, store._config.task.policy, "")])
+
+
+async def claimed(store: RedisStore, request: str) -> list[str]:
+    frame = Frame((), 5, may_claim_suspect=True, request_id=request, lane=0)
+    return [one.task.task_id for one in (await store.exchange(frame, "worker")).claimed]
+
+
+@pytest.mark.parametrize("reaped", [True, False], ids=["noted", "not noted yet"])
+async def test_a_delay_is_as_long_as_it_is_though_the_clock_is_set_back(jumping: RedisStore, reaped: bool) -> None:
+    """By an hour: what was to come in 10 s does, whoever notices the jump first; and what is created then, too."""
+    await create(jumping, "before", due=10)
+    at(jumping, 4)
+    await jumping.reap(1e6, 0)
+    at(jumping, 4 - HOUR)
+    if reaped:
+        await jumping.reap(1e6, 0)
+    await create(jumping, "after", due=10)
+    await jumping.reap(1e6, 0)
+    at(jumping, 9 - HOUR)
+    assert await claimed(jumping, "1") == []
+    at(jumping, 10.1 - HOUR)
+    assert await claimed(jumping, "2") == ["before"]
+    at(jumping, 13.9 - HOUR)
+    assert await claimed(jumping, "3") == []
+    at(jumping, 14.1 - HOUR)
+    assert await claimed(jumping, "4") == ["after"]
+
+
+async def test_an_absolute_time_is_the_callers_before_and_after_a_set_back(jumping: RedisStore) -> None:
+    """`run_at` is meant by the clock as it is then; times are shown by it, and never run ahead of it."""
+    at(jumping, HOUR)
+    await create(jumping, "early")
+    await jumping.reap(1e6, 0)
+    at(jumping, 10)
+    await jumping.reap(1e6, 0)
+    start = datetime.fromtimestamp(1_800_000_000, UTC)
+    await create(jumping, "late", due=start + timedelta(seconds=20))
+    late = await jumping.get("late")
+    assert late is not None
+    assert (late.created_at, late.next_execute_time) == (start + timedelta(seconds=10), start + timedelta(seconds=20))
+    early = await jumping.get("early")
+    assert early is not None and early.created_at == start + timedelta(seconds=10)
+    assert await claimed(jumping, "1") == ["early"]
+    at(jumping, 20.1)
+    frame = Frame((), 5, may_claim_suspect=True, request_id="2", lane=0)
+    (one,) = (await jumping.exchange(frame, "worker")).claimed
+    assert (one.task.task_id, one.task.created_at) == ("late", start + timedelta(seconds=10))
+    assert one.task.started_at == start + timedelta(seconds=20, milliseconds=100)
+    failed = Failed(TaskError("ValueError", "boom"))
+    info = AttemptInfo(1, one.started_ms, one.started_ms + 50, "worker")
+    settlement = Settlement.retry(failed, one.counts, 7, one.policy)
+    settle = Settle("late", "lease", one.token, settlement, one.counts, info)
+    assert (await jumping.exchange(Frame((settle,), 0, False, "3", 0), "worker")).answers == ["ok"]
+    (task,) = (await jumping.page(TaskStatus.PENDING, Listing())).tasks
+    assert task.next_execute_time == start + timedelta(seconds=27, milliseconds=100)
+    assert task.attempts[0].started_at == start + timedelta(seconds=20, milliseconds=100)
+    found = await jumping.find_pending("late")
+    assert found is not None
+    assert await jumping.settle(found.moved(None, start + timedelta(seconds=21))) == "ok"
+    at(jumping, 20.9)
+    assert await claimed(jumping, "4") == []
+    at(jumping, 21.1)
+    assert await claimed(jumping, "5") == ["late"]
+    (minute,) = [one for one in (await jumping.history(3)).minutes if one.retried]
+    assert minute.start is not None and abs((minute.start - start).total_seconds()) < 60
+
+
+async def test_the_registry_and_holds_end_in_their_time_though_the_clock_is_set_back(jumping: RedisStore) -> None:
+    keys = jumping.keys.all(scripts.RENEW.keys, info=jumping.keys.info("gone"))
+    await jumping.server.run(scripts.RENEW, keys, [jumping.clock, jumping.keys.prefix, "gone", "{}", "3000"])
+    assert await jumping.hold("1:0 GPU-a gone", 5)
+    at(jumping, -HOUR)
+    await jumping.reap(1e6, 0)
+    assert len(await jumping.fleet()) == 1 and (await jumping.demands())[2] == "1:0 GPU-a gone"
+    assert not await jumping.hold("1:0 GPU-a other", 5)
+    at(jumping, 3.1 - HOUR)
+    assert await jumping.fleet() == []
+    at(jumping, 5.1 - HOUR)
+    assert (await jumping.demands())[2] == ""
+    assert await jumping.hold("1:0 GPU-a other", 5)
+
+
+async def test_a_small_step_back_stops_the_clock_and_does_not_move_it(jumping: RedisStore) -> None:
+    """NTP does that: nothing is shown otherwise afterwards."""
+    at(jumping, 0.5)
+    await jumping.reap(1e6, 0)
+    at(jumping, 0)
+    await jumping.reap(1e6, 0)
+    await create(jumping, "a")
+    task = await jumping.get("a")
+    assert task is not None and task.created_at == datetime.fromtimestamp(1_800_000_000.5, UTC)
+    assert await jumping.server.execute("HGET", jumping.keys("meta"), "ahead") == b"0"
+
+
+async def test_the_ledger_of_a_gpu_follows_a_clock_that_is_set_back(any_server: Server) -> None:
+    """What a dead worker has reserved, a hold and a quarantine end in their time, not an hour later."""
+    storage = any_server.storage
+    server = ServerOfQueue(storage, "maas:{test}:")
+    ledgers = Ledgers(storage, server, lease=3)
+
+    def at(seconds: float) -> None:
+        ledgers.clock = f"{1_800_000_000_000 + seconds * 1000:.0f}"
+
+    async def try_to_reserve(name: str, uuid: str = "GPU-x") -> str:
+        wanted = Reservation(name, 10, "running", "-", "w", "q", "t")
+        return await ledgers.reserve(uuid, wanted, free=10, used={}, limit=0, settle=0, holder="q 1:0")
+
+    at(0)
+    assert await try_to_reserve("dead") == "ok"
+    assert await ledgers.doubt("GPU-y", "t", "Xid", limit=1, seconds=5)
+    assert await ledgers.hold("GPU-z", "other 1:0", 1, 5)
+    at(-HOUR)
+    assert await try_to_reserve("new") == "room"
+    for uuid in ("GPU-y", "GPU-z"):
+        await ledgers.read(uuid)
+    at(2.9 - HOUR)
+    assert await try_to_reserve("new") == "room"
+    assert (await ledgers.read("GPU-y")).shut_for == pytest.approx(2.1, abs=0.01)
+    at(3.1 - HOUR)
+    assert await try_to_reserve("new") == "ok"
+    at(4.9 - HOUR)
+    assert await try_to_reserve("q", "GPU-y") == "shut"
+    assert await try_to_reserve("q", "GPU-z") == "held"
+    at(5.1 - HOUR)
+    assert await try_to_reserve("q", "GPU-y") == "ok"
+    assert await try_to_reserve("q", "GPU-z") == "ok"
+    await ledgers.aclose()
+    await server.aclose()
+
+
+async def test_the_doctor_tells_what_the_clock_is_ahead(jumping: RedisStore) -> None:
+    at(jumping, -HOUR)
+    await jumping.reap(1e6, 0)
+    async with TaskBackoffScheduler(jumping._config) as scheduler:
+        words = [str(word) for word in await examine(scheduler, jumping)]
+    assert any("clock: the queue's is 3600.0 s ahead of the server's" in word for word in words)

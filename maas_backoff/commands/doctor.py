@@ -107,6 +107,10 @@ async def _clock(store: RedisStore) -> list[Word]:
         words.append(Word("warning", f"clock: here and on the server it differs by {skew:+.1f} s; {harmless}"))
     else:
         words.append(Word("ok", f"clock: within {abs(skew) * 1000:.0f} ms of the server's"))
+    ahead = int(await store.server.execute("HGET", store.keys("meta"), "ahead") or 0) / 1000
+    if ahead:
+        what = "by so much the server's was set back; times are shown by the server's"
+        words.append(Word("ok", f"clock: the queue's is {ahead:.1f} s ahead of the server's: {what}"))
     return words
 
 

@@ -8,6 +8,7 @@ r result (none: null), e error, a0…a9 failed attempts, x cancel requested, d s
 Short, because memory is counted per task, and few: each costs the server time whenever a task is read or written.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,6 +90,34 @@ def trace_of(stored: bytes | None) -> str:
     """Return where in a trace the task of these overrides was created; empty where nobody traced it."""
     trace = jsontext.parse(stored).get(TRACE) if stored else None
     return trace if isinstance(trace, str) else ""
+
+
+def now_and_ahead(told: bytes) -> tuple[float, float]:
+    """Return the queue's time that a script told, and what it is ahead of the server's, in ms: see _time.lua."""
+    now, _, ahead = told.partition(b" ")
+    return float(now), float(ahead or 0)
+
+
+def by_server_clock(fields: Mapping[bytes, bytes], ahead_ms: float) -> Mapping[bytes, bytes]:
+    """Return a task's fields with their times by the server's clock, of which the queue's is ahead."""
+    if not ahead_ms:
+        return fields
+    shown = {name: _earlier(value, ahead_ms) if name in _TIMES else value for name, value in fields.items()}
+    for name in _ATTEMPTS & shown.keys():
+        record = jsontext.parse(shown[name])
+        times = {key: record[key] - ahead_ms for key in ("started_ms", "ended_ms")}
+        shown[name] = jsontext.plain({**record, **times}).encode()
+    return shown
+
+
+_TIMES = {b"p", b"u", b"y", b"f"}
+"""Fields that begin with a time."""
+_ATTEMPTS = {b"a%d" % index for index in range(KEPT_ATTEMPTS)}
+
+
+def _earlier(value: bytes, by_ms: float) -> bytes:
+    moment = re.match(rb"\d+", value)
+    return value if moment is None else b"%d%s" % (int(moment[0]) - int(by_ms), value[moment.end() :])
 
 
 def counts_of(stored: bytes | None) -> Counts:

@@ -1,6 +1,6 @@
 """What is read of a queue, without changing it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -15,7 +15,7 @@ from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at, waiting_for
 from maas_backoff.domain.worker import Worker
 from maas_backoff.store import scripts
-from maas_backoff.store.codec import decode, demand_of
+from maas_backoff.store.codec import by_server_clock, decode, demand_of, now_and_ahead
 from maas_backoff.store.creation import Creation
 from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.keys import Keys
@@ -66,7 +66,7 @@ class Reader:
         fields = _mapping(flat)
         if b"p" not in fields:
             return None
-        return (await self._entities([(task_id, fields)], float(now), ahead, paused=bool(paused)))[0]
+        return (await self._entities([(task_id, fields)], now, ahead, paused=bool(paused)))[0]
 
     async def page(self, status: TaskStatus, listing: Listing) -> TaskPage:
         """Return some tasks in one state, in the order of its indexes."""
@@ -80,7 +80,7 @@ class Reader:
         now, rows, index, score, skip, paused = await self._run(script, args)
         found = [(row[0].decode(), _mapping(row[1])) for row in rows]
         found = [(task_id, fields) for task_id, fields in found if b"p" in fields]
-        tasks = await self._entities(found, float(now), paused=bool(paused))
+        tasks = await self._entities(found, now, paused=bool(paused))
         if listing.brief:
             # What a Retry has put in the place of the first params comes with the overrides.
             tasks = [attrs.evolve(task, task_params={}) if task.task_params else task for task in tasks]
@@ -148,23 +148,27 @@ class Reader:
         args = [self.clock, self.keys.prefix, minutes]
         now, totals, finished, rows = await self._run(scripts.HISTORY, args)
         ends = dict(zip(("completed", "failed", "cancelled"), (int(number or 0) for number in finished), strict=True))
-        begin = int(now) // 60_000
-        found = [Activity.of(_numbers(row), at((begin - back) * 60_000)) for back, row in enumerate(rows)]
+        now_ms, ahead_ms = now_and_ahead(now)
+        begin = now_ms // 60_000
+        found = [Activity.of(_numbers(row), at((begin - back) * 60_000 - ahead_ms)) for back, row in enumerate(rows)]
         return History(Activity.of({**_numbers(totals), **ends}), found[::-1])
 
     async def _entities(
-        self, found: Sequence[tuple[str, dict[bytes, bytes]]], now_ms: float, ahead: int = -1, *, paused: bool
+        self, found: Sequence[tuple[str, Mapping[bytes, bytes]]], now: bytes, ahead: int = -1, *, paused: bool
     ) -> Sequence[TaskEntity]:
         """Return tasks of their stored fields; `ahead`: how many come before the first of them, or -1."""
+        now_ms, ahead_ms = now_and_ahead(now)
+        found = [(task_id, by_server_clock(fields, ahead_ms)) for task_id, fields in found]
         await self._learn(Creation.of(fields[b"p"]) for _, fields in found)
         due = any(b"s" not in fields or fields[b"s"] == b"pending" for _, fields in found)
         fleet: Sequence[Worker] = await self.fleet() if due else ()
+        now_ms -= ahead_ms
         return [self._entity(task_id, fields, now_ms, fleet, ahead, paused=paused) for task_id, fields in found]
 
     def _entity(
         self,
         task_id: str,
-        fields: dict[bytes, bytes],
+        fields: Mapping[bytes, bytes],
         now_ms: float,
         fleet: Sequence[Worker],
         ahead: int,

@@ -17,7 +17,7 @@ from maas_backoff.domain.waiting import at
 from maas_backoff.errors import QueueFullError
 from maas_backoff.store import scripts
 from maas_backoff.store.check import check
-from maas_backoff.store.codec import EXTERNAL, PARAMS, AttemptInfo, counts_of, demand_of, held_by
+from maas_backoff.store.codec import EXTERNAL, PARAMS, AttemptInfo, counts_of, demand_of, held_by, now_and_ahead
 from maas_backoff.store.connect import Client
 from maas_backoff.store.creation import Creation, NewTask, enqueue_args
 from maas_backoff.store.frame import Answer, Claimed, Found, Frame, Pending, Precondition, Settle, settle_args
@@ -192,20 +192,23 @@ class RedisStore(Reader):
 
     async def _answer(self, reply: list[Any]) -> Answer:
         now, answers, claims, next_due, hit, fitted = reply
-        now_ms = float(now)
-        started_at = at(now_ms)
+        now_ms, ahead_ms = now_and_ahead(now)
+        started_at = at(now_ms - ahead_ms)
         creations = [Creation.of(stored) for stored in claims[3::7]]
         await self._learn(creations)
         rows = zip(*[iter(claims)] * 7, strict=True)
         claimed = [
-            self._claimed(row, creation, now_ms, started_at) for row, creation in zip(rows, creations, strict=True)
+            self._claimed(row, creation, now_ms, started_at, ahead_ms)
+            for row, creation in zip(rows, creations, strict=True)
         ]
         for one, fit, raised in zip(claimed, fitted[::2], fitted[1::2], strict=bool(fitted)):
             one.fit, one.demand = fit, demand_of(raised, one.policy)
         words = [word.decode() for word in answers]
         return Answer(words, claimed, None if next_due == b"-1" else int(next_due) / 1000, bool(hit))
 
-    def _claimed(self, row: tuple[Any, ...], creation: Creation, now_ms: float, started_at: datetime) -> Claimed:
+    def _claimed(
+        self, row: tuple[Any, ...], creation: Creation, now_ms: float, started_at: datetime, ahead_ms: float
+    ) -> Claimed:
         task_id, token, attempt, _, overrides, stored_counts, due = row
         policy, own = self._policies.effective(creation.policy, overrides)
         counts = counts_of(stored_counts)
@@ -226,7 +229,7 @@ class RedisStore(Reader):
             attempt=attempt,
             lost_count=counts.lost,
             snooze_count=counts.snooze,
-            created_at=_created_at(creation.created_ms),
+            created_at=_created_at(creation.created_ms - ahead_ms),
             started_at=started_at,
             token=token,
             oom_count=counts.oom,

@@ -13,3 +13,10 @@ local function queue_time_of(given, meta)
   local fields = redis.call('HMGET', meta, 'ahead', 'reaped_at')
   return queue_time(clock(given), fields[1], fields[2])
 end
+
+-- What a script returns for the time: "now", or "now ahead" where the clock is ahead of the server's. Times are shown to
+-- users by the server's clock.
+local function told_time(now, ahead)
+  if not ahead or tonumber(ahead) == 0 then return whole(now) end
+  return whole(now) .. ' ' .. ahead
+end

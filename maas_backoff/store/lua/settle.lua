@@ -305,4 +305,4 @@ local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORE
 local answers = {}
 for n, item in ipairs(items) do answers[n] = item.answer end
 if by_hand then keep_answer(request, table.concat(answers, ' '), math.ceil(lease_ms / 1000)) end
-return { stamp, answers, rows, next_due and whole(math.max(0, math.ceil(next_due - now))) or '-1', hit and 1 or 0, fitted }
+return { told_time(now, state[3]), answers, rows, next_due and whole(math.max(0, math.ceil(next_due - now))) or '-1', hit and 1 or 0, fitted }
