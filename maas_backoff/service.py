@@ -26,7 +26,7 @@ from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.reading import Probe
 from maas_backoff.guard import log_for
-from maas_backoff.loops import children, poll, progress, reap, sweep, timeout
+from maas_backoff.loops import children, orphans, poll, progress, reap, sweep, timeout
 from maas_backoff.loops.admission import Admission
 from maas_backoff.loops.heartbeat import Heartbeat
 from maas_backoff.loops.lane import Lane
@@ -197,6 +197,7 @@ class Service:
             await self._store.check(worker=True)
             heartbeat.start()
             try:
+                await orphans.look()  # they may hold what the handlers need: memory, a GPU, a port
                 await self._executor.start(await self._grant_to_start_on())
                 self._started = True
                 with contextlib.suppress(StorageError):  # the next beat tells it, too
@@ -263,6 +264,7 @@ class Service:
                 ("reaper", partial(reap.run, store, self.worker, scheduler.lease)),
                 ("sweep", partial(sweep.run, work.sweep, scheduler.lease)),
                 ("lifespan", self._executor.watch),
+                ("orphans", orphans.run),
             ]
             if isinstance(self._executor, ProcessExecutor):
                 named.append(("children", partial(children.run, self._executor, running, store)))

@@ -22,6 +22,7 @@ from maas_backoff.executors.frames import FrameBuffer, Record
 from maas_backoff.executors.output import Output, Records
 from maas_backoff.executors.records import socketpair
 from maas_backoff.gate.grant import Grant
+from maas_backoff.orphans import marked
 
 GRACE = 1.0
 """Seconds a child has to end by itself after its connection was closed."""
@@ -119,7 +120,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 pass_fds=[far.fileno(), far_records.fileno()],
                 start_new_session=True,
-                env=None if grant is None else {**os.environ, **_only(grant.uuid)},
+                env=marked(os.environ if grant is None else {**os.environ, **_only(grant.uuid)}),
             )
             try:
                 # An empty context: the loop's callbacks belong to no task, least of all to the one that is run now.

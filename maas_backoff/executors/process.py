@@ -23,6 +23,7 @@ from maas_backoff.executors.records import levels
 from maas_backoff.executors.reference import HandlerReference
 from maas_backoff.gate.grant import Grant
 from maas_backoff.guard import log_for
+from maas_backoff.orphans import this_process
 from maas_backoff.setback import Setback
 
 log = log_for("worker")
@@ -90,6 +91,7 @@ class ProcessExecutor:
         lifespan = None
         if self._lifespan is not None:
             lifespan = attrs.asdict(await to_thread.run_sync(HandlerReference.of, self._lifespan))
+        await to_thread.run_sync(this_process)  # reads files, once
         self._setup = {
             "handler": attrs.asdict(handler),
             "lifespan": lifespan,

@@ -26,6 +26,7 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 
 from maas_backoff import forks
 from maas_backoff.errors import ConfigError, MissingExtraError, StorageError, StorageUnavailableError
+from maas_backoff.orphans import unmarked
 
 __all__ = ["EmbeddedServer"]
 
@@ -203,6 +204,7 @@ class _DataDirectory:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
+                    env=unmarked(os.environ),  # a handler may have started it, and others use it
                     umask=0o077,
                     check=False,
                 ).returncode

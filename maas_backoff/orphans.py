@@ -1,0 +1,187 @@
+"""Processes that the handlers of a worker started, and that are left on this machine after the worker was killed.
+
+The kernel ends a child process when its worker dies, but not what the child has started. Linux only: elsewhere nothing
+tells for certain that a process is such a one, and none is ended.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+import attrs
+
+MARK = "_MAAS_BACKOFF_WORKER"
+"""The environment variable that names the worker to its children, and to all that they start.
+
+A program that is to outlive the worker must be started without the variable. No option of a configuration can have this
+name: those begin with MAAS_BACKOFF_.
+"""
+
+_PROC = Path("/proc")
+
+
+@attrs.frozen
+class Origin:
+    """A process, told apart from all others that had or will have its number, also before a restart of the machine."""
+
+    boot: str
+    namespace: str
+    pid: int
+    started: int
+    """Clock ticks from the machine's start to the process's."""
+
+    def __str__(self) -> str:
+        return f"{self.boot}/{self.namespace}/{self.pid}/{self.started}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return what a text names; None for any other text."""
+        try:
+            boot, namespace, pid, started = text.split("/")
+            return cls(boot, namespace, int(pid), int(started))
+        except ValueError:
+            return None
+
+    def is_gone(self, boot: str, namespace: str) -> bool:
+        """Return whether the process has ended for certain. Of another container or machine nothing is certain."""
+        if (self.boot, self.namespace) != (boot, namespace):
+            return False
+        try:
+            state, started = _status(self.pid)
+        except (OSError, ValueError):
+            return not _exists(self.pid)  # /proc may be hidden from this user
+        # A zombie may be a process whose first thread has ended, and no other.
+        return started != self.started or (state in "ZX" and _threads(self.pid) <= 1)
+
+
+def this_process() -> Origin | None:
+    """Return this process; None where it cannot be told apart from others. The first call reads files."""
+    return _origin(os.getpid())  # a forked process is another one
+
+
+@cache
+def _origin(pid: int) -> Origin | None:
+    return Origin(*_machine(), pid, _status(pid)[1]) if _is_able() else None
+
+
+def marked(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a child process of this worker."""
+    origin = this_process()
+    return {**environment} if origin is None else {**environment, MARK: str(origin)}
+
+
+def unmarked(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a program that may outlive the worker."""
+    return {name: value for name, value in environment.items() if name != MARK}
+
+
+def end_orphans() -> dict[int, list[int]]:
+    """Kill what handlers of dead workers have left; return the process ids, by that of the worker. Blocks for some ms.
+
+    A process is killed only if it carries a worker's mark, belongs to this user, and its worker has ended for certain.
+    """
+    ended: dict[int, list[int]] = {}
+    if not _is_able():
+        return ended
+    for _ in range(3):  # what they start meanwhile
+        found = [(pid, worker) for pid in _own_processes() if (worker := _dead_worker_of(pid)) is not None]
+        for pid, worker in found:
+            if _kill(pid):
+                ended.setdefault(worker.pid, []).append(pid)
+        if not found:
+            break
+    return ended
+
+
+def _kill(pid: int) -> bool:
+    """Kill a process if it is what was found. Its number may have gone to another one meanwhile."""
+    if sys.platform != "linux":
+        return False
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if _dead_worker_of(pid) is None:
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(pidfd)
+
+
+def _dead_worker_of(pid: int) -> Origin | None:
+    """Return the worker whose mark a process carries, if that worker has ended."""
+    try:
+        environment = Path(_PROC, str(pid), "environ").read_bytes()
+    except OSError:  # it has ended, or is not ours to look at
+        return None
+    prefix = f"{MARK}=".encode()
+    for entry in environment.split(b"\0"):
+        if entry.startswith(prefix):
+            worker = Origin.parse(entry.removeprefix(prefix).decode(errors="replace"))
+            return worker if worker is not None and worker.is_gone(*_machine()) else None
+    return None
+
+
+def _own_processes() -> list[int]:
+    """Return the ids of this user's processes, but for this one."""
+    found: list[int] = []
+    with suppress(OSError):
+        for path in _PROC.iterdir():
+            if path.name.isdecimal() and int(path.name) != os.getpid():
+                with suppress(OSError):
+                    if path.stat().st_uid == os.geteuid():
+                        found.append(int(path.name))
+    return found
+
+
+@cache
+def _machine() -> tuple[str, str]:
+    """Return this start of the machine, and the namespace in which process ids mean something. Raises OSError."""
+    boot = Path(_PROC, "sys/kernel/random/boot_id").read_text("ascii").strip()
+    return boot, str(Path(_PROC, "self/ns/pid").readlink()).strip("pid:[]")
+
+
+@cache
+def _is_able() -> bool:
+    if sys.platform != "linux":
+        return False
+    try:
+        _machine()
+        _status(os.getpid())
+        os.close(os.pidfd_open(os.getpid()))
+    except (OSError, ValueError):  # no /proc, an old kernel, a strict sandbox
+        return False
+    return True
+
+
+def _status(pid: int) -> tuple[str, int]:
+    """Return a process's state and when it was started. Raises OSError or ValueError."""
+    fields = Path(_PROC, str(pid), "stat").read_text("ascii", errors="replace").rpartition(")")[2].split()
+    return fields[0], int(fields[19])
+
+
+def _threads(pid: int) -> int:
+    try:
+        return sum(1 for _ in Path(_PROC, str(pid), "task").iterdir())
+    except OSError:
+        return 0
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
