@@ -26,7 +26,7 @@ from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.reading import Probe
 from maas_backoff.guard import log_for
-from maas_backoff.loops import children, orphans, poll, progress, reap, sweep, timeout
+from maas_backoff.loops import children, orphans, poll, progress, sweep, timeout
 from maas_backoff.loops.admission import Admission
 from maas_backoff.loops.heartbeat import Heartbeat
 from maas_backoff.loops.lane import Lane
@@ -261,7 +261,6 @@ class Service:
                 ("admission", Admission(store, running, self._gate, for_gpu, interval=scheduler.interval).run),
                 ("timeouts", partial(timeout.run, running)),
                 ("progress", partial(progress.run, running, store)),
-                ("reaper", partial(reap.run, store, self.worker, scheduler.lease)),
                 ("sweep", partial(sweep.run, work.sweep, scheduler.lease)),
                 ("lifespan", self._executor.watch),
                 ("orphans", orphans.run),

@@ -159,7 +159,7 @@ async def test_an_outcome_that_cannot_be_sent_keeps_no_other_from_being_settled(
     assert str(tasks[0].error) == "unknown_outcome: the outcome cannot be sent: ValueError"
 
 
-@pytest.mark.parametrize("victim", ["maas-backoff", "maas-backoff lane 0", "maas-backoff reaper"])
+@pytest.mark.parametrize("victim", ["maas-backoff", "maas-backoff lane 0", "maas-backoff poll"])
 async def test_a_worker_that_ends_unasked_is_critical_and_not_ready(
     config: TaskBackoffConfig, caplog: pytest.LogCaptureFixture, victim: str
 ) -> None:

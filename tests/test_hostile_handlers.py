@@ -10,6 +10,7 @@ from collections.abc import Callable
 import anyio
 import anyio.lowlevel
 import pytest
+from support import Server, eventually
 
 from maas_backoff import (
     Discard,
@@ -22,6 +23,9 @@ from maas_backoff import (
     TaskEntity,
     TaskSpec,
 )
+from maas_backoff.store.creation import NewTask
+from maas_backoff.store.frame import Frame
+from maas_backoff.store.redis import RedisStore
 
 pytestmark = pytest.mark.anyio
 
@@ -310,3 +314,47 @@ async def test_a_handler_that_blocks_the_loop_for_three_leases_runs_once(
         "event loop has been blocked" in text and "'x'" in text and "time.sleep(3" in text for text in warnings
     ), warnings
     await blocker.shutdown()
+
+
+@pytest.mark.blocks
+async def test_a_lost_task_comes_back_although_handlers_block_the_loop(
+    config: TaskBackoffConfig, server: Server
+) -> None:
+    """The reaper lives in the heartbeat's thread. In the loop, it took each block for a standstill of the server."""
+    config.threadpool.concurrency = 1
+    store = RedisStore(config)
+    await store.enqueue([NewTask("lost", "{}", 0, 0, config.task.policy, "")])
+    await store.exchange(Frame((), 1, may_claim_suspect=False, request_id="1", lane=0), "a worker that is killed")
+    await store.aclose()
+    scheduler = TaskBackoffScheduler(config)
+    stopping = threading.Event()
+
+    @scheduler.set_custom_task_handler
+    async def blocks(task: TaskEntity) -> None:
+        if task.task_id != "lost":
+            time.sleep(0.6 * config.scheduler.lease)  # noqa: ASYNC251 - that is what it does
+
+    def work() -> None:
+        async def main() -> None:
+            async with scheduler:
+                await anyio.to_thread.run_sync(stopping.wait)
+
+        anyio.run(main)
+
+    producer = TaskBackoffScheduler(config)
+    await producer.create_tasks({"n": n} for n in range(100))
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        await eventually(lambda: lost(producer), "it is found to be lost", seconds=30)
+        assert (await producer.get_queue_stats()).pending_count
+    finally:
+        await producer.purge_tasks("pending")
+        stopping.set()
+        await anyio.to_thread.run_sync(worker.join)
+        await producer.shutdown()
+
+
+async def lost(producer: TaskBackoffScheduler) -> bool:
+    task = await producer.get_task("lost")
+    return task is not None and task.lost_count == 1

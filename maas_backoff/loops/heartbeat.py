@@ -1,6 +1,7 @@
 """The heartbeat: keeps the leases of what runs here, from a thread with a loop and a connection of its own.
 
-So a handler that blocks the event loop keeps its lease, and a cancel reaches it as soon as it lets go.
+So a handler that blocks the event loop keeps its lease, and a cancel reaches it as soon as it lets go. What other
+workers have lost is looked for here, too.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from maas_backoff.gate.gate import Gate
 from maas_backoff.guard import log_for
 from maas_backoff.leased import Attempt
 from maas_backoff.loops.patience import Patience
+from maas_backoff.loops.reap import Reaper
 from maas_backoff.running import Running
 from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
@@ -50,6 +52,7 @@ class Heartbeat:
         self._lease = lease
         self._about = about
         self._troubles = troubles
+        self._reaper = Reaper(store, running.worker, lease)
         self._longest_block = min(lease / 3, 5.0)
         self._deadline = max(1.0, lease / 10)  # short, so that a dead connection is left in time
         self._missed = 0
@@ -117,8 +120,9 @@ class Heartbeat:
                     await self._store.server.location.look()
             await self._renew(client)
             await self._renew_grants(client)
-            while (left := next_beat - time.monotonic()) > 0:
-                await self._listen(client, left)
+            while next_beat > time.monotonic():
+                await self._reaper.look(client, self._deadline)
+                await self._listen(client, min(next_beat, self._reaper.due) - time.monotonic())
         except (StorageError, TimeoutError) as error:
             self._missed += 1
             self._error = str(error) or "no answer in time"

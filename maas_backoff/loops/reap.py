@@ -2,15 +2,17 @@
 
 import logging
 import random
+import time
 
 import anyio
 
 from maas_backoff.domain.outcome import LeaseExpired
 from maas_backoff.domain.settlement import decide
-from maas_backoff.errors import StorageError
+from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.guard import log_for
 from maas_backoff.logs import about
 from maas_backoff.loops.patience import Patience
+from maas_backoff.store.connect import Client
 from maas_backoff.store.frame import Found, Settle
 from maas_backoff.store.redis import RedisStore
 
@@ -19,24 +21,39 @@ log = log_for("worker")
 LIMIT = 100
 
 
-async def run(store: RedisStore, worker: str, lease: float) -> None:
-    """Look for lost attempts every quarter of a lease.
+class Reaper:
+    """Looks for lost attempts every quarter of a lease. The heartbeat calls it, in its thread and on its connection.
 
-    After a gap, in which nobody looked for twice that long, the server or all workers stood still: live workers get the
-    time of one heartbeat and 2 seconds to renew before anything is reaped.
+    So a handler that blocks the event loop keeps no lost task from coming back. After a gap, in which nobody looked for
+    twice that long, the server or all workers stood still: live workers get the time of one heartbeat and 2 seconds to
+    renew before anything is reaped.
     """
-    period = lease / 4
-    patience = Patience("a worker's reaper", store.server.outage)
-    while True:
+
+    def __init__(self, store: RedisStore, worker: str, lease: float) -> None:
+        self.due = 0.0
+        """When to look next, by time.monotonic()."""
+        self._store = store
+        self._worker = worker
+        self._lease = lease
+        self._period = lease / 4
+        self._patience = Patience("a worker's reaper", store.server.outage)
+
+    async def look(self, client: Client, within: float) -> None:
+        """Look, if it is time, for `within` seconds at most. A server that does not answer is asked again later."""
+        if time.monotonic() < self.due:
+            return
+        store = self._store.over(client)
+        self.due = time.monotonic() + self._period * random.uniform(0.9, 1.1)  # noqa: S311 - so that workers do not look in step
         try:
-            lost = await store.reap(gap=2 * period, grace=lease / 3 + 2, limit=LIMIT)
-            await settle_lost(store, worker, lost)
-            patience.restored()
-        except StorageError as error:
-            await patience.after(error)
-            continue
-        if len(lost) < LIMIT:
-            await anyio.sleep(period * random.uniform(0.9, 1.1))  # noqa: S311 - so that workers do not look in step
+            with anyio.fail_after(within):
+                lost = await store.reap(gap=2 * self._period, grace=self._lease / 3 + 2, limit=LIMIT)
+                await settle_lost(store, self._worker, lost)
+        except (StorageError, TimeoutError) as error:
+            self._patience.failed(error if isinstance(error, StorageError) else StorageUnavailableError("no answer"))
+            return
+        self._patience.restored()
+        if len(lost) >= LIMIT:
+            self.due = time.monotonic()
 
 
 async def settle_lost(store: RedisStore, worker: str, lost: list[Found]) -> None:

@@ -1,7 +1,8 @@
 """What is read of a queue, without changing it."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
@@ -16,6 +17,7 @@ from maas_backoff.domain.waiting import at, waiting_for
 from maas_backoff.domain.worker import Worker
 from maas_backoff.store import scripts
 from maas_backoff.store.codec import by_server_clock, decode, demand_of, now_and_ahead
+from maas_backoff.store.connect import Client
 from maas_backoff.store.creation import Creation
 from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.keys import Keys
@@ -45,6 +47,12 @@ class Reader:
         self._policies = Policies(config.task.policy)
         self.clock = ""
         """What scripts take for the time, in ms; empty for the server's own. Only tests set it."""
+
+    def over(self, client: Client) -> Self:
+        """Return this store, reached by one client: that of another event loop, say."""
+        other = copy.copy(self)
+        other.server = self.server.over(client)
+        return other
 
     async def aclose(self) -> None:
         """Close the connections, and leave the embedded server. The next call connects again."""

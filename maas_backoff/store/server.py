@@ -61,6 +61,12 @@ class Server:
             with contextlib.suppress(StorageError, OSError):  # the caller tries again anyway
                 await self._process.start()
 
+    def over(self, client: Client) -> "Server":
+        """Return this server, reached by one client: that of another event loop, say. The client stays the caller's."""
+        other = Server(self._storage, self._key)
+        other.location, other.outage, other._client = self.location, self.outage, client
+        return other
+
     def new_client(self, *, connections: int = 32, timeout: float | None = None) -> Client:
         """Return a client of one's own; `connect` has been called before. `timeout`: how long an answer may take."""
         if timeout is None:
