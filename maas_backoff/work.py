@@ -59,7 +59,10 @@ class Work:
 
     def begin(self, attempt: Attempt) -> None:
         """Begin an attempt. Returns at its first wait, or before it has begun."""
-        attempt.call = own_task(self._attempt(attempt), "maas-backoff-attempt")
+        call = own_task(self._attempt(attempt), "maas-backoff-attempt")
+        # An eager task may have ended by now, and the exception handler's be the attempt's own.
+        if attempt.call is None:
+            attempt.call = call
 
     def sweep(self) -> None:
         """Settle the attempts whose asyncio task was cancelled by other code before it could begin."""

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from support import eventually
 
-from maas_backoff import HandlerError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, current_task
+from maas_backoff import HandlerError, ResultEntity, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, current_task
 
 pytestmark = pytest.mark.anyio
 
@@ -173,6 +173,25 @@ async def test_an_exception_handler_may_await_a_cancelled_task(config: TaskBacko
     async with scheduler:
         assert (await scheduler.wait_task(await scheduler.create_task({"bad": True}), timeout=20)).status == "failed"
         assert (await scheduler.wait_task(await scheduler.create_task({}), timeout=20)).result == "fine"
+
+
+async def test_an_exception_handler_takes_its_time_after_a_handler_that_awaits_nothing(
+    scheduler: TaskBackoffScheduler,
+) -> None:
+    """An eager task has ended before its attempt knows of it: that is no attempt which was cancelled unbegun."""
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        raise ValueError("x")
+
+    @scheduler.set_custom_task_exception_handler
+    async def on_exception(task: TaskEntity) -> ResultEntity:
+        await anyio.sleep(scheduler.config.scheduler.lease / 2)  # the sweep is every third of a lease
+        return ResultEntity.ok("fallback")
+
+    async with scheduler:
+        task = await scheduler.wait_task(await scheduler.create_task({}, max_retry_count=0), timeout=20)
+    assert (task.status, task.result) == ("completed", "fallback")
 
 
 # How a call is cancelled
