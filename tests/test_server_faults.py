@@ -16,7 +16,9 @@ import redis
 from support import SERVERS, Server, eventually, quick_config
 
 from maas_backoff import StorageConfig, StorageError, StorageUnavailableError, TaskBackoffScheduler, TaskEntity
-from maas_backoff.errors import StorageFullError
+from maas_backoff.errors import StorageDeniedError, StorageFullError
+from maas_backoff.store.orphans import find_orphans
+from maas_backoff.store.redis import RedisStore
 
 pytestmark = pytest.mark.anyio
 
@@ -395,6 +397,98 @@ async def test_a_password_that_changes_is_waited_for(own: Own, caplog: pytest.Lo
         await worker.check_done_once(ids)
         await worker.check_works()
     assert not any("secret" in record.getMessage() for record in caplog.records)
+
+
+RIGHTS = (
+    "-zadd",
+    "-zrem",
+    "-hset",
+    "-hmget",
+    "-expire",
+    "-publish",
+    "-bzpopmin",
+    "-evalsha",
+    "resetchannels",
+    "resetkeys",
+)
+
+
+@pytest.mark.parametrize("rule", RIGHTS)
+@pytest.mark.parametrize("name", SERVERS)
+async def test_a_right_that_is_taken_away_for_a_while_kills_no_worker_and_loses_no_task(
+    own: Own, name: str, rule: str
+) -> None:
+    """Tasks that run, come back, wait and are created meanwhile: all are completed, and none is in no index."""
+    server = own(name=name)
+    rights = ("on", ">secret", "allkeys", "allchannels", "+@all")
+    sync(server, "ACL", "SETUSER", "app", "reset", *rights)
+    config = quick_config(StorageConfig(host="127.0.0.1", port=server.port, username="app", password="secret"))
+    worker = TaskBackoffScheduler(config)
+    go_on = anyio.Event()
+    begun = 0
+
+    @worker.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        nonlocal begun
+        begun += 1
+        if task.task_params.get("waits"):
+            await go_on.wait()
+        if task.task_params.get("fails") and task.attempt == 1:
+            raise ConnectionError
+
+    async with worker, TaskBackoffScheduler(quick_config(server.storage)) as other:
+        ids = await other.create_tasks({"n": n, "waits": True, "fails": n % 2} for n in range(6))
+        await eventually(lambda: begun == 6, "all run")
+        ids += await other.create_tasks({"n": n, "fails": n % 2} for n in range(10, 20))
+        sync(server, "ACL", "SETUSER", "app", rule)
+        go_on.set()
+        ids += await other.create_tasks({"n": n} for n in range(30, 35))
+        if rule in {"-zadd", "-hset", "-hmget", "-evalsha", "resetkeys"}:
+            with pytest.raises(StorageDeniedError):
+                await worker.create_task({}, "created")
+        await anyio.sleep(1)  # longer than the reaper's and the heartbeat's periods
+        sync(server, "ACL", "SETUSER", "app", *rights)
+        ids.append(await worker.create_task({}, "created"))
+        for task_id in ids:
+            assert (await other.wait_task(task_id, 20)).status == "completed", task_id
+        assert worker.health().reasons == ()
+        store = RedisStore(other.config)
+        assert (await find_orphans(store, other.config, repair=False)).orphans == 0
+        await store.aclose()
+
+
+async def test_an_index_that_is_written_over_for_a_while_kills_no_worker(own: Own) -> None:
+    """By hand, with a key of another type: the worker waits until it is gone, and goes on."""
+    server = own()
+    async with Worker(server.storage) as worker:
+        for name in ("ready", "leases", "completed", "marker", "scheduled"):
+            key = f"maas:{{test}}:{name}"
+            await eventually(
+                lambda key=key: not server.client.exists(key) or key.endswith("completed"), "it is not used"
+            )
+            server.client.delete(key)
+            server.client.set(key, "nonsense")
+            await anyio.sleep(0.3)
+            server.client.delete(key)
+            await worker.check_works()
+
+
+@pytest.mark.parametrize("with_worker", [True, False], ids=["worker", "producer"])
+async def test_the_form_of_the_data_is_written_again_after_a_loss(server: Server, with_worker: bool) -> None:
+    """FLUSHALL under processes that run: a release that knows another form must not take the new data for its own."""
+    async with (
+        Worker(server.storage) if with_worker else TaskBackoffScheduler(quick_config(server.storage)) as scheduler
+    ):
+        if not with_worker:
+            await scheduler.create_task({}, "before")
+        server.client.flushall()
+        if not with_worker:
+            await scheduler.create_task({})
+        await eventually(lambda: server.client.hget("maas:{test}:meta", "schema") == b"1", "it is written again")
+        server.client.hset("maas:{test}:meta", "schema", "2")
+        await scheduler.create_task({})
+        await anyio.sleep(1)  # longer than a period of the reaper
+        assert server.client.hget("maas:{test}:meta", "schema") == b"2", "that of another release is left"
 
 
 async def test_a_host_that_has_no_address_is_named_within_the_deadline() -> None:

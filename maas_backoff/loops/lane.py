@@ -11,7 +11,7 @@ import anyio
 
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.errors import Retry, StorageDeniedError, StorageUnavailableError
+from maas_backoff.errors import Retry, StorageError
 from maas_backoff.gate.grant import Grant
 from maas_backoff.guard import log_for
 from maas_backoff.leased import Attempt
@@ -64,7 +64,7 @@ class Lane:
         while True:
             try:
                 answer = await self._store.exchange(frame, self._running.worker)
-            except (StorageUnavailableError, StorageDeniedError) as error:
+            except StorageError as error:  # whatever it refuses, it has changed nothing
                 await self._patience.after(error)
                 await self._store.server.revive()
             else:

@@ -6,7 +6,7 @@ The claim waits on the server behind the blocking command, so that no message go
 import asyncio
 import time
 
-from maas_backoff.errors import StorageDeniedError, StorageUnavailableError
+from maas_backoff.errors import StorageError
 from maas_backoff.loops.lane import Lane
 from maas_backoff.loops.patience import Patience
 from maas_backoff.running import Running
@@ -57,7 +57,7 @@ class Wake:
                 else:
                     await self._sleep_before(frame)
                 self._patience.restored()
-            except (StorageUnavailableError, StorageDeniedError) as error:
+            except StorageError as error:
                 await self._patience.after(error)
                 self._running.wake()
 
@@ -78,7 +78,7 @@ class Wake:
                 self._client, frame, self._running.worker, self._block, gpu=gpu
             )
             self._note(marker)
-        except (StorageUnavailableError, StorageDeniedError) as error:
+        except StorageError as error:
             await self._patience.after(error)
             # It may have been run.
             answer = await self._lane.send(frame)

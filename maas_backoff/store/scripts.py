@@ -8,6 +8,8 @@ import attrs
 
 _FOLDER = files("maas_backoff.store") / "lua"
 _INCLUDE = re.compile(r"^--#include (\w+)\n", re.MULTILINE)
+# Half of the text: it is sent where a server does not know the script, and all of it at the start of each process.
+_COMMENTS = re.compile(r"--\[\[.*?\]\]\n|^ *--[^\n]*\n|^ +|^\n", re.DOTALL | re.MULTILINE)
 
 
 @attrs.frozen
@@ -23,7 +25,7 @@ class Script:
     @classmethod
     def load(cls, name: str, keys: str, args: str) -> "Script":
         """Return the script of `lua/<name>.lua`; `keys` and `args` are names, separated by spaces."""
-        text = _INCLUDE.sub(lambda match: _read(match[1]), _read(name))
+        text = _COMMENTS.sub("", _INCLUDE.sub(lambda match: _read(match[1]), _read(name)))
         digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - EVALSHA's name for a text, not a secret
         return cls(name, tuple(keys.split()), tuple(args.split()), text, digest)
 

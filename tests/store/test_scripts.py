@@ -7,6 +7,7 @@ import pytest
 from support import Server
 
 from maas_backoff.store import scripts
+from maas_backoff.store.rehearsal import SCHEMA
 from maas_backoff.store.scripts import Script
 
 FOLDER = Path(scripts.__file__).parent / "lua"
@@ -113,3 +114,8 @@ def test_each_script_compiles_on_each_server(any_server: Server, script: Script)
 
 def server_knows(server: Server, script: Script) -> list[bool]:
     return [bool(known) for known in server.client.script_exists(script.digest)]
+
+
+def test_the_number_of_the_datas_form_is_the_same_in_both_languages() -> None:
+    (number,) = re.findall(r"local SCHEMA = '(\d+)'", (FOLDER / "_schema.lua").read_text(encoding="utf-8"))
+    assert int(number) == SCHEMA
