@@ -116,6 +116,9 @@ class TaskBackoffScheduler:
         `lifespan` is a function without arguments that gives a context manager (@contextmanager, or
         @asynccontextmanager): it loads the model and warms up, and what it yields is handed to the handler as its
         second argument. In process mode every child enters it, which sees its own GPU only; else the worker does.
+        One asyncio task enters and leaves it, so it may have a task group around its `yield`; what that runs goes on
+        between tasks, also in a child, where only a handler that is not `async def` holds it up. One that ends by
+        itself ends the worker, or its child.
         It does not count in `exec_timeout`; `start` waits for the first one. Where tasks need a GPU, and none has room
         at the start, the first task that gets one waits for it instead. Raises HandlerError as for handlers.
         """

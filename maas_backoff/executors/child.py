@@ -130,6 +130,8 @@ class Server:
         self._running = False
         self._runner: asyncio.Runner | None = None
         self._loop_is_sound = True
+        self._listens = False
+        self._sent: asyncio.Future[None] | None = None
         self._follows = True
         self._plain = ExitStack()
         self._held: InOneTask | None = None
@@ -199,15 +201,21 @@ class Server:
     async def _until_request(self) -> None:
         """Wait until the parent sends something. Raises HandlerError if the lifespan ends by itself."""
         loop = asyncio.get_running_loop()
-        sent = asyncio.Event()
-        loop.add_reader(self._connection, sent.set)
-        try:
-            if self._held is None:
-                await sent.wait()
-            else:
-                await self._held.watch(until=sent)
-        finally:
+        self._sent = loop.create_future()
+        if not self._listens:  # once, as a rule: to add and remove a reader takes half as long as all the rest
+            self._listens = True
+            loop.add_reader(self._connection, self._note_request, loop)
+        if self._held is None:
+            await self._sent
+        else:
+            await self._held.watch(until=self._sent)
+
+    def _note_request(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._running:  # the parent's end is closed: the loop would call this all the time
+            self._listens = False
             loop.remove_reader(self._connection)
+        elif self._sent is not None and not self._sent.done():
+            self._sent.set_result(None)
 
     def _follow(self, span: Record, stack: ExitStack) -> None:
         """Make the parent's span the current one. What keeps it from being followed keeps no handler from its task."""

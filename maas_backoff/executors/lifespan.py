@@ -75,17 +75,11 @@ class InOneTask:
         self._value.cancel()
         return _raise_end_of(self._holder)
 
-    async def watch(self, until: asyncio.Event | None = None) -> None:
-        """Wait until an event is set. Raises HandlerError if the manager ends before, although nobody has left it."""
+    async def watch(self, until: asyncio.Future[None] | None = None) -> None:
+        """Wait until a future is done. Raises HandlerError if the manager ends before, although nobody has left it."""
         assert self._holder is not None
-        ends = [self._holder]
-        if until is not None:
-            ends.append(self._loop.create_task(_wait(until)))
-        try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for end in ends[1:]:
-                end.cancel()
+        ends = [self._holder] if until is None else [self._holder, until]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if self._holder.done() and not self._leave.is_set():
             cause = None if self._holder.cancelled() else self._holder.exception()
             raise HandlerError("worker_lifespan: it ended by itself, before the worker") from cause
@@ -129,10 +123,6 @@ class InOneTask:
             # The shield holds off anyio's cancellation, the except a task.cancel().
             with suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
                 await asyncio.wait([holder])
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 def _raise_end_of(holder: asyncio.Task[None]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from contextlib import suppress
 
 from maas_backoff.executors.records import log_here
 from maas_backoff.guard import log_for
@@ -69,7 +70,8 @@ class Output:
     def _log(self, line: bytes) -> None:
         for start in range(0, len(line), LINE_LIMIT):  # an empty line is not logged
             text = line[start : start + LINE_LIMIT].decode(errors="backslashreplace")
-            _logger.info("%s", text, extra={"child_pid": self._child_pid, "task_id": self._task_id})
+            with suppress(Exception):  # a log handler of the user's must not fail the attempt whose line this is
+                _logger.info("%s", text, extra={"child_pid": self._child_pid, "task_id": self._task_id})
 
 
 class Records:

@@ -19,7 +19,7 @@ async def run(executor: ProcessExecutor, running: Running, store: RedisStore) ->
     while True:
         await executor.lacking.wait()
         executor.lacking.clear()
-        while setback.held or executor.lacks_child:
+        while not running.closing and (setback.held or executor.lacks_child):
             if executor.unused_ended():
                 await anyio.sleep(REST)
             if setback.held:

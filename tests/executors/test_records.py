@@ -128,12 +128,17 @@ async def test_a_log_handler_that_raises_ends_nothing(told: pytest.LogCaptureFix
             raise RuntimeError("no room")
 
     handler = Raising()
-    logging.getLogger("my.service").addHandler(handler)
+    loggers = [logging.getLogger(name) for name in ("my.service", "maas_backoff.output")]
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         async with executor(handlers.logs) as made:
             assert await made.run(FakeCall()) == Succeeded("null")
+        async with executor(handlers.prints) as made:
+            assert await made.run(FakeCall()) == Succeeded('"printed"')
     finally:
-        logging.getLogger("my.service").removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 CONFIGURED = """

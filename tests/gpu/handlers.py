@@ -102,3 +102,15 @@ def load() -> Iterator[tuple[str, int]]:
     time.sleep(0.3)
     note("loaded", os.environ["CUDA_VISIBLE_DEVICES"])
     yield os.environ["CUDA_VISIBLE_DEVICES"], os.getpid()
+
+
+@contextmanager
+def missing_for_a_while() -> Iterator[str]:
+    """A model whose file is not there while another file is."""
+    if Path(os.environ["GPU_TEST_MISSING"]).exists():
+        raise FileNotFoundError("model.bin")
+    yield "a model"
+
+
+def own_pid(task: TaskEntity, model: str) -> int:
+    return os.getpid()

@@ -1,6 +1,7 @@
 """Tasks start where there is room, and only there; they say why they wait; what they held is given back."""
 
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 
 import anyio
 import attrs
+import psutil
 import pytest
 from gpu import handlers as gpu_handlers
 from support import Server, eventually, quick_config
@@ -988,3 +990,38 @@ async def test_the_options_are_checked(server: Server) -> None:
             config.gpu.gpus = wrong  # type: ignore[assignment] - wrong on purpose
     made = TaskBackoffConfig.from_env(environ={"MAAS_BACKOFF_GPUS": "0,GPU-a", "MAAS_BACKOFF_TASKS_PER_GPU": "2"})
     assert (made.gpu.gpus, made.gpu.tasks_per_gpu) == ((0, "GPU-a"), 2)
+
+
+@pytest.mark.blocks
+async def test_a_model_that_is_missing_for_a_while_harms_no_task(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is not to blame: tasks go back, and one at a time tries, until the first child is ready for it again."""
+    missing = tmp_path / "missing"
+    monkeypatch.setenv("GPU_TEST_MISSING", str(missing))
+    monkeypatch.setattr("maas_backoff.setback.LONGEST_PAUSE", 2.0)
+    gpu_config.threadpool.proc_mode = "process"
+    gpu_config.threadpool.concurrency = 4
+    scheduler = worker(gpu_config, FakeGpuProbe([FakeGpu(new_uuid())]), gpu_handlers.own_pid)
+    scheduler.set_worker_lifespan(gpu_handlers.missing_for_a_while)
+    async with scheduler:
+        first = (await scheduler.wait_task(await scheduler.create_task({}), 30)).result
+        missing.touch()
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: not psutil.pid_exists(first), "its child has ended")
+        ids = await scheduler.create_tasks([{"n": n} for n in range(6)])
+        await eventually(lambda: "model.bin" in " ".join(scheduler.health().reasons), "it is not ready")
+        attempts: list[int] = []
+
+        async def tried() -> bool:
+            tasks = [await scheduler.get_task(one) for one in ids]
+            attempts.append(sum(task.attempt for task in tasks if task is not None))
+            return attempts[-1] >= attempts[0] + 2
+
+        await eventually(tried, "one after the other tries", 30)
+        missing.unlink()
+        tasks = [await scheduler.wait_task(one, 30) for one in ids]
+        done = {(task.status, task.retry_count, task.oom_count, task.attempts) for task in tasks}
+        assert done == {(TaskStatus.COMPLETED, 0, 0, ())}
+        assert sum(task.attempt for task in tasks) < 6 + 20, "not as fast as the server answers"
+        await eventually(lambda: scheduler.health().ready, "it is over")
