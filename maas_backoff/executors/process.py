@@ -150,7 +150,7 @@ class ProcessExecutor:
             finally:
                 self._warming = None
                 warming.over.set()
-        if self.setback.held:
+        if self.setback.held and self.wants_gpu:
             self.setback.let_one_try()
 
     async def watch(self) -> None:

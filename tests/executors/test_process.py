@@ -611,6 +611,19 @@ class TestChildren:
             assert len(made._idle) == 2
             assert len({await value_of(made) for _ in range(3)}) == 1
 
+    async def test_a_start_that_began_before_the_last_failure_ends_no_setback(self) -> None:
+        """Another one could not be started meanwhile; the worker goes on to try, and to say so."""
+        async with executor(handlers.pid, warm=3) as made:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(made.warm_up)
+                await until(lambda: len(made._children) == 2)
+                made.setback.failed("no room for another one")
+            assert len(made._idle) == 2
+            assert made.setback.trouble is not None
+            assert made.setback.begun.is_set()
+            await made.warm_up()
+            assert made.setback.trouble is None
+
     async def test_a_child_is_missed_when_it_ends(self) -> None:
         """One that ends before any task has used it is told apart: those after it may end as well."""
         async with executor(handlers.dies) as made:
