@@ -52,8 +52,9 @@ class TaskConfig:
     `max_backoff_interval` is refused when the configuration is used. `backoff_jitter` is a share of the delay.
     `backoff_strategy` may be a callable from the retry's number (from 1) to seconds; it lives in the workers, and
     where there is none the exponential formula stands in. A step of `priority` is worth a head start of
-    `priority_step` seconds. A task whose worker died `max_lost` times fails. `result_ttl` is how long completed and
-    cancelled tasks are kept, `failed_ttl` how long failed ones are. `max_payload_bytes` limits params and results.
+    `priority_step` seconds. A task whose worker died `max_lost` times fails; a loss counts 1/n where n tasks were lost
+    together. `result_ttl` is how long completed and cancelled tasks are kept, `failed_ttl` how long failed ones are.
+    `max_payload_bytes` limits params and results.
     With `max_queue_size` tasks that are not finished, new ones are refused (QueueFullError); None: no limit.
     A task starts only on a GPU with `min_gpu_memory_gb` GiB free and a utilisation below `max_gpu_utilization`
     percent (0: no matter). `min_gpu_utilization` is the old name of `max_gpu_utilization`. A task that runs out of a

@@ -20,6 +20,7 @@ from maas_backoff.guard import log_for
 from maas_backoff.leased import Attempt
 from maas_backoff.setback import Setback
 from maas_backoff.store.frame import ACCEPTED, Answer, Claimed, Frame, Settle, settle_args
+from maas_backoff.suspects import Suspects
 
 FRAME_LIMIT = 100
 """Claims, and settles, per frame: a script call of 1 to 2 ms."""
@@ -39,8 +40,16 @@ class Running:
     An attempt keeps its slot until its settlement is answered; a frame may claim for the slots it frees itself.
     """
 
-    def __init__(self, worker: str, concurrency: int, batch_size: int, setback: Setback | None = None) -> None:
-        """`setback` tells whether children can be started, where handlers run in children."""
+    def __init__(
+        self,
+        worker: str,
+        concurrency: int,
+        batch_size: int,
+        setback: Setback | None = None,
+        *,
+        in_children: bool = False,
+    ) -> None:
+        """`setback` tells whether children can be started, where handlers run in children: `in_children`."""
         self.worker = worker
         self.concurrency = concurrency
         self.attempts: dict[int, Attempt] = {}
@@ -86,8 +95,7 @@ class Running:
         """Whether attempts are stopped when their lease is over. Threads cannot be: their outcome may still count."""
         self.lingering = 0
         """Slots whose thread outlives its attempt."""
-        self._suspect_claims = {True: 0, False: 0}
-        """Claims on their way that may take a suspect, of those that need a GPU and of the others."""
+        self.suspects = Suspects(in_children=in_children)
         self._setback = setback
         if setback is not None:
             setback.changed = self._replan
@@ -148,7 +156,7 @@ class Running:
         claims = min(self.claimable - 1 - self.spare_slots, SLEEPING_CLAIMS)
         if self.closing or claims < 1:
             return None
-        self._asleep = self._frame([], claims, lane)
+        self._asleep = self._frame([], claims, lane, asleep=True)
         return self._asleep
 
     @property
@@ -168,21 +176,24 @@ class Running:
             return None
         return self._frame([], len(fits), lane, tuple(fits))
 
-    def _frame(self, settles: list[Settle], claims: int, lane: int, fits: tuple[str, ...] = ()) -> Frame:
+    def _frame(
+        self, settles: list[Settle], claims: int, lane: int, fits: tuple[str, ...] = (), *, asleep: bool = False
+    ) -> Frame:
         self._claiming += claims
         if claims:
             self.empty.clear()
-        may_claim_suspect = claims > 0 and not self._suspect_claims[bool(fits)] and not self._runs_suspect()
-        self._suspect_claims[bool(fits)] += may_claim_suspect
+        may_claim_suspect, cohort = False, ""
+        if claims:
+            may_claim_suspect, cohort = self.suspects.ask(self.attempts.values(), gpu=bool(fits), asleep=asleep)
         request_id = f"{next(self._requests)}"
         self._in_flight[request_id] = [self._ended.popleft() for _ in settles], self._wakes
         tally = self.tally.take() if settles else ""
+        claim = claims, may_claim_suspect, request_id, lane, tally, fits, cohort, self.suspects.in_children
         try:
-            return Frame(tuple(settles), claims, may_claim_suspect, request_id, lane, tally, fits)
+            return Frame(tuple(settles), *claim)
         except Exception as error:  # noqa: BLE001 - nothing that one task gives may keep the others from being settled
             log.error("an outcome cannot be sent: %s", type(error).__name__)  # noqa: TRY400 - the traceback may show the outcome
-            sound = tuple(map(_sendable, settles))
-            return Frame(sound, claims, may_claim_suspect, request_id, lane, tally, fits)
+            return Frame(tuple(map(_sendable, settles)), *claim)
 
     def answered(self, frame: Frame, answer: Answer) -> list[Attempt]:
         """Free the slots of what is settled, and return it, in the order of the frame."""
@@ -196,7 +207,7 @@ class Running:
             self._busy -= 1
         self._sending -= len(settled)
         self._claiming -= frame.claims
-        self._suspect_claims[bool(frame.fits)] -= frame.may_claim_suspect
+        self.suspects.answered(frame)
         if frame.claims and not frame.fits:
             # What woke this worker while the frame was on its way may have come after the claim.
             self._feed(hungry=answer.hit or wakes != self._wakes)
@@ -229,9 +240,6 @@ class Running:
     def unsettled(self) -> bool:
         """Whether an attempt has ended whose settlement is not answered yet."""
         return any(attempt.over for attempt in self.attempts.values())
-
-    def _runs_suspect(self) -> bool:
-        return any(attempt.claimed.counts.suspect for attempt in self.attempts.values())
 
     # The ends of attempts
 
@@ -274,7 +282,10 @@ class Running:
         for attempt in attempts:
             self.attempts.pop(attempt.token, None)
             if attempt.claimed.counts.suspect:
-                self.wake()  # the next suspect may come
+                self.wake()  # the next cohort may come
+                if self.listens_for_gpu:  # it was told of no suspect that it could not have claimed
+                    self.gpu_marked = True
+                    self.gpu_pulse.set()
 
     def _rest(self) -> None:
         """Say that nothing is left to do, if so: no attempt, and no claim on its way."""

@@ -68,9 +68,14 @@ class Service:
         self._host: asyncio.Task[None] | None = None
         self._started = False
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        in_children = config.threadpool.proc_mode == "process"
         self._setback = executor.setback if isinstance(executor, ProcessExecutor) else None
         self.running = Running(
-            self.worker, config.threadpool.concurrency, config.task.batch_size, setback=self._setback
+            self.worker,
+            config.threadpool.concurrency,
+            config.task.batch_size,
+            setback=self._setback,
+            in_children=in_children,
         )
         self.running.stops_with_lease = executor.stoppable
         self._gate = Gate(
@@ -79,7 +84,7 @@ class Service:
             config.gpu,
             worker=self.worker,
             queue=config.task.biz_prefix,
-            in_children=config.threadpool.proc_mode == "process",
+            in_children=in_children,
             pulse=self.running.gpu_pulse,
         )
         self._heartbeat: Heartbeat | None = None
@@ -186,6 +191,7 @@ class Service:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "slots": self._config.threadpool.concurrency,
+            "in_children": self.running.suspects.in_children,
             "version": VERSION,
         }
         heartbeat = self._heartbeat = Heartbeat(

@@ -144,6 +144,7 @@ async def test_the_numbers_of_a_queue_with_a_gpu(
                 "tasks,state=failed": 1,
                 "tasks,state=cancelled": 1,
                 "unfit_tasks": 1,
+                "suspect_tasks": 0,
                 "finished_tasks_total,state=completed": 4,
                 "finished_tasks_total,state=failed": 1,
                 "finished_tasks_total,state=cancelled": 1,

@@ -58,7 +58,9 @@ async def examine(
     words.extend(
         Word("warning", f"worker {worker.name}: not ready: {worker.trouble}") for worker in fleet if not worker.ready
     )
-    words.append(Word("warning" if stats.paused else "ok", f"queue: {await scheduler.explain()}"))
+    words.append(
+        Word("warning" if stats.paused or stats.suspect_count else "ok", f"queue: {await scheduler.explain()}")
+    )
     if stats.unfit_count:
         too_much = "ask for more GPU memory than any worker's device has"
         words.append(Word("wrong", f"queue: {stats.unfit_count} tasks {too_much}"))

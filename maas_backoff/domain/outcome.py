@@ -121,7 +121,15 @@ class Unstarted:
 
 @attrs.frozen
 class LeaseExpired:
-    """The attempt's worker has not renewed its lease."""
+    """The attempt's worker has not renewed its lease.
+
+    `together` tasks may have ended the worker, this one included. The task comes back in a cohort: `cohort` is its
+    name, `size` is how many tasks it has at most.
+    """
+
+    together: int = 1
+    cohort: str = ""
+    size: int = 1
 
 
 HandlerOutcome = Succeeded | Failed | Snoozed | Unstarted

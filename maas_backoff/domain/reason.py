@@ -9,9 +9,16 @@ from maas_backoff.domain.worker import Worker
 
 
 def reason(
-    stats: QueueStats, fleet: Sequence[Worker], next_due: float | None, waiting: Sequence[tuple[Demand, int]]
+    stats: QueueStats,
+    fleet: Sequence[Worker],
+    next_due: float | None,
+    waiting: Sequence[tuple[Demand, int]],
+    suspects_running: int = 0,
 ) -> str:
-    """Return the sentence; `next_due` is in seconds, `waiting` how many due tasks need what of a GPU."""
+    """Return the sentence; `next_due` is in seconds, `waiting` how many due tasks need what of a GPU.
+
+    `suspects_running` tasks run again that were lost with their worker.
+    """
     due = stats.pending_count - stats.scheduled_count
     running = f"{_tasks(stats.processing_count)} running" if stats.processing_count else "nothing runs"
     if stats.paused:
@@ -21,16 +28,28 @@ def reason(
     if not due:
         later = f"; the next of {_tasks(stats.scheduled_count)} is due in {_span(next_due)}" if next_due else ""
         return f"Nothing is due: {running}{later}."
+    suspects = _suspects(stats.suspect_count, suspects_running, fleet) if stats.suspect_count else ""
     slots = sum(worker.slots for worker in fleet)
     taken = sum(worker.running for worker in fleet)
     if waiting and stats.gpu_count == due:
         demand, number = max(waiting, key=lambda one: one[1])
         why = gpu_reason(demand, fleet)
-        if why != NOT_YET or taken < slots:
-            return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}."
+        if why != NOT_YET or (taken < slots and not suspects):
+            return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}{suspects}."
+    at_it = f": {len(fleet)} workers with {slots} slots are at it"
     if slots and taken >= slots:
-        return f"{_tasks(due)} due, {running}: all {slots} slots are taken."
-    return f"{_tasks(due)} due, {running}: {len(fleet)} workers with {slots} slots are at it."
+        at_it = f": all {slots} slots are taken"
+    elif stats.suspect_count >= due:
+        at_it = ""
+    return f"{_tasks(due)} due, {running}{at_it}{suspects}."
+
+
+def _suspects(number: int, running: int, fleet: Sequence[Worker]) -> str:
+    """Return how tasks come back that were lost with their worker."""
+    how = "in halves"
+    if all(worker.in_children for worker in fleet):
+        how = "at once in child processes, in halves where they were lost twice"
+    return f"; {_tasks(number)} lost their worker and come back {how}: {running:,} running now"
 
 
 def _tasks(number: int) -> str:

@@ -21,12 +21,17 @@ from maas_backoff.domain.outcome import (
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.task import TaskError, TaskStatus
 
+BLAME_DIGITS = 4
+"""Decimals that are kept of a task's blame."""
+
 
 @attrs.frozen
 class Counts:
     """How often a task has come back, and why; `suspect`: its last attempt was lost, perhaps by its own doing.
 
     `oom` and `fault` count attempts that a GPU's memory, or a GPU itself, failed; they use no retry.
+    `blame` is what the losses count towards `max_lost`: each counts fully, unless others were lost with the task.
+    A suspect comes back with its `cohort`, which has `cohort_size` tasks at most: see suspicion.py.
     """
 
     retry: int = 0
@@ -35,6 +40,13 @@ class Counts:
     suspect: bool = False
     oom: int = 0
     fault: int = 0
+    blame: float = attrs.field(default=attrs.Factory(lambda self: float(self.lost), takes_self=True))
+    cohort: str = ""
+    cohort_size: int = 1
+
+    def cleared(self, **changes: int) -> "Counts":
+        """Return the counts after an attempt that ended otherwise than by a loss: no suspicion is left."""
+        return attrs.evolve(self, suspect=False, cohort="", cohort_size=1, **changes)
 
 
 @attrs.define  # made for each task; a frozen one takes twice as long
@@ -91,7 +103,7 @@ class Settlement:
     @classmethod
     def retry(cls, failed: Failed, counts: Counts, delay: float, policy: Policy) -> Self:
         """Pending again after `delay`, one retry used."""
-        used = attrs.evolve(counts, retry=counts.retry + 1, suspect=False)
+        used = counts.cleared(retry=counts.retry + 1)
         error, trace = failed.error, failed.traceback
         return cls(
             TaskStatus.PENDING, policy.result_ttl, delay, used, error=error, traceback=trace, params=failed.params
@@ -110,7 +122,7 @@ class Settlement:
     @classmethod
     def snooze(cls, delay: float, counts: Counts, policy: Policy) -> Self:
         """Pending again after `delay`, no retry used."""
-        used = attrs.evolve(counts, snooze=counts.snooze + 1, suspect=False)
+        used = counts.cleared(snooze=counts.snooze + 1)
         return cls(TaskStatus.PENDING, policy.result_ttl, delay, used)
 
     @classmethod
@@ -147,7 +159,7 @@ def decide(  # noqa: PLR0911 - one return per outcome
         case Cancelled() | Unstarted():
             return Settlement.release(policy)
         case LeaseExpired():
-            return _after_loss(counts, policy)
+            return _after_loss(outcome, counts, policy)
         case _:
             assert_never(outcome)
 
@@ -170,9 +182,9 @@ def _after_gpu_failure(
     # At once, when there is room elsewhere, unless the handler asked for a delay.
     delay = backoff.spread(failed.retry_after or 0, task_id, f"gpu {counts.oom + counts.fault + 1}")
     if failed.fault == "gpu":
-        again = attrs.evolve(counts, fault=counts.fault + 1, suspect=False)
+        again = counts.cleared(fault=counts.fault + 1)
         return Settlement.retry_on_gpu(failed, again, delay, demand, outcome.uuid, policy)
-    again = attrs.evolve(counts, oom=counts.oom + 1, suspect=False)
+    again = counts.cleared(oom=counts.oom + 1)
     if failed.params is None:
         demand = attrs.evolve(demand, memory=_grown(outcome, policy.oom_growth))
     return Settlement.retry_on_gpu(failed, again, delay, demand, outcome.uuid, policy)
@@ -184,11 +196,17 @@ def _grown(outcome: FailedOnGpu, growth: float) -> int:
     return max(before, min(max(outcome.peak, math.ceil(before * growth)), outcome.most))
 
 
-def _after_loss(counts: Counts, policy: Policy) -> Settlement:
-    lost = attrs.evolve(counts, lost=counts.lost + 1, suspect=True)
-    error = TaskError(
-        "lease_lost", f"its worker stopped renewing the lease; lost {lost.lost} of {policy.max_lost} times"
+def _after_loss(loss: LeaseExpired, counts: Counts, policy: Policy) -> Settlement:
+    """Count the loss as one n-th where n tasks were lost: only a task that was lost alone is surely to blame."""
+    blame = round(counts.blame + 1 / loss.together, BLAME_DIGITS)
+    lost = attrs.evolve(
+        counts, lost=counts.lost + 1, suspect=True, blame=blame, cohort=loss.cohort, cohort_size=loss.size
     )
-    if lost.lost >= policy.max_lost:
+    told = f"lost {lost.lost} of {policy.max_lost} times"
+    if blame != lost.lost:
+        told = f"lost with {loss.together - 1} others; that adds up to {blame:.3g} of {policy.max_lost} losses"
+    error = TaskError("lease_lost", f"its worker stopped renewing the lease; {told}")
+    # Three thirds are one, whatever rounding has left of them.
+    if blame > policy.max_lost - 0.01:
         return Settlement.fail(error, policy, counts=lost)
     return Settlement.lose(error, lost, policy)

@@ -10,7 +10,8 @@ class QueueStats:
     `scheduled_count` is the part of `pending_count` that is not due yet. `oldest_pending_age` is for how many
     seconds the task at the head of the queue has been due; 0 when nothing is due. `gpu_count` is the part of
     `pending_count` that is due and waits for room on a GPU; `unfit_count` the part of that which asks for more memory
-    than any device of a live worker has. While `paused`, nothing is claimed.
+    than any device of a live worker has. While `paused`, nothing is claimed. `suspect_count` is the part of
+    `pending_count` that is due and whose last attempt was lost with its worker: these tasks come back in halves.
     """
 
     pending_count: int
@@ -23,3 +24,4 @@ class QueueStats:
     gpu_count: int = 0
     unfit_count: int = 0
     paused: bool = False
+    suspect_count: int = 0

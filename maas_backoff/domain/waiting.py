@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from maas_backoff.domain.demand import Demand, gib
+from maas_backoff.domain.settlement import Counts
+from maas_backoff.domain.suspicion import comes_back_at_once
 from maas_backoff.domain.worker import Worker
+
+_FRESH = Counts()
 
 
 def waiting_for(
@@ -15,6 +19,7 @@ def waiting_for(
     ahead: int = -1,
     *,
     paused: bool = False,
+    counts: Counts = _FRESH,
 ) -> str:
     """Return the reason in words; `fleet` are the live workers, `ahead` the tasks that come before it (-1: unknown)."""
     if due_ms > now_ms:
@@ -23,9 +28,25 @@ def waiting_for(
         return "paused"
     if not fleet:
         return "worker: none is running"
+    why = "" if demand is None else gpu_reason(demand, fleet)
+    if counts.suspect and why in {"", NOT_YET} and not _comes_back_at_once(counts, fleet):
+        return _suspect_reason(counts)
     if demand is not None:
-        return f"gpu: needs {demand}, {gpu_reason(demand, fleet)}"
+        return f"gpu: needs {demand}, {why}"
     return "slot" if ahead < 0 else f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
+
+
+def _suspect_reason(counts: Counts) -> str:
+    """Return how a task comes back that was lost with its worker."""
+    others = counts.cohort_size - 1
+    if not others:
+        return "suspect: its worker was lost; each worker runs one such task at a time, this one alone"
+    number = "1 other task" if others == 1 else f"up to {others:,} other tasks"
+    return f"suspect: its worker was lost; it comes back in halves of what was lost, with {number}"
+
+
+def _comes_back_at_once(counts: Counts, fleet: Sequence[Worker]) -> bool:
+    return comes_back_at_once(counts) and any(worker.in_children for worker in fleet)
 
 
 NOT_YET = "and others come first"

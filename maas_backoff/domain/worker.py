@@ -36,7 +36,16 @@ class Device:
         return self.health == "ok"
 
 
-_PLAIN = {"host": str, "pid": int, "slots": int, "running": int, "version": str, "lag": int | float, "trouble": str}
+_PLAIN = {
+    "host": str,
+    "pid": int,
+    "slots": int,
+    "running": int,
+    "version": str,
+    "lag": int | float,
+    "trouble": str,
+    "in_children": bool,
+}
 
 
 @attrs.frozen
@@ -44,7 +53,8 @@ class Worker:
     """A live worker, as it said with its last heartbeat: where it is, its slots and GPUs.
 
     `lag` is for how many seconds its event loop kept a call waiting. `trouble` is what keeps it from running tasks as
-    it should: it is starting, or the reasons of its `health()`; "" if nothing does.
+    it should: it is starting, or the reasons of its `health()`; "" if nothing does. `in_children`: its tasks run in
+    child processes.
     """
 
     name: str
@@ -56,6 +66,7 @@ class Worker:
     version: str = ""
     lag: float = 0
     trouble: str = ""
+    in_children: bool = False
 
     @property
     def ready(self) -> bool:

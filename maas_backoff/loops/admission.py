@@ -95,7 +95,7 @@ class Admission:
     async def _start_what_fits(self) -> bool:
         """Start one task after the other, the oldest that fits first; True where something is left that waits."""
         running = self._running
-        waiting, first_ready, held = await self._store.demands()
+        waiting, first_ready, held = await self._store.demands(running.suspects.on_gpus(running.attempts.values()))
         while waiting:
             slots = running.free
             made = await self._gate.plan(waiting, slots=max(1, slots), held=held)
@@ -112,7 +112,7 @@ class Admission:
             running.spare(0)
             if not started:
                 return True
-            waiting, first_ready, held = await self._store.demands()
+            waiting, first_ready, held = await self._store.demands(running.suspects.on_gpus(running.attempts.values()))
         running.spare(0)
         return False
 

@@ -6,7 +6,6 @@ import time
 
 import anyio
 
-from maas_backoff.domain.outcome import LeaseExpired
 from maas_backoff.domain.settlement import decide
 from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.guard import log_for
@@ -72,5 +71,5 @@ async def settle_lost(store: RedisStore, worker: str, lost: list[Found]) -> None
 
 
 def _settle(lost: Found) -> Settle | None:
-    settlement = decide(LeaseExpired(), lost.task_id, lost.counts, lost.policy, lost.policy.backoff())
+    settlement = decide(lost.loss, lost.task_id, lost.counts, lost.policy, lost.policy.backoff())
     return None if settlement is None else lost.settle(settlement)

@@ -3,6 +3,7 @@
 A task's fields: p creation (see _queue.lua: a line with time and policy, then the params), o overrides,
 q demand of a GPU where it is not that of its creation, and the device to avoid ("<MiB>:<percent> uuid"),
 s state (none: pending), t token, n attempt, k counts ("retries losses snoozes [ooms faults] suspect"; none: all 0),
+c suspicion of a task that was lost ("blame cohort cohort_size"; none: each loss counts fully, the task is run alone),
 u due ms, y held by ("started_ms worker", then a line "uuid index MiB"), f finished ms, g progress, m progress message,
 r result (none: null), e error, a0…a9 failed attempts, x cancel requested, d settled by ("token:settle_id").
 Short, because memory is counted per task, and few: each costs the server time whenever a task is read or written.
@@ -62,6 +63,8 @@ def settlement_fields(
         counts = settlement.counts
         gpu = f" {counts.oom} {counts.fault}" if counts.oom or counts.fault else ""
         fields += "k", f"{counts.retry} {counts.lost} {counts.snooze}{gpu} {counts.suspect:d}"
+        if counts.cohort:
+            fields += "c", f"{counts.blame} {counts.cohort} {counts.cohort_size}"
     if settlement.gpu is not None:
         demand, avoid = settlement.gpu
         fields += "q", f"{demand.name} {avoid}"
@@ -120,12 +123,26 @@ def _earlier(value: bytes, by_ms: float) -> bytes:
     return value if moment is None else b"%d%s" % (int(moment[0]) - int(by_ms), value[moment.end() :])
 
 
-def counts_of(stored: bytes | None) -> Counts:
-    """Return how often a task has come back."""
+def counts_of(stored: bytes | None, suspicion: bytes | None = None) -> Counts:
+    """Return how often a task has come back, of its fields k and c."""
     if stored is None:
         return NO_COUNTS
     retry, lost, snooze, *gpu, suspect = map(int, stored.split())
-    return Counts(retry, lost, snooze, suspect == 1, *gpu)
+    oom, fault = gpu or (0, 0)
+    counts = Counts(retry, lost, snooze, suspect == 1, oom, fault)
+    if not suspicion or not lost:
+        return counts
+    blame, cohort, size = suspicion.decode().split()
+    counts = attrs.evolve(counts, blame=float(blame))
+    return attrs.evolve(counts, cohort=cohort, cohort_size=int(size)) if suspect else counts
+
+
+def counts_of_claim(stored: bytes | None) -> Counts:
+    """Return the counts that settle.lua gives with a claim: k, and of a suspect a line with c."""
+    if stored is None:
+        return NO_COUNTS
+    counts, _, suspicion = stored.partition(b"\n")
+    return counts_of(counts, suspicion)
 
 
 def demand_of(stored: bytes | None, policy: Policy) -> Demand | None:
@@ -159,7 +176,7 @@ def decode(
     status = TaskStatus.PROCESSING if state == EXTERNAL else TaskStatus(state)
     due_ms = _number(fields, b"u") or creation.created_ms
     error = fields.get(b"e")
-    counts = counts_of(fields.get(b"k"))
+    counts = counts_of(fields.get(b"k"), fields.get(b"c"))
     started_ms, _, gpu = held_by(fields.get(b"y"))
     completed = status is TaskStatus.COMPLETED
     return TaskEntity(

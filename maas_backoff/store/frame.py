@@ -8,6 +8,7 @@ import attrs
 
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.history import tallied
+from maas_backoff.domain.outcome import LeaseExpired
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskEntity
@@ -73,6 +74,11 @@ def _tally(settle: Settle) -> str:
     return tallied(settlement, settle.counts)
 
 
+def suspicion_text(*, may: bool, cohort: str, in_children: bool) -> str:
+    """Return as scripts take it which suspects a worker may claim: see _suspects.lua."""
+    return f"{may:d} {in_children:d} {cohort or '-'}"
+
+
 @attrs.define  # made for each task; a frozen one takes twice as long
 class Claimed:
     """A task that this worker holds a lease on; `defect` says why it cannot be run."""
@@ -105,7 +111,16 @@ class Frame:
     """What has happened since the last frame, for the history."""
     fits: tuple[str, ...] = ()
     """Claims only tasks that need a GPU: for each, the demand's name and the device that has room for it."""
+    cohort: str = ""
+    """The cohort whose suspects may be claimed; empty: those of any one cohort."""
+    in_children: bool = False
+    """Whether attempts run in child processes: then tasks that were lost once may be claimed in any number."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
+
+    @property
+    def suspicion(self) -> str:
+        """Which suspects may be claimed, as scripts take it: see _suspects.lua."""
+        return suspicion_text(may=self.may_claim_suspect, cohort=self.cohort, in_children=self.in_children)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "args", settle_args(self.settles))
@@ -131,6 +146,8 @@ class Found:
     counts: Counts
     policy: Policy
     info: AttemptInfo
+    loss: LeaseExpired = LeaseExpired()
+    """Who shares the blame, where its lease ran out."""
 
     def settle(self, settlement: Settlement) -> Settle:
         """Return the state change, on the condition that the task is still as it was found."""

@@ -16,7 +16,7 @@ from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at, waiting_for
 from maas_backoff.domain.worker import Worker
 from maas_backoff.store import scripts
-from maas_backoff.store.codec import by_server_clock, decode, demand_of, now_and_ahead
+from maas_backoff.store.codec import by_server_clock, counts_of, decode, demand_of, now_and_ahead
 from maas_backoff.store.connect import Client
 from maas_backoff.store.creation import Creation
 from maas_backoff.store.embedded import EmbeddedServer
@@ -108,7 +108,7 @@ class Reader:
 
     async def stats(self) -> QueueStats:
         """Return the queue's counts."""
-        stats, waiting, _ = await self._counts()
+        stats, waiting, _, _ = await self._counts()
         if not waiting:
             return stats
         return _with_unfit(stats, waiting, await self.fleet())
@@ -123,12 +123,13 @@ class Reader:
 
     async def explain(self) -> str:
         """Return why nothing runs, or not all that waits, in one sentence."""
-        stats, waiting, next_due = await self._counts()
-        return reason(stats, await self.fleet(), next_due, waiting)
+        stats, waiting, next_due, suspects_running = await self._counts()
+        return reason(stats, await self.fleet(), next_due, waiting, suspects_running)
 
-    async def _counts(self) -> tuple[QueueStats, list[tuple[Demand, int]], float | None]:
-        """Return the counts, how many due tasks need what of a GPU, and seconds to the next due task."""
-        _, *counts, age_ms, listed, paused, next_due = await self._run(scripts.STATS, [self.clock, self.keys.prefix])
+    async def _counts(self) -> tuple[QueueStats, list[tuple[Demand, int]], float | None, int]:
+        """Return the counts, due tasks by what they need of a GPU, seconds to the next due task, suspects that run."""
+        told = await self._run(scripts.STATS, [self.clock, self.keys.prefix])
+        _, *counts, age_ms, listed, paused, next_due, suspects, suspects_running = told
         # Of a set that several demands share, the size that none of them is above stands for all.
         names = [name.decode().removeprefix("~") for name in listed[::2]]
         waiting = [(Demand.parse(name), count) for name, count in zip(names, listed[1::2], strict=True)]
@@ -143,8 +144,9 @@ class Reader:
             oldest_pending_age=int(age_ms) / 1000,
             gpu_count=sum(count for _, count in waiting),
             paused=bool(paused),
+            suspect_count=suspects,
         )
-        return stats, waiting, None if next_due == b"-1" else int(next_due) / 1000
+        return stats, waiting, None if next_due == b"-1" else int(next_due) / 1000, suspects_running
 
     async def upcoming(self, step: float, steps: int) -> list[int]:
         """Return how many tasks become due in each of the next steps of so many seconds."""
@@ -189,7 +191,8 @@ class Reader:
         if fields.get(b"s", b"pending") == b"pending":
             due_ms = float(fields.get(b"u") or creation.created_ms)
             demand = demand_of(fields.get(b"q"), policy)
-            why = waiting_for(due_ms, now_ms, demand, fleet, ahead, paused=paused)
+            counts = counts_of(fields.get(b"k"), fields.get(b"c"))
+            why = waiting_for(due_ms, now_ms, demand, fleet, ahead, paused=paused, counts=counts)
         return decode(task_id, self._config.task.biz_prefix, creation, fields, policy, own, why)
 
     async def fleet(self) -> Sequence[Worker]:

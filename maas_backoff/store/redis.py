@@ -12,15 +12,35 @@ import attrs
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.finding import Finding
+from maas_backoff.domain.suspicion import Losses, Lost, judge
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.errors import QueueFullError
 from maas_backoff.store import scripts
 from maas_backoff.store.check import check
-from maas_backoff.store.codec import EXTERNAL, PARAMS, AttemptInfo, counts_of, demand_of, held_by, now_and_ahead
+from maas_backoff.store.codec import (
+    EXTERNAL,
+    PARAMS,
+    AttemptInfo,
+    counts_of,
+    counts_of_claim,
+    demand_of,
+    held_by,
+    now_and_ahead,
+)
 from maas_backoff.store.connect import Client
 from maas_backoff.store.creation import Creation, NewTask, enqueue_args
-from maas_backoff.store.frame import Answer, Claimed, Found, Frame, Pending, Precondition, Settle, settle_args
+from maas_backoff.store.frame import (
+    Answer,
+    Claimed,
+    Found,
+    Frame,
+    Pending,
+    Precondition,
+    Settle,
+    settle_args,
+    suspicion_text,
+)
 from maas_backoff.store.reader import Reader
 
 ENQUEUE_LIMIT = 1000
@@ -32,6 +52,8 @@ CALL_KEPT = 60.0
 SETTLE_LIMIT = 100
 PURGE_LIMIT = 500
 """Tasks per call of settle.lua and purge.lua, by a hand from outside: 2 to 3 ms."""
+
+NO_SUSPECTS = suspicion_text(may=False, cohort="", in_children=False)
 
 _LIVE: dict[str, Precondition] = {"pending": "pending", "processing": "lease", EXTERNAL: "external"}
 
@@ -83,7 +105,7 @@ class RedisStore(Reader):
     async def settle_lost(self, settles: Sequence[Settle], worker: str) -> list[str]:
         """Settle attempts whose lease ran out; another settle id than the worker's own settlements have."""
         settle_id = f"{worker}/reap"
-        head = self._settle_head(settle_id, settle_id, "", 0, may_claim_suspect=False)
+        head = self._settle_head(settle_id, settle_id, "", 0)
         answer = await self._run(scripts.SETTLE, [*head, *settle_args(settles)], request=self.keys.request(worker, 0))
         return [word.decode() for word in answer[1]]
 
@@ -92,7 +114,7 @@ class RedisStore(Reader):
     ) -> list[str]:
         """Change the state of up to SETTLE_LIMIT tasks by hand; the answers of settle.lua."""
         settle_id = settle_id or _new_call()
-        head = self._settle_head(settle_id, settle_id, "call", 0, may_claim_suspect=False, lease_ms=self._call_ms)
+        head = self._settle_head(settle_id, settle_id, "call", 0, lease_ms=self._call_ms)
         args = [*head, *settle_args(settles, EXTERNAL if external else None)]
         answer = await self._run(scripts.SETTLE, args, request=self.keys.call(settle_id))
         return [word.decode() for word in answer[1]]
@@ -109,14 +131,14 @@ class RedisStore(Reader):
         request_id: str,
         claims: int,
         *,
-        may_claim_suspect: bool,
+        suspicion: str = NO_SUSPECTS,
         fits: Sequence[str] = (),
         tally: str = "",
         lease_ms: str = "",
     ) -> list[Any]:
         lease_ms = lease_ms or f"{self._config.scheduler.lease * 1000:.0f}"
         head = [self.clock, self.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
-        return [*head, int(may_claim_suspect), self._config.task.max_finished, "\n".join(fits), tally]
+        return [*head, suspicion, self._config.task.max_finished, "\n".join(fits), tally]
 
     async def exchange(self, frame: Frame, worker: str) -> Answer:
         """Send a lane's frame, once. Raises StorageUnavailableError when it must be sent again."""
@@ -154,9 +176,12 @@ class RedisStore(Reader):
         """Let the next worker that has GPUs know that tasks wait for one."""
         await self.server.execute("ZADD", self.keys("gpu_marker"), "0", "0")
 
-    async def demands(self) -> tuple[Sequence[Waiting], float, str]:
-        """Return what waits for GPUs, the rank of the first task that needs none, or infinity, and the hold."""
-        _, first_ready, hold, rows = await self._run(scripts.DEMANDS, [self.clock, self.keys.prefix])
+    async def demands(self, suspicion: str) -> tuple[Sequence[Waiting], float, str]:
+        """Return what waits for GPUs, the rank of the first task that needs none, or infinity, and the hold.
+
+        `suspicion` says which suspects may be claimed, as Frame.suspicion does; the others are left out.
+        """
+        _, first_ready, hold, rows = await self._run(scripts.DEMANDS, [self.clock, self.keys.prefix, suspicion])
         waiting = [
             Waiting(name.decode(), Demand.parse(demand.decode()), float(rank), int(age) / 1000, avoid.decode())
             for name, demand, rank, age, avoid in rows
@@ -183,7 +208,7 @@ class RedisStore(Reader):
             worker,
             frame.request_id,
             frame.claims,
-            may_claim_suspect=frame.may_claim_suspect,
+            suspicion=frame.suspicion,
             fits=frame.fits,
             tally=frame.tally,
         )
@@ -211,7 +236,7 @@ class RedisStore(Reader):
     ) -> Claimed:
         task_id, token, attempt, _, overrides, stored_counts, due = row
         policy, own = self._policies.effective(creation.policy, overrides)
-        counts = counts_of(stored_counts)
+        counts = counts_of_claim(stored_counts)
         defect = None
         task_params: dict[str, Any] = {}
         try:
@@ -242,18 +267,21 @@ class RedisStore(Reader):
     async def reap(self, gap: float, grace: float, limit: int = 100) -> list[Found]:
         """Return attempts whose lease ran out, unless nobody looked for `gap` seconds: then wait `grace` first."""
         args = [self.clock, self.keys.prefix, f"{gap * 1000:.0f}", f"{grace * 1000:.0f}", limit]
-        now, rows = await self._run(scripts.REAP, args)
+        now, rows, numbers = await self._run(scripts.REAP, args)
         # A lease without a task: its key was deleted by hand. Settling it would answer "unknown" for ever.
         orphans = [row[0] for row in rows if row[2] is None]
         if orphans:
             await (await self.server.connect()).execute("ZREM", self.keys("leases"), *orphans)
         rows = [row for row in rows if row[2] is not None]
         await self._learn(Creation.of(row[2]) for row in rows)
-        return [self._found(row, "expired", float(now)) for row in rows]
+        found = [self._found(row, "expired", float(now)) for row in rows]
+        by_worker = {name.decode(): Losses(*counted) for name, *counted in numbers}
+        losses = judge([Lost(one.info.worker, one.token, one.counts) for one in found], by_worker)
+        return [attrs.evolve(one, loss=loss) for one, loss in zip(found, losses, strict=True)]
 
     async def find_live(self, task_id: str) -> Found | None:
         """Return a task that is not finished as it is now, for a settle on the condition that it still is."""
-        fields = ("t", "p", "o", "n", "k", "y", "s")
+        fields = ("t", "p", "o", "n", "k", "y", "c", "s")
         row = await self.server.execute("HMGET", self.keys.task(task_id), *fields)
         state = (row.pop() or b"pending").decode()
         precondition = _LIVE.get(state)
@@ -263,11 +291,12 @@ class RedisStore(Reader):
         return self._found([task_id.encode(), *row], precondition, time.time() * 1000)
 
     def _found(self, row: list[Any], precondition: Precondition, now_ms: float) -> Found:
-        task_id, token, created, overrides, attempt, stored_counts, holder = row
+        task_id, token, created, overrides, attempt, stored_counts, holder, suspicion = row
         policy, _ = self._policies.effective(Creation.of(created).policy, overrides)
         started_ms, worker, _ = held_by(holder)
         info = AttemptInfo(int(attempt or 0), started_ms or now_ms, now_ms, worker)
-        return Found(task_id.decode(), precondition, int(token or 0), counts_of(stored_counts), policy, info)
+        counts = counts_of(stored_counts, suspicion)
+        return Found(task_id.decode(), precondition, int(token or 0), counts, policy, info)
 
     async def report_progress(self, notes: Sequence[tuple[str, int | None, float, str | None]]) -> list[bool]:
         """Note the progress of tasks: id, token (None: from outside), 0..100, message."""

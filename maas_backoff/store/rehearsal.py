@@ -236,7 +236,7 @@ class _Scratch:
             "limit": "10",
             "claims": "0",
             "groups": "0",
-            "may_claim_suspect": "1",
+            "suspicion": "1 1 -",
             "max_finished": "1",
             "max_queue_size": "1000",
             "index": "1",

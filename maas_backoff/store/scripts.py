@@ -42,10 +42,10 @@ ENQUEUE = Script.load(
 SETTLE = Script.load(
     "settle",
     "ready suspects scheduled leases external completed failed cancelled meta marker watched totals request",
-    "now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits tally groups",
+    "now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally groups",
 )
 RENEW = Script.load("renew", "leases workers info meta", "now prefix worker info lease_ms")
-LEAVE = Script.load("leave", "workers info marker ready scheduled demands gpu_marker", "worker")
+LEAVE = Script.load("leave", "workers info marker ready scheduled demands gpu_marker suspects", "worker")
 REAP = Script.load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit")
 CANCEL = Script.load("cancel", "task call meta", "prefix id keep_ms call_ms")
 PROGRESS = Script.load("progress", "meta watched", "prefix")
@@ -59,7 +59,7 @@ PURGE = Script.load("purge", "meta watched call", "prefix status limit call_ms")
 PAUSE = Script.load("pause", "meta marker gpu_marker call", "now prefix on call_ms")
 UPCOMING = Script.load("upcoming", "scheduled meta", "now step_ms steps")
 HISTORY = Script.load("history", "totals meta", "now prefix minutes")
-DEMANDS = Script.load("demands", "demands ready hold meta", "now prefix")
+DEMANDS = Script.load("demands", "demands ready hold meta", "now prefix suspicion")
 HOLD = Script.load("hold", "hold meta", "now value lease_ms")
 ORPHANS = Script.load(
     "orphans",

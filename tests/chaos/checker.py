@@ -206,7 +206,7 @@ def right_end(story: Story) -> Iterator[str]:
     how = (final.status, final.error, final.retry, final.lost)
     match story.kind:
         case "poison":
-            as_lost = final.error == "lease_lost" and final.lost == POISON_MAX_LOST
+            as_lost = final.error == "lease_lost" and final.lost >= POISON_MAX_LOST
             as_crashed = final.error == "crashed" and final.retry == MAX_RETRY
             right = final.status == "failed" and (as_lost or as_crashed)
         case "doomed":

@@ -6,6 +6,7 @@
 import asyncio
 import math
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from support import SERVERS, Server, quick_config
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.demand import Demand
-from maas_backoff.domain.outcome import Failed, LeaseExpired
+from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError
 from maas_backoff.store import scripts
@@ -158,21 +159,38 @@ class Machine(RuleBasedStateMachine):
 
     # What workers do
 
-    @rule(worker=workers, count=st.integers(1, 4), suspect=st.booleans())
-    def claim(self, worker: str, count: int, suspect: bool) -> None:
+    @rule(worker=workers, count=st.integers(1, 4), suspect=st.booleans(), in_children=st.booleans())
+    def claim(self, worker: str, count: int, suspect: bool, in_children: bool) -> None:
         self.requests += 1
-        frame = Frame((), count, suspect, f"request-{self.requests}", 0)
+        frame = Frame((), count, suspect, f"request-{self.requests}", 0, in_children=in_children)
+        # Suspects that have just become due are put in their index first, and claimed by the next call.
+        listed = [i.decode() for i in self.server.client.zrange("maas:{test}:suspects", 0, -1)]
+        expected = self._suspects_for(listed, frame)
         answer: Answer = self.do(self.store.exchange(frame, worker))
         due = {i for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and not k.demand}
         suspects = {i for i in due if self.model[i].counts.suspect}
         claimed = [one.task.task_id for one in answer.claimed]
         innocent = len(due - suspects)
         assert len(set(claimed)) == len(claimed) and set(claimed) <= due
-        taken = len(suspects & set(claimed))
-        # Suspects that have just become due are put in their index first, and claimed by the next call.
-        assert taken <= (1 if suspect else 0)
+        assert [i for i in claimed if i in suspects] == expected
+        taken = len(expected)
         assert len(claimed) - taken == min(count - taken, innocent)
         self._take(answer, worker, frame)
+
+    def _suspects_for(self, listed: list[str], frame: Frame) -> list[str]:
+        """Those of one cohort, of which all wait if there is one; in children, all that were lost once besides."""
+
+        def cohort_of(task_id: str) -> str:
+            return self.model[task_id].counts.cohort or task_id
+
+        def is_free(task_id: str) -> bool:
+            return frame.in_children and self.model[task_id].counts.lost == 1
+
+        waiting = Counter(map(cohort_of, listed))
+        bound = [i for i in listed if not is_free(i)] if frame.may_claim_suspect else []
+        whole = [i for i in bound if waiting[cohort_of(i)] >= self.model[i].counts.cohort_size]
+        cohort = cohort_of((whole or bound)[0]) if bound else ""
+        return [i for i in listed if is_free(i) or cohort_of(i) == cohort][: frame.claims]
 
     @rule(
         worker=workers,
@@ -181,7 +199,7 @@ class Machine(RuleBasedStateMachine):
         run_out=st.booleans(),
     )
     def claim_on_gpus(self, worker: str, fits: list[int], suspect: bool, run_out: bool) -> None:
-        """Of each demand as many as fit, and of suspects one; what has just become due comes with the next call."""
+        """Of each demand as many as fit, suspects of one cohort; what has just become due comes with the next call."""
         for turn in range(2):
             self.requests += 1
             places = tuple(f"{memory}:0 GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
@@ -194,7 +212,8 @@ class Machine(RuleBasedStateMachine):
             for task_id, one in claimed.items():
                 assert one.demand == Demand(due[task_id].demand)
                 assert fits[one.fit] == due[task_id].demand
-            assert sum(due[task_id].counts.suspect for task_id in claimed) <= suspect
+            lost = {due[i].counts.cohort or i for i in claimed if due[i].counts.suspect}
+            assert len(lost) <= suspect
             for memory in set(fits) if turn else ():
                 innocent = [i for i, k in due.items() if k.demand == memory and not k.counts.suspect]
                 assert sum(due[i].demand == memory for i in claimed) >= min(fits.count(memory), len(innocent))
@@ -211,7 +230,10 @@ class Machine(RuleBasedStateMachine):
         for one in answer.claimed:
             known = self.model[one.task.task_id]
             known.attempts += 1
-            assert (one.token, one.task.attempt, one.counts) == (self._next_token(), known.attempts, known.counts)
+            assert (one.token, one.task.attempt) == (self._next_token(), known.attempts)
+            # What is left of the blame only the reaper reads.
+            left = known.counts if known.counts.suspect else attrs.evolve(known.counts, blame=known.counts.lost)
+            assert one.counts == left
             known.state, known.token, known.expiry = "processing", one.token, self.now + LEASE
         self.claims += answer.claimed
         self.last[worker] = frame, [(one.task.task_id, one.token) for one in answer.claimed]
@@ -241,7 +263,7 @@ class Machine(RuleBasedStateMachine):
             "retry": lambda: attrs.evolve(
                 Settlement.release(self.policy),
                 delay=delay,
-                counts=attrs.evolve(counts, retry=counts.retry + 1, suspect=False),
+                counts=counts.cleared(retry=counts.retry + 1),
             ),
             "fail": lambda: Settlement.fail(ERROR, self.policy),
             "snooze": lambda: Settlement.snooze(delay, counts, self.policy),
@@ -271,7 +293,7 @@ class Machine(RuleBasedStateMachine):
             assert first == again and first[0] in {"lost", "already"}
 
     def _ran_out(self, counts: Counts) -> Settlement:
-        again = attrs.evolve(counts, oom=counts.oom + 1, suspect=False)
+        again = counts.cleared(oom=counts.oom + 1)
         return Settlement.retry_on_gpu(Failed(ERROR), again, Demand(3), "GPU-0", self.policy)
 
     @rule(worker=workers)
@@ -289,7 +311,7 @@ class Machine(RuleBasedStateMachine):
         self.advance(LEASE)
         self.reap()
         for _ in range(3):
-            self.claim(worker, 3, suspect=True)
+            self.claim(worker, 3, suspect=True, in_children=False)
 
     @rule(worker=workers)
     def renew(self, worker: str) -> None:
@@ -311,12 +333,19 @@ class Machine(RuleBasedStateMachine):
         assert {one.task_id for one in found} == expired
         for one in found:
             known = self.model[one.task_id]
-            settlement = decide(LeaseExpired(), one.task_id, one.counts, one.policy, one.policy.backoff())
+            assert one.counts == known.counts
+            with_it = [other for other in found if other.info.worker == one.info.worker]
+            of_its_kind = [other for other in with_it if other.counts.suspect == one.counts.suspect]
+            assert one.loss.together >= (len(of_its_kind) if one.counts.suspect else len(with_it))
+            settlement = decide(one.loss, one.task_id, one.counts, one.policy, one.policy.backoff())
             assert settlement is not None
+            assert settlement.counts is not None
             settle = one.settle(settlement)
             assert self.do(self.store.settle_lost([settle], "reaper")) == ["ok"]
             assert self.do(self.store.settle_lost([settle], "another")) == ["lost"]
-            assert settlement.status == ("failed" if known.counts.lost + 1 > self.policy.max_lost - 1 else "pending")
+            blame = known.counts.blame + 1 / one.loss.together
+            assert settlement.counts.blame == pytest.approx(blame, abs=1e-3)
+            assert settlement.status == ("failed" if blame > self.policy.max_lost - 0.01 else "pending")
             self._become(known, settlement)
 
     @rule(ms=st.sampled_from([0.3, 1, 400, LEASE, 11_000]))
@@ -366,10 +395,10 @@ class Machine(RuleBasedStateMachine):
         keys = {key.decode() for key in client.keys("maas:{test}:t:*")}
         assert keys == {f"maas:{{test}}:t:{task_id}" for task_id in self.model}
         for task_id, known in self.model.items():
-            state, token, counts = client.hmget(f"maas:{{test}}:t:{task_id}", "s", "t", "k")
+            state, token, counts, suspicion = client.hmget(f"maas:{{test}}:t:{task_id}", "s", "t", "k", "c")
             assert (state or b"pending").decode() == known.state
             assert int(token or 0) == known.token <= self.highest
-            assert counts_of(counts) == known.counts
+            assert counts_of(counts, suspicion) == known.counts
             assert (client.ttl(f"maas:{{test}}:t:{task_id}") >= 0) == (known.state in FINISHED)
         meta = client.hmget("maas:{test}:meta", "token", *FINISHED)
         assert [int(number or 0) for number in meta] == [self.highest, *self.totals.values()]

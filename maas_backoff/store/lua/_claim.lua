@@ -7,7 +7,44 @@ local function read_task(key)
   local task = fields_of(key, 'p', 'n', 'o', 'k', 'u')
   -- A task whose hash is gone or of the wrong type cannot run; it must not stop the others.
   if not task or not task[CREATION] then return nil end
+  if task[COUNTS] and is_suspect(task[COUNTS]) then task.suspicion = redis.call('HGET', key, 'c') end
   return task
+end
+
+-- The claim of a task that waits in the index `from`.
+local function claim_of(id, from, task)
+  return { id = id, from = from, task = task, token = 0, attempt = (task[ATTEMPT] or 0) + 1 }
+end
+
+-- Claims of suspects that need no GPU, the oldest first. Where any one cohort may be claimed, one of which no task was
+-- claimed yet comes first: so two workers take the two halves of what was lost together.
+local function claims_of_suspects(suspicion, suspects, wanted, tasks, orphans)
+  if string.sub(suspicion, 1, 3) == NO_SUSPECTS then return {} end
+  -- Twice as many, as the other half is among them.
+  local ids = redis.call('ZRANGE', suspects, 0, 2 * wanted + 99)
+  if #ids == 0 then return {} end
+  local rule, found, waiting, claims = suspicion_of(suspicion), {}, {}, {}
+  for _, id in ipairs(ids) do
+    local task = read_task(tasks .. id)
+    if task then
+      found[#found + 1] = { id = id, task = task }
+      local cohort = cohort_of(id, task.suspicion)
+      waiting[cohort] = (waiting[cohort] or 0) + 1
+    else
+      append(orphans, suspects, id)
+    end
+  end
+  for _, one in ipairs(found) do
+    local cohort, size = cohort_of(one.id, one.task.suspicion)
+    if rule.may and not rule.cohort and needs_cohort(rule, one.task[COUNTS]) and waiting[cohort] >= size then rule.cohort = cohort end
+  end
+  for _, one in ipairs(found) do
+    if #claims < wanted and may_claim(rule, one.id, one.task[COUNTS], one.task.suspicion) then
+      note_claimed(rule, one.id, one.task[COUNTS], one.task.suspicion)
+      claims[#claims + 1] = claim_of(one.id, suspects, one.task)
+    end
+  end
+  return claims
 end
 
 -- The claims of an earlier, identical request that are still held: the reply to it was lost. `fits`: as they were given.
@@ -37,7 +74,7 @@ local function place_for(task, key, places)
 end
 
 -- Claims of tasks that wait for a GPU: as many of each demand as there are fits, the oldest first.
-local function claims_on_fits(fits, prefix, tasks, may_claim_suspect, orphans)
+local function claims_on_fits(fits, prefix, tasks, rule, orphans)
   local claims, names, by_demand = {}, {}, {}
   local number = 0
   for demand, device in string.gmatch(fits, '(%S+) ([^\n]+)') do
@@ -46,24 +83,24 @@ local function claims_on_fits(fits, prefix, tasks, may_claim_suspect, orphans)
     number = number + 1
   end
   for _, demand in ipairs(names) do
-    local from, places = gpu_set(prefix, demand), by_demand[demand]
-    -- A few more: those that may not run now are passed over.
-    for _, id in ipairs(redis.call('ZRANGE', from, 0, #places + 64)) do
-      if #places == 0 then break end
-      local task = read_task(tasks .. id)
-      local suspect = task and is_suspect(task[COUNTS])
-      local fitting = task and (not is_shared(demand) or place_for(task, tasks .. id, places))
-      if not task then
-        append(orphans, from, id)
-      elseif fitting and (may_claim_suspect or not suspect) then
-        may_claim_suspect = may_claim_suspect and not suspect
-        local place = table.remove(places, fitting == true and 1 or fitting)
-        claims[#claims + 1] = {
-          id = id, from = from, task = task, token = 0, attempt = (task[ATTEMPT] or 0) + 1,
-          fit = place.number, device = place.device,
-        }
+    local from, places, first = gpu_set(prefix, demand), by_demand[demand], 0
+    repeat
+      local ids = redis.call('ZRANGE', from, first, first + STEP - 1)
+      for _, id in ipairs(ids) do
+        if #places == 0 then break end
+        local task = read_task(tasks .. id)
+        local fitting = task and (not is_shared(demand) or place_for(task, tasks .. id, places))
+        if not task then
+          append(orphans, from, id)
+        elseif fitting and may_claim(rule, id, task[COUNTS], task.suspicion) then
+          note_claimed(rule, id, task[COUNTS], task.suspicion)
+          local place, claim = table.remove(places, fitting == true and 1 or fitting), claim_of(id, from, task)
+          claim.fit, claim.device = place.number, place.device
+          claims[#claims + 1] = claim
+        end
       end
-    end
+      first = first + STEP
+    until #places == 0 or #ids < STEP or first >= MOST_PASSED
   end
   return claims
 end

@@ -1,10 +1,10 @@
 --[[ Take a worker off the registry; wake another in case this one held a wake-up.
-KEYS: workers info marker ready scheduled demands gpu_marker
+KEYS: workers info marker ready scheduled demands gpu_marker suspects
 ARGV: worker
 Returns: nothing
 ]]
 --#include _wake
-local for_slots, for_gpus = redis.call('EXISTS', KEYS[4], KEYS[5]) > 0, redis.call('EXISTS', KEYS[6]) > 0
+local for_slots, for_gpus = redis.call('EXISTS', KEYS[4], KEYS[5], KEYS[8]) > 0, redis.call('EXISTS', KEYS[6]) > 0
 redis.call('ZREM', KEYS[1], '')
 redis.call('UNLINK', KEYS[2])
 redis.call('ZREM', KEYS[1], ARGV[1])

@@ -1,7 +1,7 @@
 --[[ List leases that ran out, drop the index entries of finished tasks that are gone, and measure the pace.
 KEYS: leases completed failed cancelled meta
 ARGV: now prefix gap_ms grace_ms limit
-Returns: now, and per lease: id token creation overrides attempt counts held_by
+Returns: now, per lease: id token creation overrides attempt counts held_by suspicion, and per worker of those, the numbers of _lost.lua
 A server's clock that was set back is noted in meta: see _time.lua.
 A gap is a time in which nobody looked: the server, or all workers, stood still. Live workers then get grace_ms to renew, and no lease is listed.
 Changes no task: the leases that ran out are settled by settle.lua.
@@ -10,6 +10,7 @@ Changes no task: the leases that ran out are settled by settle.lua.
 --#include _time
 --#include _task
 --#include _schema
+--#include _lost
 local leases, meta = KEYS[1], KEYS[5]
 local prefix, gap_ms, grace_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
@@ -30,17 +31,22 @@ local total = tonumber(pace[3] or 0) + tonumber(pace[4] or 0) + tonumber(pace[5]
 local rows = {}
 if now >= grace_until then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limit)) do
-    local task = fields_of(prefix .. 't:' .. id, 't', 'p', 'o', 'n', 'k', 'y') or { false, false }
+    local task = fields_of(prefix .. 't:' .. id, 't', 'p', 'o', 'n', 'k', 'y', 'c') or { false, false }
     task[2] = task[2] and string.match(task[2], '^[^\n]*\n?')  -- without the params
     table.insert(task, 1, id)
     rows[#rows + 1] = task
   end
 end
+-- Half a lease ahead: the last claims of a dead worker run out up to a third of a lease after the others, and those of a
+-- live one later.
+local numbers = #rows > 0 and count_lost(rows, prefix, leases, now + gap_ms) or {}
 
 local gone = {}
 for k = 2, 4 do gone[k] = redis.call('ZRANGEBYSCORE', KEYS[k], '-inf', now, 'LIMIT', 0, 500) end
 
 redis.call('ZREM', leases, '')
+if #numbers > 0 then redis.call('EXPIRE', prefix .. 'never', 1) end
+note_lost(numbers, prefix, 4 * gap_ms)
 if not seen[4] then note_schema(meta) end
 redis.call('HSET', meta, 'reaped_at', whole(now), 'grace_until', whole(grace_until), 'ahead', whole(ahead))
 if now - paced_at >= 30000 then
@@ -50,4 +56,4 @@ end
 for k = 2, 4 do
   if #gone[k] > 0 then redis.call('ZREM', KEYS[k], unpack(gone[k])) end
 end
-return { whole(now), rows }
+return { whole(now), rows, numbers }

@@ -1,11 +1,11 @@
 --[[ Settle attempts, and claim due tasks for the slots they free. The only script that changes an existing task's state.
 KEYS: ready suspects scheduled leases external completed failed cancelled meta marker watched totals request
-ARGV: now prefix settle_id worker lease_ms request_id claims may_claim_suspect max_finished fits tally groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
+ARGV: now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
 Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs
 Preconditions: `lease` (held under token), `expired` (so, and run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
 `fits` is '' or, for each claim, a line "demand device": only tasks that wait for a GPU are claimed then, and only so many of each demand.
-A claim is seven values: id token attempt creation overrides counts due. The same request_id gets the same claims again. A paused queue gives none.
+A claim is seven values: id token attempt creation overrides counts due; of a suspect, `counts` has a second line, its suspicion. The same request_id gets the same claims again. A paused queue gives none.
 `tally` is lines "name number" for the history, which are taken once: with the first of equal calls that settles anything. That of a group is names, counted for each of its settles that is accepted; the first, which is of a comeback, only if the task comes back.
 A call by hand has the request_id 'call', and its own `request`: it is given the same answers again for lease_ms, whatever happened meanwhile. A due time "at <ms>" is by the clock of users.
 Reads everything first, and tries each command that it will write with. The first of those is a ZREM: nothing here is refused when the server's memory is full.
@@ -16,6 +16,7 @@ Reads everything first, and tries each command that it will write with. The firs
 --#include _queue
 --#include _task
 --#include _settle
+--#include _suspects
 --#include _claim
 --#include _history
 --#include _watched
@@ -24,7 +25,7 @@ local ready, suspects, scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3], 
 local finished = { completed = KEYS[6], failed = KEYS[7], cancelled = KEYS[8] }
 local meta, marker, watched, totals, request = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local prefix, settle_id, worker, lease_ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local request_id, wanted, may_claim_suspect = ARGV[6], tonumber(ARGV[7]), ARGV[8] == '1'
+local request_id, wanted, suspicion = ARGV[6], tonumber(ARGV[7]), ARGV[8]
 local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[12])
 local tasks, never = prefix .. 't:', prefix .. 'never'
 
@@ -98,10 +99,9 @@ if wanted > 0 then
       end
     end
     if fits ~= '' then
-      claims = claims_on_fits(fits, prefix, tasks, may_claim_suspect, orphans)
+      claims = claims_on_fits(fits, prefix, tasks, suspicion_of(suspicion), orphans)
     else
-      local suspect = may_claim_suspect and redis.call('ZRANGE', suspects, 0, 0)[1]
-      if suspect then claim(suspect, suspects) end
+      claims = claims_of_suspects(suspicion, suspects, wanted, tasks, orphans)
       if #candidates == 0 then
         -- Without their scores, which take the server longer to write out than to find.
         for _, id in ipairs(redis.call('ZRANGE', ready, 0, wanted - 1)) do
@@ -293,10 +293,11 @@ for n, claim in ipairs(claims) do
   local task, r = claim.task, 7 * n
   rows[r - 6], rows[r - 5], rows[r - 4] = claim.id, claim.token, claim.attempt
   rows[r - 3], rows[r - 2], rows[r - 1], rows[r] = task[CREATION], task[OVERRIDES], task[COUNTS], task[DUE]
+  if task.suspicion then rows[r - 1] = task[COUNTS] .. '\n' .. task.suspicion end
   took_suspect = took_suspect or claim.from == suspects
   if claim.fit then fitted[2 * n - 1], fitted[2 * n] = claim.fit, claim.raised end
 end
--- This worker takes no further suspect until this one has ended; another may.
+-- This worker takes suspects of no other cohort until these have ended; another may.
 if took_suspect then wake = wake or redis.call('ZRANGE', suspects, 0, 0)[1] ~= nil end
 if wake and not paused then wake_with(marker) end
 if wake_gpu and not paused then wake_with(prefix .. 'gpu_marker') end

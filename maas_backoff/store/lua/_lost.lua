@@ -1,0 +1,36 @@
+-- How many tasks a dead worker held. Its leases run out at different times and are listed in steps, but it died once.
+
+local MOST_BESIDE = 1000
+
+-- Reads the numbers of each worker of these rows: worker fresh fresh_left suspects suspects_left. The `_left` ones have
+-- not come back; `until_ms` is up to when the leases of a dead worker run out.
+local function count_lost(rows, prefix, leases, until_ms)
+  local left, numbers = {}, {}
+  local function note(holder, counts, is_new)
+    local worker = string.match(holder or '', '^%S+ ([^\n]*)') or ''
+    if is_new and not left[worker] then left[worker] = { fresh = 0, suspects = 0 } end
+    local kind = is_suspect(counts) and 'suspects' or 'fresh'
+    if left[worker] then left[worker][kind] = left[worker][kind] + 1 end
+  end
+  for _, row in ipairs(rows) do note(row[7], row[6], true) end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', until_ms, 'LIMIT', #rows, MOST_BESIDE)) do
+    local task = fields_of(prefix .. 't:' .. id, 'y', 'k')
+    if task then note(task[1], task[2], false) end
+  end
+  for worker, count in pairs(left) do
+    local before = redis.call('HMGET', prefix .. 'lost:' .. worker, 'fresh', 'suspects')
+    local fresh = math.max(count.fresh, tonumber(before[1] or 0))
+    local suspects = math.max(count.suspects, tonumber(before[2] or 0))
+    numbers[#numbers + 1] = { worker, fresh, count.fresh, suspects, count.suspects }
+  end
+  return numbers
+end
+
+-- Keeps the numbers for the steps to come. For the writing part of a script, which has called EXPIRE before.
+local function note_lost(numbers, prefix, keep_ms)
+  for _, one in ipairs(numbers) do
+    local key = prefix .. 'lost:' .. one[1]
+    redis.call('HSET', key, 'fresh', one[2], 'suspects', one[4])
+    redis.call('EXPIRE', key, math.ceil(keep_ms / 1000))
+  end
+end
