@@ -15,6 +15,7 @@ import pytest
 from support import Server, eventually, quick_config
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
+from maas_backoff.commands.doctor import examine
 from maas_backoff.loops.reap import settle_lost
 from maas_backoff.loops.wake import Wake
 from maas_backoff.store.frame import Frame
@@ -169,7 +170,6 @@ async def test_the_halves_of_what_was_lost_follow_one_another_at_once(
     assert len(claimed.claimed) == 6
     store.clock = ""
     await settle_lost(store, "reaper", await store.reap(gap=100, grace=0))
-    await store.aclose()
     async with scheduler:
         await eventually(lambda: len(running) == 3, "a half runs")
         first = set(running)
@@ -180,11 +180,61 @@ async def test_the_halves_of_what_was_lost_follow_one_another_at_once(
         assert {task.task_id for task in tasks} == set(ids) - first
         expected = "suspect: its worker was lost; it comes back in halves of what was lost, with up to 2 other tasks"
         assert {task.waiting_for for task in tasks} == {expected}
+        words = [word for word in await examine(scheduler, store) if explained in word.text]
+        assert [word.kind for word in words] == ["warning"]
         first_half.set()
         await eventually(lambda: running == set(ids) - first, "the other half runs")
         second_half.set()
         done = [await scheduler.wait_task(task_id, timeout=20) for task_id in ids]
     assert [(task.status, task.lost_count) for task in done] == [("completed", 1)] * 6
+    await store.aclose()
+
+
+async def test_two_idle_workers_take_a_half_each(config: TaskBackoffConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one wakes the second; neither looks by itself for a minute."""
+    config.scheduler.interval, config.scheduler.lease = 3600, 300
+    monkeypatch.setattr("maas_backoff.loops.wake.LONGEST_BLOCK", 60.0)
+    monkeypatch.setattr("maas_backoff.service.LONGEST_BLOCK", 60.0)
+    running: dict[int, list[str]] = {0: [], 1: []}
+    go_on = anyio.Event()
+    schedulers = [TaskBackoffScheduler(config) for _ in running]
+    for number, scheduler in enumerate(schedulers):
+
+        async def handler(task: TaskEntity, number: int = number) -> None:
+            running[number].append(task.task_id)
+            await go_on.wait()
+
+        scheduler.set_custom_task_handler(handler)
+    store = RedisStore(config)
+    await schedulers[0].create_tasks({"n": n} for n in range(12))
+    store.clock = f"{(time.time() - 3600) * 1000:.0f}"
+    frame = Frame((), 12, may_claim_suspect=False, request_id="1", lane=0)
+    assert len((await store.exchange(frame, "a worker that dies")).claimed) == 12
+    store.clock = ""
+    async with schedulers[0], schedulers[1]:
+        await eventually(lambda: all(one._service.running.sleeps_on_slots for one in schedulers), "both sleep")
+        await settle_lost(store, "reaper", await store.reap(gap=1e6, grace=0))
+        await eventually(lambda: [len(ids) for ids in running.values()] == [6, 6], "each runs a half")
+        go_on.set()
+    await store.aclose()
+
+
+async def test_in_child_processes_all_that_was_lost_comes_back_at_once(
+    scheduler: TaskBackoffScheduler, start: Start
+) -> None:
+    """A child could not have ended its worker."""
+    ids = await scheduler.create_tasks({"seconds": 60} for _ in range(4))
+
+    async def run(attempt: int) -> bool:
+        tasks = [await scheduler.get_task(task_id) for task_id in ids]
+        return all(task is not None and (task.status, task.attempt) == ("processing", attempt) for task in tasks)
+
+    victim = start(mode="process")
+    await eventually(lambda: run(1), "all run")
+    victim.kill()
+    start(mode="process")
+    await eventually(lambda: run(2), "all run again, at the same time", 40)
+    assert [task.lost_count for task in (await scheduler.list_tasks("processing")).tasks] == [1] * 4
 
 
 async def test_a_worker_that_slept_past_its_lease_finds_its_work_taken(

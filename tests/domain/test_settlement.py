@@ -27,6 +27,12 @@ ERROR = TaskError("ValueError", "boom")
 FRESH, TIRED = Counts(), Counts(retry=2, lost=1, snooze=2)
 LOST_ONCE = TaskError("lease_lost", "its worker stopped renewing the lease; lost 1 of 2 times")
 LOST_TWICE = TaskError("lease_lost", "its worker stopped renewing the lease; lost 2 of 2 times")
+LOST_WITH_OTHERS = TaskError(
+    "lease_lost", "its worker stopped renewing the lease; lost with 3 others; that adds up to 0.5 of 2 losses"
+)
+LOST_SIX_TIMES = TaskError(
+    "lease_lost", "its worker stopped renewing the lease; lost with 2 others; that adds up to 2 of 2 losses"
+)
 
 TABLE: list[tuple[str, Outcome, Counts, Settlement | None]] = [
     ("success", Succeeded("1"), FRESH, Settlement("completed", 11, result="1")),
@@ -61,6 +67,34 @@ TABLE: list[tuple[str, Outcome, Counts, Settlement | None]] = [
         LeaseExpired(),
         TIRED,
         Settlement("failed", 22, counts=Counts(2, 2, 2, suspect=True), error=LOST_TWICE),
+    ),
+    (
+        "worker died with three others",
+        LeaseExpired(4, "name", 2),
+        Counts(lost=1, blame=0.25),
+        Settlement(
+            "pending",
+            11,
+            counts=Counts(lost=2, suspect=True, blame=0.5, cohort="name", cohort_size=2),
+            error=LOST_WITH_OTHERS,
+        ),
+    ),
+    (
+        "a failure after a loss",
+        Failed(ERROR),
+        Counts(lost=1, suspect=True, blame=0.5, cohort="name", cohort_size=2),
+        Settlement("pending", 11, 10, Counts(1, 1, blame=0.5), error=ERROR),
+    ),
+    (
+        "worker died of thirds",
+        LeaseExpired(3, "name", 2),
+        Counts(lost=5, blame=1.6667),
+        Settlement(
+            "failed",
+            22,
+            counts=Counts(lost=6, suspect=True, blame=2.0, cohort="name", cohort_size=2),
+            error=LOST_SIX_TIMES,
+        ),
     ),
 ]
 

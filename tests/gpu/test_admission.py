@@ -592,7 +592,7 @@ async def test_a_worker_that_is_stopped_gives_everything_back(gpu_config: TaskBa
 
 
 async def test_a_lost_task_is_run_by_an_idle_worker(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
-    """Its worker has died: a suspect, one at a time, also while a claim of other tasks sleeps on the server."""
+    """Its worker has died: a suspect, by halves, also while a claim of other tasks sleeps on the server."""
     gpu_config.threadpool.concurrency = 8
 
     async def handler(task: TaskEntity) -> int:

@@ -11,6 +11,7 @@ from support import Server, quick_config
 from maas_backoff import StorageFullError, TaskEntity, TaskError
 from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.settlement import Counts, Settlement
+from maas_backoff.loops.reap import settle_lost
 from maas_backoff.store import scripts
 from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
 from maas_backoff.store.redis import NewTask, RedisStore
@@ -55,9 +56,10 @@ class Queue:
         suspect: bool = True,
         request: str | None = None,
         lane: int = 0,
+        **suspicion: Any,
     ) -> Answer:
         self._requests += 1
-        frame = Frame(tuple(settles), claims, suspect, request or f"request-{self._requests}", lane)
+        frame = Frame(tuple(settles), claims, suspect, request or f"request-{self._requests}", lane, **suspicion)
         return await self.store.exchange(frame, worker)
 
     async def claim(self, claims: int = 1, **options: Any) -> list[Claimed]:
@@ -75,6 +77,13 @@ class Queue:
         found = await self.store.reap(1e6, 0)
         lost = [one.settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), self.policy)) for one in found]
         assert await self.store.settle_lost(lost, "reaper") == ["ok"] * len(ids)
+
+    async def lose_together(self, *ids: str, worker: str = "victim", **options: Any) -> None:
+        """As `lose`, as the reaper does it: they come back in halves."""
+        claimed = await self.claim(len(ids), worker=worker, **options)
+        assert sorted(map(name, claimed)) == sorted(ids)
+        self.at(float(self.store.clock) - START + LEASE)
+        await settle_lost(self.store, "reaper", await self.store.reap(1e6, 0))
 
     async def get(self, task_id: str) -> TaskEntity:
         task = await self.store.get(task_id)
@@ -427,6 +436,132 @@ async def test_suspects_are_claimed_one_at_a_time_and_beside_others(queue: Queue
     assert await queue.settle(queue.release(second)) == ["ok"]
     assert names(await queue.claim(10, suspect=False)) == []
     assert queue.index("suspects") == ["s3", "s2"] or queue.index("suspects") == ["s2", "s3"]
+
+
+HALVES = ["a0", "a2"], ["a1", "a3"]
+
+
+@pytest.fixture
+async def halved(queue: Queue) -> Queue:
+    """Four tasks that were lost together."""
+    await queue.store.reap(1e6, 0)
+    await queue.create("a0", "a1", "a2", "a3")
+    await queue.lose_together("a0", "a1", "a2", "a3")
+    return queue
+
+
+async def test_what_was_lost_together_is_claimed_in_halves(halved: Queue) -> None:
+    """The other half comes when the first one has ended, or to another worker; ordinary tasks beside."""
+    await halved.create("b")
+    first = await halved.claim(10)
+    assert names(first) == [*HALVES[0], "b"]
+    counts = first[0].counts
+    assert (counts.suspect, counts.lost, counts.blame, counts.cohort_size) == (True, 1, 0.25, 2)
+    # Of the cohort that it holds there are no more; without one, it may take the next.
+    assert await halved.claim(10, cohort=counts.cohort) == []
+    assert names(await halved.claim(10, worker="another")) == HALVES[1]
+
+
+async def test_a_worker_with_few_slots_goes_on_with_its_half_and_another_takes_the_other_one(halved: Queue) -> None:
+    (first,) = await halved.claim(1)
+    assert name(first) == "a0"
+    # Of that half one is left, which comes before the other half; but another worker begins with a whole one.
+    assert names(await halved.claim(10, worker="another")) == HALVES[1]
+    assert names(await halved.claim(10, cohort=first.counts.cohort)) == ["a2"]
+
+
+async def test_half_of_a_half_is_handed_back_and_stays_what_it_is(halved: Queue) -> None:
+    first = await halved.claim(10)
+    await halved.settle(*map(halved.release, first))
+    again = await halved.claim(10, cohort=first[0].counts.cohort)
+    assert [one.counts for one in again] == [one.counts for one in first]
+    assert names(again) == HALVES[0]
+
+
+async def test_a_reply_that_is_repeated_tells_of_the_cohorts_again(halved: Queue) -> None:
+    first = await halved.claim(10, request="same")
+    again = await halved.claim(10, request="same")
+    assert [one.counts for one in again] == [one.counts for one in first]
+
+
+async def test_a_half_that_is_lost_is_halved_and_blamed_the_more(halved: Queue) -> None:
+    await halved.lose_together(*HALVES[0])
+    task = await halved.get("a0")
+    assert (task.lost_count, task.error and task.error.message) == (
+        2,
+        "its worker stopped renewing the lease; lost with 1 others; that adds up to 0.75 of 3 losses",
+    )
+    # Those of which all are there come first, by their ids, as they came back at the same time.
+    claims = [names(await halved.claim(10, worker=f"worker {n}")) for n in range(3)]
+    assert sorted(claims) == [["a0"], HALVES[1], ["a2"]]
+    assert await halved.claim(10) == []
+
+
+async def test_in_children_what_was_lost_once_is_claimed_at_once_and_what_was_lost_twice_in_halves(
+    halved: Queue,
+) -> None:
+    assert names(await halved.claim(3, suspect=False, in_children=True)) == ["a0", "a1", "a2"]
+    halved.at(float(halved.store.clock) - START + LEASE)
+    await settle_lost(halved.store, "reaper", await halved.store.reap(1e6, 0))
+    # Of a3, lost once, nothing is feared in a child. The others were lost with their worker a second time.
+    assert names(await halved.claim(10, suspect=False, in_children=True)) == ["a3"]
+    claims = [names(await halved.claim(10, in_children=True)) for _ in range(3)]
+    assert sorted(claims) == [["a0"], ["a1"], ["a2"]]
+
+
+async def test_what_a_dead_worker_left_is_counted_once_however_it_is_listed(queue: Queue) -> None:
+    """Its last claims run out later than the others, and more are lost than a look lists."""
+    await queue.store.reap(1e6, 0)
+    ids = [f"{n:02}" for n in range(9)]
+    await queue.create(*ids)
+    await queue.claim(6, worker="victim")
+    queue.at(LEASE / 3 - 10)
+    await queue.claim(3, worker="victim")
+    losses: list[tuple[int, int]] = []
+    for at in (LEASE, LEASE, 2 * LEASE):
+        queue.at(at)
+        found = await queue.store.reap(2 * LEASE / 3000, 0, 4)
+        losses += [(one.loss.together, one.loss.size) for one in found]
+        await settle_lost(queue.store, "reaper", found)
+    assert losses == [(9, size) for size in (5, 4) * 4 + (5,)]
+    cohorts = [len(await queue.claim(20, worker=f"worker {n}")) for n in range(3)]
+    assert cohorts == [5, 4, 0]
+
+
+async def test_new_tasks_beside_suspects_share_the_blame_and_are_suspects_of_their_own(halved: Queue) -> None:
+    await halved.create("b0", "b1")
+    await halved.lose_together(*HALVES[0], "b0", "b1", worker="the next victim")
+    blame = {one.task.task_id: one.counts.blame for n in range(9) for one in await halved.claim(9, worker=f"{n}")}
+    # Two suspects died: each is half to blame. For the new ones four tasks may be to blame.
+    assert blame == {"a0": 0.75, "a2": 0.75, "a1": 0.25, "a3": 0.25, "b0": 0.25, "b1": 0.25}
+
+
+async def test_many_suspects_do_not_hide_what_waits_behind_them_for_the_same_gpu(queue: Queue) -> None:
+    """They may not be claimed now: no memory is to be reserved for them, and whoever is behind gets it."""
+    policy = queue.policy.overridden({"min_gpu_memory_gb": 1})
+
+    async def create(*ids: str) -> None:
+        await queue.store.enqueue([NewTask(one, "{}", 0, 0, policy, '{"min_gpu_memory_gb":1}') for one in ids])
+
+    await create(*(f"lost-{n:03}" for n in range(300)))
+    await queue.store.reap(1e6, 0)
+    fits = ("1024:0 GPU-a 0 1024",) * 300
+    assert len(await queue.claim(300, fits=fits, worker="victim")) == 300
+    await create("behind")
+    queue.client.zadd(queue.store.keys("gpu:1024:0"), {"behind": 1e18})
+    queue.at(LEASE)
+    while found := await queue.store.reap(1e6, 0):
+        await settle_lost(queue.store, "reaper", found)
+    waiting, _, _ = await queue.store.demands("0 0 -")
+    assert [one.rank for one in waiting] == [1e18]
+    assert names(await queue.claim(1, fits=fits[:1], suspect=False)) == ["behind"]
+    assert (await queue.store.demands("0 0 -"))[0] == []
+    assert len((await queue.store.demands("1 0 -"))[0]) == 1
+    stats = await queue.store.stats()
+    assert (stats.gpu_count, stats.suspect_count) == (300, 100)  # the first hundred are looked at
+    first = await queue.claim(300, fits=fits)
+    assert {one.counts.cohort_size for one in first} == {150}
+    assert len(first) == 150
 
 
 @pytest.mark.parametrize("how", ["retry", "snooze"])

@@ -1,0 +1,63 @@
+"""Who is blamed for a lost worker, and who comes back with whom."""
+
+from collections import Counter
+
+from maas_backoff.domain.outcome import LeaseExpired
+from maas_backoff.domain.settlement import Counts
+from maas_backoff.domain.suspicion import Losses, Lost, judge
+
+FRESH = Counts()
+
+
+def lost(number: int, worker: str = "w", counts: Counts = FRESH, first: int = 1) -> list[Lost]:
+    return [Lost(worker, token, counts) for token in range(first, first + number)]
+
+
+def suspect(cohort: str) -> Counts:
+    return Counts(lost=1, suspect=True, blame=0.1, cohort=cohort)
+
+
+def cohorts(losses: list[LeaseExpired]) -> list[int]:
+    return sorted(Counter(loss.cohort for loss in losses).values())
+
+
+def test_it_makes_halves_and_says_how_large_they_are() -> None:
+    for number in range(1, 8):
+        losses = judge(lost(number), {"w": Losses(number, number)})
+        assert {loss.together for loss in losses} == {number}
+        assert cohorts(losses) == ([number // 2, number - number // 2] if number > 1 else [1])
+        assert all(loss.size == sum(other.cohort == loss.cohort for other in losses) for loss in losses)
+
+
+def test_a_worker_is_judged_by_itself_and_so_is_a_cohort() -> None:
+    numbers = {"v": Losses(2, 2), "w": Losses(4, 4, 2, 2)}
+    of_v, fresh = lost(2, "v"), lost(4, first=10)
+    suspects = [*lost(1, counts=suspect("x"), first=20), *lost(1, counts=suspect("y"), first=21)]
+    losses = judge([*of_v, *fresh, *suspects], numbers)
+    assert [loss.together for loss in losses] == [2] * 2 + [6] * 4 + [2] * 2
+    assert len({loss.cohort for loss in losses}) == 6
+    assert cohorts(losses) == [1, 1, 1, 1, 2, 2]
+
+
+def test_the_order_and_the_steps_of_a_listing_change_nothing() -> None:
+    """Two reapers list the same tasks; later steps go on where the first one ended."""
+    everything = lost(7)
+    at_once = judge(everything, {"w": Losses(7, 7)})
+    assert judge(everything[::-1], {"w": Losses(7, 7)}) == at_once[::-1]
+    in_steps = judge(everything[:4], {"w": Losses(7, 7)}) + judge(everything[4:], {"w": Losses(7, 3)})
+    assert in_steps == at_once
+
+
+def test_a_half_never_has_the_name_of_what_it_was_a_half_of() -> None:
+    """Else what is to be parted would come together again."""
+    names: set[str] = set()
+    counts = FRESH
+    for _ in range(10):
+        (loss, _) = judge(lost(2, counts=counts), {"w": Losses(2, 2, 2, 2)})
+        assert loss.cohort not in names
+        names.add(loss.cohort)
+        counts = suspect(loss.cohort)
+
+
+def test_what_is_known_of_no_worker_is_a_loss_of_its_own() -> None:
+    assert [loss.together for loss in judge(lost(1), {})] == [1]
