@@ -49,7 +49,9 @@ def _suspects(number: int, running: int, fleet: Sequence[Worker]) -> str:
     how = "in halves"
     if all(worker.in_children for worker in fleet):
         how = "at once in child processes, in halves where they were lost twice"
-    return f"; {_tasks(number)} lost their worker and come back {how}: {running:,} running now"
+    if number == 1:
+        return f"; 1 task lost its worker and comes back {how}: {running:,} running now"
+    return f"; {number:,} tasks lost their worker and come back {how}: {running:,} running now"
 
 
 def _tasks(number: int) -> str:

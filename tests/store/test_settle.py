@@ -438,6 +438,16 @@ async def test_suspects_are_claimed_one_at_a_time_and_beside_others(queue: Queue
     assert queue.index("suspects") == ["s3", "s2"] or queue.index("suspects") == ["s2", "s3"]
 
 
+async def test_what_an_older_release_has_lost_comes_back_one_by_one(queue: Queue) -> None:
+    """It names no cohort. The worker that runs one of these tasks names the task itself, whatever its id."""
+    await queue.create("s 1", "s 2")
+    await queue.lose("s 1", "s 2")
+    (first,) = await queue.claim(10)
+    assert (first.counts.cohort, first.counts.blame) == ("", 1)
+    assert await queue.claim(10, cohort=f"!{name(first)}") == []
+    assert names(await queue.claim(10, cohort="!s 2")) == ["s 2"]
+
+
 HALVES = ["a0", "a2"], ["a1", "a3"]
 
 

@@ -28,19 +28,20 @@ local function claims_of_suspects(suspicion, suspects, wanted, tasks, orphans)
     local task = read_task(tasks .. id)
     if task then
       found[#found + 1] = { id = id, task = task }
-      local cohort = cohort_of(id, task.suspicion)
+      local cohort = rule.cohort_of(id, task.suspicion)
       waiting[cohort] = (waiting[cohort] or 0) + 1
     else
       append(orphans, suspects, id)
     end
   end
   for _, one in ipairs(found) do
-    local cohort, size = cohort_of(one.id, one.task.suspicion)
-    if rule.may and not rule.cohort and needs_cohort(rule, one.task[COUNTS]) and waiting[cohort] >= size then rule.cohort = cohort end
+    local cohort, size = rule.cohort_of(one.id, one.task.suspicion)
+    local is_whole = rule.needs_cohort(one.task[COUNTS]) and waiting[cohort] >= size
+    if is_whole and not rule.cohort then rule.cohort = cohort end
   end
   for _, one in ipairs(found) do
-    if #claims < wanted and may_claim(rule, one.id, one.task[COUNTS], one.task.suspicion) then
-      note_claimed(rule, one.id, one.task[COUNTS], one.task.suspicion)
+    if #claims < wanted and rule.may_claim(one.id, one.task[COUNTS], one.task.suspicion) then
+      rule.note(one.id, one.task[COUNTS], one.task.suspicion)
       claims[#claims + 1] = claim_of(one.id, suspects, one.task)
     end
   end
@@ -92,8 +93,8 @@ local function claims_on_fits(fits, prefix, tasks, rule, orphans)
         local fitting = task and (not is_shared(demand) or place_for(task, tasks .. id, places))
         if not task then
           append(orphans, from, id)
-        elseif fitting and may_claim(rule, id, task[COUNTS], task.suspicion) then
-          note_claimed(rule, id, task[COUNTS], task.suspicion)
+        elseif fitting and rule.may_claim(id, task[COUNTS], task.suspicion) then
+          rule.note(id, task[COUNTS], task.suspicion)
           local place, claim = table.remove(places, fitting == true and 1 or fitting), claim_of(id, from, task)
           claim.fit, claim.device = place.number, place.device
           claims[#claims + 1] = claim

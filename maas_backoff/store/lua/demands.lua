@@ -21,7 +21,7 @@ local function add_first(name, ids)
     local task = fields_of(prefix .. 't:' .. ids[n], 'u', 'p', 'q', 'k', 'c') or {}
     -- One whose hash is gone or of the wrong type is dropped by whoever claims it: it needs nothing.
     local demand = not is_shared(name) and name or task[2] and demand_of(task[3], task[2]) or '0:0'
-    if not seen[demand] and may_claim(rule, ids[n], task[4], task[5]) then
+    if not seen[demand] and rule.may_claim(ids[n], task[4], task[5]) then
       seen[demand] = true
       local due = task[1] or task[2] and string.match(task[2], '^%d+') or now
       local avoid = task[3] and string.match(task[3], '^%S+ (%S+)') or ''
