@@ -294,7 +294,7 @@ class Machine(RuleBasedStateMachine):
 
     def _ran_out(self, counts: Counts) -> Settlement:
         again = counts.cleared(oom=counts.oom + 1)
-        return Settlement.retry_on_gpu(Failed(ERROR), again, Demand(3), "GPU-0", self.policy)
+        return Settlement.retry_on_gpu(Failed(ERROR), again, 0, Demand(3), "GPU-0", self.policy)
 
     @rule(worker=workers)
     def settle_too_late(self, worker: str) -> None:

@@ -19,7 +19,7 @@ from maas_backoff.store import scripts
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.frame import Claimed, Frame, Settle
 from maas_backoff.store.ledger import Ledgers, Reservation
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.redis import NO_SUSPECTS, RedisStore
 
 pytestmark = pytest.mark.anyio
 
@@ -60,6 +60,7 @@ class Way:
             ("complete beyond the limit, and claim", self.settles("b", lambda _: complete, claims=1)),
             ("retry at once", self.settles("c", lambda counts: self.retry(counts, 0))),
             ("retry later", self.settles("d", lambda counts: self.retry(counts, 30))),
+            ("reap what is lost", self.reaps(after=4000)),
             ("lose", self.loses("e", after=4000)),
             ("ask to cancel", lambda s, _: s.request_cancel("f")),
             ("retry what is to be cancelled", self.settles("f", lambda counts: self.retry(counts, 0))),
@@ -73,7 +74,7 @@ class Way:
             ("run out of memory", self.settles("gpu", self.out_of_memory)),
             ("cancel what waits for a gpu", self.by_hand("gpu", "pending", cancel)),
             ("be refused", self.by_hand("gpu", "pending", cancel)),
-            ("look at demands", lambda s, _: s.demands()),
+            ("look at demands", lambda s, _: s.demands(NO_SUSPECTS)),
             ("hold", lambda s, _: s.hold("1:0 GPU-a w", 60)),
             ("reap", lambda s, _: s.reap(1e6, 0)),
             ("pause", lambda s, _: s.pause(on=True)),
@@ -126,11 +127,19 @@ class Way:
     def retry(self, counts: Counts, delay: float) -> Settlement:
         return Settlement.retry(Failed(ERROR), counts, delay, self.policy)
 
+    @staticmethod
+    def reaps(*, after: float) -> Step:
+        async def step(store: RedisStore, _: Ledgers) -> None:
+            store.clock = f"{START + after:.0f}"
+            await store.reap(1e6, 0)
+
+        return step
+
     def loses(self, task_id: str, *, after: float) -> Step:
         async def step(store: RedisStore, _: Ledgers) -> None:
             store.clock = f"{START + after:.0f}"
             held = self.held[task_id]
-            what = decide(LeaseExpired(), task_id, held.counts, self.policy, self.policy.backoff())
+            what = decide(LeaseExpired(2, "cohort", 1), task_id, held.counts, self.policy, self.policy.backoff())
             assert what is not None
             assert await store.settle_lost([Settle(task_id, "expired", held.token, what, held.counts)], "w") == ["ok"]
 
@@ -138,7 +147,7 @@ class Way:
 
     def out_of_memory(self, counts: Counts) -> Settlement:
         again = attrs.evolve(counts, oom=counts.oom + 1)
-        return Settlement.retry_on_gpu(Failed(ERROR), again, Demand(3), "GPU-a", self.policy)
+        return Settlement.retry_on_gpu(Failed(ERROR), again, 0, Demand(3), "GPU-a", self.policy)
 
     def renews(self, *ids: str) -> Step:
         def step(store: RedisStore, _: Ledgers) -> Awaitable[Any]:
@@ -259,7 +268,7 @@ async def test_with_a_key_of_another_type_a_script_does_nothing_by_halves(server
     async with stores(server) as (way, (admin, ledgers), _):
         for name, step in way.steps():
             saved, held, clock = way.saved(), dict(way.held), admin.clock
-            others = {admin.keys(other).encode() for other in named | {"gpu:1:0", "gpu:3:0"}}
+            others = {admin.keys(other).encode() for other in named | {"gpu:1:0", "gpu:3:0", "lost:w"}}
             for key in sorted({key for key, _, _ in saved} | others):
                 server.client.set(key, "nonsense")
                 before = way.state()

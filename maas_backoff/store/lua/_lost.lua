@@ -7,7 +7,8 @@ local MOST_BESIDE = 1000
 local function count_lost(rows, prefix, leases, until_ms)
   local left, numbers = {}, {}
   local function note(holder, counts, is_new)
-    local worker = string.match(holder or '', '^%S+ ([^\n]*)') or ''
+    local worker = string.match(holder or '', '^%S+ ([^\n]+)')
+    if not worker then return end  -- the task's hash is gone, or of another type
     if is_new and not left[worker] then left[worker] = { fresh = 0, suspects = 0 } end
     local kind = is_suspect(counts) and 'suspects' or 'fresh'
     if left[worker] then left[worker][kind] = left[worker][kind] + 1 end
