@@ -33,6 +33,10 @@ class Client:
         """Send one command, once, and return the answer. Raises StorageError and its kinds."""
         return (await self._ask(command))[0]
 
+    async def execute_together(self, *commands: tuple[str | bytes | float, ...]) -> list[Any]:
+        """Send commands in one message, once, and return the answers. Errors as `execute`."""
+        return await self._ask(*commands)
+
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script, once: by digest, and with its text where the server does not know it. Errors as `execute`."""
         return (await self._ask(("EVALSHA", script.digest, len(keys), *keys, *args), text=script.text))[0]

@@ -199,8 +199,10 @@ class RedisStore(Reader):
     async def rouse(self, worker: str) -> None:
         """End a worker's sleep, or its next one."""
         client = await self.server.connect()
-        await client.execute("ZADD", self.keys.marker(worker), 0, "0")
-        await client.execute("EXPIRE", self.keys.marker(worker), 10)
+        # Together: a caller that is stopped in between would leave a key without an end.
+        await client.execute_together(
+            ("ZADD", self.keys.marker(worker), 0, "0"), ("EXPIRE", self.keys.marker(worker), 10)
+        )
 
     def _request(self, frame: Frame, worker: str) -> tuple[Sequence[str], list[Any]]:
         head = self._settle_head(
