@@ -387,10 +387,13 @@ async def test_a_shutdown_lets_running_tasks_end(config: TaskBackoffConfig) -> N
     assert task.result == "done"
 
 
-async def test_a_server_that_stands_still_costs_no_live_task_its_lease(
+async def test_a_server_that_stands_still_counts_no_live_task_as_lost(
     config: TaskBackoffConfig, server: Server
 ) -> None:
-    """SIGSTOP of the server for longer than the lease: when it goes on, workers renew before anything is reaped."""
+    """SIGSTOP of the server for longer than the lease: when it goes on, nothing is reaped before live workers renew.
+
+    Attempts are stopped when their lease is over, and their tasks handed back: with no loss and no retry counted.
+    """
     scheduler = TaskBackoffScheduler(config)
     runs: list[str] = []
     go_on = anyio.Event()
@@ -412,8 +415,7 @@ async def test_a_server_that_stands_still_costs_no_live_task_its_lease(
         go_on.set()
         for n in range(5):
             task = await scheduler.wait_task(f"task-{n}", timeout=20)
-            assert (task.status, task.attempt, task.lost_count) == ("completed", 1, 0)
-    assert len(runs) == 5
+            assert (task.status, task.retry_count, task.lost_count) == ("completed", 0, 0)
     await scheduler.shutdown()
 
 
