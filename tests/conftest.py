@@ -109,5 +109,10 @@ async def scheduler(config: TaskBackoffConfig) -> AsyncIterator[TaskBackoffSched
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "blocks: blocking the event loop is what this test is about")
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        # Private embedded servers of one user share a directory there; tests look at all that is in it.
+        folder = Path(tempfile.gettempdir(), f"maas-backoff-tests-{worker}")
+        folder.mkdir(exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     os.environ.pop("MAAS_BACKOFF_URL", None)

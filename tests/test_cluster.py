@@ -17,7 +17,7 @@ from maas_backoff.store.keys import Keys
 from maas_backoff.store.redis import RedisStore
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(150)]
 
 
 @pytest.fixture(params=KINDS)
@@ -57,7 +57,7 @@ async def test_the_ledgers_of_gpus_lie_on_other_masters_than_their_queue(rig: Cl
         assert task.gpu is not None
         running[task.gpu.uuid] += 1
         most[task.gpu.uuid] = max(most[task.gpu.uuid], running[task.gpu.uuid])
-        await anyio.sleep(4 if task.task_id == "long" else 0.02)
+        await anyio.sleep(4 if task.task_id == "long" else 0.2)
         running[task.gpu.uuid] -= 1
 
     async with scheduler:

@@ -13,7 +13,7 @@ from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.store.frame import Frame
 from maas_backoff.store.redis import RedisStore
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 REACHED = 77
 

@@ -265,7 +265,9 @@ async def test_a_server_that_is_away_is_told_and_not_raised(
     refused = TaskBackoffScheduler(config)
     with caplog.at_level(logging.WARNING, "maas_backoff.prometheus"):
         assert await scraped(refused) == {"up": 0}
+        assert await scraped(refused) == {"up": 0}
     await refused.shutdown()
+    assert len(caplog.records) == 1, "one line for an outage"
     assert "queue 'test' could not be read for Prometheus" in caplog.text and "a-secret" not in caplog.text
     config.storage = server.storage
     silent = TaskBackoffScheduler(config)

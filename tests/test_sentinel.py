@@ -11,7 +11,7 @@ from topology import KINDS, MASTER, SentinelRig
 
 from maas_backoff import StorageConfig
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(150)]
 
 # A master refuses writes when it has not heard of a replica for so many seconds.
 CAREFUL = "min-replicas-to-write 1\nmin-replicas-max-lag 2\n"

@@ -17,7 +17,7 @@ from maas_backoff.store.connect import Client
 from maas_backoff.store.frame import Claimed, Frame, Settle
 from maas_backoff.store.redis import NewTask, RedisStore
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(120)]
 
 ROUNDS = 40
 WORKER = "w"

@@ -63,6 +63,7 @@ class NvmlProbe:
         self._listed_at = 0.0
         self._events: Any = None
         self._trouble = "it has not answered yet"
+        self._warned: dict[str, str] = {}
         self._calling_since: float | None = None
         self._round = PERIOD
         self._stop = threading.Event()
@@ -134,9 +135,15 @@ class NvmlProbe:
         except self._nvml.NVMLError as error:
             missing = error.value in {self._nvml.NVML_ERROR_LIBRARY_NOT_FOUND, self._nvml.NVML_ERROR_FUNCTION_NOT_FOUND}
             self._trouble = f"no driver: {error}" if missing else f"NVML cannot be initialised: {error}"
-            log.log(logging.DEBUG if missing else logging.WARNING, "%s", self._trouble)
+            self._warn("driver", self._trouble, logging.DEBUG if missing else logging.WARNING)
             return False
         return True
+
+    def _warn(self, what: str, text: str, level: int = logging.WARNING) -> None:
+        """Log a fault when it comes, and not each time that it is met again."""
+        if self._warned.get(what) != text:
+            self._warned[what] = text
+            log.log(level, "%s", text)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         self._calling_since = time.monotonic()
@@ -172,7 +179,9 @@ class NvmlProbe:
                 slices = self._slices(handle)
                 found += [self._device(each, index) for each in slices or [handle]]
             except nvml.NVMLError as error:
-                log.warning("GPU %d cannot be asked: %s", index, error)
+                self._warn(f"GPU {index}", f"GPU {index} cannot be asked: {error}")
+            else:
+                self._warned.pop(f"GPU {index}", None)
         for device in found:
             if device.uuid in known:
                 before = known[device.uuid]

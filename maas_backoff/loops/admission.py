@@ -36,6 +36,7 @@ class Admission:
         self._lane = lane
         self._interval = interval
         self._usable = False
+        self._held = ""
         self._patience = Patience("a worker's admission to GPUs", store.server.outage)
 
     async def run(self) -> None:
@@ -117,13 +118,14 @@ class Admission:
         return False
 
     async def _post(self, made: Plan) -> None:
-        name = made.hold.waiting.name if made.hold else ""
+        name, value = made.hold.waiting.name if made.hold else "", ""
         if made.hold is not None:
             value = f"{name} {made.hold.reading.uuid} {self._running.worker}"
             if not await self._store.hold(value, HOLD):
                 made.hold = None
-            else:
+            elif value != self._held:
                 log.info("GPU %s is held for tasks that need %s", made.hold.reading.uuid, made.hold.waiting.demand)
+        self._held = value if made.hold is not None else ""
         await self._gate.post(made, name)
 
     async def _start(self, starts: list[Start]) -> bool:

@@ -1,5 +1,7 @@
 """The numbers of a queue as Prometheus reads them."""
 
+from weakref import WeakKeyDictionary
+
 import anyio
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -16,6 +18,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 PATIENCE = 5.0
 """Seconds that a scrape may take: Prometheus itself gives up after 10, and would not learn why."""
+
+_failures: WeakKeyDictionary[TaskBackoffScheduler, int] = WeakKeyDictionary()
+"""Scrapes that have failed in a row: an outage is one line in the log, and its end another."""
 
 
 async def metrics(scheduler: TaskBackoffScheduler) -> bytes:
@@ -38,8 +43,15 @@ def _rendered(collector: Collector) -> bytes:
 async def _read(scheduler: TaskBackoffScheduler) -> Snapshot | None:
     try:
         with anyio.fail_after(PATIENCE):
-            return await Snapshot.of(scheduler)
+            snapshot = await Snapshot.of(scheduler)
     except (StorageError, TimeoutError) as error:
         why = str(error) or f"no answer within {PATIENCE:g} s"
-        log.warning("queue %r could not be read for Prometheus: %s", scheduler.config.task.biz_prefix, why)
+        failures = _failures[scheduler] = _failures.get(scheduler, 0) + 1
+        if failures == 1:
+            log.warning("queue %r could not be read for Prometheus: %s", scheduler.config.task.biz_prefix, why)
         return None
+    failures = _failures.pop(scheduler, 0)
+    if failures:
+        queue = scheduler.config.task.biz_prefix
+        log.warning("queue %r was read for Prometheus again, after %d failed scrapes", queue, failures)
+    return snapshot

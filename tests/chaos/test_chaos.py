@@ -11,6 +11,7 @@ from support import SERVERS, server_binary
 SECONDS = 11.0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)  # of which a drain that is stuck takes 60
 @pytest.mark.parametrize("name", SERVERS)
 def test_chaos_costs_no_task(name: str, tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ def _reservation(name: str, mib: int) -> Reservation:
     return Reservation(name, mib, "running", _owner(name), name.split("/", maxsplit=1)[0], "q", "a task")
 
 
+@pytest.mark.long
 @pytest.mark.blocks
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_scripts_agree_with_the_model(name: str, servers: Any) -> None:

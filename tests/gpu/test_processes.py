@@ -21,7 +21,7 @@ from maas_backoff import TaskBackoffScheduler, TaskSpec, TaskStatus
 from maas_backoff.store.ledger import DeviceLedger, Ledgers
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120), pytest.mark.blocks]
+pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(120), pytest.mark.blocks]
 
 TESTS = Path(__file__).parents[1]
 

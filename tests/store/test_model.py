@@ -413,6 +413,7 @@ class Machine(RuleBasedStateMachine):
         assert finished == [states.count(state) for state in FINISHED]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600 * FACTOR)
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_scripts_agree_with_the_model(name: str, servers: Callable[[str], Server]) -> None:
