@@ -14,7 +14,7 @@ from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler,
 from maas_backoff.store.frame import Frame
 from maas_backoff.store.redis import RedisStore
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 GUIDE = (Path(__file__).parents[1] / "maas_backoff/GUIDE.md").read_text(encoding="utf-8")
 RIGHTS = re.findall(r"`([+~&][^`]+)`", GUIDE.partition("for `ACL SETUSER`")[2].partition("\n\n")[0])

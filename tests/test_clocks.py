@@ -26,7 +26,7 @@ from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.redis import NO_SUSPECTS, RedisStore
 from maas_backoff.store.server import Server as ServerOfQueue
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 HOUR = 3600.0
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.long
+
 DEMO = [sys.executable, "-m", "maas_backoff", "demo"]
 
 

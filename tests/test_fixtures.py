@@ -65,6 +65,7 @@ simulate = pytest_asyncio.fixture(simulating)
 SCOPE = ("-o", "asyncio_default_fixture_loop_scope=function")  # what pytest-asyncio itself asks for
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mark", "conftest", "options"),
     [

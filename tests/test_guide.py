@@ -124,6 +124,7 @@ def configured(tmp_path: Path) -> Any:
     server.stop()
 
 
+@pytest.mark.long
 def test_the_worker_and_the_server_go_together(configured: Server, tmp_path: Path) -> None:
     """The module's worker by the command, on that server; the doctor says what the guide says it does."""
     (tmp_path / "images_queue.py").write_text(BLOCKS["python"], encoding="utf-8")

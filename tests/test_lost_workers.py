@@ -21,7 +21,7 @@ from maas_backoff.loops.wake import Wake
 from maas_backoff.store.frame import Frame
 from maas_backoff.store.redis import RedisStore
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 # A worker process that notes each start as "id attempt pid", and dies of the poison task.
 WORKER = """
