@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
+from maas_backoff.domain.raised import related
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import Retry, StorageError
@@ -123,10 +124,20 @@ def _report_failure(task: TaskEntity, settlement: Settlement, extra: dict[str, o
     """Log that a task has failed for good: with its exception, or with the traceback that a child process told."""
     told = (task.task_id, task.attempt, settlement.error)
     error, settlement.exception = settlement.exception, None  # it keeps the handler's variables alive
-    if error is not None:
+    if error is not None and _is_printable(error):
         exc_info = (type(error), error, error.__traceback__)
         log.error("task %r: attempt %d: %s; failed", *told, extra=extra, exc_info=exc_info)
     elif settlement.traceback:
         log.error("task %r: attempt %d: %s; failed\n%s", *told, settlement.traceback.rstrip(), extra=extra)
     else:
         log.error("task %r: attempt %d: %s; failed", *told, extra=extra)
+
+
+def _is_printable(error: BaseException) -> bool:
+    """Whether UTF-8 can hold the texts of an exception and its causes: a log file could not hold a lone surrogate."""
+    try:
+        for one in related(error):
+            str(one).encode()
+    except BaseException:  # noqa: BLE001 - of a hostile __str__, too
+        return False
+    return True
