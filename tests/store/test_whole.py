@@ -83,6 +83,7 @@ class Way:
             ("history", lambda s, _: s.history(2)),
             ("upcoming", lambda s, _: s.upcoming(60, 5)),
             ("delete", lambda s, _: s.delete("gpu2")),
+            ("create some of each", self.creates_some),
             ("purge", lambda s, _: s.purge(TaskStatus.PENDING)),
             ("leave", lambda s, _: s.leave("w")),
             ("reserve", lambda _, ledgers: self.reserve(ledgers)),
@@ -92,6 +93,12 @@ class Way:
             ("trust", lambda _, ledgers: ledgers.trust("GPU-a")),
             ("read a ledger", lambda _, ledgers: ledgers.read("GPU-a")),
         ]
+
+    async def creates_some(self, store: RedisStore, _: Ledgers) -> None:
+        """Of several kinds in one call; none of them is in the way of what comes next."""
+        on_gpu = self.policy.overridden({"min_gpu_memory_gb": 3 / 1024})
+        kinds = [("now", 0, self.policy), ("soon", 3000, self.policy), ("big", 0, on_gpu)]
+        await store.enqueue([NewTask(name, "{}", -1, due, policy, "{}") for name, due, policy in kinds])
 
     def creates(self, *ids: str, due: float = 0, gpu: int = 0) -> Step:
         policy = self.policy.overridden({"min_gpu_memory_gb": gpu / 1024}) if gpu else self.policy
@@ -169,8 +176,11 @@ class Way:
     # The server's state
 
     def state(self) -> dict[bytes, object]:
-        """Return all there is, but for times to live; a count that was taken back is 0, as if it were not there."""
-        keys = self.client.keys()
+        """Return all there is, but for times to live and wake-ups, which are hints.
+
+        A count that was taken back is 0, as if it were not there.
+        """
+        keys = [key for key in self.client.scan_iter(count=1000) if not key.endswith(b"marker")]
         kinds = self._together(keys, lambda pipe, key: pipe.type(key))
         reads = {b"hash": "HGETALL", b"string": "GET"}
         pipe = self.client.pipeline(transaction=False)

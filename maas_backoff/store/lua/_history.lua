@@ -38,17 +38,16 @@ end
 -- Counts what a worker has tallied, lines "name number"; how often what came of a settled attempt (`tallied`: names and
 -- how often); and the tasks that were finished. For the writing part of a script, which must not end half-way: a key that
 -- somebody has written over is left alone.
-local function note_history(prefix, totals, now, tally, tallied, finished)
-  local minute, names, is_fresh = prefix .. 'h:' .. math.floor(now / 60000), prefix .. 'errors', false
-  local function count(name, by, of_all_time)
+local function note_history(prefix, minute, totals, now, tally, tallied, finished)
+  local names = prefix .. 'errors'
+  local function count(name, by)
     if string.sub(name, 1, 2) == 'e:' and name ~= OTHER then name = error_name(name, now, minute, totals, names) end
-    if redis.pcall('HINCRBY', minute, name, by) == tonumber(by) then is_fresh = true end
-    if of_all_time then redis.pcall('HINCRBY', totals, name, by) end
+    redis.pcall('HINCRBY', minute, name, by)
+    redis.pcall('HINCRBY', totals, name, by)
   end
-  for name, by in string.gmatch(tally, '(%S+) (%d+)') do count(name, by, true) end
+  for name, by in string.gmatch(tally, '(%S+) (%d+)') do count(name, by) end
   for what, by in pairs(tallied) do
-    for name in string.gmatch(what, '%S+') do count(name, by, true) end
+    for name in string.gmatch(what, '%S+') do count(name, by) end
   end
-  for status, by in pairs(finished) do count(status, by, false) end  -- `meta` has their totals
-  if is_fresh then redis.pcall('EXPIRE', minute, KEPT_S) end
+  for status, by in pairs(finished) do redis.pcall('HINCRBY', minute, status, by) end  -- `meta` has their totals
 end

@@ -4,9 +4,10 @@
 local EPOCH = 1577836800000
 
 -- Waiting time is rank: the earlier due, the further ahead, and a priority is a fixed head start. The fraction keeps
--- tasks of one ms in order; equal scores would sort by id.
+-- tasks of one ms in order; equal scores would sort by id. A number: the server writes a whole one out without loss, and
+-- faster than string.format.
 local function rank(due, head_start)
-  return string.format('%.0f', math.floor((due - EPOCH + head_start) * 4096))
+  return math.floor((due - EPOCH + head_start) * 4096)
 end
 
 -- What a task is created with is a line "created_ms policy", or "created_ms policy priority head_start_ms demand" where
@@ -75,13 +76,6 @@ local function append(lists, key, first, second)
   end
   list[#list + 1] = first
   if second then list[#list + 1] = second end
-end
-
--- Writes nothing to each of these indexes. A refusal of ZADD or ZREM, and an index of another type, end the script here,
--- before its first real write. The ZREMs come first: they and what follows are not refused when the memory is full.
-local function try_indexes(from, to)
-  for key in pairs(from) do redis.call('ZREM', key, '') end
-  for key in pairs(to) do redis.call('ZADD', key, 'XX', 0, '') end
 end
 
 local function add_all(to)

@@ -6,6 +6,7 @@ A call by hand, with a `call` of its own: it is given the same answer again for 
 ]]
 --#include _call
 --#include _queue
+--#include _try
 --#include _watched
 local prefix, id, call, never = ARGV[1], ARGV[2], KEYS[10], ARGV[1] .. 'never'
 local told = answered_before(call)

@@ -3,18 +3,17 @@ KEYS: ready scheduled marker policies meta
 ARGV: now prefix policy policy_text max_queue_size groups | per group: record when overrides count, and per task of it: id params
 Returns: 'policy' when its text must be sent too, nothing done; {'full', size, ms until there may be room, ids that are there already}, nothing done; else per task 'created', 'exists' or 'conflict'
 `record` is what _queue.lua says, without the time; `when` is '' (now), 'in <ms>' or 'at <ms>'.
-The first write is a ZADD of nothing to each index: what is refused, by a server whose memory is full or for want of a right, is refused as a whole.
+The first write is a ZADD that is no more than a hint: a server whose memory is full, or a right that is missing, refuses the whole call.
 ]]
 --#include _clock
 --#include _time
 --#include _queue
 --#include _schema
---#include _wake
 local ready, scheduled, marker, policies, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local prefix, policy, policy_text = ARGV[2], ARGV[3], ARGV[4]
 local max_size, groups = tonumber(ARGV[5]), tonumber(ARGV[6])
 
-if policy_text == '' and redis.call('HEXISTS', policies, policy) == 0 then return 'policy' end
+if redis.call('HEXISTS', policies, policy) == 0 and policy_text == '' then return 'policy' end
 
 local tasks = prefix .. 't:'
 local answers, created, there, params_of, delayed, i = {}, {}, {}, {}, false, 7
@@ -43,8 +42,8 @@ for _ = 1, groups do
 end
 if #created == 0 then return answers end
 
-local state = redis.call('HMGET', meta, 'paused', 'ahead', 'reaped_at', 'schema', 'pace')
-local paused, ahead = state[1], tonumber(state[2] or 0) or 0
+local state = redis.call('HMGET', meta, 'paused', 'ahead', 'reaped_at')
+local paused, ahead = state[1], state[2] and tonumber(state[2]) or 0
 local now = queue_time(clock(ARGV[1]), ahead, state[3])
 
 if max_size > 0 then
@@ -55,7 +54,7 @@ if max_size > 0 then
   for _, index in ipairs(gpu_sets(prefix)) do size = size + redis.call('ZCARD', index) end
   local excess = size + #created / 2 - max_size
   if excess > 0 then
-    local pace = tonumber(state[5] or 0)  -- tasks finished per ms, by reap.lua
+    local pace = tonumber(redis.call('HGET', meta, 'pace') or 0)  -- tasks finished per ms, by reap.lua
     local wait = pace > 0 and excess / pace or 10000
     return { 'full', whole(size), whole(math.max(1000, math.min(wait, 300000))), there }
   end
@@ -70,50 +69,60 @@ end
 
 local next_due = delayed and tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
 
--- Plan: where each goes.
-local indexes, wake, wake_gpu, new_names = {}, false, false, {}
-local group, line, due, head_start, demand, index
+-- Try: ZADD comes before the first HSET, so that nothing is done for want of a right to either. The wake-up will do, where
+-- there is one to give; it is a hint. What is read below of GPUs was called before, too.
+local wake, wake_gpu = false, false
+local only = groups == 1 and not delayed and created[2]
+local is_woken = only and not paused and not string.find(ARGV[only], ' ', 1, true)
+if not is_woken or type(redis.pcall('ZADD', marker, 0, '0')) == 'table' then
+  redis.call('ZADD', prefix .. 'never', 'XX', 0, '')
+  redis.call('HLEN', prefix .. 'demands')
+end
+
+local indexes, new_names = {}, nil
+local group, line, due, head_start, demand, index, fields
 for n = 1, #created, 2 do
+  local id, params = ARGV[created[n]], ARGV[created[n] + 1]
   if created[n + 1] ~= group then
     group = created[n + 1]
     line, due = whole(now) .. ' ' .. ARGV[group] .. '\n', due_of(ARGV[group + 1])
     head_start, demand = head_start_and_demand(line)
+    fields = ARGV[group + 2] ~= '' and { 'o', ARGV[group + 2] } or {}
     if due > now then
+      fields[#fields + 1] = 'u'
+      fields[#fields + 1] = whole(due)
       index = scheduled
       wake = wake or due < next_due
     elseif demand == '-' then
       index = ready
       wake = true
     else
+      new_names = new_names or {}
       index = gpu_set_for(prefix, demand, new_names)
       wake_gpu = true
     end
-    -- What the hashes of the group have in common takes the place of what was sent of it.
-    ARGV[group], ARGV[group + 1] = line, due > now and whole(due) or ''
   end
+  redis.call('HSET', tasks .. id, 'p', line .. params, unpack(fields))
   -- In the order in which they are given.
   local turn = due + (n - 1) / 8192
-  append(indexes, index, index == scheduled and string.format('%.4f', turn) or rank(turn, head_start), ARGV[created[n]])
+  append(indexes, index, index == scheduled and string.format('%.4f', turn) or rank(turn, head_start), id)
 end
-
-try_indexes({}, indexes)
-if policy_text ~= '' then redis.call('HSET', policies, policy, policy_text) end
-if not state[4] then note_schema(meta) end
-local fields
-group = nil
-for n = 1, #created, 2 do
-  if created[n + 1] ~= group then
-    group = created[n + 1]
-    fields = ARGV[group + 2] ~= '' and { 'o', ARGV[group + 2] } or {}
-    if ARGV[group + 1] ~= '' then
-      fields[#fields + 1] = 'u'
-      fields[#fields + 1] = ARGV[group + 1]
+for key, args in pairs(indexes) do
+  local answer = redis.pcall('ZADD', key, unpack(args))
+  if type(answer) == 'table' then
+    -- An index of another type: none of these tasks is there.
+    for n = 1, #created, 2 do redis.call('UNLINK', tasks .. ARGV[created[n]]) end
+    for other, entered in pairs(indexes) do
+      for n = 2, #entered, 2 do redis.pcall('ZREM', other, entered[n]) end
     end
+    error(answer.err, 0)
   end
-  redis.call('HSET', tasks .. ARGV[created[n]], 'p', ARGV[group] .. ARGV[created[n] + 1], unpack(fields))
 end
-list_gpu_sets(prefix, new_names)
-add_all(indexes)
-if wake and not paused then wake_with(marker) end
-if wake_gpu and not paused then wake_with(prefix .. 'gpu_marker') end
+if new_names then list_gpu_sets(prefix, new_names) end
+if policy_text ~= '' then
+  redis.call('HSET', policies, policy, policy_text)
+  if not redis.call('HGET', meta, 'schema') then redis.call('HSET', meta, 'schema', SCHEMA) end
+end
+if wake and not paused and not is_woken then redis.pcall('ZADD', marker, 0, '0') end
+if wake_gpu and not paused then redis.pcall('ZADD', prefix .. 'gpu_marker', 0, '0') end
 return answers

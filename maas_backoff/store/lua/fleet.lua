@@ -5,6 +5,7 @@ Returns: name and text in turn
 ]]
 --#include _clock
 --#include _time
+--#include _time_of
 local now, prefix, limit = queue_time_of(ARGV[1], KEYS[2]), ARGV[2], tonumber(ARGV[3])
 local told = {}
 for n, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf', 'LIMIT', 0, limit)) do

@@ -5,6 +5,7 @@ Returns: now, how many ready tasks come before it or -1, the task's fields, whet
 ]]
 --#include _clock
 --#include _time
+--#include _time_of
 local watched, id, watch_ms = KEYS[3], ARGV[2], tonumber(ARGV[3])
 local state = redis.call('HMGET', KEYS[4], 'ahead', 'reaped_at', 'paused')
 local now, watch_s = queue_time(clock(ARGV[1]), state[1], state[2]), math.ceil(watch_ms / 1000)

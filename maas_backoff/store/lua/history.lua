@@ -5,6 +5,7 @@ Returns: now, the names and numbers of all time, those of the finished in `meta`
 ]]
 --#include _clock
 --#include _time
+--#include _time_of
 local state = redis.call('HMGET', KEYS[2], 'ahead', 'reaped_at', 'completed', 'failed', 'cancelled')
 local now, prefix, rows = queue_time(clock(ARGV[1]), state[1], state[2]), ARGV[2], {}
 for back = 0, tonumber(ARGV[3]) - 1 do

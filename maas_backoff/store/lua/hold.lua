@@ -6,6 +6,7 @@ The key is "expiry_ms value": its time to live alone would last longer by as muc
 ]]
 --#include _clock
 --#include _time
+--#include _time_of
 local now = queue_time_of(ARGV[1], KEYS[2])
 local expiry, held = string.match(redis.call('GET', KEYS[1]) or '', '^(%d+) (.*)$')
 if held and tonumber(expiry) > now and held ~= ARGV[2] then return 0 end

@@ -7,6 +7,7 @@ A score of "now+<ms>" is that time. A brief task comes without params, result an
 ]]
 --#include _clock
 --#include _time
+--#include _time_of
 local state = redis.call('HMGET', KEYS[1], 'ahead', 'reaped_at', 'paused')
 local now, prefix, limit = queue_time(clock(ARGV[1]), state[1], state[2]), ARGV[2], tonumber(ARGV[3])
 local index, score, skip = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])

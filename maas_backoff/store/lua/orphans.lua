@@ -6,9 +6,10 @@ A pending task waits again where it should; a running one gets a lease, which it
 ]]
 --#include _clock
 --#include _time
+--#include _time_of
 --#include _queue
+--#include _try
 --#include _task
---#include _wake
 local ready, suspects, scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local indexes = { processing = { leases }, external = { external }, completed = { KEYS[6] }, failed = { KEYS[7] }, cancelled = { KEYS[8] } }
 local now, prefix, repair = queue_time_of(ARGV[1], KEYS[9]), ARGV[2], ARGV[3] == '1'
@@ -62,7 +63,7 @@ if #found > 0 and repair then
   remove_all(from)
   add_all(to)
   for id, ttl_s in pairs(finished) do redis.call('EXPIRE', prefix .. 't:' .. id, ttl_s) end
-  wake_with(KEYS[10])
-  wake_with(KEYS[11])
+  redis.pcall('ZADD', KEYS[10], 0, '0')
+  redis.pcall('ZADD', KEYS[11], 0, '0')
 end
 return found

@@ -7,8 +7,8 @@ The first write is an HDEL: a server whose memory is full does not refuse to pau
 ]]
 --#include _clock
 --#include _time
+--#include _time_of
 --#include _call
---#include _wake
 local meta, call, on = KEYS[1], KEYS[4], ARGV[3] == '1'
 local told = answered_before(call)
 if told then return tonumber(told) end
@@ -22,7 +22,7 @@ if on then
 else
   redis.call('HDEL', meta, 'paused')
   -- One sleeper wakes, and wakes the next while there is work.
-  wake_with(KEYS[2])
-  wake_with(KEYS[3])
+  redis.pcall('ZADD', KEYS[2], 0, '0')
+  redis.pcall('ZADD', KEYS[3], 0, '0')
 end
 return changed

@@ -19,7 +19,7 @@ local last, grace_until, ahead = tonumber(seen[1] or 0) or 0, tonumber(seen[2] o
 -- A server whose clock is this far behind was set back. Less passes by itself: the queue's clock stands still so long.
 local time = clock(ARGV[1])
 local back = last - ahead - time
-if back > 1000 then ahead = ahead + back end
+if back > 1000 then ahead = math.floor(ahead + back) end
 local now = queue_time(time, ahead, last)
 if now - last > gap_ms or back > 1000 then grace_until = now + grace_ms end
 
@@ -47,8 +47,9 @@ for k = 2, 4 do gone[k] = redis.call('ZRANGEBYSCORE', KEYS[k], '-inf', now, 'LIM
 redis.call('ZREM', leases, '')
 if #numbers > 0 then redis.call('EXPIRE', prefix .. 'never', 1) end
 note_lost(numbers, prefix, 4 * gap_ms)
-if not seen[4] then note_schema(meta) end
-redis.call('HSET', meta, 'reaped_at', whole(now), 'grace_until', whole(grace_until), 'ahead', whole(ahead))
+if not seen[4] then redis.call('HSET', meta, 'schema', SCHEMA) end
+redis.call('HSET', meta, 'reaped_at', whole(now), 'grace_until', whole(grace_until))
+if back > 1000 then redis.call('HSET', meta, 'ahead', whole(ahead)) end
 if now - paced_at >= 30000 then
   local per_ms = (total - tonumber(pace[2] or 0)) / (now - paced_at)
   redis.call('HSET', meta, 'pace', string.format('%.9f', paced_at > 0 and per_ms or 0), 'paced_at', whole(now), 'paced_total', whole(total))

@@ -6,6 +6,7 @@ The first write is a ZREM: a bare ZADD would be refused when the server's memory
 ]]
 --#include _clock
 --#include _time
+--#include _time_of
 --#include _task
 local leases, workers, info = KEYS[1], KEYS[2], KEYS[3]
 local now, prefix, worker, lease_ms = queue_time_of(ARGV[1], KEYS[4]), ARGV[2], ARGV[3], tonumber(ARGV[5])

@@ -20,7 +20,6 @@ Reads everything first, and tries each command that it will write with. The firs
 --#include _claim
 --#include _history
 --#include _watched
---#include _wake
 local ready, suspects, scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local finished = { completed = KEYS[6], failed = KEYS[7], cancelled = KEYS[8] }
 local meta, marker, watched, totals, request = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
@@ -30,13 +29,13 @@ local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11],
 local tasks, never = prefix .. 't:', prefix .. 'never'
 
 local state = redis.call('HMGET', meta, 'paused', 'token', 'ahead', 'reaped_at')
-local paused, ahead = state[1], tonumber(state[3] or 0) or 0
+local paused, ahead = state[1], state[3] and tonumber(state[3]) or 0
 local now = queue_time(clock(ARGV[1]), ahead, state[4])
 local stamp = whole(now)
 -- The last token: never below the clock in microseconds. A server that has lost its newest data, or all of it, gives none
 -- a second time, if its clock is not behind that of the one before.
 local token = math.max(tonumber(state[2] or 0) or 0, math.floor(now * 1000))
-local unused = whole(token)
+local unused = token
 
 local by_hand = request_id == 'call'
 local told = by_hand and answered_before(request)
@@ -84,7 +83,7 @@ if wanted > 0 then
           local raised = redis.call('HGET', tasks .. id, 'q')
           moves[#moves + 1] = { id = id, score = score, from = scheduled, demand = demand_of(raised, task[CREATION]) }
         elseif to == ready and fits == '' then
-          candidates[#candidates + 1] = { id = id, score = tonumber(score), from = scheduled, task = task }
+          candidates[#candidates + 1] = { id = id, score = score, from = scheduled, task = task }
         else
           moves[#moves + 1] = { id = id, score = score, from = scheduled, to = to }
         end
@@ -118,7 +117,7 @@ if wanted > 0 then
           if #claims < wanted then
             claim(id, from, candidate.task)
           elseif from == scheduled then
-            moves[#moves + 1] = { id = id, score = string.format('%.0f', candidate.score), from = scheduled, to = ready }
+            moves[#moves + 1] = { id = id, score = candidate.score, from = scheduled, to = ready }
           end
         end
       end
@@ -130,11 +129,10 @@ local dropped_entries = next(orphans) ~= nil
 local is_watched = #items + #claims > 0 and redis.call('EXISTS', watched) == 1
 
 -- Plan: where the settled go.
-local wake, wake_gpu, new_names, earliest, comes_back, retaken = false, false, {}, false, false, false
+local wake, wake_gpu, new_names, earliest, comes_back, retaken, drops = false, false, {}, false, false, false, false
 for _, item in ipairs(items) do
   if item.accepted then
     local id, was, status = item.id, item.was, item.status
-    item.mark = item.given .. ':' .. settle_id
     if was == 'processing' then append(from, leases, id)
     elseif was == 'pending' then
       for _, index in ipairs({ ready, suspects, scheduled }) do append(from, index, id) end
@@ -142,7 +140,7 @@ for _, item in ipairs(items) do
     elseif was == 'external' then append(from, external, id)
     else
       append(from, finished[was], id)
-      retaken, item.retaken, item.suspect = true, true, false
+      retaken, item.suspect = true, false
     end
     if status == 'pending' then
       local due, raised, created = now + item.delay, item.demand, item.created
@@ -156,7 +154,7 @@ for _, item in ipairs(items) do
           ARGV[f + 1] = whole(due)
         elseif name == 'p' then created = value end
       end
-      comes_back, item.due = true, whole(due)
+      comes_back, item.delay = true, whole(due)
       local head_start, demand = head_start_and_demand(created)
       if due > now then
         earliest = earliest or tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
@@ -171,9 +169,7 @@ for _, item in ipairs(items) do
       end
     elseif status == 'external' then
       token = token + 1
-      item.token = whole(token)
-      -- The mark is under the new token, so that a repeated call is answered "already".
-      item.mark = item.token .. ':' .. settle_id
+      item.given = whole(token)
       append(to, external, stamp, id)
     else
       append(to, finished[status], item.expiry, id)
@@ -181,11 +177,12 @@ for _, item in ipairs(items) do
   end
 end
 for status, ids in pairs(dropped) do
+  drops = drops or #ids > 0
   for _, id in ipairs(ids) do append(from, finished[status], id) end
 end
 
 -- Plan: where the claimed go.
-local leased_until, held_by, ids, fitting = whole(now + lease_ms), stamp .. ' ' .. worker, {}, {}
+local ids, fitting, leased = {}, {}, {}
 if not replayed then
   for index, orphaned in pairs(orphans) do
     for _, id in ipairs(orphaned) do append(from, index, id) end
@@ -196,62 +193,73 @@ if not replayed then
     wake = wake or move.to == suspects or fits ~= '' and move.to == ready
     wake_gpu = wake_gpu or move.demand
   end
+  local expiry = whole(now + lease_ms)
   for n, claim in ipairs(claims) do
     claim.token = token + n
     append(from, claim.from, claim.id)
-    append(to, leases, leased_until, claim.id)
-    ids[n], fitting[n] = claim.id, claim.fit
+    leased[2 * n - 1], leased[2 * n], ids[n], fitting[n] = expiry, claim.id, claim.id, claim.fit
   end
+  if #claims > 0 then to[leases] = leased end
 end
 if fits ~= '' then
   for _, claim in ipairs(claims) do claim.raised = redis.call('HGET', tasks .. claim.id, 'q') or '' end
 end
 
-local writes = by_hand or fits ~= '' or next(from) ~= nil
-if writes then
+local minute, request_s, is_kept = prefix .. 'h:' .. math.floor(now / 60000), math.ceil(2 * lease_ms / 1000), false
+if by_hand or fits ~= '' or next(from) then
   -- Try: every command that the rest of this script calls has been called before its first real write, as a read or where
-  -- it does nothing. So whatever is refused (a right, a key of another type) is refused as a whole: a user's rights do not
-  -- change while a script runs. `never` is a key that never is. While a Cluster moves the queue, key by key, it refuses
-  -- every key that is not there, and an index that gets empty half-way would be one: it refuses this one before.
+  -- it changes nothing, and every index was read, or is here. So whatever is refused, for want of a right or because a key
+  -- is of another type, is refused as a whole: a user's rights do not change while a script runs. `never` is a key that
+  -- never is. While a Cluster moves the queue, key by key, it refuses every key that is not there, and an index that gets
+  -- empty half-way would be one: it refuses this one before.
   redis.call('ZREM', leases, '')
-  try_indexes(from, to)
-  redis.call('EXPIRE', never, 1)
+  redis.call('ZADD', never, 'XX', 0, '')
+  is_kept = redis.call('EXPIRE', #changed > 0 and minute or request, #changed > 0 and KEPT_S or request_s) == 1
+  if by_hand or comes_back or #moves > 0 then
+    for index in pairs(by_hand and from or {}) do redis.call('ZCARD', index) end
+    for index in pairs(to) do
+      if index ~= scheduled and index ~= leases then redis.call('ZCARD', index) end
+    end
+  end
   if wanted == 0 or replayed or paused then redis.call('ZRANGE', scheduled, 0, 0) end
-  if comes_back or retaken or fits ~= '' then redis.call('HDEL', never, '') end
+  if comes_back or fits ~= '' then redis.call('HDEL', never, '') end
   if fits ~= '' then redis.call('HKEYS', prefix .. 'demands') redis.call('ZCARD', never) end
   if retaken then redis.call('PERSIST', never) end
-  if next(dropped) then redis.call('UNLINK', never) end
-  -- HINCRBY and HSET write whenever they are called. The former come first, and are taken back when the first HSET, which
+  if drops then redis.call('UNLINK', never) end
+  -- HINCRBY and HSET write whenever they are called. So the counts come first, and are taken back when the first HSET, which
   -- does no more than use up tokens, is refused.
-  local counted = {}
-  local function try(answer)
-    if type(answer) ~= 'table' or not answer.err then return end
-    for status, count in pairs(counted) do redis.call('HINCRBY', meta, status, -count) end
-    error(answer.err, 0)
-  end
+  local refusal, counted = false, {}
   for status, count in pairs(adding) do
-    try(redis.pcall('HINCRBY', meta, status, count))
-    counted[status] = count
+    local answer = redis.pcall('HINCRBY', meta, status, count)
+    if type(answer) == 'table' then refusal = answer.err else counted[status] = count end
   end
-  if next(tallied) and not next(adding) then try(redis.pcall('HINCRBY', meta, 'completed', 0)) end
-  local last = whole(replayed and token or token + #claims)
-  if #changed + #claims > 0 then try(redis.pcall('HSET', meta, 'token', last == unused and (state[2] or '0') or last)) end
+  if next(tallied) and not next(adding) then redis.call('HINCRBY', meta, 'completed', 0) end
+  if not refusal and #changed + #claims > 0 then
+    local last = replayed and token or token + #claims
+    local answer = redis.pcall('HSET', meta, 'token', last == unused and (state[2] or '0') or last)
+    refusal = type(answer) == 'table' and answer.err
+  end
+  if refusal then
+    for status, count in pairs(counted) do redis.call('HINCRBY', meta, status, -count) end
+    error(refusal, 0)
+  end
 end
 
 -- Write: the settled.
 for _, item in ipairs(items) do
   if item.accepted then
-    local key, status, mark = item.key, item.status, item.mark
-    if item.retaken then
+    -- Of what is marked processing, `given` is the new token, so that a repeated call is answered "already".
+    local key, status, mark = item.key, item.status, item.given .. ':' .. settle_id
+    if finished[item.was] then
       redis.call('PERSIST', key)
       redis.call('HDEL', key, 'x', 'f', 'r', 'e', 'g', 'm')
     end
     if status == 'pending' then
-      redis.call('HSET', key, 's', status, 'd', mark, 'u', item.due, unpack(ARGV, item.first, item.last))
+      redis.call('HSET', key, 's', status, 'd', mark, 'u', item.delay, unpack(ARGV, item.first, item.last))
       -- How far an attempt got is over with it.
       redis.call('HDEL', key, 'g', 'm')
     elseif status == 'external' then
-      redis.call('HSET', key, 's', status, 'd', mark, 't', item.token, 'y', stamp .. ' ', unpack(ARGV, item.first, item.last))
+      redis.call('HSET', key, 's', status, 'd', mark, 't', item.given, 'y', stamp .. ' ', unpack(ARGV, item.first, item.last))
     else
       redis.call('HSET', key, 's', status, 'd', mark, 'f', stamp, unpack(ARGV, item.first, item.last))
       redis.call('EXPIRE', key, item.ttl)
@@ -261,13 +269,14 @@ end
 
 -- Write: the claimed.
 if not replayed and #claims > 0 then
+  local held_by = stamp .. ' ' .. worker
   for _, claim in ipairs(claims) do
     local holder = claim.device and held_by .. '\n' .. claim.device or held_by
-    redis.call('HSET', tasks .. claim.id, 's', 'processing', 't', whole(claim.token), 'n', claim.attempt, 'y', holder)
+    redis.call('HSET', tasks .. claim.id, 's', 'processing', 't', claim.token, 'n', claim.attempt, 'y', holder)
   end
-  redis.call('HSET', request, 'id', request_id, 'claims', table.concat(ids, '\n'), 'first_token', whole(token + 1))
+  redis.call('HSET', request, 'id', request_id, 'claims', table.concat(ids, '\n'), 'first_token', token + 1)
   if fits ~= '' then redis.call('HSET', request, 'fits', table.concat(fitting, ' ')) end
-  redis.call('EXPIRE', request, math.ceil(2 * lease_ms / 1000))
+  if #changed > 0 or not is_kept then redis.call('EXPIRE', request, request_s) end
 end
 
 -- Write: the indexes.
@@ -279,7 +288,10 @@ for status, gone in pairs(dropped) do
     if gone.theirs[id] then redis.call('UNLINK', tasks .. id) end
   end
 end
-if #changed > 0 then note_history(prefix, totals, now, tally, tallied, adding) end
+if #changed > 0 then
+  note_history(prefix, minute, totals, now, tally, tallied, adding)
+  if not is_kept then redis.call('EXPIRE', minute, KEPT_S) end
+end
 
 -- An entry that was dropped took the place of a task that may be there.
 local hit = wanted > 0 and fits == '' and not paused and (#claims >= wanted or dropped_entries)
@@ -299,11 +311,12 @@ for n, claim in ipairs(claims) do
 end
 -- This worker takes suspects of no other cohort until these have ended; another may.
 if took_suspect then wake = wake or redis.call('ZRANGE', suspects, 0, 0)[1] ~= nil end
-if wake and not paused then wake_with(marker) end
-if wake_gpu and not paused then wake_with(prefix .. 'gpu_marker') end
-if fits ~= '' and writes then unlist_empty_gpu_sets(prefix) end
+if wake and not paused then redis.pcall('ZADD', marker, 0, '0') end
+if wake_gpu and not paused then redis.pcall('ZADD', prefix .. 'gpu_marker', 0, '0') end
+if fits ~= '' then unlist_empty_gpu_sets(prefix) end
 local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
 local answers = {}
 for n, item in ipairs(items) do answers[n] = item.answer end
 if by_hand then keep_answer(request, table.concat(answers, ' '), math.ceil(lease_ms / 1000)) end
-return { told_time(now, state[3]), answers, rows, next_due and whole(math.max(0, math.ceil(next_due - now))) or '-1', hit and 1 or 0, fitted }
+if ahead > 0 then stamp = stamp .. ' ' .. whole(ahead) end
+return { stamp, answers, rows, next_due and whole(math.max(0, math.ceil(next_due - now))) or '-1', hit and 1 or 0, fitted }

@@ -5,6 +5,7 @@ Returns: now, and per step how many
 ]]
 --#include _clock
 --#include _time
+--#include _time_of
 local now, step, counts = queue_time_of(ARGV[1], KEYS[2]), tonumber(ARGV[2]), {}
 for n = 1, tonumber(ARGV[3]) do
   local from, to = now + (n - 1) * step, now + n * step
