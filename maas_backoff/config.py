@@ -49,12 +49,12 @@ class TaskConfig:
     A task keeps the values of the process that creates it; every worker decides by those.
 
     `max_retry_count` is retries, so at most one attempt more. Delays: `Backoff`. A `backoff_interval` above
-    `max_backoff_interval` is refused when the configuration is used. `backoff_jitter` is a share of the delay.
-    `backoff_strategy` may be a callable from the retry's number (from 1) to seconds; it lives in the workers, and
-    where there is none the exponential formula stands in. A step of `priority` is worth a head start of
-    `priority_step` seconds. A task whose worker died `max_lost` times fails; a loss counts 1/n where n tasks were lost
-    together. `result_ttl` is how long completed and cancelled tasks are kept, `failed_ttl` how long failed ones are.
-    `max_payload_bytes` limits params and results.
+    `max_backoff_interval` is refused when the configuration is used; the default gives way to a lower cap.
+    `backoff_jitter` is a share of the delay. `backoff_strategy` may be a callable from the retry's number (from 1)
+    to seconds; it lives in the workers, and where there is none the exponential formula stands in. A step of
+    `priority` is worth a head start of `priority_step` seconds. A task whose worker died `max_lost` times fails; a
+    loss counts 1/n where n tasks were lost together. `result_ttl` is how long completed and cancelled tasks are
+    kept, `failed_ttl` how long failed ones are. `max_payload_bytes` limits params and results.
     With `max_queue_size` tasks that are not finished, new ones are refused (QueueFullError); None: no limit.
     A task starts only on a GPU with `min_gpu_memory_gb` GiB free and a utilisation below `max_gpu_utilization`
     percent (0: no matter). `min_gpu_utilization` is the old name of `max_gpu_utilization`. A task that runs out of a
@@ -116,7 +116,9 @@ class TaskConfig:
         scheduler do it.
         """
         interval, most = self.backoff_interval, self.max_backoff_interval
-        if interval > most and isinstance(self.backoff_strategy, str):  # a callable needs no interval
+        # A callable needs no interval, and the default gives way to a lower cap.
+        given = isinstance(self.backoff_strategy, str) and interval != attrs.fields(TaskConfig).backoff_interval.default
+        if given and interval > most:
             expected = f"at most task.max_backoff_interval, which is {most:g} s (raise that one, or lower this one)"
             raise ConfigError("task.backoff_interval", expected, interval)
 

@@ -123,7 +123,7 @@ async def test_what_comes_after_a_bad_item_is_not_asked_for(unreachable: TaskBac
             "task.backoff_interval: expected at most task.max_backoff_interval, which is 3600 s",
         ),
         (
-            {"max_backoff_interval": 5},
+            {"backoff_interval": 6, "max_backoff_interval": 5},
             "task.backoff_interval: expected at most task.max_backoff_interval, which is 5 s",
         ),
         ({"min_gpu_memory_gb": -1}, "task.min_gpu_memory_gb: "),

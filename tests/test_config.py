@@ -106,8 +106,9 @@ def test_durations_may_be_timedeltas() -> None:
 
 def test_an_interval_above_the_cap_is_refused_when_it_is_used() -> None:
     """Not before: one option is assigned after the other. The message names both."""
-    config = TaskConfig(biz_prefix="x")
-    config.backoff_interval = timedelta(hours=2)
+    config = TaskConfig(biz_prefix="x", max_backoff_interval=0.1)
+    assert config.backoff.preview(1) == [0.1], "the default gives way"
+    config.max_backoff_interval, config.backoff_interval = 3600, timedelta(hours=2)
     with pytest.raises(
         ConfigError, match=r"backoff_interval: expected at most task\.max_backoff_interval, which is 3600 s"
     ):
@@ -124,7 +125,9 @@ def test_an_interval_above_the_cap_is_refused_when_it_is_used() -> None:
 @pytest.mark.anyio
 async def test_a_scheduler_refuses_an_interval_above_the_cap_before_any_io() -> None:
     storage = StorageConfig(host="127.0.0.1", port=1)
-    config = TaskBackoffConfig(storage=storage, task=TaskConfig(biz_prefix="x", max_backoff_interval=10))
+    config = TaskBackoffConfig(
+        storage=storage, task=TaskConfig(biz_prefix="x", backoff_interval=20, max_backoff_interval=10)
+    )
     scheduler = TaskBackoffScheduler(config)
     for use in (scheduler.start, lambda: scheduler.create_task({})):
         with pytest.raises(ConfigError, match=r"task\.backoff_interval: "):

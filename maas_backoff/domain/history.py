@@ -114,8 +114,8 @@ class Activity:
 
     `completed`, `failed` and `cancelled` are ends of tasks; `retried`, `lost`, `snoozed`, `out_of_memory`, `gpu_fault`
     and `released` (handed back, nothing used) are attempts whose task came back. `errors` counts failed attempts by the
-    type of their error; beyond 400 names they are "other". `waits` are from due to claimed, `runs` of the handler,
-    `settles` of the calls that settled attempts.
+    type of their error: 400 names are kept, those seen last; the rest are "other". `waits` are from due to claimed,
+    `runs` of the handler, `settles` of the calls that settled attempts.
     """
 
     start: datetime | None = None
