@@ -203,7 +203,7 @@ async def test_a_network_that_swallows_everything_is_noticed_and_left_behind(ser
     config.storage.timeout = 1
     impatient = TaskBackoffScheduler(config)
     scheduler = worker_at(proxy, runs)
-    scheduler.config.scheduler.lease = 8
+    scheduler.config.scheduler.lease = 20
     async with TaskBackoffScheduler(quick_config(server.storage)) as producer, impatient, scheduler:
         ids = await producer.create_tasks({"n": n} for n in range(3))
         await eventually(lambda: len(runs.of) == 3, "all run")

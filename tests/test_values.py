@@ -60,6 +60,7 @@ ERRORS: list[errors.MaasBackoffError] = [
     errors.ConfigError("task.x", "a number", "x"),
     errors.Discard("bad prompt"),
     errors.HandlerError("task handler: expected a function"),
+    errors.EventLoopError("shutdown: the worker runs in another event loop"),
     errors.WorkerEndedError("the worker ended although nobody stopped it"),
     errors.HandlerSignal("text"),
     errors.InvalidValueError("option", "a number", timedelta(seconds=3)),

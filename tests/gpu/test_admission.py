@@ -895,7 +895,7 @@ async def test_the_lifespan_of_a_worker_is_entered_once_and_left_at_the_end(conf
 
 
 async def test_a_lifespan_that_fails_keeps_the_worker_from_starting(config: TaskBackoffConfig) -> None:
-    scheduler = worker(config, FakeGpuProbe([]), lambda task: None)
+    scheduler = worker(config, FakeGpuProbe([]), lambda task, model: None)
 
     @scheduler.set_worker_lifespan
     @asynccontextmanager
