@@ -67,7 +67,7 @@ claims = lambda store, frame, worker: bool(frame.claims)
 match point:
     case "claim sent": end_unanswered(RedisStore, "exchange", claims)
     case "claim answered": end_before(Running, "claimed")
-    case "before the handler": end_before(Work, "_settles")
+    case "before the handler": end_before(Work, "begin")
     case "after the handler": end_before(Running, "settle")
     case "before the settle": end_before(RedisStore, "exchange", settles)
     case "settle sent": end_unanswered(RedisStore, "exchange", settles)
