@@ -89,3 +89,12 @@ def chaos(session: nox.Session) -> None:
     session.install(".[dev]")
     session.run("python", "-P", "-m", "pytest", "tests/store/test_model.py", env={"MAAS_BACKOFF_STEPS": "10"})
     session.run("python", "-P", "-m", "chaos", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml allows."""
+    floors = Path(session.create_tmp()).resolve() / "floors.txt"
+    floors.write_text(str(session.run("python", ".ci/floors.py", silent=True)), encoding="utf-8")
+    session.install(".[dev]", "--constraint", str(floors))
+    session.run("python", "-P", "-m", "pytest", *session.posargs)

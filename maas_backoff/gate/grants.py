@@ -116,16 +116,22 @@ class Grants:
     async def tidy(self) -> None:
         """Bring the ledgers up to date with what has ended, and with what NVML shows."""
         readings = {one.uuid: one for one in self._devices.all}
-        gone: dict[str, list[str]] = {}
+        gone: dict[str, list[Grant]] = {}
         changed: dict[str, list[Grant]] = {}
         for grant in self:
             if self._settle(grant, readings.get(grant.uuid)):
                 del self._held[grant.id]
-                gone.setdefault(grant.uuid, []).append(grant.id)
+                gone.setdefault(grant.uuid, []).append(grant)
             elif grant.changed or grant.id in self._missing:
                 changed.setdefault(grant.uuid, []).append(grant)
-        for uuid, ids in gone.items():
-            await self._ledgers.release(uuid, ids)
+        try:
+            while gone:
+                uuid, grants = next(iter(gone.items()))
+                await self._ledgers.release(uuid, [grant.id for grant in grants])
+                del gone[uuid]
+        finally:
+            # Without an answer, or stopped meanwhile, they are still to be given back.
+            self._held |= {grant.id: grant for grants in gone.values() for grant in grants}
         for uuid, grants in changed.items():
             for grant in grants:
                 grant.changed = False

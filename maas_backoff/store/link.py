@@ -132,10 +132,10 @@ class Link:
         try:
             await connection.connect()
         except BaseException:
-            _close(_writer_of(connection))
+            _abort(_writer_of(connection))
             raise
         if self._connection is not connection:
-            _close(_writer_of(connection))
+            _abort(_writer_of(connection))
             raise RedisConnectionError("it was closed while it was being made")
         return connection
 
@@ -155,17 +155,21 @@ class Link:
         return connection
 
     def drop(self) -> None:
-        """Close the connection without waiting for its end. A user who waits for an answer is told that it is lost."""
-        _close(self._forget())
+        """Close the connection at once. A user who waits for an answer is told that it is lost."""
+        _abort(self._forget())
 
     async def aclose(self) -> None:
-        """Close the connection, and wait a moment for its end."""
+        """Close the connection in order, and wait a moment for its end: TLS says goodbye, both ways."""
         writer = self._forget()
-        if writer is not None:
-            _close(writer)
+        if writer is None:
+            return
+        try:
             with contextlib.suppress(Exception):  # a lost connection ends with what it was lost by
+                writer.close()
                 async with asyncio.timeout(self._timeout):
                     await writer.wait_closed()
+        finally:
+            _abort(writer)
 
     def _forked(self) -> None:
         """Leave the socket to the parent: in this process, its number is that of /dev/null from now on.
@@ -203,10 +207,10 @@ def _writer_of(connection: Any) -> asyncio.StreamWriter | None:
     return cast("asyncio.StreamWriter | None", writer)
 
 
-def _close(writer: asyncio.StreamWriter | None) -> None:
+def _abort(writer: asyncio.StreamWriter | None) -> None:
     if writer is not None:
         with contextlib.suppress(Exception):  # it is lost, or its loop is closed
-            writer.close()
+            writer.transport.abort()
 
 
 def _close_without_loop(writer: asyncio.StreamWriter) -> None:

@@ -115,7 +115,7 @@ class Location:
         try:
             (answer,) = await link.ask(packed([command]))
         finally:
-            link.drop()
+            await link.aclose()
         return _master_in(answer) if sentinel else self._owner_in(answer, node)
 
     def _owner_in(self, ranges: Any, asked: Node) -> Address | None:

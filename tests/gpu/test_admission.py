@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from maas_backoff import (
     ResultEntity,
     Retry,
     StorageError,
+    StorageUnavailableError,
     TaskBackoffConfig,
     TaskBackoffScheduler,
     TaskEntity,
@@ -480,6 +481,7 @@ async def test_cuda_visible_devices_is_respected(
         assert [gpu.uuid for gpu in await scheduler.gpus()] == [two.gpus[1].uuid]
 
 
+@pytest.mark.alone
 async def test_a_large_task_gets_its_turn_among_small_ones(gpu_config: TaskBackoffConfig, new_uuid: NewUuid) -> None:
     """14 GiB among an endless stream of 2 GiB on 16: a device is held for it once it has starved, and not before."""
     gpu_config.gpu.starvation_after = 1
@@ -572,6 +574,31 @@ async def test_a_thread_that_cannot_be_stopped_keeps_its_part_of_the_gpu(
         await eventually(lambda: _waits_for(scheduler, "next", "best device has 2 GiB free"), "it waits")
         end.set()
         await scheduler.wait_task("next", 20)
+
+
+async def test_what_could_not_be_given_back_is_given_back_later(
+    gpu_config: TaskBackoffConfig, two: FakeGpuProbe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed reserved for a lease when the server did not answer, or the worker stopped in that moment."""
+    gpu_config.scheduler.lease = 60
+    failures = 0
+    release = Ledgers.release
+
+    async def fails_twice(self: Ledgers, uuid: str, ids: Sequence[str]) -> None:
+        nonlocal failures
+        failures += 1
+        if failures <= 2:
+            raise StorageUnavailableError("no answer")
+        await release(self, uuid, ids)
+
+    async def handler(task: TaskEntity) -> None: ...
+
+    monkeypatch.setattr(Ledgers, "release", fails_twice)
+    async with worker(gpu_config, two, handler) as scheduler:
+        for task_id in await scheduler.create_tasks([{"n": n} for n in range(6)]):
+            await scheduler.wait_task(task_id, 30)
+        await eventually(lambda: _all_given_back(scheduler, two), "all is given back")
+        assert failures > 2
 
 
 async def test_a_worker_that_is_stopped_gives_everything_back(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
