@@ -1,5 +1,8 @@
 """Servers for the tests, and what must hold after every one of them."""
 
+import concurrent.futures
+import gc
+import multiprocessing
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -87,6 +90,15 @@ def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[BlockBus
         # Popen waits for its exec, on the loop's thread: the child is to die with the thread that started it.
         blocker.functions["os.read"].can_block_in("executors/parent.py", "spawn")
         yield blocker
+
+
+@pytest.fixture
+def pool() -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """A pool of one process. Nothing is left of it: freed on the loop of a later test, its semaphores block it."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        yield pool
+    gc.collect()
 
 
 @pytest.fixture

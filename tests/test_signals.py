@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import logging
-import multiprocessing
 
 import anyio
 import pytest
@@ -159,23 +158,24 @@ def in_a_pool(task: TaskEntity) -> None:
 
 
 @pytest.mark.blocks  # the pool itself writes to a pipe
-async def test_a_handler_may_give_its_task_to_a_pool_of_processes(scheduler: TaskBackoffScheduler) -> None:
+async def test_a_handler_may_give_its_task_to_a_pool_of_processes(
+    scheduler: TaskBackoffScheduler, pool: concurrent.futures.ProcessPoolExecutor
+) -> None:
     """The entity goes there, and what is raised there does what it says."""
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
 
-        @scheduler.set_custom_task_handler
-        async def handle(task: TaskEntity) -> None:
-            async def submit() -> None:
-                await asyncio.get_running_loop().run_in_executor(pool, in_a_pool, task)
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        async def submit() -> None:
+            await asyncio.get_running_loop().run_in_executor(pool, in_a_pool, task)
 
-            async with anyio.create_task_group() as group:
-                group.start_soon(submit)
+        async with anyio.create_task_group() as group:
+            group.start_soon(submit)
 
-        async with scheduler:
-            await scheduler.create_tasks(TaskSpec({}, name) for name in ("discard", "snooze", "retry"))
-            assert str((await scheduler.wait_task("discard", 40)).error) == "discarded: bad prompt"
-            for name, error in ("snooze", "None"), ("retry", "Retry: busy"):
-                while (task := await scheduler.get_task(name)) is None or task.waiting_for is None or not task.attempt:
-                    await anyio.sleep(0.01)
-                assert (task.status, task.attempt, str(task.error)) == ("pending", 1, error)
-        await anyio.to_thread.run_sync(pool.shutdown)
+    async with scheduler:
+        await scheduler.create_tasks(TaskSpec({}, name) for name in ("discard", "snooze", "retry"))
+        assert str((await scheduler.wait_task("discard", 40)).error) == "discarded: bad prompt"
+        for name, error in ("snooze", "None"), ("retry", "Retry: busy"):
+            while (task := await scheduler.get_task(name)) is None or task.waiting_for is None or not task.attempt:
+                await anyio.sleep(0.01)
+            assert (task.status, task.attempt, str(task.error)) == ("pending", 1, error)
+    await anyio.to_thread.run_sync(pool.shutdown)

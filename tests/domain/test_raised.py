@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import multiprocessing
 import pickle
 import traceback
 from collections.abc import Callable
@@ -134,16 +133,14 @@ def in_a_pool(kind: str) -> None:
             raise ValueError("told: # CUDA out of memory is only in this line of code")
 
 
-def test_signals_that_come_from_a_process_pool_do_what_they_say() -> None:
+def test_signals_that_come_from_a_process_pool_do_what_they_say(pool: concurrent.futures.Executor) -> None:
     """They come back pickled, with a text in place of their traceback and causes."""
     told: dict[str, o.HandlerOutcome] = {}
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        for kind in ("retry", "snooze", "discard", "memory", "hidden"):
-            with pytest.raises(Exception) as caught:  # noqa: PT011 - any
-                pool.submit(in_a_pool, kind).result(30)
-            assert "in_a_pool" in str(caught.value.__cause__)
-            told[kind] = o.outcome_of_error(caught.value)
+    for kind in ("retry", "snooze", "discard", "memory", "hidden"):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - any
+            pool.submit(in_a_pool, kind).result(30)
+        assert "in_a_pool" in str(caught.value.__cause__)
+        told[kind] = o.outcome_of_error(caught.value)
     assert told["retry"] == o.Failed(TaskError("Retry", "busy"), retry_after=9, params='{"a":1}')
     assert told["snooze"] == o.Snoozed(5)
     assert told["discard"] == DISCARDED
