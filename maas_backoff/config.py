@@ -156,7 +156,7 @@ class ThreadPoolConfig:
     `max_tasks_per_process` replaces a child after that many tasks; None keeps it. `start_timeout` is how long a child
     may take to import the handler's module and to enter the worker_lifespan. `warm_children` is how many children are
     kept ready for tasks, at most `concurrency`; None: as many as there are slots. `start()` waits for the first one.
-    Where tasks need a GPU, only that one is started before there is a task.
+    If tasks need a GPU, only that child is started before there is a task.
     """
 
     concurrency: int = field(default=10, validator=whole(1, 10_000))

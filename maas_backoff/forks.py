@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 inherited: list[object] = []
-"""What a child keeps of its parent, so that no finalizer of it ever runs in the child."""
+"""Objects of the parent that a child keeps, so that their finalizers never run in the child."""
 
 _T = TypeVar("_T")
 _owners: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()

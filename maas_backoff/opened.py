@@ -1,4 +1,4 @@
-"""What a scheduler has open: connections belong to the event loop, and to the process, that made them."""
+"""The open connections of a scheduler: each belongs to the event loop, and to the process, that made it."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ Make = Callable[[TaskBackoffConfig, EmbeddedServer | None], Tasks]
 
 @attrs.define(eq=False)
 class Here:
-    """What is open in one event loop."""
+    """The open connections of one event loop."""
 
     loop: asyncio.AbstractEventLoop
     tasks: Tasks

@@ -15,7 +15,7 @@ LONGEST_PAUSE = 30.0
 
 
 class Setback:
-    """What a worker knows of its child processes since the last one that it could not start.
+    """The state of a worker's child processes since the last one that it could not start.
 
     The task of that child goes back unharmed, so it would come back at once: the sick worker would be the fastest of
     all. From then on the worker claims for the children that it has. It tries to start another one by itself, after
@@ -44,7 +44,7 @@ class Setback:
 
     @property
     def trouble(self) -> str | None:
-        """What keeps children from being started, in one line; None if nothing is known to."""
+        """The reason why children cannot be started, in one line; None if none is known."""
         if not self.held or self.is_trial:
             return None
         lines = self._reason.splitlines() or [""]

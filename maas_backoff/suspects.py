@@ -8,7 +8,7 @@ from maas_backoff.store.frame import Frame, suspicion_text
 
 
 class Suspects:
-    """What a worker's claims say about suspects."""
+    """The part of a worker's claims that is about suspects."""
 
     def __init__(self, *, in_children: bool) -> None:
         """`in_children`: attempts run in child processes."""

@@ -41,7 +41,7 @@ log = log_for("worker")
 
 @attrs.frozen
 class Work:
-    """What is done with each claimed task.
+    """The way of each claimed task.
 
     Users' code runs in asyncio tasks and contexts of its own: the handler in one, the exception handler in another. So
     a cancel, a context variable or a session that one call leaves behind is never met by the next one.
@@ -55,7 +55,7 @@ class Work:
     gate: Gate | None = None
     tracing: Tracing | None = None
     _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
-    """What goes on after an attempt: exception handlers, and threads that are waited for."""
+    """Asyncio tasks that go on after an attempt: exception handlers, and waits for threads."""
 
     def begin(self, attempt: Attempt) -> None:
         """Begin an attempt. Returns at its first wait, or before it has begun."""

@@ -1,4 +1,4 @@
-"""What happened in an attempt.
+"""The outcomes of an attempt.
 
 A handler may raise Retry, Snooze or Discard inside of a task group, which wraps them, several at once and with other
 errors. The first of these that is there decides: Discard; Retry (of several, that with the longest delay); any other
@@ -133,7 +133,7 @@ class LeaseExpired:
 
 
 HandlerOutcome = Succeeded | Failed | Snoozed | Unstarted
-"""What one call of the handler can bring about; the outcomes that cross the border of a child process."""
+"""The outcomes of one call of the handler: a child process sends them to its worker."""
 
 Outcome = HandlerOutcome | FailedOnGpu | Cancelled | LeaseExpired
 

@@ -1,4 +1,4 @@
-"""What an exception is made of: the members of a group, and the errors it was raised because of.
+"""The parts of an exception: the members of a group, and the errors that it was raised because of.
 
 An exception's class is a user's: nothing here asks for its truth, its `__class__`, or what it can make a property.
 """

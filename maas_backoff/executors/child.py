@@ -155,7 +155,7 @@ class Server:
 
     def _leave(self) -> None:
         self._plain.close()
-        # What a handler has done to the loop was told as the outcome of its call.
+        # A handler has broken the loop: the outcome of its call has told so.
         with nullcontext() if self._loop_is_sound else suppress(Exception):
             if self._runner is not None and self._held is not None:
                 self._runner.run(self._held.exit())

@@ -1,4 +1,4 @@
-"""What a child process prints and logs, in the log of its parent."""
+"""The prints and log records of a child process, written to its parent's log."""
 
 import asyncio
 import os

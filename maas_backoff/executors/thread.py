@@ -128,6 +128,6 @@ class _ThreadCall:
 
 @attrs.frozen
 class _Rest:
-    """What is left of a call for the event loop."""
+    """The rest of a call, which the event loop does."""
 
     awaitable: Awaitable[object]

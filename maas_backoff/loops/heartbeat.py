@@ -1,7 +1,7 @@
 """The heartbeat: keeps the leases of what runs here, from a thread with a loop and a connection of its own.
 
-So a handler that blocks the event loop keeps its lease, and a cancel reaches it as soon as it lets go. What other
-workers have lost is looked for here, too.
+That way, a handler that blocks the event loop keeps its lease, and a cancel reaches it as soon as it lets go. The
+thread also looks for tasks that other workers have lost.
 """
 
 import asyncio

@@ -23,8 +23,8 @@ LIMIT = 100
 class Reaper:
     """Looks for lost attempts every quarter of a lease. The heartbeat calls it, in its thread and on its connection.
 
-    So a handler that blocks the event loop keeps no lost task from coming back. After a gap, in which nobody looked for
-    twice that long, the server or all workers stood still: live workers get the time of one heartbeat and 2 seconds to
+    That way, a handler that blocks the event loop keeps no lost task from coming back. If nobody has looked for twice
+    that long, the server or all workers stood still: live workers then get the time of one heartbeat and 2 seconds to
     renew before anything is reaped.
     """
 

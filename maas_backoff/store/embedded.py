@@ -67,7 +67,7 @@ class EmbeddedServer:
 
     @property
     def name(self) -> str:
-        """What errors call it: its directory, which is known once it was started, tells which one it is."""
+        """Its name in errors: with its directory, once it was started and that is known."""
         return "the embedded server" if self._data is None else f"the embedded server in {self._data.path}"
 
     async def start(self) -> str:

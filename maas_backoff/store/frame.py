@@ -147,7 +147,7 @@ class Found:
     policy: Policy
     info: AttemptInfo
     loss: LeaseExpired = LeaseExpired()
-    """Who shares the blame, where its lease ran out."""
+    """The tasks that share the blame, if its lease ran out."""
 
     def settle(self, settlement: Settlement) -> Settle:
         """Return the state change, on the condition that the task is still as it was found."""

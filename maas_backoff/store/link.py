@@ -31,7 +31,7 @@ from maas_backoff.guard import log_for
 
 log = log_for("storage")
 
-# What passes by itself: nothing was run, or the server is changing its role. A blocked client is told so too.
+# These errors pass by themselves: nothing was run, or the server is changing its role (blocked clients hear so too).
 _PASSING = (BusyLoadingError, ReadOnlyError, AskError, TryAgainError, ClusterDownError, MaxConnectionsError)
 _PASSING_TEXTS = ("BUSY", "NOREPLICAS", "UNBLOCKED", "MISCONF")
 # A key that a script found at run time is on its way to another node, or the slot has no owner. Scripts read all keys
@@ -174,7 +174,7 @@ class Link:
     def _forked(self) -> None:
         """Leave the socket to the parent: in this process, its number is that of /dev/null from now on.
 
-        So closing the transport here reaches neither the parent's connection nor the parent's epoll.
+        Closing the transport here then reaches neither the parent's connection nor the parent's epoll.
         """
         writer = self._forget()
         if writer is not None:

@@ -10,7 +10,7 @@ log = log_for("storage")
 
 
 class Outage:
-    """What the loops of one process, in several threads, know of the server together."""
+    """The state of the server, as the loops of one process, in several threads, have found it together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

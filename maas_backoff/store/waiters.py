@@ -63,7 +63,7 @@ class Waiters:
         subscription = await self._client.subscribe(self._channel)
         try:
             self._outage.restored(_WHO)
-            # What changed before this moment was not heard of.
+            # Changes before this moment were not heard of.
             self._wake_all()
             while await self._client.stayed():
                 message = await subscription.message()

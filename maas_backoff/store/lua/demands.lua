@@ -1,8 +1,8 @@
---[[ What waits for a GPU, by what it needs, and who comes first.
+--[[ Return the tasks that wait for a GPU, by their demand, and the first of each demand.
 KEYS: demands ready hold meta
 ARGV: now prefix suspicion
 Returns: now, rank of the first ready task or '', what is held for whom or '', and per demand: name of its set, demand, rank of the first, ms since it was due, the device it should rather not get or ''
-Of a paused queue there is no demand. A suspect that may not be claimed counts as not there, else memory would be reserved for it. Of a set that several demands share, each of those among its first tasks.
+A paused queue has no demand. A suspect that may not be claimed counts as not there, else memory would be reserved for it. If several demands share a set, each demand among its first tasks is returned.
 ]]
 --#include _clock
 --#include _time
