@@ -18,7 +18,7 @@ from maas_backoff.domain.task import TaskError, TaskStatus
 from maas_backoff.gate.grant import Grant
 from maas_backoff.guard import log_for
 from maas_backoff.leased import Attempt
-from maas_backoff.setback import Setback
+from maas_backoff.setback import THREAD, Setback
 from maas_backoff.store.frame import ACCEPTED, Answer, Claimed, Frame, Settle, settle_args
 from maas_backoff.suspects import Suspects
 
@@ -112,11 +112,14 @@ class Running:
         """Free slots for tasks that need no GPU; while no child can be started, those that have a child."""
         if self._setback is None or not self._setback.held:
             return self.free
-        busy = sum(attempt.grant is None and not attempt.over for attempt in self.attempts.values())
+        in_thread = self._setback.kind == THREAD
+        busy = sum((in_thread or attempt.grant is None) and not attempt.over for attempt in self.attempts.values())
         return max(0, min(self.free, self._setback.children - busy - self._claiming))
 
     def may_start_child(self) -> bool:
         """Whether a task that needs a new child may be claimed. While none can be started: one task, now and then."""
+        if self._setback is not None and self._setback.kind == THREAD:
+            return self.claimable > 0
         return self._setback is None or self._setback.take_try()
 
     def _replan(self) -> None:

@@ -22,6 +22,7 @@ from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import StorageError, WorkerEndedError
 from maas_backoff.executors.base import ExceptionHandler, Executor
 from maas_backoff.executors.process import ProcessExecutor
+from maas_backoff.executors.thread import ThreadExecutor
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.reading import Probe
@@ -69,7 +70,7 @@ class Service:
         self._started = False
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         in_children = config.threadpool.proc_mode == "process"
-        self._setback = executor.setback if isinstance(executor, ProcessExecutor) else None
+        self._setback = executor.setback if isinstance(executor, ProcessExecutor | ThreadExecutor) else None
         self.running = Running(
             self.worker,
             config.threadpool.concurrency,
@@ -271,7 +272,7 @@ class Service:
                 ("lifespan", self._executor.watch),
                 ("orphans", orphans.run),
             ]
-            if isinstance(self._executor, ProcessExecutor):
+            if isinstance(self._executor, ProcessExecutor | ThreadExecutor):
                 named.append(("children", partial(children.run, self._executor, running, store)))
             for name, loop in named:
                 loops.start_soon(self._unasked, name, loop, name=f"maas-backoff {name}")

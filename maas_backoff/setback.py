@@ -1,4 +1,4 @@
-"""Whether a worker can start child processes, and how many tasks are left to a worker that cannot."""
+"""Whether a worker can start child processes, or threads, and how many tasks are left to a worker that cannot."""
 
 import asyncio
 import random
@@ -13,18 +13,26 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 """Seconds between two tries to start a child, at most."""
 
+CHILD, THREAD = "child process", "thread"
+
 
 class Setback:
-    """The state of a worker's child processes since the last one that it could not start.
+    """The state of a worker's child processes, or threads, since the last one that it could not start.
 
     The task of that child goes back unharmed, so it would come back at once: the sick worker would be the fastest of
     all. From then on the worker claims for the children that it has. It tries to start another one by itself, after
     pauses that grow, until that works.
     """
 
-    def __init__(self, children: Callable[[], int], changed: Callable[[], None] = lambda: None) -> None:
-        """`children` counts the children that are ready and were given no GPU. `changed` is called at each change."""
+    def __init__(
+        self, children: Callable[[], int], changed: Callable[[], None] = lambda: None, *, kind: str = CHILD
+    ) -> None:
+        """`children` counts the children that are ready and were given no GPU. `changed` is called at each change.
+
+        `kind` names the children: THREAD means that every task needs one, also a task with a GPU.
+        """
         self._children = children
+        self.kind = kind
         self.changed = changed
         self._failures = 0
         self._reason = ""
@@ -49,7 +57,7 @@ class Setback:
             return None
         lines = self._reason.splitlines() or [""]
         shown = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
-        return f"no child process can be started: {shown[:500]}"
+        return f"no {self.kind} can be started: {shown[:500]}"
 
     @property
     def children(self) -> int:
@@ -70,8 +78,9 @@ class Setback:
             self._failures, self._began = 1, self._failed_at
             self.begun.set()
             log.warning(
-                "no child process can be started; this worker claims tasks only for the children that it has (%d), "
-                "and tries again until one starts: %s",
+                "no %s can be started; this worker claims tasks only for those that it has (%d), and tries again until "
+                "one starts: %s",
+                self.kind,
                 self._children(),
                 reason,
             )
@@ -85,7 +94,8 @@ class Setback:
         if not self.held or begun_at < self._failed_at:
             return
         log.warning(
-            "child processes can be started again, after %d failures (%.0f s)",
+            "a %s could be started again, after %d failures (%.0f s)",
+            self.kind,
             self._failures,
             time.monotonic() - self._began,
         )

@@ -1,9 +1,10 @@
-"""A worker that cannot start child processes harms no task, says so, and leaves the queue to others."""
+"""A worker that cannot start child processes, or threads, harms no task, says so, and leaves the queue to others."""
 
 import logging
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import psutil
 import pytest
 from support import eventually
 
-from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskStatus
+from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskStatus
 from maas_backoff.executors.process import ProcessExecutor
 from maas_backoff.setback import LONGEST_PAUSE, Setback
 
@@ -89,13 +90,17 @@ async def test_tasks_that_never_began_are_unharmed(
     told = [record.getMessage() for record in caplog.records if "child process" in record.getMessage()]
     assert [text.split(";")[0].split(",")[0] for text in told] == [
         "no child process can be started",
-        "child processes can be started again",
+        "a child process could be started again",
     ]
 
 
 def _settled(worker: TaskBackoffScheduler) -> bool:
+    return _held(worker) == 0
+
+
+def _held(worker: TaskBackoffScheduler) -> int:
     assert worker._service is not None
-    return not worker._service.running.attempts
+    return len(worker._service.running.attempts)
 
 
 async def test_children_that_are_there_go_on(worker: TaskBackoffScheduler, room: NoRoom, tmp_path: Path) -> None:
@@ -158,6 +163,47 @@ async def test_all_slots_have_a_warm_child_unless_told_otherwise(
     async with worker:
         assert _ready(worker) == 1
         assert not _executor(worker).lacks_child
+
+
+async def test_tasks_whose_thread_cannot_be_started_are_unharmed(
+    scheduler: TaskBackoffScheduler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The threads that are there take tasks one after the other; the others wait, with no timeout running."""
+    caplog.set_level(logging.WARNING, "maas_backoff.worker")
+    start, allowed, ends = threading.Thread.start, 1, threading.Event()
+
+    def limited(self: threading.Thread) -> None:
+        nonlocal allowed
+        if threading.current_thread() is threading.main_thread() and "anyio" in type(self).__module__:
+            if not allowed:
+                raise RuntimeError("can't start new thread")
+            allowed -= 1
+        start(self)
+
+    @scheduler.set_custom_task_handler
+    def handle(task: TaskEntity) -> int:
+        assert ends.wait(30)
+        return threading.get_ident()
+
+    scheduler.config.threadpool.proc_mode = "thread"
+    scheduler.config.threadpool.concurrency = 3
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    async with scheduler:
+        ids = await scheduler.create_tasks([{"n": n} for n in range(20)])
+        await eventually(lambda: not scheduler.health().ready, "it is not ready")
+        assert "no thread can be started: RuntimeError: can't start new thread" in " ".join(scheduler.health().reasons)
+        await eventually(lambda: _held(scheduler) == 1, "it holds one task")
+        ends.set()
+        tasks = [await scheduler.wait_task(one, 30) for one in ids]
+        assert {(task.status, task.retry_count, task.attempts) for task in tasks} == {(TaskStatus.COMPLETED, 0, ())}
+        assert len({task.result for task in tasks}) == 1, "one thread has done all"
+        allowed = 100
+        await eventually(lambda: scheduler.health().ready, "it tries again by itself", LONGEST_PAUSE)
+    told = [record.getMessage() for record in caplog.records if "thread" in record.getMessage()]
+    assert [text.split(";")[0].split(",")[0] for text in told] == [
+        "no thread can be started",
+        "a thread could be started again",
+    ]
 
 
 def test_pauses_grow_and_one_start_ends_them() -> None:

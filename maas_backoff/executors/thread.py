@@ -4,21 +4,24 @@ import asyncio
 import contextlib
 import inspect
 import math
+import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
+from functools import partial
 from queue import SimpleQueue
 
 import anyio
 import attrs
 from anyio import to_thread
 
-from maas_backoff.domain.outcome import HandlerOutcome, outcome_of_error, outcome_of_value
+from maas_backoff.domain.outcome import HandlerOutcome, Unstarted, outcome_of_error, outcome_of_value
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.executors.base import Call, Handler
 from maas_backoff.executors.call import own_task
 from maas_backoff.executors.lifespan import InThisProcess, Lifespan
 from maas_backoff.gate.grant import Grant
+from maas_backoff.setback import THREAD, Setback
 
 
 class ThreadExecutor:
@@ -40,7 +43,12 @@ class ThreadExecutor:
         self._ended: deque[_ThreadCall] = deque()
         self._told = False
         self._running = 0
+        self._left_behind = 0
         self._threads: set[asyncio.Task[None]] = set()
+        self._serving = 0
+        self.setback = Setback(lambda: self._serving - self._left_behind, kind=THREAD)
+        self.lacking = asyncio.Event()
+        """Set when a thread could not be started."""
 
     async def start(self, _: Grant | None = None, /) -> None:
         """Get ready, and enter the lifespan. The slots are the limit, not anyio's default of 40 threads."""
@@ -54,16 +62,16 @@ class ThreadExecutor:
 
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once."""
-        mine = _ThreadCall(call.task, copy_context(), self._loop.create_future())
+        mine = _ThreadCall(call, copy_context(), self._loop.create_future())
         self._running += 1
         if self._running > len(self._threads):
-            serving = to_thread.run_sync(self._serve, abandon_on_cancel=True, limiter=self._limiter)
-            self._threads.add(own_task(serving, "maas-backoff-thread"))
+            self._start_thread()
         call.started()
         self._calls.put(mine)
         try:
             outcome = await mine.outcome
         except asyncio.CancelledError:
+            self._left_behind += 1
             call.lingers(mine.ended)
             raise
         return await self._awaited(outcome) if isinstance(outcome, _Rest) else outcome
@@ -88,10 +96,50 @@ class ThreadExecutor:
         self._threads.clear()
         await self._lifespan.exit()
 
-    def _serve(self) -> None:
+    # Threads
+
+    lacks_child = False
+
+    def unused_ended(self) -> bool:
+        """Return False: a thread ends with the worker only."""
+        return False
+
+    async def warm_up(self) -> None:
+        """Start a thread that no task has asked for, and note in `setback` what came of it."""
+        began = self._loop.create_future()
+        thread = self._start_thread(began)
+        await asyncio.wait((thread, began), return_when=asyncio.FIRST_COMPLETED)
+
+    def _start_thread(self, began: "asyncio.Future[None] | None" = None) -> "asyncio.Task[None]":
+        """Start a thread. `began`, if this is a try without a task, is set when the thread runs."""
+        begin = partial(self._loop.call_soon_threadsafe, self._began, time.monotonic(), began)
+        serving = to_thread.run_sync(self._serve, begin, abandon_on_cancel=True, limiter=self._limiter)
+        thread = own_task(serving, "maas-backoff-thread")
+        self._threads.add(thread)
+        thread.add_done_callback(partial(self._ended_thread, is_try=began is not None))
+        return thread
+
+    def _began(self, asked_at: float, began: "asyncio.Future[None] | None") -> None:
+        self._serving += 1
+        self.setback.worked(asked_at)
+        if began is not None:
+            began.set_result(None)
+
+    def _ended_thread(self, thread: "asyncio.Task[None]", *, is_try: bool) -> None:
+        """Note that a thread could not be started; a call that waits for one goes back unharmed."""
+        self._threads.discard(thread)
+        if thread.cancelled() or (error := thread.exception()) is None:
+            return
+        self.setback.failed(f"{type(error).__name__}: {error}", probe=is_try)
+        self.lacking.set()
+        if self._running > len(self._threads) and not self._calls.empty():
+            self._end(self._calls.get(), Unstarted())
+
+    def _serve(self, begin: Callable[[], object]) -> None:
         """Run in a thread: call after call."""
+        begin()
         while (call := self._calls.get()) is not None:
-            call.result = call.context.run(self._call, call.task)
+            call.result = call.context.run(self._call, call.call.task) if call.may_begin else Unstarted()
             # In this order: either _deliver comes upon it, or is told again.
             self._ended.append(call)
             if not self._told:
@@ -110,20 +158,30 @@ class ThreadExecutor:
         self._told = False
         while self._ended:
             call = self._ended.popleft()
-            self._running -= 1
-            call.ended.set()
-            if not call.outcome.done():
-                assert call.result is not None
-                call.outcome.set_result(call.result)
+            assert call.result is not None
+            self._end(call, call.result)
+
+    def _end(self, call: "_ThreadCall", result: "HandlerOutcome | _Rest") -> None:
+        self._running -= 1
+        call.ended.set()
+        if call.outcome.done():
+            self._left_behind -= 1
+        else:
+            call.outcome.set_result(result)
 
 
 @attrs.define(eq=False)
 class _ThreadCall:
-    task: TaskEntity
+    call: Call
     context: Context
     outcome: "asyncio.Future[HandlerOutcome | _Rest]"
     ended: asyncio.Event = attrs.field(factory=asyncio.Event)
     result: "HandlerOutcome | _Rest | None" = None
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether the attempt is neither over nor late, as after a stop of the process. Read in the thread."""
+        return not self.outcome.done() and time.monotonic() < self.call.start_before
 
 
 @attrs.frozen

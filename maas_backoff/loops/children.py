@@ -1,4 +1,4 @@
-"""Keeps child processes ready for tasks; a worker that cannot start one tries again, after pauses that grow."""
+"""Keeps child processes ready for tasks. If a child, or a thread, cannot be started, it tries again, ever later."""
 
 import contextlib
 
@@ -6,6 +6,7 @@ import anyio
 
 from maas_backoff.errors import StorageError
 from maas_backoff.executors.process import ProcessExecutor
+from maas_backoff.executors.thread import ThreadExecutor
 from maas_backoff.running import Running
 from maas_backoff.store.redis import RedisStore
 
@@ -13,7 +14,7 @@ REST = 10.0
 """Seconds before a child is replaced that ended although no task had used it: the next one may end as well."""
 
 
-async def run(executor: ProcessExecutor, running: Running, store: RedisStore) -> None:
+async def run(executor: ProcessExecutor | ThreadExecutor, running: Running, store: RedisStore) -> None:
     """Start children, one at a time, while one is missing or the last one could not be started."""
     setback = executor.setback
     while True:
