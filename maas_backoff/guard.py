@@ -19,6 +19,10 @@ class Log(logging.LoggerAdapter[logging.Logger]):
     Users' code is called for the text of an exception, too: if that raises, the record is logged without its exception.
     """
 
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__(logger, {})
+        self.isEnabledFor = logger.isEnabledFor  # type: ignore[method-assign] # asked for each task: one call less
+
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log a record, as `logging.Logger.log` does."""
         if not self.isEnabledFor(level):
@@ -36,7 +40,7 @@ class Log(logging.LoggerAdapter[logging.Logger]):
 
 def log_for(part: str) -> Log:
     """Return the logger `maas_backoff.<part>`."""
-    return Log(logging.getLogger(f"maas_backoff.{part}"), {})
+    return Log(logging.getLogger(f"maas_backoff.{part}"))
 
 
 def _complain(text: str) -> None:

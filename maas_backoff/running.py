@@ -80,6 +80,7 @@ class Running:
         self._sending = 0
         self._claiming = 0
         self._busy = 0
+        self._plenty = False
         self._asleep: Frame | None = None
         self.spare_slots = 0
         """Slots that are not for the ready tasks: one that needs a GPU comes first."""
@@ -132,23 +133,30 @@ class Running:
         """Return what is to be sent now, or None.
 
         While the other lane's frame is on its way, only what fills one is sent: the rest would cost the server ten
-        times as much for each task, and goes with that lane's next frame.
+        times as much for each task, and goes with that lane's next frame. Settles fill a frame; so do claims, if the
+        last claim has found as many tasks as it asked for.
         """
-        if self._busy and len(self._outbox) < self._batch:
+        if self._busy and len(self._outbox) < self._batch and not (self._plenty and self._wanted() >= self._batch):
             return None
         settles: list[Settle] = []
         size = 0
         while self._outbox and len(settles) < FRAME_LIMIT and size < FRAME_BYTES:
             settles.append(self._outbox.popleft())
             settlement = settles[-1].settlement
-            if settlement.result is not None or settlement.params is not None:
-                size += size_of(settlement.result) + size_of(settlement.params)
+            if settlement.result is not None:
+                size += size_of(settlement.result)
+            if settlement.params is not None:
+                size += size_of(settlement.params)
         self._sending += len(settles)
-        claims = min(max(0, self.claimable - self.spare_slots), self._batch) if self.hungry and not self.closing else 0
+        claims = min(self._wanted(), self._batch)
         if not settles and not claims:
             return None
         self._busy += 1
         return self._frame(settles, claims, lane)
+
+    def _wanted(self) -> int:
+        """Return how many tasks could be claimed, where the queue may hold some."""
+        return max(0, self.claimable - self.spare_slots) if self.hungry and not self.closing else 0
 
     def sleeping_frame(self, lane: int) -> Frame | None:
         """Return a claim that the server runs when a task becomes ready, or None where too few slots are free for one.
@@ -213,6 +221,7 @@ class Running:
         self.suspects.answered(frame)
         if frame.claims and not frame.fits:
             # What woke this worker while the frame was on its way may have come after the claim.
+            self._plenty = answer.hit
             self._feed(hungry=answer.hit or wakes != self._wakes)
         self._forget(settled)
         if freed and self.spare_slots:
@@ -234,8 +243,6 @@ class Running:
             grant=grant,
         )
         self.attempts[attempt.token] = attempt
-        if self.stops_with_lease:
-            self.watch(lease_until)
         self.tally.waits[int(claimed.waited_ms).bit_length()] += 1
         return attempt
 

@@ -125,7 +125,7 @@ class Work:
 
     def _decide(self, attempt: Attempt, outcome: Outcome) -> Settlement | None:
         claimed = attempt.claimed
-        if attempt.reason is CancelReason.LEASE_LOST and not isinstance(outcome, Succeeded):
+        if not isinstance(outcome, Succeeded) and attempt.reason is CancelReason.LEASE_LOST:
             return None  # lost while the exception handler ran
         if isinstance(outcome, Failed):
             outcome = outcome.limited(self.max_payload_bytes)

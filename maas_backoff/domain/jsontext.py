@@ -88,11 +88,11 @@ def _plain(value: object, depth: int) -> bool:  # noqa: PLR0911 - one return per
     if depth == 0:
         return False
     if kind is dict:
-        for key, item in cast(dict[object, object], value).items():
+        for key, item in cast("dict[object, object]", value).items():
             if type(key) is not str or not key.isascii() or not _plain(item, depth - 1):
                 return False
         return True
-    return kind is list and all(_plain(item, depth - 1) for item in cast(list[object], value))
+    return kind is list and all(_plain(item, depth - 1) for item in cast("list[object]", value))
 
 
 def _check(value: object, path: str, depth: int) -> None:  # noqa: C901 - one case per kind of JSON value
@@ -108,7 +108,7 @@ def _check(value: object, path: str, depth: int) -> None:  # noqa: C901 - one ca
         case dict():
             if depth == 0:
                 _refuse(path, f"at most {MAX_DEPTH} levels", cast(object, value))
-            for key, item in cast(dict[object, object], value).items():
+            for key, item in cast("dict[object, object]", value).items():
                 if type(key) is not str:
                     # json.dumps would turn 1 into "1", and two keys into one.
                     _refuse(path, "text keys", key)

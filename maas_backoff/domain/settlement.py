@@ -49,6 +49,9 @@ class Counts:
         return attrs.evolve(self, suspect=False, cohort="", cohort_size=1, **changes)
 
 
+_COMPLETED = TaskStatus.COMPLETED  # to find a member of an enum takes 0.2 us in Python 3.11
+
+
 @attrs.define  # made for each task; a frozen one takes twice as long
 class Settlement:
     """The next state of a task. Made by one of the constructors below, so that its parts fit together.
@@ -81,7 +84,7 @@ class Settlement:
     @classmethod
     def complete(cls, result: str, policy: Policy) -> Self:
         """Completed, with the JSON text of its result."""
-        return cls(TaskStatus.COMPLETED, policy.result_ttl, result=result)
+        return cls(_COMPLETED, policy.result_ttl, result=result)
 
     @classmethod
     def cancel(cls, policy: Policy) -> Self:

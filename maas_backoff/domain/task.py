@@ -117,7 +117,7 @@ class TaskEntity:
 
     def connected(self, report: ProgressReport) -> Self:
         """Return this entity, fresh from the store, with its progress going to `report`."""
-        object.__setattr__(self, "_report", report)  # a copy of 25 fields per attempt would be the alternative
+        self.__dict__["_report"] = report  # a copy of 25 fields per attempt would be the alternative
         return self
 
     def __getstate__(self) -> dict[str, Any]:

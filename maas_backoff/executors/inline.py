@@ -33,9 +33,8 @@ class InlineExecutor:
         """Await the handler once."""
         call.started()
         try:
-            return outcome_of_value(
-                await cast(Awaitable[object], self._handler(call.task, *self._lifespan.values)), self._limit
-            )
+            awaitable = cast("Awaitable[object]", self._handler(call.task, *self._lifespan.values))
+            return outcome_of_value(await awaitable, self._limit)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker

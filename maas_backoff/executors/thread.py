@@ -6,10 +6,10 @@ import inspect
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextvars import Context, copy_context
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import anyio
 import attrs
@@ -112,8 +112,8 @@ class ThreadExecutor:
 
     def _start_thread(self, began: "asyncio.Future[None] | None" = None) -> "asyncio.Task[None]":
         """Start a thread. `began`, if this is a try without a task, is set when the thread runs."""
-        begin = partial(self._loop.call_soon_threadsafe, self._began, time.monotonic(), began)
-        serving = to_thread.run_sync(self._serve, begin, abandon_on_cancel=True, limiter=self._limiter)
+        serve = partial(self._serve, time.monotonic(), began)
+        serving = to_thread.run_sync(serve, abandon_on_cancel=True, limiter=self._limiter)
         thread = own_task(serving, "maas-backoff-thread")
         self._threads.add(thread)
         thread.add_done_callback(partial(self._ended_thread, is_try=began is not None))
@@ -122,7 +122,7 @@ class ThreadExecutor:
     def _began(self, asked_at: float, began: "asyncio.Future[None] | None") -> None:
         self._serving += 1
         self.setback.worked(asked_at)
-        if began is not None:
+        if began is not None and not began.done():
             began.set_result(None)
 
     def _ended_thread(self, thread: "asyncio.Task[None]", *, is_try: bool) -> None:
@@ -132,12 +132,13 @@ class ThreadExecutor:
             return
         self.setback.failed(f"{type(error).__name__}: {error}", probe=is_try)
         self.lacking.set()
-        if self._running > len(self._threads) and not self._calls.empty():
-            self._end(self._calls.get(), Unstarted())
+        with contextlib.suppress(Empty):
+            if self._running > len(self._threads) and (call := self._calls.get_nowait()) is not None:
+                self._end(call, Unstarted())
 
-    def _serve(self, begin: Callable[[], object]) -> None:
+    def _serve(self, asked_at: float, began: "asyncio.Future[None] | None") -> None:
         """Run in a thread: call after call."""
-        begin()
+        self._loop.call_soon_threadsafe(self._began, asked_at, began)
         while (call := self._calls.get()) is not None:
             call.result = call.context.run(self._call, call.call.task) if call.may_begin else Unstarted()
             # In this order: either _deliver comes upon it, or is told again.

@@ -79,12 +79,13 @@ class Lane:
         """
         running = self._running
         # A tenth of the lease is left for the handler to be found running by the next heartbeat.
-        margin = self._lease / 10
+        until, margin = sent + self._lease, self._lease / 10
+        if answer.claimed and running.stops_with_lease:
+            running.watch(until)
         # The slots come first: nothing that an idle worker does next is to keep a task waiting.
         for claimed in answer.claimed:
             timeout = claimed.exec_timeout or self._exec_timeout
             grant = grants[claimed.fit] if grants else None
-            until = sent + self._lease
             self._begin(running.claimed(claimed, timeout=timeout, lease_until=until, margin=margin, grant=grant))
         if frame.settles:
             running.tally.settles[int((time.monotonic() - sent) * 1000).bit_length()] += len(frame.settles)

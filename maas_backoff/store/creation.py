@@ -25,7 +25,7 @@ class Creation(NamedTuple):
         """Return the parts of what is stored, and what _queue.lua describes, that matter outside Lua."""
         line, _, params = stored.partition(b"\n")
         try:
-            return cls(*_terms(line), params)
+            return cls._make((*_terms(line), params))
         except (ValueError, IndexError):
             # Somebody has written over it. It is none of our policies, and its params are no JSON, as a rule.
             return cls(0, 0, b"", stored)

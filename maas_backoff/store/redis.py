@@ -59,6 +59,7 @@ _LIVE: dict[str, Precondition] = {"pending": "pending", "processing": "lease", E
 
 
 _created_at = lru_cache(maxsize=256)(at)  # as in creation.py
+_PROCESSING = TaskStatus.PROCESSING  # as in settlement.py
 
 
 def _new_call() -> str:
@@ -249,7 +250,7 @@ class RedisStore(Reader):
             task_id=task_id.decode(),
             biz_prefix=self._config.task.biz_prefix,
             task_params=task_params,
-            status=TaskStatus.PROCESSING,
+            status=_PROCESSING,
             priority=creation.priority,
             retry_count=counts.retry,
             max_retry_count=policy.max_retry_count,
