@@ -14,6 +14,7 @@ LONGEST_PAUSE = 30.0
 """Seconds between two tries to start a child, at most."""
 
 CHILD, THREAD = "child process", "thread"
+CANNOT_START = {CHILD: "no child process can be started", THREAD: "no thread can be started"}
 
 
 class Setback:
@@ -57,7 +58,7 @@ class Setback:
             return None
         lines = self._reason.splitlines() or [""]
         shown = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
-        return f"no {self.kind} can be started: {shown[:500]}"
+        return f"{CANNOT_START[self.kind]}: {shown[:500]}"
 
     @property
     def children(self) -> int:
@@ -78,9 +79,8 @@ class Setback:
             self._failures, self._began = 1, self._failed_at
             self.begun.set()
             log.warning(
-                "no %s can be started; this worker claims tasks only for those that it has (%d), and tries again until "
-                "one starts: %s",
-                self.kind,
+                "%s; this worker claims tasks only for those that it has (%d), and tries again until one starts: %s",
+                CANNOT_START[self.kind],
                 self._children(),
                 reason,
             )

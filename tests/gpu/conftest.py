@@ -3,7 +3,8 @@
 import ctypes
 import itertools
 import secrets
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,19 @@ def driver(library: Path, tmp_path: Path) -> Driver:
 
 
 @pytest.fixture
-def here(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Driver:
-    """The driver, loaded into this process as well: the library's name makes pynvml find it."""
+def here(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    """The driver, loaded into this process as well: the library's name makes pynvml find it.
+
+    Nobody waits for the thread of a probe that was stopped, but the next test must not find it.
+    """
     ctypes.CDLL(str(driver.library / "libnvidia-ml.so.1"))
     monkeypatch.setenv("FAKE_NVML_FILE", str(driver.file))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return driver
+    yield driver
+    for thread in threading.enumerate():
+        if thread.name == "maas-backoff-nvml":
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 @pytest.fixture
