@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+def told(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """The log, with the fields of the library. pytest has one handler for all tests."""
     caplog.set_level(logging.INFO)
-    caplog.handler.addFilter(TaskLogFilter())
-    return caplog
+    fields = TaskLogFilter()
+    caplog.handler.addFilter(fields)
+    yield caplog
+    caplog.handler.removeFilter(fields)
 
 
 def of(caplog: pytest.LogCaptureFixture, name: str = "my.service") -> list[logging.LogRecord]:
