@@ -136,7 +136,7 @@ async def test_forty_tasks_by_three_workers_never_have_more_than_there_is(
         assert visible == uuid and index == 0 and memory == 4 and model.startswith("model of")
     loaded = [event[2:] for event in rig.events() if event[1] == "loaded"]
     assert all(order == "PCI_BUS_ID" and device in {roomy, tight} for _, device, order in loaded)
-    assert len(loaded) == len({pid for pid, *_ in loaded}) and len(loaded) < 30
+    assert len(loaded) == len({pid for pid, *_ in loaded}) and len(loaded) < len(ids)
 
 
 async def test_a_killed_worker_leaves_its_part_to_others_within_two_leases(
@@ -170,6 +170,7 @@ async def test_a_killed_worker_leaves_its_part_to_others_within_two_leases(
         assert task.status is TaskStatus.CANCELLED
 
 
+@pytest.mark.alone  # it says when nothing may begin any more
 async def test_a_lost_device_and_a_slow_driver(rig: Rig, new_uuid: Callable[[], str]) -> None:
     """Each call of NVML takes 200 ms, and a device is lost half-way: no task starts there then, and all complete."""
     stays, goes = new_uuid(), new_uuid()
