@@ -20,6 +20,7 @@ from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.health import Health
 from maas_backoff.domain.history import History
+from maas_backoff.domain.newtask import new_task_id
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.spec import Move, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
@@ -348,7 +349,12 @@ class TaskBackoffScheduler:
         `request.is_disconnected` in an endpoint, which a web framework does not cancel. Once it returns True, the block
         is cancelled, and CallerGoneError raised. Other arguments and errors are those of `create_task`.
         """
-        task_id = await self.create_task(task_params, task_id, **options)
+        task_id = new_task_id() if task_id is None else task_id
+        try:
+            await uninterrupted(self.create_task(task_params, task_id, **options))
+        except asyncio.CancelledError:  # the task may be there all the same, and even run
+            await uninterrupted(self.cancel_task(task_id, running=True))
+            raise
         try:
             if disconnected is None:
                 yield task_id

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from typing import Any
 
 import anyio
 import pytest
@@ -131,6 +132,40 @@ async def test_many_watchers_cost_one_connection_and_none_is_left_behind(
             await scheduler.cancel_task(task_id)
     assert scheduler._tasks._waiters is not None and not scheduler._tasks._waiters._events
     assert 0 < server.client.pttl("maas:{test}:watched") <= 40_000
+
+
+async def test_a_call_whose_caller_goes_away_while_it_is_being_made_is_cancelled(
+    scheduler: TaskBackoffScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is there, and runs, before the answer to its creation is."""
+    begun, answer = anyio.Event(), anyio.Event()
+    create = scheduler.create_task
+
+    async def slow(*args: Any, **options: Any) -> str:
+        made = await create(*args, **options)
+        await answer.wait()
+        return made
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        begun.set()
+        await anyio.sleep(60)
+
+    monkeypatch.setattr(scheduler, "create_task", slow)
+
+    async def caller() -> None:
+        async with scheduler.call({}, "x"):
+            raise AssertionError
+
+    async with scheduler:
+        calling = asyncio.create_task(caller())
+        await begun.wait()
+        calling.cancel()
+        await asyncio.sleep(0)
+        answer.set()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert (await scheduler.wait_task("x", 20)).status is TaskStatus.CANCELLED
 
 
 async def test_a_call_whose_caller_goes_away_is_cancelled(scheduler: TaskBackoffScheduler) -> None:
