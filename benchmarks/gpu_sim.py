@@ -216,7 +216,7 @@ class SimProbe:
     """The readings of one host."""
 
     trouble = ""
-    hopeless = False
+    has_answered = True
     patience = 3.0
 
     def __init__(self, world: World, host: int) -> None:

@@ -22,6 +22,9 @@ A program that is to outlive the worker must be started without the variable. No
 name: those begin with MAAS_BACKOFF_.
 """
 
+CHILD_MARK = "_MAAS_BACKOFF_CHILD"
+"""Likewise for all that the handlers of a child process start. Without the other it means nothing."""
+
 _PROC = Path("/proc")
 
 
@@ -77,22 +80,38 @@ def marked(environment: Mapping[str, str]) -> dict[str, str]:
 
 def unmarked(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for a program that may outlive the worker."""
-    return {name: value for name, value in environment.items() if name != MARK}
+    return {name: value for name, value in environment.items() if name not in {MARK, CHILD_MARK}}
+
+
+def mark_what_starts_here() -> None:
+    """In a child process: have all that is started from now on carry this process's mark."""
+    origin = this_process()
+    if origin is not None:
+        os.environ[CHILD_MARK] = str(origin)
+
+
+def starter_of(pid: int) -> int | None:
+    """Return the child process whose handler has started a process, in whatever session; None where none has."""
+    if not _is_able():
+        return None
+    origin = _marks_of(pid).get(CHILD_MARK)
+    return origin.pid if origin is not None and (origin.boot, origin.namespace) == _machine() else None
 
 
 def end_orphans() -> dict[int, list[int]]:
-    """Kill what handlers of dead workers have left; return the process ids, by that of the worker. Blocks for some ms.
+    """Kill what handlers of ended workers and children have left; return the process ids, by that of who has ended.
 
-    A process is killed only if it carries a worker's mark, belongs to this user, and its worker has ended for certain.
+    A process is killed only if it carries such a mark, belongs to this user, and the worker or child has ended for
+    certain. Blocks for some ms.
     """
     ended: dict[int, list[int]] = {}
     if not _is_able():
         return ended
     for _ in range(3):  # what they start meanwhile
-        found = [(pid, worker) for pid in _own_processes() if (worker := _dead_worker_of(pid)) is not None]
-        for pid, worker in found:
+        found = [(pid, origin) for pid in _own_processes() if (origin := _ended_origin_of(pid)) is not None]
+        for pid, origin in found:
             if _kill(pid):
-                ended.setdefault(worker.pid, []).append(pid)
+                ended.setdefault(origin.pid, []).append(pid)
         if not found:
             break
     return ended
@@ -107,7 +126,7 @@ def _kill(pid: int) -> bool:
     except OSError:
         return False
     try:
-        if _dead_worker_of(pid) is None:
+        if _ended_origin_of(pid) is None:
             return False
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except OSError:
@@ -118,18 +137,26 @@ def _kill(pid: int) -> bool:
         os.close(pidfd)
 
 
-def _dead_worker_of(pid: int) -> Origin | None:
-    """Return the worker whose mark a process carries, if that worker has ended."""
+def _ended_origin_of(pid: int) -> Origin | None:
+    """Return the worker or the child whose mark a process carries, if it has ended."""
+    machine, marks = _machine(), _marks_of(pid)
+    if MARK not in marks:  # it is to outlive the worker
+        return None
+    return next((origin for origin in marks.values() if origin.is_gone(*machine)), None)
+
+
+def _marks_of(pid: int) -> dict[str, Origin]:
+    """Return the marks that a process was started with."""
     try:
         environment = Path(_PROC, str(pid), "environ").read_bytes()
     except OSError:  # it has ended, or is not ours to look at
-        return None
-    prefix = f"{MARK}=".encode()
+        return {}
+    found: dict[str, Origin] = {}
     for entry in environment.split(b"\0"):
-        if entry.startswith(prefix):
-            worker = Origin.parse(entry.removeprefix(prefix).decode(errors="replace"))
-            return worker if worker is not None and worker.is_gone(*_machine()) else None
-    return None
+        name, _, value = entry.decode(errors="replace").partition("=")
+        if name in {MARK, CHILD_MARK} and (origin := Origin.parse(value)) is not None:
+            found[name] = origin
+    return found
 
 
 def _own_processes() -> list[int]:

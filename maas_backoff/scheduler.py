@@ -114,19 +114,20 @@ class TaskBackoffScheduler:
     def set_worker_lifespan(self, lifespan: _L) -> _L:
         """Set what each process that calls the handler does once, before its first task; works as a decorator.
 
-        `lifespan` is a function without arguments that gives a context manager (@contextmanager, or
-        @asynccontextmanager): it loads the model and warms up, and what it yields is handed to the handler as its
-        second argument. In process mode every child enters it, which sees its own GPU only; else the worker does.
-        One asyncio task enters and leaves it, so it may have a task group around its `yield`; what that runs goes on
-        between tasks, also in a child, where only a handler that is not `async def` holds it up. One that ends by
-        itself ends the worker, or its child.
+        `lifespan` is a function that gives a context manager (@contextmanager, or @asynccontextmanager): it loads the
+        model and warms up, and what it yields is handed to the handler as its second argument. One with a parameter is
+        called with the GpuAssignment of its child process, or None where there is none.
+        In process mode every child enters it, which sees its own GPU only; else the worker does. One asyncio task
+        enters and leaves it, so it may have a task group around its `yield`; what that runs goes on between tasks, also
+        in a child, where only a handler that is not `async def` holds it up. One that ends by itself ends the worker,
+        or its child.
         It does not count in `exec_timeout`; `start` waits for the first one. Where tasks need a GPU, and none has room
         at the start, the first task that gets one waits for it instead. Raises HandlerError as for handlers.
         """
         self._check_stopped("worker_lifespan")
         if not callable(lifespan):
             raise HandlerError(f"worker_lifespan: expected a function, got {type(lifespan).__name__}")
-        check_takes("worker_lifespan", lifespan, 0)
+        check_takes("worker_lifespan", lifespan, 0, 1, one="the GPU that it was given")
         if self.config.threadpool.proc_mode == "process":
             HandlerReference.of(lifespan, defined=False)
         self._lifespan = lifespan

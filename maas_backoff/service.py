@@ -70,6 +70,7 @@ class Service:
         self._started = False
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         in_children = config.threadpool.proc_mode == "process"
+        self._left_behind = executor.child_ended if isinstance(executor, ProcessExecutor) else asyncio.Event()
         self._setback = executor.setback if isinstance(executor, ProcessExecutor | ThreadExecutor) else None
         self.running = Running(
             self.worker,
@@ -81,7 +82,7 @@ class Service:
         self.running.stops_with_lease = executor.stoppable
         self._gate = Gate(
             probe,
-            Ledgers(config.storage, store.server, lease=config.scheduler.lease),
+            Ledgers(config.storage, store.server, lease=config.scheduler.lease, queue=config.task.biz_prefix),
             config.gpu,
             worker=self.worker,
             queue=config.task.biz_prefix,
@@ -270,7 +271,7 @@ class Service:
                 ("progress", partial(progress.run, running, store)),
                 ("sweep", partial(sweep.run, work.sweep, scheduler.lease)),
                 ("lifespan", self._executor.watch),
-                ("orphans", orphans.run),
+                ("orphans", partial(orphans.run, self._left_behind)),
             ]
             if isinstance(self._executor, ProcessExecutor | ThreadExecutor):
                 named.append(("children", partial(children.run, self._executor, running, store)))

@@ -62,7 +62,9 @@ class Tasks:
         self.store = RedisStore(config, embedded)
         self._policy = config.task.policy
         self._tracing = tracing
-        self._ledgers = Ledgers(config.storage, self.store.server, lease=config.scheduler.lease)
+        self._ledgers = Ledgers(
+            config.storage, self.store.server, lease=config.scheduler.lease, queue=config.task.biz_prefix
+        )
         self._waiters: Waiters | None = None
         self.hands = Hands(config, self.store)
 

@@ -12,6 +12,7 @@ import attrs
 from maas_backoff.attempt import outcome_of, outcome_of_cancel, run_traced
 from maas_backoff.domain.backoff import BackoffCallable
 from maas_backoff.domain.context import current
+from maas_backoff.domain.fault import may_come_back, other_processes
 from maas_backoff.domain.outcome import (
     CancelReason,
     Failed,
@@ -150,11 +151,12 @@ class Work:
         trouble = gate.devices.trouble_of(grant.uuid)
         if not outcome.fault and outcome.raised and trouble:
             outcome = attrs.evolve(outcome, fault="gpu")
-        if not outcome.fault:
+        if not may_come_back(outcome.fault):
             return outcome
         if outcome.fault == "gpu" and not trouble:
             gate.failed(grant, attempt.task.task_id, str(outcome.error))
-        return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.peak, gate.most)
+        crowded = gate.is_crowded(grant, other_processes(outcome.error.message))
+        return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.peak, gate.most, crowded)
 
     # The exception handler
 

@@ -167,7 +167,7 @@ async def test_a_worker_looks_now_and_then(
     async with scheduler:
         await eventually(lambda: len(looks) > 3, "it goes on to look")
         assert scheduler.health().ready
-    assert "ended 2 processes that handlers of worker process 4711 had started; it was killed: 1, 2" in caplog.messages
+    assert "ended 2 processes that handlers of process 4711 had started, which has ended: 1, 2" in caplog.messages
 
 
 async def test_an_embedded_server_that_a_handler_has_started_stays(

@@ -170,7 +170,8 @@ async def test_the_numbers_of_a_queue_with_a_gpu(
             "gpu_memory_total_bytes": 16 << 30,
             "gpu_memory_free_bytes": 10 << 30,
             "gpu_memory_reserved_bytes": 4 << 30,
-            "gpu_memory_strangers_bytes": 2 << 30,  # of the 6 GiB in use 4 are taken for those of the task
+            "gpu_memory_strangers_bytes": 6 << 30,
+            "gpu_memory_room_bytes": 6 << 30,
             "gpu_utilization_ratio": 0.25,
             "gpu_healthy": 1,
             "gpu_tasks": 1,

@@ -11,6 +11,7 @@ import attrs
 from maas_backoff.commands.gpus import probed
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.errors import StorageDeniedError, StorageUnfitError
+from maas_backoff.gate.nvml import NO_DEVICE, NO_DRIVER
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.orphans import MOST_KEYS, find_orphans
 from maas_backoff.store.redis import RedisStore
@@ -120,7 +121,9 @@ def _gpus() -> list[Word]:
     try:
         readings = probed()
     except LookupError as error:
-        return [Word("ok", f"gpus: none here ({error.args[0]})")]
+        why = str(error)
+        usual = why.startswith(NO_DRIVER) or why == NO_DEVICE
+        return [Word("ok", f"gpus: none here ({why})") if usual else Word("wrong", f"gpus: {why}")]
     return [
         Word("wrong", f"gpu {one.index}: {one.trouble}")
         if one.trouble

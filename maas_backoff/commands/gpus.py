@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from maas_backoff.commands.text import table
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.worker import Device
-from maas_backoff.gate.fit import most_of, room_of
+from maas_backoff.gate.fit import most_of, room_of, strangers_of
 from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.reading import Reading
 from maas_backoff.gate.status import status
@@ -46,9 +46,8 @@ def probed() -> Sequence[Reading]:
     probe, read = NvmlProbe(), threading.Event()
     probe.start(read.set)
     deadline = time.monotonic() + PATIENCE
-    # A probe that finds no driver says so, and never has a reading.
-    while not read.wait(0.05) and time.monotonic() < deadline and not probe.hopeless:
-        pass
+    while not probe.has_answered and time.monotonic() < deadline:
+        read.wait(0.05)
     probe.stop()
     if not probe.readings():
         raise LookupError(probe.trouble)
@@ -68,6 +67,7 @@ def _device(reading: Reading, ledger: DeviceLedger) -> Device:
         temperature=reading.temperature,
         health=reading.trouble or "ok",
         age=time.monotonic() - reading.at,
+        strangers=strangers_of(ledger, reading),
     )
 
 

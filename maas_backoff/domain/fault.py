@@ -1,31 +1,97 @@
-"""Which errors tell of a GPU: that its memory did not suffice, or that something is wrong with it.
+"""Which errors tell of a GPU: its memory did not suffice, something is wrong with it, or a program has broken its use.
 
-Told by the names and texts of the errors, so that no framework has to be imported.
+Told by the names and texts of the errors, so that no framework has to be imported. Each text is one that a framework,
+named beside it, was seen to say.
 """
 
 import re
 from typing import Literal
 
-Fault = Literal["", "out_of_memory", "gpu"]
+Fault = Literal["", "out_of_memory", "gpu", "program"]
+"""`program`: the handler's own doing, on any device; CUDA is of no use any more in that process."""
 
-# PyTorch's, CuPy's, Numba's, TensorFlow's, JAX's (XLA) and ONNX Runtime's ways to say it.
+WORST_FIRST: tuple[Fault, ...] = ("out_of_memory", "gpu", "program")
+
 _OOM_TYPES = frozenset({"OutOfMemoryError", "CudaOutOfMemoryError", "OutOfGpuMemoryError"})
-_OOM_TEXT = re.compile(
-    r"CUDA(?: error)?:? out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation|HIP out of memory"
-    r"|RESOURCE_EXHAUSTED: .*(?:memory|allocat)|CUBLAS_STATUS_ALLOC_FAILED|OOM when allocating",
-    re.IGNORECASE | re.DOTALL,
+_NOT_OF_A_GPU = re.compile("maxmemory|command not allowed")  # redis.exceptions.OutOfMemoryError
+
+
+def _any(*texts: str) -> re.Pattern[str]:
+    return re.compile("|".join(texts), re.IGNORECASE)
+
+
+_OOM_TEXT = _any(
+    r"\b(?:CUDA|HIP|ROCm|XPU|MPS)\b[^\n]{0,60}out of memory",  # PyTorch, ONNX Runtime, CTranslate2, NCCL
+    r"\bCu(?:da)?(?:Mem|Malloc)\w*\b[^\n]{0,60}out of memory",  # PyCUDA
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "cudaErrorMemoryAllocation",
+    r"\bCU[A-Z]+_(?:STATUS_)?ALLOC_FAILED",  # cuBLAS, cuDNN, cuFFT, cuSOLVER, cuSPARSE
+    r"INTERNAL ASSERT FAILED at [^\n]*CUDACachingAllocator",  # PyTorch, when NVML cannot tell how much is free
+    r"BFCArena::\w+ Failed to allocate memory",  # ONNX Runtime
+    r"RESOURCE_EXHAUSTED: [^\n]*(?:memory|allocat)",  # JAX
+    "OOM when allocating",  # TensorFlow
+    r"failed to allocate memory \[Op:",
+    r"Error Code 2: OutOfMemory",  # TensorRT
+    r"Free memory on device [^\n]* on startup is less than desired",  # vLLM
+    "No available memory for the cache blocks",
+    "Not enough memory[^\n]*--mem-fraction-static",  # SGLang
+)
+_OF_PROGRAMS = _any(
+    "device-side assert",
+    "cudaErrorAssert",
+    "CUDA_ERROR_ASSERT",
+    "CUDA error: (?:an illegal memory access|misaligned address)",  # Xid 31 and 13, which the gate leaves to programs
+    "cudaErrorIllegalAddress",
+    "CUDA_ERROR_ILLEGAL_ADDRESS",
+)
+_OF_CALLS = _any(
+    "invalid device ordinal",
+    "cudaErrorInvalid(?:Value|Device|Configuration|DeviceFunction|Symbol|ResourceHandle)",
+    "CUDA_ERROR_INVALID_(?:VALUE|DEVICE|HANDLE|IMAGE|PTX|SOURCE)",
+    "CUDA error: invalid (?:argument|configuration argument|device function|resource handle)",
+    "no kernel image is available",
+    "too many resources requested for launch",
+    "CUDNN_STATUS_(?:NOT_SUPPORTED|BAD_PARAM)",
 )
 _FAULT_TYPES = frozenset({"AcceleratorError", "CudaError", "CudaAPIError", "CUDARuntimeError", "CUDADriverError"})
-_FAULT_TEXT = re.compile(
-    r"CUDA error|CUDA driver error|CUDA_ERROR_|cudaError[A-Z]|CUDNN_STATUS_(?!NOT_SUPPORTED|BAD_PARAM)|cuDNN error"
-    r"|CUBLAS_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED)|device-side assert|uncorrectable ECC"
-    r"|GPU is lost|fallen off the bus|no CUDA-capable device",
-    re.IGNORECASE,
+_FAULT_TEXT = _any(
+    r"CUDA(?: driver| unknown)? error",
+    r"CUDA failure \d",  # ONNX Runtime
+    "CUDA failed with error",  # CTranslate2
+    "CUDA_ERROR_",
+    "cudaError[A-Z]",
+    "CUDNN_STATUS_",
+    "cuDNN error",
+    "CUBLAS_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED)",
+    "uncorrectable ECC",
+    "GPU is lost",
+    "fallen off the bus",
+    "no CUDA-capable device",
+    "No CUDA GPUs are available",
+    "Found no NVIDIA driver",
+    r"cudaGetDeviceCount\(\)",
 )
 
 
 def fault_of(kind: str, message: str) -> Fault:
     """Return what an error, by the name of its class and its message, tells of the GPU."""
-    if kind in _OOM_TYPES or _OOM_TEXT.search(message):
+    if (kind in _OOM_TYPES and not _NOT_OF_A_GPU.search(message)) or _OOM_TEXT.search(message):
         return "out_of_memory"
+    if _OF_PROGRAMS.search(message):
+        return "program"
+    if _OF_CALLS.search(message):
+        return ""
     return "gpu" if kind in _FAULT_TYPES or _FAULT_TEXT.search(message) else ""
+
+
+_ANOTHER_PROCESS = re.compile(r"\bProcess (\d+) has [\d.]+ \w+ memory in use")
+
+
+def other_processes(message: str) -> list[int]:
+    """Return the ids of other processes that an error names as users of the memory, as PyTorch does."""
+    return [int(pid) for pid in _ANOTHER_PROCESS.findall(message)]
+
+
+def may_come_back(fault: Fault) -> bool:
+    """Return whether a failure is a GPU's: on one, its task comes back without using a retry."""
+    return fault in {"out_of_memory", "gpu"}

@@ -47,7 +47,8 @@ class GpuStatus:
     """A device of a live worker. Amounts are GiB.
 
     `strangers_gb` is what programs use that are none of ours; `reserved_gb` what is promised to our tasks and idle
-    children, whether they use it yet or not; `free_gb` what NVML calls free. `health` is "ok", or what is wrong.
+    children, whether they use it yet or not; `free_gb` what NVML calls free; `room_gb` what a new task could be given
+    now. `health` is "ok", or what is wrong.
     `age` is how many seconds ago it was read.
     """
 
@@ -64,6 +65,7 @@ class GpuStatus:
     health: str
     age: float
     tasks: tuple[GpuTask, ...] = ()
+    room_gb: float = 0
 
     @property
     def healthy(self) -> bool:

@@ -15,7 +15,7 @@ import attrs
 
 from maas_backoff.domain import jsontext, raised, trace
 from maas_backoff.domain.demand import Demand
-from maas_backoff.domain.fault import Fault, fault_of
+from maas_backoff.domain.fault import WORST_FIRST, Fault, fault_of, may_come_back
 from maas_backoff.domain.newtask import checked_params
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.task import TaskError
@@ -90,7 +90,7 @@ class FailedOnGpu:
     """The attempt ran out of a GPU's memory, or failed in a way that makes one doubt the GPU.
 
     `demand` is what it was given room for, `peak` the most MiB it was seen to use, and `most` what a task could be
-    given at best on any device of its worker.
+    given at best on any device of its worker. `crowded` says that other processes had what was promised to it.
     """
 
     failed: Failed
@@ -98,6 +98,7 @@ class FailedOnGpu:
     demand: Demand
     peak: int
     most: int
+    crowded: bool = False
 
 
 @attrs.frozen
@@ -224,7 +225,7 @@ def _retried(error: BaseException, signals: _Members, members: _Members, limit: 
         retry_after=delays[longest],
         params=params,
         fault=fault,
-        exception=None if fault else _for_log(error),
+        exception=None if may_come_back(fault) else _for_log(error),
     )
 
 
@@ -257,7 +258,8 @@ def _failed(error: BaseException, members: _Members) -> Failed:
     # Most errors are neither groups, nor raised because of another: a third of the time.
     alone = len(members) == 1 and members[0] is error and raised.cause(error) is None
     text, fault = _traceback(error), fault_of(told.type, told.message) if alone else _fault([error])
-    return Failed(told, text, raised=True, fault=fault, exception=None if fault else _for_log(error))
+    exception = None if may_come_back(fault) else _for_log(error)
+    return Failed(told, text, raised=True, fault=fault, exception=exception)
 
 
 def _message(error: BaseException, members: _Members) -> str:
@@ -286,7 +288,10 @@ def _fault(errors: Iterable[BaseException]) -> Fault:
 
 
 def _worst(faults: Container[Fault]) -> Fault:
-    return "out_of_memory" if "out_of_memory" in faults else "gpu" if "gpu" in faults else ""
+    for fault in WORST_FIRST:
+        if fault in faults:
+            return fault
+    return ""
 
 
 def _fault_of_one(error: BaseException) -> Fault:

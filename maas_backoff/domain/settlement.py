@@ -188,7 +188,7 @@ def _after_gpu_failure(
         again = counts.cleared(fault=counts.fault + 1)
         return Settlement.retry_on_gpu(failed, again, delay, demand, outcome.uuid, policy)
     again = counts.cleared(oom=counts.oom + 1)
-    if failed.params is None:
+    if failed.params is None and not outcome.crowded:
         demand = attrs.evolve(demand, memory=_grown(outcome, policy.oom_growth))
     return Settlement.retry_on_gpu(failed, again, delay, demand, outcome.uuid, policy)
 

@@ -13,8 +13,9 @@ from maas_backoff.domain.demand import Demand
 class Device:
     """A GPU as its worker has read it; amounts are MiB.
 
-    `room` is what a task could be given now, `most` what it could be given if none of ours ran there. `closed` is what
-    keeps tasks away although it is well. `age` is in seconds.
+    `room` is what a task could be given now, `most` what it could be given if none of ours ran there. `strangers` is
+    what other programs are seen to use (None: an older worker does not tell). `closed` is what keeps tasks away
+    although the device is well. `age` is in seconds.
     """
 
     uuid: str
@@ -29,6 +30,7 @@ class Device:
     health: str
     age: float
     closed: str = ""
+    strangers: int | None = None
 
     @property
     def healthy(self) -> bool:

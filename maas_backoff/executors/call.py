@@ -46,17 +46,21 @@ def check_handler(what: str, handler: Callable[..., object], *numbers: int) -> N
     check_takes(what, handler, *numbers)
 
 
-def check_takes(what: str, function: Callable[..., object], *numbers: int) -> None:
-    """Raise HandlerError for a function that can be called with none of these numbers of arguments."""
-    if not any(_takes(function, number) for number in numbers):
-        wanted = " or ".join(_ARGUMENTS[number] for number in numbers)
+def check_takes(what: str, function: Callable[..., object], *numbers: int, one: str = "the task alone") -> None:
+    """Raise HandlerError for a function that can be called with none of these numbers of arguments.
+
+    `one` says what a single argument is.
+    """
+    if not any(takes(function, number) for number in numbers):
+        wanted = " or ".join(one if number == 1 else _ARGUMENTS[number] for number in numbers)
         raise HandlerError(f"{what}: {_name(function)} cannot be called with {wanted}; change its parameters to that")
 
 
-_ARGUMENTS = {0: "no argument", 1: "the task alone", 2: "the task and what the worker_lifespan yields"}
+_ARGUMENTS = {0: "no argument", 2: "the task and what the worker_lifespan yields"}
 
 
-def _takes(function: Callable[..., object], number: int) -> bool:
+def takes(function: Callable[..., object], number: int) -> bool:
+    """Return whether a function can be called with so many arguments."""
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):  # of some functions in C, nobody can tell

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from maas_backoff.domain.context import current
+from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import (
     TEXT_LIMIT,
     HandlerOutcome,
@@ -31,6 +32,7 @@ from maas_backoff.executors.connection import Connection
 from maas_backoff.executors.frames import Record
 from maas_backoff.executors.records import Sender, set_levels
 from maas_backoff.executors.reference import HandlerReference
+from maas_backoff.orphans import mark_what_starts_here
 
 if TYPE_CHECKING:
     from maas_backoff.executors.base import Handler
@@ -48,6 +50,7 @@ def main() -> None:
     fd, parent_pid = map(int, sys.argv[1:3])
     _die_with(parent_pid)
     _leave_stopping_to_the_parent()
+    mark_what_starts_here()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - a TextIOWrapper, so early
     connection = Connection(socket.socket(fileno=fd))
@@ -66,7 +69,7 @@ def main() -> None:
         server = Server(connection, records, handler, setup["max_payload_bytes"])
         if lifespan is not None and not setup["only_imports"]:
             what = "its worker_lifespan failed there"
-            server.enter(lifespan)
+            server.enter(lifespan, GpuAssignment.from_dict(setup["gpu"]))
     except BaseException:  # noqa: BLE001 - a module may call sys.exit
         connection.send({"error": f"{what}:\n{traceback.format_exc()[-TEXT_LIMIT:]}"})
         return
@@ -137,11 +140,11 @@ class Server:
         self._held: InOneTask | None = None
         self._values: tuple[Any, ...] = ()
 
-    def enter(self, lifespan: "Lifespan") -> None:
+    def enter(self, lifespan: "Lifespan", gpu: GpuAssignment | None) -> None:
         """Enter the lifespan; what it yields is handed to the handler. Raises what it raises."""
         from maas_backoff.executors.lifespan import managed
 
-        manager = managed(lifespan)
+        manager = managed(lifespan, gpu)
         if isinstance(manager, AbstractAsyncContextManager):
             self._values = (self._loop().run(self._hold(manager)),)
         else:

@@ -5,17 +5,22 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from contextvars import Context
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio import to_thread
 
+from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.errors import HandlerError
+from maas_backoff.executors.call import takes
 
 Manager = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
 
-Lifespan = Callable[[], Manager]
-"""A function that gives a context manager, as @contextmanager and @asynccontextmanager make them."""
+Lifespan = Callable[[], Manager] | Callable[[GpuAssignment | None], Manager]
+"""A function that gives a context manager, as @contextmanager and @asynccontextmanager make them.
+
+One with a parameter is given the part of a GPU that its child process may use; None where there is none.
+"""
 
 
 @contextmanager
@@ -27,10 +32,10 @@ def _no_exit() -> Generator[None]:
         raise HandlerError(f"worker_lifespan: it raised {type(error).__name__}") from error
 
 
-def managed(lifespan: Lifespan) -> Manager:
+def managed(lifespan: Lifespan, gpu: GpuAssignment | None = None) -> Manager:
     """Return the context manager of a lifespan. Raises HandlerError for anything else."""
     with _no_exit():
-        manager = lifespan()
+        manager: Manager = cast("Callable[..., Manager]", lifespan)(*(() if takes(lifespan, 0) else (gpu,)))
     if isinstance(manager, AbstractContextManager | AbstractAsyncContextManager):
         return manager
     raise HandlerError(

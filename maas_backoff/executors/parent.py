@@ -32,9 +32,9 @@ _CODE = "import sys; sys.path.insert(0, sys.argv[3]); from maas_backoff.executor
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
-def _only(uuid: str) -> dict[str, str]:
+def _only(name: str) -> dict[str, str]:
     """Return the environment in which CUDA sees one device. It has to be there before CUDA is loaded."""
-    return {"CUDA_VISIBLE_DEVICES": uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return {"CUDA_VISIBLE_DEVICES": name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 class ChildError(Exception):
@@ -120,7 +120,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 pass_fds=[far.fileno(), far_records.fileno()],
                 start_new_session=True,
-                env=marked(os.environ if grant is None else {**os.environ, **_only(grant.uuid)}),
+                env=marked(os.environ if grant is None else {**os.environ, **_only(grant.cuda_name)}),
             )
             try:
                 # An empty context: the loop's callbacks belong to no task, least of all to the one that is run now.
@@ -207,7 +207,7 @@ class Child:
             self._killer = self._loop.call_later(GRACE, self.kill)
 
     def kill(self) -> None:
-        """Kill the child and what it has started, except for what has left its process group."""
+        """Kill the child and what it has started; loops/orphans.py ends what has left its process group."""
         if not self._ended.is_set():
             self._killed = True
             kill_group(self._process)

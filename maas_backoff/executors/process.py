@@ -12,6 +12,7 @@ import attrs
 from anyio import to_thread
 
 from maas_backoff.domain.fault import fault_of
+from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, to_dict
 from maas_backoff.errors import HandlerError
 from maas_backoff.executors import frames
@@ -38,8 +39,8 @@ class ProcessExecutor:
     """Calls the handler in child processes, one call at a time in each; they are started when needed, and kept.
 
     One for a GPU sees no other device, and is used for that one only. A child that ends takes its own call with it and
-    nothing else. A cancelled call's child is killed, with the processes it started; only a process that made a session
-    of its own escapes.
+    nothing else. A cancelled call's child is killed, with the processes it started. A process that made a session of
+    its own is ended a moment later, by loops/orphans.py.
     """
 
     stoppable = True
@@ -73,6 +74,8 @@ class ProcessExecutor:
         self.setback = Setback(lambda: self._live_children(ready=True))
         self.lacking = asyncio.Event()
         """Set when a child may be missing: one has ended, or could not be started."""
+        self.child_ended = asyncio.Event()
+        """Set when a child has ended: what it has started may be left."""
         self._warming: _Warming | None = None
         self._unused_ended = False
 
@@ -247,6 +250,7 @@ class ProcessExecutor:
     def _child_ended(self, child: Child) -> None:
         self._unused_ended = self._unused_ended or (child.ready and not child.calls and not child.dismissed)
         self.lacking.set()
+        self.child_ended.set()
 
     async def _spawn(self, grant: Grant | None, *, only_imports: bool = False) -> Child:
         begun_at = time.monotonic()
@@ -258,7 +262,8 @@ class ProcessExecutor:
         self._idle = [known for known in self._idle if not known.gone]
         if grant is not None:
             grant.used_by(child.pid, partial(self._evict, child))
-        setup = frames.encode({**self._setup, "levels": levels(), "only_imports": only_imports})
+        gpu = None if grant is None else attrs.asdict(GpuAssignment.of(grant.uuid, grant.index, grant.mib))
+        setup = frames.encode({**self._setup, "levels": levels(), "only_imports": only_imports, "gpu": gpu})
         with anyio.move_on_after(self._start_timeout):
             try:
                 answer = await child.ask(setup)

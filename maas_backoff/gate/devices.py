@@ -70,8 +70,8 @@ class Devices:
 
     @property
     def awaited(self) -> bool:
-        """Whether there may be a first reading, and is none yet."""
-        return bool(self._gpus) and not self._probe.readings() and not self._probe.hopeless
+        """Whether nobody can tell yet what devices there are."""
+        return bool(self._gpus) and not self._probe.readings() and not self._probe.has_answered
 
     def is_old(self, reading: Reading) -> bool:
         """Whether a reading is too old to admit a task by."""

@@ -52,10 +52,18 @@ def most_of(ledger: DeviceLedger, reading: Reading) -> int:
     return min(reading.total, reading.free + sum(ours))
 
 
+def strangers_of(ledger: DeviceLedger, reading: Reading, own: int = 0) -> int:
+    """Return the MiB in use that are neither of processes with a reservation, nor the `own` ones of the worker."""
+    owners = {one.owner for one in ledger.reservations.values()}
+    return max(0, reading.total - reading.free - own - sum(reading.used.get(owner, 0) for owner in owners))
+
+
 class _Device:
     """A device while a plan is made for it."""
 
-    def __init__(self, reading: Reading, ledger: DeviceLedger, grants: Iterable[Grant]) -> None:
+    def __init__(
+        self, reading: Reading, ledger: DeviceLedger, grants: Sequence[Grant], *, starts_children: bool
+    ) -> None:
         self.reading = reading
         self.ledger = ledger
         self.room = room_of(ledger, reading)
@@ -67,6 +75,9 @@ class _Device:
         )
         self.idle = [grant for grant in grants if grant.uuid == reading.uuid and grant.state == "idle"]
         self.kept = False  # for one that comes first and does not fit yet
+        own = set[str]() if starts_children else {grant.id for grant in grants}
+        self.taken_by = {name for name in ledger.reservations if name not in own} if reading.exclusive else set[str]()
+        """Reservations of other processes, on a device that takes one process at a time."""
 
     def seen(self, grant: Grant) -> int:
         return self.reading.used.get(grant.owner, 0)
@@ -81,6 +92,10 @@ class _Device:
             or (limit and self.running >= limit)
             or self.too_busy(demand)
         )
+
+    def takes(self, grant: Grant | None) -> bool:
+        """Whether a process may come here: that of a grant, or a new one."""
+        return not (self.taken_by - (set() if grant is None else {grant.id}))
 
     def too_busy(self, demand: Demand) -> bool:
         """Whether its utilisation is not below a demand's ceiling."""
@@ -97,6 +112,7 @@ class _Device:
 
     def take(self, demand: Demand, grant: Grant | None, *, starts: bool) -> None:
         self.running += 1
+        self.kept = self.reading.exclusive and starts
         if grant is None:
             self.room -= demand.memory
             self.starting = self.starting or starts
@@ -124,7 +140,7 @@ def plan(
     matter). `starts_children` says that a task without a grant starts a process. `held` is the queue's own hold, "name
     uuid worker", or "".
     """
-    devices = [_Device(reading, ledgers[reading.uuid], grants) for reading in readings]
+    devices = [_Device(reading, ledgers[reading.uuid], grants, starts_children=starts_children) for reading in readings]
     made = Plan([], [], [], None)
     hold: Start | None = None
     for one in sorted(waiting, key=lambda one: one.rank):
@@ -148,10 +164,13 @@ def _best(one: Waiting, devices: Sequence[_Device], *, starts_children: bool) ->
     for number, device in enumerate(devices):
         elsewhere = device.reading.uuid == one.avoid
         for grant in device.idle:
-            room = max(device.room_in(grant), grant.mib)
-            if one.demand.memory <= room:
+            room = device.room_in(grant)
+            if not device.seen(grant):  # what NVML attributes to nobody may be this child's: it stays its own
+                room = max(room, grant.mib)
+            if one.demand.memory <= room and device.takes(grant):
                 choices.append((elsewhere, False, room - one.demand.memory, number, grant))
-        if one.demand.memory <= device.room and not (starts_children and device.starting):
+        starting = starts_children and device.starting
+        if one.demand.memory <= device.room and not starting and device.takes(None):
             choices.append((elsewhere, True, device.room - one.demand.memory, number, None))
     if not choices:
         return None
@@ -162,7 +181,7 @@ def _best(one: Waiting, devices: Sequence[_Device], *, starts_children: bool) ->
 def _make_room(one: Waiting, devices: Sequence[_Device], made: Plan) -> bool:
     """End idle children where that makes room, or have other workers end theirs; True where room is on its way."""
     for device in devices:
-        if one.demand.memory <= device.room:
+        if one.demand.memory <= device.room and device.takes(None):
             return True  # another start must be over first
     for device in devices:
         going = _in_the_way(one.demand, device)
@@ -172,8 +191,11 @@ def _make_room(one: Waiting, devices: Sequence[_Device], made: Plan) -> bool:
             return True
     for device in devices:
         idle = [r for r in device.ledger.reservations.values() if r.state == "idle"]
+        if device.taken_by - {r.id for r in idle}:
+            continue
         if device.room + sum(max(r.mib, device.reading.used.get(r.owner, 0)) for r in idle) >= one.demand.memory:
-            made.needs.append((device.reading.uuid, one.demand.memory))
+            needed = device.reading.total if device.taken_by else one.demand.memory
+            made.needs.append((device.reading.uuid, needed))
             device.kept = True
             return True
     return False
@@ -186,10 +208,11 @@ def _in_the_way(demand: Demand, device: _Device) -> list[Grant] | None:
     for stays in (*mine, None):
         room = device.room if stays is None else device.room_in(stays)
         rest, going = [grant for grant in mine if grant is not stays], list[Grant]()
-        while rest and room < demand.memory:
+        while rest and (room < demand.memory or device.taken_by):
             going.append(rest.pop(0))
             room += device.room_freed(going[-1])
-        if room >= demand.memory:
+        left = {grant.id for grant in (*going, stays) if grant is not None}
+        if room >= demand.memory and not device.taken_by - left:
             choices.append(going)
     return min(choices, key=len, default=None)
 

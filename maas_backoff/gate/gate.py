@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
@@ -13,13 +13,13 @@ from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.worker import Device
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.faults import Faults
-from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of
+from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of, strangers_of
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
-from maas_backoff.gate.owner import owner_using
+from maas_backoff.gate.owner import owner_in_session
 from maas_backoff.gate.reading import Probe, Reading
 from maas_backoff.guard import log_for
-from maas_backoff.store.ledger import DeviceLedger, Ledgers, holder
+from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, DeviceLedger, Ledgers, holder
 
 log = log_for("gpu")
 
@@ -55,8 +55,10 @@ class Gate:
         self._queue = queue
         self._in_children = in_children
         self._clock = clock
-        self._owner = owner_using(os.getpid())
+        self._owner = owner_in_session(os.getpid())
         self._read: dict[str, DeviceLedger] = {}
+        self._resident: dict[str, int] = {}
+        """MiB that this process used of a device before its first task there: a model of the worker_lifespan, say."""
         self.pulse = pulse
         self.grants = Grants(
             self.devices,
@@ -128,6 +130,7 @@ class Gate:
                 health=health,
                 age=round(age, 3),
                 closed=self._closed(ledger),
+                strangers=strangers_of(ledger, one, 0 if self._in_children else one.used.get(self._owner, 0)),
             )
             found.append(device)
         return [attrs.asdict(device) for device in found]
@@ -143,7 +146,7 @@ class Gate:
 
     async def plan(self, waiting: Sequence[Waiting], *, slots: int, held: str) -> Plan:
         """Return what to do for those that wait, by the ledgers as they are now."""
-        readings = self.devices.usable
+        readings = [self._with_own_cache(one) for one in self.devices.usable]
         for reading in readings:
             self._read[reading.uuid] = await self._ledgers.read(reading.uuid)
         self.devices.warn_without_load(waiting)
@@ -159,6 +162,18 @@ class Gate:
             starvation_after=self._config.starvation_after,
             held=held,
         )
+
+    def _with_own_cache(self, reading: Reading) -> Reading:
+        """Return a reading in which the memory that earlier tasks left in this process is free, for its next ones.
+
+        A caching allocator, as PyTorch has, gives nothing back. Child processes have no such memory here: each has a
+        grant of its own.
+        """
+        if self._in_children:
+            return reading
+        used = reading.used.get(self._owner, 0)
+        cached = max(0, used - self._resident.get(reading.uuid, used))
+        return attrs.evolve(reading, free=min(reading.total, reading.free + cached))
 
     async def first_grant(self, demand: Demand) -> Grant | None:
         """Return a place for a child that is started before there is a task; None where no device has room for it.
@@ -185,20 +200,20 @@ class Gate:
             # What a warm child uses stays its own.
             resident = reading.used.get(grant.owner, 0)
             mib = max(demand.memory, resident)
-            if demand.memory <= grant.mib and not self._config.tasks_per_gpu:
+            if demand.memory <= grant.mib and not self._limit(reading):
                 grant.resized(mib, demand)
                 grant.taken()
                 return grant
             wanted = attrs.evolve(grant, mib=mib, demand=demand)
         else:
             index = 0 if self._in_children else self.devices.index(reading)
-            wanted = self.grants.new(reading.uuid, index, demand)
+            wanted = self.grants.new(reading, index, demand)
         answer = await self._ledgers.reserve(
             reading.uuid,
             self.grants.reservation(wanted),
             free=reading.free,
             used=reading.used,
-            limit=self._config.tasks_per_gpu or 0,
+            limit=self._limit(reading),
             settle=self._config.gpu_settle_time if self._in_children and grant is None else 0,
             holder=f"{self._queue} {start.waiting.name}",
         )
@@ -209,8 +224,15 @@ class Gate:
             grant.resized(wanted.mib, demand)
             grant.taken()
             return grant
+        # As a plan's reading has it; from now on, what this process uses more is its tasks' memory.
+        self._resident.setdefault(reading.uuid, reading.used.get(self._owner, 0))
         self.grants.add(wanted)
         return wanted
+
+    def _limit(self, reading: Reading) -> int:
+        if not reading.exclusive:
+            return self._config.tasks_per_gpu or 0
+        return ONE_PROCESS if self._in_children else ONE_WORKER
 
     async def post(self, made: Plan, name: str) -> None:
         """End idle children that are in the way, and tell other workers what is needed or held here."""
@@ -224,6 +246,21 @@ class Gate:
             await self._ledgers.hold(made.hold.reading.uuid, f"{self._queue} {name}", mib, HOLD)
 
     # What was granted
+
+    def is_crowded(self, grant: Grant, pids: Iterable[int]) -> bool:
+        """Whether other programs use memory that was promised to an attempt.
+
+        Its error may name them by their `pids`, our own children among them; else the last reading tells, if NVML says
+        what the attempt's process uses.
+        """
+        ledger = self._read.get(grant.uuid, _UNREAD)
+        owners = {self._owner, grant.owner, *(one.owner for one in ledger.reservations.values())}
+        owners.update(one.owner for one in self.grants)
+        if any(owner_in_session(pid) not in owners for pid in pids):
+            return True
+        reading = next((one for one in self.devices.usable if one.uuid == grant.uuid), None)
+        used = 0 if reading is None else reading.used.get(grant.owner, 0)
+        return reading is not None and used > 0 and reading.free + used < grant.mib
 
     def failed(self, grant: Grant, task_id: str, why: str) -> None:
         """A task failed as on a broken device."""

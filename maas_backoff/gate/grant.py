@@ -25,6 +25,7 @@ class Grant:
     index: int
     mib: int
     demand: Demand
+    cuda_name: str
     task_id: str = ""
     owner: str = "-"
     """Of the process that uses the memory, where it is one of its own."""

@@ -48,10 +48,10 @@ class Grants:
     def __iter__(self) -> Iterator[Grant]:
         return iter(list(self._held.values()))
 
-    def new(self, uuid: str, index: int, demand: Demand) -> Grant:
+    def new(self, reading: Reading, index: int, demand: Demand) -> Grant:
         """Return what could be granted of a device; it stands when it is added."""
         name = f"{self._worker}/{next(self._numbers)}"
-        return Grant(name, uuid, index, demand.memory, demand, clock=self._clock)
+        return Grant(name, reading.uuid, index, demand.memory, demand, reading.cuda_name, clock=self._clock)
 
     def add(self, grant: Grant) -> None:
         """Keep what the ledger has accepted."""

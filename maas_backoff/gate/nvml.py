@@ -1,22 +1,24 @@
-"""NVML, asked by one thread. The only module that knows pynvml."""
+"""The probe: one thread that asks NVML for the devices of this machine."""
 
-import importlib
-import itertools
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
+from maas_backoff.gate import library
+from maas_backoff.gate.library import Library, NvmlError
 from maas_backoff.gate.owner import owner_using
 from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.xids import Xids
 from maas_backoff.guard import log_for
 
+T = TypeVar("T")
 log = log_for("gpu")
 
 PERIOD = 1.0
@@ -28,14 +30,19 @@ DEADLINE = 10.0
 LISTED_FOR = 30.0
 """Seconds after which the devices are listed anew: MIG slices come and go, a lost device may be back."""
 
-WINDOW = 5
-"""Readings that a utilisation is the average of; NVML's own covers the last sixth of a second to a second."""
+WINDOW = 5.0
+"""Seconds that a utilisation is the average of; NVML's own covers the last sixth of a second to a second."""
 
+FAILING_FOR = 10.0
+"""Seconds after which a device whose memory cannot be read is broken. Until then its last reading grows old: nothing
+new starts there, and warm children stay."""
+
+NO_DRIVER, NO_DEVICE = "no driver", "there is no device"
+"""What a probe's trouble is, or begins with, on a machine that is not meant to have GPUs."""
+
+_BROKEN_AT_ONCE = frozenset({library.GPU_IS_LOST, library.RESET_REQUIRED})
 _MIB = 1_048_576
 _QUIETEST = 0.05
-
-# Xid events that a program brings about itself, as NVIDIA's own device plugin for Kubernetes has them.
-_OF_PROGRAMS = frozenset({13, 31, 43, 45, 68, 109})
 
 
 @attrs.define(eq=False)
@@ -44,27 +51,46 @@ class _Device:
     uuid: str
     index: int
     name: str
-    loads: deque[float] = attrs.field(factory=lambda: deque[float](maxlen=WINDOW))
-    xid: str = ""
-    xid_at: float = -math.inf
+    exclusive: bool
+    trouble: str
+    """Why it is not to be used, as it was listed."""
+    loads: deque[tuple[float, float]] = attrs.field(factory=deque[tuple[float, float]])
+    """When the utilisation was read, and what it was."""
+    failing_since: float = math.inf
+
+    def average_load(self, now: float) -> float | None:
+        """Return the utilisation over the last seconds: each value counts for the time since the one before."""
+        while len(self.loads) > 1 and self.loads[1][0] < now - WINDOW:
+            self.loads.popleft()
+        if not self.loads:
+            return None
+        if len(self.loads) == 1:
+            return self.loads[0][1]
+        spans = [
+            (until - since, load) for (since, _), (until, load) in zip(self.loads, list(self.loads)[1:], strict=False)
+        ]
+        return sum(span * load for span, load in spans) / sum(span for span, _ in spans)
 
 
 class NvmlProbe:
     """Reads all devices every second, in a thread of its own, for as long as the worker lives.
 
-    NVML is initialised once, in that thread, which also keeps the GPUs initialised. A call that hangs leaves the last
+    NVML is initialised in that thread, which also keeps the GPUs initialised. A call that hangs leaves the last
     readings to grow too old: nothing is admitted then, and nothing else waits for it.
     """
 
     def __init__(self) -> None:
-        self._nvml: Any = None
+        self._library: Library | None = None
         self._readings: dict[str, Reading] = {}
         self._devices: list[_Device] = []
-        self._listed_at = 0.0
-        self._events: Any = None
+        self._gone: dict[str, float] = {}
+        """When the devices were missed that were there once."""
+        self._indices: dict[str, int] = {}
+        self._listed_at = -math.inf
+        self._xids = Xids()
         self._trouble = "it has not answered yet"
-        self._warned: dict[str, str] = {}
-        self._calling_since: float | None = None
+        self._has_answered = False
+        self._said: dict[str, str] = {}
         self._round = PERIOD
         self._stop = threading.Event()
         self._poked = threading.Event()
@@ -96,195 +122,227 @@ class NvmlProbe:
     @property
     def trouble(self) -> str:
         """Why there are no readings, or no new ones."""
-        since = self._calling_since
+        since = None if self._library is None else self._library.calling_since
         if since is not None and time.monotonic() - since > DEADLINE:
             return f"NVML has not answered for {time.monotonic() - since:.0f} s"
         return self._trouble
 
     @property
-    def hopeless(self) -> bool:
-        """Whether there is no driver, so that there will be no readings."""
-        return self._trouble.startswith("no driver")
+    def has_answered(self) -> bool:
+        """Whether NVML has told what is there, be it that nothing is."""
+        return self._has_answered
 
     # In the thread
 
     def _run(self) -> None:
         try:
-            self._nvml = importlib.import_module("pynvml")
-            while not self._stop.is_set() and not self._initialised():
-                if self.hopeless:
-                    return
-                self._stop.wait(LISTED_FOR)
-            while not self._stop.is_set():
-                begin = time.monotonic()
-                self._read_all()
-                self._round = max(PERIOD, time.monotonic() - begin)
-                self._changed()
-                self._poked.wait(max(_QUIETEST, begin + PERIOD - time.monotonic()))
-                self._poked.clear()
-                if time.monotonic() - begin < _QUIETEST:
-                    self._stop.wait(_QUIETEST)
+            self._library = Library()
+            self._read_for_ever(self._library)
         except Exception as error:
             self._trouble = f"the probe has died: {error}"
             self._readings = {}
+            self._answered()
             log.exception("the probe of the GPUs has died; no task that needs one will start")
+        finally:
+            if self._library is not None:
+                self._library.shut_down()
 
-    def _initialised(self) -> bool:
+    def _read_for_ever(self, nvml: Library) -> None:
+        while not self._stop.is_set() and not self._initialised(nvml):
+            if self._trouble.startswith(NO_DRIVER):
+                return
+            self._stop.wait(LISTED_FOR)
+        while not self._stop.is_set():
+            begin = time.monotonic()
+            self._read_all(nvml)
+            self._round = max(PERIOD, time.monotonic() - begin)
+            self._has_answered = True
+            self._changed()
+            self._poked.wait(max(_QUIETEST, begin + PERIOD - time.monotonic()))
+            self._poked.clear()
+            if time.monotonic() - begin < _QUIETEST:
+                self._stop.wait(_QUIETEST)
+
+    def _initialised(self, nvml: Library) -> bool:
         try:
-            self._call(self._nvml.nvmlInit)
-        except self._nvml.NVMLError as error:
-            missing = error.value in {self._nvml.NVML_ERROR_LIBRARY_NOT_FOUND, self._nvml.NVML_ERROR_FUNCTION_NOT_FOUND}
-            self._trouble = f"no driver: {error}" if missing else f"NVML cannot be initialised: {error}"
-            self._warn("driver", self._trouble, logging.DEBUG if missing else logging.WARNING)
+            nvml.initialise()
+        except NvmlError as error:
+            missing = error.code in {library.LIBRARY_NOT_FOUND, library.FUNCTION_NOT_FOUND}
+            what = f"no driver: {error}" if missing else f"NVML cannot be initialised: {error}"
+            self._trouble = f"{what}; {error.remedy}" if error.remedy else what
+            self._say("driver", self._trouble, logging.DEBUG if missing else logging.WARNING)
+            self._answered()
             return False
+        self._quiet("driver")
         return True
 
-    def _warn(self, what: str, text: str, level: int = logging.WARNING) -> None:
+    def _answered(self) -> None:
+        if not self._has_answered:
+            self._has_answered = True
+            self._changed()
+
+    def _say(self, what: str, text: str, level: int = logging.WARNING) -> None:
         """Log a fault when it comes, and not each time that it is met again."""
-        if self._warned.get(what) != text:
-            self._warned[what] = text
+        if self._said.get(what) != text:
+            self._said[what] = text
             log.log(level, "%s", text)
 
-    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        self._calling_since = time.monotonic()
-        try:
-            return function(*args)
-        finally:
-            self._calling_since = None
+    def _quiet(self, what: str) -> None:
+        """Log that a fault is over, if it was said."""
+        if (text := self._said.pop(what, None)) is not None:
+            log.info("over: %s", text)
 
-    def _read_all(self) -> None:
+    def _read_all(self, nvml: Library) -> None:
         now = time.monotonic()
-        if not self._devices or now - self._listed_at > LISTED_FOR or any(r.trouble for r in self._readings.values()):
-            try:
-                self._list_devices()
-            except self._nvml.NVMLError as error:
-                self._trouble = f"NVML cannot list the devices: {error}"
-                return
+        if now - self._listed_at > LISTED_FOR:
             self._listed_at = now
-        self._trouble = "" if self._devices else "there is no device"
-        self._note_xids()
-        readings = {device.uuid: self._read(device) for device in self._devices}
-        for uuid, before in self._readings.items():
-            if uuid not in readings:
-                # It has fallen off the bus, or its slice was taken away. Not forgotten, so that it is seen.
-                readings[uuid] = attrs.evolve(before, free=0, at=now, used={}, trouble="it is gone")
-        self._readings = readings
-
-    def _list_devices(self) -> None:
-        nvml, known = self._nvml, {device.uuid: device for device in self._devices}
-        found: list[_Device] = []
-        for index in range(self._call(nvml.nvmlDeviceGetCount)):
-            try:
-                handle = self._call(nvml.nvmlDeviceGetHandleByIndex, index)
-                slices = self._slices(handle)
-                found += [self._device(each, index) for each in slices or [handle]]
-            except nvml.NVMLError as error:
-                self._warn(f"GPU {index}", f"GPU {index} cannot be asked: {error}")
+            works = not self._devices or any(device.failing_since == math.inf for device in self._devices)
+            if works or self._begin_anew(nvml):
+                self._list_all(nvml, now)
+        self._xids.note(nvml, {device.uuid for device in self._devices})
+        readings = {device.uuid: self._read(nvml, device) for device in self._devices}
+        for uuid, since in list(self._gone.items()):
+            # It has fallen off the bus, or its slice was taken away. For some time it is kept, so that it is seen.
+            if now - since < 4 * LISTED_FOR:
+                readings[uuid] = attrs.evolve(self._readings[uuid], free=0, at=now, used={}, trouble="it is gone")
             else:
-                self._warned.pop(f"GPU {index}", None)
-        for device in found:
-            if device.uuid in known:
-                before = known[device.uuid]
-                device.loads, device.xid, device.xid_at = before.loads, before.xid, before.xid_at
-        if {device.uuid for device in found} != set(known):
-            self._listen_for_xids(found)
-        self._devices = found
+                del self._gone[uuid]
+        self._readings = dict(sorted(readings.items(), key=lambda item: item[1].index))
 
-    def _device(self, handle: Any, index: int) -> _Device:
-        nvml = self._nvml
+    def _begin_anew(self, nvml: Library) -> bool:
+        """Initialise NVML again, and return whether it was: after a reload of the driver, nothing old is answered."""
+        nvml.shut_down()
+        self._xids.forget()
+        return self._initialised(nvml)
+
+    # Devices
+
+    def _list_all(self, nvml: Library, now: float) -> None:
+        try:
+            self._list_devices(nvml, now)
+        except NvmlError as error:
+            self._trouble = f"NVML cannot list the devices: {error}"
+            self._say("devices", self._trouble)
+            if self._begin_anew(nvml):
+                self._listed_at = -math.inf
+        else:
+            self._quiet("devices")
+            self._trouble = "" if self._devices else NO_DEVICE
+
+    def _list_devices(self, nvml: Library, now: float) -> None:
+        found: list[_Device] = []
+        for index in range(nvml.count()):
+            what = f"GPU {index}"
+            try:
+                found += self._listed(nvml, index)
+            except NvmlError as error:
+                self._say(what, f"{what} cannot be asked: {error}")
+            else:
+                self._quiet(what)
+        known = {device.uuid: device for device in self._devices}
+        for device in found:
+            if before := known.get(device.uuid):
+                device.loads, device.failing_since = before.loads, before.failing_since
+            self._gone.pop(device.uuid, None)
+        there = {device.uuid for device in found}
+        self._gone |= {uuid: now for uuid in self._readings if uuid not in there and uuid not in self._gone}
+        self._devices = found
+        self._xids.listen(nvml, {device.uuid: device.handle for device in found})
+
+    def _listed(self, nvml: Library, index: int) -> list[_Device]:
+        handle = nvml.device(index)
+        slices = nvml.slices(handle)
+        if slices:
+            return [self._device(nvml, each, index) for each in slices]
+        device = self._device(nvml, handle, index)
+        if slices is not None:
+            device.trouble = "MIG mode is on and there is no slice: nothing can run on it"
+        return [device]
+
+    def _device(self, nvml: Library, handle: Any, index: int) -> _Device:
+        uuid = nvml.uuid(handle)
+        name = self._optional(uuid, "name", nvml.name, handle) or "a GPU without a name"
+        mode = self._optional(uuid, "compute mode", nvml.compute_mode, handle)
+        prohibited = "its compute mode lets no process in: nvidia-smi --compute-mode=0 changes that"
         return _Device(
-            handle, self._call(nvml.nvmlDeviceGetUUID, handle), index, self._call(nvml.nvmlDeviceGetName, handle)
+            handle,
+            uuid,
+            # A device that falls off the bus must not give its number to another one.
+            self._indices.setdefault(uuid, index),
+            name,
+            exclusive=mode == library.EXCLUSIVE_PROCESS,
+            trouble=prohibited if mode == library.PROHIBITED else "",
         )
 
-    def _slices(self, handle: Any) -> list[Any]:
-        """Return the handles of a device's MIG slices, if it is cut into such."""
-        nvml = self._nvml
-        found: list[Any] = []
-        try:
-            enabled, _ = self._call(nvml.nvmlDeviceGetMigMode, handle)
-            count = self._call(nvml.nvmlDeviceGetMaxMigDeviceCount, handle) if enabled else 0
-        except nvml.NVMLError:  # most devices cannot be
-            return []
-        for number in range(count):
-            try:
-                found.append(self._call(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number))
-            except nvml.NVMLError_NotFound:
-                continue
-        return found
+    # Readings
 
-    def _read(self, device: _Device) -> Reading:
-        nvml, at = self._nvml, time.monotonic()
-        empty = Reading(device.uuid, device.index, device.name, 0, 0, at)
+    def _read(self, nvml: Library, device: _Device) -> Reading:
+        at, handle = time.monotonic(), device.handle
         try:
-            total, free = self._memory(device)
-            used = self._processes(device)
+            total, free = _memory(nvml, handle)
+            processes = self._optional(device.uuid, "process list", nvml.processes, handle) or []
             # What was allocated or freed between the two is seen by one of them, and the smaller one is right.
-            free = min(free, self._memory(device)[1])
-            load = self._optional(nvml.nvmlDeviceGetUtilizationRates, device.handle)
-            temperature = self._optional(nvml.nvmlDeviceGetTemperature, device.handle, nvml.NVML_TEMPERATURE_GPU)
-        except nvml.NVMLError as error:
-            # Lost, to be reset, unknown: whatever it is, it is not free.
-            before = self._readings.get(device.uuid, empty)
-            return attrs.evolve(before, free=0, at=at, used={}, trouble=str(error))
-        if load is not None:
-            device.loads.append(float(load.gpu))
-        average = sum(device.loads) / len(device.loads) if load is not None else None
-        reading = attrs.evolve(empty, total=total // _MIB, free=free // _MIB, used=used, utilization=average)
-        trouble = device.xid if at - device.xid_at < LISTED_FOR else ""
-        return attrs.evolve(reading, temperature=None if temperature is None else float(temperature), trouble=trouble)
+            free = min(free, _memory(nvml, handle)[1])
+        except NvmlError as error:
+            return self._unread(device, error, at)
+        if device.failing_since < math.inf:
+            device.failing_since = math.inf
+            self._quiet(device.uuid)
+        load = self._optional(device.uuid, "utilisation", nvml.utilization, handle)
+        if load is None:
+            device.loads.clear()
+        else:
+            device.loads.append((at, load))
+        return Reading(
+            device.uuid,
+            device.index,
+            device.name,
+            total // _MIB,
+            free // _MIB,
+            at,
+            used=_by_owner(processes, total - free),
+            utilization=device.average_load(at),
+            temperature=self._optional(device.uuid, "temperature", nvml.temperature, handle),
+            trouble=device.trouble or self._xids.trouble_of(device.uuid, LISTED_FOR),
+            exclusive=device.exclusive,
+        )
 
-    def _memory(self, device: _Device) -> tuple[int, int]:
-        """Return total and free bytes. One that shares the machine's memory has what the machine has available."""
+    def _unread(self, device: _Device, error: NvmlError, at: float) -> Reading:
+        """Return the last reading, which is not free for anything new; after some time the device is broken."""
+        device.failing_since = min(device.failing_since, at)
+        before = self._readings.get(device.uuid)
+        is_broken = error.code in _BROKEN_AT_ONCE or at - device.failing_since >= FAILING_FOR
+        if before is not None and not before.trouble and not is_broken:
+            return before
+        self._say(device.uuid, f"GPU {device.uuid} cannot be read: {error}")
+        before = before or Reading(device.uuid, device.index, device.name, 0, 0, at)
+        return attrs.evolve(before, free=0, at=at, used={}, trouble=str(error))
+
+    def _optional(self, uuid: str, what: str, read: Callable[[Any], T], handle: Any) -> T | None:
+        """Return a reading that is not necessary, or None. That it fails is said once."""
         try:
-            memory = self._call(self._nvml.nvmlDeviceGetMemoryInfo, device.handle)
-        except self._nvml.NVMLError_NotSupported:
-            return _machine_memory()
-        return (memory.total, memory.free) if memory.total else _machine_memory()
-
-    def _processes(self, device: _Device) -> dict[str, int]:
-        processes: list[Any] = self._optional(self._nvml.nvmlDeviceGetComputeRunningProcesses, device.handle) or []
-        used: dict[str, int] = {}
-        for process in processes:
-            if process.usedGpuMemory is not None:
-                owner = owner_using(process.pid)
-                used[owner] = used.get(owner, 0) + process.usedGpuMemory // _MIB
-        return used
-
-    def _optional(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Return what some devices do not tell, or None."""
-        try:
-            return self._call(function, *args)
-        except (self._nvml.NVMLError_NotSupported, self._nvml.NVMLError_FunctionNotFound):
+            return read(handle)
+        except NvmlError as error:
+            if error.code not in {library.NOT_SUPPORTED, library.FUNCTION_NOT_FOUND, library.GPU_IS_LOST}:
+                self._say(f"{uuid} {what}", f"GPU {uuid} is used without its {what}: {error}")
             return None
 
-    def _listen_for_xids(self, devices: list[_Device]) -> None:
-        nvml = self._nvml
-        try:
-            self._events = self._call(nvml.nvmlEventSetCreate)
-            for device in devices:
-                self._call(
-                    nvml.nvmlDeviceRegisterEvents, device.handle, nvml.nvmlEventTypeXidCriticalError, self._events
-                )
-        except nvml.NVMLError:  # not on all devices, nor in slices
-            self._events = None
 
-    def _note_xids(self) -> None:
-        """Remember which devices had a critical error that is not a program's own doing."""
-        nvml = self._nvml
-        for _ in itertools.repeat(None, 100) if self._events is not None else ():
-            try:
-                event = self._call(nvml.nvmlEventSetWait, self._events, 0)
-            except nvml.NVMLError:  # a timeout: there is none
-                return
-            if event.eventData not in _OF_PROGRAMS:
-                try:
-                    uuid = self._call(nvml.nvmlDeviceGetUUID, event.device)
-                except nvml.NVMLError:  # it is lost as well, as its reading will tell
-                    continue
-                for device in self._devices:
-                    if device.uuid == uuid:
-                        device.xid, device.xid_at = f"Xid {event.eventData}", time.monotonic()
-                        log.error("GPU %s reports Xid %d", uuid, event.eventData)
+def _memory(nvml: Library, handle: Any) -> tuple[int, int]:
+    """Return total and free bytes. One that shares the machine's memory has what the machine has available."""
+    total, free = nvml.memory(handle)
+    return (total, free) if total else _machine_memory()
+
+
+def _by_owner(processes: list[tuple[int, int]], in_use: int) -> Mapping[str, int]:
+    """Return the MiB that owners use: together no more than is in use, whatever a garbled list says."""
+    used: dict[str, int] = {}
+    for pid, amount in processes:
+        owner = owner_using(pid)
+        used[owner] = used.get(owner, 0) + amount
+    told = sum(used.values())
+    share = in_use / told if told > in_use else 1
+    return {owner: int(amount * share) // _MIB for owner, amount in used.items()}
 
 
 def _machine_memory() -> tuple[int, int]:

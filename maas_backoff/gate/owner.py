@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from maas_backoff.orphans import starter_of
+
 
 def _namespace() -> str:
     """Process ids mean something within one namespace only."""
@@ -21,7 +23,16 @@ def owner_of(pid: int) -> str:
 
 
 def owner_using(pid: int) -> str:
-    """Return the owner's name of any process: that of its session, so that what a child starts counts as its own."""
+    """Return the owner's name of any process: what a child starts counts as its own, also in a session of its own.
+
+    Reads files.
+    """
+    starter = starter_of(pid)
+    return owner_in_session(pid) if starter is None else owner_of(starter)
+
+
+def owner_in_session(pid: int) -> str:
+    """Return the owner's name of a process by its session."""
     try:
         return owner_of(os.getsid(pid))
     except OSError:  # it has just ended, or is not to be seen here

@@ -12,7 +12,7 @@ class Reading:
 
     `used` is what NVML attributes to processes, by owner: "<pid namespace>:<session id>", as a child process leads a
     session with all it starts. `utilization` is in percent, averaged over the last readings; None: not supported.
-    `trouble` says why the device is not to be used; "" if it may be.
+    `trouble` says why the device is not to be used; "" if it may be. An `exclusive` one takes one process at a time.
     """
 
     uuid: str
@@ -25,6 +25,12 @@ class Reading:
     utilization: float | None = None
     temperature: float | None = None
     trouble: str = ""
+    exclusive: bool = False
+
+    @property
+    def cuda_name(self) -> str:
+        """What CUDA_VISIBLE_DEVICES calls the device. CUDA takes a UUID that begins otherwise (Jetson) for a number."""
+        return self.uuid if self.uuid.startswith(("GPU-", "MIG-")) else f"{self.index}"
 
 
 class Probe(Protocol):
@@ -52,8 +58,8 @@ class Probe(Protocol):
         ...
 
     @property
-    def hopeless(self) -> bool:
-        """Whether there will be no readings at all."""
+    def has_answered(self) -> bool:
+        """Whether the probe has told what is there, be it that nothing is."""
         ...
 
     @property

@@ -19,6 +19,7 @@ def status(device: Device, host: str, ledger: DeviceLedger) -> GpuStatus:
         health = f"quarantine: {ledger.shut}"
     elif ledger.held_for and device.healthy:
         health = f"ok, held for {holder(ledger.held_for)}"
+    strangers = max(0, device.total - device.most) if device.strangers is None else device.strangers
     return GpuStatus(
         uuid=device.uuid,
         index=device.index,
@@ -27,10 +28,11 @@ def status(device: Device, host: str, ledger: DeviceLedger) -> GpuStatus:
         total_gb=device.total / MIB_PER_GIB,
         free_gb=device.free / MIB_PER_GIB,
         reserved_gb=sum(one.mib for one in reservations) / MIB_PER_GIB,
-        strangers_gb=max(0, device.total - device.most) / MIB_PER_GIB,
+        strangers_gb=strangers / MIB_PER_GIB,
         utilization=device.utilization,
         temperature=device.temperature,
         health=health,
         age=device.age,
         tasks=tuple(tasks),
+        room_gb=device.room / MIB_PER_GIB if device.healthy else 0,
     )

@@ -9,16 +9,19 @@ from maas_backoff.gate.reading import Reading
 def visible_to_cuda(readings: Sequence[Reading], setting: str | None) -> list[Reading]:
     """Return what CUDA_VISIBLE_DEVICES leaves of the devices, which are in NVML's order, in its own.
 
-    As CUDA does: indices, UUIDs or unambiguous beginnings of them; it stops at the first that names none, and an empty
-    value means none. An index is taken in the order of PCI addresses, so CUDA_DEVICE_ORDER should be PCI_BUS_ID.
+    As CUDA does: indices, UUIDs or unambiguous beginnings of them; it stops at the first that names none. An empty
+    value means none, and so does one that names a device twice. An index is taken in the order of PCI addresses, so
+    CUDA_DEVICE_ORDER should be PCI_BUS_ID.
     """
     if setting is None:
         return list(readings)
     found: list[Reading] = []
     for name in setting.split(","):
         device = _named(name.strip(), readings)
-        if device is None or device in found:
+        if device is None:
             break
+        if device in found:
+            return []
         found.append(device)
     return found
 

@@ -57,6 +57,7 @@ class Heartbeat:
         self._deadline = max(1.0, lease / 10)  # short, so that a dead connection is left in time
         self._missed = 0
         self._patience = Patience("a worker's heartbeat", store.server.outage)
+        self._is_without_gpus = False
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._main, name="maas-backoff-heartbeat", daemon=True)
@@ -144,13 +145,23 @@ class Heartbeat:
         await self._store.server.run(scripts.RENEW, *self._request([]))
 
     def _request(self, attempts: Sequence[Attempt]) -> tuple[Sequence[str], list[object]]:
-        about = {**self._about, "running": len(attempts), "lag": self._lag, "gpus": self._gate.describe()}
-        about["trouble"] = "; ".join(self._troubles())[:LONGEST_TROUBLE]
         args: list[object] = [self._store.clock, self._store.keys.prefix, self._running.worker]
-        args += [jsontext.plain(about), f"{self._lease * 1000:.0f}"]
+        args += [self._described(len(attempts)), f"{self._lease * 1000:.0f}"]
         for attempt in attempts:
             args += attempt.task.task_id, attempt.token
         return self._store.keys.all(scripts.RENEW.keys, info=self._store.keys.info(self._running.worker)), args
+
+    def _described(self, running: int) -> str:
+        """Return what the registry is told, as JSON. No reading of a device keeps leases from being renewed."""
+        about = {**self._about, "running": running, "lag": self._lag}
+        about["trouble"] = "; ".join(self._troubles())[:LONGEST_TROUBLE]
+        try:
+            return jsontext.plain({**about, "gpus": self._gate.describe()})
+        except Exception:
+            if not self._is_without_gpus:
+                log.exception("the GPUs cannot be described; the registry of workers lists none of this worker")
+            self._is_without_gpus = True
+            return jsontext.plain({**about, "gpus": []})
 
     async def _renew(self, client: Client) -> None:
         attempts = self._renewable()

@@ -1,4 +1,6 @@
-"""Ends what the handlers of killed workers have left on this machine."""
+"""Ends what the handlers of killed workers, and of ended children, have left on this machine."""
+
+import asyncio
 
 import anyio
 from anyio import to_thread
@@ -9,14 +11,20 @@ from maas_backoff.orphans import end_orphans
 log = log_for("worker")
 
 PERIOD = 60.0
-"""Seconds between two looks."""
+"""Seconds between two looks, while no child of this worker ends."""
+
+REST = 1.0
+"""Seconds between two looks, at least."""
 
 
-async def run() -> None:
-    """Look now and then: another worker of this machine may have been killed."""
+async def run(soon: asyncio.Event) -> None:
+    """Look when `soon` is set, as a child has ended; and now and then: another worker may have been killed."""
     while True:
-        await anyio.sleep(PERIOD)
+        with anyio.move_on_after(PERIOD):
+            await soon.wait()
+        soon.clear()
         await look()
+        await anyio.sleep(REST)
 
 
 async def look() -> None:
@@ -26,10 +34,10 @@ async def look() -> None:
     except (OSError, RuntimeError, MemoryError) as error:  # no thread can be started, for one
         log.info("could not look for processes of killed workers: %s", error)
         return
-    for worker, pids in ended.items():
+    for origin, pids in ended.items():
         log.warning(
-            "ended %d processes that handlers of worker process %d had started; it was killed: %s",
+            "ended %d processes that handlers of process %d had started, which has ended: %s",
             len(pids),
-            worker,
+            origin,
             ", ".join(map(str, pids)),
         )

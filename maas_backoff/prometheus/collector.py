@@ -97,6 +97,7 @@ class Collector:
             ("free", "free_gb", "Memory that NVML calls free."),
             ("reserved", "reserved_gb", "Memory that is promised to tasks of all queues, used yet or not."),
             ("strangers", "strangers_gb", "Memory that programs use which are none of ours."),
+            ("room", "room_gb", "Memory that a new task could be given now."),
         ):
             amounts = ((labels, getattr(gpu, attribute) * _GIB) for labels, gpu in found)
             yield self._family("gauge", f"gpu_memory_{name}_bytes", text, amounts)

@@ -13,6 +13,9 @@ from maas_backoff.store.keys import ledger
 from maas_backoff.store.scripts import Script
 from maas_backoff.store.server import Server
 
+ONE_PROCESS, ONE_WORKER = -1, -2
+"""Limits of a device that takes one process at a time: a child, or the worker itself."""
+
 
 @attrs.frozen
 class Reservation:
@@ -53,14 +56,19 @@ class DeviceLedger:
     doubted: bool = False
 
     @classmethod
-    def of(cls, now_ms: float, flat: Sequence[bytes]) -> Self:
-        """Return what the fields of the stored hash say."""
+    def of(cls, now_ms: float, flat: Sequence[bytes], queue: str = "") -> Self:
+        """Return what the fields of the stored hash say to a queue; without one, to any."""
         fields = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True))
         found = (Reservation.of(name[2:], value, now_ms) for name, value in fields.items() if name.startswith("r:"))
         hold, need = _current(fields.get("hold"), now_ms), _current(fields.get("need"), now_ms)
-        until, _, reason = fields.get("shut", "").partition(" ")
         reservations = {one.id: one for one in found if one is not None}
-        trying = reservations.get(fields.get("trial", ""))
+        # A quarantine of the device itself comes first.
+        parts = [name[4:] for name in sorted(fields) if name.startswith("shut")]
+        part = next((one for one in parts if one in {"", f":{queue}"} or not queue), "")
+        until, _, reason = fields.get(f"shut{part}", "").partition(" ")
+        if part and not queue:
+            reason = f"for queue {part[1:]}: {reason}"
+        trying = reservations.get(fields.get(f"trial{part}", ""))
         return cls(
             reservations=reservations,
             tried=trying is not None and trying.state == "running",
@@ -68,7 +76,7 @@ class DeviceLedger:
             needed=int(need or 0),
             shut=reason,
             shut_for=max(0.0, (float(until) - now_ms) / 1000) if until else 0,
-            doubted="faults" in fields,
+            doubted=f"faults:{queue}" in fields,
         )
 
 
@@ -89,8 +97,9 @@ def _current(value: str | None, now_ms: float) -> str:
 class Ledgers:
     """The ledgers of all devices, for one process."""
 
-    def __init__(self, storage: StorageConfig, server: Server, *, lease: float) -> None:
-        """`server` is that of the queue; in a Cluster a device's ledger may lie elsewhere."""
+    def __init__(self, storage: StorageConfig, server: Server, *, lease: float, queue: str = "") -> None:
+        """`server` is that of `queue`; in a Cluster a device's ledger may lie elsewhere."""
+        self._queue = queue
         self._storage = storage
         self._server = server
         self._lease_ms = f"{lease * 1000:.0f}"
@@ -118,7 +127,7 @@ class Ledgers:
     async def read(self, uuid: str) -> DeviceLedger:
         """Return a device's ledger."""
         now, flat = await self._run(scripts.LEDGER, uuid, [])
-        return DeviceLedger.of(float(now), flat)
+        return DeviceLedger.of(float(now), flat, self._queue)
 
     async def reserve(
         self,
@@ -131,7 +140,10 @@ class Ledgers:
         settle: float,
         holder: str,
     ) -> str:
-        """Promise memory, or say what stands against it: see reserve.lua. `settle` is in seconds."""
+        """Promise memory, or say what stands against it: see reserve.lua. `settle` is in seconds.
+
+        `limit` is how many tasks may run on the device at once: 0 for any number, ONE_PROCESS or ONE_WORKER.
+        """
         rest = f"{reservation.worker} {reservation.queue} {reservation.task_id}"
         args: list[Any] = [reservation.id, reservation.mib, free, limit, self._lease_ms, f"{settle * 1000:.0f}", holder]
         args += [reservation.owner, rest]
@@ -176,11 +188,14 @@ class Ledgers:
         await self._run(scripts.POST, uuid, ["need", f"{seconds * 1000:.0f}", mib])
 
     async def doubt(self, uuid: str, task_id: str, reason: str, *, limit: int, seconds: float) -> bool:
-        """Note a fault; True if the device is in quarantine now. No `task_id`: the device says so itself."""
+        """Note a fault of a task of this queue, or, with an empty `task_id`, of the device itself, for all queues.
+
+        Returns whether the device is in quarantine now.
+        """
         line = task_id.replace("\n", " ")
-        args = [line, limit, f"{seconds * 1000:.0f}", reason.replace("\n", " ")[:200]]
+        args = [line, limit, f"{seconds * 1000:.0f}", reason.replace("\n", " ")[:200], self._queue]
         return bool(await self._run(scripts.DOUBT, uuid, args))
 
     async def trust(self, uuid: str) -> None:
         """Note that a task has succeeded on a device that was doubted."""
-        await self._run(scripts.DOUBT, uuid, ["", 1, "0", ""])
+        await self._run(scripts.DOUBT, uuid, ["", 1, "0", "", self._queue])

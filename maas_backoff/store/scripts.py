@@ -78,7 +78,7 @@ RESERVE = Script.load("reserve", "ledger", "now id mib free limit lease_ms settl
 KEEP = Script.load("keep", "ledger", "now lease_ms how")
 LEDGER = Script.load("ledger", "ledger", "now")
 POST = Script.load("post", "ledger", "now field lease_ms value")
-DOUBT = Script.load("doubt", "ledger", "now task limit shut_ms reason")
+DOUBT = Script.load("doubt", "ledger", "now task limit shut_ms reason queue")
 
 DEVICE = (RESERVE, KEEP, LEDGER, POST, DOUBT)
 """Those that work on the ledger of a GPU, which is another place in a Cluster."""

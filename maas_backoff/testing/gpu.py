@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from maas_backoff.domain.demand import MIB_PER_GIB
-from maas_backoff.gate.owner import owner_using
+from maas_backoff.gate.owner import owner_in_session
 from maas_backoff.gate.reading import Reading
 from maas_backoff.options import must
 
@@ -36,15 +36,11 @@ class FakeGpuProbe:
 
     trouble = ""
     patience = 3.0
+    has_answered = True
 
     def __init__(self, gpus: Sequence[FakeGpu]) -> None:
         self.gpus: list[FakeGpu] = list(gpus)
         self._changed: Callable[[], None] | None = None
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether there are no devices."""
-        return not self.gpus
 
     def start(self, changed: Callable[[], None]) -> None:
         """Begin."""
@@ -74,7 +70,7 @@ def _reading(index: int, gpu: FakeGpu) -> Reading:
         total=round(gpu.total_gb * MIB_PER_GIB),
         free=0 if gpu.trouble else max(0, round((gpu.total_gb - used) * MIB_PER_GIB)),
         at=time.monotonic(),
-        used={owner_using(pid): round(amount * MIB_PER_GIB) for pid, amount in gpu.processes.items()},
+        used={owner_in_session(pid): round(amount * MIB_PER_GIB) for pid, amount in gpu.processes.items()},
         utilization=gpu.utilization,
         trouble=gpu.trouble,
     )

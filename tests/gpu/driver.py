@@ -52,7 +52,7 @@ class Driver:
         lines += [f"device uuid={uuid} {_pairs(fields)}" for uuid, fields in self.devices.items()]
         lines += [f"mig uuid={uuid} {_pairs(fields)}" for uuid, fields in self.slices.items()]
         new = self.file.with_suffix(".new")
-        new.write_text("\n".join(lines) + "\n", encoding="ascii")
+        new.write_text("\n".join(lines) + "\n", encoding="latin-1")
         new.replace(self.file)
 
 

@@ -12,6 +12,10 @@
  *           used=1073741824 reserved=536870912 util=35 memutil=10 temp=40
  *           mem_error=0 util_error=0 handle_error=0 lost=0 no_v2=0
  *           procs=1234:104857600,99:1048576 xid=0 (an event, told once for each new value)
+ *           temp_error=0 proc_error=0 register_error=0 mode_error=0 (of the calls for these) compute_mode=0
+ *           mig_mode=1 (MIG is on, also without a slice) gone=1 (not counted; the numbers behind it shift)
+ *           Of "global": generation=N; after a change of it every call gives UNINIT, as after a reload of the driver,
+ *           until the process has shut down and initialised anew.
  *   mig     parent=0 uuid=MIG-... name=... total=... used=... procs=...
  * The n-th "device" line is NVML index n-1.  *_error are NVML error codes
  * (3 NOT_SUPPORTED, 9 DRIVER_NOT_LOADED, 15 GPU_IS_LOST, 18 LIB_RM_VERSION_MISMATCH,
@@ -46,16 +50,18 @@ struct dev {
     ull total, used, reserved;
     uint util, memutil, temp;
     int mem_error, util_error, handle_error, lost, no_v2, xid;
+    int temp_error, proc_error, register_error, mode_error, compute_mode, mig_mode, gone;
     int nproc; uint pid[MAXPROC]; ull mem[MAXPROC];
 };
 struct conf {
     char driver[80];
-    int init_error, count_error, latency_ms, n;
+    int init_error, count_error, latency_ms, generation, n;
     struct dev d[MAXDEV];
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int refs;                   /* nvmlInit is counted, as in the real one */
+static int generation;             /* the driver's, when the first nvmlInit was done */
 static char handles[MAXDEV];       /* a handle is the address of its slot */
 
 static void set(struct conf *c, struct dev *d, const char *k, const char *v) {
@@ -64,6 +70,7 @@ static void set(struct conf *c, struct dev *d, const char *k, const char *v) {
         else if (!strcmp(k, "init_error")) c->init_error = atoi(v);
         else if (!strcmp(k, "count_error")) c->count_error = atoi(v);
         else if (!strcmp(k, "latency_ms")) c->latency_ms = atoi(v);
+        else if (!strcmp(k, "generation")) c->generation = atoi(v);
         return;
     }
     if (!strcmp(k, "uuid")) snprintf(d->uuid, sizeof d->uuid, "%s", v);
@@ -85,6 +92,13 @@ static void set(struct conf *c, struct dev *d, const char *k, const char *v) {
     else if (!strcmp(k, "no_v2")) d->no_v2 = atoi(v);
     else if (!strcmp(k, "xid")) d->xid = atoi(v);
     else if (!strcmp(k, "parent")) d->parent = atoi(v);
+    else if (!strcmp(k, "temp_error")) d->temp_error = atoi(v);
+    else if (!strcmp(k, "proc_error")) d->proc_error = atoi(v);
+    else if (!strcmp(k, "register_error")) d->register_error = atoi(v);
+    else if (!strcmp(k, "mode_error")) d->mode_error = atoi(v);
+    else if (!strcmp(k, "compute_mode")) d->compute_mode = atoi(v);
+    else if (!strcmp(k, "mig_mode")) d->mig_mode = atoi(v);
+    else if (!strcmp(k, "gone")) d->gone = atoi(v);
     else if (!strcmp(k, "procs")) {
         const char *p = v;
         while (*p && d->nproc < MAXPROC) {
@@ -135,10 +149,12 @@ static void load(struct conf *c) {
     }
 }
 
+#define DONE(r) do { ret_t r_ = (r); free(c); return r_; } while (0)
+#define IN_TIME do { if (c->generation != generation) DONE(UNINIT); } while (0)
 static int ready(void) { pthread_mutex_lock(&lock); int r = refs; pthread_mutex_unlock(&lock); return r > 0; }
 /* slot of the i-th plain device, or -1 */
 static int plain(struct conf *c, uint i) {
-    for (int s = 0; s < c->n; s++) if (!c->d[s].is_mig && i-- == 0) return s;
+    for (int s = 0; s < c->n; s++) if (!c->d[s].is_mig && !c->d[s].gone && i-- == 0) return s;
     return -1;
 }
 static int has_mig(struct conf *c, int slot) {
@@ -154,15 +170,14 @@ static int has_mig(struct conf *c, int slot) {
     int slot = (char *)(h) >= handles && (char *)(h) < handles + c->n        \
                    ? (int)((char *)(h) - handles) : -1;                      \
     struct dev *D = slot < 0 ? NULL : &c->d[slot]; (void)D;                  \
-    if (!D) DONE(BAD_ARG);                                                   \
-    if (D->lost) DONE(GPU_LOST)
-#define DONE(r) do { ret_t r_ = (r); free(c); return r_; } while (0)
+    IN_TIME; if (!D) DONE(BAD_ARG);                                          \
+    if (D->lost || D->gone) DONE(GPU_LOST)
 
 API ret_t nvmlInitWithFlags(uint flags) {
     (void)flags;
     struct conf *c = malloc(sizeof *c); if (!c) return 20; load(c);
     if (c->init_error) DONE(c->init_error);
-    pthread_mutex_lock(&lock); refs++; pthread_mutex_unlock(&lock);
+    pthread_mutex_lock(&lock); if (!refs++) generation = c->generation; pthread_mutex_unlock(&lock);
     DONE(OK);
 }
 API ret_t nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
@@ -194,14 +209,14 @@ API ret_t nvmlSystemGetCudaDriverVersion(int *v) { return nvmlSystemGetCudaDrive
 API ret_t nvmlDeviceGetCount_v2(uint *n) {
     if (!ready()) return UNINIT;
     struct conf *c = malloc(sizeof *c); if (!c) return 20; load(c);
-    if (c->count_error) DONE(c->count_error);
-    *n = 0; for (int i = 0; i < c->n; i++) *n += !c->d[i].is_mig;
+    IN_TIME; if (c->count_error) DONE(c->count_error);
+    *n = 0; for (int i = 0; i < c->n; i++) *n += !c->d[i].is_mig && !c->d[i].gone;
     DONE(OK);
 }
 API ret_t nvmlDeviceGetHandleByIndex_v2(uint i, dev_t_ *h) {
     if (!ready()) return UNINIT;
     struct conf *c = malloc(sizeof *c); if (!c) return 20; load(c);
-    int s = plain(c, i);
+    IN_TIME; int s = plain(c, i);
     if (s < 0) DONE(BAD_ARG);
     if (c->d[s].handle_error) DONE(c->d[s].handle_error);
     *h = &handles[s]; DONE(OK);
@@ -228,8 +243,8 @@ API ret_t nvmlDeviceGetIndex(dev_t_ h, uint *i) {
 }
 API ret_t nvmlDeviceGetUUID(dev_t_ h, char *s, uint n) { HEAD(h); snprintf(s, n, "%s", D->uuid); DONE(OK); }
 API ret_t nvmlDeviceGetName(dev_t_ h, char *s, uint n) { HEAD(h); snprintf(s, n, "%s", D->name); DONE(OK); }
-API ret_t nvmlDeviceGetComputeMode(dev_t_ h, uint *m) { HEAD(h); *m = 0; DONE(OK); }
-API ret_t nvmlDeviceGetTemperature(dev_t_ h, uint kind, uint *t) { (void)kind; HEAD(h); *t = D->temp; DONE(OK); }
+API ret_t nvmlDeviceGetComputeMode(dev_t_ h, uint *m) { HEAD(h); if (D->mode_error) DONE(D->mode_error); *m = (uint)D->compute_mode; DONE(OK); }
+API ret_t nvmlDeviceGetTemperature(dev_t_ h, uint kind, uint *t) { (void)kind; HEAD(h); if (D->temp_error) DONE(D->temp_error); *t = D->temp; DONE(OK); }
 
 struct pci { char legacy[16]; uint domain, bus, device, id, sub; char bus_id[32]; };
 API ret_t nvmlDeviceGetPciInfo_v3(dev_t_ h, struct pci *p) {
@@ -259,18 +274,18 @@ API ret_t nvmlDeviceGetMemoryInfo_v2(dev_t_ h, struct mem2 *m) {
 struct util { uint gpu, memory; };
 API ret_t nvmlDeviceGetUtilizationRates(dev_t_ h, struct util *u) {
     HEAD(h); if (D->util_error) DONE(D->util_error);
-    if (D->is_mig || has_mig(c, slot)) DONE(NOT_SUP);
+    if (D->is_mig || D->mig_mode || has_mig(c, slot)) DONE(NOT_SUP);
     u->gpu = D->util; u->memory = D->memutil; DONE(OK);
 }
 struct proc { uint pid; ull mem; uint gi, ci; };
 API ret_t nvmlDeviceGetComputeRunningProcesses_v3(dev_t_ h, uint *n, struct proc *p) {
-    HEAD(h);
+    HEAD(h); if (D->proc_error) DONE(D->proc_error);
     if (!p || *n < (uint)D->nproc) { *n = (uint)D->nproc; DONE(D->nproc ? TOO_SMALL : OK); }
     for (int i = 0; i < D->nproc; i++) p[i] = (struct proc){ D->pid[i], D->mem[i], ~0u, ~0u };
     *n = (uint)D->nproc; DONE(OK);
 }
-API ret_t nvmlDeviceGetMigMode(dev_t_ h, uint *cur, uint *pend) { HEAD(h); *cur = *pend = (uint)has_mig(c, slot); DONE(OK); }
-API ret_t nvmlDeviceGetMaxMigDeviceCount(dev_t_ h, uint *n) { HEAD(h); *n = has_mig(c, slot) ? 7 : 0; DONE(OK); }
+API ret_t nvmlDeviceGetMigMode(dev_t_ h, uint *cur, uint *pend) { HEAD(h); *cur = *pend = (uint)(D->mig_mode || has_mig(c, slot)); DONE(OK); }
+API ret_t nvmlDeviceGetMaxMigDeviceCount(dev_t_ h, uint *n) { HEAD(h); *n = D->mig_mode || has_mig(c, slot) ? 7 : 0; DONE(OK); }
 API ret_t nvmlDeviceIsMigDeviceHandle(dev_t_ h, uint *is) { HEAD(h); *is = (uint)D->is_mig; DONE(OK); }
 API ret_t nvmlDeviceGetMigDeviceHandleByIndex(dev_t_ h, uint i, dev_t_ *out) {
     HEAD(h); int idx = 0;
@@ -288,10 +303,10 @@ API ret_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(dev_t_ h, dev_t_ *out) {
 struct event { dev_t_ device; ull type, data; uint gi, ci; };
 static int told[MAXDEV];           /* the last Xid that was told of a device */
 API ret_t nvmlEventSetCreate(dev_t_ *set) { *set = told; return ready() ? OK : UNINIT; }
-API ret_t nvmlDeviceRegisterEvents(dev_t_ h, ull types, dev_t_ set) { (void)types; (void)set; HEAD(h); DONE(OK); }
+API ret_t nvmlDeviceRegisterEvents(dev_t_ h, ull types, dev_t_ set) { (void)types; (void)set; HEAD(h); DONE(D->register_error ? D->register_error : OK); }
 API ret_t nvmlEventSetWait_v2(dev_t_ set, struct event *e, uint ms) {
     (void)set; (void)ms;
-    struct conf *c = malloc(sizeof *c); if (!c) return 20; load(c);
+    struct conf *c = malloc(sizeof *c); if (!c) return 20; load(c); IN_TIME;
     for (int s = 0; s < c->n; s++)
         if (c->d[s].xid != told[s]) {
             told[s] = c->d[s].xid;

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from maas_backoff import (
+    GpuAssignment,
     GpuConfig,
     SchedulerConfig,
     StorageConfig,
@@ -80,6 +81,12 @@ def pid_with_model(task: TaskEntity, model: object) -> int:
     return os.getpid()
 
 
+def asserts_once(task: TaskEntity) -> int:
+    if task.attempt == 1:
+        raise RuntimeError(f"CUDA error: device-side assert triggered in {os.getpid()}")
+    return os.getpid()
+
+
 @contextmanager
 def too_large() -> Iterator[None]:
     raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
@@ -102,6 +109,13 @@ def load() -> Iterator[tuple[str, int]]:
     time.sleep(0.3)
     note("loaded", os.environ["CUDA_VISIBLE_DEVICES"])
     yield os.environ["CUDA_VISIBLE_DEVICES"], os.getpid()
+
+
+@contextmanager
+def told(gpu: GpuAssignment | None) -> Iterator[tuple[str, int]]:
+    """A model that is made as large as what was granted."""
+    assert gpu is not None
+    yield gpu.uuid, int(gpu.memory_gb)
 
 
 @contextmanager

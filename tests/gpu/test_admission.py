@@ -75,7 +75,7 @@ def gpu_of(task: TaskEntity) -> str:
 
 async def reserved(scheduler: TaskBackoffScheduler, uuid: str) -> int:
     """MiB that the ledger has."""
-    ledger = await Ledgers(scheduler.config.storage, scheduler._tasks.store.server, lease=3).read(uuid)
+    ledger = await scheduler._tasks._ledgers.read(uuid)
     return sum(one.mib for one in ledger.reservations.values())
 
 
@@ -302,6 +302,30 @@ async def test_new_params_without_a_gpu(config: TaskBackoffConfig) -> None:
     assert task.retry_count == 2
 
 
+async def test_what_earlier_tasks_left_in_the_worker_s_own_process_is_room_for_the_next_ones(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """A caching allocator gives nothing back. What the process had before its first task stays its own."""
+    gpu = FakeGpu(new_uuid(), total_gb=16, processes={os.getpid(): 2})
+    probe = FakeGpuProbe([gpu])
+    scheduler = TaskBackoffScheduler(gpu_config, gpu_probe=probe)
+    rooms: list[float] = []
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        rooms.append(task.task_params["needs"])
+        gpu.processes[os.getpid()] = max(gpu.processes[os.getpid()], 2 + task.task_params["needs"])
+
+    async with scheduler:
+        for needs in (8, 12, 14):
+            task_id = await scheduler.create_task({"needs": needs}, min_gpu_memory_gb=needs)
+            assert (await scheduler.wait_task(task_id, 20)).status is TaskStatus.COMPLETED
+        too_much = await scheduler.create_task({"needs": 15}, min_gpu_memory_gb=15)
+        with pytest.raises(TimeoutError):
+            await scheduler.wait_task(too_much, 1)
+    assert rooms == [8, 12, 14]
+
+
 async def test_a_device_on_which_tasks_fail_is_left_alone_and_tried_again(
     gpu_config: TaskBackoffConfig, new_uuid: NewUuid
 ) -> None:
@@ -317,7 +341,7 @@ async def test_a_device_on_which_tasks_fail_is_left_alone_and_tried_again(
         ran[gpu_of(task)] += 1
         await anyio.sleep(0.01)
         if broken and gpu_of(task) == bad.uuid:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            raise RuntimeError("CUDA error: unspecified launch failure")
 
     async with worker(gpu_config, FakeGpuProbe([good, bad]), handler) as scheduler:
         ids = await scheduler.create_tasks([{"n": n} for n in range(30)])
@@ -335,8 +359,23 @@ async def _works_again(scheduler: TaskBackoffScheduler, uuid: str) -> bool:
     ids = await scheduler.create_tasks([{}, {}])
     for task_id in ids:
         await scheduler.wait_task(task_id, 20)
-    ledger = await Ledgers(scheduler.config.storage, scheduler._tasks.store.server, lease=3).read(uuid)
+    ledger = await scheduler._tasks._ledgers.read(uuid)
     return not ledger.shut
+
+
+async def test_a_program_s_own_error_uses_a_retry_and_says_nothing_against_the_device(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """In a child, where CUDA is of no use any more, another child takes its place."""
+    gpu_config.task.max_retry_count = 1
+    gpu_config.gpu.max_gpu_faults = 1
+    gpu = FakeGpu(new_uuid())
+    gpu_config.threadpool.proc_mode = "process"
+    async with worker(gpu_config, FakeGpuProbe([gpu]), gpu_handlers.asserts_once) as scheduler:
+        task = await scheduler.wait_task(await scheduler.create_task({}), 30)
+        assert (task.status, task.retry_count, task.attempt) == (TaskStatus.COMPLETED, 1, 2)
+        assert not task.attempts[0].error.message.endswith(f" {task.result}"), "it ran in the same process"
+        assert [one.health for one in await scheduler.gpus()] == ["ok"]
 
 
 async def test_a_task_that_fails_on_every_device_does_not_shut_them_all(
@@ -347,7 +386,7 @@ async def test_a_task_that_fails_on_every_device_does_not_shut_them_all(
     probe = FakeGpuProbe([FakeGpu(new_uuid()), FakeGpu(new_uuid())])
 
     async def handler(task: TaskEntity) -> None:
-        raise RuntimeError("CUDA error: device-side assert triggered")
+        raise RuntimeError("CUDA error: unspecified launch failure")
 
     async with worker(gpu_config, probe, handler) as scheduler:
         await scheduler.create_task({}, "x")
@@ -957,6 +996,15 @@ async def test_a_worker_is_ready_when_its_model_is_loaded_on_a_gpu(
         assert device == gpu.uuid and model == [gpu.uuid, pid]
         assert len(log.read_text().splitlines()) == 1
     await eventually(lambda: _nothing_reserved(gpu_config, gpu.uuid), "it is given back")
+
+
+async def test_a_lifespan_with_a_parameter_is_told_what_was_granted(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    gpu = FakeGpu(new_uuid())
+    async with model_worker(gpu_config, [gpu], gpu_handlers.told) as scheduler:
+        task = await scheduler.wait_task(await scheduler.create_task({}), 20)
+        assert task.result[:2] == [gpu.uuid, [gpu.uuid, 4]]
 
 
 async def test_a_worker_starts_without_its_model_where_no_gpu_has_room(

@@ -30,7 +30,7 @@ def ledger(*reserved: tuple[str, int, str], **more: Any) -> DeviceLedger:
 
 
 def grant(uuid: str, mib: int, owner: str = "-", *, child: bool = True) -> Grant:
-    made = Grant(owner, uuid, 0, mib, Demand(mib), owner=owner, state="idle")
+    made = Grant(owner, uuid, 0, mib, Demand(mib), uuid, owner=owner, state="idle")
     made.evict = (lambda: None) if child else None
     return made
 
@@ -184,3 +184,37 @@ def test_the_slots_are_the_limit() -> None:
 def test_grants_are_not_compared_by_value() -> None:
     assert grant("a", 1) != grant("a", 1)
     assert attrs.evolve(grant("a", 1), mib=2).mib == 2
+
+
+class TestOneProcessAtATime:
+    """A device in the compute mode EXCLUSIVE_PROCESS, whatever memory is free."""
+
+    free = device("a", 16, exclusive=True)
+
+    def test_a_child_has_it_alone(self) -> None:
+        running = {"a": ledger(("x", 4, "running"))}
+        assert places(planned([waits(4)], self.free, starts_children=True)) == [("4:0", "a")]
+        assert places(planned([waits(4)], self.free, starts_children=True, ledgers=running)) == []
+        assert len(planned([waits(4, rank=1), waits(2, rank=2)], self.free, starts_children=True).starts) == 1
+
+    def test_a_warm_child_takes_the_next_task_or_goes(self) -> None:
+        warm, idle = grant("a", 4, "x"), {"a": ledger(("x", 4, "idle"))}
+        reading = attrs.evolve(self.free, free=12, used={"x": 4})
+        made = planned([waits(8)], reading, starts_children=True, grants=[warm], ledgers=idle)
+        assert made.starts[0].grant is warm
+        full = attrs.evolve(reading, free=2)
+        made = planned([waits(6)], full, starts_children=True, grants=[grant("a", 2, "x")], ledgers=idle)
+        assert made.starts[0].grant is not None
+
+    def test_a_warm_child_of_another_worker_is_asked_to_go(self) -> None:
+        idle = {"a": ledger(("x", 4, "idle"))}
+        made = planned([waits(4)], self.free, starts_children=True, ledgers=idle)
+        assert (made.starts, made.needs) == ([], [("a", 16)])
+
+    def test_tasks_in_one_process_share_it(self) -> None:
+        mine = grant("a", 4, "mine", child=False)
+        mine.state = "running"
+        ours = {"a": ledger(("mine", 4, "running"))}
+        assert places(planned([waits(4)], self.free, grants=[mine], ledgers=ours)) == [("4:0", "a")]
+        others = {"a": ledger(("mine", 4, "running"), ("x", 4, "running"))}
+        assert places(planned([waits(4)], self.free, grants=[mine], ledgers=others)) == []

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from support import SERVERS, Server
 
 from maas_backoff.store import server as servers
-from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation, holder
+from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, DeviceLedger, Ledgers, Reservation, holder
 
 pytestmark = pytest.mark.anyio
 
@@ -148,8 +148,8 @@ class Machine(RuleBasedStateMachine):
         assert promised + self.stranger <= TOTAL
 
 
-def _ledgers(server: Server) -> Ledgers:
-    return Ledgers(server.storage, servers.Server(server.storage, "maas:gpu:{x}"), lease=LEASE)
+def _ledgers(server: Server, queue: str = "q") -> Ledgers:
+    return Ledgers(server.storage, servers.Server(server.storage, "maas:gpu:{x}"), lease=LEASE, queue=queue)
 
 
 def _owner(name: str) -> str:
@@ -216,6 +216,28 @@ async def test_a_hold_keeps_all_others_out_until_its_holder_starts_or_it_ends(se
     await ledgers._server.aclose()
 
 
+@pytest.mark.parametrize(
+    ("limit", "same_worker", "other_worker"), [(ONE_PROCESS, "busy", "busy"), (ONE_WORKER, "ok", "busy")]
+)
+async def test_a_device_that_takes_one_process_at_a_time(
+    server: Server, limit: int, same_worker: str, other_worker: str
+) -> None:
+    """A child, or one worker for all of its tasks. A reservation is made larger as before."""
+    ledgers = _ledgers(server)
+
+    async def reserve(name: str, mib: int = 1) -> str:
+        return await ledgers.reserve(
+            "GPU-e", _reservation(name, mib), free=TOTAL, used={}, limit=limit, settle=0, holder="q 1:0"
+        )
+
+    assert await reserve("w/1") == "ok"
+    assert await reserve("w/1", 2) == "ok"
+    assert (await reserve("w/2"), await reserve("v/1")) == (same_worker, other_worker)
+    await ledgers.release("GPU-e", ["w/1", "w/2"])
+    assert await reserve("v/1") == "ok"
+    await ledgers._server.aclose()
+
+
 async def test_three_different_tasks_make_a_quarantine_and_one_success_ends_it(server: Server) -> None:
     """The same task three times does not: it may be at fault itself. After the quarantine one task is let in."""
     ledgers = _ledgers(server)
@@ -246,6 +268,30 @@ async def test_three_different_tasks_make_a_quarantine_and_one_success_ends_it(s
     assert (found.shut, found.doubted) == ("", False)
     assert await try_it("w/4") == "ok"
     await ledgers._server.aclose()
+
+
+async def test_what_one_queue_s_tasks_say_of_a_device_is_that_queue_s_own(server: Server) -> None:
+    """A bug of its handler takes the device from no other queue. What the device says itself counts for all."""
+    mine, others, anybody = _ledgers(server), _ledgers(server, "other"), _ledgers(server, "")
+
+    async def take(ledgers: Ledgers, name: str) -> str:
+        queue = ledgers._queue
+        wanted = attrs.evolve(_reservation(name, 1), queue=queue)
+        return await ledgers.reserve("GPU-o", wanted, free=TOTAL, used={}, limit=0, settle=0, holder=f"{queue} 1:0")
+
+    assert await mine.doubt("GPU-o", "a task", "CUDA error", limit=1, seconds=60)
+    assert (await take(mine, "w/1"), await take(others, "v/1")) == ("shut", "ok")
+    assert [(await one.read("GPU-o")).shut for one in (mine, others, anybody)] == [
+        "CUDA error",
+        "",
+        "for queue q: CUDA error",
+    ]
+    await others.trust("GPU-o")
+    assert (await mine.read("GPU-o")).shut
+    assert await others.doubt("GPU-o", "", "Xid 79", limit=1, seconds=60)
+    assert (await take(others, "v/2"), (await mine.read("GPU-o")).shut) == ("shut", "Xid 79")
+    for one in (mine, others, anybody):
+        await one._server.aclose()
 
 
 async def test_a_success_of_what_began_before_proves_nothing_and_a_lost_answer_shortens_nothing(server: Server) -> None:

@@ -1,10 +1,12 @@
 """What NVML says is read as it is meant, by the real pynvml; what it does not say is never "free"."""
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gpu.driver import GIB, Driver
@@ -37,9 +39,17 @@ class Probing:
                 return found
 
 
+def until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def started(here: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
     monkeypatch.setattr(nvml, "LISTED_FOR", 0.2)
+    monkeypatch.setattr(nvml, "FAILING_FOR", 0.2)
     probes: list[Probing] = []
 
     def start() -> Probing:
@@ -66,15 +76,170 @@ def test_a_device_and_what_changes_about_it(here: Driver, started: Started) -> N
     assert second.used == {owner_of(os.getsid(0)): 2048, owner_of(999999): 1024}
 
 
-def test_utilisation_is_an_average_of_the_last_readings(here: Driver, started: Started) -> None:
+def test_utilisation_is_an_average_over_time(here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many readings are taken out of turn: a value counts for the time since the one before."""
+    monkeypatch.setattr(nvml, "WINDOW", 1.5)
     here.device("GPU-a", util=100)
     probing = started()
-    probing.next()
+    began = time.monotonic()
+    while time.monotonic() < began + 1:
+        assert probing.next()["GPU-a"].utilization == 100
     here.change("GPU-a", util=0)
-    assert 0 < (probing.next()["GPU-a"].utilization or 0) < 100
-    for _ in range(nvml.WINDOW):
-        last = probing.next()["GPU-a"].utilization
-    assert last == 0
+    for _ in range(5):  # within a quarter of a second
+        soon = probing.next()["GPU-a"].utilization or 0
+    assert soon > 40
+    changed = time.monotonic()
+    while (last := probing.next()["GPU-a"].utilization) != 0:
+        assert last is not None and last < 100
+        assert time.monotonic() < changed + 20
+
+
+@pytest.mark.parametrize(
+    "how", ["temp_error=999", "util_error=4", "proc_error=999", "mode_error=4", "register_error=3"]
+)
+def test_all_but_the_memory_is_a_decoration(
+    here: Driver, started: Started, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """A device is used without what cannot be read, and one warning says so."""
+    name, _, value = how.partition("=")
+    here.device("GPU-a", procs=f"{os.getpid()}:{GIB}", used_gb=1, **{name: int(value)})
+    probing = started()
+    for _ in range(3):
+        one = probing.next()["GPU-a"]
+    assert (one.trouble, one.free) == ("", 15 * 1024)
+    assert (one.temperature is None, one.utilization is None, not one.used) == tuple(
+        name == what for what in ("temp_error", "util_error", "proc_error")
+    )
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(said) == (name != "register_error")  # many devices have no events
+
+
+def test_a_name_that_is_no_utf8(here: Driver, started: Started) -> None:
+    """As under WSL2; pynvml raises UnicodeDecodeError."""
+    here.device("GPU-a", name="\xf8\x95")
+    one = started().next()["GPU-a"]
+    assert (one.name, one.trouble, one.free) == ("a GPU without a name", "", 16 * 1024)
+
+
+def test_another_module_of_that_name(here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old ones give bytes, and have fewer functions; one that has not even these is told of."""
+    import pynvml
+
+    for name in ("nvmlDeviceGetUUID", "nvmlDeviceGetName"):
+        real = getattr(pynvml, name)
+        monkeypatch.setattr(pynvml, name, lambda handle, real=real: real(handle).encode())
+    for name in ("nvmlDeviceGetComputeMode", "nvmlEventSetCreate", "nvmlDeviceGetMigMode"):
+        monkeypatch.delattr(pynvml, name)
+    here.device("GPU-a")
+    probing = started()
+    one = probing.next()["GPU-a"]
+    assert (one.uuid, one.name, one.trouble) == ("GPU-a", "Fake", "")
+    monkeypatch.delattr(pynvml, "nvmlDeviceGetCount")
+    until(lambda: "is not nvidia-ml-py: it has no nvmlDeviceGetCount" in probing.probe.trouble)
+
+
+def test_a_garbled_list_of_processes(here: Driver, started: Started) -> None:
+    """No more is attributed than is in use."""
+    me, other = os.getpid(), 999999
+    here.device("GPU-a", used_gb=6, procs=f"{me}:{15 * GIB},{other}:{15 * GIB}")
+    one = started().next()["GPU-a"]
+    assert one.used == {owner_of(os.getsid(me)): 3 * 1024, owner_of(other): 3 * 1024}
+
+
+@pytest.mark.parametrize(("mode", "exclusive", "trouble"), [(0, False, ""), (3, True, ""), (2, False, "compute mode")])
+def test_the_compute_mode(here: Driver, started: Started, mode: int, exclusive: bool, trouble: str) -> None:
+    here.device("GPU-a", compute_mode=mode)
+    one = started().next()["GPU-a"]
+    assert one.exclusive == exclusive and (trouble in one.trouble if trouble else not one.trouble)
+
+
+def test_mig_mode_without_a_slice(here: Driver, started: Started) -> None:
+    """CUDA has no device there."""
+    here.device("GPU-a", mig_mode=1)
+    assert "there is no slice" in started().next()["GPU-a"].trouble
+
+
+def test_a_device_that_falls_off_the_bus_gives_its_number_to_no_other(here: Driver, started: Started) -> None:
+    """It is shown as gone for some time, and forgotten then; the numbers stay."""
+    for name in "abc":
+        here.device(f"GPU-{name}")
+    probing = started()
+    probing.next()
+    here.change("GPU-b", gone=1)
+    until(lambda: probing.next()["GPU-b"].trouble == "it is gone")
+    assert [(one.uuid, one.index) for one in probing.probe.readings()] == [("GPU-a", 0), ("GPU-b", 1), ("GPU-c", 2)]
+    until(lambda: "GPU-b" not in probing.next())
+    assert [one.index for one in probing.probe.readings()] == [0, 2]
+    here.change("GPU-b", gone=0)
+    until(lambda: "GPU-b" in probing.next())
+    assert [one.uuid for one in probing.probe.readings()] == ["GPU-a", "GPU-b", "GPU-c"]
+
+
+def test_after_a_reload_of_the_driver_nvml_is_initialised_again(here: Driver, started: Started) -> None:
+    here.device("GPU-a")
+    probing = started()
+    probing.next()
+    here.globals = {"generation": 1}
+    here.write()
+    until(lambda: probing.probe.trouble == "" and probing.next()["GPU-a"].trouble == "")
+    here.change("GPU-a", xid=79)
+    until(lambda: probing.next()["GPU-a"].trouble == "Xid 79")
+
+
+def test_a_reading_that_fails_for_a_moment_grows_old(
+    here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing new starts by it, and nothing is broken: that would end warm children."""
+    monkeypatch.setattr(nvml, "FAILING_FOR", 100.0)
+    here.device("GPU-a")
+    here.device("GPU-b")
+    probing = started()
+    before = probing.next()["GPU-a"]
+    here.change("GPU-a", mem_error=999)
+    until(lambda: probing.probe.readings()[1].at > before.at + 0.5)
+    kept = probing.probe.readings()[0]
+    assert (kept.trouble, kept.free) == ("", before.free) and kept.at < before.at + 0.5
+    here.change("GPU-a", mem_error=0)
+    assert probing.next()["GPU-a"].at > kept.at
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_lost_device_is_told_of_once(here: Driver, started: Started, caplog: pytest.LogCaptureFixture) -> None:
+    here.device("GPU-a")
+    here.device("GPU-b")
+    probing = started()
+    probing.next()
+    here.change("GPU-b", lost=1)
+    began = time.monotonic()
+    while time.monotonic() < began + 2:
+        probing.next()
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert 1 <= len(said) <= 2 and len(set(said)) == len(said)
+
+
+def test_the_driver_itself_tells_what_an_xid_means(
+    here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Newer drivers name the action to recover a device by: none, for most."""
+    import pynvml
+
+    action = 0
+
+    def fields(handle: object, ids: list[int]) -> list[SimpleNamespace]:
+        assert ids == [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION]
+        return [SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=action))]
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetFieldValues", fields)
+    here.device("GPU-a")
+    probing = started()
+    probing.next()
+    here.change("GPU-a", xid=95)
+    probing.next()
+    assert probing.next()["GPU-a"].trouble == ""
+    action = 1
+    here.change("GPU-a", xid=79)
+    probing.next()
+    assert probing.next()["GPU-a"].trouble == "Xid 79"
 
 
 def test_a_slice_is_a_device_and_its_parent_none(here: Driver, started: Started) -> None:
@@ -132,10 +297,12 @@ def test_an_xid_is_noted_unless_a_program_brings_it_about(here: Driver, started:
     probing = started()
     probing.next()
     here.change("GPU-a", xid=79)
-    here.change("GPU-b", xid=13)
-    probing.next()
-    found = probing.next()
-    assert (found["GPU-a"].trouble, found["GPU-b"].trouble) == ("Xid 79", "")
+    until(lambda: probing.next()["GPU-a"].trouble == "Xid 79")
+    for harmless in (13, 31, 43, 45, 63, 68, 92, 94, 109):
+        here.change("GPU-b", xid=harmless)
+        probing.next()
+        found = probing.next()
+        assert found["GPU-b"].trouble == ""
 
 
 def test_a_device_that_is_lost_in_the_moment_of_its_xid_does_not_take_the_others_with_it(

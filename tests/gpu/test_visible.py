@@ -21,7 +21,7 @@ DEVICES = [
         ("2,0", "GPU-bb3 GPU-aa1"),
         ("0,-1,1", "GPU-aa1"),
         ("0,7,1", "GPU-aa1"),
-        ("0,0", "GPU-aa1"),
+        ("0,0", ""),
         (" 1 , 2", "GPU-aa2 GPU-bb3"),
         ("GPU-bb3,GPU-aa2", "GPU-bb3 GPU-aa2"),
         ("GPU-b", "GPU-bb3"),
@@ -32,7 +32,7 @@ DEVICES = [
     ],
 )
 def test_what_cuda_would_see(setting: str | None, expected: str) -> None:
-    """In its order; it stops at the first name that is none, is not one device's alone, or comes again."""
+    """In its order; it stops at the first name that is none, or not one device's alone. A repeated one: no device."""
     assert " ".join(one.uuid for one in visible_to_cuda(DEVICES, setting)) == expected
 
 

@@ -43,8 +43,7 @@ function more(count) {
 }
 
 function device(gpu) {
-  const rest = Math.max(0, gpu.total_gb - gpu.strangers_gb - gpu.reserved_gb);
-  const words = `${gib(gpu.strangers_gb)} used by others, ${gib(gpu.reserved_gb)} reserved, ${gib(rest)} to give, of ${gib(gpu.total_gb)}`;
+  const words = `${gib(gpu.strangers_gb)} used by others, ${gib(gpu.reserved_gb)} reserved, ${gib(gpu.room_gb)} to give, of ${gib(gpu.total_gb)}`;
   const bar = h("div", { class: "memory", role: "img", "aria-label": words });
   for (const [kind, amount] of [["strangers", gpu.strangers_gb], ["reserved", gpu.reserved_gb]]) {
     const part = h("span", { class: kind });

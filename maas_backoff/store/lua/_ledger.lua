@@ -5,8 +5,8 @@
 -- need    "expiry_ms MiB": somebody wants that much: idle children are to go
 -- shut    "until_ms reason": the device is in quarantine; after that, one task at a time is let in, and one success ends it
 -- trial   the reservation of the task that tries it then
--- faults  the last tasks, one a line, that failed here as on a broken device, with no success in between
-
+-- shut:<queue> trial:<queue>  likewise, for the tasks of one queue
+-- faults:<queue>  its last tasks, one a line, that failed here as on a broken device, with no success in between
 -- clock   "seen_ms ahead_ms": the time of the last write, and what the ledger's clock is ahead of the server's
 
 -- The ledger's clock never runs backwards, as that of a queue: see _time.lua. Returns also what it is ahead, and whether
@@ -40,6 +40,9 @@ end
 local function until_of(value) return tonumber(string.match(value, '^%d+')) end
 
 local function reservation(value)
-  local expiry, mib, state, start_until, owner = string.match(value, '^(%d+) (%d+) (%a+) (%d+) (%S+) ')
-  return { expiry = tonumber(expiry), mib = tonumber(mib), state = state, start_until = tonumber(start_until), owner = owner }
+  local expiry, mib, state, start_until, owner, worker = string.match(value, '^(%d+) (%d+) (%a+) (%d+) (%S+) (%S+)')
+  return {
+    expiry = tonumber(expiry), mib = tonumber(mib), state = state, start_until = tonumber(start_until), owner = owner,
+    worker = worker,
+  }
 end

@@ -2,7 +2,7 @@
 KEYS: demands ready hold meta
 ARGV: now prefix suspicion
 Returns: now, rank of the first ready task or '', what is held for whom or '', and per demand: name of its set, demand, rank of the first, ms since it was due, the device it should rather not get or ''
-A paused queue has no demand. A suspect that may not be claimed counts as not there, else memory would be reserved for it. If several demands share a set, each demand among its first tasks is returned.
+A paused queue has no demand. A suspect that may not be claimed counts as not there, else memory would be reserved for it. If several demands share a set, each demand among its first 1,000 tasks is returned, at most 64.
 ]]
 --#include _clock
 --#include _time
@@ -14,31 +14,34 @@ local now = queue_time(clock(ARGV[1]), state[1], state[2])
 local rows, rule = {}, suspicion_of(ARGV[3])
 local listed = state[3] and {} or redis.call('HKEYS', KEYS[1])
 
--- Adds the first task of each demand to the rows; returns whether there was one.
-local function add_first(name, ids)
-  local seen = {}
+-- Adds the first task of each demand that is not `seen` yet to the rows.
+local function add_first(name, ids, seen)
   for n = 1, #ids, 2 do
     local task = fields_of(prefix .. 't:' .. ids[n], 'u', 'p', 'q', 'k', 'c') or {}
     -- One whose hash is gone or of the wrong type is dropped by whoever claims it: it needs nothing.
     local demand = not is_shared(name) and name or task[2] and demand_of(task[3], task[2]) or '0:0'
     if not seen[demand] and rule.may_claim(ids[n], task[4], task[5]) then
-      seen[demand] = true
+      seen[demand], seen.count = true, seen.count + 1
       local due = task[1] or task[2] and string.match(task[2], '^%d+') or now
       local avoid = task[3] and string.match(task[3], '^%S+ (%S+)') or ''
       rows[#rows + 1] = { name, demand, ids[n + 1], whole(now - due), avoid }
       if demand == name then break end
     end
   end
-  return next(seen) ~= nil
 end
 
+-- A set that many demands share is looked through, so that large tasks in front hide no small one that fits.
+local MOST_DEMANDS = 64
+
 for _, name in ipairs(listed) do
-  local first, last = 0, is_shared(name) and 31 or 0
+  local most, seen = is_shared(name) and MOST_DEMANDS or 1, { count = 0 }
+  local first, last = 0, most == 1 and 0 or STEP - 1
   repeat
     local ids = redis.call('ZRANGE', gpu_set(prefix, name), first, last, 'WITHSCORES')
     local is_end = #ids < 2 * (last - first + 1)
     first, last = last + 1, last + STEP
-  until add_first(name, ids) or is_end or first >= MOST_PASSED
+    add_first(name, ids, seen)
+  until seen.count >= most or is_end or first >= MOST_PASSED
 end
 local held = redis.call('GET', KEYS[3]) or ''
 if (tonumber(string.match(held, '^%d+')) or 0) <= now then held = '' end

@@ -1,23 +1,31 @@
 --[[ Note that a task failed as on a broken device, or that the device itself says it is broken; or that a task succeeded.
 KEYS: ledger
-ARGV: now task limit shut_ms reason
+ARGV: now task limit shut_ms reason queue
 Returns: 1 if the device is in quarantine now
-No `reason`: it works. No `task`: the device says so itself. Only different tasks make `limit`: one may be at fault itself.
+No `reason`: it works. No `task`: the device says so itself, to all queues. What tasks say counts for their own `queue`: a bug of one queue takes no device from the others. Only different tasks make `limit`: one may be at fault itself.
 ]]
 --#include _clock
 --#include _ledger
 local ledger = KEYS[1]
 local now, ahead = ledger_time(ARGV[1], redis.call('HGET', ledger, 'clock'))
-local task, limit, shut_ms, reason = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local before = redis.call('HGET', ledger, 'shut')
-local until_before = before and until_of(before) or 0
+local task, limit, shut_ms, reason, queue = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local of_queue = queue == '' and '' or ':' .. queue
+
+local function shut_until(of)
+  local shut = redis.call('HGET', ledger, 'shut' .. of)
+  return shut and until_of(shut)
+end
+
 if reason == '' then
   -- A task that had begun before the device was shut proves nothing.
-  if until_before <= now then redis.call('HDEL', ledger, 'shut', 'faults', 'trial') end
+  for _, of in ipairs({ '', of_queue }) do
+    if (shut_until(of) or 0) <= now then redis.call('HDEL', ledger, 'shut' .. of, 'faults' .. of, 'trial' .. of) end
+  end
   return 0
 end
-local faults = redis.call('HGET', ledger, 'faults') or ''
-local again = before ~= false
+local of = task == '' and '' or of_queue
+local faults = redis.call('HGET', ledger, 'faults' .. of) or ''
+local before = shut_until(of)
 begin_writing(ledger, now, ahead)
 local count = 0
 if task ~= '' then
@@ -30,8 +38,8 @@ if task ~= '' then
     faults = faults .. task .. '\n'
     count = count + 1
   end
-  redis.call('HSET', ledger, 'faults', faults)
+  redis.call('HSET', ledger, 'faults' .. of, faults)
 end
-local shut = again or task == '' or count >= limit
-if shut then redis.call('HSET', ledger, 'shut', whole(math.max(now + shut_ms, until_before)) .. ' ' .. reason) end
+local shut = before or task == '' or count >= limit
+if shut then redis.call('HSET', ledger, 'shut' .. of, whole(math.max(now + shut_ms, before or 0)) .. ' ' .. reason) end
 return shut and 1 or 0

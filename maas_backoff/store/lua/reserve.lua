@@ -3,7 +3,7 @@ KEYS: ledger
 ARGV: now id mib free limit lease_ms settle_ms holder owner rest | per process that uses the device: owner used
 Returns: 'ok', or what stands against it: 'room', 'busy', 'starting', 'held', 'shut'
 `free` and `used` are of one reading, in MiB. An id that has a reservation is given a larger or smaller one, and the memory its
-process uses counts as free for it; a smaller one is never refused for want of room. `limit` is how many tasks may run here at once, 0: no matter. `settle_ms` says how long
+process uses counts as free for it; a smaller one is never refused for want of room. `limit` is how many tasks may run here at once, 0: no matter; -1: nothing else may have a reservation; -2: no other worker may. `settle_ms` says how long
 nothing else may start after this, unless its memory shows before; 0: nothing starts. `rest` is "worker queue task".
 ]]
 --#include _clock
@@ -19,9 +19,8 @@ for n = 11, #ARGV, 2 do used[ARGV[n]] = tonumber(ARGV[n + 1]) end
 local fields = fields_in(ledger)
 local now, ahead, is_back = ledger_time(ARGV[1], fields.clock)
 if is_back then begin_writing(ledger, now, ahead) end
-local trial = fields.trial and fields['r:' .. fields.trial]
-trial = trial and reservation(trial)
-local room, mine, running, starting, expired = free + (used[owner] or 0), -1, 0, false, {}
+local worker = string.match(rest, '^%S+')
+local room, mine, running, others, starting, expired = free + (used[owner] or 0), -1, 0, false, false, {}
 for name, value in pairs(fields) do
   if string.sub(name, 1, 2) == 'r:' then
     local other = reservation(value)
@@ -33,23 +32,30 @@ for name, value in pairs(fields) do
       local seen = used[other.owner] or 0
       room = room - math.max(0, other.mib - seen)
       if other.state == 'running' then running = running + 1 end
+      others = others or limit == -1 or limit == -2 and other.worker ~= worker
       starting = starting or now < other.start_until and (other.mib == 0 or seen < 0.5 * other.mib)
     end
   end
 end
 
-local shut, hold = fields.shut, fields.hold
+local hold = fields.hold
 local held = hold and until_of(hold) > now and string.match(hold, '^%d+ %d+ (.*)$')
-if shut and (until_of(shut) > now or trial and trial.expiry >= now and trial.state == 'running') then return 'shut' end
+local of_queue, tries = ':' .. string.match(rest, '^%S+ (%S+)'), {}
+for _, of in ipairs({ '', of_queue }) do
+  local shut, trial = fields['shut' .. of], fields['r:' .. (fields['trial' .. of] or '')]
+  trial = trial and reservation(trial)
+  if shut and (until_of(shut) > now or trial and trial.expiry >= now and trial.state == 'running') then return 'shut' end
+  if shut then tries[#tries + 1] = of end
+end
 if held and held ~= holder then return 'held' end
-if limit > 0 and running >= limit then return 'busy' end
+if others or limit > 0 and running >= limit then return 'busy' end
 if settle_ms > 0 and starting then return 'starting' end
 if mib > room and mib > mine then return 'room' end
 
 begin_writing(ledger, now, ahead)
 if #expired > 0 then redis.call('HDEL', ledger, unpack(expired)) end
 if held then redis.call('HDEL', ledger, 'hold') end
-if shut then redis.call('HSET', ledger, 'trial', id) end
+for _, of in ipairs(tries) do redis.call('HSET', ledger, 'trial' .. of, id) end
 local start_until = settle_ms > 0 and now + settle_ms or 0
 redis.call('HSET', ledger, 'r:' .. id, table.concat({ whole(now + lease_ms), mib, 'running', whole(start_until), owner, rest }, ' '))
 return 'ok'

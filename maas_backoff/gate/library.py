@@ -1,0 +1,173 @@
+"""NVML's library, with plain values whatever pynvml is installed. The only module that knows pynvml.
+
+Other packages install a module `pynvml`, too: an old one gives bytes and has fewer functions. A name may be no UTF-8.
+Every exception of a call therefore becomes `NvmlError`, as NVML's own answers do.
+"""
+
+import importlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from maas_backoff.errors import type_name
+
+NOT_SUPPORTED, NOT_FOUND, DRIVER_NOT_LOADED = 3, 6, 9
+LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND, GPU_IS_LOST, RESET_REQUIRED, VERSION_MISMATCH = 12, 13, 15, 16, 18
+UNKNOWN = 999
+
+EXCLUSIVE_PROCESS, PROHIBITED = 3, 2
+"""Compute modes."""
+
+_REMEDIES = {
+    DRIVER_NOT_LOADED: "load the kernel module (modprobe nvidia), or reboot",
+    VERSION_MISMATCH: "the library is newer than the loaded kernel module: reboot, or load the module anew",
+}
+_RECOVERY_ACTION = "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION"
+
+
+class NvmlError(Exception):
+    """NVML, or pynvml, has refused a call. `code` is NVML's; UNKNOWN where the module itself has failed."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+    @property
+    def remedy(self) -> str:
+        """What a person can do about it; "" if nothing is known."""
+        return _REMEDIES.get(self.code, "")
+
+
+class Library:
+    """NVML in this process. For one thread; `calling_since` may be read by others."""
+
+    def __init__(self) -> None:
+        """Import pynvml. Raises ImportError."""
+        self._pynvml: Any = importlib.import_module("pynvml")
+        self._error: Any = getattr(self._pynvml, "NVMLError", ())
+        self.calling_since: float | None = None
+        """When the call that runs now began, by time.monotonic()."""
+
+    def call(self, name: str, *args: Any) -> Any:
+        """Call a function. Raises NvmlError."""
+        function = getattr(self._pynvml, name, None)
+        if function is None:
+            file = getattr(self._pynvml, "__file__", "?")
+            raise NvmlError(FUNCTION_NOT_FOUND, f"the module pynvml of {file} is not nvidia-ml-py: it has no {name}")
+        self.calling_since = time.monotonic()
+        try:
+            return function(*args)
+        except self._error as error:
+            raise NvmlError(int(getattr(error, "value", UNKNOWN)), str(error)) from None
+        except Exception as error:
+            raise NvmlError(UNKNOWN, f"{name}: {type_name(error)}: {error}") from error
+        finally:
+            self.calling_since = None
+
+    def initialise(self) -> None:
+        """Initialise NVML, or raise NvmlError."""
+        self.call("nvmlInit")
+
+    def shut_down(self) -> None:
+        """End what `initialise` has begun: after a reload of the driver nothing else answers."""
+        try:
+            self.call("nvmlShutdown")
+        except NvmlError:
+            return
+
+    # Devices
+
+    def count(self) -> int:
+        """Return the number of devices."""
+        return int(self.call("nvmlDeviceGetCount"))
+
+    def device(self, index: int) -> Any:
+        """Return the handle of a device."""
+        return self.call("nvmlDeviceGetHandleByIndex", index)
+
+    def uuid(self, handle: Any) -> str:
+        """Return a device's UUID."""
+        return _text(self.call("nvmlDeviceGetUUID", handle))
+
+    def name(self, handle: Any) -> str:
+        """Return a device's name."""
+        return _text(self.call("nvmlDeviceGetName", handle))
+
+    def slices(self, handle: Any) -> list[Any] | None:
+        """Return the handles of a device's MIG slices; None where it is not cut into such."""
+        try:
+            enabled, _ = self.call("nvmlDeviceGetMigMode", handle)
+            count = int(self.call("nvmlDeviceGetMaxMigDeviceCount", handle)) if enabled else 0
+        except NvmlError:  # most devices cannot be
+            return None
+        return list(self._slices(handle, count)) if enabled else None
+
+    def _slices(self, handle: Any, count: int) -> Iterator[Any]:
+        for number in range(count):
+            try:
+                yield self.call("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
+            except NvmlError as error:
+                if error.code != NOT_FOUND:
+                    raise
+
+    # Readings of a device
+
+    def memory(self, handle: Any) -> tuple[int, int]:
+        """Return total and free bytes; 0 and 0 where it shares the machine's memory."""
+        try:
+            memory = self.call("nvmlDeviceGetMemoryInfo", handle)
+        except NvmlError as error:
+            if error.code == NOT_SUPPORTED:
+                return 0, 0
+            raise
+        return int(memory.total), int(memory.free)
+
+    def processes(self, handle: Any) -> list[tuple[int, int]]:
+        """Return the process ids that use a device, and the bytes that each uses, where NVML tells."""
+        found = self.call("nvmlDeviceGetComputeRunningProcesses", handle)
+        return [(int(one.pid), int(one.usedGpuMemory)) for one in found if one.usedGpuMemory is not None]
+
+    def utilization(self, handle: Any) -> float:
+        """Return a device's utilisation in percent."""
+        return float(self.call("nvmlDeviceGetUtilizationRates", handle).gpu)
+
+    def temperature(self, handle: Any) -> float:
+        """Return a device's temperature in degrees Celsius."""
+        return float(self.call("nvmlDeviceGetTemperature", handle, 0))
+
+    def compute_mode(self, handle: Any) -> int:
+        """Return how many processes may use a device: EXCLUSIVE_PROCESS, PROHIBITED, or as many as will (0)."""
+        return int(self.call("nvmlDeviceGetComputeMode", handle))
+
+    # Events
+
+    def event_set(self) -> Any:
+        """Return a set that devices can be listened to with."""
+        return self.call("nvmlEventSetCreate")
+
+    def listen(self, handle: Any, events: Any) -> None:
+        """Have a device's critical errors told."""
+        self.call("nvmlDeviceRegisterEvents", handle, self._pynvml.nvmlEventTypeXidCriticalError, events)
+
+    def next_xid(self, events: Any) -> tuple[Any, int] | None:
+        """Return the device and the number of the next critical error that is told; None where there is none."""
+        try:
+            event = self.call("nvmlEventSetWait", events, 0)
+        except NvmlError:  # a timeout
+            return None
+        return event.device, int(event.eventData)
+
+    def recovery_action(self, handle: Any) -> int:
+        """Return what is to be done about a device, 0: nothing. Raises NvmlError where the driver does not tell."""
+        field = getattr(self._pynvml, _RECOVERY_ACTION, None)
+        if field is None:
+            raise NvmlError(FUNCTION_NOT_FOUND, f"no {_RECOVERY_ACTION}")
+        (value,) = self.call("nvmlDeviceGetFieldValues", handle, [field])
+        if value.nvmlReturn:
+            raise NvmlError(int(value.nvmlReturn), f"no {_RECOVERY_ACTION}")
+        return int(value.value.uiVal)
+
+
+def _text(value: object) -> str:
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return "".join(one if one.isprintable() else "?" for one in text)
