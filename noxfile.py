@@ -1,5 +1,9 @@
-"""The project's chores: `nox -s lint types tests bench`; longer: `bench-peers scale gpu-sim dashboard chaos matrix`."""
+"""The project's chores: `nox -s lint types tests bench`; longer: `bench-peers scale gpu-sim dashboard chaos matrix`.
 
+`gpu` needs an NVIDIA device.
+"""
+
+import os
 from pathlib import Path
 
 import nox
@@ -66,6 +70,19 @@ def gpu_sim(session: nox.Session) -> None:
     """Simulate the GPU gate beside two simpler ways to admit tasks: 15 seconds."""
     session.install(".[embedded]")
     session.run("python", "benchmarks/gpu_sim.py", *session.posargs)
+
+
+@nox.session(venv_params=["--system-site-packages"])
+def gpu(session: nox.Session) -> None:
+    """Check the GPU gate on a real NVIDIA device, with the system's PyTorch if there is one: up to 6 minutes.
+
+    With MAAS_BACKOFF_TEST_GPU=pretend the check itself is tried, on a pretend driver.
+    """
+    has_device = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+    if not (has_device or os.environ.get("MAAS_BACKOFF_TEST_GPU")):
+        session.skip("no NVIDIA GPU on this machine: there is no /dev/nvidia0")
+    session.install(".[dev]")
+    session.run("python", "-P", "-m", "pytest", "tests/real_gpu", *session.posargs)
 
 
 @nox.session
