@@ -7,6 +7,7 @@ Every exception of a call therefore becomes `NvmlError`, as NVML's own answers d
 import importlib
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from maas_backoff.errors import type_name
@@ -47,6 +48,7 @@ class Library:
         self._error: Any = getattr(self._pynvml, "NVMLError", ())
         self.calling_since: float | None = None
         """When the call that runs now began, by time.monotonic()."""
+        self._is_initialised = False
 
     def call(self, name: str, *args: Any) -> Any:
         """Call a function. Raises NvmlError."""
@@ -67,13 +69,17 @@ class Library:
     def initialise(self) -> None:
         """Initialise NVML, or raise NvmlError."""
         self.call("nvmlInit")
+        self._is_initialised = True
 
     def shut_down(self) -> None:
-        """End what `initialise` has begun: after a reload of the driver nothing else answers."""
-        try:
-            self.call("nvmlShutdown")
-        except NvmlError:
-            return
+        """End what `initialise` has begun: after a reload of the driver nothing else makes NVML answer.
+
+        NVML counts both calls in a process: one too many would end it for PyTorch, say.
+        """
+        if self._is_initialised:
+            self._is_initialised = False
+            with suppress(NvmlError):
+                self.call("nvmlShutdown")
 
     # Devices
 

@@ -186,6 +186,25 @@ def test_after_a_reload_of_the_driver_nvml_is_initialised_again(here: Driver, st
     until(lambda: probing.next()["GPU-a"].trouble == "Xid 79")
 
 
+def test_nvml_is_left_to_others_as_it_was(here: Driver, started: Started) -> None:
+    """NVML counts: a probe that was never initialised ends nothing, and each ends what it has begun."""
+    import pynvml
+
+    here.device("GPU-a")
+    pynvml.nvmlInit()
+    try:
+        started().next()
+        here.globals = {"init_error": 9}
+        here.write()
+        failing = started().probe
+        until(lambda: "initialised" in failing.trouble)
+        failing.stop()
+        until(lambda: sum(thread.name == "maas-backoff-nvml" for thread in threading.enumerate()) == 1)
+        assert pynvml.nvmlDeviceGetCount() == 1
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def test_a_reading_that_fails_for_a_moment_grows_old(
     here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
