@@ -223,8 +223,7 @@ class NvmlProbe:
         except NvmlError as error:
             self._trouble = f"NVML cannot list the devices: {error}"
             self._say("devices", self._trouble)
-            if self._begin_anew(nvml):
-                self._listed_at = -math.inf
+            self._begin_anew(nvml)
         else:
             self._quiet("devices")
             self._trouble = "" if self._devices else NO_DEVICE
