@@ -1,19 +1,19 @@
 """Processes that the handlers of a worker started, and that are left on this machine after the worker was killed.
 
 The kernel ends a child process when its worker dies, but not what the child has started. Linux only: elsewhere nothing
-tells for certain that a process is such a one, and none is ended.
+tells for certain that a process is such a one, and none is ended. This file also runs as a script, started by
+executors/cleaner.py, so that it imports nothing but the standard library.
 """
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Self
-
-import attrs
+from typing import NamedTuple, Self
 
 MARK = "_MAAS_BACKOFF_WORKER"
 """The environment variable that names the worker to its children, and to all that they start.
@@ -28,8 +28,7 @@ CHILD_MARK = "_MAAS_BACKOFF_CHILD"
 _PROC = Path("/proc")
 
 
-@attrs.frozen
-class Origin:
+class Origin(NamedTuple):
     """A process, told apart from all others that had or will have its number, also before a restart of the machine."""
 
     boot: str
@@ -212,3 +211,24 @@ def _exists(pid: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def _main(worker: str) -> None:
+    """Wait until the worker at the other end of stdin is gone, and end what its handlers have left.
+
+    A byte on stdin says that the worker stops in order.
+    """
+    origin = Origin.parse(worker)
+    if os.read(0, 1) or origin is None:
+        return
+    for _ in range(100):  # the system closes files before the process is gone
+        if origin.is_gone(*_machine()):
+            break
+        time.sleep(0.05)
+    end_orphans()
+    time.sleep(0.5)  # what was being started just then
+    end_orphans()
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -99,6 +99,29 @@ async def test_the_next_worker_ends_what_a_killed_one_has_left(
         assert lives(kept)
 
 
+async def test_what_a_killed_worker_has_left_ends_without_another_worker(
+    server: Server, scheduler: TaskBackoffScheduler, tmp_path: Path, started: list[int]
+) -> None:
+    """Within seconds: GPU memory is worth more. What was started without the mark stays."""
+    (tmp_path / "killed.py").write_text(WORKER)
+    command = [sys.executable, "-m", "maas_backoff", "worker", "killed:scheduler"]
+    worker = run(*command, cwd=tmp_path, env={**os.environ, "PORT": str(server.port)})
+    scheduler.config.task.biz_prefix = "killed"
+    try:
+        await scheduler.create_task({}, "x")
+        file = tmp_path / "pids"
+        await eventually(file.exists, "the handler has started them", 40)
+        started.extend(map(int, file.read_text().split()))
+        (cleaner,) = (one for one in psutil.Process(worker.pid).children() if "orphans.py" in " ".join(one.cmdline()))
+    finally:
+        worker.kill()
+        worker.wait()
+    *ended, kept = started
+    await eventually(lambda: not any(map(lives, ended)), "they have ended", 20)
+    assert lives(kept)
+    await eventually(lambda: not lives(cleaner.pid), "nothing is left to do", 20)
+
+
 def test_what_is_marked_is_ended_only_if_its_worker_is_gone_for_certain(started: list[int]) -> None:
     mine = this_process()
     assert mine is not None

@@ -17,6 +17,7 @@ from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crash
 from maas_backoff.errors import HandlerError
 from maas_backoff.executors import frames
 from maas_backoff.executors.base import Call, Handler
+from maas_backoff.executors.cleaner import Cleaner
 from maas_backoff.executors.frames import Record
 from maas_backoff.executors.lifespan import Lifespan
 from maas_backoff.executors.parent import Child, ChildError, SetupError, StartError, UnreadError
@@ -24,7 +25,6 @@ from maas_backoff.executors.records import levels
 from maas_backoff.executors.reference import HandlerReference
 from maas_backoff.gate.grant import Grant
 from maas_backoff.guard import log_for
-from maas_backoff.orphans import this_process
 from maas_backoff.setback import Setback
 
 log = log_for("worker")
@@ -74,6 +74,7 @@ class ProcessExecutor:
         self.setback = Setback(lambda: self._live_children(ready=True))
         self.lacking = asyncio.Event()
         """Set when a child may be missing: one has ended, or could not be started."""
+        self._cleaner = Cleaner()
         self.child_ended = asyncio.Event()
         """Set when a child has ended: what it has started may be left."""
         self._warming: _Warming | None = None
@@ -94,7 +95,7 @@ class ProcessExecutor:
         lifespan = None
         if self._lifespan is not None:
             lifespan = attrs.asdict(await to_thread.run_sync(HandlerReference.of, self._lifespan))
-        await to_thread.run_sync(this_process)  # reads files, once
+        await to_thread.run_sync(self._cleaner.start)
         self._setup = {
             "handler": attrs.asdict(handler),
             "lifespan": lifespan,
@@ -226,6 +227,8 @@ class ProcessExecutor:
         for child in self._children:
             await child.ended()
         self._children.clear()
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(self._cleaner.stop)
 
     def _take(self, grant: Grant | None) -> Child | None:
         """Return a warm child: any without a GPU, or the one that uses the memory that was granted."""
