@@ -27,7 +27,8 @@ def command(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """Runs a command of this process; gives its exit code, what it printed, and what it complained of."""
     monkeypatch.setenv("MAAS_BACKOFF_URL", f"redis://127.0.0.1:{server.port}")
     monkeypatch.setenv("MAAS_BACKOFF_BIZ_PREFIX", "test")
-    monkeypatch.setattr("maas_backoff.__main__.LINGER", 600)
+    # It would end this process, ten minutes later.
+    monkeypatch.setattr("maas_backoff.__main__._leave_threads_behind", lambda _code: None)
 
     def run(*arguments: str) -> tuple[object, str, str]:
         with pytest.raises(SystemExit) as ended:
