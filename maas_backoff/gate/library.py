@@ -35,7 +35,7 @@ class NvmlError(Exception):
 
     @property
     def remedy(self) -> str:
-        """What a person can do about it; "" if nothing is known."""
+        """The remedy, for a person; "" if none is known."""
         return _REMEDIES.get(self.code, "")
 
 

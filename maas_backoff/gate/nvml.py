@@ -38,7 +38,7 @@ FAILING_FOR = 10.0
 new starts there, and warm children stay."""
 
 NO_DRIVER, NO_DEVICE = "no driver", "there is no device"
-"""What a probe's trouble is, or begins with, on a machine that is not meant to have GPUs."""
+"""The trouble of a probe on a machine without GPUs is the second, or begins with the first."""
 
 _BROKEN_AT_ONCE = frozenset({library.GPU_IS_LOST, library.RESET_REQUIRED})
 _MIB = 1_048_576

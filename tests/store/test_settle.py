@@ -574,6 +574,17 @@ async def test_many_suspects_do_not_hide_what_waits_behind_them_for_the_same_gpu
     assert len(first) == 150
 
 
+async def test_a_repeated_claim_has_nothing_of_a_claim_on_gpus_before(queue: Queue) -> None:
+    """Both may come over one lane: what is kept of a request for its repetition is that of the last one only."""
+    policy = queue.policy.overridden({"min_gpu_memory_gb": 1})
+    await queue.store.enqueue([NewTask("needs a GPU", "{}", 0, 0, policy, '{"min_gpu_memory_gb":1}')])
+    assert names(await queue.claim(1, fits=("1024:0 GPU-a 0 1024",))) == ["needs a GPU"]
+    await queue.create("a", "b")
+    first = await queue.claim(2, request="again")
+    again = await queue.claim(2, request="again")
+    assert [(name(one), one.token, one.fit) for one in again] == [(name(one), one.token, -1) for one in first]
+
+
 @pytest.mark.parametrize("how", ["retry", "snooze"])
 async def test_a_suspect_that_ends_otherwise_than_by_a_loss_is_none_any_more(queue: Queue, how: str) -> None:
     """Else all tasks that a dead worker left would run one at a time, as often as they come back."""

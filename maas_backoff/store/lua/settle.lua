@@ -274,8 +274,8 @@ if not replayed and #claims > 0 then
     local holder = claim.device and held_by .. '\n' .. claim.device or held_by
     redis.call('HSET', tasks .. claim.id, 's', 'processing', 't', claim.token, 'n', claim.attempt, 'y', holder)
   end
-  redis.call('HSET', request, 'id', request_id, 'claims', table.concat(ids, '\n'), 'first_token', token + 1)
-  if fits ~= '' then redis.call('HSET', request, 'fits', table.concat(fitting, ' ')) end
+  local claimed, on = table.concat(ids, '\n'), table.concat(fitting, ' ')
+  redis.call('HSET', request, 'id', request_id, 'claims', claimed, 'first_token', token + 1, 'fits', on)
   if #changed > 0 or not is_kept then redis.call('EXPIRE', request, request_s) end
 end
 
