@@ -211,8 +211,8 @@ class GpuConfig:
     `tasks_per_gpu` tasks of all workers run on a device at once; None: as many as fit. After the start of a child
     process on a device nothing else starts there until its memory shows, or for `gpu_settle_time`. What a killed task
     used is given to others when NVML shows it free, at the latest after `gpu_release_timeout`. A task that others have
-    passed for `starvation_after` gets a device held for it. A device on which `max_gpu_faults` tasks in a row fail with
-    errors of CUDA is left alone for `gpu_quarantine`; then one task tries it.
+    passed for `starvation_after` gets a device held for it. If `max_gpu_faults` tasks of a queue in a row fail
+    on a device with errors of CUDA, that queue leaves it alone for `gpu_quarantine`; then one task tries it.
     """
 
     gpus: Gpus = field(

@@ -70,7 +70,7 @@ class Service:
         self._started = False
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         in_children = config.threadpool.proc_mode == "process"
-        self._left_behind = executor.child_ended if isinstance(executor, ProcessExecutor) else asyncio.Event()
+        self._child_ended = executor.child_ended if isinstance(executor, ProcessExecutor) else asyncio.Event()
         self._setback = executor.setback if isinstance(executor, ProcessExecutor | ThreadExecutor) else None
         self.running = Running(
             self.worker,
@@ -271,7 +271,7 @@ class Service:
                 ("progress", partial(progress.run, running, store)),
                 ("sweep", partial(sweep.run, work.sweep, scheduler.lease)),
                 ("lifespan", self._executor.watch),
-                ("orphans", partial(orphans.run, self._left_behind)),
+                ("orphans", partial(orphans.run, self._child_ended)),
             ]
             if isinstance(self._executor, ProcessExecutor | ThreadExecutor):
                 named.append(("children", partial(children.run, self._executor, running, store)))

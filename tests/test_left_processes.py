@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,27 +73,38 @@ def started() -> Iterator[list[int]]:
             os.kill(pid, signal.SIGKILL)
 
 
-async def test_the_next_worker_ends_what_a_killed_one_has_left(
-    server: Server, scheduler: TaskBackoffScheduler, tmp_path: Path, started: list[int]
-) -> None:
-    """In sessions of their own or not, and what those have started; but not what was started without the mark."""
-    (tmp_path / "killed.py").write_text(WORKER)
+@asynccontextmanager
+async def killed_worker(
+    server: Server, scheduler: TaskBackoffScheduler, folder: Path, started: list[int]
+) -> AsyncIterator[psutil.Process]:
+    """Give the process beside a worker whose handler has started processes; the worker is killed at the end."""
+    (folder / "killed.py").write_text(WORKER)
     command = [sys.executable, "-m", "maas_backoff", "worker", "killed:scheduler"]
-    worker = run(*command, cwd=tmp_path, env={**os.environ, "PORT": str(server.port)})
+    worker = run(*command, cwd=folder, env={**os.environ, "PORT": str(server.port)})
     scheduler.config.task.biz_prefix = "killed"
     scheduler.config.task.max_lost = 1
     try:
         await scheduler.create_task({}, "x")
-        file = tmp_path / "pids"
+        file = folder / "pids"
         await eventually(file.exists, "the handler has started them", 40)
         started.extend(map(int, file.read_text().split()))
-        in_group, in_session, shell, kept = started
-        (inner,) = (child.pid for child in psutil.Process(shell).children())
+        (inner,) = (child.pid for child in psutil.Process(started[2]).children())
         started.append(inner)
-        assert await anyio.to_thread.run_sync(end_orphans) == {}, "their worker lives"
+        (cleaner,) = (one for one in psutil.Process(worker.pid).children() if "orphans.py" in " ".join(one.cmdline()))
+        yield cleaner
     finally:
         worker.kill()
         worker.wait()
+
+
+async def test_the_next_worker_ends_what_a_killed_one_has_left(
+    server: Server, scheduler: TaskBackoffScheduler, tmp_path: Path, started: list[int]
+) -> None:
+    """In sessions of their own or not, and what those have started; but not what was started without the mark."""
+    async with killed_worker(server, scheduler, tmp_path, started) as cleaner:
+        assert await anyio.to_thread.run_sync(end_orphans) == {}, "their worker lives"
+        cleaner.kill()
+    in_group, in_session, shell, kept, inner = started
     scheduler.set_custom_task_handler(handlers.pid)  # a worker of any kind, of any queue
     async with scheduler:
         assert not any(map(lives, (in_group, in_session, shell, inner))), "they ended before it was ready"
@@ -103,21 +115,10 @@ async def test_what_a_killed_worker_has_left_ends_without_another_worker(
     server: Server, scheduler: TaskBackoffScheduler, tmp_path: Path, started: list[int]
 ) -> None:
     """Within seconds: GPU memory is worth more. What was started without the mark stays."""
-    (tmp_path / "killed.py").write_text(WORKER)
-    command = [sys.executable, "-m", "maas_backoff", "worker", "killed:scheduler"]
-    worker = run(*command, cwd=tmp_path, env={**os.environ, "PORT": str(server.port)})
-    scheduler.config.task.biz_prefix = "killed"
-    try:
-        await scheduler.create_task({}, "x")
-        file = tmp_path / "pids"
-        await eventually(file.exists, "the handler has started them", 40)
-        started.extend(map(int, file.read_text().split()))
-        (cleaner,) = (one for one in psutil.Process(worker.pid).children() if "orphans.py" in " ".join(one.cmdline()))
-    finally:
-        worker.kill()
-        worker.wait()
-    *ended, kept = started
-    await eventually(lambda: not any(map(lives, ended)), "they have ended", 20)
+    async with killed_worker(server, scheduler, tmp_path, started) as cleaner:
+        pass
+    in_group, in_session, shell, kept, inner = started
+    await eventually(lambda: not any(map(lives, (in_group, in_session, shell, inner))), "they have ended", 20)
     assert lives(kept)
     await eventually(lambda: not lives(cleaner.pid), "nothing is left to do", 20)
 

@@ -112,7 +112,7 @@ class _Device:
 
     def take(self, demand: Demand, grant: Grant | None, *, starts: bool) -> None:
         self.running += 1
-        self.kept = self.reading.exclusive and starts
+        self.kept = self.kept or (self.reading.exclusive and starts)
         if grant is None:
             self.room -= demand.memory
             self.starting = self.starting or starts

@@ -4,16 +4,14 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import attrs
 
 from maas_backoff.gate import library
+from maas_backoff.gate.device import MIB, NvmlDevice, by_owner, memory_of
 from maas_backoff.gate.library import Library, NvmlError
-from maas_backoff.gate.owner import owner_using
 from maas_backoff.gate.reading import Reading
 from maas_backoff.gate.xids import Xids
 from maas_backoff.guard import log_for
@@ -30,9 +28,6 @@ DEADLINE = 10.0
 LISTED_FOR = 30.0
 """Seconds after which the devices are listed anew: MIG slices come and go, a lost device may be back."""
 
-WINDOW = 5.0
-"""Seconds that a utilisation is the average of; NVML's own covers the last sixth of a second to a second."""
-
 FAILING_FOR = 10.0
 """Seconds after which a device whose memory cannot be read is broken. Until then its last reading grows old: nothing
 new starts there, and warm children stay."""
@@ -41,35 +36,7 @@ NO_DRIVER, NO_DEVICE = "no driver", "there is no device"
 """The trouble of a probe on a machine without GPUs is the second, or begins with the first."""
 
 _BROKEN_AT_ONCE = frozenset({library.GPU_IS_LOST, library.RESET_REQUIRED})
-_MIB = 1_048_576
 _QUIETEST = 0.05
-
-
-@attrs.define(eq=False)
-class _Device:
-    handle: Any
-    uuid: str
-    index: int
-    name: str
-    exclusive: bool
-    trouble: str
-    """Why it is not to be used, as it was listed."""
-    loads: deque[tuple[float, float]] = attrs.field(factory=deque[tuple[float, float]])
-    """When the utilisation was read, and what it was."""
-    failing_since: float = math.inf
-
-    def average_load(self, now: float) -> float | None:
-        """Return the utilisation over the last seconds: each value counts for the time since the one before."""
-        while len(self.loads) > 1 and self.loads[1][0] < now - WINDOW:
-            self.loads.popleft()
-        if not self.loads:
-            return None
-        if len(self.loads) == 1:
-            return self.loads[0][1]
-        spans = [
-            (until - since, load) for (since, _), (until, load) in zip(self.loads, list(self.loads)[1:], strict=False)
-        ]
-        return sum(span * load for span, load in spans) / sum(span for span, _ in spans)
 
 
 class NvmlProbe:
@@ -82,7 +49,7 @@ class NvmlProbe:
     def __init__(self) -> None:
         self._library: Library | None = None
         self._readings: dict[str, Reading] = {}
-        self._devices: list[_Device] = []
+        self._devices: list[NvmlDevice] = []
         self._gone: dict[str, float] = {}
         """When the devices were missed that were there once."""
         self._indices: dict[str, int] = {}
@@ -229,7 +196,7 @@ class NvmlProbe:
             self._trouble = "" if self._devices else NO_DEVICE
 
     def _list_devices(self, nvml: Library, now: float) -> None:
-        found: list[_Device] = []
+        found: list[NvmlDevice] = []
         for index in range(nvml.count()):
             what = f"GPU {index}"
             try:
@@ -248,7 +215,7 @@ class NvmlProbe:
         self._devices = found
         self._xids.listen(nvml, {device.uuid: device.handle for device in found})
 
-    def _listed(self, nvml: Library, index: int) -> list[_Device]:
+    def _listed(self, nvml: Library, index: int) -> list[NvmlDevice]:
         handle = nvml.device(index)
         slices = nvml.slices(handle)
         if slices:
@@ -258,12 +225,12 @@ class NvmlProbe:
             device.trouble = "MIG mode is on and there is no slice: nothing can run on it"
         return [device]
 
-    def _device(self, nvml: Library, handle: Any, index: int) -> _Device:
+    def _device(self, nvml: Library, handle: Any, index: int) -> NvmlDevice:
         uuid = nvml.uuid(handle)
         name = self._optional(uuid, "name", nvml.name, handle) or "a GPU without a name"
         mode = self._optional(uuid, "compute mode", nvml.compute_mode, handle)
         prohibited = "its compute mode lets no process in: nvidia-smi --compute-mode=0 changes that"
-        return _Device(
+        return NvmlDevice(
             handle,
             uuid,
             # A device that falls off the bus must not give its number to another one.
@@ -275,13 +242,13 @@ class NvmlProbe:
 
     # Readings
 
-    def _read(self, nvml: Library, device: _Device) -> Reading:
+    def _read(self, nvml: Library, device: NvmlDevice) -> Reading:
         at, handle = time.monotonic(), device.handle
         try:
-            total, free = _memory(nvml, handle)
+            total, free = memory_of(nvml, handle)
             processes = self._optional(device.uuid, "process list", nvml.processes, handle) or []
             # What was allocated or freed between the two is seen by one of them, and the smaller one is right.
-            free = min(free, _memory(nvml, handle)[1])
+            free = min(free, memory_of(nvml, handle)[1])
         except NvmlError as error:
             return self._unread(device, error, at)
         if device.failing_since < math.inf:
@@ -296,17 +263,17 @@ class NvmlProbe:
             device.uuid,
             device.index,
             device.name,
-            total // _MIB,
-            free // _MIB,
+            total // MIB,
+            free // MIB,
             at,
-            used=_by_owner(processes, total - free),
+            used=by_owner(processes, total - free),
             utilization=device.average_load(at),
             temperature=self._optional(device.uuid, "temperature", nvml.temperature, handle),
             trouble=device.trouble or self._xids.trouble_of(device.uuid, LISTED_FOR),
             exclusive=device.exclusive,
         )
 
-    def _unread(self, device: _Device, error: NvmlError, at: float) -> Reading:
+    def _unread(self, device: NvmlDevice, error: NvmlError, at: float) -> Reading:
         """Return the last reading, which is not free for anything new; after some time the device is broken."""
         device.failing_since = min(device.failing_since, at)
         before = self._readings.get(device.uuid)
@@ -325,30 +292,6 @@ class NvmlProbe:
             if error.code not in {library.NOT_SUPPORTED, library.FUNCTION_NOT_FOUND, library.GPU_IS_LOST}:
                 self._say(f"{uuid} {what}", f"GPU {uuid} is used without its {what}: {error}")
             return None
-
-
-def _memory(nvml: Library, handle: Any) -> tuple[int, int]:
-    """Return total and free bytes. One that shares the machine's memory has what the machine has available."""
-    total, free = nvml.memory(handle)
-    return (total, free) if total else _machine_memory()
-
-
-def _by_owner(processes: list[tuple[int, int]], in_use: int) -> Mapping[str, int]:
-    """Return the MiB that owners use: together no more than is in use, whatever a garbled list says."""
-    used: dict[str, int] = {}
-    for pid, amount in processes:
-        owner = owner_using(pid)
-        used[owner] = used.get(owner, 0) + amount
-    told = sum(used.values())
-    share = in_use / told if told > in_use else 1
-    return {owner: int(amount * share) // _MIB for owner, amount in used.items()}
-
-
-def _machine_memory() -> tuple[int, int]:
-    """Return the machine's total and available bytes."""
-    lines = (line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-    amounts = {words[0]: int(words[1]) * 1024 for words in lines}
-    return amounts["MemTotal:"], amounts["MemAvailable:"]
 
 
 def _nothing() -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from gpu.driver import GIB, Driver
 
-from maas_backoff.gate import nvml
+from maas_backoff.gate import device, nvml
 from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.reading import Reading
@@ -78,7 +78,7 @@ def test_a_device_and_what_changes_about_it(here: Driver, started: Started) -> N
 
 def test_utilisation_is_an_average_over_time(here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many readings are taken out of turn: a value counts for the time since the one before."""
-    monkeypatch.setattr(nvml, "WINDOW", 1.5)
+    monkeypatch.setattr(device, "WINDOW", 1.5)
     here.device("GPU-a", util=100)
     probing = started()
     began = time.monotonic()
