@@ -111,7 +111,7 @@ async def test_a_value_that_cannot_be_sent_is_no_outage(server: Server) -> None:
     scheduler = TaskBackoffScheduler(quick_config(server.storage))
     async with scheduler:
         with pytest.raises(TypeError):
-            await scheduler._tasks.store.server.execute("GET", object())  # type: ignore[arg-type]
+            await scheduler._tasks.store.server.execute("GET", object())  # type: ignore[arg-type] # that is the test
 
 
 # Forgotten
@@ -220,7 +220,7 @@ def test_a_heartbeat_ends_with_an_event_loop_that_was_closed_under_its_worker(se
     threads = [thread for thread in threading.enumerate() if thread.name == "maas-backoff-heartbeat"]
     assert threads
     for task in asyncio.all_tasks(loop):
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        task._log_destroy_pending = False  # type: ignore[attr-defined] # typeshed does not list it
     loop.close()
     for thread in threads:
         thread.join(20)

@@ -34,7 +34,7 @@ class Asked(CredentialProvider):
         self.fault: Exception | None = None
         self.given: object = None
 
-    async def get_credentials_async(self) -> object:  # type: ignore[override]
+    async def get_credentials_async(self) -> object:  # type: ignore[override] # any object, as users may give
         return self.now()
 
     def now(self) -> object:
@@ -47,9 +47,9 @@ class Asked(CredentialProvider):
 class AskedInAThread(Asked):
     """One that has been written for redis-py without asyncio, and takes a while."""
 
-    get_credentials_async = CredentialProvider.get_credentials_async  # type: ignore[assignment]
+    get_credentials_async = CredentialProvider.get_credentials_async  # type: ignore[assignment] # that is the test
 
-    def get_credentials(self) -> object:  # type: ignore[override]
+    def get_credentials(self) -> object:  # type: ignore[override] # any object, as users may give
         assert threading.current_thread() is not threading.main_thread()
         time.sleep(0.01)
         return self.now()
@@ -121,7 +121,7 @@ async def test_a_password_that_changes_before_its_provider_knows_is_asked_for_ag
             provider.password = "second-secret"  # from the second time on
             return given
 
-        provider.now = late  # type: ignore[method-assign]
+        provider.now = late  # type: ignore[method-assign] # for this test only
         await producer.create_task({"n": 1})
         rotate(guarded, provider, "third-secret")
         provider.password = "second-secret"
@@ -191,10 +191,10 @@ async def _logs_in(storage: StorageConfig, masters: list[Node]) -> None:
 @pytest.mark.parametrize("wrong", ["first-secret", Asked, object(), ("app", "first-secret")])
 def test_only_a_provider_is_taken(wrong: object) -> None:
     with pytest.raises(ConfigError, match="credential_provider") as caught:
-        StorageConfig(credential_provider=wrong)  # type: ignore[arg-type]
+        StorageConfig(credential_provider=wrong)  # type: ignore[arg-type] # that is the test
     assert "secret" not in str(caught.value)
     with pytest.raises(ConfigError, match="credential_provider"):
-        StorageConfig().credential_provider = wrong  # type: ignore[assignment]
+        StorageConfig().credential_provider = wrong  # type: ignore[assignment] # that is the test
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_a_line_of_code_in_a_remote_traceback_tells_nothing() -> None:
         raise ValueError("x")  # CUDA out of memory
     except ValueError as error:
         text = traceback.format_exc()
-        error.__cause__ = concurrent.futures.process._RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[attr-defined]
+        error.__cause__ = concurrent.futures.process._RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[attr-defined] # typeshed does not list it
         assert "CUDA out of memory" in text
         outcome = o.outcome_of_error(error)
     assert isinstance(outcome, o.Failed) and outcome.fault == ""

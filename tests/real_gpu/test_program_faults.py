@@ -53,7 +53,7 @@ async def test_an_illegal_address_replaces_the_child_and_the_device_stays_open(r
 async def test_a_ceiling_of_utilisation_keeps_a_task_away_from_a_busy_device(rig: Rig, tell: Tell) -> None:
     await rig.start()
     with rig.other(GIB, busy=True):
-        load = lambda: rig.watch.sample().utilization or 0  # noqa: E731
+        load = lambda: rig.watch.sample().utilization or 0  # noqa: E731 - a name for what is waited for
         risen = await seconds_until(lambda: load() > 80, "the load shows", 15)
         task = await rig.create(max_gpu_utilization=50)
 
