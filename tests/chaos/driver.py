@@ -225,7 +225,8 @@ class Driver:
             except subprocess.TimeoutExpired:
                 code = None
             if code != 0:
-                self._failures.append(Violation("producer", "", f"a producer ended with {code}"))
+                log = (self._folder / "producer.log").read_text()
+                self._failures.append(Violation("producer", "", f"a producer ended with {code}: {log[-4000:]}"))
 
     def _drain(self) -> None:
         """Wait until nothing is left to do, or nothing has ended for a minute."""

@@ -61,8 +61,12 @@ async def one(scheduler: TaskBackoffScheduler, task_id: str, kind: str, choice: 
 
 async def main() -> None:
     port, seed, seconds, rate = sys.argv[1:]
-    async with TaskBackoffScheduler(setting(int(port), timeout=3)) as scheduler:
+    # Not started, as that may meet a server that is down: each call connects on its own, and is repeated.
+    scheduler = TaskBackoffScheduler(setting(int(port), timeout=3))
+    try:
         await produce(scheduler, seed, float(seconds), float(rate))
+    finally:
+        await scheduler.shutdown()
 
 
 if __name__ == "__main__":

@@ -242,6 +242,8 @@ def test_the_driver_itself_tells_what_an_xid_means(
     """Newer drivers name the action to recover a device by: none, for most."""
     import pynvml
 
+    # Versions of the package before 12.570 lack the name.
+    monkeypatch.setattr(pynvml, "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION", 274, raising=False)
     action = 0
 
     def fields(handle: object, ids: list[int]) -> list[SimpleNamespace]:
