@@ -6,7 +6,7 @@ from maas_backoff.domain.context import current_task
 from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuAssignment, GpuStatus, GpuTask
 from maas_backoff.domain.health import Health
-from maas_backoff.domain.history import Activity, Durations, History
+from maas_backoff.domain.history import Activity, Durations, History, MemorySizes
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.spec import TaskOptions, TaskSpec
@@ -59,6 +59,7 @@ __all__ = [
     "History",
     "InvalidValueError",
     "MaasBackoffError",
+    "MemorySizes",
     "MissingExtraError",
     "PayloadError",
     "PayloadTooLargeError",

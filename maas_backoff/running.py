@@ -275,6 +275,8 @@ class Running:
         task_id, counts = attempt.task.task_id, attempt.claimed.counts
         if attempt.started_at is not None:
             self.tally.runs[int((time.monotonic() - attempt.started_at) * 1000).bit_length()] += 1
+        if attempt.grant is not None and attempt.grant.peak:
+            self.tally.count_gpu_memory(attempt.grant.peak, attempt.grant.demand.memory)
         info = attempt.info(self.worker) if settlement.error is not None else None
         settle = Settle(
             task_id, "lease", attempt.token, settlement, counts, info, attempt.progress, attempt.claimed.overrides

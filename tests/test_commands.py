@@ -94,6 +94,22 @@ def test_the_numbers_of_a_queue(command: Run, config: TaskBackoffConfig) -> None
     assert command("watch", "none")[0] == 1
 
 
+def test_the_gpu_memory_that_tasks_use_is_shown_beside_what_they_ask_for(
+    command: Run, config: TaskBackoffConfig, server: Server
+) -> None:
+    """With advice. The counts are those of thirty attempts that were given 16 GiB, and used 4."""
+    run_tasks(config, [TaskSpec({}, "x")])
+    assert "GPU" not in command("stats")[1]
+    (minute,) = server.client.keys("maas:{test}:h:*")
+    server.client.hset(minute, mapping={"g48": 30, "n56": 30})
+    out = command("stats")[1]
+    assert "used of a GPU: 3.68 GiB (p50), 3.99 GiB (p99) of 30" in out
+    assert "asked for: 14.7 GiB (p50), 16 GiB (p99) of 30" in out
+    assert "min_gpu_memory_gb may be lower" in out
+    told = json.loads(command("stats", "--json")[1])["last_hour"]
+    assert told["gpu_peaks"]["p99"] < 4 < told["gpu_needs"]["p50"] and "may be lower" in told["gpu_hint"]
+
+
 def test_a_queue_is_paused_and_goes_on(command: Run) -> None:
     assert command("pause") == (0, "paused\n", "") and command("pause")[1] == "it was paused already\n"
     assert "The queue is paused" in command("stats")[1]

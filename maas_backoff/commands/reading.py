@@ -10,7 +10,7 @@ import attrs
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Command, Options, not_so, task_id
 from maas_backoff.commands.text import cell, is_rich, moment, span, table
-from maas_backoff.domain.history import Activity
+from maas_backoff.domain.history import Activity, gpu_memory_hint
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
@@ -40,6 +40,13 @@ async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
     for name, durations in (("waited", last.waits), ("ran", last.runs), ("settled in", last.settles)):
         half, most = (span(durations.quantile(share)) for share in (0.5, 0.95))
         print(f"  {name}: {half} (p50), {most} (p95) of {durations.count:,}")
+    for name, sizes in (("used of a GPU", last.gpu_peaks), ("asked for", last.gpu_needs)):
+        median, highest = sizes.quantile(0.5), sizes.quantile(0.99)
+        if median is not None:
+            print(f"  {name}: {median:.3g} GiB (p50), {highest:.3g} GiB (p99) of {sizes.count:,}")
+    hint = gpu_memory_hint(last)
+    if hint:
+        print(hint)
     if last.errors:
         worst = sorted(last.errors.items(), key=lambda one: -one[1])[:10]
         print(table(("error", "attempts"), worst))
@@ -47,11 +54,14 @@ async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
 
 
 def _activity(activity: Activity) -> dict[str, Any]:
-    told = attrs.asdict(activity, filter=lambda field, _: field.name not in {"start", "waits", "runs", "settles"})
-    for name in ("waits", "runs", "settles"):
-        durations = getattr(activity, name)
-        told[name] = {"count": durations.count, "p50": durations.quantile(0.5), "p95": durations.quantile(0.95)}
-    return told
+    told = attrs.asdict(activity, filter=lambda field, _: field.name != "start" and field.name not in _MEASURED)
+    for name in _MEASURED:
+        found = getattr(activity, name)
+        told[name] = {"count": found.count, **{f"p{share}": found.quantile(share / 100) for share in (50, 95, 99)}}
+    return {**told, "gpu_hint": gpu_memory_hint(activity)}
+
+
+_MEASURED = ("waits", "runs", "settles", "gpu_peaks", "gpu_needs")
 
 
 async def _workers(scheduler: TaskBackoffScheduler, options: Options) -> int:

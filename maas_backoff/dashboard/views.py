@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from maas_backoff.domain.gpu import GpuStatus
-from maas_backoff.domain.history import Activity, Durations, History
+from maas_backoff.domain.history import Activity, Durations, History, gpu_memory_hint
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.worker import Worker
@@ -73,8 +73,18 @@ def history_view(history: History) -> View:
     worst = sorted(recent.errors.items(), key=lambda one: -one[1])[:WORST]
     return {
         "minutes": [_activity_view(minute) for minute in history.minutes],
-        "recent": {**_activity_view(recent), "errors": worst},
+        "recent": {**_activity_view(recent), "errors": worst, "gpu_memory": _gpu_memory_view(recent)},
     }
+
+
+def _gpu_memory_view(activity: Activity) -> View | None:
+    """Return what attempts used of GPUs and asked for, in GiB, and a hint; None where NVML has shown nothing."""
+    if not activity.gpu_peaks.count:
+        return None
+    used, asked = (
+        [sizes.quantile(share) for share in (0.5, 0.99)] for sizes in (activity.gpu_peaks, activity.gpu_needs)
+    )
+    return {"count": activity.gpu_peaks.count, "used": used, "asked": asked, "hint": gpu_memory_hint(activity)}
 
 
 def _activity_view(activity: Activity) -> View:

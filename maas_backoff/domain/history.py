@@ -1,12 +1,14 @@
 """What has happened in a queue, in numbers: tallied by workers, kept by the minute and for all time."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Self
+from typing import ClassVar, Self
 
 import attrs
 
+from maas_backoff.domain.demand import MIB_PER_GIB
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskStatus
 
@@ -15,6 +17,11 @@ BUCKETS = 24
 
 BOUNDS: tuple[float, ...] = tuple(2.0**n / 1000 for n in range(BUCKETS - 1))
 """Upper ends of all buckets but the last, in seconds."""
+
+_MEMORY_BUCKETS = 84
+"""Of GPU memory: bucket n holds amounts up to 2**(n/4) MiB, so each is 19 % wide; the last one has what is larger."""
+
+_MEMORY_BOUNDS: tuple[float, ...] = tuple(2 ** (n / 4) / MIB_PER_GIB for n in range(_MEMORY_BUCKETS - 1))
 
 _NAME = 64
 """Characters of an error's type that are kept."""
@@ -33,21 +40,41 @@ class Tally:
         """Calls of the handler, by how long they took."""
         self.settles: defaultdict[int, int] = defaultdict(int)
         """Settlements, by how long the call took that settled them."""
+        self.peaks: defaultdict[int, int] = defaultdict(int)
+        """Attempts with a GPU, by the most memory that their process was seen to use."""
+        self.needs: defaultdict[int, int] = defaultdict(int)
+        """The same attempts, by the memory that their tasks asked for."""
+
+    def count_gpu_memory(self, peak: int, need: int) -> None:
+        """Count an attempt on a GPU, by MiB: the most that its process used, and what its task asked for."""
+        self.peaks[_memory_bucket(peak)] += 1
+        self.needs[_memory_bucket(need)] += 1
+
+    def _all(self) -> Mapping[str, defaultdict[int, int]]:
+        return {"w": self.waits, "r": self.runs, "s": self.settles, "g": self.peaks, "n": self.needs}
 
     def take(self) -> str:
         """Return all that was counted as lines "name number", and begin anew."""
         lines: list[str] = []
-        for letter, counts in (("w", self.waits), ("r", self.runs), ("s", self.settles)):
-            lines += [f"{letter}{min(bucket, BUCKETS - 1)} {number}" for bucket, number in counts.items()]
+        for letter, counts in self._all().items():
+            last = _LAST_BUCKETS[letter]
+            lines += [f"{letter}{min(bucket, last)} {number}" for bucket, number in counts.items()]
             counts.clear()
         return "\n".join(lines)
 
     def put_back(self, taken: str) -> None:
         """Count again what `take` has returned, as the server has not counted it."""
-        counts = {"w": self.waits, "r": self.runs, "s": self.settles}
+        counts = self._all()
         for line in taken.splitlines():
             name, _, number = line.partition(" ")
             counts[name[0]][int(name[1:])] += int(number)
+
+
+def _memory_bucket(mib: int) -> int:
+    return math.ceil(4 * math.log2(max(1, mib)))
+
+
+_LAST_BUCKETS = dict.fromkeys("wrs", BUCKETS - 1) | dict.fromkeys("gn", _MEMORY_BUCKETS - 1)
 
 
 def tallied(settlement: Settlement, before: Counts) -> str:
@@ -78,10 +105,11 @@ _COMEBACKS = {"retry": "retried", "lost": "lost", "snooze": "snoozed", "oom": "o
 
 
 @attrs.frozen
-class Durations:
-    """How often something took how long: `counts` by bucket, whose upper ends are `BOUNDS` seconds."""
+class _Histogram:
+    """How often something was measured: `counts` by bucket, whose upper ends, but the last one's, are `bounds`."""
 
-    counts: tuple[int, ...] = (0,) * BUCKETS
+    counts: tuple[int, ...]
+    bounds: ClassVar[tuple[float, ...]]
 
     @property
     def count(self) -> int:
@@ -89,7 +117,7 @@ class Durations:
         return sum(self.counts)
 
     def quantile(self, share: float) -> float | None:
-        """Return the seconds that a share of them took at most, within a factor of two; None if there were none.
+        """Return what a share of them was at most, as exactly as a bucket is wide; None if there were none.
 
         Interpolated linearly within the bucket, as Prometheus' histogram_quantile does.
         """
@@ -98,14 +126,30 @@ class Durations:
             return None
         for bucket, number in enumerate(self.counts):
             if number and below + number >= rank:
-                low = BOUNDS[bucket - 1] if bucket else 0.0
-                high = BOUNDS[bucket] if bucket < len(BOUNDS) else low
+                low = self.bounds[bucket - 1] if bucket else 0.0
+                high = self.bounds[bucket] if bucket < len(self.bounds) else low
                 return low + (high - low) * (rank - below) / number
             below += number
-        return BOUNDS[-1]
+        return self.bounds[-1]
 
-    def __add__(self, other: Self) -> "Durations":
-        return Durations(tuple(mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)))
+    def __add__(self, other: Self) -> Self:
+        return type(self)(tuple(mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)))
+
+
+@attrs.frozen
+class Durations(_Histogram):
+    """How often something took how long, in seconds: each bucket ends at twice the end of the one before."""
+
+    counts: tuple[int, ...] = (0,) * BUCKETS
+    bounds: ClassVar[tuple[float, ...]] = BOUNDS
+
+
+@attrs.frozen
+class MemorySizes(_Histogram):
+    """How often how much GPU memory was used or asked for, in GiB: a bucket is at most 19 % wide."""
+
+    counts: tuple[int, ...] = (0,) * _MEMORY_BUCKETS
+    bounds: ClassVar[tuple[float, ...]] = _MEMORY_BOUNDS
 
 
 @attrs.frozen
@@ -115,7 +159,8 @@ class Activity:
     `completed`, `failed` and `cancelled` are ends of tasks; `retried`, `lost`, `snoozed`, `out_of_memory`, `gpu_fault`
     and `released` (handed back, nothing used) are attempts whose task came back. `errors` counts failed attempts by the
     type of their error: 400 names are kept, those seen last; the rest are "other". `waits` are from due to claimed,
-    `runs` of the handler, `settles` of the calls that settled attempts.
+    `runs` of the handler, `settles` of the calls that settled attempts. `gpu_peaks` are of attempts in child processes
+    with a GPU: the most memory that NVML has shown for each; `gpu_needs` what the tasks of the same attempts asked for.
     """
 
     start: datetime | None = None
@@ -132,14 +177,19 @@ class Activity:
     waits: Durations = Durations()
     runs: Durations = Durations()
     settles: Durations = Durations()
+    gpu_peaks: MemorySizes = MemorySizes()
+    gpu_needs: MemorySizes = MemorySizes()
 
     @classmethod
     def of(cls, numbers: Mapping[str, int], start: datetime | None = None) -> Self:
         """Return what stored names and numbers say; those of a newer release are ignored."""
         plain = {name: numbers[name] for name in _PLAIN if name in numbers}
         errors = {name[2:]: number for name, number in numbers.items() if name.startswith("e:")}
-        waits, runs, settles = (_durations(letter, numbers) for letter in "wrs")
-        return cls(start=start, errors=errors, waits=waits, runs=runs, settles=settles, **plain)
+        waits, runs, settles = (Durations(_counts(letter, numbers)) for letter in "wrs")
+        peaks, needs = (MemorySizes(_counts(letter, numbers)) for letter in "gn")
+        return cls(
+            start, errors=errors, waits=waits, runs=runs, settles=settles, gpu_peaks=peaks, gpu_needs=needs, **plain
+        )
 
 
 _PLAIN = (
@@ -148,8 +198,8 @@ _PLAIN = (
 )
 
 
-def _durations(letter: str, numbers: Mapping[str, int]) -> Durations:
-    return Durations(tuple(numbers.get(f"{letter}{bucket}", 0) for bucket in range(BUCKETS)))
+def _counts(letter: str, numbers: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(numbers.get(f"{letter}{bucket}", 0) for bucket in range(_LAST_BUCKETS[letter] + 1))
 
 
 @attrs.frozen
@@ -170,4 +220,27 @@ class History:
         waits, runs, settles = (
             sum((getattr(one, name) for one in self.minutes), Durations()) for name in ("waits", "runs", "settles")
         )
-        return Activity(None, errors=errors, waits=waits, runs=runs, settles=settles, **numbers)
+        peaks, needs = (
+            sum((getattr(one, name) for one in self.minutes), MemorySizes()) for name in ("gpu_peaks", "gpu_needs")
+        )
+        return Activity(
+            None, errors=errors, waits=waits, runs=runs, settles=settles, gpu_peaks=peaks, gpu_needs=needs, **numbers
+        )
+
+
+ENOUGH = 20
+"""Attempts on a GPU that a hint needs."""
+
+
+def gpu_memory_hint(activity: Activity) -> str:
+    """Return advice on what tasks ask for, where most of it is not used, or more is used than asked for; else ""."""
+    half, most = (activity.gpu_needs.quantile(share) for share in (0.5, 0.99))
+    peak = activity.gpu_peaks.quantile(0.99)
+    if half is None or most is None or peak is None or activity.gpu_peaks.count < ENOUGH:
+        return ""
+    used = f"99 % of the attempts used at most {peak:.3g} GiB of GPU memory"
+    if peak > 1.25 * most:
+        return f"{used}, and asked for {most:.3g} GiB: raise min_gpu_memory_gb, or others run out of memory"
+    if peak < 0.6 * half:
+        return f"{used}, and half of them asked for {half:.3g} GiB or more: min_gpu_memory_gb may be lower"
+    return ""

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from maas_backoff.gate.library import Library
-from maas_backoff.gate.owner import owner_using
+from maas_backoff.gate.owner import is_contained, is_here, owner_using
 
 WINDOW = 5.0
 """Seconds that a utilisation is the average of; NVML's own covers the last sixth of a second to a second."""
@@ -52,7 +52,14 @@ def memory_of(nvml: Library, handle: Any) -> tuple[int, int]:
 
 
 def by_owner(processes: Iterable[tuple[int, int]], in_use: int) -> Mapping[str, int]:
-    """Return the MiB that owners use: together no more than is in use, whatever a garbled list says."""
+    """Return the MiB that owners use: together no more than is in use, whatever a garbled list says.
+
+    Some drivers give a container the machine's process ids, which name other processes there, or none. A list with an
+    id that names none is taken for such a one, and says nothing.
+    """
+    processes = list(processes)
+    if is_contained() and not all(is_here(pid) for pid, _ in processes):
+        return {}
     used: dict[str, int] = {}
     for pid, amount in processes:
         owner = owner_using(pid)

@@ -16,7 +16,7 @@ from maas_backoff.gate.faults import Faults
 from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of, strangers_of
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
-from maas_backoff.gate.owner import owner_in_session
+from maas_backoff.gate.owner import is_elsewhere, owner_in_session
 from maas_backoff.gate.reading import Probe, Reading
 from maas_backoff.guard import log_for
 from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, DeviceLedger, Ledgers, holder
@@ -81,7 +81,7 @@ class Gate:
         self.devices.start(changed)
 
     def _changed(self) -> None:
-        self.grants.note_peaks()
+        self.grants.note_use()
         self.pulse.set()
 
     async def aclose(self) -> None:
@@ -148,7 +148,9 @@ class Gate:
         """Return what to do for those that wait, by the ledgers as they are now."""
         readings = [self._with_own_cache(one) for one in self.devices.usable]
         for reading in readings:
-            self._read[reading.uuid] = await self._ledgers.read(reading.uuid)
+            ledger = self._read[reading.uuid] = await self._ledgers.read(reading.uuid)
+            if any(is_elsewhere(one.owner) for one in ledger.reservations.values()):
+                self.grants.shared.add(reading.uuid)
         self.devices.warn_without_load(waiting)
         return plan(
             waiting,

@@ -8,6 +8,7 @@ import attrs
 
 from maas_backoff.domain.demand import Demand
 from maas_backoff.gate.owner import owner_of
+from maas_backoff.gate.reading import Reading
 
 State = Literal["running", "idle", "ending"]
 
@@ -30,6 +31,12 @@ class Grant:
     owner: str = "-"
     """Of the process that uses the memory, where it is one of its own."""
     state: State = "running"
+    seen: int = 0
+    """What its process was last seen to use, for the ledger."""
+    free: int = 0
+    """The device's free memory in that reading."""
+    told: bool = True
+    """Whether the ledger was told so."""
     peak: int = 0
     kept: int = attrs.field(init=False)
     """The most that its process was given, and may keep."""
@@ -60,6 +67,7 @@ class Grant:
         self.kept = self.mib
         self.dead = False
         self.changed = True
+        self.seen = 0
 
     def end_child(self) -> None:
         """End the warm child; nobody takes its place here."""
@@ -74,6 +82,9 @@ class Grant:
             return
         self.evict = None
         self.dead = True
+        # Before others see its memory free, they are told that it uses none.
+        self.changed = self.changed or self.seen > 0
+        self.seen = 0
         if self.state == "idle":
             self._become("ending")
 
@@ -96,6 +107,15 @@ class Grant:
         """The next attempt has it."""
         self._become("running")
         self.peak = 0
+
+    def shown(self, reading: Reading) -> None:
+        """A reading shows what its process uses."""
+        if self.owner == "-" or self.dead:
+            return
+        self.seen, self.free = reading.used.get(self.owner, 0), reading.free
+        self.told = False
+        if self.state == "running":
+            self.peak = max(self.peak, self.seen)
 
     def _become(self, state: State) -> None:
         if self.state != state:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from maas_backoff.domain.demand import Demand
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.grant import Grant
+from maas_backoff.gate.owner import is_contained
 from maas_backoff.gate.reading import Reading
 from maas_backoff.store.connect import Client
 from maas_backoff.store.ledger import Ledgers, Reservation
@@ -44,6 +45,8 @@ class Grants:
         self._held: dict[str, Grant] = {}
         self._numbers = itertools.count(1)
         self._missing: set[str] = set()
+        self.shared: set[str] = set()
+        """Devices that workers in other containers use: they do not see the processes of this one."""
 
     def __iter__(self) -> Iterator[Grant]:
         return iter(list(self._held.values()))
@@ -60,7 +63,9 @@ class Grants:
     def reservation(self, grant: Grant) -> Reservation:
         """Return a grant as it stands in its device's ledger."""
         return Reservation(
-            grant.id, grant.mib, grant.state, grant.owner, self._worker, self._queue, grant.task_id or "-"
+            *(grant.id, grant.mib, grant.state, grant.owner, self._worker, self._queue, grant.task_id or "-"),
+            seen=grant.seen,
+            free=grant.free,
         )
 
     @property
@@ -79,12 +84,20 @@ class Grants:
         """Whether warm children wait for tasks, and others may want their room."""
         return any(grant.state == "idle" and grant.evict is not None for grant in self)
 
-    def note_peaks(self) -> None:
-        """Note from new readings how much memory the attempts have used at most."""
-        used = {one.uuid: one.used for one in self._devices.all}
+    def note_use(self) -> None:
+        """Note from new readings how much memory the processes use."""
+        readings = {one.uuid: one for one in self._devices.all}
         for grant in self:
-            if grant.state == "running":
-                grant.peak = max(grant.peak, used.get(grant.uuid, {}).get(grant.owner, 0))
+            if grant.uuid in readings:
+                grant.shown(readings[grant.uuid])
+
+    @property
+    def untold(self) -> bool:
+        """Whether others are to be told what processes here use."""
+        return any(self._is_untold(grant) for grant in self)
+
+    def _is_untold(self, grant: Grant) -> bool:
+        return grant.seen > 0 and not grant.told and (is_contained() or grant.uuid in self.shared)
 
     def soon(self) -> None:
         """Have the devices read again soon, for what has just ended; what takes longer waits for the usual reading."""
@@ -122,7 +135,7 @@ class Grants:
             if self._settle(grant, readings.get(grant.uuid)):
                 del self._held[grant.id]
                 gone.setdefault(grant.uuid, []).append(grant)
-            elif grant.changed or grant.id in self._missing:
+            elif grant.changed or grant.id in self._missing or self._is_untold(grant):
                 changed.setdefault(grant.uuid, []).append(grant)
         try:
             while gone:
@@ -134,7 +147,7 @@ class Grants:
             self._held |= {grant.id: grant for grants in gone.values() for grant in grants}
         for uuid, grants in changed.items():
             for grant in grants:
-                grant.changed = False
+                grant.changed, grant.told = False, True
             again = any(grant.id in self._missing for grant in grants)
             await self._ledgers.keep(uuid, map(self.reservation, grants), again=again)
             self._missing.difference_update(grant.id for grant in grants)

@@ -1,5 +1,6 @@
 """The name under which a process's GPU memory is found, also by workers in other containers of the same machine."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -15,6 +16,28 @@ def _namespace() -> str:
 
 
 _NAMESPACE = _namespace()
+
+_FIRST = "4026531836"
+"""The machine's own namespace, on Linux: a constant of the kernel, PROC_PID_INIT_INO."""
+
+
+def is_contained() -> bool:
+    """Whether this process runs in a container: others may not see its children."""
+    return _NAMESPACE not in {_FIRST, "0"}
+
+
+def is_here(pid: int) -> bool:
+    """Whether a process of this id can be seen from here."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
+
+
+def is_elsewhere(owner: str) -> bool:
+    """Whether an owner is a process of another container."""
+    return owner != "-" and owner.partition(":")[0] != _NAMESPACE
 
 
 def owner_of(pid: int) -> str:

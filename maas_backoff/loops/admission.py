@@ -68,6 +68,7 @@ class Admission:
         gate, running = self._gate, self._running
         return (
             gate.grants.unsettled
+            or gate.grants.untold
             or gate.grants.keep_children
             or running.gpu_marked
             or bool(gate.devices.usable) != self._usable

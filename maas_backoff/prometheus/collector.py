@@ -7,7 +7,7 @@ import attrs
 from prometheus_client import Metric
 
 from maas_backoff.domain.gpu import GpuStatus
-from maas_backoff.domain.history import BOUNDS, Activity, Durations
+from maas_backoff.domain.history import Activity, Durations, MemorySizes
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.worker import Worker
 from maas_backoff.prometheus.snapshot import Snapshot
@@ -16,6 +16,8 @@ Labels = Mapping[str, str]
 Samples = Iterable[tuple[Labels, float]]
 
 _GIB = 2**30
+_EACH_OCTAVE = 4
+"""Buckets of memory that make one here: their upper ends double."""
 _NO_SUM = "Their sum is not known."
 _SUFFIXES = {"counter": "_total", "histogram": "_bucket"}
 
@@ -77,9 +79,12 @@ class Collector:
             ("run_seconds", total.runs, "How long calls of the handler took."),
             ("settle_seconds", total.settles, "How long calls took that settled attempts."),
         ):
-            family = self._family("histogram", name, f"{text} {_NO_SUM}", _buckets(durations))
-            family.add_sample(f"{family.name}_count", {"queue": self.queue}, durations.count)
-            yield family
+            yield self._histogram(name, text, _buckets(durations), durations.count)
+        for name, sizes, text in (
+            ("gpu_peak_bytes", total.gpu_peaks, "The most GPU memory that attempts in child processes have used."),
+            ("gpu_need_bytes", total.gpu_needs, "The GPU memory that the tasks of the same attempts asked for."),
+        ):
+            yield self._histogram(name, text, _buckets(sizes, unit=_GIB, step=_EACH_OCTAVE), sizes.count)
 
     def _of_workers(self, workers: Iterable[Worker]) -> Iterator[Metric]:
         fleet = list(workers)
@@ -113,6 +118,11 @@ class Collector:
     def _one(self, kind: str, name: str, text: str, value: float) -> Metric:
         return self._family(kind, name, text, [({}, value)])
 
+    def _histogram(self, name: str, text: str, buckets: Samples, count: int) -> Metric:
+        family = self._family("histogram", name, f"{text} {_NO_SUM}", buckets)
+        family.add_sample(f"{family.name}_count", {"queue": self.queue}, count)
+        return family
+
     def _family(self, kind: str, name: str, text: str, samples: Samples) -> Metric:
         family = Metric(f"maas_backoff_{name}", text, kind)
         for labels, value in samples:
@@ -121,9 +131,11 @@ class Collector:
         return family
 
 
-def _buckets(durations: Durations) -> Samples:
-    ends = [*map(str, BOUNDS), "+Inf"]
-    return (({"le": end}, number) for end, number in zip(ends, accumulate(durations.counts), strict=True))
+def _buckets(found: Durations | MemorySizes, *, unit: float = 1, step: int = 1) -> Samples:
+    """Return the counts by upper end in multiples of `unit`: those of each `step` buckets together."""
+    counts = list(accumulate(found.counts))
+    ends = [(str(end * unit), number) for end, number in zip(found.bounds, counts, strict=False)]
+    return (({"le": end}, number) for end, number in [*ends[::step], ("+Inf", counts[-1])])
 
 
 def _labels(gpu: GpuStatus) -> Labels:

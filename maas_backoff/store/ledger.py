@@ -17,6 +17,10 @@ ONE_PROCESS, ONE_WORKER = -1, -2
 """Limits of a device that takes one process at a time: a child, or the worker itself."""
 
 
+SEEN_FOR = 3.0
+"""Seconds for which others count on what a worker has seen its child use; it tells so after each reading."""
+
+
 @attrs.frozen
 class Reservation:
     """One promise; amounts are MiB."""
@@ -29,14 +33,31 @@ class Reservation:
     queue: str
     task_id: str
     starting: bool = False
+    seen: int = 0
+    """What its worker has seen the owner use, for those who do not see it."""
+    free: int = 0
+    """The device's free memory in the reading of `seen`."""
 
     @classmethod
-    def of(cls, name: str, value: str, now_ms: float) -> Self | None:
-        """Return the reservation of a stored field, unless its lease has run out."""
+    def of(cls, name: str, value: str, told: str, now_ms: float) -> Self | None:
+        """Return the reservation of a stored field, and of the one with its use; None if its lease has run out."""
         expiry, mib, state, start_until, owner, worker, queue, task_id = value.split(" ", 7)
         if float(expiry) < now_ms:
             return None
-        return cls(name, int(mib), state, owner, worker, queue, task_id, float(start_until) > now_ms)
+        starting = float(start_until) > now_ms
+        until, seen, free = map(int, told.split() or (0, 0, 0))
+        if until < now_ms:
+            seen, free = 0, 0
+        return cls(name, int(mib), state, owner, worker, queue, task_id, starting, seen, free)
+
+    def used(self, used: Mapping[str, int], free: int) -> int:
+        """Return the MiB that its owner uses, by a reading: `used` by owner, and what is free.
+
+        A reading that does not show the owner says nothing; then what its worker has told counts. What has become free
+        since then may be the owner's memory: it is not counted in both.
+        """
+        shown = used.get(self.owner)
+        return max(0, self.seen - max(0, free - self.free)) if shown is None else shown
 
 
 @attrs.frozen
@@ -59,7 +80,11 @@ class DeviceLedger:
     def of(cls, now_ms: float, flat: Sequence[bytes], queue: str = "") -> Self:
         """Return what the fields of the stored hash say to a queue; without one, to any."""
         fields = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True))
-        found = (Reservation.of(name[2:], value, now_ms) for name, value in fields.items() if name.startswith("r:"))
+        found = (
+            Reservation.of(name[2:], value, fields.get(f"u{name[1:]}", ""), now_ms)
+            for name, value in fields.items()
+            if name.startswith("r:")
+        )
         hold, need = _current(fields.get("hold"), now_ms), _current(fields.get("need"), now_ms)
         reservations = {one.id: one for one in found if one is not None}
         # A quarantine of the device itself comes first.
@@ -170,14 +195,14 @@ class Ledgers:
         return [name.decode() for name in missing]
 
     def _kept(self, reservations: Iterable[Reservation], how: str) -> list[Any]:
-        args: list[Any] = [self.clock, self._lease_ms, how]
+        args: list[Any] = [self.clock, self._lease_ms, f"{SEEN_FOR * 1000:.0f}", how]
         for one in reservations:
-            args += one.id, one.mib, one.state, one.owner, f"{one.worker} {one.queue} {one.task_id}"
+            args += one.id, one.mib, one.state, one.owner, f"{one.worker} {one.queue} {one.task_id}", one.seen, one.free
         return args
 
     async def release(self, uuid: str, ids: Sequence[str]) -> None:
         """Give reservations back."""
-        await self.server(uuid).execute("HDEL", ledger(uuid), *(f"r:{name}" for name in ids))
+        await self.server(uuid).execute("HDEL", ledger(uuid), *(f"{kind}:{name}" for name in ids for kind in "ru"))
 
     async def hold(self, uuid: str, holder: str, mib: int, seconds: float) -> bool:
         """Hold the device for a holder; False where somebody else does."""

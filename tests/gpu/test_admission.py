@@ -30,6 +30,7 @@ from maas_backoff import (
     TaskSpec,
     TaskStatus,
 )
+from maas_backoff.gate import grants
 from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.reading import Reading
 from maas_backoff.store.frame import Frame
@@ -1100,3 +1101,44 @@ async def test_a_model_that_is_missing_for_a_while_harms_no_task(
         assert done == {(TaskStatus.COMPLETED, 0, 0, ())}
         assert sum(task.attempt for task in tasks) < 6 + 20, "not as fast as the server answers"
         await eventually(lambda: scheduler.health().ready, "it is over")
+
+
+async def test_memory_that_only_another_container_shows_in_use_is_counted_once(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two containers share a device, each seeing its own processes only: 10 of 16 GiB in use leave room for 5."""
+    monkeypatch.setattr(grants, "is_contained", lambda: True)
+    uuid = new_uuid()
+    there, here = FakeGpu(uuid), FakeGpu(uuid)
+    probe = FakeGpuProbe([there])
+    other = gpu_config.copy()
+    other.task.biz_prefix = "other"
+    other.threadpool.proc_mode = "process"
+    neighbour = TaskBackoffScheduler(other, gpu_probe=probe)
+    neighbour.set_custom_task_handler(gpu_handlers.sleep_for_long)
+
+    async def handler(task: TaskEntity) -> None: ...
+
+    async with neighbour, worker(gpu_config, FakeGpuProbe([here]), handler) as scheduler:
+        await neighbour.create_task({}, min_gpu_memory_gb=10)
+        assert neighbour._service is not None
+        gate = neighbour._service._gate
+        await eventually(lambda: any(grant.owner != "-" for grant in gate.grants), "its child is there")
+        (grant,) = gate.grants
+        here.strangers_gb = 10
+        await scheduler.create_task({}, "x", min_gpu_memory_gb=5)
+        await eventually(lambda: _waits_for(scheduler, "x", "best device has 0 GiB free"), "it is counted twice")
+        there.processes[int(grant.owner.split(":")[1])] = 10
+        probe.poke()
+        assert (await scheduler.wait_task("x", 20)).status is TaskStatus.COMPLETED
+        # The child's peak is counted with the end of its attempt.
+        (running,) = [task for gpu in await scheduler.gpus() for task in gpu.tasks]
+        assert running.memory_gb == 10
+        await neighbour.cancel_task(running.task_id, running=True)
+        await eventually(lambda: _peak_is(neighbour, 10), "it is measured")
+
+
+async def _peak_is(scheduler: TaskBackoffScheduler, gib: float) -> bool:
+    total = (await scheduler.get_history(1)).total
+    peak, need = total.gpu_peaks.quantile(0.99), total.gpu_needs.quantile(0.99)
+    return peak is not None and need is not None and abs(peak - gib) < 0.2 * gib and abs(need - gib) < 0.2 * gib

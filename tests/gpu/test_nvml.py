@@ -61,8 +61,9 @@ def started(here: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
         probing.probe.stop()
 
 
-def test_a_device_and_what_changes_about_it(here: Driver, started: Started) -> None:
+def test_a_device_and_what_changes_about_it(here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     """Name, total, free, utilisation, temperature and who uses what; the next round sees a change."""
+    monkeypatch.setattr(device, "is_contained", lambda: False)
     here.device("GPU-a", used_gb=3, name="Fake_H100", util=40, temp=61, reserved=GIB)
     probing = started()
     (first,) = probing.next().values()
@@ -138,12 +139,26 @@ def test_another_module_of_that_name(here: Driver, started: Started, monkeypatch
     until(lambda: "is not nvidia-ml-py: it has no nvmlDeviceGetCount" in probing.probe.trouble)
 
 
-def test_a_garbled_list_of_processes(here: Driver, started: Started) -> None:
+def test_a_garbled_list_of_processes(here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more is attributed than is in use."""
+    monkeypatch.setattr(device, "is_contained", lambda: False)
     me, other = os.getpid(), 999999
     here.device("GPU-a", used_gb=6, procs=f"{me}:{15 * GIB},{other}:{15 * GIB}")
     one = started().next()["GPU-a"]
     assert one.used == {owner_of(os.getsid(me)): 3 * 1024, owner_of(other): 3 * 1024}
+
+
+def test_in_a_container_a_list_of_the_machine_s_process_ids_says_nothing(
+    here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them may have the number of a process of the container, which uses nothing."""
+    monkeypatch.setattr(device, "is_contained", lambda: True)
+    me, nobody = os.getpid(), 2**22 + 1
+    here.device("GPU-a", used_gb=2, procs=f"{me}:{GIB},{nobody}:{GIB}")
+    here.device("GPU-b", used_gb=2, procs=f"{me}:{GIB}")
+    readings = started().next()
+    assert readings["GPU-a"].used == {}
+    assert readings["GPU-b"].used == {owner_of(os.getsid(me)): 1024}
 
 
 @pytest.mark.parametrize(("mode", "exclusive", "trouble"), [(0, False, ""), (3, True, ""), (2, False, "compute mode")])

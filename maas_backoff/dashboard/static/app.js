@@ -7,7 +7,7 @@ import { Detail } from "./detail.js";
 import { setClock, tick } from "./format.js";
 import { List } from "./list.js";
 import { clear, notice } from "./notice.js";
-import { errors, gpus, states, workers } from "./overview.js";
+import { errors, gpuMemory, gpus, states, workers } from "./overview.js";
 import { Stream } from "./server.js";
 
 const LIST_PERIOD = 3000; // ms between two reads of the list
@@ -32,6 +32,7 @@ const stream = new Stream(
     history(told) {
       charts.take(told);
       errors(told.recent, listFailing);
+      gpuMemory(told.recent.gpu_memory);
     },
     trouble(text) {
       if (text) notice(`The numbers are old: ${text}`, { bad: true, kind: "trouble" });

@@ -38,6 +38,13 @@ export function gpus({ count, first }) {
   show(byId("gpus"), first.map(device), more(count - first.length));
 }
 
+/** How much memory attempts have used and asked for, and advice where that is far apart. */
+export function gpuMemory(memory) {
+  const both = ([half, most]) => `${gib(half)} (p50), ${gib(most)} (p99)`;
+  const told = memory && `Last hour: ${number(memory.count)} attempts used ${both(memory.used)}, and asked for ${both(memory.asked)}.`;
+  show(byId("gpu-memory"), told && h("p", { class: "words" }, told), memory?.hint ? h("p", { class: "words warn" }, memory.hint) : null);
+}
+
 function more(count) {
   return count > 0 ? h("p", { class: "words" }, `and ${number(count)} more`) : null;
 }

@@ -1,22 +1,29 @@
 --[[ Renew reservations, with what has changed about them.
 KEYS: ledger
-ARGV: now lease_ms how | per reservation: id mib state owner rest
+ARGV: now lease_ms seen_ms how | per reservation: id mib state owner rest seen free
 Returns: ids that are not there (any more)
-`how` is 'renew': longer, as it is; 'change': and as it is given; 'enter': also where it is not there.
+`how` is 'renew': longer, as it is; 'change': and as it is given; 'enter': also where it is not there. `seen` is what its
+process was seen to use, 0: nothing, and `free` the device's free memory at that time, in MiB; others count on both for `seen_ms`.
 ]]
 --#include _clock
 --#include _ledger
 local now, ahead = ledger_time(ARGV[1], redis.call('HGET', KEYS[1], 'clock'))
-local lease_ms, how, kept, missing = tonumber(ARGV[2]), ARGV[3], {}, {}
-local expiry = whole(now + lease_ms)
-for n = 4, #ARGV, 5 do
+local how, kept, missing, told, untold = ARGV[4], {}, {}, {}, {}
+local expiry, until_seen = whole(now + tonumber(ARGV[2])), whole(now + tonumber(ARGV[3]))
+for n = 5, #ARGV, 7 do
   local name = 'r:' .. ARGV[n]
   local stored = redis.call('HGET', KEYS[1], name)
   local before = stored and reservation(stored)
   if how == 'enter' or before and before.expiry >= now then
     local start_until = before and before.start_until or 0
     local value = table.concat({ expiry, ARGV[n + 1], ARGV[n + 2], whole(start_until), ARGV[n + 3], ARGV[n + 4] }, ' ')
-    if how == 'renew' then value = expiry .. string.match(stored, ' .*') end
+    if how == 'renew' then
+      value = expiry .. string.match(stored, ' .*')
+    elseif tonumber(ARGV[n + 5]) > 0 then
+      told[#told + 1], told[#told + 2] = 'u:' .. ARGV[n], until_seen .. ' ' .. ARGV[n + 5] .. ' ' .. ARGV[n + 6]
+    else
+      untold[#untold + 1] = 'u:' .. ARGV[n]
+    end
     kept[#kept + 1], kept[#kept + 2] = name, value
   else
     missing[#missing + 1] = ARGV[n]
@@ -25,5 +32,7 @@ end
 if #kept > 0 then
   begin_writing(KEYS[1], now, ahead)
   for n = 1, #kept, 2 do redis.call('HSET', KEYS[1], kept[n], kept[n + 1]) end
+  for n = 1, #told, 2 do redis.call('HSET', KEYS[1], told[n], told[n + 1]) end
+  for _, name in ipairs(untold) do redis.call('HDEL', KEYS[1], name) end
 end
 return missing

@@ -26,10 +26,11 @@ for name, value in pairs(fields) do
     local other = reservation(value)
     if other.expiry < now then
       expired[#expired + 1] = name
+      expired[#expired + 1] = 'u' .. string.sub(name, 2)
     elseif name == 'r:' .. id then
       mine = other.mib
     else
-      local seen = used[other.owner] or 0
+      local seen = used[other.owner] or told_use(fields['u' .. string.sub(name, 2)], now, free)
       room = room - math.max(0, other.mib - seen)
       if other.state == 'running' then running = running + 1 end
       others = others or limit == -1 or limit == -2 and other.worker ~= worker
