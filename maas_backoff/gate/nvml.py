@@ -26,7 +26,10 @@ DEADLINE = 10.0
 """Seconds that one call of NVML may take; the driver can hang, and nothing can stop the call then."""
 
 LISTED_FOR = 30.0
-"""Seconds after which the devices are listed anew: MIG slices come and go, a lost device may be back."""
+"""Seconds after which the devices are listed anew: MIG slices come and go."""
+
+MISSED_FOR = 3.0
+"""Likewise while a device is missing or broken, as it may be back."""
 
 FAILING_FOR = 10.0
 """Seconds after which a device whose memory cannot be read is broken. Until then its last reading grows old: nothing
@@ -54,6 +57,8 @@ class NvmlProbe:
         """When the devices were missed that were there once."""
         self._indices: dict[str, int] = {}
         self._listed_at = -math.inf
+        self._unlisted = 0
+        """How many devices could not be asked when they were listed."""
         self._xids = Xids()
         self._trouble = "it has not answered yet"
         self._has_answered = False
@@ -161,7 +166,8 @@ class NvmlProbe:
 
     def _read_all(self, nvml: Library) -> None:
         now = time.monotonic()
-        if now - self._listed_at > LISTED_FOR:
+        missed = not self._devices or self._unlisted or any(one.trouble for one in self._readings.values())
+        if now - self._listed_at > (min(MISSED_FOR, LISTED_FOR) if missed else LISTED_FOR):
             self._listed_at = now
             works = not self._devices or any(device.failing_since == math.inf for device in self._devices)
             if works or self._begin_anew(nvml):
@@ -197,11 +203,13 @@ class NvmlProbe:
 
     def _list_devices(self, nvml: Library, now: float) -> None:
         found: list[NvmlDevice] = []
+        self._unlisted = 0
         for index in range(nvml.count()):
             what = f"GPU {index}"
             try:
                 found += self._listed(nvml, index)
             except NvmlError as error:
+                self._unlisted += 1
                 self._say(what, f"{what} cannot be asked: {error}")
             else:
                 self._quiet(what)

@@ -327,6 +327,26 @@ def test_a_broken_device_is_never_free(here: Driver, started: Started, how: str)
     assert probing.next()["GPU-a"].trouble == ""
 
 
+@pytest.mark.parametrize("how", ["lost=1", "handle_error=15"])
+def test_a_device_that_was_missed_is_looked_for_soon(
+    here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Not when the devices are next listed, which is half a minute later: tasks may wait for it."""
+    for name in "ab":
+        here.device(f"GPU-{name}")
+    probing = started()
+    probing.next()
+    name, _, value = how.partition("=")
+    here.change("GPU-a", **{name: int(value)})
+    time.sleep(nvml.LISTED_FOR)
+    until(lambda: probing.next()["GPU-a"].trouble)
+    monkeypatch.setattr(nvml, "LISTED_FOR", 30.0)
+    monkeypatch.setattr(nvml, "MISSED_FOR", 0.1)
+    probing.next()
+    here.change("GPU-a", **{name: 0})
+    until(lambda: not probing.next()["GPU-a"].trouble)
+
+
 def test_an_xid_is_noted_unless_a_program_brings_it_about(here: Driver, started: Started) -> None:
     here.device("GPU-a")
     here.device("GPU-b")
