@@ -1,6 +1,7 @@
 """Tasks with retries and backoff over Redis or Valkey, for asyncio services that serve AI models."""
 
 from maas_backoff.config import GpuConfig, SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
+from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.backoff import Backoff, BackoffStrategy
 from maas_backoff.domain.context import current_task
 from maas_backoff.domain.event import TaskEvent
@@ -38,7 +39,6 @@ from maas_backoff.errors import (
     WorkerEndedError,
 )
 from maas_backoff.scheduler import TaskBackoffScheduler
-from maas_backoff.storage import StorageConfig
 
 __all__ = [
     "Activity",

@@ -19,13 +19,13 @@ import anyio
 
 from maas_backoff.commands import preview, reading, steering
 from maas_backoff.commands.load import UsageError, load_scheduler
+from maas_backoff.common.guard import log_for
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.config.storage import StorageConfig
 from maas_backoff.demo.lines import InputError
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError, WorkerEndedError
-from maas_backoff.guard import log_for
 from maas_backoff.logs import JsonFormatter, PlainFormatter, TaskLogFilter
 from maas_backoff.scheduler import TaskBackoffScheduler
-from maas_backoff.storage import StorageConfig
 from maas_backoff.store.redis import RedisStore
 
 log = log_for("command")

@@ -12,36 +12,36 @@ from typing import Self, TypeVar, Unpack
 
 import anyio
 
-from maas_backoff import forks
-from maas_backoff.caller import Disconnected, until_gone
+from maas_backoff.client.caller import Disconnected, until_gone
+from maas_backoff.client.client import QueueClient
+from maas_backoff.client.opened import Opened
+from maas_backoff.common import forks
+from maas_backoff.common.guard import log_for
+from maas_backoff.common.uninterrupted import uninterrupted
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.context import current
 from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.health import Health
 from maas_backoff.domain.history import History
-from maas_backoff.domain.newtask import new_task_id
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.spec import Move, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Tracing
+from maas_backoff.domain.validation import new_task_id
 from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import EventLoopError, HandlerError, InvalidValueError
-from maas_backoff.executors.base import ExceptionHandler, Executor, Handler
-from maas_backoff.executors.call import check_handler, check_takes, is_coroutine_handler
-from maas_backoff.executors.inline import InlineExecutor
-from maas_backoff.executors.lifespan import Lifespan
-from maas_backoff.executors.process import ProcessExecutor
-from maas_backoff.executors.reference import HandlerReference
-from maas_backoff.executors.thread import ThreadExecutor
 from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.reading import Probe
-from maas_backoff.guard import log_for
-from maas_backoff.opened import Opened
-from maas_backoff.service import Service
-from maas_backoff.tasks import Tasks
-from maas_backoff.uninterrupted import uninterrupted
+from maas_backoff.worker.executors.base import ExceptionHandler, Executor, Handler
+from maas_backoff.worker.executors.call import check_handler, check_takes, is_coroutine_handler
+from maas_backoff.worker.executors.inline import InlineExecutor
+from maas_backoff.worker.executors.lifespan import Lifespan
+from maas_backoff.worker.executors.process import ProcessExecutor
+from maas_backoff.worker.executors.reference import HandlerReference
+from maas_backoff.worker.executors.thread import ThreadExecutor
+from maas_backoff.worker.service import Service
 
 log = log_for("scheduler")
 
@@ -83,7 +83,7 @@ class TaskBackoffScheduler:
         self._lifespan: Lifespan | None = None
         self._handler: Handler | None = None
         self._exception_handler: ExceptionHandler | None = None
-        self._opened = Opened(lambda: self.config, lambda config, server: Tasks(config, self._tracing, server))
+        self._opened = Opened(lambda: self.config, lambda config, server: QueueClient(config, self._tracing, server))
         self._service: Service | None = None
         self._home: asyncio.AbstractEventLoop | None = None
         self._mutex = threading.Lock()
@@ -176,7 +176,7 @@ class TaskBackoffScheduler:
             await self._opened.refresh()
             try:
                 if self._handler is None:
-                    await self._tasks.store.check(worker=False)
+                    await self._client.store.check(worker=False)
                 else:
                     self._service = await self._started_service(self._handler)
             except BaseException:
@@ -186,10 +186,10 @@ class TaskBackoffScheduler:
 
     async def _started_service(self, handler: Handler) -> Service:
         check_handler("handler", handler, 1 if self._lifespan is None else 2)
-        tasks = self._tasks
-        executor = _executor(tasks.config, handler, self._lifespan)
+        client = self._client
+        executor = _executor(client.config, handler, self._lifespan)
         probe = self._probe or NvmlProbe()
-        service = Service(tasks.config, tasks.store, executor, self._exception_handler, probe, self._tracing)
+        service = Service(client.config, client.store, executor, self._exception_handler, probe, self._tracing)
         await service.start()
         return service
 
@@ -237,8 +237,8 @@ class TaskBackoffScheduler:
         self._mutex = threading.Lock()
 
     @property
-    def _tasks(self) -> Tasks:
-        return self._opened.tasks()
+    def _client(self) -> QueueClient:
+        return self._opened.client()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -297,7 +297,7 @@ class TaskBackoffScheduler:
         Raises TaskConflictError for an id with other params; InvalidValueError, ConfigError, PayloadError before
         anything is sent; StorageFullError.
         """
-        return await self._tasks.create(task_params, task_id, options)
+        return await self._client.create(task_params, task_id, options)
 
     async def create_tasks(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
         """Create many tasks and return their ids in order; an item is the params, or a TaskSpec with the options.
@@ -306,20 +306,20 @@ class TaskBackoffScheduler:
         as one TaskConflictError with `conflicts` and `created`. QueueFullError and other StorageErrors have `created`:
         the ids of this call that are in the queue for certain. If all items have ids, the same call may be repeated.
         """
-        return await self._tasks.create_many(items)
+        return await self._client.create_many(items)
 
     # Reading tasks
 
     async def get_task(self, task_id: str) -> TaskEntity | None:
         """Return the task, or None if there is none of that id (any more)."""
-        return await self._tasks.get(task_id)
+        return await self._client.get(task_id)
 
     async def wait_task(self, task_id: str, timeout: float | timedelta | None = None) -> TaskEntity:
         """Return the task when it is finished: completed, failed or cancelled. None waits for ever.
 
         Raises TaskTimeoutError after `timeout` (seconds, or a timedelta), and TaskNotFoundError.
         """
-        return await self._tasks.wait(task_id, timeout)
+        return await self._client.wait(task_id, timeout)
 
     async def watch(self, task_id: str, *, after: str | None = None) -> AsyncGenerator[TaskEvent, None]:
         """Give the task as it is, and again whenever its state or progress changes, until it is finished.
@@ -328,7 +328,7 @@ class TaskBackoffScheduler:
         but what came in between. Changes that follow each other quickly may be seen as one. Raises TaskNotFoundError,
         also when the task is deleted meanwhile.
         """
-        async with aclosing(self._tasks.watch(task_id, after)) as events:
+        async with aclosing(self._client.watch(task_id, after)) as events:
             async for event in events:
                 yield event
 
@@ -385,37 +385,37 @@ class TaskBackoffScheduler:
         `brief` they come without params, result and failed attempts, at a fraction of the cost. A task that changes
         its state meanwhile may be missed or seen twice.
         """
-        return await self._tasks.page(status, Listing(limit, cursor, reverse, waiting_for, due_from, brief))
+        return await self._client.page(status, Listing(limit, cursor, reverse, waiting_for, due_from, brief))
 
     async def get_queue_stats(self) -> QueueStats:
         """Return how many tasks are in which state, in constant time."""
-        return await self._tasks.store.stats()
+        return await self._client.store.stats()
 
     async def explain(self) -> str:
         """Return in one sentence why nothing runs, or not all that waits."""
-        return await self._tasks.store.explain()
+        return await self._client.store.explain()
 
     async def get_history(self, minutes: int = 60) -> History:
         """Return what has happened in the last 1 to 120 minutes, this one included, and in all time.
 
         Kept by whoever settles attempts, at no cost worth naming; minutes are those of the server's clock.
         """
-        return await self._tasks.history(minutes)
+        return await self._client.history(minutes)
 
     async def get_upcoming(self, step: float | timedelta = 30, steps: int = 20) -> list[int]:
         """Return how many tasks become due in each of the next `steps` (1 to 200) steps.
 
         `step` is the length of one, seconds or a timedelta, at most a day.
         """
-        return await self._tasks.upcoming(step, steps)
+        return await self._client.upcoming(step, steps)
 
     async def workers(self) -> list[Worker]:
         """Return the live workers of this queue, as each told with its last heartbeat; at most 1,000."""
-        return list(await self._tasks.store.fleet())
+        return list(await self._client.store.fleet())
 
     async def gpus(self) -> list[GpuStatus]:
         """Return the GPUs of all live workers of this queue, with what every queue has reserved there."""
-        return await self._tasks.gpus()
+        return await self._client.gpus()
 
     # Changing tasks
 
@@ -425,49 +425,49 @@ class TaskBackoffScheduler:
         True if the task is cancelled, or its attempt will be stopped within a moment; an attempt that completes first
         wins. False for a finished or unknown task, and for a running one without `running`.
         """
-        return await self._tasks.hands.cancel(task_id, running=running)
+        return await self._client.operations.cancel(task_id, running=running)
 
     async def mark_task_processing(self, task_id: str) -> bool:
         """Take a pending task out of the queue: somebody else works on it. No lease; nobody runs or reaps it."""
-        return await self._tasks.hands.mark_processing(task_id)
+        return await self._client.operations.mark_processing(task_id)
 
     async def mark_task_completed(self, task_id: str, result: object = None) -> bool:
         """Complete a task that is not finished, with any JSON value. A running attempt loses its right to settle."""
-        return await self._tasks.hands.mark_completed(task_id, result)
+        return await self._client.operations.mark_completed(task_id, result)
 
     async def mark_task_failed(self, task_id: str, reason: str = "", *, retry: bool = True) -> bool:
         """Count a failed attempt for a task that is not finished: retried while it has retries left, else failed.
 
         `retry=False` fails it at once. A running attempt loses its right to settle.
         """
-        return await self._tasks.hands.mark_failed(task_id, reason, retry=retry)
+        return await self._client.operations.mark_failed(task_id, reason, retry=retry)
 
     async def update_task_progress(self, task_id: str, progress: float, message: str | None = None) -> bool:
         """Note how far a task is, 0 to 100, while it is processing; from its own handler, while it holds the lease."""
-        return await self._tasks.hands.update_progress(task_id, progress, message)
+        return await self._client.operations.update_progress(task_id, progress, message)
 
     async def retry_task(self, task_id: str) -> bool:
         """Make a failed or cancelled task pending again, with all its retries."""
-        return await self._tasks.hands.retry(task_id)
+        return await self._client.operations.retry(task_id)
 
     async def retry_tasks(self, status: str = "failed", *, error: str | None = None) -> int:
         """Retry all tasks that are failed, or cancelled, now; return how many.
 
         `error` picks those whose error, "type: message", has this text in it, in whatever case.
         """
-        return await self._tasks.hands.retry_all(status, error)
+        return await self._client.operations.retry_all(status, error)
 
     async def update_task(self, task_id: str, **options: Unpack[Move]) -> bool:
         """Change when a pending task is due (`delay` or `run_at`), or its `priority`; False if it is not pending."""
-        return await self._tasks.hands.update(task_id, options)
+        return await self._client.operations.update(task_id, options)
 
     async def delete_task(self, task_id: str) -> bool:
         """Delete a task, unless an attempt of it runs."""
-        return await self._tasks.hands.delete(task_id)
+        return await self._client.operations.delete(task_id)
 
     async def purge_tasks(self, status: str) -> int:
         """Delete all tasks that are pending, completed, failed or cancelled now; return how many."""
-        return await self._tasks.hands.purge(status)
+        return await self._client.operations.purge(status)
 
     # Steering the queue
 
@@ -476,11 +476,11 @@ class TaskBackoffScheduler:
 
         For the whole queue, and lasting: it survives all workers. False if it was paused already.
         """
-        return await self._tasks.hands.pause(on=True)
+        return await self._client.operations.pause(on=True)
 
     async def resume(self) -> bool:
         """Let the queue's workers go on; False if it was not paused."""
-        return await self._tasks.hands.pause(on=False)
+        return await self._client.operations.pause(on=False)
 
 
 def _stop_signals() -> list[signal.Signals]:

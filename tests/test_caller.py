@@ -10,7 +10,7 @@ import pytest
 from support import eventually
 
 from maas_backoff import CallerGoneError, TaskBackoffScheduler, TaskEntity, TaskTimeoutError
-from maas_backoff.caller import until_gone
+from maas_backoff.client.caller import until_gone
 
 pytestmark = pytest.mark.anyio
 

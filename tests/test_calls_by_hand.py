@@ -85,7 +85,7 @@ async def test_a_repeated_completion_is_true_though_the_task_is_gone(
     """What a live task is found as comes from the first time: `find_live` reads, and is not part of the call."""
     one, other = pair
     await one.create_task({}, "x")
-    store = one._tasks.store
+    store = one._client.store
     found = await store.find_live("x")
     assert found is not None
     settle = found.settle(Settlement.complete("1", found.policy))
@@ -112,7 +112,7 @@ async def test_a_repeated_retry_is_true_though_the_task_has_ended_again(
     await one.retry_task("z")
     await one.mark_task_failed("z", "third", retry=False)
     again = other.mark_task_failed("z", "fourth", retry=False)
-    store = one._tasks.store
+    store = one._client.store
 
     settle = Settle("z", "finished", None, Settlement.release(one.config.task.policy))
     first = await store.settle_all([settle], "same batch")
@@ -128,7 +128,7 @@ async def test_a_repeated_cancel_does_not_stop_the_next_attempt(
     """The task was cancelled, taken up again, and claimed, before the request came a second time."""
     one, other = pair
     await one.create_task({}, "x", delay=60)
-    assert await repeated(one, lambda s: s._tasks.store.request_cancel("x"), other.update_task("x", priority=1)) == [
+    assert await repeated(one, lambda s: s._client.store.request_cancel("x"), other.update_task("x", priority=1)) == [
         "pending",
         "pending",
     ]
@@ -139,7 +139,7 @@ async def test_a_repeated_cancel_does_not_stop_the_next_attempt(
         any_server.client.delete("maas:{test}:ctl:worker")
 
     any_server.client.hset("maas:{test}:t:x", mapping=running)
-    answers = await repeated(one, lambda s: s._tasks.store.request_cancel("x"), next_attempt())
+    answers = await repeated(one, lambda s: s._client.store.request_cancel("x"), next_attempt())
     assert answers == ["processing", "processing"]
     assert not any_server.client.hexists("maas:{test}:t:x", "x")
     assert not any_server.client.exists("maas:{test}:ctl:worker")
@@ -162,7 +162,7 @@ async def test_a_repeated_purge_deletes_no_further_tasks(
 ) -> None:
     one, other = pair
     await one.create_tasks([{}] * 3)
-    store = one._tasks.store
+    store = one._client.store
     answers = await repeated(one, lambda _: store.purge(TaskStatus.PENDING), other.create_tasks([{}] * 2))
     assert answers == [(3, False), (3, False)]
     assert (await other.get_queue_stats()).pending_count == 2

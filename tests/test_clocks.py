@@ -17,7 +17,6 @@ from maas_backoff.commands.doctor import examine
 from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Settlement
-from maas_backoff.loops.reap import settle_lost
 from maas_backoff.store import scripts
 from maas_backoff.store.codec import AttemptInfo
 from maas_backoff.store.creation import NewTask
@@ -25,6 +24,7 @@ from maas_backoff.store.frame import Frame, Settle
 from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.redis import NO_SUSPECTS, RedisStore
 from maas_backoff.store.server import Server as ServerOfQueue
+from maas_backoff.worker.loops.reap import settle_lost
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 

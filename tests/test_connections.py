@@ -11,7 +11,8 @@ from proxy import Proxy
 from redis.asyncio import Connection
 from support import Server, eventually, load_scripts, quick_config
 
-from maas_backoff import StorageUnavailableError, TaskBackoffScheduler, TaskEntity, tasks
+from maas_backoff import StorageUnavailableError, TaskBackoffScheduler, TaskEntity
+from maas_backoff.client import client as queue_client
 from maas_backoff.store import link, subscription
 from maas_backoff.store.outage import Outage
 
@@ -111,7 +112,7 @@ async def test_a_value_that_cannot_be_sent_is_no_outage(server: Server) -> None:
     scheduler = TaskBackoffScheduler(quick_config(server.storage))
     async with scheduler:
         with pytest.raises(TypeError):
-            await scheduler._tasks.store.server.execute("GET", object())  # type: ignore[arg-type] # that is the test
+            await scheduler._client.store.server.execute("GET", object())  # type: ignore[arg-type] # that is the test
 
 
 # Forgotten
@@ -121,7 +122,7 @@ async def test_a_subscription_that_went_deaf_is_left(
     server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A NAT or firewall that forgot the connection: it stays open, and nothing comes any more."""
-    monkeypatch.setattr(tasks, "WAIT_RENEWAL", 1000.0)  # so that nothing but the subscription ends a wait
+    monkeypatch.setattr(queue_client, "WAIT_RENEWAL", 1000.0)  # so that nothing but the subscription ends a wait
     monkeypatch.setattr(subscription, "QUIET", 0.3)
     monkeypatch.setattr(subscription, "ANSWER_WITHIN", 0.3)
     async with (

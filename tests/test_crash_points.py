@@ -24,11 +24,11 @@ from contextvars import ContextVar
 import anyio
 from redis.asyncio.connection import AbstractConnection
 from maas_backoff import *
-from maas_backoff.loops import reap
-from maas_backoff.loops.heartbeat import Heartbeat
-from maas_backoff.running import Running
+from maas_backoff.worker.loops import reap
+from maas_backoff.worker.loops.heartbeat import Heartbeat
+from maas_backoff.worker.running import Running
 from maas_backoff.store.redis import RedisStore
-from maas_backoff.work import Work
+from maas_backoff.worker.work import Work
 
 port, point, log = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 

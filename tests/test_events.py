@@ -8,9 +8,9 @@ import pytest
 from support import eventually
 
 from maas_backoff import Discard, Retry, Snooze, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec, logs
-from maas_backoff.loops.reap import settle_lost
 from maas_backoff.store.frame import Frame
 from maas_backoff.store.redis import NewTask, RedisStore
+from maas_backoff.worker.loops.reap import settle_lost
 
 pytestmark = pytest.mark.anyio
 

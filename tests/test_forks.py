@@ -75,7 +75,7 @@ def child():
 
 
 async def connections():
-    listed = await scheduler._tasks.store.server.execute("CLIENT", "LIST")
+    listed = await scheduler._client.store.server.execute("CLIENT", "LIST")
     return {line.split()[0] for line in listed.splitlines() if b" name=maas-backoff " in line}
 
 

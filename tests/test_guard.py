@@ -17,8 +17,8 @@ from maas_backoff import (
     TaskEntity,
     WorkerEndedError,
 )
-from maas_backoff.executors.lifespan import Lifespan
-from maas_backoff.guard import log_for
+from maas_backoff.common.guard import log_for
+from maas_backoff.worker.executors.lifespan import Lifespan
 
 pytestmark = pytest.mark.anyio
 

@@ -15,8 +15,9 @@ import psutil
 import pytest
 from support import Server, eventually
 
-from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskConfig, orphans
-from maas_backoff.orphans import MARK, Origin, end_orphans, marked, this_process, unmarked
+from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskConfig
+from maas_backoff.common import orphans
+from maas_backoff.common.orphans import MARK, Origin, end_orphans, marked, this_process, unmarked
 
 pytestmark = [
     pytest.mark.anyio,
@@ -185,8 +186,8 @@ async def test_a_worker_looks_now_and_then(
             raise RuntimeError("can't start new thread")
         return {4711: [1, 2]} if len(looks) == 3 else {}
 
-    monkeypatch.setattr("maas_backoff.loops.orphans.end_orphans", found)
-    monkeypatch.setattr("maas_backoff.loops.orphans.PERIOD", 0.01)
+    monkeypatch.setattr("maas_backoff.worker.loops.orphans.end_orphans", found)
+    monkeypatch.setattr("maas_backoff.worker.loops.orphans.PERIOD", 0.01)
     scheduler.set_custom_task_handler(handlers.pid)
     async with scheduler:
         await eventually(lambda: len(looks) > 3, "it goes on to look")

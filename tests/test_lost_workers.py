@@ -16,10 +16,10 @@ from support import Server, eventually, quick_config
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
 from maas_backoff.commands.doctor import examine
-from maas_backoff.loops.reap import settle_lost
-from maas_backoff.loops.wake import Wake
 from maas_backoff.store.frame import Frame
 from maas_backoff.store.redis import RedisStore
+from maas_backoff.worker.loops.reap import settle_lost
+from maas_backoff.worker.loops.wake import Wake
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
@@ -193,8 +193,8 @@ async def test_the_halves_of_what_was_lost_follow_one_another_at_once(
 async def test_two_idle_workers_take_a_half_each(config: TaskBackoffConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one wakes the second; neither looks by itself for a minute."""
     config.scheduler.interval, config.scheduler.lease = 3600, 300
-    monkeypatch.setattr("maas_backoff.loops.wake.LONGEST_BLOCK", 60.0)
-    monkeypatch.setattr("maas_backoff.service.LONGEST_BLOCK", 60.0)
+    monkeypatch.setattr("maas_backoff.worker.loops.wake.LONGEST_BLOCK", 60.0)
+    monkeypatch.setattr("maas_backoff.worker.service.LONGEST_BLOCK", 60.0)
     running: dict[int, list[str]] = {0: [], 1: []}
     go_on = anyio.Event()
     schedulers = [TaskBackoffScheduler(config) for _ in running]

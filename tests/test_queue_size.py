@@ -8,8 +8,8 @@ import pytest
 from support import Server, quick_config
 
 from maas_backoff import QueueFullError, StorageFullError, TaskBackoffScheduler, TaskEntity, TaskSpec
-from maas_backoff.loops.reap import settle_lost
 from maas_backoff.store.redis import ENQUEUE_LIMIT, RedisStore
+from maas_backoff.worker.loops.reap import settle_lost
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +73,7 @@ async def test_of_a_large_call_the_error_names_what_was_created(small: TaskBacko
 
 async def test_retry_after_follows_the_pace_of_the_workers(small: TaskBackoffScheduler) -> None:
     """Ten tasks finished in a minute: room for one more in 6 seconds."""
-    store = small._tasks.store
+    store = small._client.store
     start = 1_800_000_000_000
 
     async def look(seconds: float) -> None:

@@ -418,7 +418,7 @@ RIGHTS = (
 async def test_a_right_that_is_taken_away_for_a_while_kills_no_worker_and_loses_no_task(
     own: Own, name: str, rule: str
 ) -> None:
-    """Tasks that run, come back, wait and are created meanwhile: all are completed, and none is in no index."""
+    """QueueClient that run, come back, wait and are created meanwhile: all are completed, and none is in no index."""
     server = own(name=name)
     rights = ("on", ">secret", "allkeys", "allchannels", "+@all")
     sync(server, "ACL", "SETUSER", "app", "reset", *rights)

@@ -14,8 +14,8 @@ import pytest
 from support import eventually
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskStatus
-from maas_backoff.executors.process import ProcessExecutor
-from maas_backoff.setback import LONGEST_PAUSE, Setback
+from maas_backoff.worker.executors.process import ProcessExecutor
+from maas_backoff.worker.setback import LONGEST_PAUSE, Setback
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocks]
 
@@ -52,7 +52,7 @@ def worker(scheduler: TaskBackoffScheduler) -> TaskBackoffScheduler:
 def children() -> list[psutil.Process]:
     """Return the children of workers here; a server is a child of this process, too."""
     alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if "maas_backoff.executors" in " ".join(child.cmdline())]
+    return [child for child in alive if "maas_backoff.worker.executors" in " ".join(child.cmdline())]
 
 
 def kill_children() -> None:

@@ -8,7 +8,7 @@ import pytest
 from support import Server, eventually
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
-from maas_backoff.leased import Attempt
+from maas_backoff.worker.attempt import Attempt
 
 pytestmark = pytest.mark.anyio
 

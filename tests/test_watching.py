@@ -130,7 +130,7 @@ async def test_many_watchers_cost_one_connection_and_none_is_left_behind(
         assert server.client.pubsub_numsub("maas:{test}:changed")[0][1] == 1
         for task_id in ids:
             await scheduler.cancel_task(task_id)
-    assert scheduler._tasks._waiters is not None and not scheduler._tasks._waiters._events
+    assert scheduler._client._waiters is not None and not scheduler._client._waiters._events
     assert 0 < server.client.pttl("maas:{test}:watched") <= 40_000
 
 

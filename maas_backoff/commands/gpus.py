@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 
 from maas_backoff.commands.text import table
+from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.worker import Device
 from maas_backoff.gate.fit import most_of, room_of, strangers_of
 from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.reading import Reading
 from maas_backoff.gate.status import status
-from maas_backoff.storage import StorageConfig
 from maas_backoff.store.keys import ledger as key_of
 from maas_backoff.store.ledger import DeviceLedger, Ledgers
 from maas_backoff.store.server import Server

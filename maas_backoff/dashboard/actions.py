@@ -4,8 +4,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.dashboard.feed import Feed
-from maas_backoff.guard import log_for
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 log = log_for("dashboard")

@@ -7,13 +7,13 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.dashboard.access import Authorize, Guard
 from maas_backoff.dashboard.actions import Actions
 from maas_backoff.dashboard.assets import Assets
 from maas_backoff.dashboard.feed import Feed
 from maas_backoff.dashboard.reading import Reading
 from maas_backoff.errors import MaasBackoffError, StorageError
-from maas_backoff.guard import log_for
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 log = log_for("dashboard")

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 import anyio
 import attrs
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.dashboard.views import gpus_view, history_view, queue_view, workers_view
 from maas_backoff.errors import StorageError, StorageUnavailableError
-from maas_backoff.guard import log_for
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 log = log_for("dashboard")

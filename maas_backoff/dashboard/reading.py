@@ -12,15 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.dashboard.feed import PATIENCE, PERIOD, Feed
 from maas_backoff.dashboard.search import search
 from maas_backoff.dashboard.stream import Open, Stream
 from maas_backoff.dashboard.views import row_view, task_view
-from maas_backoff.domain.newtask import checked_task_id
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.domain.validation import checked_task_id
 from maas_backoff.errors import InvalidValueError, StorageUnavailableError
-from maas_backoff.guard import log_for
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 log = log_for("dashboard")

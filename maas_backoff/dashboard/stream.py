@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from sse_starlette import EventSourceResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from maas_backoff.guard import log_for
+from maas_backoff.common.guard import log_for
 
 log = log_for("dashboard")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 
 from maas_backoff.config import SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
+from maas_backoff.config.storage import StorageConfig
 from maas_backoff.demo import summary
 from maas_backoff.demo.client import handler_for
 from maas_backoff.demo.lines import read_lines
@@ -16,7 +17,6 @@ from maas_backoff.demo.server import ModelServer
 from maas_backoff.domain.spec import TaskSpec
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.scheduler import TaskBackoffScheduler
-from maas_backoff.storage import StorageConfig
 from maas_backoff.store.embedded import check_extra
 
 STALLED = 30.0

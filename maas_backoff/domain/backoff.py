@@ -8,8 +8,8 @@ from enum import StrEnum
 
 import attrs
 
+from maas_backoff.common.guard import contained, log_for
 from maas_backoff.domain.seconds import in_seconds
-from maas_backoff.guard import contained, log_for
 
 log = log_for("worker")
 

@@ -16,9 +16,9 @@ import attrs
 from maas_backoff.domain import jsontext, raised, trace
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.fault import WORST_FIRST, Fault, fault_of, may_come_back
-from maas_backoff.domain.newtask import checked_params
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.task import TaskError
+from maas_backoff.domain.validation import checked_params
 from maas_backoff.errors import (
     Discard,
     HandlerSignal,
@@ -366,4 +366,4 @@ def _traceback(error: BaseException) -> str:
 def _for_log(error: BaseException) -> BaseException:
     # The frames of our executors refer to the attempt, which refers to its outcome: a circle that only the garbage
     # collector would end.
-    return raised.from_outside(error, "maas_backoff.executors.")
+    return raised.from_outside(error, "maas_backoff.worker.executors.")

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.domain.demand import Waiting
 from maas_backoff.gate.reading import Probe, Reading
 from maas_backoff.gate.visible import chosen, unknown, visible_to_cuda
-from maas_backoff.guard import log_for
 
 log = log_for("gpu")
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.config import GpuConfig
 from maas_backoff.gate.reading import Reading
-from maas_backoff.guard import log_for
 from maas_backoff.store.ledger import Ledgers
 
 log = log_for("gpu")

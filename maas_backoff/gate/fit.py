@@ -35,7 +35,7 @@ class Plan:
 
 def unseen(ledger: DeviceLedger, reading: Reading) -> int:
     """Return the MiB that are reserved and that NVML does not show in use by their owners yet."""
-    return sum(max(0, one.mib - one.used(reading.used, reading.free)) for one in ledger.reservations.values())
+    return sum(max(0, one.mib - reading.used.get(one.owner, 0)) for one in ledger.reservations.values())
 
 
 def room_of(ledger: DeviceLedger, reading: Reading) -> int:
@@ -48,16 +48,14 @@ def most_of(ledger: DeviceLedger, reading: Reading) -> int:
 
     What tasks use that run in a worker's own process is not told apart; what they were promised stands for it.
     """
-    ours = sum(
-        one.mib if one.owner == "-" else one.used(reading.used, reading.free) for one in ledger.reservations.values()
-    )
-    return min(reading.total, reading.free + ours)
+    ours = (one.mib if one.owner == "-" else reading.used.get(one.owner, 0) for one in ledger.reservations.values())
+    return min(reading.total, reading.free + sum(ours))
 
 
 def strangers_of(ledger: DeviceLedger, reading: Reading, own: int = 0) -> int:
     """Return the MiB in use that are neither of processes with a reservation, nor the `own` ones of the worker."""
-    used = {one.owner: one.used(reading.used, reading.free) for one in ledger.reservations.values()}
-    return max(0, reading.total - reading.free - own - sum(used.values()))
+    owners = {one.owner for one in ledger.reservations.values()}
+    return max(0, reading.total - reading.free - own - sum(reading.used.get(owner, 0) for owner in owners))
 
 
 class _Device:
@@ -72,7 +70,7 @@ class _Device:
         self.most = most_of(ledger, reading)
         self.running = sum(one.state == "running" for one in ledger.reservations.values())
         self.starting = any(
-            one.starting and (not one.mib or one.used(reading.used, reading.free) < 0.5 * one.mib)
+            one.starting and (not one.mib or reading.used.get(one.owner, 0) < 0.5 * one.mib)
             for one in ledger.reservations.values()
         )
         self.idle = [grant for grant in grants if grant.uuid == reading.uuid and grant.state == "idle"]
@@ -195,7 +193,7 @@ def _make_room(one: Waiting, devices: Sequence[_Device], made: Plan) -> bool:
         idle = [r for r in device.ledger.reservations.values() if r.state == "idle"]
         if device.taken_by - {r.id for r in idle}:
             continue
-        if device.room + sum(max(r.mib, device.reading.used.get(r.owner, r.seen)) for r in idle) >= one.demand.memory:
+        if device.room + sum(max(r.mib, device.reading.used.get(r.owner, 0)) for r in idle) >= one.demand.memory:
             needed = device.reading.total if device.taken_by else one.demand.memory
             made.needs.append((device.reading.uuid, needed))
             device.kept = True

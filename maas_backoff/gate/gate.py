@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.config import GpuConfig
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.worker import Device
@@ -16,9 +18,9 @@ from maas_backoff.gate.faults import Faults
 from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of, strangers_of
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
+from maas_backoff.gate.others import Others, with_told
 from maas_backoff.gate.owner import is_elsewhere, owner_in_session
 from maas_backoff.gate.reading import Probe, Reading
-from maas_backoff.guard import log_for
 from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, DeviceLedger, Ledgers, holder
 
 log = log_for("gpu")
@@ -57,6 +59,7 @@ class Gate:
         self._clock = clock
         self._owner = owner_in_session(os.getpid())
         self._read: dict[str, DeviceLedger] = {}
+        self._others: defaultdict[str, Others] = defaultdict(Others)
         self._resident: dict[str, int] = {}
         """MiB that this process used of a device before its first task there: a model of the worker_lifespan, say."""
         self.pulse = pulse
@@ -102,6 +105,7 @@ class Gate:
         ledger = self._read.get(reading.uuid, _UNREAD)
         mine = {one.id: self.grants.reservation(one) for one in self.grants if one.uuid == reading.uuid}
         known = attrs.evolve(ledger, reservations={**ledger.reservations, **mine})
+        reading = with_told(reading, ledger)
         if self._in_children:
             return most_of(known, reading)
         # Its tasks and what they leave behind are all in its own process.
@@ -114,6 +118,7 @@ class Gate:
         found = list[Device]()
         for one in self.devices.all:
             ledger = self._read.get(one.uuid, _UNREAD)
+            shown = with_told(one, ledger)
             age = self.devices.age(one)
             stale = f"the last reading is {age:.0f} s old" if self.devices.is_old(one) else ""
             health = one.trouble or stale or (f"quarantine: {ledger.shut}" if ledger.shut else "ok")
@@ -123,14 +128,14 @@ class Gate:
                 name=one.name,
                 total=one.total,
                 free=one.free,
-                room=max(0, room_of(ledger, one)),
+                room=max(0, room_of(ledger, shown)),
                 most=self._most_on(one),
                 utilization=one.utilization,
                 temperature=one.temperature,
                 health=health,
                 age=round(age, 3),
                 closed=self._closed(ledger),
-                strangers=strangers_of(ledger, one, 0 if self._in_children else one.used.get(self._owner, 0)),
+                strangers=strangers_of(ledger, shown, 0 if self._in_children else one.used.get(self._owner, 0)),
             )
             found.append(device)
         return [attrs.asdict(device) for device in found]
@@ -146,11 +151,12 @@ class Gate:
 
     async def plan(self, waiting: Sequence[Waiting], *, slots: int, held: str) -> Plan:
         """Return what to do for those that wait, by the ledgers as they are now."""
-        readings = [self._with_own_cache(one) for one in self.devices.usable]
-        for reading in readings:
-            ledger = self._read[reading.uuid] = await self._ledgers.read(reading.uuid)
-            if any(is_elsewhere(one.owner) for one in ledger.reservations.values()):
-                self.grants.shared.add(reading.uuid)
+        readings = list[Reading]()
+        for one in map(self._with_own_cache, self.devices.usable):
+            ledger = self._read[one.uuid] = await self._ledgers.read(one.uuid)
+            if any(is_elsewhere(each.owner) for each in ledger.reservations.values()):
+                self.grants.shared.add(one.uuid)
+            readings.append(self._others[one.uuid].believed(one, ledger))
         self.devices.warn_without_load(waiting)
         return plan(
             waiting,
@@ -192,7 +198,9 @@ class Gate:
 
     def _has_room_for(self, demand: Demand) -> bool:
         return any(
-            room_of(self._read[one.uuid], one) >= demand.memory for one in self.devices.usable if one.uuid in self._read
+            room_of(ledger, with_told(one, ledger)) >= demand.memory
+            for one in self.devices.usable
+            if (ledger := self._read.get(one.uuid)) is not None
         )
 
     async def reserve(self, start: Start) -> Grant | None:
@@ -295,7 +303,7 @@ class Gate:
                 needed = reading.total if reading else 0
             else:
                 needed = ledger.needed
-            if reading is not None and needed > max(0, room_of(ledger, reading)):
+            if reading is not None and needed > max(0, room_of(ledger, with_told(reading, ledger))):
                 log.info("GPU %s: idle children end for tasks of another worker", uuid)
                 for grant in idle:
                     if grant.uuid == uuid:

@@ -33,8 +33,6 @@ class Grant:
     state: State = "running"
     seen: int = 0
     """What its process was last seen to use, for the ledger."""
-    free: int = 0
-    """The device's free memory in that reading."""
     told: bool = True
     """Whether the ledger was told so."""
     peak: int = 0
@@ -112,7 +110,7 @@ class Grant:
         """A reading shows what its process uses."""
         if self.owner == "-" or self.dead:
             return
-        self.seen, self.free = reading.used.get(self.owner, 0), reading.free
+        self.seen = reading.used.get(self.owner, 0)
         self.told = False
         if self.state == "running":
             self.peak = max(self.peak, self.seen)

@@ -65,7 +65,6 @@ class Grants:
         return Reservation(
             *(grant.id, grant.mib, grant.state, grant.owner, self._worker, self._queue, grant.task_id or "-"),
             seen=grant.seen,
-            free=grant.free,
         )
 
     @property

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import attrs
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.gate import library
 from maas_backoff.gate.device import MIB, NvmlDevice, by_owner, memory_of
 from maas_backoff.gate.library import Library, NvmlError
 from maas_backoff.gate.reading import Reading
 from maas_backoff.gate.xids import Xids
-from maas_backoff.guard import log_for
 
 T = TypeVar("T")
 log = log_for("gpu")

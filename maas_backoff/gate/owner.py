@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from maas_backoff.orphans import starter_of
+from maas_backoff.common.orphans import starter_of
 
 
 def _namespace() -> str:

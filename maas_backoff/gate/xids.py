@@ -5,8 +5,8 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.gate.library import Library, NvmlError
-from maas_backoff.guard import log_for
 
 log = log_for("gpu")
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from opentelemetry.context import Context, detach
 from opentelemetry.trace import Span
 
-from maas_backoff.guard import log_for
+from maas_backoff.common.guard import log_for
 
 log = log_for("otel")
 

@@ -5,8 +5,8 @@ from weakref import WeakKeyDictionary
 import anyio
 from prometheus_client import CollectorRegistry, generate_latest
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.errors import StorageError
-from maas_backoff.guard import log_for
 from maas_backoff.prometheus.collector import Collector
 from maas_backoff.prometheus.snapshot import Snapshot
 from maas_backoff.scheduler import TaskBackoffScheduler

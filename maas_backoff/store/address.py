@@ -10,7 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from maas_backoff.storage import StorageConfig
+from maas_backoff.config.storage import StorageConfig
 
 # A peer that is gone without a word is noticed by the kernel in half a minute, also where nobody waits for an answer.
 _PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}

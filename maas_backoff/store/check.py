@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from redis.exceptions import ResponseError
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.domain.finding import UNREADABLE, Finding, judge, judge_schema
 from maas_backoff.errors import StorageDeniedError, StorageError, StorageUnavailableError, StorageUnfitError
-from maas_backoff.guard import log_for
 from maas_backoff.store.connect import Client
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.link import translated

@@ -24,9 +24,9 @@ from time import monotonic, sleep
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 
-from maas_backoff import forks
+from maas_backoff.common import forks
+from maas_backoff.common.orphans import unmarked
 from maas_backoff.errors import ConfigError, MissingExtraError, StorageError, StorageUnavailableError
-from maas_backoff.orphans import unmarked
 
 __all__ = ["EmbeddedServer"]
 

@@ -5,8 +5,8 @@ from typing import Any, Self
 
 import attrs
 
+from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.demand import Demand
-from maas_backoff.storage import StorageConfig
 from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
 from maas_backoff.store.keys import ledger
@@ -18,7 +18,7 @@ ONE_PROCESS, ONE_WORKER = -1, -2
 
 
 SEEN_FOR = 3.0
-"""Seconds for which others count on what a worker has seen its child use; it tells so after each reading."""
+"""Seconds for which others believe what a worker tells of its children's memory; it tells so after each reading."""
 
 
 @attrs.frozen
@@ -35,8 +35,6 @@ class Reservation:
     starting: bool = False
     seen: int = 0
     """What its worker has seen the owner use, for those who do not see it."""
-    free: int = 0
-    """The device's free memory in the reading of `seen`."""
 
     @classmethod
     def of(cls, name: str, value: str, told: str, now_ms: float) -> Self | None:
@@ -45,19 +43,9 @@ class Reservation:
         if float(expiry) < now_ms:
             return None
         starting = float(start_until) > now_ms
-        until, seen, free = map(int, told.split() or (0, 0, 0))
-        if until < now_ms:
-            seen, free = 0, 0
-        return cls(name, int(mib), state, owner, worker, queue, task_id, starting, seen, free)
-
-    def used(self, used: Mapping[str, int], free: int) -> int:
-        """Return the MiB that its owner uses, by a reading: `used` by owner, and what is free.
-
-        A reading that does not show the owner says nothing; then what its worker has told counts. What has become free
-        since then may be the owner's memory: it is not counted in both.
-        """
-        shown = used.get(self.owner)
-        return max(0, self.seen - max(0, free - self.free)) if shown is None else shown
+        until, seen = map(int, told.split() or (0, 0))
+        seen = seen if until >= now_ms else 0
+        return cls(name, int(mib), state, owner, worker, queue, task_id, starting, seen)
 
 
 @attrs.frozen
@@ -197,7 +185,7 @@ class Ledgers:
     def _kept(self, reservations: Iterable[Reservation], how: str) -> list[Any]:
         args: list[Any] = [self.clock, self._lease_ms, f"{SEEN_FOR * 1000:.0f}", how]
         for one in reservations:
-            args += one.id, one.mib, one.state, one.owner, f"{one.worker} {one.queue} {one.task_id}", one.seen, one.free
+            args += one.id, one.mib, one.state, one.owner, f"{one.worker} {one.queue} {one.task_id}", one.seen
         return args
 
     async def release(self, uuid: str, ids: Sequence[str]) -> None:

@@ -25,9 +25,9 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from maas_backoff import forks
+from maas_backoff.common import forks
+from maas_backoff.common.guard import log_for
 from maas_backoff.errors import StorageDeniedError, StorageError, StorageFullError, StorageUnavailableError
-from maas_backoff.guard import log_for
 
 log = log_for("storage")
 

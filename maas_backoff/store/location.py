@@ -7,9 +7,9 @@ from typing import Any
 import anyio
 from redis.crc import key_slot
 
+from maas_backoff.common.guard import log_for
+from maas_backoff.config.storage import Endpoint, Node, StorageConfig
 from maas_backoff.errors import StorageError, StorageUnavailableError
-from maas_backoff.guard import log_for
-from maas_backoff.storage import Endpoint, Node, StorageConfig
 from maas_backoff.store.address import Address, tls_options
 from maas_backoff.store.credentials import Credentialed
 from maas_backoff.store.link import Link, packed

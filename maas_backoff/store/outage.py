@@ -3,8 +3,8 @@
 import threading
 import time
 
+from maas_backoff.common.guard import log_for
 from maas_backoff.errors import StorageError
-from maas_backoff.guard import log_for
 
 log = log_for("storage")
 

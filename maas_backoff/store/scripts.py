@@ -75,7 +75,7 @@ QUEUE = (
 """Those that work on a queue."""
 
 RESERVE = Script.load("reserve", "ledger", "now id mib free limit lease_ms settle_ms holder owner rest")
-KEEP = Script.load("keep", "ledger", "now lease_ms how")
+KEEP = Script.load("keep", "ledger", "now lease_ms seen_ms how")
 LEDGER = Script.load("ledger", "ledger", "now")
 POST = Script.load("post", "ledger", "now field lease_ms value")
 DOUBT = Script.load("doubt", "ledger", "now task limit shut_ms reason queue")

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import anyio
 
+from maas_backoff.config.storage import StorageConfig
 from maas_backoff.errors import StorageDeniedError, StorageError, StorageUnavailableError
-from maas_backoff.storage import StorageConfig
 from maas_backoff.store.connect import Client
 from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.location import Location

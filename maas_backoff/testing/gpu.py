@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
+from maas_backoff.config.options import must
 from maas_backoff.domain.demand import MIB_PER_GIB
 from maas_backoff.gate.owner import owner_in_session
 from maas_backoff.gate.reading import Reading
-from maas_backoff.options import must
 
 
 @attrs.define

@@ -7,13 +7,13 @@ from typing import Protocol
 
 import anyio
 
+from maas_backoff.client.client import QueueClient
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.domain.task import TaskStatus
 from maas_backoff.errors import MaasBackoffError
 from maas_backoff.scheduler import TaskBackoffScheduler
-from maas_backoff.storage import StorageConfig
-from maas_backoff.tasks import Tasks
 from maas_backoff.testing.gpu import FakeGpu, FakeGpuProbe
 
 PATIENCE = 60.0
@@ -46,15 +46,15 @@ class SimulatedScheduler(TaskBackoffScheduler):
         return datetime.fromtimestamp(self._now_ms / 1000, UTC)
 
     @property
-    def _tasks(self) -> Tasks:
+    def _client(self) -> QueueClient:
         # Each call is a ms later than the one before: tasks come in the order in which they are created.
-        tasks = super()._tasks
-        self._set(tasks, self._now_ms + 1)
-        return tasks
+        client = super()._client
+        self._set(client, self._now_ms + 1)
+        return client
 
-    def _set(self, tasks: Tasks, now_ms: float) -> None:
+    def _set(self, client: QueueClient, now_ms: float) -> None:
         self._now_ms = now_ms
-        tasks.store.clock = f"{now_ms:.0f}"
+        client.store.clock = f"{now_ms:.0f}"
 
     async def drain(self) -> None:
         """Wait until nothing runs, and nothing is due that could start now.
@@ -71,7 +71,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
 
     async def _expire(self) -> None:
         """Delete the finished tasks whose time to live is over by this clock; the server's own goes by the real one."""
-        store = self._tasks.store
+        store = self._client.store
         for status in TaskStatus:
             if not status.finished:
                 continue
@@ -89,7 +89,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
         self._service.running.wake()
         self._service.running.gpu_pulse.set()
         stats = await self.get_queue_stats()
-        if stats.processing_count > await self._tasks.store.count_external():
+        if stats.processing_count > await self._client.store.count_external():
             return False
         due = stats.pending_count - stats.scheduled_count
         return not due or stats.paused or (stats.gpu_count == due and await self._finds_no_room(due))
@@ -107,13 +107,13 @@ class SimulatedScheduler(TaskBackoffScheduler):
         await self.drain()
         end = self._now_ms + 1000 * in_seconds(by)
         while True:
-            tasks = self._tasks
-            due_in = await tasks.store.next_due()
+            client = self._client
+            due_in = await client.store.next_due()
             if due_in is None or self._now_ms + 1000 * due_in >= end:
                 break
-            self._set(tasks, self._now_ms + 1000 * due_in + 1)
+            self._set(client, self._now_ms + 1000 * due_in + 1)
             await self.drain()
-        self._set(self._tasks, max(end, self._now_ms))
+        self._set(self._client, max(end, self._now_ms))
         await self.drain()
 
 

@@ -12,8 +12,8 @@ from chaos.setting import setting
 
 from maas_backoff import TaskBackoffScheduler, TaskEntity
 from maas_backoff.domain.settlement import Settlement
-from maas_backoff.leased import Attempt
-from maas_backoff.loops import lane
+from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.loops import lane
 
 MODE = os.environ.get("CHAOS_MODE", "")
 HISTORY = History(Path(os.environ.get("CHAOS_FOLDER", "")))

@@ -312,7 +312,7 @@ def test_a_value_is_an_outcome_whatever_it_does(make: Callable[[], object]) -> N
 
 def test_an_exception_for_the_log_is_without_our_frames() -> None:
     """They refer to the attempt, which would be a circle for the garbage collector."""
-    namespace = {"__name__": "maas_backoff.executors.inline"}
+    namespace = {"__name__": "maas_backoff.worker.executors.inline"}
     exec("def run(handler):\n    handler()", namespace)
 
     def handler() -> None:

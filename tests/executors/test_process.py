@@ -22,9 +22,9 @@ import pytest
 
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Snoozed, Succeeded, Unstarted
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError
-from maas_backoff.executors import exits, parent
-from maas_backoff.executors.base import Handler
-from maas_backoff.executors.process import ProcessExecutor
+from maas_backoff.worker.executors import exits, parent
+from maas_backoff.worker.executors.base import Handler
+from maas_backoff.worker.executors.process import ProcessExecutor
 
 pytestmark = pytest.mark.anyio
 
@@ -658,7 +658,7 @@ class TestChildren:
 WORKER = """
 import asyncio, time, child_handlers
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.executors.process import ProcessExecutor
+from maas_backoff.worker.executors.process import ProcessExecutor
 
 class Call:
     grant = None

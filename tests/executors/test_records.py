@@ -14,9 +14,9 @@ import pytest
 from test_process import FakeCall, executor, until
 
 from maas_backoff.domain.outcome import Succeeded
-from maas_backoff.executors import records
-from maas_backoff.executors.base import Handler
 from maas_backoff.logs import JsonFormatter, PlainFormatter, TaskLogFilter
+from maas_backoff.worker.executors import records
+from maas_backoff.worker.executors.base import Handler
 
 pytestmark = pytest.mark.anyio
 

@@ -9,8 +9,8 @@ import child_handlers as handlers
 import pytest
 
 from maas_backoff.errors import HandlerError
-from maas_backoff.executors.base import Handler
-from maas_backoff.executors.reference import HandlerReference
+from maas_backoff.worker.executors.base import Handler
+from maas_backoff.worker.executors.reference import HandlerReference
 
 
 class TestNamed:
@@ -62,7 +62,7 @@ SCRIPT = """
 import asyncio, sys, time
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import HandlerError
-from maas_backoff.executors.process import ProcessExecutor
+from maas_backoff.worker.executors.process import ProcessExecutor
 
 print("loaded as", __name__)
 LOADED_AS = __name__

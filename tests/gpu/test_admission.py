@@ -30,7 +30,7 @@ from maas_backoff import (
     TaskSpec,
     TaskStatus,
 )
-from maas_backoff.gate import grants
+from maas_backoff.gate import grants, others
 from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.reading import Reading
 from maas_backoff.store.frame import Frame
@@ -76,7 +76,7 @@ def gpu_of(task: TaskEntity) -> str:
 
 async def reserved(scheduler: TaskBackoffScheduler, uuid: str) -> int:
     """MiB that the ledger has."""
-    ledger = await scheduler._tasks._ledgers.read(uuid)
+    ledger = await scheduler._client._ledgers.read(uuid)
     return sum(one.mib for one in ledger.reservations.values())
 
 
@@ -360,7 +360,7 @@ async def _works_again(scheduler: TaskBackoffScheduler, uuid: str) -> bool:
     ids = await scheduler.create_tasks([{}, {}])
     for task_id in ids:
         await scheduler.wait_task(task_id, 20)
-    ledger = await scheduler._tasks._ledgers.read(uuid)
+    ledger = await scheduler._client._ledgers.read(uuid)
     return not ledger.shut
 
 
@@ -586,7 +586,7 @@ async def test_more_demands_than_are_told_apart(gpu_config: TaskBackoffConfig, n
     scheduler = worker(gpu_config, FakeGpuProbe([FakeGpu(new_uuid())]), handler)
     needs = [n / 8 for n in range(1, 51)]
     await scheduler.create_tasks([TaskSpec({}, f"{need}", min_gpu_memory_gb=need) for need in needs])
-    client = scheduler._tasks.store
+    client = scheduler._client.store
     assert len(await client.server.execute("HKEYS", client.keys("demands"))) == 12 + 3, "to 2, 4 and 8 GiB"
     assert (await scheduler.get_queue_stats()).gpu_count == 50
     async with scheduler:
@@ -1031,7 +1031,7 @@ async def test_a_model_that_cannot_be_loaded_on_a_gpu_keeps_the_worker_from_star
     with pytest.raises(HandlerError, match=r"(?s)worker_lifespan failed there:.*model\.bin"):
         await scheduler.start()
     assert await _nothing_reserved(gpu_config, gpu.uuid)
-    assert not await scheduler._tasks.store.fleet()
+    assert not await scheduler._client.store.fleet()
     await scheduler.shutdown()
 
 
@@ -1075,7 +1075,7 @@ async def test_a_model_that_is_missing_for_a_while_harms_no_task(
     """The GPU is not to blame: tasks go back, and one at a time tries, until the first child is ready for it again."""
     missing = tmp_path / "missing"
     monkeypatch.setenv("GPU_TEST_MISSING", str(missing))
-    monkeypatch.setattr("maas_backoff.setback.LONGEST_PAUSE", 2.0)
+    monkeypatch.setattr("maas_backoff.worker.setback.LONGEST_PAUSE", 2.0)
     gpu_config.threadpool.proc_mode = "process"
     gpu_config.threadpool.concurrency = 4
     scheduler = worker(gpu_config, FakeGpuProbe([FakeGpu(new_uuid())]), gpu_handlers.own_pid)
@@ -1108,6 +1108,7 @@ async def test_memory_that_only_another_container_shows_in_use_is_counted_once(
 ) -> None:
     """Two containers share a device, each seeing its own processes only: 10 of 16 GiB in use leave room for 5."""
     monkeypatch.setattr(grants, "is_contained", lambda: True)
+    monkeypatch.setattr(others, "is_elsewhere", lambda owner: owner != "-")
     uuid = new_uuid()
     there, here = FakeGpu(uuid), FakeGpu(uuid)
     probe = FakeGpuProbe([there])
@@ -1129,13 +1130,21 @@ async def test_memory_that_only_another_container_shows_in_use_is_counted_once(
         await scheduler.create_task({}, "x", min_gpu_memory_gb=5)
         await eventually(lambda: _waits_for(scheduler, "x", "best device has 0 GiB free"), "it is counted twice")
         there.processes[int(grant.owner.split(":")[1])] = 10
-        probe.poke()
-        assert (await scheduler.wait_task("x", 20)).status is TaskStatus.COMPLETED
+        async with anyio.create_task_group() as group:
+            group.start_soon(_read_every_half_second, probe)
+            assert (await scheduler.wait_task("x", 20)).status is TaskStatus.COMPLETED
+            group.cancel_scope.cancel()
         # The child's peak is counted with the end of its attempt.
         (running,) = [task for gpu in await scheduler.gpus() for task in gpu.tasks]
         assert running.memory_gb == 10
         await neighbour.cancel_task(running.task_id, running=True)
         await eventually(lambda: _peak_is(neighbour, 10), "it is measured")
+
+
+async def _read_every_half_second(probe: FakeGpuProbe) -> None:
+    while True:
+        probe.poke()
+        await anyio.sleep(0.5)
 
 
 async def _peak_is(scheduler: TaskBackoffScheduler, gib: float) -> bool:

@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from support import SERVERS, Server
 
-from maas_backoff.gate.fit import room_of
-from maas_backoff.gate.reading import Reading
 from maas_backoff.store import server as servers
 from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, SEEN_FOR, DeviceLedger, Ledgers, Reservation, holder
 
@@ -38,17 +36,10 @@ class Known:
     expiry: float
     start_until: float
     used: int = 0
-    told: int = 0
-    free: int = 0
-    """What was free when it was told."""
-    told_until: float = 0
 
 
 class Machine(RuleBasedStateMachine):
-    """One device of 16 MiB, four ids of two workers; honest tasks, and a stranger.
-
-    Each worker sees the processes of its own container only, and is told of the others.
-    """
+    """One device of 16 MiB, four ids of two workers; honest tasks, and a stranger."""
 
     server: Server
 
@@ -70,24 +61,12 @@ class Machine(RuleBasedStateMachine):
         return self.runner.run(coroutine)
 
     @property
+    def used(self) -> dict[str, int]:
+        return {_owner(name): known.used for name, known in self.model.items() if known.used}
+
+    @property
     def free(self) -> int:
-        return TOTAL - self.stranger - sum(known.used for known in self.model.values())
-
-    def shown_to(self, name: str) -> dict[str, int]:
-        """What the worker of an id sees in use."""
-        return {
-            _owner(other): known.used
-            for other, known in self.model.items()
-            if known.used and _worker(other) == _worker(name)
-        }
-
-    def seen_by(self, name: str, other: str, known: Known) -> int:
-        """What the worker of an id counts as used by another one."""
-        if _worker(name) == _worker(other) and known.used:
-            return known.used
-        if known.told_until < self.now:
-            return 0
-        return max(0, known.told - max(0, self.free - known.free))
+        return TOTAL - self.stranger - sum(self.used.values())
 
     def alive(self) -> dict[str, Known]:
         return {name: known for name, known in self.model.items() if known.expiry >= self.now}
@@ -103,11 +82,10 @@ class Machine(RuleBasedStateMachine):
     def reserve(self, name: str, mib: int, limit: int, settle: float) -> None:
         others = {other: known for other, known in self.alive().items() if other != name}
         mine = self.model.get(name)
-        seen = {other: self.seen_by(name, other, known) for other, known in others.items()}
-        unseen = sum(max(0, known.mib - seen[other]) for other, known in others.items())
+        unseen = sum(max(0, known.mib - known.used) for known in others.values())
         starting = any(
-            self.now < known.start_until and (not known.mib or seen[other] < 0.5 * known.mib)
-            for other, known in others.items()
+            self.now < known.start_until and (not known.mib or known.used < 0.5 * known.mib)
+            for known in others.values()
         )
         running = sum(known.state == "running" for known in others.values())
         if limit and running >= limit:
@@ -121,45 +99,36 @@ class Machine(RuleBasedStateMachine):
         wanted = _reservation(name, mib)
         answer = self.do(
             self.ledgers.reserve(
-                "GPU-m", wanted, free=self.free, used=self.shown_to(name), limit=limit, settle=settle, holder="q 1:0"
+                "GPU-m", wanted, free=self.free, used=self.used, limit=limit, settle=settle, holder="q 1:0"
             )
         )
         assert answer == expected
         if answer == "ok":
             until = self.now + settle * 1000 if settle else 0
             used = min(mine.used, mib) if mine else 0
-            told = (mine.told, mine.free, mine.told_until) if mine else (0, 0, 0)
-            self.model[name] = Known(mib, "running", self.now + LEASE * 1000, until, used, *told)
-            if mine and used < mine.told:
-                self.keep(name, "running", again=False)
+            self.model[name] = Known(mib, "running", self.now + LEASE * 1000, until, used)
 
     @rule(name=ids, share=st.sampled_from([0, 0.5, 1]))
     def allocate(self, name: str, share: float) -> None:
-        """A task uses a part of what it was promised. Where that is less than before, its worker tells at once."""
-        known = self.model.get(name)
-        if known is not None:
-            known.used = int(known.mib * share)
-            if known.used < known.told:
-                self.keep(name, known.state, again=False)
+        """A task uses a part of what it was promised."""
+        if name in self.model:
+            self.model[name].used = int(self.model[name].mib * share)
 
     @rule(mib=sizes)
     def let_a_stranger_have(self, mib: int) -> None:
         """It takes no more than is free and not promised: then nothing of ours is to blame for what happens."""
         unseen = sum(max(0, known.mib - known.used) for known in self.alive().values())
-        self.stranger = max(0, min(mib, TOTAL - sum(known.used for known in self.model.values()) - unseen))
+        self.stranger = max(0, min(mib, TOTAL - sum(self.used.values()) - unseen))
 
     @rule(name=ids, state=st.sampled_from(["running", "idle", "ending"]), again=st.booleans())
     def keep(self, name: str, state: str, again: bool) -> None:
         known = self.model.get(name)
-        """Its worker tells what it sees of it, too."""
-        seen, free = (known.used, self.free) if known else (0, 0)
-        wanted = attrs.evolve(_reservation(name, known.mib if known else 1), state=state, seen=seen, free=free)
+        wanted = attrs.evolve(_reservation(name, known.mib if known else 1), state=state)
         if known is None and again:
             return  # only who uses the memory says so again
         self.do(self.ledgers.keep("GPU-m", [wanted], again=again))
         if known is not None:
             known.state, known.expiry = state, self.now + LEASE * 1000
-            known.told, known.free, known.told_until = seen, free, self.now + SEEN_FOR * 1000
 
     @rule(name=ids)
     def release(self, name: str) -> None:
@@ -188,11 +157,7 @@ def _owner(name: str) -> str:
 
 
 def _reservation(name: str, mib: int) -> Reservation:
-    return Reservation(name, mib, "running", _owner(name), _worker(name), "q", "a task")
-
-
-def _worker(name: str) -> str:
-    return name.split("/", maxsplit=1)[0]
+    return Reservation(name, mib, "running", _owner(name), name.split("/", maxsplit=1)[0], "q", "a task")
 
 
 @pytest.mark.long
@@ -361,42 +326,31 @@ async def test_what_runs_already_does_not_keep_a_device_from_being_tried(server:
     await ledgers._server.aclose()
 
 
-async def test_what_a_child_of_another_container_uses_is_counted_once(server: Server) -> None:
-    """Its worker tells what it sees; what is free since then may be that memory, and is not counted in both."""
-    theirs, mine = _ledgers(server, lease=60), _ledgers(server)
-    theirs.clock = mine.clock = f"{START}"
-    child = _reservation("theirs/1", 10)
+async def test_what_a_worker_tells_of_its_child_is_kept_for_a_moment(server: Server) -> None:
+    """It is said with each change, kept by a renewal, and forgotten when it is old, or with the reservation."""
+    ledgers = _ledgers(server, lease=60)
+    ledgers.clock = f"{START}"
+    child = attrs.evolve(_reservation("w/1", 10), seen=4)
 
-    async def room(free: int) -> int:
-        """The largest that is not refused."""
-        for mib in range(TOTAL, 0, -1):
-            wanted = _reservation("mine/1", mib)
-            answer = await mine.reserve("GPU-c", wanted, free=free, used={}, limit=0, settle=0, holder="q 1:0")
-            if answer == "ok":
-                await mine.release("GPU-c", ["mine/1"])
-                assert mib == await _room_as_read(mine, free)
-                return mib
-        return 0
+    async def told() -> int:
+        (one,) = (await ledgers.read("GPU-c")).reservations.values()
+        return one.seen
 
-    assert await theirs.reserve("GPU-c", child, free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0") == "ok"
-    assert await room(free=6) == 0, "used by the child, for all that can be known, and still promised"
-    await theirs.keep("GPU-c", [attrs.evolve(child, seen=10, free=6)])
-    assert await room(free=6) == 6
-    assert await room(free=9) == 6, "the child may have given that back, and will want it again"
-    await theirs.keep("GPU-c", [child])
-    assert await room(free=16) == 6, "it has another process now"
-    await theirs.keep("GPU-c", [attrs.evolve(child, seen=10, free=6)])
-    mine.clock = f"{START + SEEN_FOR * 1000 + 1:.0f}"
-    assert await room(free=6) == 0, "its worker has told nothing for a while"
-    await theirs.release("GPU-c", ["theirs/1"])
+    assert await ledgers.reserve("GPU-c", child, free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0") == "ok"
+    assert await told() == 0
+    await ledgers.keep("GPU-c", [child])
+    assert await told() == 4
+    assert await ledgers.renew("GPU-c", [attrs.evolve(child, seen=0)], await ledgers._server.connect()) == []
+    assert await told() == 4
+    await ledgers.keep("GPU-c", [attrs.evolve(child, seen=0)])
+    assert await told() == 0
+    await ledgers.keep("GPU-c", [child])
+    ledgers.clock = f"{START + SEEN_FOR * 1000 + 1:.0f}"
+    assert await told() == 0
+    await ledgers.keep("GPU-c", [child])
+    await ledgers.release("GPU-c", ["w/1"])
     assert set(server.client.hkeys("maas:gpu:{GPU-c}")) == {b"clock"}
-    for one in (theirs, mine):
-        await one._server.aclose()
-
-
-async def _room_as_read(ledgers: Ledgers, free: int) -> int:
-    reading = Reading("GPU-c", 0, "", TOTAL, free, 0)
-    return room_of(await ledgers.read("GPU-c"), reading)
+    await ledgers._server.aclose()
 
 
 async def test_a_full_server_goes_on_keeping_what_is_reserved(any_server: Server) -> None:

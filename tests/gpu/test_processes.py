@@ -50,7 +50,7 @@ class Rig:
         """Wait until all workers have told of their devices."""
 
         async def told() -> bool:
-            fleet = await self.producer._tasks.store.fleet()
+            fleet = await self.producer._client.store.fleet()
             alive = [worker for worker in self.workers if worker.poll() is None]
             return len(fleet) >= len(alive) and all(worker.devices for worker in fleet)
 
@@ -60,7 +60,7 @@ class Rig:
         return [line.split(" ") for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
     async def ledger(self, uuid: str) -> DeviceLedger:
-        tasks = self.producer._tasks
+        tasks = self.producer._client
         return await Ledgers(self.producer.config.storage, tasks.store.server, lease=3).read(uuid)
 
     def stop(self) -> None:

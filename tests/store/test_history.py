@@ -12,11 +12,11 @@ from maas_backoff.domain.history import Tally, tallied
 from maas_backoff.domain.outcome import Failed, LeaseExpired
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError
-from maas_backoff.loops.reap import settle_lost
-from maas_backoff.running import Running
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
 from maas_backoff.store.redis import RedisStore
+from maas_backoff.worker.loops.reap import settle_lost
+from maas_backoff.worker.running import Running
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +57,8 @@ class Queue:
 
     async def total(self) -> dict[str, object]:
         total = (await self.store.history(2)).total
-        told = attrs.asdict(total, filter=lambda field, value: bool(value) and field.name not in {"waits", "settles"})
+        measured = {"waits", "settles", "runs", "gpu_peaks", "gpu_needs"}
+        told = attrs.asdict(total, filter=lambda field, value: bool(value) and field.name not in measured)
         return told | {"runs": total.runs.count}
 
 

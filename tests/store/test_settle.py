@@ -11,10 +11,10 @@ from support import Server, quick_config
 from maas_backoff import StorageFullError, TaskEntity, TaskError
 from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.settlement import Counts, Settlement
-from maas_backoff.loops.reap import settle_lost
 from maas_backoff.store import scripts
 from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
 from maas_backoff.store.redis import NewTask, RedisStore
+from maas_backoff.worker.loops.reap import settle_lost
 
 pytestmark = pytest.mark.anyio
 

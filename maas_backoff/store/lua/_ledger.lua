@@ -1,8 +1,7 @@
 -- The ledger of one device: a hash, shared by all workers of all queues that use it.
 -- r:<id>  a reservation: "expiry_ms MiB state start_until_ms owner worker queue task"; `owner` is "<pid namespace>:<pid>" of the
 --         process that uses the memory, or '-'. State: running, idle (a warm child without a task), ending (to be given back).
--- u:<id>  what its worker has seen that process use, for workers in other containers, which do not see the process:
---         "expiry_ms MiB free_MiB", the latter as it was in the same reading
+-- u:<id>  what its worker has seen that process use, for workers in other containers, which do not see it: "expiry_ms MiB"
 -- hold    "expiry_ms MiB holder": nothing else starts here, so that the holder's task finds room one day
 -- need    "expiry_ms MiB": somebody wants that much: idle children are to go
 -- shut    "until_ms reason": the device is in quarantine; after that, one task at a time is let in, and one success ends it
@@ -40,14 +39,6 @@ local function fields_in(ledger)
 end
 
 local function until_of(value) return tonumber(string.match(value, '^%d+')) end
-
--- The MiB that a reservation's process is known to use by what its worker has told; 0 if that is old. What has become free
--- since then may be that process's memory: it is not counted in both.
-local function told_use(value, now, free)
-  local expiry, mib, free_then = string.match(value or '', '^(%d+) (%d+) (%d+)$')
-  if not expiry or tonumber(expiry) < now then return 0 end
-  return math.max(0, tonumber(mib) - math.max(0, free - tonumber(free_then)))
-end
 
 local function reservation(value)
   local expiry, mib, state, start_until, owner, worker = string.match(value, '^(%d+) (%d+) (%a+) (%d+) (%S+) (%S+)')

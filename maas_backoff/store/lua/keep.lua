@@ -1,16 +1,16 @@
 --[[ Renew reservations, with what has changed about them.
 KEYS: ledger
-ARGV: now lease_ms seen_ms how | per reservation: id mib state owner rest seen free
+ARGV: now lease_ms seen_ms how | per reservation: id mib state owner rest seen
 Returns: ids that are not there (any more)
-`how` is 'renew': longer, as it is; 'change': and as it is given; 'enter': also where it is not there. `seen` is what its
-process was seen to use, 0: nothing, and `free` the device's free memory at that time, in MiB; others count on both for `seen_ms`.
+`how` is 'renew': longer, as it is; 'change': and as it is given; 'enter': also where it is not there. `seen` is the MiB
+that its process was seen to use, which others believe for `seen_ms`; 0: nothing.
 ]]
 --#include _clock
 --#include _ledger
 local now, ahead = ledger_time(ARGV[1], redis.call('HGET', KEYS[1], 'clock'))
 local how, kept, missing, told, untold = ARGV[4], {}, {}, {}, {}
 local expiry, until_seen = whole(now + tonumber(ARGV[2])), whole(now + tonumber(ARGV[3]))
-for n = 5, #ARGV, 7 do
+for n = 5, #ARGV, 6 do
   local name = 'r:' .. ARGV[n]
   local stored = redis.call('HGET', KEYS[1], name)
   local before = stored and reservation(stored)
@@ -20,7 +20,7 @@ for n = 5, #ARGV, 7 do
     if how == 'renew' then
       value = expiry .. string.match(stored, ' .*')
     elseif tonumber(ARGV[n + 5]) > 0 then
-      told[#told + 1], told[#told + 2] = 'u:' .. ARGV[n], until_seen .. ' ' .. ARGV[n + 5] .. ' ' .. ARGV[n + 6]
+      told[#told + 1], told[#told + 2] = 'u:' .. ARGV[n], until_seen .. ' ' .. ARGV[n + 5]
     else
       untold[#untold + 1] = 'u:' .. ARGV[n]
     end

@@ -30,7 +30,7 @@ for name, value in pairs(fields) do
     elseif name == 'r:' .. id then
       mine = other.mib
     else
-      local seen = used[other.owner] or told_use(fields['u' .. string.sub(name, 2)], now, free)
+      local seen = used[other.owner] or 0
       room = room - math.max(0, other.mib - seen)
       if other.state == 'running' then running = running + 1 end
       others = others or limit == -1 or limit == -2 and other.worker ~= worker

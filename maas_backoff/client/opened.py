@@ -1,0 +1,148 @@
+"""The open connections of a scheduler: each belongs to the event loop, and to the process, that made it."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Callable
+from weakref import WeakKeyDictionary
+
+import anyio
+import attrs
+
+from maas_backoff.client.client import QueueClient
+from maas_backoff.common import forks
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.errors import EventLoopError
+from maas_backoff.store.embedded import EmbeddedServer
+from maas_backoff.store.link import abandon_left_over
+
+_running_loop = asyncio._get_running_loop  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented; 30 ns, as it raises nothing
+
+Make = Callable[[TaskBackoffConfig, EmbeddedServer | None], QueueClient]
+
+
+@attrs.define(eq=False)
+class Here:
+    """The open connections of one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    client: QueueClient
+    end: AsyncGenerator[None] | None = None
+
+
+class Opened:
+    """The QueueClient of each event loop that uses a scheduler, made on first use and closed with the loop.
+
+    All of them share one copy of the configuration, and one embedded server.
+    """
+
+    def __init__(self, config: Callable[[], TaskBackoffConfig], make: Make) -> None:
+        """`config` gives what is copied on first use, `make` the QueueClient of a loop."""
+        self._current = config
+        self._make = make
+        self._config: TaskBackoffConfig | None = None
+        self._embedded: EmbeddedServer | None = None
+        self._here: Here | None = None
+        self._all: dict[asyncio.AbstractEventLoop, Here] = {}
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, anyio.Lock] = WeakKeyDictionary()
+        self._of_parent: frozenset[asyncio.AbstractEventLoop] = frozenset()
+        self._mutex = threading.Lock()
+        forks.tell(self, Opened._forked)
+
+    def client(self) -> QueueClient:
+        """Return the QueueClient of the running event loop. Raises EventLoopError and ConfigError."""
+        loop = _running_loop()
+        here = self._here
+        if here is not None and here.loop is loop:
+            return here.client
+        return self._enter(loop).client
+
+    def lock(self) -> anyio.Lock:
+        """Return the lock of the running event loop for start and stop."""
+        with self._mutex:
+            return self._locks.setdefault(asyncio.get_running_loop(), anyio.Lock())
+
+    def _enter(self, loop: asyncio.AbstractEventLoop | None) -> Here:
+        if loop is None:
+            raise EventLoopError("no event loop of asyncio is running here: await this in one, as by asyncio.run()")
+        with self._mutex:
+            if loop in self._of_parent:
+                raise EventLoopError(
+                    "this event loop is that of the parent process: after a fork, use a new one, as by asyncio.run()"
+                )
+            here = self._all.get(loop)
+            if here is None:
+                self._leave_closed_loops()
+                here = self._all[loop] = Here(loop, self._new_client())
+                here.end = _until_closed(here)
+            self._here = here
+        return here
+
+    def _new_client(self) -> QueueClient:
+        if self._config is None:
+            config = self._config = self._current().copy()
+            storage = config.storage
+            own_server = storage.type == "embedded" and storage.url is None
+            if own_server and self._embedded is None:
+                self._embedded = EmbeddedServer(storage.path)
+        return self._make(self._config, self._embedded)
+
+    def _leave_closed_loops(self) -> None:
+        for loop in [loop for loop in self._all if loop.is_closed()]:
+            self._all.pop(loop).client.abandon()
+        abandon_left_over()
+
+    async def refresh(self) -> None:
+        """Copy the configuration anew, if it was changed since: for this event loop, and those that come."""
+        before = self._config
+        if before is None or before == self._current():
+            return
+        await self.close()
+        with self._mutex:
+            self._config = None
+            if self._current().storage != before.storage:
+                self._embedded = None  # event loops that still use it keep it until this process ends
+
+    async def close(self) -> None:
+        """Close what is open in this event loop; with the last one, leave the embedded server."""
+        loop = asyncio.get_running_loop()
+        with self._mutex:
+            here, self._here = self._all.pop(loop, None), None
+            self._leave_closed_loops()
+        try:
+            if here is not None and here.end is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is ending, and does it
+                    await here.end.aclose()
+                await here.client.aclose()
+        finally:
+            await self._leave_server()
+
+    async def _leave_server(self) -> None:
+        with self._mutex:
+            if self._all:
+                return
+            embedded, self._embedded, self._config = self._embedded, None, None
+        if embedded is not None:
+            await embedded.stop()
+
+    def _forked(self) -> None:
+        """Begin anew in a child process; what is open is the parent's."""
+        forks.inherited.append((self._all, self._here, self._locks))
+        self._of_parent = self._of_parent | frozenset(self._all)
+        self._all, self._here, self._locks = {}, None, WeakKeyDictionary()
+        self._mutex = threading.Lock()
+
+
+def _until_closed(here: Here) -> AsyncGenerator[None]:
+    """Close the connections when `asyncio.run` ends its event loop: it closes all async generators before."""
+
+    async def end() -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await here.client.aclose()
+
+    generator = end()
+    with contextlib.suppress(StopIteration):  # it has come to its `yield`
+        generator.asend(None).send(None)
+    return generator

@@ -1,0 +1,181 @@
+"""What is done to a queue and its tasks by hand: from outside the worker that runs them."""
+
+import logging
+from collections.abc import AsyncGenerator
+
+import attrs
+
+from maas_backoff.common.guard import log_for
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain import jsontext, validation
+from maas_backoff.domain.context import current
+from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, cut
+from maas_backoff.domain.page import Listing
+from maas_backoff.domain.settlement import Counts, Settlement, decide
+from maas_backoff.domain.spec import Move
+from maas_backoff.domain.task import (
+    TaskEntity,
+    TaskError,
+    TaskStatus,
+    checked_message,
+    checked_progress,
+    checked_status,
+)
+from maas_backoff.errors import InvalidValueError
+from maas_backoff.logs import about
+from maas_backoff.store.codec import EXTERNAL
+from maas_backoff.store.frame import Found, Settle
+from maas_backoff.store.redis import SETTLE_LIMIT, RedisStore
+
+log = log_for("scheduler")
+
+LISTED_AT_ONCE = 200
+"""Tasks per page of a listing that goes through all of them: some may carry params that a Retry has replaced."""
+
+
+class QueueOperations:
+    """The hands that reach into one queue. Each call checks what it is given, and logs what it has done."""
+
+    def __init__(self, config: TaskBackoffConfig, store: RedisStore) -> None:
+        self._config = config
+        self._store = store
+        self._policy = config.task.policy
+
+    async def cancel(self, task_id: str, *, running: bool) -> bool:
+        found = await self._store.find_live(validation.checked_task_id(task_id))
+        if found is None:
+            return False
+        settlement = Settlement.cancel(found.policy)
+        while True:
+            answer = await self._store.settle(Settle(task_id, "pending", None, settlement))
+            if answer == "ok":
+                return _told(task_id, "cancelled", found)
+            if not running or answer not in {"processing", EXTERNAL}:
+                return False
+            if answer == EXTERNAL:
+                answer = await self._store.settle(Settle(task_id, "external", None, settlement))
+                if answer == "ok":
+                    return _told(task_id, "cancelled", found)
+            # Cancelled: the request was met before its answer, which may have been lost, came back.
+            elif await self._store.request_cancel(task_id) in {"processing", "cancelled"}:
+                return _told(task_id, "cancel_requested", found)
+            # It has changed in between: look again.
+
+    async def mark_processing(self, task_id: str) -> bool:
+        settle = Settle(validation.checked_task_id(task_id), "pending", None, Settlement.release(self._policy))
+        return await self._store.settle(settle, external=True) == "ok" and _told(task_id, "taken")
+
+    async def mark_completed(self, task_id: str, result: object) -> bool:
+        return await self._mark(
+            task_id, Succeeded(jsontext.canonical(result, "result", self._config.task.max_payload_bytes))
+        )
+
+    async def mark_failed(self, task_id: str, reason: str, *, retry: bool) -> bool:
+        return await self._mark(task_id, Failed(TaskError("failed", cut(str(reason))), permanent=not retry))
+
+    async def _mark(self, task_id: str, outcome: Outcome) -> bool:
+        """Settle a live task by an outcome that somebody else knows of; its own policy decides what follows."""
+        validation.checked_task_id(task_id)
+        while True:
+            found = await self._store.find_live(task_id)
+            if found is None:
+                return False
+            custom = self._config.task.custom_backoff
+            settlement = decide(outcome, task_id, found.counts, found.policy, found.policy.backoff(custom))
+            assert settlement is not None
+            answer = await self._store.settle(found.settle(settlement))
+            if answer == "ok":
+                return _told(task_id, settlement.event, found)
+            if answer == "cancelled" and found.precondition == "lease":
+                # A requested cancel took the place of the comeback; what was told is stored. Without a lease it is the
+                # state that stood against the mark.
+                return _told(task_id, "cancelled", found)
+            # It has changed in between: look again.
+
+    async def retry(self, task_id: str) -> bool:
+        settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
+        settle = Settle(validation.checked_task_id(task_id), "finished", None, settlement)
+        return await self._store.settle(settle) == "ok" and _told(task_id, "requeued")
+
+    async def retry_all(self, status: str, error: str | None) -> int:
+        status = checked_status(status, TaskStatus.FAILED, TaskStatus.CANCELLED)
+        if error is not None and not isinstance(error, str):
+            raise InvalidValueError("error", "text, or None", error)
+        settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
+        wanted = (error or "").casefold()
+        # All are listed first: those that are retried leave the list, and those that fail meanwhile may wait.
+        ids = [task.task_id async for task in self._all(status) if wanted in str(task.error or "").casefold()]
+        number = 0
+        for start in range(0, len(ids), SETTLE_LIMIT):
+            settles = [Settle(task_id, "finished", None, settlement) for task_id in ids[start : start + SETTLE_LIMIT]]
+            answers = await self._store.settle_all(settles)
+            for settle, answer in zip(settles, answers, strict=True):
+                number += answer == "ok" and _told(settle.task_id, "requeued", level=logging.DEBUG)
+        self._log("requeued", f"{number} {status} tasks requeued by hand")
+        return number
+
+    async def _all(self, status: TaskStatus) -> AsyncGenerator[TaskEntity, None]:
+        cursor: str | None = None
+        while True:
+            page = await self._store.page(status, Listing(LISTED_AT_ONCE, cursor, brief=True))
+            for task in page.tasks:
+                yield task
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def update(self, task_id: str, options: Move) -> bool:
+        validation.checked_task_id(task_id)
+        if not options or options.keys() - Move.__annotations__:
+            raise InvalidValueError("update_task", "priority, delay or run_at", ", ".join(options) or "none of them")
+        priority = validation.checked_priority(options["priority"]) if "priority" in options else None
+        due = validation.checked_due(options) if options.keys() & {"delay", "run_at"} else None
+        while True:
+            pending = await self._store.find_pending(task_id)
+            if pending is None:
+                return False
+            if await self._store.settle(pending.moved(priority, due)) == "ok":
+                return _told(task_id, "moved")
+            # It has changed in between: look again.
+
+    async def purge(self, status: str) -> int:
+        status = checked_status(status, *(set(TaskStatus) - {TaskStatus.PROCESSING}))
+        # Those that come meanwhile may be left: it is not to run for ever.
+        stats = await self._store.stats()
+        most, number, more = getattr(stats, f"{status}_count"), 0, True
+        while more and number <= most:
+            deleted, more = await self._store.purge(status)
+            number += deleted
+        self._log("purged", f"{number} {status} tasks purged by hand")
+        return number
+
+    async def pause(self, *, on: bool) -> bool:
+        changed = await self._store.pause(on=on)
+        if changed:
+            event = "paused" if on else "resumed"
+            self._log(event, f"{event} by hand")
+        return changed
+
+    def _log(self, event: str, words: str) -> None:
+        """Log what a hand from outside has done to the queue."""
+        queue = self._config.task.biz_prefix
+        log.info("queue %r: %s", queue, words, extra={"event": event, "queue": queue})
+
+    async def delete(self, task_id: str) -> bool:
+        return await self._store.delete(validation.checked_task_id(task_id)) and _told(task_id, "deleted")
+
+    async def update_progress(self, task_id: str, progress: float, message: str | None) -> bool:
+        validation.checked_task_id(task_id)
+        checked_progress(progress)
+        message = checked_message(message)
+        task = current.get()
+        token = task.token if task is not None and task.task_id == task_id else None
+        return (await self._store.report_progress([(task_id, token, progress, message)]))[0]
+
+
+def _told(task_id: str, event: str, found: Found | None = None, *, level: int = logging.INFO) -> bool:
+    """Log what a hand from outside has done to a task; True, as it is done."""
+    attempt, token = (0, 0) if found is None else (found.info.number, found.token)
+    extra = about(event, task_id, attempt, token)
+    log.log(level, "task %r: %s by hand", task_id, event.replace("_", " "), extra=extra)
+    return True

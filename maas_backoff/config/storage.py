@@ -1,0 +1,238 @@
+"""Where the tasks are kept: one server, or the master that Sentinels or a Cluster name; by fields or by a URL."""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Literal, get_args
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import attrs
+from attrs import define, field
+from redis.credentials import CredentialProvider
+
+from maas_backoff.config.options import choice, duration, flag, must, text, whole
+from maas_backoff.domain.seconds import in_seconds
+from maas_backoff.errors import ConfigError
+
+StorageType = Literal["redis", "sentinel", "cluster", "embedded"]
+Node = tuple[str, int]
+
+_SCHEME = re.compile(r"(?:(redis|valkey)(s?)(?:\+(sentinel|cluster))?|unix)")
+_SCHEMES = "redis, rediss, valkey, valkeys (each also with +sentinel or +cluster) and unix"
+_NODE = re.compile(r"(?P<host>[^\s:/@\[\]]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]{1,5}))?")
+_PORTS = {"sentinel": 26_379}
+_QUERY = ("db", "sentinel_username", "sentinel_password")
+
+
+@attrs.frozen(kw_only=True)
+class Endpoint:
+    """Whom to ask, and how to log in. `nodes` are the server, the Sentinels, or some nodes of the Cluster."""
+
+    type: Literal["redis", "sentinel", "cluster"] = "redis"
+    nodes: tuple[Node, ...] = ()
+    path: str | None = None
+    master: str = ""
+    database: int = 0
+    username: str = ""
+    password: str = attrs.field(default="", repr=False)
+    sentinel_username: str = ""
+    sentinel_password: str = attrs.field(default="", repr=False)
+    credential_provider: CredentialProvider | None = attrs.field(default=None, repr=False)
+    tls: bool = False
+
+    @classmethod
+    def from_url(cls, url: str) -> "Endpoint":
+        """Return what a URL says. Raises ValueError with what was expected, which never repeats the URL."""
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise ValueError("a URL") from None
+        scheme = _SCHEME.fullmatch(parts.scheme)
+        if scheme is None:
+            raise ValueError(f"a URL with one of the schemes {_SCHEMES}")
+        if parts.fragment:
+            raise ValueError("a URL without '#': write it as %23 in a password")
+        login, _, hosts = parts.netloc.rpartition("@")
+        username, _, password = login.partition(":")
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if query.keys() - set(_QUERY):
+            raise ValueError(f"a URL whose query has only {', '.join(_QUERY)}; other options are fields")
+        found = cls(
+            username=unquote(username),
+            password=unquote(password),
+            sentinel_username=query.get("sentinel_username", ""),
+            sentinel_password=query.get("sentinel_password", ""),
+        )
+        if parts.scheme == "unix":
+            return attrs.evolve(found, path=_socket(hosts, parts.path), database=_database(query.get("db", "")))
+        kind: Literal["redis", "sentinel", "cluster"] = scheme[3] or "redis"  # type: ignore[assignment] # pyright: ignore[reportAssignmentType] - what the pattern has
+        words = [word for word in parts.path.split("/") if word]
+        master = unquote(words.pop(0)) if kind == "sentinel" and words else ""
+        if kind == "sentinel" and not master:
+            raise ValueError("redis+sentinel://host:port,host:port/name-of-the-master/database")
+        if len(words) > 1:
+            raise ValueError("a URL whose path is the number of the database")
+        nodes = tuple(node(one, kind) for one in hosts.split(","))
+        if kind == "redis" and len(nodes) > 1:
+            raise ValueError("a URL with one host, unless it is for Sentinels or a Cluster")
+        database = _database(words[0] if words else query.get("db", ""))
+        return attrs.evolve(found, type=kind, nodes=nodes, master=master, database=database, tls=bool(scheme[2]))
+
+
+def _socket(host: str, path: str) -> str:
+    """Return the path of a socket: of unix:///run/x, and in the home directory of unix://~/x or unix:///~/x."""
+    if host.startswith("~"):
+        path = f"/{host}{path}"
+    elif host or not path:
+        raise ValueError("unix:///path/of/the/socket")
+    path = _expanded(unquote(path.removeprefix("/") if path.startswith("/~") else path))
+    if path.startswith("~"):
+        raise ValueError(_HOMELESS)
+    return path
+
+
+def node(given: str, kind: str = "redis") -> Node:
+    """Return host and port of `host:port`. Raises ValueError with what was expected."""
+    match = _NODE.fullmatch(given)
+    port = int(match["port"] or _PORTS.get(kind, 6379)) if match else 0
+    if match is None or not 1 <= port <= 65_535:
+        raise ValueError("host:port, with a port from 1 to 65535")
+    return match["host"].strip("[]"), port
+
+
+def _database(given: str) -> int:
+    if not re.fullmatch(r"[0-9]{0,6}", given):
+        raise ValueError("a URL whose database is a whole number")
+    return int(given or 0)
+
+
+_HOMELESS = "a path whose '~' is a home directory: there is no such user, or HOME is not set"
+
+
+def _expanded(path: str) -> str:
+    """Return a path with '~' or '~user' at its start replaced: no shell does so in an .env file or a unit."""
+    return os.path.expanduser(path)  # noqa: PTH111 - Path would change "./~x" and a path's end
+
+
+def _as_path(path: "str | os.PathLike[str] | None") -> str | None:
+    path = os.fspath(path) if isinstance(path, os.PathLike) else path
+    return _expanded(path) if isinstance(path, str) else path
+
+
+def _as_nodes(given: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(given.split(",")) if isinstance(given, str) else tuple(given)
+
+
+def _check_url(_: "StorageConfig", __: "attrs.Attribute[str | None]", url: object) -> None:
+    if url is None:
+        return
+    expected = "a URL"
+    if isinstance(url, str):
+        try:
+            Endpoint.from_url(url)
+        except ValueError as error:
+            expected = str(error)
+        else:
+            return
+    # The value may hold a password.
+    raise ConfigError("storage.url", expected, type(url))
+
+
+def _check_nodes(_: "StorageConfig", __: "attrs.Attribute[tuple[str, ...]]", nodes: tuple[str, ...]) -> None:
+    for one in nodes:
+        try:
+            node(one)
+        except (TypeError, ValueError):
+            raise ConfigError("storage.nodes", "texts like host:port", one) from None
+
+
+def _check_path(_: "StorageConfig", attribute: "attrs.Attribute[str | None]", path: object) -> None:
+    if path is not None and not (isinstance(path, str) and path):
+        raise ConfigError(f"storage.{attribute.name}", "a path", path)
+    if isinstance(path, str) and path.startswith("~"):
+        raise ConfigError(f"storage.{attribute.name}", _HOMELESS, path)
+
+
+def _check_provider(_: "StorageConfig", __: "attrs.Attribute[CredentialProvider | None]", provider: object) -> None:
+    if provider is not None and not isinstance(provider, CredentialProvider):
+        # The value may hold a password.
+        raise ConfigError("storage.credential_provider", "a redis.credentials.CredentialProvider", type(provider))
+
+
+@define(kw_only=True)
+class StorageConfig:
+    """Where the tasks are kept.
+
+    `type="redis"` is a Redis (6.2 or newer) or Valkey server at host and port. `type="sentinel"` asks the Sentinels
+    `nodes` ("host:port", …) for the master called `master`; `type="cluster"` asks any of `nodes` for the master of the
+    queue's slot. `type="embedded"` starts a Valkey server of its own in the directory `path` (extra `embedded`); all
+    processes that name the same `path` share it, and the last one stops it.
+
+    `url` may be `redis://`, `rediss://` (TLS), `unix:///path?db=0`, `redis+sentinel://host:port,host:port/master/0` or
+    `redis+cluster://host:port,host:port`, with `valkey` for `redis` as well; it replaces type, host, port, nodes,
+    master, database, username, password and tls. With TLS the server's certificate is verified, by the system's
+    authorities or those in the file `tls_ca`; `tls_cert` and `tls_key` are the client's own, where the server wants
+    one.
+
+    A `~` at the start of a path, also of a socket's, is the home directory.
+
+    `credential_provider`, one of redis-py's, takes the place of username and password, on the server, the master that
+    the Sentinels name, and the nodes of the Cluster. Each new connection asks it: credentials may change while
+    processes run. Without a `get_credentials_async` of its own, it is asked in a thread.
+
+    A call that the server does not answer within `timeout` seconds raises StorageUnavailableError; workers go on
+    trying. `strict` makes errors of the warnings of the check at start.
+    """
+
+    type: StorageType = field(default="redis", validator=choice(*get_args(StorageType)))
+    host: str = field(default="localhost", validator=must("a host name", lambda v: isinstance(v, str) and bool(v)))
+    port: int = field(default=6379, validator=whole(1, 65_535))
+    nodes: tuple[str, ...] = field(default=(), converter=_as_nodes, validator=_check_nodes)
+    master: str = field(default="", validator=text())
+    database: int = field(default=0, validator=whole(0, 1_000_000))
+    username: str = field(default="", validator=text())
+    password: str = field(default="", repr=False, validator=text(secret=True))
+    sentinel_username: str = field(default="", validator=text())
+    sentinel_password: str = field(default="", repr=False, validator=text(secret=True))
+    credential_provider: CredentialProvider | None = field(default=None, repr=False, validator=_check_provider)
+    url: str | None = field(default=None, repr=False, validator=_check_url)
+    tls: bool = field(default=False, validator=flag())
+    tls_ca: str | None = field(default=None, converter=_as_path, validator=_check_path)
+    tls_cert: str | None = field(default=None, converter=_as_path, validator=_check_path)
+    tls_key: str | None = field(default=None, converter=_as_path, validator=_check_path)
+    timeout: float = field(default=10, converter=in_seconds, validator=duration(0.1, 3600))
+    strict: bool = field(default=False, validator=flag())
+    path: str | None = field(default=None, converter=_as_path, validator=_check_path)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Whom to ask, by url or by fields. Raises ConfigError where fields do not go together; not for embedded."""
+        found = self._named()
+        if self.credential_provider is not None:
+            if found.username or found.password:
+                beside = "no username and password beside it, in fields or in url"
+                raise ConfigError("storage.credential_provider", beside, type(self.credential_provider))
+            found = attrs.evolve(found, credential_provider=self.credential_provider)
+        if found.type == "cluster" and found.database:
+            raise ConfigError("storage.database", "0, the only one of a Cluster", found.database)
+        return found
+
+    def _named(self) -> Endpoint:
+        if self.url is not None:
+            return Endpoint.from_url(self.url)
+        if self.type in {"sentinel", "cluster"} and not self.nodes:
+            raise ConfigError("storage.nodes", f"at least one 'host:port' for type {self.type!r}", self.nodes)
+        if self.type == "sentinel" and not self.master:
+            raise ConfigError("storage.master", "the name of the master that the Sentinels watch", self.master)
+        alone = self.type in {"redis", "embedded"}
+        return Endpoint(
+            type="redis" if self.type == "embedded" else self.type,
+            nodes=((self.host, self.port),) if alone else tuple(node(one, self.type) for one in self.nodes),
+            master=self.master,
+            database=self.database,
+            username=self.username,
+            password=self.password,
+            sentinel_username=self.sentinel_username,
+            sentinel_password=self.sentinel_password,
+            tls=self.tls,
+        )

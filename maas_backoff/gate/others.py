@@ -1,0 +1,54 @@
+"""Memory that children of workers in other containers use: NVML shows a container its own processes only.
+
+Their workers tell what they see, in the device's ledger. A child's memory then counts once: as used, and no longer as
+promised and not used yet. What is told is up to SEEN_FOR old, and the device's free memory is of another moment. So
+nothing may be counted as free and, at the same time, as used by a child that has just given it back.
+"""
+
+from collections import deque
+
+import attrs
+
+from maas_backoff.gate.owner import is_elsewhere
+from maas_backoff.gate.reading import Reading
+from maas_backoff.store.ledger import SEEN_FOR, DeviceLedger
+
+WATCHED_FOR = SEEN_FOR + 1.0
+"""Seconds over which the least counts: longer than a child's memory can be free without its worker having told."""
+
+
+def with_told(reading: Reading, ledger: DeviceLedger) -> Reading:
+    """Return a reading that also shows what the workers of other containers tell of their children."""
+    told = {one.owner: one.seen for one in ledger.reservations.values() if is_elsewhere(one.owner)}
+    return attrs.evolve(reading, used={**reading.used, **told}) if told else reading
+
+
+class Others:
+    """What is told of one device, as far as it can be relied on."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+        """By moments of readings: what was free, or in use by owners that are known."""
+
+    def believed(self, reading: Reading, ledger: DeviceLedger) -> Reading:
+        """Return the reading with what is told, and no more free than was free or known to be used all the while.
+
+        A child that gives memory back makes that sum larger until its worker tells, which is not to be believed. One
+        that takes more makes it smaller: then less is given for a while.
+        """
+        shown = with_told(reading, ledger)
+        if shown is reading:
+            self._seen.clear()
+            return reading
+        known = shown.free + sum(shown.used.values())
+        if self._seen and self._seen[-1][0] == reading.at:
+            known_before = self._seen.pop()[1]
+            self._seen.append((reading.at, min(known, known_before)))
+        else:
+            self._seen.append((reading.at, known))
+        begin = reading.at - WATCHED_FOR
+        while len(self._seen) > 1 and self._seen[1][0] <= begin:
+            self._seen.popleft()
+        if self._seen[0][0] > begin:
+            return reading  # not watched for long enough
+        return attrs.evolve(shown, free=shown.free - (known - min(before for _, before in self._seen)))

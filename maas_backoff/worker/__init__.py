@@ -1,0 +1,1 @@
+"""The worker's half: it claims tasks, runs each as an attempt, and settles it. Begin with work.py."""

@@ -1,0 +1,121 @@
+"""An attempt in this process: what holds a lease, and may be stopped."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+
+import attrs
+
+from maas_backoff.common.guard import log_for
+from maas_backoff.domain.gpu import GpuAssignment
+from maas_backoff.domain.outcome import CancelReason, Outcome
+from maas_backoff.domain.task import ProgressReport, TaskEntity
+from maas_backoff.domain.tracing import AttemptSpan
+from maas_backoff.gate.grant import Grant
+from maas_backoff.logs import about
+from maas_backoff.store.codec import AttemptInfo
+from maas_backoff.store.frame import Claimed
+from maas_backoff.worker.cancelling import cancel_call
+
+log = log_for("worker")
+
+
+class Attempt:
+    """One claimed task in this process, from its claim to the answer to its settlement."""
+
+    outcome: Outcome | None = None
+    """What came of the handler, before it is known whether it was stopped."""
+    call: "asyncio.Task[None] | None" = None
+    """The asyncio task that calls the handler, then the one that calls the exception handler."""
+    began = False
+    """Whether that asyncio task has begun: one that is cancelled before never runs, and would settle nothing."""
+    reason: CancelReason | None = None
+    started_at: float | None = None
+    """When the handler began, by time.monotonic()."""
+    deadline = math.inf
+    lingering: asyncio.Event | None = None
+    over = False
+    progress: tuple[float, str | None] | None = None
+    span: AttemptSpan | None = None
+
+    def __init__(
+        self,
+        claimed: Claimed,
+        *,
+        timeout: float,
+        lease_until: float,
+        margin: float,
+        watch: Callable[[float], None],
+        report: ProgressReport,
+        grant: Grant | None = None,
+    ) -> None:
+        """Make the attempt of a claimed task.
+
+        `lease_until` is the moment, by time.monotonic(), until which the lease holds for certain. The handler may not
+        begin in the last `margin` seconds before it. `watch` is told of the deadline, `report` of the handler's
+        progress; neither may know this attempt: it would be kept until the next garbage collection.
+        """
+        self.claimed = claimed
+        self.grant = grant
+        self.token = claimed.token
+        self.timeout = timeout
+        self.lease_until = lease_until
+        """The lease holds at least until this moment, by time.monotonic(); `renewed` moves it."""
+        self._margin = margin
+        self._watch = watch
+        self._begun = time.monotonic()
+        self.task: TaskEntity = claimed.task.connected(report)
+        if grant is not None:
+            self.task = attrs.evolve(self.task, gpu=GpuAssignment.of(grant.uuid, grant.index, grant.mib))
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.task.attempt} of {self.task.task_id!r}, token {self.token}>"
+
+    @property
+    def start_before(self) -> float:
+        """The handler may not begin after this moment, by time.monotonic(): the lease might run out too soon."""
+        return self.lease_until - self._margin
+
+    def renewed(self, until: float) -> None:
+        """Note that the lease was renewed and holds until that moment. Called from the heartbeat's thread."""
+        self.lease_until = max(self.lease_until, until)
+
+    def started(self) -> None:
+        """From here on the timeout counts."""
+        self.started_at = time.monotonic()
+        self.deadline = self.started_at + self.timeout
+        self._watch(self.deadline)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("task %r: attempt %d begins", self.task.task_id, self.task.attempt, extra=self.about("started"))
+
+    def extend(self) -> None:
+        """Give the exception handler as much time as the handler had; the lease is kept as long."""
+        self.deadline = time.monotonic() + self.timeout
+
+    def lingers(self, ended: asyncio.Event) -> None:
+        """What was started cannot be stopped; the slot stays taken until `ended`."""
+        self.lingering = ended
+
+    def cancel(self, reason: CancelReason) -> None:
+        """Stop the handler. The first reason stands, but for a lost lease; it is recorded before the cancel is seen."""
+        if not self.over and (self.reason is None or reason is CancelReason.LEASE_LOST):
+            self.reason = reason
+            if self.call is not None and self.began:
+                cancel_call(self.call)
+
+    def abandon(self) -> "asyncio.Task[None] | None":
+        """Leave the attempt to its lease: nothing of it is settled. Returns the asyncio task of its handler."""
+        self.over = True
+        return self.call
+
+    def about(self, event: str) -> dict[str, object]:
+        """Return what a log record of this attempt carries."""
+        return about(event, self.task.task_id, self.task.attempt, self.token)
+
+    def info(self, worker: str) -> AttemptInfo:
+        """Return when and where this attempt ran, by the server's clock."""
+        started = self.claimed.started_ms
+        elapsed = (time.monotonic() - self._begun) * 1000
+        return AttemptInfo(self.task.attempt, started, started + elapsed, worker)

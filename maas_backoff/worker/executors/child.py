@@ -1,0 +1,304 @@
+"""What runs in a child process: the handler, called for one task after the other."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
+from contextvars import Context, copy_context
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from maas_backoff.common.orphans import mark_what_starts_here
+from maas_backoff.domain.context import current
+from maas_backoff.domain.gpu import GpuAssignment
+from maas_backoff.domain.outcome import (
+    TEXT_LIMIT,
+    HandlerOutcome,
+    Unstarted,
+    cut,
+    outcome_of_error,
+    outcome_of_value,
+    to_dict,
+)
+from maas_backoff.domain.task import TaskEntity
+from maas_backoff.worker.executors.connection import Connection
+from maas_backoff.worker.executors.frames import Record
+from maas_backoff.worker.executors.records import Sender, set_levels
+from maas_backoff.worker.executors.reference import HandlerReference
+
+if TYPE_CHECKING:
+    from maas_backoff.worker.executors.base import Handler
+    from maas_backoff.worker.executors.lifespan import InOneTask, Lifespan
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def main() -> None:
+    """Serve the parent over the socket that is the first argument; the second is the parent's process id.
+
+    Log records go to the parent over the socket that is the fourth; the third is where this library is.
+    """
+    fd, parent_pid = map(int, sys.argv[1:3])
+    _die_with(parent_pid)
+    _leave_stopping_to_the_parent()
+    mark_what_starts_here()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - a TextIOWrapper, so early
+    connection = Connection(socket.socket(fileno=fd))
+    setup = connection.receive()
+    if setup is None:
+        return
+    records = Sender(socket.socket(fileno=int(sys.argv[4])))
+    records.install()
+    set_levels(setup["levels"])
+    sys.path[:], sys.argv[:] = setup["path"], setup["argv"]
+    what = "its module cannot be imported there"
+    try:
+        handler = HandlerReference(**setup["handler"]).load()
+        lifespan = None if setup["lifespan"] is None else HandlerReference(**setup["lifespan"]).load()
+        set_levels(setup["levels"])  # again: the modules may have set levels that the parent has changed since
+        server = Server(connection, records, handler, setup["max_payload_bytes"])
+        if lifespan is not None and not setup["only_imports"]:
+            what = "its worker_lifespan failed there"
+            server.enter(lifespan, GpuAssignment.from_dict(setup["gpu"]))
+    except BaseException:  # noqa: BLE001 - a module may call sys.exit
+        connection.send({"error": f"{what}:\n{traceback.format_exc()[-TEXT_LIMIT:]}"})
+        return
+    connection.send({"ready": True})
+    server.serve()
+
+
+def _die_with(parent_pid: int) -> None:
+    """Let the kernel kill this process when its parent dies. Without Linux it ends after its call."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        sys.exit(0)
+
+
+def _leave_stopping_to_the_parent() -> None:
+    """Let SIGINT and SIGTERM do nothing here: systemd sends them to every process, while the parent still drains.
+
+    They are not ignored: programs that a handler starts would inherit that, and could not be terminated. Nor can
+    what it forks (a data loader's workers) do nothing: held back during the fork, they meet the default there.
+    """
+    for number in _STOPPING:
+        signal.signal(number, _do_nothing)
+        signal.siginterrupt(number, False)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_restore_signals)
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    pass
+
+
+def _hold_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+
+def _restore_signals() -> None:
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_DFL)
+    _release_signals()
+
+
+class Server:
+    """Calls the handler for each task that the parent sends."""
+
+    def __init__(self, connection: Connection, records: Sender, handler: "Handler", max_payload_bytes: int) -> None:
+        self._connection = connection
+        self._records = records
+        self._handler = handler
+        self._limit = max_payload_bytes
+        self._pid = os.getpid()
+        self._directory = Path.cwd()
+        self._streams = _standard_streams()
+        self._calls = 0
+        self._running = False
+        self._runner: asyncio.Runner | None = None
+        self._loop_is_sound = True
+        self._listens = False
+        self._sent: asyncio.Future[None] | None = None
+        self._follows = True
+        self._plain = ExitStack()
+        self._held: InOneTask | None = None
+        self._values: tuple[Any, ...] = ()
+
+    def enter(self, lifespan: "Lifespan", gpu: GpuAssignment | None) -> None:
+        """Enter the lifespan; what it yields is handed to the handler. Raises what it raises."""
+        from maas_backoff.worker.executors.lifespan import managed
+
+        manager = managed(lifespan, gpu)
+        if isinstance(manager, AbstractAsyncContextManager):
+            self._values = (self._loop().run(self._hold(manager)),)
+        else:
+            self._values = (self._plain.enter_context(manager),)
+
+    async def _hold(self, manager: AbstractAsyncContextManager[Any]) -> Any:
+        from maas_backoff.worker.executors.lifespan import InOneTask
+
+        self._held = InOneTask(manager)
+        return await self._held.enter()
+
+    def _leave(self) -> None:
+        self._plain.close()
+        # A handler has broken the loop: the outcome of its call has told so.
+        with nullcontext() if self._loop_is_sound else suppress(Exception):
+            if self._runner is not None and self._held is not None:
+                self._runner.run(self._held.exit())
+            if self._runner is not None:
+                self._runner.close()
+
+    def _loop(self) -> asyncio.Runner:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner
+
+    def serve(self) -> None:
+        """Answer requests until there will be none; then leave the lifespan."""
+        try:
+            self._serve()
+        finally:
+            self._leave()
+
+    def _serve(self) -> None:
+        while request := self._next_request():
+            self._calls += 1
+            self._running = True
+            task = self._records.task = TaskEntity.from_dict(request["task"], partial(self._report, self._calls))
+            # The worker, or this process, may have stood still since the request was sent; all processes of a
+            # machine share the clock.
+            late = time.monotonic() >= request["start_before"]
+            outcome = Unstarted() if late else Context().run(self._attempt, task, request.get("span"))
+            self._running = False
+            self._records.task = None
+            self._tidy()
+            self._answer(outcome)
+
+    def _next_request(self) -> Record | None:
+        """Return the next request, or None. Where there is a loop, what runs on it goes on meanwhile."""
+        while self._runner is not None and self._loop_is_sound:
+            try:
+                self._runner.run(self._until_request())
+                break
+            except asyncio.CancelledError:
+                continue  # by code that cancels every task it finds
+        return self._connection.receive()
+
+    async def _until_request(self) -> None:
+        """Wait until the parent sends something. Raises HandlerError if the lifespan ends by itself."""
+        loop = asyncio.get_running_loop()
+        self._sent = loop.create_future()
+        if not self._listens:  # once, as a rule: to add and remove a reader takes half as long as all the rest
+            self._listens = True
+            loop.add_reader(self._connection, self._note_request, loop)
+        if self._held is None:
+            await self._sent
+        else:
+            await self._held.watch(until=self._sent)
+
+    def _note_request(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._running:  # the parent's end is closed: the loop would call this all the time
+            self._listens = False
+            loop.remove_reader(self._connection)
+        elif self._sent is not None and not self._sent.done():
+            self._sent.set_result(None)
+
+    def _follow(self, span: Record, stack: ExitStack) -> None:
+        """Make the parent's span the current one. What keeps it from being followed keeps no handler from its task."""
+        if not self._follows:
+            return
+        try:
+            stack.enter_context(import_module(span["module"]).follow(span["trace"]))
+        except Exception as error:  # noqa: BLE001 - a library that is not here, or not whole
+            self._follows = False
+            with suppress(ValueError, OSError):  # a handler may have closed it
+                print(f"spans of this process will not be in the trace: {error}", file=sys.stderr)  # noqa: T201 - for the parent's log
+
+    def _attempt(self, task: TaskEntity, span: Record | None) -> HandlerOutcome:
+        """Call the handler, in a context of its own. Whatever it raises is an outcome; what it forked ends here."""
+        current.set(task)
+        with ExitStack() as stack:
+            if span:
+                self._follow(span, stack)
+            try:
+                value = copy_context().run(self._handler, task, *self._values)
+                if isinstance(value, Coroutine):
+                    return self._awaited(value)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
+                return outcome_of_value(value, self._limit)
+            except BaseException as error:  # noqa: BLE001 - SystemExit ends an attempt, not the child
+                return outcome_of_error(error, self._limit)
+            finally:
+                self._end_if_forked()
+
+    def _awaited(self, coroutine: Coroutine[Any, Any, object]) -> HandlerOutcome:
+        outcomes: list[HandlerOutcome] = []
+
+        async def attempt() -> None:
+            try:
+                outcomes.append(outcome_of_value(await coroutine, self._limit))
+            except BaseException as error:  # noqa: BLE001 - SystemExit must not tear down the loop
+                outcomes.append(outcome_of_error(error, self._limit))
+            finally:
+                self._end_if_forked()  # before the loop, whose epoll the parent shares
+
+        try:
+            self._loop().run(attempt(), context=copy_context())
+        except BaseException as error:  # noqa: BLE001 - a handler may stop the loop, or cancel its own task
+            self._loop_is_sound = False
+            outcomes.append(outcome_of_error(error, self._limit))
+        return outcomes[0]
+
+    def _answer(self, outcome: HandlerOutcome) -> None:
+        lives = self._held is None or not self._held.left
+        reusable = lives and self._loop_is_sound and _standard_streams() == self._streams
+        try:
+            self._connection.send({"outcome": to_dict(outcome), "reusable": reusable})
+        except Exception as error:  # noqa: BLE001 - ResultEntity.fail(code=object()); nothing was sent yet
+            self._connection.send({"outcome": to_dict(outcome_of_error(error)), "reusable": reusable})
+
+    def _end_if_forked(self) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+    def _report(self, call: int, _token: int, progress: float, message: str | None) -> None:
+        # A left-over thread may report when its call is over; a forked process has no connection.
+        if self._running and call == self._calls and os.getpid() == self._pid:
+            message = None if message is None else cut(message)
+            self._connection.send({"progress": progress, "message": message, "call": call})
+
+    def _tidy(self) -> None:
+        """Write out what was printed, before the outcome; undo what would surprise the next call."""
+        with suppress(Exception):  # the handler may have closed or replaced them
+            sys.stdout.flush()
+            sys.stderr.flush()
+        with suppress(OSError):
+            os.chdir(self._directory)
+
+
+def _standard_streams() -> list[tuple[int, int] | None]:
+    """Return what file descriptors 0 to 2 are; a closed one would be the next file that is opened."""
+    streams: list[tuple[int, int] | None] = []
+    for fd in range(3):
+        try:
+            status = os.fstat(fd)
+            streams.append((status.st_dev, status.st_ino))
+        except OSError:
+            streams.append(None)
+    return streams

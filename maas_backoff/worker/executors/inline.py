@@ -1,0 +1,45 @@
+"""Coroutine handlers, on the event loop."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import cast
+
+from maas_backoff.domain.outcome import HandlerOutcome, outcome_of_error, outcome_of_value
+from maas_backoff.gate.grant import Grant
+from maas_backoff.worker.executors.base import Call, Handler
+from maas_backoff.worker.executors.lifespan import InThisProcess, Lifespan
+
+
+class InlineExecutor:
+    """Awaits the handler. A timeout and a cancel are real: they reach it at its next `await`."""
+
+    stoppable = True
+    wants_gpu = False
+
+    def __init__(self, handler: Handler, *, max_payload_bytes: int, lifespan: Lifespan | None = None) -> None:
+        self._handler = handler
+        self._lifespan = InThisProcess(lifespan)
+        self._limit = max_payload_bytes
+
+    async def start(self, _: Grant | None = None, /) -> None:
+        """Enter the lifespan."""
+        await self._lifespan.enter()
+
+    async def watch(self) -> None:
+        """Wait; raise HandlerError if the lifespan ends by itself."""
+        await self._lifespan.watch()
+
+    async def run(self, call: Call) -> HandlerOutcome:
+        """Await the handler once."""
+        call.started()
+        try:
+            awaitable = cast("Awaitable[object]", self._handler(call.task, *self._lifespan.values))
+            return outcome_of_value(await awaitable, self._limit)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
+            return outcome_of_error(error)
+
+    async def aclose(self) -> None:
+        """Leave the lifespan."""
+        await self._lifespan.exit()

@@ -1,0 +1,297 @@
+"""Handlers in child processes, which can be killed."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+
+import anyio
+import attrs
+from anyio import to_thread
+
+from maas_backoff.common.guard import log_for
+from maas_backoff.domain.fault import fault_of
+from maas_backoff.domain.gpu import GpuAssignment
+from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, to_dict
+from maas_backoff.errors import HandlerError
+from maas_backoff.gate.grant import Grant
+from maas_backoff.worker.executors import frames
+from maas_backoff.worker.executors.base import Call, Handler
+from maas_backoff.worker.executors.cleaner import Cleaner
+from maas_backoff.worker.executors.frames import Record
+from maas_backoff.worker.executors.lifespan import Lifespan
+from maas_backoff.worker.executors.parent import Child, ChildError, SetupError, StartError, UnreadError
+from maas_backoff.worker.executors.records import levels
+from maas_backoff.worker.executors.reference import HandlerReference
+from maas_backoff.worker.setback import Setback
+
+log = log_for("worker")
+
+SMALL_REQUEST = 65_536
+"""Bytes that the socket takes at once: a child that ends before it reads so few does not end because of the task."""
+
+_TOO_LATE: Record = {"outcome": to_dict(Unstarted()), "reusable": True}
+
+
+class ProcessExecutor:
+    """Calls the handler in child processes, one call at a time in each; they are started when needed, and kept.
+
+    One for a GPU sees no other device, and is used for that one only. A child that ends takes its own call with it and
+    nothing else. A cancelled call's child is killed, with the processes it started. A process that made a session of
+    its own is ended a moment later, by loops/orphans.py.
+    """
+
+    stoppable = True
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        max_tasks_per_process: int | None,
+        max_payload_bytes: int,
+        start_timeout: float = 300,
+        warm_children: int = 1,
+        lifespan: Lifespan | None = None,
+        needs_gpu: bool = False,
+    ) -> None:
+        """Make an executor that has no child yet.
+
+        `warm_children` are to be kept ready by `warm_up`. `needs_gpu` says that tasks need a GPU, as a rule: then a
+        lifespan is entered only where one was granted, and no child is kept ready before there is a task.
+        """
+        self._handler = handler
+        self._max_tasks = max_tasks_per_process
+        self._max_payload = max_payload_bytes
+        self._start_timeout = start_timeout
+        self._warm_children = 0 if needs_gpu else warm_children
+        self._lifespan = lifespan
+        self._needs_gpu = needs_gpu
+        self._setup: dict[str, object] = {}
+        self._idle: list[Child] = []  # the last one used is the first one taken: its memory is warm
+        self._children: set[Child] = set()
+        self.setback = Setback(lambda: self._live_children(ready=True))
+        self.lacking = asyncio.Event()
+        """Set when a child may be missing: one has ended, or could not be started."""
+        self._cleaner = Cleaner()
+        self.child_ended = asyncio.Event()
+        """Set when a child has ended: what it has started may be left."""
+        self._warming: _Warming | None = None
+        self._unused_ended = False
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether there is a lifespan to enter on one."""
+        return self._lifespan is not None and self._needs_gpu
+
+    async def start(self, grant: Grant | None = None, /) -> None:
+        """Start the first child, warm if it can be: on the GPU that was granted, if tasks need one.
+
+        Raises HandlerError when a child cannot find the handler, import its module, or enter the lifespan; unless that
+        failed as on a GPU that is full or broken: the first task tries another.
+        """
+        handler = await to_thread.run_sync(HandlerReference.of, self._handler)  # reads the script's file
+        lifespan = None
+        if self._lifespan is not None:
+            lifespan = attrs.asdict(await to_thread.run_sync(HandlerReference.of, self._lifespan))
+        await to_thread.run_sync(self._cleaner.start)
+        self._setup = {
+            "handler": attrs.asdict(handler),
+            "lifespan": lifespan,
+            "path": [str(entry) for entry in sys.path],
+            "argv": sys.argv,
+            "max_payload_bytes": self._max_payload,
+        }
+        try:
+            await self._start_idle(grant)
+        except StartError as error:
+            if grant is None or not fault_of("", str(error)):
+                raise HandlerError(f"handler: cannot run in a child process: {error}") from None
+            log.error("GPU %s: %s", grant.uuid, error)  # noqa: TRY400 - the traceback is the child's, in the message
+        finally:
+            if grant is not None:
+                grant.attempt_ended()
+        self.lacking.set()
+
+    async def _start_idle(self, grant: Grant | None) -> None:
+        """Start a child that waits for a task. Raises StartError."""
+        # A lifespan may want a GPU's memory: without a grant there is none for it.
+        only_imports = self.wants_gpu and grant is None
+        child = await self._spawn(grant, only_imports=only_imports)
+        if only_imports:
+            child.dismiss()
+        else:
+            self._idle.append(child)
+
+    @property
+    def lacks_child(self) -> bool:
+        """Whether fewer children live than are to be kept ready. One that is being started counts."""
+        return self._live_children() < self._warm_children
+
+    def _live_children(self, *, ready: bool = False) -> int:
+        return sum(child.grant is None and not child.leaving and (child.ready or not ready) for child in self._children)
+
+    def unused_ended(self) -> bool:
+        """Return whether a ready child has ended, since the last call of this, that no task had used."""
+        unused, self._unused_ended = self._unused_ended, False
+        return unused
+
+    async def warm_up(self) -> None:
+        """Start a child before a task needs it, and note in `setback` what came of it.
+
+        A task that needs a child meanwhile waits for this one. Where only a task on a GPU can show the rest, one task
+        may try.
+        """
+        if not self.setback.is_trial:
+            warming = self._warming = _Warming()
+            try:
+                await self._start_idle(None)
+            except StartError as error:
+                warming.error = error
+                self.setback.failed(str(error), probe=True)
+                return
+            finally:
+                self._warming = None
+                warming.over.set()
+        if self.setback.held and self.wants_gpu:
+            self.setback.let_one_try()
+
+    async def watch(self) -> None:
+        """Wait: a child whose lifespan ends by itself ends, and another takes its place."""
+        await anyio.sleep_forever()
+
+    async def run(self, call: Call) -> HandlerOutcome:
+        """Call the handler once in a child of its own."""
+        try:
+            child, answer = await self._ask(call)
+        except StartError as error:
+            return self._not_started(error, call)
+        except ChildError as error:
+            return crashed(str(error))
+        outcome = from_dict(answer["outcome"])
+        # After such a fault CUDA is of no use any more in that process.
+        sound = not isinstance(outcome, Failed) or not outcome.fault
+        self._give_back(child, reusable=answer["reusable"] and sound)
+        return outcome
+
+    def _not_started(self, error: StartError, call: Call) -> HandlerOutcome:
+        """Return the outcome of a call whose child could not be started: the task is not to blame."""
+        fault = fault_of("", str(error)) if isinstance(error, SetupError) and call.grant is not None else ""
+        if fault:  # a model that did not fit, as a rule: another GPU may do
+            return attrs.evolve(crashed(str(error)), fault=fault)
+        self.setback.failed(str(error))
+        self.lacking.set()
+        return Unstarted()
+
+    async def _ask(self, call: Call) -> tuple[Child, Record]:
+        """Have a child answer: a warm one that does, or a new one. Raises StartError if there is no child to ask.
+
+        A warm one may be dying already (a large one takes the kernel some 100 ms), and has not begun then.
+        """
+        while True:
+            warm = self._take(call.grant)
+            child = warm or await self._new_child(call.grant)
+            # The start may have taken minutes, or this process may have stood still since.
+            if time.monotonic() >= call.start_before:
+                return child, _TOO_LATE
+            request = _request(call)
+            try:
+                return child, await child.ask(request, call)
+            except UnreadError as error:
+                if warm is not None:
+                    log.info("child %d ended before it took a task; another takes it", child.pid)
+                elif len(request) > SMALL_REQUEST:
+                    raise  # one that is too large for the memory that is left would end every child
+                else:
+                    raise StartError(f"{error} before it took its first task") from error
+
+    async def _new_child(self, grant: Grant | None) -> Child:
+        """Return the child that is being warmed up, if no other task waits for it, or start one."""
+        warming = self._warming
+        if grant is None and warming is not None and not warming.awaited:
+            warming.awaited = True
+            await warming.over.wait()
+            child = self._take(grant)
+            if child is not None:
+                return child
+            if warming.error is not None:
+                raise warming.error
+        return await self._spawn(grant)
+
+    async def aclose(self) -> None:
+        """End all children: by themselves within a second, or killed."""
+        self._idle.clear()
+        for child in self._children:
+            child.dismiss()
+        for child in self._children:
+            await child.ended()
+        self._children.clear()
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(self._cleaner.stop)
+
+    def _take(self, grant: Grant | None) -> Child | None:
+        """Return a warm child: any without a GPU, or the one that uses the memory that was granted."""
+        for child in reversed(self._idle):
+            if child.grant is grant:
+                self._idle.remove(child)
+                if child.usable:
+                    return child
+        return None
+
+    def _evict(self, child: Child) -> None:
+        with suppress(ValueError):
+            self._idle.remove(child)
+        child.dismiss()
+
+    def _give_back(self, child: Child, *, reusable: bool) -> None:
+        if reusable and not child.leaving and (self._max_tasks is None or child.calls < self._max_tasks):
+            self._idle.append(child)
+        else:
+            child.dismiss()
+
+    def _child_ended(self, child: Child) -> None:
+        self._unused_ended = self._unused_ended or (child.ready and not child.calls and not child.dismissed)
+        self.lacking.set()
+        self.child_ended.set()
+
+    async def _spawn(self, grant: Grant | None, *, only_imports: bool = False) -> Child:
+        begun_at = time.monotonic()
+        try:
+            child = Child.spawn(frames.largest(self._max_payload), grant, self._child_ended)
+        except (OSError, MemoryError, RuntimeError, subprocess.SubprocessError) as error:
+            raise StartError(f"child process could not be started: {error or type(error).__name__}") from error
+        self._children = {known for known in self._children if not known.gone} | {child}
+        self._idle = [known for known in self._idle if not known.gone]
+        if grant is not None:
+            grant.used_by(child.pid, partial(self._evict, child))
+        gpu = None if grant is None else attrs.asdict(GpuAssignment.of(grant.uuid, grant.index, grant.mib))
+        setup = frames.encode({**self._setup, "levels": levels(), "only_imports": only_imports, "gpu": gpu})
+        with anyio.move_on_after(self._start_timeout):
+            try:
+                answer = await child.ask(setup)
+            except (ChildError, OSError) as error:
+                raise StartError(f"{error} before it was ready") from error
+            if "error" in answer:
+                child.dismiss()
+                raise SetupError(answer["error"])
+            if not only_imports:
+                child.ready = True
+                self.setback.worked(begun_at)
+            return child
+        raise StartError(f"child process was not ready within {self._start_timeout:g} s")
+
+
+@attrs.define(eq=False)
+class _Warming:
+    """A child that is started before a task needs it."""
+
+    over: asyncio.Event = attrs.field(factory=asyncio.Event)
+    awaited: bool = False
+    error: StartError | None = None
+
+
+def _request(call: Call) -> bytes:
+    """Return the frame that has a child call the handler, unless it reads the frame too late."""
+    span = {} if call.span is None else {"span": call.span.in_child}
+    return frames.encode({"task": call.task.to_dict(), "start_before": call.start_before, **span})

@@ -1,0 +1,75 @@
+"""The reaper: settles attempts whose worker has stopped renewing their lease."""
+
+import logging
+import random
+import time
+
+import anyio
+
+from maas_backoff.common.guard import log_for
+from maas_backoff.domain.settlement import decide
+from maas_backoff.errors import StorageError, StorageUnavailableError
+from maas_backoff.logs import about
+from maas_backoff.store.connect import Client
+from maas_backoff.store.frame import Found, Settle
+from maas_backoff.store.redis import RedisStore
+from maas_backoff.worker.loops.patience import Patience
+
+log = log_for("worker")
+
+LIMIT = 100
+
+
+class Reaper:
+    """Looks for lost attempts every quarter of a lease. The heartbeat calls it, in its thread and on its connection.
+
+    That way, a handler that blocks the event loop keeps no lost task from coming back. If nobody has looked for twice
+    that long, the server or all workers stood still: live workers then get the time of one heartbeat and 2 seconds to
+    renew before anything is reaped.
+    """
+
+    def __init__(self, store: RedisStore, worker: str, lease: float) -> None:
+        self.due = 0.0
+        """When to look next, by time.monotonic()."""
+        self._store = store
+        self._worker = worker
+        self._lease = lease
+        self._period = lease / 4
+        self._patience = Patience("a worker's reaper", store.server.outage)
+
+    async def look(self, client: Client, within: float) -> None:
+        """Look, if it is time, for `within` seconds at most. A server that does not answer is asked again later."""
+        if time.monotonic() < self.due:
+            return
+        store = self._store.over(client)
+        self.due = time.monotonic() + self._period * random.uniform(0.9, 1.1)  # noqa: S311 - so that workers do not look in step
+        try:
+            with anyio.fail_after(within):
+                lost = await store.reap(gap=2 * self._period, grace=self._lease / 3 + 2, limit=LIMIT)
+                await settle_lost(store, self._worker, lost)
+        except (StorageError, TimeoutError) as error:
+            self._patience.failed(error if isinstance(error, StorageError) else StorageUnavailableError("no answer"))
+            return
+        self._patience.restored()
+        if len(lost) >= LIMIT:
+            self.due = time.monotonic()
+
+
+async def settle_lost(store: RedisStore, worker: str, lost: list[Found]) -> None:
+    """Settle lost attempts. Two reapers at once do no harm: the second is answered "lost"."""
+    settles = [settle for settle in map(_settle, lost) if settle is not None]
+    if not settles:
+        return
+    answers = await store.settle_lost(settles, worker)
+    for settle, answer in zip(settles, answers, strict=True):
+        if answer in {"ok", "cancelled"}:
+            then = "cancelled" if answer == "cancelled" else settle.settlement.status
+            attempt = 0 if settle.info is None else settle.info.number
+            extra = about("lost", settle.task_id, attempt, settle.token or 0)
+            level = logging.ERROR if then == "failed" else logging.WARNING
+            log.log(level, "task %r lost its worker; now %s", settle.task_id, then, extra=extra)
+
+
+def _settle(lost: Found) -> Settle | None:
+    settlement = decide(lost.loss, lost.task_id, lost.counts, lost.policy, lost.policy.backoff())
+    return None if settlement is None else lost.settle(settlement)

@@ -1,0 +1,63 @@
+"""One attempt: the handler called, and what came of it."""
+
+import asyncio
+
+from maas_backoff.domain.outcome import (
+    Cancelled,
+    CancelReason,
+    Failed,
+    HandlerOutcome,
+    Outcome,
+    Unstarted,
+    outcome_of_error,
+    timed_out,
+)
+from maas_backoff.domain.tracing import Tracing
+from maas_backoff.store.codec import trace_of
+from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.executors.base import Executor
+
+
+async def run_traced(executor: Executor, attempt: Attempt, tracing: Tracing) -> HandlerOutcome:
+    """Run an attempt inside a tracing span; spans made by the handler become its children. Raises as `executor.run`."""
+    span = attempt.span = tracing.attempt(attempt.task, trace_of(attempt.claimed.overrides))
+    try:
+        attempt.outcome = await executor.run(attempt)
+    except asyncio.CancelledError as error:
+        attempt.outcome = outcome_of_cancel(attempt, error)
+        raise
+    else:
+        return attempt.outcome
+    finally:
+        # Neither, where the worker ends and leaves the attempt to its lease.
+        known = not attempt.over and (attempt.outcome is not None or attempt.reason is not None)
+        span.end(outcome_of(attempt) if known else None)
+
+
+def outcome_of_cancel(attempt: Attempt, error: asyncio.CancelledError) -> HandlerOutcome | None:
+    """Return what a cancel comes to that nobody here has asked for; None: the attempt is being stopped.
+
+    The handler cancelled its own task, or awaited a cancelled one.
+    """
+    return None if attempt.reason is not None else outcome_of_error(error)
+
+
+def outcome_of(attempt: Attempt) -> Outcome:
+    """Return the outcome of an attempt that has ended.
+
+    A handler that finished although it was being stopped has finished. One that turned its cancel into another error
+    was stopped, with that error as the cause.
+    """
+    outcome = attempt.outcome
+    if attempt.reason is None:
+        assert outcome is not None
+        return outcome
+    if outcome is None or isinstance(outcome, Failed | Unstarted):
+        return _stopped(attempt, attempt.reason, outcome)
+    return outcome
+
+
+def _stopped(attempt: Attempt, reason: CancelReason, cause: Failed | Unstarted | None) -> Outcome:
+    if reason is CancelReason.TIMEOUT:
+        return timed_out(attempt.timeout, cause.traceback if isinstance(cause, Failed) else "")
+    return Cancelled(reason)

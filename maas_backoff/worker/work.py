@@ -1,0 +1,209 @@
+"""One claimed task: admit → attempt → decide → settle. Read this first."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeGuard
+
+import anyio
+import attrs
+
+from maas_backoff.common.guard import contained, log_for
+from maas_backoff.domain.backoff import BackoffCallable
+from maas_backoff.domain.context import current
+from maas_backoff.domain.fault import may_come_back, other_processes
+from maas_backoff.domain.outcome import (
+    CancelReason,
+    Failed,
+    FailedOnGpu,
+    Outcome,
+    Succeeded,
+    Unstarted,
+    code_of,
+    cut,
+    outcome_of_error,
+    outcome_of_value,
+)
+from maas_backoff.domain.result import ResultEntity
+from maas_backoff.domain.settlement import Settlement, decide
+from maas_backoff.domain.task import TaskError
+from maas_backoff.domain.tracing import Tracing
+from maas_backoff.gate.gate import Gate
+from maas_backoff.gate.grant import Grant
+from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.executors.base import ExceptionHandler, Executor
+from maas_backoff.worker.executors.call import call_here, own_task
+from maas_backoff.worker.outcomes import outcome_of, outcome_of_cancel, run_traced
+from maas_backoff.worker.running import Running
+
+log = log_for("worker")
+
+
+@attrs.frozen
+class Work:
+    """The way of each claimed task.
+
+    Users' code runs in asyncio tasks and contexts of its own: the handler in one, the exception handler in another. So
+    a cancel, a context variable or a session that one call leaves behind is never met by the next one.
+    """
+
+    running: Running
+    executor: Executor
+    custom_backoff: BackoffCallable | None
+    exception_handler: ExceptionHandler | None
+    max_payload_bytes: int
+    gate: Gate | None = None
+    tracing: Tracing | None = None
+    _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
+    """Asyncio tasks that go on after an attempt: exception handlers, and waits for threads."""
+
+    def begin(self, attempt: Attempt) -> None:
+        """Begin an attempt. Returns at its first wait, or before it has begun."""
+        call = own_task(self._attempt(attempt), "maas-backoff-attempt")
+        # An eager task may have ended by now, and the exception handler's be the attempt's own.
+        if attempt.call is None:
+            attempt.call = call
+
+    def sweep(self) -> None:
+        """Settle the attempts whose asyncio task was cancelled by other code before it could begin."""
+        for attempt in list(self.running.attempts.values()):
+            if not attempt.over and attempt.call is not None and attempt.call.done():
+                attempt.outcome = attempt.outcome or Unstarted()
+                self._settle(attempt, outcome_of(attempt))
+
+    async def stop(self) -> None:
+        """Cancel what still runs and wait, for a moment, until it has ended; nothing of it is settled."""
+        calls = [*self._following, *(attempt.abandon() for attempt in list(self.running.attempts.values()))]
+        left = [call for call in calls if call is not None and not call.done()]
+        for call in left:
+            call.cancel()
+        if left:
+            await asyncio.wait(left, timeout=1)
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        attempt.began = True
+        current.set(attempt.task)
+        outcome = self._admit(attempt)
+        if outcome is None:
+            try:
+                if self.tracing is None:
+                    outcome = await self.executor.run(attempt)
+                else:
+                    outcome = await run_traced(self.executor, attempt, self.tracing)
+            except asyncio.CancelledError as error:
+                outcome = outcome_of_cancel(attempt, error)
+            except Exception as error:  # noqa: BLE001 - our own fault must not end the worker either
+                outcome = outcome_of_error(error)
+        attempt.outcome = outcome
+        self._conclude(attempt)
+
+    def _admit(self, attempt: Attempt) -> Outcome | None:
+        """Return the outcome of a task that may not start; None: it may."""
+        if attempt.claimed.defect is not None:
+            return Failed(TaskError("corrupt", attempt.claimed.defect), permanent=True)
+        late = time.monotonic() >= attempt.start_before
+        if self.running.closing or late or attempt.reason is not None:
+            return Unstarted()
+        return None
+
+    def _conclude(self, attempt: Attempt) -> None:
+        """Settle an attempt that has ended, unless the exception handler has a say in it."""
+        outcome = outcome_of(attempt)
+        if self._needs_exception_handler(outcome):
+            attempt.call = self._follow(self._ask_exception_handler(attempt, outcome))
+        else:
+            self._settle(attempt, outcome)
+
+    def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
+        try:
+            settlement = self._decide(attempt, outcome)
+        except Exception as error:  # noqa: BLE001 - no task may end the worker of all others
+            settlement = self._undecided(attempt, error)
+        self.running.settle(attempt, settlement)
+        if attempt.lingering is not None and not attempt.lingering.is_set():
+            self._follow(self._wait_for_thread(attempt, attempt.lingering))
+
+    def _decide(self, attempt: Attempt, outcome: Outcome) -> Settlement | None:
+        claimed = attempt.claimed
+        if not isinstance(outcome, Succeeded) and attempt.reason is CancelReason.LEASE_LOST:
+            return None  # lost while the exception handler ran
+        if isinstance(outcome, Failed):
+            outcome = outcome.limited(self.max_payload_bytes)
+        if attempt.grant is not None and self.gate is not None:
+            outcome = self._as_on_gpu(attempt, attempt.grant, outcome, self.gate)
+        backoff = claimed.policy.backoff(self.custom_backoff)
+        return decide(outcome, attempt.task.task_id, claimed.counts, claimed.policy, backoff)
+
+    def _undecided(self, attempt: Attempt, error: BaseException) -> Settlement | None:
+        """Return what an attempt comes to whose outcome cannot be told."""
+        claimed = attempt.claimed
+        log.error("the outcome of task %r cannot be told", attempt.task.task_id, exc_info=error)
+        failed = Failed(TaskError("unknown_outcome", "see the worker's log"), raised=True)
+        return decide(failed, attempt.task.task_id, claimed.counts, claimed.policy, claimed.policy.backoff())
+
+    def _as_on_gpu(self, attempt: Attempt, grant: Grant, outcome: Outcome, gate: Gate) -> Outcome:
+        """Tell what a failure has to do with the GPU it happened on, and the gate what is to be thought of that GPU."""
+        if isinstance(attempt.outcome, Succeeded):
+            gate.succeeded(grant)
+        if not isinstance(outcome, Failed):
+            return outcome
+        trouble = gate.devices.trouble_of(grant.uuid)
+        if not outcome.fault and outcome.raised and trouble:
+            outcome = attrs.evolve(outcome, fault="gpu")
+        if not may_come_back(outcome.fault):
+            return outcome
+        if outcome.fault == "gpu" and not trouble:
+            gate.failed(grant, attempt.task.task_id, str(outcome.error))
+        crowded = gate.is_crowded(grant, other_processes(outcome.error.message))
+        return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.peak, gate.most, crowded)
+
+    # The exception handler
+
+    def _needs_exception_handler(self, outcome: Outcome) -> TypeGuard[Failed]:
+        return self.exception_handler is not None and isinstance(outcome, Failed) and outcome.raised
+
+    async def _ask_exception_handler(self, attempt: Attempt, failed: Failed) -> None:
+        """Let the user's exception handler replace an exception, a timeout or a crash, or give it code and message."""
+        assert self.exception_handler is not None
+        attempt.extend()
+        task = attrs.evolve(attempt.task, error=failed.error)
+        current.set(task)
+        value: object = None
+        scope = anyio.CancelScope(deadline=anyio.current_time() + attempt.timeout)
+        try:
+            with scope:
+                value = await call_here(self.exception_handler, task)
+        except BaseException:
+            log.exception("the exception handler failed for task %r", task.task_id)
+        if scope.cancelled_caught:
+            log.error("the exception handler took longer than %g s for task %r", attempt.timeout, task.task_id)
+        self._settle(attempt, contained(lambda: self._replaced(failed, value), lambda _: failed))
+
+    def _replaced(self, failed: Failed, value: object) -> Outcome:
+        if not isinstance(value, ResultEntity):
+            return failed
+        if not value.success:
+            return attrs.evolve(failed, error=TaskError(failed.error.type, cut(value.message), code_of(value)))
+        fallback = outcome_of_value(value, self.max_payload_bytes)
+        return fallback if isinstance(fallback, Succeeded) else failed
+
+    # Threads that go on
+
+    async def _wait_for_thread(self, attempt: Attempt, ended: asyncio.Event) -> None:
+        """Keep the slot while a thread that could not be stopped goes on."""
+        log.warning("the thread of task %r goes on after its attempt ended; its slot stays taken", attempt.task.task_id)
+        self.running.linger(1)
+        while not (ended.is_set() or self.running.closing):
+            with suppress(asyncio.CancelledError):  # of other code: the thread goes on, whoever is cancelled
+                await ended.wait()
+        self.running.linger(-1)
+        if attempt.grant is not None:
+            self.running.give_back(attempt.grant)
+
+    def _follow(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = own_task(coroutine, "maas-backoff-attempt-end")
+        if not task.done():
+            self._following.add(task)
+            task.add_done_callback(self._following.discard)
+        return task
