@@ -11,7 +11,7 @@ from support import Server, eventually, quick_config
 from topology import KINDS, MASTER, ClusterRig, SentinelRig
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
-from maas_backoff.store.frame import Frame
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.redis import RedisStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
@@ -55,7 +55,7 @@ def _used(server: Server) -> set[str]:
 async def _ghost(config: TaskBackoffConfig) -> None:
     """A worker that takes a task, and is never heard of again."""
     store = RedisStore(config)
-    answer = await store.exchange(Frame((), 1, True, "ghost-1", 0), "ghost")
+    answer = await store.exchange(BatchRequest((), 1, True, "ghost-1", 0), "ghost")
     assert [claimed.task.task_id for claimed in answer.claimed] == ["lost"]
     await store.aclose()
 

@@ -10,7 +10,7 @@ from support import Server, load_scripts, quick_config
 from maas_backoff import TaskBackoffScheduler, TaskStatus
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.store import redis as module
-from maas_backoff.store.frame import Settle
+from maas_backoff.store.batch import Settle
 from maas_backoff.store.redis import RedisStore
 
 pytestmark = pytest.mark.anyio

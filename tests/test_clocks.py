@@ -18,9 +18,9 @@ from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.store import scripts
+from maas_backoff.store.batch import BatchRequest, Settle
 from maas_backoff.store.codec import AttemptInfo
 from maas_backoff.store.creation import NewTask
-from maas_backoff.store.frame import Frame, Settle
 from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.redis import NO_SUSPECTS, RedisStore
 from maas_backoff.store.server import Server as ServerOfQueue
@@ -162,7 +162,7 @@ async def test_a_dead_workers_task_comes_back_soon_though_the_clock_was_set_back
     store = RedisStore(config)
     scheduler = TaskBackoffScheduler(config)
     await scheduler.create_task({}, "x")
-    frame = Frame((), 1, may_claim_suspect=False, request_id="1", lane=0)
+    frame = BatchRequest((), 1, may_claim_suspect=False, request_id="1", exchange=0)
     assert len((await store.exchange(frame, "a worker that dies")).claimed) == 1
     await settle_lost(store, "reaper", await store.reap(gap=1.5, grace=3))
     clock.jump = -HOUR
@@ -228,7 +228,7 @@ async def create(store: RedisStore, task_id: str, due: float | datetime = 0) -> 
 
 
 async def claimed(store: RedisStore, request: str) -> list[str]:
-    frame = Frame((), 5, may_claim_suspect=True, request_id=request, lane=0)
+    frame = BatchRequest((), 5, may_claim_suspect=True, request_id=request, exchange=0)
     return [one.task.task_id for one in (await store.exchange(frame, "worker")).claimed]
 
 
@@ -269,7 +269,7 @@ async def test_an_absolute_time_is_the_callers_before_and_after_a_set_back(jumpi
     assert early is not None and early.created_at == start + timedelta(seconds=10)
     assert await claimed(jumping, "1") == ["early"]
     at(jumping, 20.1)
-    frame = Frame((), 5, may_claim_suspect=True, request_id="2", lane=0)
+    frame = BatchRequest((), 5, may_claim_suspect=True, request_id="2", exchange=0)
     (one,) = (await jumping.exchange(frame, "worker")).claimed
     assert (one.task.task_id, one.task.created_at) == ("late", start + timedelta(seconds=10))
     assert one.task.started_at == start + timedelta(seconds=20, milliseconds=100)
@@ -277,7 +277,7 @@ async def test_an_absolute_time_is_the_callers_before_and_after_a_set_back(jumpi
     info = AttemptInfo(1, one.started_ms, one.started_ms + 50, "worker")
     settlement = Settlement.retry(failed, one.counts, 7, one.policy)
     settle = Settle("late", "lease", one.token, settlement, one.counts, info)
-    assert (await jumping.exchange(Frame((settle,), 0, False, "3", 0), "worker")).answers == ["ok"]
+    assert (await jumping.exchange(BatchRequest((settle,), 0, False, "3", 0), "worker")).answers == ["ok"]
     (task,) = (await jumping.page(TaskStatus.PENDING, Listing())).tasks
     assert task.next_execute_time == start + timedelta(seconds=27, milliseconds=100)
     assert task.attempts[0].started_at == start + timedelta(seconds=20, milliseconds=100)

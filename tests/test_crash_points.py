@@ -10,7 +10,7 @@ import pytest
 from support import Server, eventually, load_scripts, quick_config
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
-from maas_backoff.store.frame import Frame
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.redis import RedisStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
@@ -26,7 +26,7 @@ from redis.asyncio.connection import AbstractConnection
 from maas_backoff import *
 from maas_backoff.worker.loops import reap
 from maas_backoff.worker.loops.heartbeat import Heartbeat
-from maas_backoff.worker.running import Running
+from maas_backoff.worker.attempts import Attempts
 from maas_backoff.store.redis import RedisStore
 from maas_backoff.worker.work import Work
 
@@ -62,13 +62,13 @@ def end_unanswered(owner, name, when=lambda *_: True):
 
 armed = ContextVar("armed", default=False)
 settles = lambda store, frame, worker: bool(frame.settles)
-holds = lambda heartbeat, client: bool(heartbeat._running.attempts)
+holds = lambda heartbeat, client: bool(heartbeat._slots.attempts)
 claims = lambda store, frame, worker: bool(frame.claims)
 match point:
     case "claim sent": end_unanswered(RedisStore, "exchange", claims)
-    case "claim answered": end_before(Running, "claimed")
-    case "before the handler": end_before(Work, "begin")
-    case "after the handler": end_before(Running, "settle")
+    case "claim answered": end_before(Attempts, "claimed")
+    case "before the handler": end_before(Work, "_begin")
+    case "after the handler": end_before(Attempts, "end")
     case "before the settle": end_before(RedisStore, "exchange", settles)
     case "settle sent": end_unanswered(RedisStore, "exchange", settles)
     case "settle answered": end_after(RedisStore, "exchange", settles)
@@ -206,7 +206,7 @@ async def test_a_reaper_that_ends_half_way_loses_nothing(server: Server, tmp_pat
         async with TaskBackoffScheduler(config_of(server, point)) as producer:
             await create(producer)
         store = RedisStore(config_of(server, point))
-        frame = Frame((), 5, may_claim_suspect=False, request_id="1", lane=0)
+        frame = BatchRequest((), 5, may_claim_suspect=False, request_id="1", exchange=0)
         assert len((await store.exchange(frame, "a worker that died")).claimed) == 5
         await store.aclose()
         await reached(ends(server, tmp_path, point), tmp_path, point)

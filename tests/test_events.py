@@ -8,7 +8,7 @@ import pytest
 from support import eventually
 
 from maas_backoff import Discard, Retry, Snooze, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec, logs
-from maas_backoff.store.frame import Frame
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.redis import NewTask, RedisStore
 from maas_backoff.worker.loops.reap import settle_lost
 
@@ -138,9 +138,9 @@ async def test_a_lost_attempt_is_told(config: TaskBackoffConfig, caplog: pytest.
     store.clock = f"{now}"
     policy = config.task.policy
     await store.enqueue([NewTask(task_id, "{}", 0, 0, policy, "") for task_id in ("x", "y")])
-    await store.exchange(Frame((), 2, may_claim_suspect=False, request_id="1", lane=0), "worker")
+    await store.exchange(BatchRequest((), 2, may_claim_suspect=False, request_id="1", exchange=0), "worker")
     await store.enqueue([NewTask("z", "{}", 0, 0, policy, '{"max_lost":1}')])
-    await store.exchange(Frame((), 1, may_claim_suspect=False, request_id="1", lane=0), "another worker")
+    await store.exchange(BatchRequest((), 1, may_claim_suspect=False, request_id="1", exchange=0), "another worker")
     await store.request_cancel("y")
     for _ in range(2):  # the first one finds that nobody has looked for long
         store.clock = f"{float(store.clock) + 60_000}"

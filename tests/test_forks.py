@@ -155,7 +155,7 @@ def child():
 async def main():
     async with scheduler:
         await scheduler.create_task({}, "long")
-        while not scheduler._service.running.attempts:
+        while not scheduler._service.slots.attempts:
             await asyncio.sleep(0.01)
         pid = os.fork()
         if not pid:

@@ -136,9 +136,9 @@ async def test_an_outcome_that_cannot_be_sent_keeps_no_other_from_being_settled(
     scheduler: TaskBackoffScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever cannot be written down fails its own task; nothing that is known of leads here."""
-    from maas_backoff.store import frame
+    from maas_backoff.store import batch
 
-    fields = frame.settlement_fields
+    fields = batch.settlement_fields
 
     def picky(settlement: object, *rest: object) -> list[str]:
         found = fields(settlement, *rest)  # type: ignore[arg-type] - passed on as it came
@@ -146,7 +146,7 @@ async def test_an_outcome_that_cannot_be_sent_keeps_no_other_from_being_settled(
             raise ValueError("cannot be written")
         return found
 
-    monkeypatch.setattr(frame, "settlement_fields", picky)
+    monkeypatch.setattr(batch, "settlement_fields", picky)
 
     @scheduler.set_custom_task_handler
     async def handle(task: TaskEntity) -> str:
@@ -159,7 +159,7 @@ async def test_an_outcome_that_cannot_be_sent_keeps_no_other_from_being_settled(
     assert str(tasks[0].error) == "unknown_outcome: the outcome cannot be sent: ValueError"
 
 
-@pytest.mark.parametrize("victim", ["maas-backoff", "maas-backoff lane 0", "maas-backoff poll"])
+@pytest.mark.parametrize("victim", ["maas-backoff", "maas-backoff exchange 0", "maas-backoff poll"])
 async def test_a_worker_that_ends_unasked_is_critical_and_not_ready(
     config: TaskBackoffConfig, caplog: pytest.LogCaptureFixture, victim: str
 ) -> None:

@@ -23,8 +23,8 @@ from maas_backoff import (
     TaskEntity,
     TaskSpec,
 )
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.creation import NewTask
-from maas_backoff.store.frame import Frame
 from maas_backoff.store.redis import RedisStore
 
 pytestmark = pytest.mark.anyio
@@ -324,7 +324,9 @@ async def test_a_lost_task_comes_back_although_handlers_block_the_loop(
     config.threadpool.concurrency = 1
     store = RedisStore(config)
     await store.enqueue([NewTask("lost", "{}", 0, 0, config.task.policy, "")])
-    await store.exchange(Frame((), 1, may_claim_suspect=False, request_id="1", lane=0), "a worker that is killed")
+    await store.exchange(
+        BatchRequest((), 1, may_claim_suspect=False, request_id="1", exchange=0), "a worker that is killed"
+    )
     await store.aclose()
     scheduler = TaskBackoffScheduler(config)
     stopping = threading.Event()

@@ -16,7 +16,7 @@ from support import Server, eventually, quick_config
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
 from maas_backoff.commands.doctor import examine
-from maas_backoff.store.frame import Frame
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.redis import RedisStore
 from maas_backoff.worker.loops.reap import settle_lost
 from maas_backoff.worker.loops.wake import Wake
@@ -166,7 +166,9 @@ async def test_the_halves_of_what_was_lost_follow_one_another_at_once(
     ids = await scheduler.create_tasks({"n": n} for n in range(6))
     store = RedisStore(config)
     store.clock = f"{(time.time() - 60) * 1000:.0f}"
-    claimed = await store.exchange(Frame((), 6, may_claim_suspect=False, request_id="1", lane=0), "a worker that dies")
+    claimed = await store.exchange(
+        BatchRequest((), 6, may_claim_suspect=False, request_id="1", exchange=0), "a worker that dies"
+    )
     assert len(claimed.claimed) == 6
     store.clock = ""
     await settle_lost(store, "reaper", await store.reap(gap=100, grace=0))
@@ -208,11 +210,11 @@ async def test_two_idle_workers_take_a_half_each(config: TaskBackoffConfig, monk
     store = RedisStore(config)
     await schedulers[0].create_tasks({"n": n} for n in range(12))
     store.clock = f"{(time.time() - 3600) * 1000:.0f}"
-    frame = Frame((), 12, may_claim_suspect=False, request_id="1", lane=0)
+    frame = BatchRequest((), 12, may_claim_suspect=False, request_id="1", exchange=0)
     assert len((await store.exchange(frame, "a worker that dies")).claimed) == 12
     store.clock = ""
     async with schedulers[0], schedulers[1]:
-        await eventually(lambda: all(one._service.running.sleeps_on_slots for one in schedulers), "both sleep")
+        await eventually(lambda: all(one._service._requests.sleeps_on_slots for one in schedulers), "both sleep")
         # The workers' own reapers have given live workers a while to renew.
         await store.server.execute("HSET", store.keys("meta"), "grace_until", "0")
         await settle_lost(store, "reaper", await store.reap(gap=1e6, grace=0))
@@ -330,7 +332,7 @@ async def test_an_idle_worker_takes_what_another_has_lost(config: TaskBackoffCon
     producer = TaskBackoffScheduler(config)
     ids = await producer.create_tasks({} for _ in range(3))
     store = RedisStore(config)
-    frame = Frame((), 3, may_claim_suspect=False, request_id="x", lane=0)
+    frame = BatchRequest((), 3, may_claim_suspect=False, request_id="x", exchange=0)
     assert len((await store.exchange(frame, "ghost")).claimed) == 3
     async with scheduler:
         tasks = [await producer.wait_task(task_id, timeout=15) for task_id in ids]

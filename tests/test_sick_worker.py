@@ -100,7 +100,7 @@ def _settled(worker: TaskBackoffScheduler) -> bool:
 
 def _held(worker: TaskBackoffScheduler) -> int:
     assert worker._service is not None
-    return len(worker._service.running.attempts)
+    return len(worker._service.slots.attempts)
 
 
 async def test_children_that_are_there_go_on(worker: TaskBackoffScheduler, room: NoRoom, tmp_path: Path) -> None:

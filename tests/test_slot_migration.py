@@ -13,8 +13,8 @@ from topology import KINDS, ClusterRig, Node
 
 from maas_backoff import StorageConfig, StorageUnavailableError, TaskError
 from maas_backoff.domain.settlement import Counts, Settlement
+from maas_backoff.store.batch import BatchRequest, Claimed, Settle
 from maas_backoff.store.connect import Client
-from maas_backoff.store.frame import Claimed, Frame, Settle
 from maas_backoff.store.redis import NewTask, RedisStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(120)]
@@ -40,7 +40,7 @@ class Queue:
         self._random = random.Random(5)
         self._ids = 0
         self._held: list[Claimed] = []
-        self._unanswered: Frame | None = None
+        self._unanswered: BatchRequest | None = None
         self.done = self.refused = 0
 
     async def create(self, due: float = 0) -> str:
@@ -50,8 +50,8 @@ class Queue:
         return task.task_id
 
     async def exchange(self, claims: int, settles: tuple[Settle, ...] = ()) -> None:
-        """Send a frame; one that was not answered is sent first, as a lane does."""
-        frame = self._unanswered or Frame(settles, claims, True, f"request-{self._random.getrandbits(64)}", 0)
+        """Send a frame; one that was not answered is sent first, as an exchange loop does."""
+        frame = self._unanswered or BatchRequest(settles, claims, True, f"request-{self._random.getrandbits(64)}", 0)
         self._unanswered = frame
         answer = await self.store.exchange(frame, WORKER)
         self._unanswered = None

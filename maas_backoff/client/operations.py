@@ -23,8 +23,8 @@ from maas_backoff.domain.task import (
 )
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import about
+from maas_backoff.store.batch import Found, Settle
 from maas_backoff.store.codec import EXTERNAL
-from maas_backoff.store.frame import Found, Settle
 from maas_backoff.store.redis import SETTLE_LIMIT, RedisStore
 
 log = log_for("scheduler")

@@ -32,9 +32,9 @@ class Keys:
         """Return the key of a task. Scripts build it themselves, from the prefix and the id."""
         return f"{self.prefix}t:{task_id}"
 
-    def request(self, worker: str, lane: int) -> str:
+    def request(self, worker: str, exchange: int) -> str:
         """Return the key of the last claim that a worker made on one of its lanes."""
-        return f"{self.prefix}req:{worker}:{lane}"
+        return f"{self.prefix}req:{worker}:{exchange}"
 
     def call(self, call_id: str) -> str:
         """Return the key of what a call by hand was answered."""

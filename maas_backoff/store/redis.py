@@ -17,6 +17,17 @@ from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.errors import QueueFullError
 from maas_backoff.store import scripts
+from maas_backoff.store.batch import (
+    BatchReply,
+    BatchRequest,
+    Claimed,
+    Found,
+    Pending,
+    Precondition,
+    Settle,
+    settle_args,
+    suspicion_text,
+)
 from maas_backoff.store.check import check
 from maas_backoff.store.codec import (
     EXTERNAL,
@@ -30,17 +41,6 @@ from maas_backoff.store.codec import (
 )
 from maas_backoff.store.connect import Client
 from maas_backoff.store.creation import Creation, NewTask, enqueue_args
-from maas_backoff.store.frame import (
-    Answer,
-    Claimed,
-    Found,
-    Frame,
-    Pending,
-    Precondition,
-    Settle,
-    settle_args,
-    suspicion_text,
-)
 from maas_backoff.store.reader import Reader
 
 ENQUEUE_LIMIT = 1000
@@ -141,20 +141,20 @@ class RedisStore(Reader):
         head = [self.clock, self.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
         return [*head, suspicion, self._config.task.max_finished, "\n".join(fits), tally]
 
-    async def exchange(self, frame: Frame, worker: str) -> Answer:
-        """Send a lane's frame, once. Raises StorageUnavailableError when it must be sent again."""
+    async def exchange(self, request: BatchRequest, worker: str) -> BatchReply:
+        """Send a batch request, once. Raises StorageUnavailableError when it must be sent again."""
         client = await self.server.connect()
-        return await self._answer(await client.run(scripts.SETTLE, *self._request(frame, worker)))
+        return await self._answer(await client.run(scripts.SETTLE, *self._request(request, worker)))
 
     async def exchange_after_sleep(
-        self, client: Client, frame: Frame, worker: str, longest: float, *, gpu: bool
-    ) -> tuple[str, Answer]:
-        """Have the server answer a frame when a task becomes ready, or the worker is roused. Errors as `exchange`.
+        self, client: Client, request: BatchRequest, worker: str, longest: float, *, gpu: bool
+    ) -> tuple[str, BatchReply]:
+        """Have the server answer a request when a task becomes ready, or the worker is roused. Errors as `exchange`.
 
         Comes with the name of the key that ended the sleep, as `sleep` gives it.
         """
         command = self._blocking(worker, longest, gpu=gpu)
-        taken, reply = await client.run_after(command, scripts.SETTLE, *self._request(frame, worker))
+        taken, reply = await client.run_after(command, scripts.SETTLE, *self._request(request, worker))
         return self._marker(taken), await self._answer(reply)
 
     async def sleep(self, client: Client, worker: str, longest: float, *, gpu: bool) -> str:
@@ -180,7 +180,7 @@ class RedisStore(Reader):
     async def demands(self, suspicion: str) -> tuple[Sequence[Waiting], float, str]:
         """Return what waits for GPUs, the rank of the first task that needs none, or infinity, and the hold.
 
-        `suspicion` says which suspects may be claimed, as Frame.suspicion does; the others are left out.
+        `suspicion` says which suspects may be claimed, as BatchRequest.suspicion does; the others are left out.
         """
         _, first_ready, hold, rows = await self._run(scripts.DEMANDS, [self.clock, self.keys.prefix, suspicion])
         waiting = [
@@ -205,20 +205,20 @@ class RedisStore(Reader):
             ("ZADD", self.keys.marker(worker), 0, "0"), ("EXPIRE", self.keys.marker(worker), 10)
         )
 
-    def _request(self, frame: Frame, worker: str) -> tuple[Sequence[str], list[Any]]:
+    def _request(self, request: BatchRequest, worker: str) -> tuple[Sequence[str], list[Any]]:
         head = self._settle_head(
             worker,
             worker,
-            frame.request_id,
-            frame.claims,
-            suspicion=frame.suspicion,
-            fits=frame.fits,
-            tally=frame.tally,
+            request.request_id,
+            request.claims,
+            suspicion=request.suspicion,
+            fits=request.fits,
+            tally=request.tally,
         )
-        keys = self.keys.all(scripts.SETTLE.keys, request=self.keys.request(worker, frame.lane))
-        return keys, [*head, *frame.args]
+        keys = self.keys.all(scripts.SETTLE.keys, request=self.keys.request(worker, request.exchange))
+        return keys, [*head, *request.args]
 
-    async def _answer(self, reply: list[Any]) -> Answer:
+    async def _answer(self, reply: list[Any]) -> BatchReply:
         now, answers, claims, next_due, hit, fitted = reply
         now_ms, ahead_ms = now_and_ahead(now)
         started_at = at(now_ms - ahead_ms)
@@ -232,7 +232,7 @@ class RedisStore(Reader):
         for one, fit, raised in zip(claimed, fitted[::2], fitted[1::2], strict=bool(fitted)):
             one.fit, one.demand = fit, demand_of(raised, one.policy)
         words = [word.decode() for word in answers]
-        return Answer(words, claimed, None if next_due == b"-1" else int(next_due) / 1000, bool(hit))
+        return BatchReply(words, claimed, None if next_due == b"-1" else int(next_due) / 1000, bool(hit))
 
     def _claimed(
         self, row: tuple[Any, ...], creation: Creation, now_ms: float, started_at: datetime, ahead_ms: float

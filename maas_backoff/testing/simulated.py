@@ -86,8 +86,8 @@ class SimulatedScheduler(TaskBackoffScheduler):
     async def _is_quiet(self) -> bool:
         if self._service is None:
             return True
-        self._service.running.wake()
-        self._service.running.gpu_pulse.set()
+        self._service.wake_ups.wake()
+        self._service.wake_ups.gpu.set()
         stats = await self.get_queue_stats()
         if stats.processing_count > await self._client.store.count_external():
             return False

@@ -15,8 +15,8 @@ from maas_backoff.domain.task import ProgressReport, TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan
 from maas_backoff.gate.grant import Grant
 from maas_backoff.logs import about
+from maas_backoff.store.batch import Claimed
 from maas_backoff.store.codec import AttemptInfo
-from maas_backoff.store.frame import Claimed
 from maas_backoff.worker.cancelling import cancel_call
 
 log = log_for("worker")

@@ -17,6 +17,7 @@ import anyio
 
 from maas_backoff.common.guard import log_for
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.history import Tally
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Tracing
@@ -27,21 +28,30 @@ from maas_backoff.gate.reading import Probe
 from maas_backoff.store.connect import Client
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.redis import RedisStore
+from maas_backoff.worker.attempts import Attempts
+from maas_backoff.worker.context import WorkerContext
+from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.executors.base import ExceptionHandler, Executor
 from maas_backoff.worker.executors.process import ProcessExecutor
 from maas_backoff.worker.executors.thread import ThreadExecutor
-from maas_backoff.worker.loops import children, orphans, poll, progress, sweep, timeout
+from maas_backoff.worker.loops import children, orphans, poll, progress, sweep, timeouts
 from maas_backoff.worker.loops.admission import Admission
+from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.heartbeat import Heartbeat
-from maas_backoff.worker.loops.lane import Lane
 from maas_backoff.worker.loops.wake import LONGEST_BLOCK, Wake
-from maas_backoff.worker.running import Running
+from maas_backoff.worker.outbox import Outbox
+from maas_backoff.worker.requests import BatchRequests
+from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.suspects import Suspects
+from maas_backoff.worker.wake_ups import WakeUps
 from maas_backoff.worker.work import Work
 
 log = log_for("worker")
 
 VERSION = version("maas_backoff")
-LANES = 2
+EXCHANGES = 2
+"""Exchange loops: the server works on the request of one while this process works on the reply of the other."""
+
 SETTLE_GRACE = 5.0
 """Seconds that the last settlements may take at a shutdown, after the handlers have ended."""
 
@@ -72,14 +82,16 @@ class Service:
         in_children = config.threadpool.proc_mode == "process"
         self._child_ended = executor.child_ended if isinstance(executor, ProcessExecutor) else asyncio.Event()
         self._setback = executor.setback if isinstance(executor, ProcessExecutor | ThreadExecutor) else None
-        self.running = Running(
-            self.worker,
-            config.threadpool.concurrency,
-            config.task.batch_size,
-            setback=self._setback,
-            in_children=in_children,
+        self._context = WorkerContext.of(self.worker, store, config)
+        self.wake_ups = WakeUps()
+        self.slots = Slots(config.threadpool.concurrency, self.wake_ups, self._setback)
+        self._deadlines = Deadlines(by_lease=executor.stoppable)
+        outbox, tally = Outbox(), Tally()
+        self._attempts = Attempts(self._context, self.slots, outbox, self.wake_ups, self._deadlines, tally)
+        self._requests = BatchRequests(
+            *(self.slots, outbox, self.wake_ups, Suspects(in_children=in_children), tally),
+            batch_size=config.task.batch_size,
         )
-        self.running.stops_with_lease = executor.stoppable
         self._gate = Gate(
             probe,
             Ledgers(config.storage, store.server, lease=config.scheduler.lease, queue=config.task.biz_prefix),
@@ -87,7 +99,7 @@ class Service:
             worker=self.worker,
             queue=config.task.biz_prefix,
             in_children=in_children,
-            pulse=self.running.gpu_pulse,
+            pulse=self.wake_ups.gpu,
         )
         self._heartbeat: Heartbeat | None = None
         self.failure: BaseException | None = None
@@ -99,7 +111,7 @@ class Service:
 
     def runs(self, task: TaskEntity) -> bool:
         """Whether the task is being run by this worker."""
-        attempt = self.running.attempts.get(task.token)
+        attempt = self.slots.attempts.get(task.token)
         return attempt is not None and attempt.task is task
 
     def troubles(self) -> list[str]:
@@ -117,14 +129,14 @@ class Service:
             return ["shutting down" if self._stopping.is_set() else "the worker has ended"]
         if not self._started:
             return ["starting"]
-        stuck = self.running.stuck(time.monotonic(), grace=5)
+        stuck = self.slots.stuck(time.monotonic(), grace=5)
         found = [f"task {attempt.task.task_id!r} ignores its timeout" for attempt in stuck]
         if self._gate.devices.trouble is not None:
             found.append(self._gate.devices.trouble)
         if self._setback is not None and self._setback.trouble is not None:
             found.append(self._setback.trouble)
-        if self.running.lingering:
-            found.append(f"{self.running.lingering} threads outlive their timeout and hold a slot each")
+        if self.slots.lingering:
+            found.append(f"{self.slots.lingering} threads outlive their timeout and hold a slot each")
         return found
 
     async def start(self) -> None:
@@ -188,17 +200,14 @@ class Service:
 
     async def _run(self) -> None:
         await self._store.server.connect()
-        scheduler = self._config.scheduler
         about: dict[str, object] = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "slots": self._config.threadpool.concurrency,
-            "in_children": self.running.suspects.in_children,
+            "in_children": self._config.threadpool.proc_mode == "process",
             "version": VERSION,
         }
-        heartbeat = self._heartbeat = Heartbeat(
-            self._store, self.running, self._gate, scheduler.lease, about, self._troubles_here
-        )
+        heartbeat = self._heartbeat = Heartbeat(self._context, self.slots, self._gate, about, self._troubles_here)
         waker = self._store.server.new_client(connections=1, timeout=LONGEST_BLOCK + 2)
         try:
             self._gate.start()
@@ -239,9 +248,10 @@ class Service:
         return None
 
     async def _loop_and_work(self, waker: Client) -> None:
-        scheduler, running, store = self._config.scheduler, self.running, self._store
+        context, slots, wake_ups, requests = self._context, self.slots, self.wake_ups, self._requests
         work = Work(
-            running,
+            self._attempts,
+            slots,
             self._executor,
             self._config.task.custom_backoff,
             self._exception_handler,
@@ -250,35 +260,26 @@ class Service:
             self._tracing,
         )
         async with anyio.create_task_group() as loops:
-            *lanes, spare, for_gpu = (
-                Lane(
-                    number,
-                    store,
-                    running,
-                    work.begin,
-                    exec_timeout=self._config.threadpool.exec_timeout,
-                    lease=scheduler.lease,
-                    interval=scheduler.interval,
-                )
-                for number in range(LANES + 2)
+            *exchanges, for_sleep, for_gpu = (
+                ExchangeLoop(number, context, requests, wake_ups, work) for number in range(EXCHANGES + 2)
             )
             named: list[tuple[str, Callable[[], Awaitable[None]]]] = [
-                *((f"lane {lane.number}", lane.run) for lane in lanes),
-                ("poll", partial(poll.run, running)),
-                ("wake-up", Wake(store, running, waker, spare, lease=scheduler.lease).run),
-                ("admission", Admission(store, running, self._gate, for_gpu, interval=scheduler.interval).run),
-                ("timeouts", partial(timeout.run, running)),
-                ("progress", partial(progress.run, running, store)),
-                ("sweep", partial(sweep.run, work.sweep, scheduler.lease)),
+                *((f"exchange {each.number}", each.run) for each in exchanges),
+                ("poll", partial(poll.run, wake_ups)),
+                ("wake-up", Wake(context, requests, slots, wake_ups, waker, for_sleep).run),
+                ("admission", Admission(context, requests, slots, wake_ups, self._gate, for_gpu).run),
+                ("timeouts", partial(timeouts.run, self._deadlines, slots)),
+                ("progress", partial(progress.run, self._attempts.notes, context.store)),
+                ("sweep", partial(sweep.run, work.sweep, context.lease)),
                 ("lifespan", self._executor.watch),
                 ("orphans", partial(orphans.run, self._child_ended)),
             ]
             if isinstance(self._executor, ProcessExecutor | ThreadExecutor):
-                named.append(("children", partial(children.run, self._executor, running, store)))
+                named.append(("children", partial(children.run, self._executor, slots, context)))
             for name, loop in named:
                 loops.start_soon(self._unasked, name, loop, name=f"maas-backoff {name}")
             try:
-                running.wake()
+                wake_ups.wake()
                 self._ready.set_result(None)
                 log.info("ready: worker %s of queue %r", self.worker, self._config.task.biz_prefix)
                 await self._stopping.wait()
@@ -304,25 +305,25 @@ class Service:
 
         It is worse to lose a task than to run it twice: what cannot be settled in time is left to its lease.
         """
-        running = self.running
-        running.close()
+        slots = self.slots
+        slots.close()
         with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
             await self._store.rouse(self.worker)  # the claim that sleeps on the server ends
         with anyio.move_on_after(self._config.scheduler.shutdown_grace):
             async with anyio.create_task_group() as group:
                 group.start_soon(_when_set, self._hurry, group.cancel_scope)
-                await running.empty.wait()
+                await slots.empty.wait()
                 group.cancel_scope.cancel()
         if self._executor.stoppable:
-            running.cancel(list(running.attempts), CancelReason.SHUTDOWN)
-        elif not running.unsettled:
+            slots.cancel(list(slots.attempts), CancelReason.SHUTDOWN)
+        elif not slots.unsettled:
             return self._give_up()
         with anyio.move_on_after(SETTLE_GRACE):
-            await running.empty.wait()
+            await slots.empty.wait()
         return self._give_up()
 
     def _give_up(self) -> None:
-        for attempt in self.running.attempts.values():
+        for attempt in self.slots.attempts.values():
             log.warning("task %r is left to its lease at shutdown", attempt.task.task_id, extra=attempt.about("left"))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from maas_backoff.domain.suspicion import comes_back_at_once
-from maas_backoff.store.frame import Frame, suspicion_text
+from maas_backoff.store.batch import BatchRequest, suspicion_text
 from maas_backoff.worker.attempt import Attempt
 
 
@@ -27,9 +27,9 @@ class Suspects:
         self._asking[gpu] += may
         return may, cohort
 
-    def answered(self, frame: Frame) -> None:
+    def answered(self, request: BatchRequest) -> None:
         """Note that a claim has been answered."""
-        self._asking[bool(frame.fits)] -= frame.may_claim_suspect
+        self._asking[bool(request.fits)] -= request.may_claim_suspect
 
     def on_gpus(self, attempts: Iterable[Attempt]) -> str:
         """Return what a claim of tasks that need a GPU would say now."""

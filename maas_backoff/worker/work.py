@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeGuard
 
@@ -31,11 +31,13 @@ from maas_backoff.domain.task import TaskError
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
+from maas_backoff.store.batch import Claimed
 from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.attempts import Attempts
 from maas_backoff.worker.executors.base import ExceptionHandler, Executor
 from maas_backoff.worker.executors.call import call_here, own_task
 from maas_backoff.worker.outcomes import outcome_of, outcome_of_cancel, run_traced
-from maas_backoff.worker.running import Running
+from maas_backoff.worker.slots import Slots
 
 log = log_for("worker")
 
@@ -48,7 +50,8 @@ class Work:
     a cancel, a context variable or a session that one call leaves behind is never met by the next one.
     """
 
-    running: Running
+    attempts: Attempts
+    slots: Slots
     executor: Executor
     custom_backoff: BackoffCallable | None
     exception_handler: ExceptionHandler | None
@@ -58,7 +61,16 @@ class Work:
     _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
     """Asyncio tasks that go on after an attempt: exception handlers, and waits for threads."""
 
-    def begin(self, attempt: Attempt) -> None:
+    def begin(self, claimed: Iterable[Claimed], sent: float, grants: Sequence[Grant] = ()) -> None:
+        """Begin an attempt of each claimed task; the claim was sent then, by time.monotonic(). Never raises.
+
+        `grants` are the reservations on GPUs that the tasks were claimed for.
+        """
+        self.attempts.expect(sent)
+        for one in claimed:
+            self._begin(self.attempts.claimed(one, sent, grants[one.fit] if grants else None))
+
+    def _begin(self, attempt: Attempt) -> None:
         """Begin an attempt. Returns at its first wait, or before it has begun."""
         call = own_task(self._attempt(attempt), "maas-backoff-attempt")
         # An eager task may have ended by now, and the exception handler's be the attempt's own.
@@ -67,14 +79,14 @@ class Work:
 
     def sweep(self) -> None:
         """Settle the attempts whose asyncio task was cancelled by other code before it could begin."""
-        for attempt in list(self.running.attempts.values()):
+        for attempt in list(self.slots.attempts.values()):
             if not attempt.over and attempt.call is not None and attempt.call.done():
                 attempt.outcome = attempt.outcome or Unstarted()
                 self._settle(attempt, outcome_of(attempt))
 
     async def stop(self) -> None:
         """Cancel what still runs and wait, for a moment, until it has ended; nothing of it is settled."""
-        calls = [*self._following, *(attempt.abandon() for attempt in list(self.running.attempts.values()))]
+        calls = [*self._following, *(attempt.abandon() for attempt in list(self.slots.attempts.values()))]
         left = [call for call in calls if call is not None and not call.done()]
         for call in left:
             call.cancel()
@@ -103,7 +115,7 @@ class Work:
         if attempt.claimed.defect is not None:
             return Failed(TaskError("corrupt", attempt.claimed.defect), permanent=True)
         late = time.monotonic() >= attempt.start_before
-        if self.running.closing or late or attempt.reason is not None:
+        if self.slots.closing or late or attempt.reason is not None:
             return Unstarted()
         return None
 
@@ -120,7 +132,7 @@ class Work:
             settlement = self._decide(attempt, outcome)
         except Exception as error:  # noqa: BLE001 - no task may end the worker of all others
             settlement = self._undecided(attempt, error)
-        self.running.settle(attempt, settlement)
+        self.attempts.end(attempt, settlement)
         if attempt.lingering is not None and not attempt.lingering.is_set():
             self._follow(self._wait_for_thread(attempt, attempt.lingering))
 
@@ -193,13 +205,13 @@ class Work:
     async def _wait_for_thread(self, attempt: Attempt, ended: asyncio.Event) -> None:
         """Keep the slot while a thread that could not be stopped goes on."""
         log.warning("the thread of task %r goes on after its attempt ended; its slot stays taken", attempt.task.task_id)
-        self.running.linger(1)
-        while not (ended.is_set() or self.running.closing):
+        self.slots.linger(1)
+        while not (ended.is_set() or self.slots.closing):
             with suppress(asyncio.CancelledError):  # of other code: the thread goes on, whoever is cancelled
                 await ended.wait()
-        self.running.linger(-1)
+        self.slots.linger(-1)
         if attempt.grant is not None:
-            self.running.give_back(attempt.grant)
+            self.attempts.give_back(attempt.grant)
 
     def _follow(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = own_task(coroutine, "maas-backoff-attempt-end")

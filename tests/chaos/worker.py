@@ -13,7 +13,7 @@ from chaos.setting import setting
 from maas_backoff import TaskBackoffScheduler, TaskEntity
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.worker.attempt import Attempt
-from maas_backoff.worker.loops import lane
+from maas_backoff.worker.loops import exchange
 
 MODE = os.environ.get("CHAOS_MODE", "")
 HISTORY = History(Path(os.environ.get("CHAOS_FOLDER", "")))
@@ -66,7 +66,7 @@ def function(task: TaskEntity) -> dict[str, int]:
 
 def noting_settles() -> None:
     """Have every answer to a settlement noted."""
-    report = lane.report
+    report = exchange.report
 
     def noted(attempt: Attempt, settlement: Settlement, answer: str) -> None:
         status = "cancelled" if answer == "cancelled" else settlement.status
@@ -74,7 +74,7 @@ def noting_settles() -> None:
         HISTORY.note("settle", id=attempt.task.task_id, token=attempt.token, status=status, error=error, answer=answer)
         report(attempt, settlement, answer)
 
-    lane.report = noted
+    exchange.report = noted
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from maas_backoff import (
 from maas_backoff.gate import grants, others
 from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.reading import Reading
-from maas_backoff.store.frame import Frame
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.redis import RedisStore
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
@@ -668,7 +668,7 @@ async def test_a_lost_task_is_run_by_an_idle_worker(gpu_config: TaskBackoffConfi
     store = RedisStore(gpu_config)
     scheduler = worker(gpu_config, two, handler)
     ids = await scheduler.create_tasks([TaskSpec({}, f"lost {n}") for n in range(3)])
-    frame = Frame((), 3, may_claim_suspect=True, request_id="1", lane=0, fits=("4096:0 GPU-x 0 4096",) * 3)
+    frame = BatchRequest((), 3, may_claim_suspect=True, request_id="1", exchange=0, fits=("4096:0 GPU-x 0 4096",) * 3)
     assert len((await store.exchange(frame, "a ghost")).claimed) == 3
     async with scheduler:
         assert [(await scheduler.wait_task(task_id, 30)).result for task_id in ids] == [1, 1, 1]
@@ -693,8 +693,8 @@ async def test_a_slot_that_was_kept_for_nothing_is_given_to_others(
         await scheduler.create_task({}, "gpu")
         await scheduler.create_tasks([TaskSpec({}, f"behind {n}", min_gpu_memory_gb=0) for n in range(3)])
         assert scheduler._service is not None
-        running = scheduler._service.running
-        await eventually(lambda: running.spare_slots, "the next slot is kept")
+        slots = scheduler._service.slots
+        await eventually(lambda: slots.spare, "the next slot is kept")
         await scheduler.cancel_task("gpu")
         go_on.set()
         for n in range(3):
@@ -715,7 +715,7 @@ async def test_what_was_reserved_in_vain_is_given_back(
             raise StorageError("a fault of the test")
         return await reserve(self, *args, **kwargs)
 
-    async def failing_exchange(self: RedisStore, frame: Frame, worker: str) -> Any:
+    async def failing_exchange(self: RedisStore, frame: BatchRequest, worker: str) -> Any:
         if frame.fits and "claim" not in calls:
             calls.append("claim")
             raise StorageError("another fault of the test")
@@ -734,7 +734,7 @@ async def test_what_was_reserved_in_vain_is_given_back(
             await scheduler.wait_task(task_id, 30)
         assert "claim" in calls
         await eventually(lambda: _all_given_back(scheduler, probe), "all is given back")
-        assert scheduler._service is not None and scheduler._service.running.free >= 7, "no slot is lost"
+        assert scheduler._service is not None and scheduler._service.slots.free >= 7, "no slot is lost"
 
 
 async def test_a_running_task_is_told_of_its_cancel_at_once(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:

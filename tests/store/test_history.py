@@ -12,11 +12,15 @@ from maas_backoff.domain.history import Tally, tallied
 from maas_backoff.domain.outcome import Failed, LeaseExpired
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError
+from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.store.creation import NewTask
-from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
 from maas_backoff.store.redis import RedisStore
 from maas_backoff.worker.loops.reap import settle_lost
-from maas_backoff.worker.running import Running
+from maas_backoff.worker.outbox import Outbox
+from maas_backoff.worker.requests import BatchRequests
+from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.suspects import Suspects
+from maas_backoff.worker.wake_ups import WakeUps
 
 pytestmark = pytest.mark.anyio
 
@@ -43,9 +47,9 @@ class Queue:
         await self.store.enqueue([NewTask(task_id, "{}", 0, 0, self.policy, "") for task_id in ids])
         return (await self.exchange(claims=len(ids))).claimed
 
-    async def exchange(self, *settles: Settle, claims: int = 0, tally: str = "") -> Answer:
+    async def exchange(self, *settles: Settle, claims: int = 0, tally: str = "") -> BatchReply:
         self._requests += 1
-        self.last = Frame(settles, claims, True, f"{self._requests}", 0, tally)
+        self.last = BatchRequest(settles, claims, True, f"{self._requests}", 0, tally)
         return await self.store.exchange(self.last, "w")
 
     def retry(self, one: Claimed, kind: str = "ValueError") -> Settle:
@@ -102,19 +106,20 @@ async def test_two_reapers_that_list_the_same_losses_count_each_once(queue: Queu
     assert await queue.total() == {"lost": 3, "errors": {"lease_lost": 3}, "runs": 0}
 
 
-async def test_what_was_not_counted_goes_with_the_next_frame() -> None:
-    """A frame of which everything was refused: durations of other attempts went with it."""
-    running = Running("w", 2, 2)
-    running.tally.runs[3] += 2
-    running.tally.waits[5] += 1
-    running.tally.settles[40] += 1
-    settle = Settle("a", "lease", 1, Settlement.complete("1", POLICY))
-    running._outbox.append(settle)
-    running._ended.append(_Ended())  # type: ignore[arg-type] - only its token is looked at
-    frame = running.next_frame(0)
-    assert frame is not None and running.tally.take() == ""
-    running.answered(frame, Answer(["lost"], [], None, hit=False))
-    assert sorted(running.tally.take().splitlines()) == sorted(frame.tally.splitlines()) == ["r3 2", "s23 1", "w5 1"]
+async def test_what_was_not_counted_goes_with_the_next_request() -> None:
+    """A request of which everything was refused: durations of other attempts went with it."""
+    tally, outbox, wake_ups = Tally(), Outbox(), WakeUps()
+    requests = BatchRequests(Slots(2, wake_ups), outbox, wake_ups, Suspects(in_children=False), tally, batch_size=2)
+    tally.runs[3] += 2
+    tally.waits[5] += 1
+    tally.settles[40] += 1
+    outbox.put(Settle("a", "lease", 1, Settlement.complete("1", POLICY)), _Ended())  # type: ignore[arg-type] - only its token is looked at
+    request = requests.next(0)
+    assert request is not None and tally.take() == ""
+    requests.answered(request, BatchReply(["lost"], [], None, hit=False))
+    told = ["r3 2", "s23 1", "w5 1"]
+    assert sorted(request.tally.splitlines()) == told
+    assert sorted(tally.take().splitlines()) == sorted([*told, "s0 1"])
 
 
 @attrs.define

@@ -23,9 +23,9 @@ from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError
 from maas_backoff.store import scripts
+from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.store.codec import counts_of
 from maas_backoff.store.creation import NewTask
-from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
 from maas_backoff.store.redis import RedisStore
 
 START = 1_800_000_000_000
@@ -72,7 +72,7 @@ class Machine(RuleBasedStateMachine):
         self.store = RedisStore(config)
         self.model: dict[str, Known] = {}
         self.claims: list[Claimed] = []
-        self.last: dict[str, tuple[Frame, list[tuple[str, int]]]] = {}
+        self.last: dict[str, tuple[BatchRequest, list[tuple[str, int]]]] = {}
         self.totals = dict.fromkeys(FINISHED, 0)
         self.highest = 0
         self.requests = 0
@@ -162,11 +162,11 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=workers, count=st.integers(1, 4), suspect=st.booleans(), in_children=st.booleans())
     def claim(self, worker: str, count: int, suspect: bool, in_children: bool) -> None:
         self.requests += 1
-        frame = Frame((), count, suspect, f"request-{self.requests}", 0, in_children=in_children)
+        frame = BatchRequest((), count, suspect, f"request-{self.requests}", 0, in_children=in_children)
         # Suspects that have just become due are put in their index first, and claimed by the next call.
         listed = [i.decode() for i in self.server.client.zrange("maas:{test}:suspects", 0, -1)]
         expected = self._suspects_for(listed, frame)
-        answer: Answer = self.do(self.store.exchange(frame, worker))
+        answer: BatchReply = self.do(self.store.exchange(frame, worker))
         due = {i for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and not k.demand}
         suspects = {i for i in due if self.model[i].counts.suspect}
         claimed = [one.task.task_id for one in answer.claimed]
@@ -177,7 +177,7 @@ class Machine(RuleBasedStateMachine):
         assert len(claimed) - taken == min(count - taken, innocent)
         self._take(answer, worker, frame)
 
-    def _suspects_for(self, listed: list[str], frame: Frame) -> list[str]:
+    def _suspects_for(self, listed: list[str], frame: BatchRequest) -> list[str]:
         """Those of one cohort, of which all wait if there is one; in children, all that were lost once besides."""
 
         def cohort_of(task_id: str) -> str:
@@ -203,8 +203,8 @@ class Machine(RuleBasedStateMachine):
         for turn in range(2):
             self.requests += 1
             places = tuple(f"{memory}:0 GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
-            frame = Frame((), len(fits), suspect, f"request-{self.requests}", 0, fits=places)
-            answer: Answer = self.do(self.store.exchange(frame, worker))
+            frame = BatchRequest((), len(fits), suspect, f"request-{self.requests}", 0, fits=places)
+            answer: BatchReply = self.do(self.store.exchange(frame, worker))
             due = {i: k for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and k.demand}
             claimed = {one.task.task_id: one for one in answer.claimed}
             assert set(claimed) <= set(due)
@@ -226,7 +226,7 @@ class Machine(RuleBasedStateMachine):
         self.highest = max(self.highest, math.floor(float(self.store.clock) * 1000)) + 1
         return self.highest
 
-    def _take(self, answer: Answer, worker: str, frame: Frame) -> None:
+    def _take(self, answer: BatchReply, worker: str, frame: BatchRequest) -> None:
         for one in answer.claimed:
             known = self.model[one.task.task_id]
             known.attempts += 1
@@ -278,7 +278,7 @@ class Machine(RuleBasedStateMachine):
         known = self.model.get(one.task.task_id)
         self.requests += 1
         settle = Settle(one.task.task_id, "lease", one.token, settlement, one.counts)
-        frame = Frame((settle,), 0, may_claim_suspect=False, request_id=f"settle-{self.requests}", lane=1)
+        frame = BatchRequest((settle,), 0, may_claim_suspect=False, request_id=f"settle-{self.requests}", exchange=1)
         first = self.do(self.store.exchange(frame, worker)).answers
         again = self.do(self.store.exchange(frame, worker)).answers
         if self._holds(one.task.task_id, one.token):

@@ -6,7 +6,7 @@ import pytest
 from support import Server, quick_config
 
 from maas_backoff.domain.settlement import Counts
-from maas_backoff.store.frame import Frame
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.redis import NewTask, RedisStore
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ class Reaper:
     async def hold(self, *ids: str) -> list[int]:
         """Create tasks and claim them; their tokens."""
         await self.store.enqueue([NewTask(task_id, "{}", 0, 0, self.policy, "") for task_id in ids])
-        frame = Frame((), len(ids), may_claim_suspect=False, request_id=ids[0], lane=0)
+        frame = BatchRequest((), len(ids), may_claim_suspect=False, request_id=ids[0], exchange=0)
         return [claimed.token for claimed in (await self.store.exchange(frame, "worker")).claimed]
 
     async def listed(self, *, limit: int = 100) -> list[str]:

@@ -12,7 +12,7 @@ from maas_backoff import StorageFullError, TaskEntity, TaskError
 from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.store import scripts
-from maas_backoff.store.frame import Answer, Claimed, Frame, Settle
+from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.store.redis import NewTask, RedisStore
 from maas_backoff.worker.loops.reap import settle_lost
 
@@ -55,11 +55,13 @@ class Queue:
         worker: str = "worker",
         suspect: bool = True,
         request: str | None = None,
-        lane: int = 0,
+        exchange: int = 0,
         **suspicion: Any,
-    ) -> Answer:
+    ) -> BatchReply:
         self._requests += 1
-        frame = Frame(tuple(settles), claims, suspect, request or f"request-{self._requests}", lane, **suspicion)
+        frame = BatchRequest(
+            tuple(settles), claims, suspect, request or f"request-{self._requests}", exchange, **suspicion
+        )
         return await self.store.exchange(frame, worker)
 
     async def claim(self, claims: int = 1, **options: Any) -> list[Claimed]:
@@ -156,7 +158,7 @@ async def test_a_frame_that_is_sent_again_gives_the_same_and_settles_once(queue:
     await queue.create("old", "failing", *(f"new-{n}" for n in range(5)))
     old, failing = await queue.claim(2)
     settles = (queue.complete(old), queue.retry(failing, 60))
-    frame = Frame(settles, claims=3, may_claim_suspect=True, request_id="the request", lane=0)
+    frame = BatchRequest(settles, claims=3, may_claim_suspect=True, request_id="the request", exchange=0)
     first = await queue.store.exchange(frame, "worker")
     stored = queue.everything()
     for _ in range(3):
@@ -186,7 +188,7 @@ async def test_a_replay_gives_only_what_is_still_held_under_its_token(queue: Que
         == ["ok"] * 3
     )
     queue.client.zrem(queue.store.keys("ready"), "released")
-    (taken,) = await queue.claim(1, worker="another", lane=1)
+    (taken,) = await queue.claim(1, worker="another", exchange=1)
     assert name(taken) == "taken"
     queue.client.delete(queue.store.keys.task("deleted"))
     again = await queue.claim(5, request="first")
@@ -199,7 +201,7 @@ async def test_another_request_of_the_same_lane_claims_anew(queue: Queue) -> Non
     await queue.create("a", "b")
     assert names(await queue.claim(1, request="first")) == ["a"]
     assert names(await queue.claim(1, request="second")) == ["b"]
-    assert names(await queue.claim(1, request="second", lane=1)) == []
+    assert names(await queue.claim(1, request="second", exchange=1)) == []
 
 
 async def test_a_claim_that_found_nothing_may_find_something_when_it_is_sent_again(queue: Queue) -> None:
@@ -353,7 +355,7 @@ async def test_a_heartbeat_says_what_is_lost_and_what_is_to_be_cancelled(queue: 
     await queue.create("kept", "cancel", "finished", "taken", "gone")
     claimed = {name(one): one for one in await queue.claim(5)}
     assert await queue.settle(queue.complete(claimed["finished"]), queue.release(claimed["taken"])) == ["ok", "ok"]
-    assert names(await queue.claim(worker="another", lane=1)) == ["taken"]
+    assert names(await queue.claim(worker="another", exchange=1)) == ["taken"]
     queue.client.delete(queue.store.keys.task("gone"))
     assert await queue.store.request_cancel("cancel") == "processing"
     queue.at(1000)
@@ -575,7 +577,7 @@ async def test_many_suspects_do_not_hide_what_waits_behind_them_for_the_same_gpu
 
 
 async def test_a_repeated_claim_has_nothing_of_a_claim_on_gpus_before(queue: Queue) -> None:
-    """Both may come over one lane: what is kept of a request for its repetition is that of the last one only."""
+    """Both may come over one exchange: what is kept of a request for its repetition is that of the last one only."""
     policy = queue.policy.overridden({"min_gpu_memory_gb": 1})
     await queue.store.enqueue([NewTask("needs a GPU", "{}", 0, 0, policy, '{"min_gpu_memory_gb":1}')])
     assert names(await queue.claim(1, fits=("1024:0 GPU-a 0 1024",))) == ["needs a GPU"]

@@ -16,8 +16,8 @@ from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError, TaskStatus
 from maas_backoff.errors import StorageDeniedError
 from maas_backoff.store import scripts
+from maas_backoff.store.batch import BatchRequest, Claimed, Settle
 from maas_backoff.store.creation import NewTask
-from maas_backoff.store.frame import Claimed, Frame, Settle
 from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.redis import NO_SUSPECTS, RedisStore
 
@@ -108,7 +108,7 @@ class Way:
         async def step(store: RedisStore, _: Ledgers) -> None:
             store.clock = f"{START + max(after, float(store.clock) - START):.0f}"
             self.requests += 1
-            answer = await store.exchange(Frame((), count, True, f"{self.requests}", 0, fits=fits), "w")
+            answer = await store.exchange(BatchRequest((), count, True, f"{self.requests}", 0, fits=fits), "w")
             self.held |= {claimed.task.task_id: claimed for claimed in answer.claimed}
 
         return step
@@ -120,7 +120,7 @@ class Way:
             what = settlement(held.counts)
             assert what is not None
             settle = Settle(task_id, "lease", held.token, what, held.counts)
-            answer = await store.exchange(Frame((settle,), claims, False, f"{self.requests}", 0, "r1 1"), "w")
+            answer = await store.exchange(BatchRequest((settle,), claims, False, f"{self.requests}", 0, "r1 1"), "w")
             assert answer.answers in (["ok"], ["cancelled"])
 
         return step

@@ -5,19 +5,23 @@ Devices are reserved first and tasks claimed after: a full GPU costs no writes, 
 
 import math
 import time
+from collections.abc import Sequence
 
 import anyio
 
 from maas_backoff.common.guard import log_for
+from maas_backoff.domain.demand import Waiting
 from maas_backoff.errors import StorageError
 from maas_backoff.gate.fit import Plan, Start
 from maas_backoff.gate.gate import HOLD, Gate
 from maas_backoff.gate.grant import Grant
-from maas_backoff.store.frame import Answer, Frame
-from maas_backoff.store.redis import RedisStore
-from maas_backoff.worker.loops.lane import Lane
+from maas_backoff.store.batch import BatchReply, BatchRequest
+from maas_backoff.worker.context import WorkerContext
+from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.patience import Patience
-from maas_backoff.worker.running import Running
+from maas_backoff.worker.requests import BatchRequests
+from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.wake_ups import WakeUps
 
 log = log_for("gpu")
 
@@ -28,16 +32,27 @@ PAUSE = 1.0
 class Admission:
     """Starts tasks that need a GPU where there is room. One for each worker; idle while nothing waits."""
 
-    def __init__(self, store: RedisStore, running: Running, gate: Gate, lane: Lane, *, interval: float) -> None:
-        """`lane` is one that nobody else uses. `interval`: the longest time between two looks, in seconds."""
-        self._store = store
-        self._running = running
+    def __init__(
+        self,
+        context: WorkerContext,
+        requests: BatchRequests,
+        slots: Slots,
+        wake_ups: WakeUps,
+        gate: Gate,
+        exchange: ExchangeLoop,
+    ) -> None:
+        """`exchange` is a loop that nobody else uses."""
+        self._worker = context.name
+        self._store = context.store
+        self._interval = context.interval
+        self._requests = requests
+        self._slots = slots
+        self._wake_ups = wake_ups
         self._gate = gate
-        self._lane = lane
-        self._interval = interval
+        self._exchange = exchange
         self._usable = False
         self._held = ""
-        self._patience = Patience("a worker's admission to GPUs", store.server.outage)
+        self._patience = Patience("a worker's admission to GPUs", context.store.server.outage)
 
     async def run(self) -> None:
         """Look, and look again when something has changed."""
@@ -65,15 +80,15 @@ class Admission:
 
     def _is_watchful(self) -> bool:
         """Whether something here may have changed that matters to tasks, or nothing would tell of one that comes."""
-        gate, running = self._gate, self._running
+        gate, wake_ups = self._gate, self._wake_ups
         return (
             gate.grants.unsettled
             or gate.grants.untold
             or gate.grants.keep_children
-            or running.gpu_marked
+            or wake_ups.gpu_marked
             or bool(gate.devices.usable) != self._usable
             # While it is busy with other tasks it does not sleep where the marker could wake it.
-            or (self._usable and running.hungry)
+            or (self._usable and wake_ups.has_work)
         )
 
     async def _look(self) -> bool:
@@ -81,47 +96,50 @@ class Admission:
         await self._gate.tidy()
         readings = self._gate.devices.usable
         self._usable = bool(readings)
-        able = bool(readings) and not self._running.closing
+        able = bool(readings) and not self._slots.closing
         if not able:
-            self._running.spare(0)
+            self._slots.keep_for_gpu(0)
         waiting = able and await self._start_what_fits()
         useless = waiting or not able
-        self._running.listens_for_gpu = not useless
-        if not useless and not self._running.hears_gpu and not self._running.hungry:
-            await self._store.rouse(self._running.worker)  # it sleeps without an ear for this
-        if useless and self._running.gpu_marked:
+        self._wake_ups.listens_for_gpu = not useless
+        if not useless and not self._wake_ups.hears_gpu and not self._wake_ups.has_work:
+            await self._store.rouse(self._worker)  # it sleeps, and would not hear of it
+        if useless and self._wake_ups.gpu_marked:
             await self._store.mark_gpu()  # another worker may have room
-        self._running.gpu_marked = False
+        self._wake_ups.gpu_marked = False
         return waiting
 
     async def _start_what_fits(self) -> bool:
         """Start one task after the other, the oldest that fits first; True where something is left that waits."""
-        running = self._running
-        waiting, first_ready, held = await self._store.demands(running.suspects.on_gpus(running.attempts.values()))
+        slots = self._slots
+        waiting, first_ready, held = await self._demands()
         while waiting:
-            slots = running.free
-            made = await self._gate.plan(waiting, slots=max(1, slots), held=held)
+            free = slots.free
+            made = await self._gate.plan(waiting, slots=max(1, free), held=held)
             await self._post(made)
             # While all slots are taken, the next free one is for whoever comes first.
             first = made.starts[0].waiting.rank if made.starts else math.inf
-            running.spare(len(made.starts) if slots else int(bool(made.starts) and first <= first_ready))
-            if not slots:
-                if running.spare_slots and running.sleeps_on_slots:
-                    await self._store.rouse(running.worker)
+            slots.keep_for_gpu(len(made.starts) if free else int(bool(made.starts) and first <= first_ready))
+            if not free:
+                if slots.spare and self._requests.sleeps_on_slots:
+                    await self._store.rouse(self._worker)
                 return True
-            starts = [one for one in made.starts[: running.free] if one.grant is not None or running.may_start_child()]
+            starts = [one for one in made.starts[: slots.free] if one.grant is not None or slots.may_start_child()]
             started = bool(starts) and await self._start(starts)
-            running.spare(0)
+            slots.keep_for_gpu(0)
             if not started:
                 return True
-            waiting, first_ready, held = await self._store.demands(running.suspects.on_gpus(running.attempts.values()))
-        running.spare(0)
+            waiting, first_ready, held = await self._demands()
+        slots.keep_for_gpu(0)
         return False
+
+    async def _demands(self) -> tuple[Sequence[Waiting], float, str]:
+        return await self._store.demands(self._requests.suspects_on_gpus())
 
     async def _post(self, made: Plan) -> None:
         name, value = made.hold.waiting.name if made.hold else "", ""
         if made.hold is not None:
-            value = f"{name} {made.hold.reading.uuid} {self._running.worker}"
+            value = f"{name} {made.hold.reading.uuid} {self._worker}"
             if not await self._store.hold(value, HOLD):
                 made.hold = None
             elif value != self._held:
@@ -139,24 +157,24 @@ class Admission:
                 if grant is not None:
                     grants.append(grant)
                     fits.append(f"{start.waiting.name} {grant.uuid} {grant.index} {start.waiting.demand.memory}")
-            frame = self._running.gpu_frame(fits, self._lane.number)
-            return frame is not None and await self._claim(frame, grants)
+            request = self._requests.for_gpus(fits, self._exchange.number)
+            return request is not None and await self._claim(request, grants)
         finally:
             # What no task has taken, also when the server did not answer.
             for grant in grants:
                 if not grant.task_id:
                     grant.attempt_ended()
 
-    async def _claim(self, frame: Frame, grants: list[Grant]) -> bool:
+    async def _claim(self, request: BatchRequest, grants: list[Grant]) -> bool:
         """Claim tasks for what was reserved; False where there were none (any more)."""
         sent = time.monotonic()
         try:
-            answer = await self._lane.send(frame)
+            reply = await self._exchange.send(request)
         except StorageError:
-            self._running.answered(frame, Answer([], [], None, hit=False))
+            self._requests.answered(request, BatchReply([], [], None, hit=False))
             raise
-        for claimed in answer.claimed:
+        for claimed in reply.claimed:
             grants[claimed.fit].claimed(claimed.task.task_id, claimed.demand)
-        self._lane.apply(frame, answer, sent, grants)
+        self._exchange.apply(request, reply, sent, grants)
         await self._gate.tidy()  # so that the ledger tells of the tasks
-        return bool(answer.claimed)
+        return bool(reply.claimed)

@@ -21,11 +21,11 @@ from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.gate.gate import Gate
 from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
-from maas_backoff.store.redis import RedisStore
 from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.patience import Patience
 from maas_backoff.worker.loops.reap import Reaper
-from maas_backoff.worker.running import Running
+from maas_backoff.worker.slots import Slots
 
 log = log_for("worker")
 
@@ -38,21 +38,22 @@ class Heartbeat:
 
     def __init__(
         self,
-        store: RedisStore,
-        running: Running,
+        context: WorkerContext,
+        slots: Slots,
         gate: Gate,
-        lease: float,
         about: dict[str, object],
         troubles: Callable[[], list[str]] = list,
     ) -> None:
         """`about` is what the worker says of itself for good; `troubles` is asked with each beat, in its thread."""
+        store, lease = context.store, context.lease
         self._store = store
-        self._running = running
+        self._slots = slots
         self._gate = gate
         self._lease = lease
+        self._worker = context.name
         self._about = about
         self._troubles = troubles
-        self._reaper = Reaper(store, running.worker, lease)
+        self._reaper = Reaper(store, context.name, lease)
         self._longest_block = min(lease / 3, 5.0)
         self._deadline = max(1.0, lease / 10)  # short, so that a dead connection is left in time
         self._missed = 0
@@ -145,11 +146,11 @@ class Heartbeat:
         await self._store.server.run(scripts.RENEW, *self._request([]))
 
     def _request(self, attempts: Sequence[Attempt]) -> tuple[Sequence[str], list[object]]:
-        args: list[object] = [self._store.clock, self._store.keys.prefix, self._running.worker]
+        args: list[object] = [self._store.clock, self._store.keys.prefix, self._worker]
         args += [self._described(len(attempts)), f"{self._lease * 1000:.0f}"]
         for attempt in attempts:
             args += attempt.task.task_id, attempt.token
-        return self._store.keys.all(scripts.RENEW.keys, info=self._store.keys.info(self._running.worker)), args
+        return self._store.keys.all(scripts.RENEW.keys, info=self._store.keys.info(self._worker)), args
 
     def _described(self, running: int) -> str:
         """Return what the registry is told, as JSON. No reading of a device keeps leases from being renewed."""
@@ -178,9 +179,9 @@ class Heartbeat:
             if attempt.token not in gone:
                 attempt.renewed(sent + self._lease)
         if gone:
-            self._loop.call_soon_threadsafe(self._running.cancel, list(gone), CancelReason.LEASE_LOST)
+            self._loop.call_soon_threadsafe(self._slots.cancel, list(gone), CancelReason.LEASE_LOST)
         for task_id in cancelled:
-            self._loop.call_soon_threadsafe(self._running.cancel_task, task_id.decode())
+            self._loop.call_soon_threadsafe(self._slots.cancel_task, task_id.decode())
 
     async def _renew_grants(self, client: Client) -> None:
         """Renew what this worker was granted of GPUs; in a Cluster that lies elsewhere, for each device."""
@@ -199,16 +200,16 @@ class Heartbeat:
 
     def _renewable(self) -> list[Attempt]:
         """All but those that ignore their timeout: they would hold their lease for ever."""
-        attempts = list(self._running.attempts.values())
-        stuck = set(self._running.stuck(time.monotonic(), self._lease))
+        attempts = list(self._slots.attempts.values())
+        stuck = set(self._slots.stuck(time.monotonic(), self._lease))
         return [attempt for attempt in attempts if attempt not in stuck]
 
     async def _listen(self, client: Client, seconds: float) -> None:
         """Wait for cancel requests until the next beat is due."""
         block = max(0.05, min(seconds, self._longest_block))
-        taken = await client.execute("BZPOPMIN", self._store.keys.control(self._running.worker), f"{block:.3f}")
+        taken = await client.execute("BZPOPMIN", self._store.keys.control(self._worker), f"{block:.3f}")
         if taken is not None:
-            self._loop.call_soon_threadsafe(self._running.cancel_task, taken[1].decode())
+            self._loop.call_soon_threadsafe(self._slots.cancel_task, taken[1].decode())
 
     def _watch_loop(self, period: float) -> None:
         """Warn, once a time, when the event loop has not answered for two beats."""
@@ -220,7 +221,7 @@ class Heartbeat:
             self._blocked = True
             frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, in spite of its name
             stack = "".join(traceback.format_stack(frame, limit=20)) if frame else ""
-            running = ", ".join(repr(a.task.task_id) for a in list(self._running.attempts.values())[:10] if not a.over)
+            running = ", ".join(repr(a.task.task_id) for a in list(self._slots.attempts.values())[:10] if not a.over)
             log.warning("the event loop has been blocked for %.1f s; running: %s\n%s", silent, running, stack)
         if self._asked_at is None:
             self._asked_at = now

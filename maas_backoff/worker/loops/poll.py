@@ -2,15 +2,15 @@
 
 import anyio
 
-from maas_backoff.worker.running import Running
+from maas_backoff.worker.wake_ups import WakeUps
 
 
-async def run(running: Running) -> None:
-    """Wake the lanes when the time has come that the last claim, or a settlement, has named."""
+async def run(wake_ups: WakeUps) -> None:
+    """Wake the exchange loops when the time has come that the last claim, or a settlement, has named."""
     while True:
-        await running.sated.wait()
-        running.replanned.clear()
-        with anyio.move_on_after(running.wake_at - anyio.current_time()):
-            await running.replanned.wait()
+        await wake_ups.idle.wait()
+        wake_ups.replanned.clear()
+        with anyio.move_on_after(wake_ups.look_at - anyio.current_time()):
+            await wake_ups.replanned.wait()
             continue
-        running.wake()
+        wake_ups.wake()

@@ -10,8 +10,8 @@ from maas_backoff.common.guard import log_for
 from maas_backoff.domain.settlement import decide
 from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.logs import about
+from maas_backoff.store.batch import Found, Settle
 from maas_backoff.store.connect import Client
-from maas_backoff.store.frame import Found, Settle
 from maas_backoff.store.redis import RedisStore
 from maas_backoff.worker.loops.patience import Patience
 

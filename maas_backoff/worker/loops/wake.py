@@ -7,12 +7,14 @@ import asyncio
 import time
 
 from maas_backoff.errors import StorageError
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.connect import Client
-from maas_backoff.store.frame import Frame
-from maas_backoff.store.redis import RedisStore
-from maas_backoff.worker.loops.lane import Lane
+from maas_backoff.worker.context import WorkerContext
+from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.patience import Patience
-from maas_backoff.worker.running import Running
+from maas_backoff.worker.requests import BatchRequests
+from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.wake_ups import WakeUps
 
 LONGEST_BLOCK = 5.0
 """Seconds. A marker can be lost with a connection; nobody sleeps on longer than this."""
@@ -28,65 +30,67 @@ class Wake:
 
     def __init__(
         self,
-        store: RedisStore,
-        running: Running,
+        context: WorkerContext,
+        requests: BatchRequests,
+        slots: Slots,
+        wake_ups: WakeUps,
         client: Client,
-        lane: Lane,
-        *,
-        lease: float,
+        exchange: ExchangeLoop,
     ) -> None:
-        """`lane` is one that nobody else uses: it sends the claim again whose answer was lost."""
-        self._store = store
-        self._running = running
+        """`client` is a connection of its own. `exchange` is a loop that nobody else uses: it sends a claim again."""
+        self._context = context
+        self._store = context.store
+        self._requests = requests
+        self._slots = slots
+        self._wake_ups = wake_ups
         self._client = client
-        self._lane = lane
+        self._exchange = exchange
         # The lease counts from before the sleep, for all that is known here.
-        self._block = min(LONGEST_BLOCK, lease / 3)
-        self._patience = Patience("a worker's wake-up", store.server.outage)
+        self._block = min(LONGEST_BLOCK, context.lease / 3)
+        self._patience = Patience("a worker's wake-up", context.store.server.outage)
 
     async def run(self) -> None:
         """Sleep whenever there is nothing to claim, until the worker is closing."""
         while True:
-            await self._running.sated.wait()
-            if self._running.closing:
+            await self._wake_ups.idle.wait()
+            if self._slots.closing:
                 return
-            frame = self._running.sleeping_frame(self._lane.number)
+            request = self._requests.sleeping(self._exchange.number)
             try:
-                if frame is None:
+                if request is None:
                     await self._sleep()
                 else:
-                    await self._sleep_before(frame)
+                    await self._sleep_before(request)
                 self._patience.restored()
             except StorageError as error:
                 await self._patience.after(error)
-                self._running.wake()
+                self._wake_ups.wake()
 
     async def _sleep(self) -> None:
-        gpu = self._running.hears_gpu = self._running.listens_for_gpu
-        marker = await self._store.sleep(self._client, self._running.worker, self._block, gpu=gpu)
+        gpu = self._wake_ups.hears_gpu = self._wake_ups.listens_for_gpu
+        marker = await self._store.sleep(self._client, self._context.name, self._block, gpu=gpu)
         self._note(marker)
-        if marker == "marker" and self._running.claimable <= self._running.spare_slots:
+        if marker == "marker" and self._slots.claimable <= self._slots.spare:
             # No slot here: let another worker have it.
             await self._store.rouse_another(self._client)
-        self._running.wake()
+        self._wake_ups.wake()
 
-    async def _sleep_before(self, frame: Frame) -> None:
+    async def _sleep_before(self, request: BatchRequest) -> None:
         sent = time.monotonic()
-        gpu = self._running.hears_gpu = self._running.listens_for_gpu
+        gpu = self._wake_ups.hears_gpu = self._wake_ups.listens_for_gpu
         try:
-            marker, answer = await self._store.exchange_after_sleep(
-                self._client, frame, self._running.worker, self._block, gpu=gpu
+            marker, reply = await self._store.exchange_after_sleep(
+                self._client, request, self._context.name, self._block, gpu=gpu
             )
             self._note(marker)
         except StorageError as error:
             await self._patience.after(error)
             # It may have been run.
-            answer = await self._lane.send(frame)
-        self._lane.apply(frame, answer, sent)
+            reply = await self._exchange.send(request)
+        self._exchange.apply(request, reply, sent)
         await asyncio.sleep(0)  # the handlers begin before the next sleep is arranged
 
     def _note(self, marker: str) -> None:
-        self._running.hears_gpu = False
+        self._wake_ups.hears_gpu = False
         if marker == "gpu_marker":
-            self._running.gpu_marked = True
-            self._running.gpu_pulse.set()
+            self._wake_ups.mark_gpu()

@@ -94,21 +94,21 @@ class Claimed:
     waited_ms: float = 0
     """For how long it had been due."""
     fit: int = -1
-    """Which of the frame's fits it takes; -1: it needs no GPU."""
+    """Which of the request's fits it takes; -1: it needs no GPU."""
     demand: Demand | None = None
 
 
 @attrs.frozen
-class Frame:
-    """A request of a lane. Frozen: it is sent again, as it is, until it is answered."""
+class BatchRequest:
+    """A request of an exchange loop. Frozen: it is sent again, as it is, until it is answered."""
 
     settles: tuple[Settle, ...]
     claims: int
     may_claim_suspect: bool
     request_id: str
-    lane: int
+    exchange: int
     tally: str = ""
-    """What has happened since the last frame, for the history."""
+    """What has happened since the last request, for the history."""
     fits: tuple[str, ...] = ()
     """Claims only tasks that need a GPU: for each, the demand's name and the device that has room for it."""
     cohort: str = ""
@@ -127,8 +127,8 @@ class Frame:
 
 
 @attrs.frozen
-class Answer:
-    """The reply to a frame. `answers` are in the order of the settles; `next_due` is in seconds from now."""
+class BatchReply:
+    """The reply to a batch request. `answers` are in the order of the settles; `next_due` is in seconds from now."""
 
     answers: list[str]
     claimed: list[Claimed]

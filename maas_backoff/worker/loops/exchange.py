@@ -1,11 +1,11 @@
-"""A lane: sends what is to be settled and claims what is due, one frame after the other.
+"""An exchange loop: sends what is to be settled and claims what is due, one batch request after the other.
 
-Two lanes run, so that the server works on one frame while this process works on the other.
+Two of them run, so that the server works on one request while this process works on the other.
 """
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import anyio
 
@@ -15,87 +15,71 @@ from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import Retry, StorageError
 from maas_backoff.gate.grant import Grant
-from maas_backoff.store.frame import Answer, Frame
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.batch import BatchReply, BatchRequest
 from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.patience import Patience
-from maas_backoff.worker.running import Running
+from maas_backoff.worker.requests import BatchRequests
+from maas_backoff.worker.wake_ups import WakeUps
+from maas_backoff.worker.work import Work
 
 log = log_for("worker")
 
 
-class Lane:
-    """One of the lanes of a worker."""
+class ExchangeLoop:
+    """One of the exchange loops of a worker."""
 
     def __init__(
-        self,
-        number: int,
-        store: RedisStore,
-        running: Running,
-        begin: Callable[[Attempt], None],
-        *,
-        exec_timeout: float,
-        lease: float,
-        interval: float,
+        self, number: int, context: WorkerContext, requests: BatchRequests, wake_ups: WakeUps, work: Work
     ) -> None:
-        """`begin` is called with each attempt that was claimed, and must not raise."""
+        """`number` tells the loops of one worker apart: the server remembers the last request of each."""
         self.number = number
-        self._store = store
-        self._running = running
-        self._begin = begin
-        self._exec_timeout = exec_timeout
-        self._lease = lease
-        self._interval = interval
-        self._patience = Patience(f"a worker's exchange loop {number}", store.server.outage)
+        self._context = context
+        self._requests = requests
+        self._wake_ups = wake_ups
+        self._work = work
+        self._patience = Patience(f"a worker's exchange loop {number}", context.store.server.outage)
 
     async def run(self) -> None:
-        """Send frames as there is something to send."""
+        """Send requests as there is something to send."""
         while True:
-            frame = self._running.next_frame(self.number)
-            if frame is None:
-                self._running.pulse.clear()
-                await self._running.pulse.wait()
+            request = self._requests.next(self.number)
+            if request is None:
+                self._wake_ups.to_send.clear()
+                await self._wake_ups.to_send.wait()
                 continue
             sent = time.monotonic()
-            answer = await self.send(frame)
-            self.apply(frame, answer, sent)
+            reply = await self.send(request)
+            self.apply(request, reply, sent)
 
-    async def send(self, frame: Frame) -> Answer:
-        """Send the same frame until it is answered; what ends meanwhile waits for the next one."""
+    async def send(self, request: BatchRequest) -> BatchReply:
+        """Send the same request until it is answered; what ends meanwhile waits for the next one."""
+        store = self._context.store
         while True:
             try:
-                answer = await self._store.exchange(frame, self._running.worker)
+                reply = await store.exchange(request, self._context.name)
             except StorageError as error:  # whatever it refuses, it has changed nothing
                 await self._patience.after(error)
-                await self._store.server.revive()
+                await store.server.revive()
             else:
                 self._patience.restored()
-                return answer
+                return reply
 
-    def apply(self, frame: Frame, answer: Answer, sent: float, grants: Sequence[Grant] = ()) -> None:
-        """Hand out what was claimed, and free the slots of what is settled. `sent`: when, by time.monotonic().
+    def apply(self, request: BatchRequest, reply: BatchReply, sent: float, grants: Sequence[Grant] = ()) -> None:
+        """Begin what was claimed, and free the slots of what is settled. `sent`: when, by time.monotonic().
 
-        `grants` are what the frame's fits stand for.
+        `grants` are what the request's fits stand for.
         """
-        running = self._running
-        # A tenth of the lease is left for the handler to be found running by the next heartbeat.
-        until, margin = sent + self._lease, self._lease / 10
-        if answer.claimed and running.stops_with_lease:
-            running.watch(until)
-        # The slots come first: nothing that an idle worker does next is to keep a task waiting.
-        for claimed in answer.claimed:
-            timeout = claimed.exec_timeout or self._exec_timeout
-            grant = grants[claimed.fit] if grants else None
-            self._begin(running.claimed(claimed, timeout=timeout, lease_until=until, margin=margin, grant=grant))
-        if frame.settles:
-            running.tally.settles[int((time.monotonic() - sent) * 1000).bit_length()] += len(frame.settles)
-        settled = running.answered(frame, answer)
-        for attempt, settle, word in zip(settled, frame.settles, answer.answers, strict=True):
+        # The claims come first: nothing that an idle worker does next is to keep a task waiting.
+        if reply.claimed:
+            self._work.begin(reply.claimed, sent, grants)
+        settled = self._requests.answered(request, reply, time.monotonic() - sent)
+        for attempt, settle, word in zip(settled, request.settles, reply.answers, strict=True):
             report(attempt, settle.settlement, word)
-        now = anyio.current_time()
-        due = now + self._interval if answer.next_due is None else now + min(self._interval, answer.next_due)
-        if (frame.claims and not frame.fits) or due < running.wake_at:
-            running.plan(due)
+        now, interval = anyio.current_time(), self._context.interval
+        due = now + interval if reply.next_due is None else now + min(interval, reply.next_due)
+        if (request.claims and not request.fits) or due < self._wake_ups.look_at:
+            self._wake_ups.plan(due)
 
 
 def report(attempt: Attempt, settlement: Settlement, word: str) -> None:

@@ -1,0 +1,105 @@
+"""The beginning and the end of each attempt in this process."""
+
+import time
+
+from maas_backoff.common.guard import log_for
+from maas_backoff.domain.history import Tally
+from maas_backoff.domain.settlement import Settlement
+from maas_backoff.gate.grant import Grant
+from maas_backoff.store.batch import Claimed, Settle
+from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.context import WorkerContext
+from maas_backoff.worker.deadlines import Deadlines
+from maas_backoff.worker.notes import Notes
+from maas_backoff.worker.outbox import Outbox
+from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.wake_ups import WakeUps
+
+log = log_for("worker")
+
+MARGIN = 0.1
+"""The part of a lease that a handler must have left to begin: for the next heartbeat to find it running."""
+
+
+class Attempts:
+    """Gives claimed tasks their slots, and hands the settlements of those that have ended to the outbox."""
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        slots: Slots,
+        outbox: Outbox,
+        wake_ups: WakeUps,
+        deadlines: Deadlines,
+        tally: Tally,
+    ) -> None:
+        self.notes = Notes(slots)
+        self._context = context
+        self._slots = slots
+        self._outbox = outbox
+        self._wake_ups = wake_ups
+        self._deadlines = deadlines
+        self._tally = tally
+        # Made once: a bound method for each attempt would be one object more for the garbage collector.
+        self._watch, self._report = deadlines.watch, self.notes.take
+
+    def expect(self, sent: float) -> None:
+        """See to it that attempts whose claim was sent then are stopped with their lease, if they can be."""
+        if self._deadlines.by_lease:
+            self._deadlines.watch(sent + self._context.lease)
+
+    def claimed(self, claimed: Claimed, sent: float, grant: Grant | None = None) -> Attempt:
+        """Give a claimed task a slot, with what it was granted of a GPU; returns the attempt, which has not begun.
+
+        `sent` is when the claim was sent, by time.monotonic(): the lease counts from then, for all that is known here.
+        """
+        context = self._context
+        attempt = Attempt(
+            claimed,
+            timeout=claimed.exec_timeout or context.exec_timeout,
+            lease_until=sent + context.lease,
+            margin=MARGIN * context.lease,
+            watch=self._watch,
+            report=self._report,
+            grant=grant,
+        )
+        self._slots.take(attempt)
+        self._tally.waits[int(claimed.waited_ms).bit_length()] += 1
+        return attempt
+
+    def end(self, attempt: Attempt, settlement: Settlement | None) -> None:
+        """Send what came of an attempt, once; None: nothing may be written, its task is somebody else's."""
+        if attempt.over:
+            return
+        attempt.over = True
+        self.notes.drop(attempt)
+        if attempt.grant is not None and (attempt.lingering is None or attempt.lingering.is_set()):
+            self.give_back(attempt.grant)
+        if settlement is None:
+            log.warning(
+                "task %r: attempt %d was stopped: its lease is lost",
+                *(attempt.task.task_id, attempt.task.attempt),
+                extra=attempt.about("too_late"),
+            )
+            self._slots.release([attempt])
+        else:
+            self._count(attempt)
+            self._outbox.put(self._settle(attempt, settlement), attempt)
+        self._wake_ups.to_send.set()
+
+    def _settle(self, attempt: Attempt, settlement: Settlement) -> Settle:
+        claimed = attempt.claimed
+        info = attempt.info(self._context.name) if settlement.error is not None else None
+        task_id, progress = attempt.task.task_id, attempt.progress
+        return Settle(task_id, "lease", attempt.token, settlement, claimed.counts, info, progress, claimed.overrides)
+
+    def _count(self, attempt: Attempt) -> None:
+        if attempt.started_at is not None:
+            self._tally.runs[int((time.monotonic() - attempt.started_at) * 1000).bit_length()] += 1
+        if attempt.grant is not None and attempt.grant.peak:
+            self._tally.count_gpu_memory(attempt.grant.peak, attempt.grant.demand.memory)
+
+    def give_back(self, grant: Grant) -> None:
+        """Note that an attempt has no more use for what it was granted."""
+        grant.attempt_ended()
+        self._wake_ups.gpu.set()

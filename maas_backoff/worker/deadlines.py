@@ -1,0 +1,47 @@
+"""When the next attempt of a worker must be stopped: its timeout is over, or its lease."""
+
+import asyncio
+import math
+from collections.abc import Iterable
+
+from maas_backoff.common.guard import log_for
+from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.worker.attempt import Attempt
+
+log = log_for("worker")
+
+
+class Deadlines:
+    """The earliest moment, by time.monotonic(), at which an attempt has to be stopped: one timer for all of them."""
+
+    def __init__(self, *, by_lease: bool) -> None:
+        """`by_lease`: attempts are stopped when their lease is over. Threads cannot be, and their outcome may count."""
+        self.by_lease = by_lease
+        self.next = math.inf
+        self.earlier = asyncio.Event()
+        """Set when `next` has become earlier."""
+
+    def watch(self, moment: float) -> None:
+        """See to it that attempts are looked at by `moment`."""
+        if moment < self.next:
+            self.next = moment
+            self.earlier.set()
+
+    def stop_overdue(self, attempts: Iterable[Attempt], now: float) -> None:
+        """Cancel the attempts whose timeout, or whose lease, is over, and find the next such moment."""
+        self.next = math.inf
+        for attempt in attempts:
+            if attempt.over or attempt.reason is not None:
+                continue
+            lease_until = attempt.lease_until if self.by_lease else math.inf
+            if attempt.deadline <= now:
+                attempt.cancel(CancelReason.TIMEOUT)
+            elif lease_until <= now:
+                log.warning(
+                    "task %r: attempt %d is stopped: its lease could not be renewed",
+                    *(attempt.task.task_id, attempt.task.attempt),
+                    extra=attempt.about("cut_off"),
+                )
+                attempt.cancel(CancelReason.CUT_OFF)
+            else:
+                self.next = min(self.next, attempt.deadline, lease_until)

@@ -1,0 +1,41 @@
+"""The newest progress of each attempt that was not sent yet."""
+
+import asyncio
+
+from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.slots import Slots
+
+Note = tuple[str, int, float, str | None]
+"""A task's id and token, its progress in percent, and a message."""
+
+
+class Notes:
+    """Progress notes. `take` may be called from any thread."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.waiting = asyncio.Event()
+        """Set when there is a note to be sent."""
+        self._slots = slots
+        self._noted: dict[int, Attempt] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def take(self, token: int, progress: float, message: str | None) -> None:
+        """Have an attempt's progress sent soon; a message stands until the next one."""
+        attempt = self._slots.attempts.get(token)
+        if attempt is None or attempt.over:
+            return
+        last = attempt.progress
+        attempt.progress = (progress, message if message is not None or last is None else last[1])
+        if token not in self._noted:
+            self._noted[token] = attempt
+            self._loop.call_soon_threadsafe(self.waiting.set)
+
+    def drop(self, attempt: Attempt) -> None:
+        """Send no more of an attempt that has ended: its settlement carries the last note."""
+        self._noted.pop(attempt.token, None)
+
+    def newest(self) -> list[Note]:
+        """Return the newest note of each attempt since the last call."""
+        self.waiting.clear()
+        noted, self._noted = self._noted, {}
+        return [(a.task.task_id, a.token, *a.progress) for a in noted.values() if a.progress and not a.over]

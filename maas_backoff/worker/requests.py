@@ -1,0 +1,146 @@
+"""The batch requests of a worker: each settles attempts that have ended, and claims tasks for the slots that are free.
+
+No I/O, and no `await` between looking at the state and changing it.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+from maas_backoff.common.guard import log_for
+from maas_backoff.domain.history import Tally
+from maas_backoff.domain.settlement import Settlement
+from maas_backoff.domain.task import TaskError, TaskStatus
+from maas_backoff.store.batch import ACCEPTED, BatchReply, BatchRequest, Settle, settle_args
+from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.outbox import MOST_SETTLES, Outbox
+from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.suspects import Suspects
+from maas_backoff.worker.wake_ups import WakeUps
+
+SLEEPING_CLAIMS = 2
+"""One would always look like the first of many."""
+
+log = log_for("worker")
+
+
+class BatchRequests:
+    """Makes the batch requests of one worker, and takes their replies."""
+
+    def __init__(
+        self, slots: Slots, outbox: Outbox, wake_ups: WakeUps, suspects: Suspects, tally: Tally, *, batch_size: int
+    ) -> None:
+        """`batch_size`: the most tasks that one request claims."""
+        self._slots = slots
+        self._outbox = outbox
+        self._wake_ups = wake_ups
+        self._suspects = suspects
+        self._tally = tally
+        # Half of the slots: the server works on one request while the handlers of the other run.
+        self._batch = min(batch_size, MOST_SETTLES, -(-slots.concurrency // 2))
+        self._in_flight: dict[str, tuple[list[Attempt], int]] = {}
+        self._numbers = itertools.count()
+        self._busy = 0
+        self._plenty = False
+        self._asleep: BatchRequest | None = None
+
+    @property
+    def sleeps_on_slots(self) -> bool:
+        """Whether a claim that sleeps on the server keeps slots from others."""
+        return self._asleep is not None
+
+    def suspects_on_gpus(self) -> str:
+        """Return which suspects a claim of tasks that need a GPU could take now, as scripts take it."""
+        return self._suspects.on_gpus(self._slots.attempts.values())
+
+    def next(self, exchange: int) -> BatchRequest | None:
+        """Return what an exchange loop is to send now, or None.
+
+        While the other loop's request is on its way, only what fills one is sent: the rest would cost the server ten
+        times as much for each task, and goes with that loop's next request. Settlements fill a request; so do claims,
+        if the last claim has found as many tasks as it asked for.
+        """
+        if self._busy and len(self._outbox) < self._batch and not (self._plenty and self._slots.wanted >= self._batch):
+            return None
+        settles, attempts = self._outbox.take()
+        self._slots.sent(leaving=len(settles), coming=0)
+        claims = min(self._slots.wanted, self._batch)
+        if not settles and not claims:
+            return None
+        self._busy += 1
+        return self._made(settles, attempts, claims, exchange)
+
+    def sleeping(self, exchange: int) -> BatchRequest | None:
+        """Return a claim that the server runs when a task becomes ready, or None where too few slots are free for one.
+
+        It is a small one: a worker that stands still, or is cut off, would keep so many from all others for a lease.
+        Of a larger number the next requests take the rest. One slot at least is left for what becomes due meanwhile.
+        """
+        claims = min(self._slots.claimable - 1 - self._slots.spare, SLEEPING_CLAIMS)
+        if self._slots.closing or claims < 1:
+            return None
+        self._asleep = self._made([], [], claims, exchange, asleep=True)
+        return self._asleep
+
+    def for_gpus(self, fits: Sequence[str], exchange: int) -> BatchRequest | None:
+        """Return a claim of tasks that need a GPU, one for each of `fits`, or None where too few slots are free."""
+        if self._slots.closing or not fits or self._slots.free < len(fits):
+            return None
+        return self._made([], [], len(fits), exchange, tuple(fits))
+
+    def _made(
+        self,
+        settles: list[Settle],
+        attempts: list[Attempt],
+        claims: int,
+        exchange: int,
+        fits: tuple[str, ...] = (),
+        *,
+        asleep: bool = False,
+    ) -> BatchRequest:
+        may_claim_suspect, cohort = False, ""
+        if claims:
+            self._slots.sent(leaving=0, coming=claims)
+            running = self._slots.attempts.values()
+            may_claim_suspect, cohort = self._suspects.ask(running, gpu=bool(fits), asleep=asleep)
+        request_id = f"{next(self._numbers)}"
+        self._in_flight[request_id] = attempts, self._wake_ups.count
+        tally = self._tally.take() if settles else ""
+        claim = claims, may_claim_suspect, request_id, exchange, tally, fits, cohort, self._suspects.in_children
+        try:
+            return BatchRequest(tuple(settles), *claim)
+        except Exception as error:  # noqa: BLE001 - nothing that one task gives may keep the others from being settled
+            log.error("an outcome cannot be sent: %s", type(error).__name__)  # noqa: TRY400 - the traceback may show the outcome
+            return BatchRequest(tuple(map(_sendable, settles)), *claim)
+
+    def answered(self, request: BatchRequest, reply: BatchReply, seconds: float = 0) -> list[Attempt]:
+        """Free the slots of what is settled, and return it, in the order of the request. It took so many seconds."""
+        settled, wakes = self._in_flight.pop(request.request_id)
+        if settled:
+            self._tally.settles[int(seconds * 1000).bit_length()] += len(settled)
+        if request.tally and not ACCEPTED.intersection(reply.answers):
+            self._tally.put_back(request.tally)  # the server counts it with the first settle that it accepts
+        freed = bool(settled)
+        if request is self._asleep:
+            self._asleep, freed = None, True
+        elif not request.fits:
+            self._busy -= 1
+        self._suspects.answered(request)
+        if request.claims and not request.fits:
+            # What woke this worker while the request was on its way may have come after the claim.
+            self._plenty = reply.hit
+            self._wake_ups.note_work(found=reply.hit or wakes != self._wake_ups.count)
+        self._slots.answered(left=settled, leaving=len(settled), coming=request.claims)
+        if freed and self._slots.spare:
+            self._wake_ups.gpu.set()
+        return settled
+
+
+def _sendable(settle: Settle) -> Settle:
+    """Return the settle, or a failure in its place if it cannot be written down."""
+    try:
+        settle_args([settle])
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        failed = TaskError("unknown_outcome", f"the outcome cannot be sent: {type(error).__name__}")
+        settlement = Settlement(TaskStatus.FAILED, settle.settlement.ttl, error=failed)
+        return Settle(settle.task_id, settle.precondition, settle.token, settlement, settle.counts, settle.info)
+    return settle

@@ -1,0 +1,133 @@
+"""The slots of a worker: who has one, and how many tasks may be claimed.
+
+No I/O, and no `await` between looking at the state and changing it.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.setback import THREAD, Setback
+from maas_backoff.worker.wake_ups import WakeUps
+
+
+class Slots:
+    """The places for attempts in this process.
+
+    An attempt keeps its slot until its settlement is answered; the request that settles it may claim for it.
+    """
+
+    def __init__(self, concurrency: int, wake_ups: WakeUps, setback: Setback | None = None) -> None:
+        """`setback` tells whether children or threads can be started, where handlers need some."""
+        self.concurrency = concurrency
+        self.attempts: dict[int, Attempt] = {}
+        """The attempts that have a slot, by token."""
+        self.closing = False
+        self.empty = asyncio.Event()
+        """Set while there is no attempt, and no claim on its way."""
+        self.empty.set()
+        self.lingering = 0
+        """Slots whose thread outlives its attempt."""
+        self.spare = 0
+        """Slots that are not for the ready tasks: one that needs a GPU comes first."""
+        self._leaving = 0
+        self._coming = 0
+        self._wake_ups = wake_ups
+        self._setback = setback
+        if setback is not None:
+            setback.changed = wake_ups.reconsider
+
+    @property
+    def free(self) -> int:
+        """Slots that are free, or will be by the requests on their way."""
+        taken = len(self.attempts) - self._leaving + self._coming + self.lingering
+        return max(0, self.concurrency - taken)
+
+    @property
+    def claimable(self) -> int:
+        """Free slots for tasks that need no GPU; while no child can be started, those that have a child."""
+        if self._setback is None or not self._setback.held:
+            return self.free
+        in_thread = self._setback.kind == THREAD
+        busy = sum((in_thread or attempt.grant is None) and not attempt.over for attempt in self.attempts.values())
+        return max(0, min(self.free, self._setback.children - busy - self._coming))
+
+    @property
+    def wanted(self) -> int:
+        """How many tasks could be claimed, where the queue may hold some."""
+        if self.closing or not self._wake_ups.has_work:
+            return 0
+        return max(0, self.claimable - self.spare)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether an attempt has ended whose settlement is not answered yet."""
+        return any(attempt.over for attempt in self.attempts.values())
+
+    def may_start_child(self) -> bool:
+        """Whether a task that needs a new child may be claimed. While none can be started: one task, now and then."""
+        if self._setback is not None and self._setback.kind == THREAD:
+            return self.claimable > 0
+        return self._setback is None or self._setback.take_try()
+
+    def keep_for_gpu(self, slots: int) -> None:
+        """Keep so many slots for tasks that need a GPU."""
+        if slots < self.spare:
+            self._wake_ups.to_send.set()
+        self.spare = slots
+
+    def sent(self, *, leaving: int, coming: int) -> None:
+        """Count the attempts that a request settles, and the tasks that it claims."""
+        self._leaving += leaving
+        self._coming += coming
+        if coming:
+            self.empty.clear()
+
+    def answered(self, *, left: Iterable[Attempt], leaving: int, coming: int) -> None:
+        """Free the slots of the attempts that a request has settled. What it has claimed was given its slots before."""
+        self._leaving -= leaving
+        self._coming -= coming
+        self.release(left)
+
+    def take(self, attempt: Attempt) -> None:
+        """Give an attempt a slot."""
+        self.attempts[attempt.token] = attempt
+
+    def release(self, attempts: Iterable[Attempt]) -> None:
+        """Free the slots of attempts that have ended for good."""
+        for attempt in attempts:
+            self.attempts.pop(attempt.token, None)
+            if attempt.claimed.counts.suspect:
+                self._wake_ups.suspect_ended()
+        if not self.attempts and not self._coming:
+            self.empty.set()
+
+    def linger(self, by: int) -> None:
+        """Count slots whose thread outlives its attempt."""
+        self.lingering += by
+        self._wake_ups.to_send.set()
+
+    def close(self) -> None:
+        """Claim nothing more."""
+        self.closing = True
+        self._wake_ups.to_send.set()
+
+    # Cancels
+
+    def cancel(self, tokens: Iterable[int], reason: CancelReason) -> None:
+        """Cancel attempts by their tokens; those that ended meanwhile are left alone."""
+        for token in tokens:
+            attempt = self.attempts.get(token)
+            if attempt is not None:
+                attempt.cancel(reason)
+
+    def cancel_task(self, task_id: str) -> None:
+        """Cancel a task's attempt because a user asked for it."""
+        for attempt in list(self.attempts.values()):
+            if attempt.task.task_id == task_id:
+                attempt.cancel(CancelReason.USER)
+
+    def stuck(self, now: float, grace: float) -> list[Attempt]:
+        """Return the attempts that are past their timeout plus `grace` seconds and have not ended."""
+        return [a for a in list(self.attempts.values()) if not a.over and a.deadline + grace < now]

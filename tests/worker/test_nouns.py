@@ -1,0 +1,285 @@
+"""The parts of a worker, each without a server: slots, outbox, wake-ups, deadlines, and batch requests."""
+
+import asyncio
+import math
+from typing import Any
+
+import attrs
+import pytest
+
+from maas_backoff.domain.history import Tally
+from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.domain.policy import Policy
+from maas_backoff.domain.settlement import Counts, Settlement
+from maas_backoff.store.batch import BatchReply, Settle
+from maas_backoff.worker.deadlines import Deadlines
+from maas_backoff.worker.notes import Notes
+from maas_backoff.worker.outbox import MOST_BYTES, MOST_SETTLES, Outbox
+from maas_backoff.worker.requests import SLEEPING_CLAIMS, BatchRequests
+from maas_backoff.worker.setback import Setback
+from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.suspects import Suspects
+from maas_backoff.worker.wake_ups import WakeUps
+
+pytestmark = pytest.mark.anyio
+
+
+@attrs.define
+class Stub:
+    """An attempt, as far as these parts look at it."""
+
+    token: int
+    over: bool = False
+    grant: object = None
+    reason: CancelReason | None = None
+    deadline: float = math.inf
+    lease_until: float = math.inf
+    progress: tuple[float, str | None] | None = None
+    counts: Counts = Counts()
+
+    @property
+    def claimed(self) -> "Stub":
+        return self
+
+    @property
+    def task(self) -> "Stub":
+        return self
+
+    @property
+    def task_id(self) -> str:
+        return f"task {self.token}"
+
+    attempt = 1
+
+    def cancel(self, reason: CancelReason) -> None:
+        self.reason = reason
+
+    def about(self, event: str) -> dict[str, object]:
+        return {}
+
+
+def attempt(token: int = 1, **fields: Any) -> Any:
+    return Stub(token, **fields)
+
+
+def settle(token: int = 1, size: int = 1) -> Settle:
+    return Settle(f"task {token}", "lease", token, Settlement.complete("x" * size, Policy()))
+
+
+class Parts:
+    """A worker's parts, wired as the service does it."""
+
+    def __init__(self, concurrency: int = 4, setback: Setback | None = None, batch_size: int = 100) -> None:
+        self.wake_ups, self.outbox, self.tally = WakeUps(), Outbox(), Tally()
+        self.slots = Slots(concurrency, self.wake_ups, setback)
+        suspects = Suspects(in_children=False)
+        self.requests = BatchRequests(
+            *(self.slots, self.outbox, self.wake_ups, suspects, self.tally), batch_size=batch_size
+        )
+
+    def reply(self, *answers: str, hit: bool = False) -> BatchReply:
+        return BatchReply(list(answers), [], None, hit=hit)
+
+
+class TestSlots:
+    async def test_a_claim_on_its_way_takes_slots_until_it_is_answered(self) -> None:
+        slots = Parts(4).slots
+        slots.sent(leaving=0, coming=3)
+        assert (slots.free, slots.empty.is_set()) == (1, False)
+        slots.take(attempt())
+        slots.answered(left=[], leaving=0, coming=3)
+        assert (slots.free, slots.empty.is_set()) == (3, False)
+
+    async def test_an_attempt_that_is_being_settled_gives_its_slot_to_the_next_claim(self) -> None:
+        slots, one = Parts(1).slots, attempt()
+        slots.take(one)
+        assert slots.free == 0
+        slots.sent(leaving=1, coming=0)
+        assert slots.free == 1
+        slots.sent(leaving=0, coming=1)
+        assert slots.free == 0
+        slots.answered(left=[one], leaving=1, coming=1)
+        assert (slots.free, slots.empty.is_set()) == (1, True)
+
+    async def test_a_thread_that_outlives_its_attempt_keeps_its_slot(self) -> None:
+        slots = Parts(2).slots
+        slots.linger(1)
+        assert slots.free == 1
+        slots.linger(-1)
+        assert slots.free == 2
+
+    async def test_while_no_child_can_be_started_only_the_children_that_are_there_count(self) -> None:
+        setback = Setback(lambda: 2)
+        slots = Parts(8, setback).slots
+        assert slots.claimable == 8
+        setback.failed("no memory")
+        assert slots.claimable == 2
+        slots.take(attempt(1))
+        slots.take(attempt(2, grant=object()))
+        assert slots.claimable == 1, "one with a GPU has a child of its own"
+        assert not slots.may_start_child()
+
+    async def test_a_change_of_the_children_wakes_the_loops(self) -> None:
+        setback = Setback(lambda: 0)
+        parts = Parts(2, setback)
+        setback.failed("no memory")
+        assert parts.wake_ups.to_send.is_set() and parts.wake_ups.gpu.is_set()
+
+    async def test_nothing_is_wanted_while_there_is_no_work_or_the_worker_closes(self) -> None:
+        parts = Parts(4)
+        assert parts.slots.wanted == 0
+        parts.wake_ups.wake()
+        assert parts.slots.wanted == 4
+        parts.slots.keep_for_gpu(1)
+        assert parts.slots.wanted == 3
+        parts.slots.close()
+        assert parts.slots.wanted == 0
+
+    async def test_the_end_of_a_suspect_lets_the_next_cohort_come(self) -> None:
+        parts = Parts(4)
+        parts.wake_ups.listens_for_gpu = True
+        one = attempt(counts=Counts(lost=1, suspect=True))
+        parts.slots.take(one)
+        parts.slots.release([one])
+        assert parts.wake_ups.has_work and parts.wake_ups.gpu_marked
+
+    async def test_attempts_are_cancelled_by_token_or_by_task(self) -> None:
+        slots, one, other = Parts(4).slots, attempt(1), attempt(2)
+        slots.take(one)
+        slots.take(other)
+        slots.cancel([1, 99], CancelReason.SHUTDOWN)
+        slots.cancel_task("task 2")
+        assert (one.reason, other.reason) == (CancelReason.SHUTDOWN, CancelReason.USER)
+
+    async def test_those_that_ignore_their_timeout_are_stuck(self) -> None:
+        slots = Parts(4).slots
+        for one in (attempt(1, deadline=10), attempt(2, deadline=10, over=True), attempt(3, deadline=12)):
+            slots.take(one)
+        assert [one.token for one in slots.stuck(now=13, grace=2)] == [1]
+
+
+class TestOutbox:
+    async def test_settlements_leave_in_their_order_each_with_its_attempt(self) -> None:
+        outbox = Outbox()
+        for token in range(MOST_SETTLES + 1):
+            outbox.put(settle(token), attempt(token))
+        settles, attempts = outbox.take()
+        assert [one.token for one in settles] == [one.token for one in attempts] == list(range(MOST_SETTLES))
+        assert len(outbox) == 1
+
+    async def test_large_results_make_small_requests_and_never_an_empty_one(self) -> None:
+        outbox = Outbox()
+        for token in range(3):
+            outbox.put(settle(token, MOST_BYTES), attempt(token))
+        assert [len(outbox.take()[0]) for _ in range(4)] == [1, 1, 1, 0]
+
+
+class TestWakeUps:
+    async def test_work_that_is_found_wakes_the_exchange_loops_and_none_lets_them_sleep(self) -> None:
+        wake_ups = WakeUps()
+        wake_ups.wake()
+        assert wake_ups.has_work and wake_ups.to_send.is_set() and not wake_ups.idle.is_set()
+        wake_ups.note_work(found=False)
+        assert not wake_ups.has_work and wake_ups.idle.is_set()
+
+    async def test_a_new_plan_is_told_to_the_loop_that_waits_for_the_old_one(self) -> None:
+        wake_ups = WakeUps()
+        wake_ups.plan(7)
+        assert wake_ups.look_at == 7 and wake_ups.replanned.is_set()
+
+
+class TestDeadlines:
+    async def test_only_an_earlier_moment_wakes_the_loop(self) -> None:
+        deadlines = Deadlines(by_lease=True)
+        deadlines.watch(10)
+        deadlines.earlier.clear()
+        deadlines.watch(11)
+        assert (deadlines.next, deadlines.earlier.is_set()) == (10, False)
+        deadlines.watch(9)
+        assert (deadlines.next, deadlines.earlier.is_set()) == (9, True)
+
+    @pytest.mark.parametrize(("by_lease", "reason"), [(True, CancelReason.CUT_OFF), (False, None)])
+    async def test_attempts_are_stopped_by_timeout_and_by_lease(
+        self, by_lease: bool, reason: CancelReason | None
+    ) -> None:
+        late, cut_off = attempt(1, deadline=5), attempt(2, deadline=30, lease_until=9)
+        running, ended = attempt(3, deadline=20, lease_until=25), attempt(4, deadline=5, over=True)
+        deadlines = Deadlines(by_lease=by_lease)
+        deadlines.stop_overdue([late, cut_off, running, ended], now=10)
+        assert [one.reason for one in (late, cut_off, running, ended)] == [CancelReason.TIMEOUT, reason, None, None]
+        assert deadlines.next == 20
+
+
+class TestNotes:
+    async def test_the_newest_note_of_each_attempt_is_sent_once(self) -> None:
+        slots = Parts(4).slots
+        notes, one = Notes(slots), attempt()
+        slots.take(one)
+        notes.take(1, 10, "begun")
+        notes.take(1, 20, None)
+        notes.take(99, 5, "of nobody")
+        await asyncio.wait_for(notes.waiting.wait(), 5)
+        assert notes.newest() == [("task 1", 1, 20, "begun")]
+        assert notes.newest() == [] and not notes.waiting.is_set()
+
+    async def test_an_attempt_that_has_ended_has_no_more_notes(self) -> None:
+        slots = Parts(4).slots
+        notes, one = Notes(slots), attempt()
+        slots.take(one)
+        notes.take(1, 10, None)
+        notes.drop(one)
+        assert notes.newest() == []
+
+
+class TestBatchRequests:
+    async def test_a_request_settles_and_claims_for_the_slots_that_it_frees(self) -> None:
+        parts, one = Parts(1), attempt()
+        parts.slots.take(one)
+        parts.wake_ups.wake()
+        assert parts.requests.next(0) is None, "no slot is free, and nothing has ended"
+        parts.outbox.put(settle(), one)
+        request = parts.requests.next(0)
+        assert request is not None and (len(request.settles), request.claims) == (1, 1)
+        assert parts.requests.answered(request, parts.reply("ok"), 0.01) == [one]
+        assert parts.slots.empty.is_set() and parts.tally.settles == {4: 1}
+
+    async def test_while_one_is_on_its_way_only_a_full_one_is_sent(self) -> None:
+        parts = Parts(4)
+        parts.wake_ups.wake()
+        first = parts.requests.next(0)
+        assert first is not None and first.claims == 2, "half of the slots"
+        parts.outbox.put(settle(1), attempt(1))
+        assert parts.requests.next(1) is None
+        parts.outbox.put(settle(2), attempt(2))
+        second = parts.requests.next(1)
+        assert second is not None and len(second.settles) == 2
+
+    async def test_a_wake_up_during_a_claim_that_finds_nothing_is_not_lost(self) -> None:
+        parts = Parts(4)
+        parts.wake_ups.wake()
+        request = parts.requests.next(0)
+        assert request is not None
+        parts.wake_ups.wake()
+        parts.requests.answered(request, parts.reply())
+        assert parts.wake_ups.has_work
+        request = parts.requests.next(0)
+        assert request is not None
+        parts.requests.answered(request, parts.reply())
+        assert not parts.wake_ups.has_work
+
+    async def test_a_sleeping_claim_is_small_and_leaves_a_slot(self) -> None:
+        large, small = Parts(10), Parts(1)
+        request = large.requests.sleeping(2)
+        assert request is not None and request.claims == SLEEPING_CLAIMS and large.requests.sleeps_on_slots
+        large.requests.answered(request, large.reply())
+        assert not large.requests.sleeps_on_slots and large.slots.empty.is_set()
+        assert small.requests.sleeping(2) is None
+
+    async def test_a_claim_for_gpus_needs_a_slot_for_each(self) -> None:
+        parts = Parts(2)
+        fit = "4096:0 GPU-a 0 4096"
+        assert parts.requests.for_gpus([fit] * 3, 3) is None and parts.requests.for_gpus([], 3) is None
+        request = parts.requests.for_gpus([fit] * 2, 3)
+        assert request is not None and (request.claims, request.fits) == (2, (fit, fit))
+        parts.requests.answered(request, parts.reply())
+        assert parts.slots.free == 2
