@@ -1,5 +1,6 @@
-"""The project's chores: `nox -s lint types tests bench`; longer: `bench-peers scale gpu-sim dashboard chaos matrix`.
+"""The project's chores: `nox -s lint types tests long bench`.
 
+Longer ones are `bench-peers scale gpu-sim dashboard chaos matrix`.
 `gpu` needs an NVIDIA device.
 """
 
@@ -17,9 +18,17 @@ PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests on the installed wheel, not on the source tree."""
+    """Run the quick tests on the installed wheel, not on the source tree."""
     session.install(".[dev]")
     session.run("python", "-P", "-m", "pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def long(session: nox.Session) -> None:
+    """Run the tests that `tests` leaves out: chaos, models, failovers, other servers, and those that run alone."""
+    session.install(".[dev]")
+    session.run("python", "-P", "-m", "pytest", "-m", "long and not alone", *session.posargs)
+    session.run("python", "-P", "-m", "pytest", "-n", "0", "-m", "alone", *session.posargs)
 
 
 @nox.session
@@ -82,7 +91,7 @@ def gpu(session: nox.Session) -> None:
     if not (has_device or os.environ.get("MAAS_BACKOFF_TEST_GPU")):
         session.skip("no NVIDIA GPU on this machine: there is no /dev/nvidia0")
     session.install(".[dev]")
-    session.run("python", "-P", "-m", "pytest", "tests/real_gpu", *session.posargs)
+    session.run("python", "-P", "-m", "pytest", "-n", "0", "-m", "", "tests/real_gpu", *session.posargs)
 
 
 @nox.session
@@ -97,14 +106,16 @@ def dashboard(session: nox.Session) -> None:
 def matrix(session: nox.Session, server: str) -> None:
     """Run all tests with another server as the usual one."""
     session.install(".[dev]")
-    session.run("python", "-P", "-m", "pytest", *session.posargs, env={"MAAS_BACKOFF_TEST_SERVER": server})
+    session.run(
+        "python", "-P", "-m", "pytest", "-m", "not alone", *session.posargs, env={"MAAS_BACKOFF_TEST_SERVER": server}
+    )
 
 
 @nox.session
 def chaos(session: nox.Session) -> None:
     """Break workers and servers for long: `nox -s chaos -- --minutes 10 --server redis-7.0 --seed 1`."""
     session.install(".[dev]")
-    session.run("python", "-P", "-m", "pytest", "tests/store/test_model.py", env={"MAAS_BACKOFF_STEPS": "10"})
+    session.run("python", "-P", "-m", "pytest", "-m", "", "tests/store/test_model.py", env={"MAAS_BACKOFF_STEPS": "10"})
     session.run("python", "-P", "-m", "chaos", *session.posargs, env={"PYTHONPATH": "tests"})
 
 

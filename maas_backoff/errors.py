@@ -1,4 +1,4 @@
-"""What can go wrong, and what a handler may raise to say so.
+"""The errors of this library, and the signals that a handler may raise.
 
 MaasBackoffError
 ├── InvalidValueError (ValueError)         an argument
@@ -157,7 +157,7 @@ class PayloadError(InvalidValueError):
     def __init__(self, option: str, expected: str, got: object) -> None:
         self.option = option
         self.expected = expected
-        self.got = type_name(got)
+        self.got: object = type_name(got)
         MaasBackoffError.__init__(self, f"{option}: expected {expected}, got {self.got}")
 
 
@@ -171,7 +171,7 @@ class PayloadTooLargeError(PayloadError):
         self.size = size
         MaasBackoffError.__init__(self, f"{option}: expected at most {limit} bytes of JSON, got {size}")
         self.option = option
-        self.expected = f"at most {limit} bytes of JSON"
+        self.expected: str = f"at most {limit} bytes of JSON"
         self.got: object = size
 
 

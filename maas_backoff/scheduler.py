@@ -279,7 +279,7 @@ class TaskBackoffScheduler:
             self._service.close()
 
     def _hurry(self) -> None:
-        """cancelling what runs; a third signal ends the process"""  # noqa: D400, D403, D415 - it is logged
+        """cancelling what runs; a third signal ends the process"""  # noqa: D400, D401, D403, D415 - it is logged
         if self._service is not None:
             self._service.hurry()
 

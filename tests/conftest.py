@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
-from support import SERVERS, Server, quick_config
+from support import EACH_SERVER, USUAL, Server, quick_config
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler
 
@@ -35,12 +35,12 @@ def servers() -> Iterator[Callable[[str], Server]]:
 @pytest.fixture
 def server(servers: Callable[[str], Server]) -> Iterator[Server]:
     """The server most tests run on, empty; a key that is left without an end fails the test."""
-    yield from _clean(servers(os.environ.get("MAAS_BACKOFF_TEST_SERVER", SERVERS[0])))
+    yield from _clean(servers(USUAL))
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=EACH_SERVER)
 def any_server(servers: Callable[[str], Server], request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Each kind of server in turn."""
+    """Each kind of server in turn; most of them only where the long tests run."""
     yield from _clean(servers(request.param))
 
 

@@ -20,6 +20,10 @@ from maas_backoff.store import scripts
 
 # The servers of the wheels, and Debian's where it is installed. The first is the one most tests run on.
 SERVERS = ("valkey-9.1", "valkey-8.1", "redis-7.0", "redis-6.2")
+USUAL = os.environ.get("MAAS_BACKOFF_TEST_SERVER", SERVERS[0])
+
+# For tests that run on each kind: the quick ones on the usual server and on the oldest, the long ones on all.
+EACH_SERVER = [pytest.param(name, marks=() if name in {USUAL, SERVERS[-1]} else pytest.mark.long) for name in SERVERS]
 
 
 def server_binary(name: str) -> str | None:

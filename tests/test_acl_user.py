@@ -16,7 +16,7 @@ from maas_backoff.store.redis import RedisStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
-GUIDE = (Path(__file__).parents[1] / "maas_backoff/GUIDE.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[1] / "maas_backoff/docs/operations.md").read_text(encoding="utf-8")
 RIGHTS = re.findall(r"`([+~&][^`]+)`", GUIDE.partition("for `ACL SETUSER`")[2].partition("\n\n")[0])
 COMMANDS = {right[1:] for right in RIGHTS if right.startswith("+")}
 UNUSED = {"unsubscribe"}

@@ -18,7 +18,7 @@ SECRET = "what nobody may read"
 
 
 def told(caplog: pytest.LogCaptureFixture, task_id: str | None = None) -> list[tuple[str, str, int]]:
-    """The events of a task, or of the queue: name, level, attempt; by attempts, as two lanes tell of them."""
+    """The events of a task, or of the queue: name, level, attempt; by attempts, as two exchange loops tell of them."""
     events = [
         (record.event, record.levelname, getattr(record, "attempt", 0))
         for record in list(caplog.records)

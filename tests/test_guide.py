@@ -1,4 +1,4 @@
-"""The guide is true: its blocks run or parse, its messages are those of the code, its names and numbers exist."""
+"""docs/operations.md is true: its blocks run or parse; its messages, names and numbers are those of the code."""
 
 import ast
 import configparser
@@ -22,7 +22,7 @@ from maas_backoff.worker.service import SETTLE_GRACE
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "maas_backoff"
-GUIDE = (PACKAGE / "GUIDE.md").read_text(encoding="utf-8")
+GUIDE = (PACKAGE / "docs/operations.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL))
 TEXT = re.sub(r"^```.*?^```$", "", GUIDE, flags=re.MULTILINE | re.DOTALL)
 ROWS = [row.split(" | ") for row in TEXT.partition("| symptom |")[2].splitlines()[2:] if row.startswith("|")]
@@ -48,9 +48,14 @@ def _is_command(words: list[str]) -> None:
 
 
 def test_each_link_leads_somewhere() -> None:
-    for page in (ROOT / "README.md", PACKAGE / "GUIDE.md"):
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    """Also to a heading of another page."""
+    for page in (ROOT / "README.md", *(PACKAGE / "docs").rglob("*.md"), *(ROOT / ".github").glob("*.md")):
+        for target, _, heading in re.findall(r"\]\(([^)#:]+)(#([^)]+))?\)", page.read_text(encoding="utf-8")):
+            path = page.parent / target
+            assert path.exists(), f"{page.name}: {target}"
+            if heading:
+                titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+                assert heading in {title.lower().replace(" ", "-") for title in titles}, f"{page.name}: #{heading}"
 
 
 def test_each_message_is_one_of_the_code() -> None:
@@ -86,7 +91,7 @@ def test_each_name_exists() -> None:
 def test_each_number_was_measured() -> None:
     told = "".join(
         (ROOT / name).read_text(encoding="utf-8")
-        for name in ("README.md", "benchmarks/README.md", "benchmarks/RESULTS.md")
+        for name in ("maas_backoff/docs/performance.md", "benchmarks/README.md", "benchmarks/RESULTS.md")
     )
     section = TEXT.partition("## How large")[2].partition("\n## ")[0]
     numbers = re.findall(r"\d[\d.,]*\d", section)

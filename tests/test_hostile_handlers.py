@@ -276,6 +276,7 @@ async def test_a_thread_past_its_timeout_keeps_its_slot(config: TaskBackoffConfi
     await scheduler.shutdown()
 
 
+@pytest.mark.long
 @pytest.mark.blocks
 async def test_a_handler_that_blocks_the_loop_for_three_leases_runs_once(
     config: TaskBackoffConfig, caplog: pytest.LogCaptureFixture

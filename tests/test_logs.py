@@ -142,7 +142,7 @@ class Unprintable(Exception):
 
 
 @pytest.mark.anyio
-async def test_an_exception_that_cannot_be_printed_ends_no_lane(
+async def test_an_exception_that_cannot_be_printed_ends_no_exchange_loop(
     scheduler: TaskBackoffScheduler, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its text is a user's code, which runs again when the record is written."""
@@ -157,7 +157,7 @@ async def test_an_exception_that_cannot_be_printed_ends_no_lane(
     logging.getLogger("maas_backoff.worker").addHandler(handler)
     try:
         async with scheduler:
-            for number in range(4):  # more than there are lanes
+            for number in range(4):  # more than there are exchange loops
                 await scheduler.create_task({}, f"bad-{number}", max_retry_count=0)
                 task = await scheduler.wait_task(f"bad-{number}", 20)
                 assert str(task.error) == "Unprintable: <unprintable Unprintable>"

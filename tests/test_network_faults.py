@@ -184,6 +184,7 @@ async def test_one_byte_at_a_time_is_enough(server: Server, proxy: Proxy) -> Non
         await check_all_done_once(scheduler, ids, runs)
 
 
+@pytest.mark.long
 async def test_a_slow_network_is_only_slow(server: Server, proxy: Proxy) -> None:
     """Half a second for each answer: tasks longer than their lease keep it, and run once."""
     runs = Runs(8)
@@ -194,6 +195,7 @@ async def test_a_slow_network_is_only_slow(server: Server, proxy: Proxy) -> None
         await check_all_done_once(scheduler, ids, runs)
 
 
+@pytest.mark.long
 async def test_a_network_that_swallows_everything_is_noticed_and_left_behind(server: Server, proxy: Proxy) -> None:
     """A caller's deadline holds, and the worker works again when the network does, and says in between that it cannot.
 

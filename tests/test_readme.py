@@ -1,4 +1,4 @@
-"""The README is true: every Python block in it runs, and does what it says."""
+"""The README and the documents are true: every Python block in them runs, and does what it says."""
 
 import ast
 import os
@@ -13,8 +13,19 @@ from support import Server
 
 from maas_backoff import GpuConfig, SchedulerConfig, StorageConfig, TaskConfig, ThreadPoolConfig
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "maas_backoff/docs"
+
+
+def _read(page: str) -> str:
+    return (ROOT / page if page == "README.md" else DOCS / page).read_text(encoding="utf-8")
+
+
+def _blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", _read(page), re.MULTILINE | re.DOTALL)
+
+
+SERVICE = _blocks("web-services.md")[0]
 
 # A web service's block is exercised as its reader would, over HTTP.
 CLIENT = """
@@ -76,33 +87,53 @@ if __name__ == "__main__":
     anyio.run(main)
 """
 
-EXPECTED = [
-    "completed {'answer': 'A CAT IN A HAT'} 2 retries",
-    "served",
-    "unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0",
-    "worker: none is running",
-    'data-access="read"',
-    'maas_backoff_workers{queue="readme"} 1.0',
-    '"name": "process readme"',
-    "{'batch': 8, 'on': 'GPU-of-the-readme'}",
-    "1 passed",
-]
+SHORT_CLIENT = """
+from starlette.testclient import TestClient
+
+with TestClient(app) as client:
+    task_id = client.post("/images", json={"prompt": "a cat"}).json()["task_id"]
+    now = client.post("/images/now", json={"prompt": "a dog"}).json()
+assert task_id and now["image"].endswith(".png"), now
+print("served")
+"""
+
+EXPECTED = {
+    "README.md": [
+        "completed {'answer': 'A CAT IN A HAT'} 2 retries",
+        "served",
+        "{'by': 'a model on GPU-of-the-readme'}",
+    ],
+    "web-services.md": ["served"],
+    "api.md": ["unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0", "worker: none is running"],
+    "dashboard.md": ['data-access="read"'],
+    "metrics.md": ['maas_backoff_workers{queue="readme"} 1.0', '"name": "process readme"'],
+    "gpus.md": ["{'batch': 8, 'on': 'GPU-of-the-readme'}"],
+    "testing.md": ["1 passed"],
+}
+CASES = [(page, number) for page, expected in EXPECTED.items() for number in range(len(expected))]
 
 
 def test_each_block_is_known() -> None:
-    assert len(BLOCKS) == len(EXPECTED)
+    pages = ["README.md", *(path.name for path in DOCS.glob("*.md") if path.name != "operations.md")]
+    found = {page: len(_blocks(page)) for page in pages if _blocks(page)}
+    assert found == {page: len(expected) for page, expected in EXPECTED.items()}
 
 
 def test_the_web_service_is_the_one_that_is_tested() -> None:
     """tests/web_service.py, which runs under uvicorn in test_web_service.py, without its first line."""
     text = (Path(__file__).parent / "web_service.py").read_text(encoding="utf-8")
-    assert BLOCKS[1] == text.partition('"""\n\n')[2]
+    assert text.partition('"""\n\n')[2] == SERVICE
+
+
+def test_the_readme_is_short() -> None:
+    assert len(_read("README.md").splitlines()) <= 250
 
 
 def test_the_tables_of_options_are_those_of_the_code() -> None:
     """Every option is in the table of its class, with its default, and nothing else is."""
+    text = _read("configuration.md") + "\n"
     for section in (StorageConfig, TaskConfig, ThreadPoolConfig, SchedulerConfig, GpuConfig):
-        rows = re.search(rf"^\| `{section.__name__}` \| default \|.*?(?=\n\n)", README, re.MULTILINE | re.DOTALL)
+        rows = re.search(rf"^\| `{section.__name__}` \| default \|.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
         assert rows is not None, section
         told: dict[str, str] = {}
         for row in rows[0].splitlines()[2:]:
@@ -117,19 +148,21 @@ def test_the_tables_of_options_are_those_of_the_code() -> None:
                 assert ast.literal_eval(told[name]) == default, f"{section.__name__}.{name}"
 
 
-@pytest.mark.parametrize("number", range(len(EXPECTED)))
-def test_a_block_of_the_readme_runs(number: int, server: Server, tmp_path: Path) -> None:
-    block = BLOCKS[number].replace('host="localhost", port=6379', f'host="127.0.0.1", port={server.port}')
+@pytest.mark.parametrize(("page", "number"), CASES)
+def test_a_block_of_the_documents_runs(page: str, number: int, server: Server, tmp_path: Path) -> None:
+    block = _blocks(page)[number].replace('host="localhost", port=6379', f'host="127.0.0.1", port={server.port}')
     script = tmp_path / "readme.py"
-    if "images:scheduler" in README.partition(BLOCKS[number])[0][-200:]:
+    if "images:scheduler" in _read(page).partition(_blocks(page)[number])[0][-200:]:
         (tmp_path / "images.py").write_text(block, encoding="utf-8")
         block = WORKER
     if "from web_service import" in block:
-        (tmp_path / "web_service.py").write_text(BLOCKS[1], encoding="utf-8")
+        (tmp_path / "web_service.py").write_text(SERVICE, encoding="utf-8")
         block += MOUNTED
     if "OpenTelemetry(" in block:
         block += TRACED
-    script.write_text(block + (CLIENT if "FastAPI" in block else ""), encoding="utf-8")
+    if "FastAPI" in block:
+        block += CLIENT if page == "web-services.md" else SHORT_CLIENT
+    script.write_text(block, encoding="utf-8")
     environ = {
         **os.environ,
         "MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}",
@@ -142,5 +175,5 @@ def test_a_block_of_the_readme_runs(number: int, server: Server, tmp_path: Path)
         [sys.executable, *module, str(script)], env=environ, capture_output=True, text=True, timeout=50, check=False
     )
     assert run.returncode == 0, run.stderr
-    assert EXPECTED[number] in run.stdout
+    assert EXPECTED[page][number] in run.stdout
     assert "Traceback" not in run.stderr

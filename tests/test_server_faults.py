@@ -1,7 +1,6 @@
 """A server that dies, stands still, forgets, refuses or is full: clear errors, nothing lost, work goes on by itself."""
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 import redis
-from support import SERVERS, Server, eventually, quick_config
+from support import EACH_SERVER, USUAL, Server, eventually, quick_config
 
 from maas_backoff import StorageConfig, StorageError, StorageUnavailableError, TaskBackoffScheduler, TaskEntity
 from maas_backoff.errors import StorageDeniedError, StorageFullError
@@ -34,7 +33,7 @@ def own(tmp_path: Path) -> Iterator[Own]:
     def start(*options: str, name: str | None = None, password: str | None = None) -> Server:
         folder = tmp_path / f"server-{len(started)}"
         folder.mkdir()
-        name = name or os.environ.get("MAAS_BACKOFF_TEST_SERVER", SERVERS[0])
+        name = name or USUAL
         started.append(Server(name, folder, *options, password=password))
         return started[-1]
 
@@ -323,7 +322,7 @@ class Refusal:
             time.sleep(0.01)
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", EACH_SERVER)
 @pytest.mark.parametrize("kind", ["replica", "no replicas", "disk", "busy"])
 async def test_a_refusal_that_passes_is_waited_for(
     own: Own, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, name: str
@@ -414,11 +413,11 @@ RIGHTS = (
 
 
 @pytest.mark.parametrize("rule", RIGHTS)
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", EACH_SERVER)
 async def test_a_right_that_is_taken_away_for_a_while_kills_no_worker_and_loses_no_task(
     own: Own, name: str, rule: str
 ) -> None:
-    """QueueClient that run, come back, wait and are created meanwhile: all are completed, and none is in no index."""
+    """Tasks that run, come back, wait and are created meanwhile: all are completed, and none is in no index."""
     server = own(name=name)
     rights = ("on", ">secret", "allkeys", "allchannels", "+@all")
     sync(server, "ACL", "SETUSER", "app", "reset", *rights)
@@ -548,6 +547,7 @@ async def handle(task):
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.long
 async def test_a_worker_is_stopped_while_its_server_is_down(own: Own, tmp_path: Path) -> None:
     """SIGTERM: it ends within the grace and what the last settlements may take; the task is left to its lease."""
     server = own(*AOF)

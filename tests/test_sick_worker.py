@@ -64,6 +64,7 @@ async def states(scheduler: TaskBackoffScheduler, ids: list[str]) -> set[str]:
     return {task.status for task in [await scheduler.get_task(one) for one in ids] if task is not None}
 
 
+@pytest.mark.long
 async def test_tasks_that_never_began_are_unharmed(
     worker: TaskBackoffScheduler, room: NoRoom, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -103,6 +104,7 @@ def _held(worker: TaskBackoffScheduler) -> int:
     return len(worker._service.slots.attempts)
 
 
+@pytest.mark.long
 async def test_children_that_are_there_go_on(worker: TaskBackoffScheduler, room: NoRoom, tmp_path: Path) -> None:
     """A worker that has two of three children claims for two at a time."""
     async with worker:
@@ -129,6 +131,7 @@ def _ready(worker: TaskBackoffScheduler) -> int:
     return _executor(worker)._live_children(ready=True)
 
 
+@pytest.mark.long
 async def test_a_module_that_cannot_be_imported_for_a_while(
     worker: TaskBackoffScheduler, config: TaskBackoffConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,7 @@ def node(tmp_path: Path, authority: Authority) -> Iterator[Node]:
 
 
 async def _whole_way(storage: StorageConfig, clients: Callable[[], list[dict[str, str]]]) -> None:
-    """A retry, a wait, a cancel of what runs: over the lanes, the waiter, the waker and the heartbeat."""
+    """A retry, a wait, a cancel of what runs: over the exchange loops, the waiter, the waker and the heartbeat."""
     scheduler = TaskBackoffScheduler(quick_config(storage))
 
     @scheduler.set_custom_task_handler
@@ -130,6 +130,7 @@ async def test_a_certificate_of_another_host_is_refused(tmp_path: Path, authorit
         node.stop()
 
 
+@pytest.mark.long
 async def test_speaking_plainly_to_tls_and_tls_to_a_plain_server_ends_in_seconds(
     node: Node, server: Server, authority: Authority
 ) -> None:

@@ -216,6 +216,7 @@ async def test_what_somebody_wrote_over_by_hand_stops_nobody(scheduler: TaskBack
         assert (await scheduler.get_queue_stats()).pending_count == 0
 
 
+@pytest.mark.long
 async def test_thousands_that_are_due_in_the_same_ms_run_once_each(scheduler: TaskBackoffScheduler) -> None:
     runs: dict[str, int] = {}
 

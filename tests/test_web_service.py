@@ -168,6 +168,7 @@ def test_ctrl_c_with_a_client_that_listens_ends_at_once_and_hands_the_task_back(
     again.until(lambda: again.status("one") == "processing", "the next process has it")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are found by psutil, as children of uvicorn")
 def test_two_workers_share_an_embedded_server_and_one_that_is_killed_loses_nothing(
     serve: Callable[..., Service], tmp_path: Path

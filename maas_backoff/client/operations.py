@@ -1,4 +1,4 @@
-"""What is done to a queue and its tasks by hand: from outside the worker that runs them."""
+"""Operations by hand on a queue and its tasks, from outside the worker that runs them."""
 
 import logging
 from collections.abc import AsyncGenerator

@@ -1,4 +1,4 @@
-"""What a command on a queue is made of."""
+"""The parts of a command on a queue."""
 
 import argparse
 import sys

@@ -105,7 +105,7 @@ def _row(task: TaskEntity) -> Sequence[object]:
 
 
 def _why(task: TaskEntity, *, when: bool = True) -> str:
-    """What is to be said of a task's state: what it waits for, how far it is, or what it ended with."""
+    """Return why a task is in its state: what it waits for, how far it is, or how it ended."""
     error = "" if task.error is None else str(task.error)
     if task.status.finished:
         return error or task.progress_message or ""

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 Show = Callable[[str, str, float], None]
-"""Of a state, a line that tells of it, and percent."""
+"""A function that shows a state, a line of text, and percent."""
 
 _WHOLE = {"id", "worker", "uuid", "due", "ended"}
 _STYLES = {"processing": "cyan", "completed": "green", "ok": "green", "failed": "red", "cancelled": "dim"}

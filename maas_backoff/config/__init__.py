@@ -44,7 +44,7 @@ def _mirror(mine: str, other: str) -> Callable[[Any, "attrs.Attribute[Any]", Any
 
 @define(kw_only=True)
 class TaskConfig:
-    """What holds for the tasks of one queue, unless `create_task` says otherwise for one of them.
+    """The policy of the tasks of one queue; `create_task` may say otherwise for one of them.
 
     A task keeps the values of the process that creates it; every worker decides by those.
 
@@ -185,7 +185,7 @@ Gpus = Literal["all"] | tuple[int | str, ...]
 
 
 def _as_gpus(given: str | Sequence[int | str]) -> Gpus:
-    """An environment variable has "all", or names with commas between them."""
+    """Return the GPUs that an environment variable names: "all", or names with commas between them."""
     if given == "all":
         return "all"
     names = [name for name in given.split(",") if name] if isinstance(given, str) else given

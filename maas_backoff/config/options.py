@@ -1,4 +1,4 @@
-"""What an option of the configuration may be: converters and validators for attrs, with one form of message."""
+"""Converters and validators of options, for attrs, with one form of message."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ def must(expected: str, holds: Callable[[Any], bool], *, secret: bool = False) -
 
 
 def number(low: float, high: float, unit: str = "a number") -> Validator:
-    """A number, not a bool, in a range; NaN is in none."""
+    """Check for a number, not a bool, in a range; NaN is in none."""
 
     def holds(value: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
@@ -37,7 +37,7 @@ def number(low: float, high: float, unit: str = "a number") -> Validator:
 
 
 def whole(low: int, high: int) -> Validator:
-    """A whole number, not a bool, in a range."""
+    """Check for a whole number, not a bool, in a range."""
 
     def holds(value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
@@ -61,5 +61,5 @@ def text(*, secret: bool = False) -> Validator:
 
 
 def flag() -> Validator:
-    """True or False."""
+    """Check for True or False."""
     return must("True or False", lambda value: isinstance(value, bool))

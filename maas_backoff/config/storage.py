@@ -1,4 +1,4 @@
-"""Where the tasks are kept: one server, or the master that Sentinels or a Cluster name; by fields or by a URL."""
+"""The server of the tasks: one server, or the master that Sentinels or a Cluster name; by fields or by a URL."""
 
 import os
 import re
@@ -161,7 +161,7 @@ def _check_provider(_: "StorageConfig", __: "attrs.Attribute[CredentialProvider 
 
 @define(kw_only=True)
 class StorageConfig:
-    """Where the tasks are kept.
+    """The server that keeps the tasks.
 
     `type="redis"` is a Redis (6.2 or newer) or Valkey server at host and port. `type="sentinel"` asks the Sentinels
     `nodes` ("host:port", …) for the master called `master`; `type="cluster"` asks any of `nodes` for the master of the

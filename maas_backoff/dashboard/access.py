@@ -1,4 +1,4 @@
-"""Who may see the page, and who may act: asked before anything else, for every request."""
+"""Access to the page, to look and to act: checked before anything else, for every request."""
 
 import inspect
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from maas_backoff.errors import InvalidValueError
 
 
 class Access(StrEnum):
-    """What somebody may do."""
+    """The rights of a visitor."""
 
     NONE = "none"
     READ = "read"

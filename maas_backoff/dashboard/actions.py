@@ -1,4 +1,4 @@
-"""What the page can do to the queue and its tasks. Who may, and from where, is asked before (access.py)."""
+"""The page's actions on the queue and its tasks. access.py checks before who may act, and from where."""
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request

@@ -1,4 +1,4 @@
-"""What all open pages show: read once for all of them, by whoever asks first."""
+"""The numbers on all open pages: read once for all of them, when the first page asks."""
 
 import json
 import time
@@ -24,7 +24,7 @@ STEP, STEPS = 30, 20
 """The timeline: so many seconds each, so many."""
 
 MINUTES = 60
-"""Of history."""
+"""Minutes of history that the page shows."""
 
 
 @attrs.define

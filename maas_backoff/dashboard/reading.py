@@ -1,4 +1,4 @@
-"""What the page reads: all at once, as it changes, and tasks."""
+"""The page's reads: all numbers at once, their changes, and tasks."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What the page is told, as JSON-able values: pure, and small."""
+"""The page's values, ready for JSON: pure functions."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -54,7 +54,7 @@ class ModelServer(ThreadingTCPServer):  # not ThreadingHTTPServer, which asks th
 
     @property
     def url(self) -> str:
-        """Where prompts are sent to."""
+        """The URL for prompts."""
         return f"http://127.0.0.1:{self.server_address[1]}/v1/generate"
 
     def __enter__(self) -> Self:

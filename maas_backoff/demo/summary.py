@@ -1,4 +1,4 @@
-"""What became of every line: read back, compared, counted."""
+"""The result of every line: read back, compared, counted."""
 
 import math
 from collections import Counter

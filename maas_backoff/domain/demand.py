@@ -1,4 +1,4 @@
-"""What a task needs of a GPU before it may start."""
+"""A task's demand on a GPU: it must be met before the task starts."""
 
 from typing import Self
 

@@ -1,4 +1,4 @@
-"""What somebody who watches a task is told."""
+"""Events for whoever watches a task."""
 
 import hashlib
 

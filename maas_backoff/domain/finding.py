@@ -1,4 +1,4 @@
-"""What the check at start has to say of a server, and how it is read from what the server says of itself."""
+"""Findings of the check at start about a server, and how they are read from the server's own numbers."""
 
 import re
 from collections.abc import Iterable, Mapping

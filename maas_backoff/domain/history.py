@@ -1,4 +1,4 @@
-"""What has happened in a queue, in numbers: tallied by workers, kept by the minute and for all time."""
+"""The history of a queue, in numbers: tallied by workers, kept by the minute and for all time."""
 
 import math
 from collections import defaultdict
@@ -13,13 +13,13 @@ from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskStatus
 
 BUCKETS = 24
-"""Of durations: bucket n holds those below 2**n ms, and not below 2**(n-1); the last one also what is longer."""
+"""Buckets of durations: bucket n holds those below 2**n ms, and not below 2**(n-1); the last one all that is longer."""
 
 BOUNDS: tuple[float, ...] = tuple(2.0**n / 1000 for n in range(BUCKETS - 1))
 """Upper ends of all buckets but the last, in seconds."""
 
 _MEMORY_BUCKETS = 84
-"""Of GPU memory: bucket n holds amounts up to 2**(n/4) MiB, so each is 19 % wide; the last one has what is larger."""
+"""Buckets of GPU memory: bucket n has amounts up to 2**(n/4) MiB, each is 19 % wide; the last one all above."""
 
 _MEMORY_BOUNDS: tuple[float, ...] = tuple(2 ** (n / 4) / MIB_PER_GIB for n in range(_MEMORY_BUCKETS - 1))
 
@@ -154,7 +154,7 @@ class MemorySizes(_Histogram):
 
 @attrs.frozen
 class Activity:
-    """What happened in a minute, from `start` on, or, without a start, in all time.
+    """The events of a minute, from `start` on, or, without a start, of all time.
 
     `completed`, `failed` and `cancelled` are ends of tasks; `retried`, `lost`, `snoozed`, `out_of_memory`, `gpu_fault`
     and `released` (handed back, nothing used) are attempts whose task came back. `errors` counts failed attempts by the
@@ -204,7 +204,7 @@ def _counts(letter: str, numbers: Mapping[str, int]) -> tuple[int, ...]:
 
 @attrs.frozen
 class History:
-    """What has happened in a queue: in `total`, and in each of the last `minutes`, the oldest first."""
+    """The history of a queue: in `total`, and in each of the last `minutes`, the oldest first."""
 
     total: Activity
     minutes: Sequence[Activity]

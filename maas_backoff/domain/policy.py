@@ -56,7 +56,7 @@ class Policy:
 
     @cached_property
     def demand(self) -> Demand | None:
-        """What a task under this policy needs of a GPU; None: it needs none."""
+        """The demand of a task under this policy on a GPU; None: it needs none."""
         if self.min_gpu_memory_gb <= 0 and self.max_gpu_utilization <= 0:
             return None
         return Demand(math.ceil(self.min_gpu_memory_gb * MIB_PER_GIB), self.max_gpu_utilization)

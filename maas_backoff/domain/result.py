@@ -1,4 +1,4 @@
-"""What a handler may return to say how it went."""
+"""The result that a handler may return."""
 
 import time
 from typing import Any, Self

@@ -70,13 +70,13 @@ class Settlement:
     params: str | None = attrs.field(default=None, repr=False)
     """JSON text that takes the place of the task's params."""
     gpu: tuple[Demand, str] | None = None
-    """What the task asks of a GPU from now on, and the UUID of the one that it should rather not get."""
+    """The task's new demand on a GPU, and the UUID of the device that it should rather not get."""
     exception: BaseException | None = attrs.field(default=None, eq=False, repr=False)
-    """What the handler raised, for the log of a task that failed for good."""
+    """The handler's exception, for the log of a task that failed for good."""
 
     @property
     def event(self) -> str:
-        """What happens to the task, in a word: the name of its new state, `retried`, or `released`."""
+        """The event in a word: the name of the task's new state, `retried`, or `released`."""
         if self.status is not TaskStatus.PENDING:
             return self.status.value
         return "released" if self.error is None else "retried"
@@ -88,7 +88,7 @@ class Settlement:
 
     @classmethod
     def cancel(cls, policy: Policy) -> Self:
-        """Cancelled because somebody asked for it."""
+        """Return the end of a task that somebody cancelled."""
         return cls(TaskStatus.CANCELLED, policy.result_ttl)
 
     @classmethod

@@ -8,7 +8,7 @@ import attrs
 
 
 class Move(TypedDict, total=False):
-    """What may be changed of a pending task: its `priority`, and when it is due, by `delay` or `run_at`."""
+    """Changes of a pending task's place: its `priority`, and when it is due, by `delay` or `run_at`."""
 
     priority: int
     delay: float | timedelta
@@ -16,7 +16,7 @@ class Move(TypedDict, total=False):
 
 
 class TaskOptions(Move, total=False):
-    """What may be said of one task: when, how urgent, and its own values in place of the queue's policy.
+    """The options of one task: when, how urgent, and its own values in place of the queue's policy.
 
     `priority` is -1000 … 1000, lower first. `delay` (seconds or timedelta) and `run_at` (aware datetime) exclude
     each other. The others override the field of the same name of `TaskConfig`, and `exec_timeout` that of

@@ -60,7 +60,7 @@ class FailedAttempt:
 
 
 ProgressReport = Callable[[int, float, str | None], None]
-"""What is told of an attempt's progress: its token, 0..100, a message."""
+"""A report of an attempt's progress: its token, 0..100, a message."""
 
 
 @attrs.frozen(slots=False)  # made for each task: a third of the time

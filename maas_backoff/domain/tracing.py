@@ -1,4 +1,4 @@
-"""What follows a task from its creation into its handler: `maas_backoff.otel`, or nothing."""
+"""Tracing of a task from its creation into its handler: `maas_backoff.otel`, or none."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,11 +13,11 @@ class AttemptSpan(Protocol):
 
     @property
     def in_child(self) -> Mapping[str, str] | None:
-        """What makes it the current span of a child process: `module`, whose `follow` is called with `trace`."""
+        """The way to make it the current span of a child process: `module.follow(trace)` is called there."""
         ...
 
     def end(self, outcome: Outcome | None) -> None:
-        """The attempt has ended; None: nobody knows how, it is left to its lease."""
+        """Note that the attempt has ended. None: nobody knows how; the task is left to its lease."""
         ...
 
 

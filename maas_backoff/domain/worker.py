@@ -1,4 +1,4 @@
-"""What a worker says of itself in the registry, and what may be concluded from it."""
+"""A worker's entry in the registry, and conclusions from it."""
 
 from collections.abc import Mapping
 from typing import Any, Self

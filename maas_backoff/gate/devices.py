@@ -18,7 +18,7 @@ QUIETEST = 0.05
 
 
 class Devices:
-    """What the probe tells of the devices that CUDA would see, and that the configuration names."""
+    """The probe's devices that CUDA would see, and that the configuration names."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Devices:
 
     @property
     def trouble(self) -> str | None:
-        """What keeps tasks from all the devices that are there. One of several may fail; `gpus()` tells."""
+        """The reason why no device can be used, if all of them fail. `gpus()` tells of a single one."""
         devices = self.all
         if not devices or self.usable:
             return None

@@ -1,4 +1,4 @@
-"""What speaks against devices, and for them: told to their ledgers, so that all workers hear of it."""
+"""Evidence for and against devices. It goes to their ledgers, so that all workers know it."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ log = log_for("gpu")
 
 
 class Faults:
-    """What one worker has seen of devices and not told yet."""
+    """Evidence of one worker about its devices that the ledgers do not have yet."""
 
     def __init__(self, ledgers: Ledgers, config: GpuConfig) -> None:
         self._ledgers = ledgers
@@ -21,11 +21,11 @@ class Faults:
         self._troubled: set[str] = set()
 
     def failed(self, uuid: str, task_id: str, why: str) -> None:
-        """A task failed as on a broken device."""
+        """Note that a task failed as on a broken device."""
         self._faults.append((uuid, task_id, why))
 
     def succeeded(self, uuid: str) -> None:
-        """A task succeeded on a device that was doubted: it works."""
+        """Note that a task succeeded on a device that was doubted: the device works."""
         self._proven.add(uuid)
 
     async def tell(self, devices: Iterable[Reading]) -> set[str]:

@@ -25,7 +25,7 @@ class Start:
 
 @attrs.define
 class Plan:
-    """What to do: tasks to start, idle children to end, room to ask others for, a device to hold."""
+    """The next steps: tasks to start, idle children to end, room to ask others for, a device to hold."""
 
     starts: list[Start]
     evictions: list[Grant]

@@ -210,7 +210,9 @@ class Gate:
             # What a warm child uses stays its own.
             resident = reading.used.get(grant.owner, 0)
             mib = max(demand.memory, resident)
-            if demand.memory <= grant.mib and not self._limit(reading):
+            ledger = self._read.get(reading.uuid, _UNREAD)
+            # A device that is tried after a quarantine, or held, is for one task: the ledger decides.
+            if demand.memory <= grant.mib and not (self._limit(reading) or ledger.shut or ledger.held_for):
                 grant.resized(mib, demand)
                 grant.taken()
                 return grant
@@ -273,12 +275,12 @@ class Gate:
         return reading is not None and used > 0 and reading.free + used < grant.mib
 
     def failed(self, grant: Grant, task_id: str, why: str) -> None:
-        """A task failed as on a broken device."""
+        """Note that a task failed as on a broken device."""
         self._faults.failed(grant.uuid, task_id, why)
         self.pulse.set()
 
     def succeeded(self, grant: Grant) -> None:
-        """A task succeeded: its device works."""
+        """Note that a task succeeded: its device works."""
         ledger = self._read.get(grant.uuid, _UNREAD)
         if ledger.shut or ledger.doubted:
             self._faults.succeeded(grant.uuid)

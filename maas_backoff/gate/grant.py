@@ -1,4 +1,4 @@
-"""What is promised of a device to one attempt, and to the child process that outlives it."""
+"""A reservation on a device, for one attempt and for the child process that outlives it."""
 
 import time
 from collections.abc import Callable
@@ -29,10 +29,10 @@ class Grant:
     cuda_name: str
     task_id: str = ""
     owner: str = "-"
-    """Of the process that uses the memory, where it is one of its own."""
+    """The owner's name of the child process that uses the memory; "-" where there is none."""
     state: State = "running"
     seen: int = 0
-    """What its process was last seen to use, for the ledger."""
+    """MiB that its process was last seen to use, for the ledger."""
     told: bool = True
     """Whether the ledger was told so."""
     peak: int = 0
@@ -59,7 +59,7 @@ class Grant:
         self.changed = True
 
     def used_by(self, pid: int, evict: Callable[[], None]) -> None:
-        """A child process of this id uses the memory from now on; `evict` ends it when it is idle."""
+        """Note which child process uses the memory from now on; `evict` ends the child when it is idle."""
         self.owner = owner_of(pid)
         self.evict = evict
         self.kept = self.mib
@@ -75,7 +75,7 @@ class Grant:
             evict()
 
     def process_ended(self, pid: int) -> None:
-        """The child of this id has ended, or is about to: its memory comes back. Another may have its place by now."""
+        """Note that a child has ended, or is about to: its memory comes back. Another may have its place by now."""
         if self.owner != owner_of(pid):
             return
         self.evict = None
@@ -87,13 +87,13 @@ class Grant:
             self._become("ending")
 
     def attempt_ended(self) -> None:
-        """The attempt has ended. A child that is still there keeps its memory."""
+        """Note that the attempt has ended. A child that is still there keeps its memory."""
         if self.state == "running":
             self.task_id = ""
             self._become("ending" if self.dead else "idle")
 
     def claimed(self, task_id: str, demand: Demand | None) -> None:
-        """A task was claimed for it, which may need less than the others of its set."""
+        """Note which task was claimed for the grant; the task may need less than the others of its set."""
         self.task_id = task_id
         self.changed = True
         if demand is not None:
@@ -102,12 +102,12 @@ class Grant:
                 self.mib = min(self.mib, demand.memory)
 
     def taken(self) -> None:
-        """The next attempt has it."""
+        """Note that the next attempt has the grant."""
         self._become("running")
         self.peak = 0
 
     def shown(self, reading: Reading) -> None:
-        """A reading shows what its process uses."""
+        """Note how much memory a reading shows in use by the process."""
         if self.owner == "-" or self.dead:
             return
         self.seen = reading.used.get(self.owner, 0)

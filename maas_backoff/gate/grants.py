@@ -118,7 +118,7 @@ class Grants:
         return await self._ledgers.renew(uuid, reservations, client)
 
     def missing(self, ids: Iterable[str]) -> None:
-        """The ledger has forgotten these: this worker stood still for longer than a lease. They are entered again."""
+        """Enter reservations again that are not in the ledger: this worker stood still for longer than a lease."""
         self._missing.update(name for name in ids if name in self._held)
         if self._missing:
             self._pulse.set()

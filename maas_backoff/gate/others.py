@@ -24,7 +24,7 @@ def with_told(reading: Reading, ledger: DeviceLedger) -> Reading:
 
 
 class Others:
-    """What is told of one device, as far as it can be relied on."""
+    """The memory that others tell of on one device, as far as it can be relied on."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()

@@ -1,4 +1,4 @@
-"""What a probe has read of one device, and what a probe is."""
+"""A reading of one device, and the interface of a probe."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -29,12 +29,12 @@ class Reading:
 
     @property
     def cuda_name(self) -> str:
-        """What CUDA_VISIBLE_DEVICES calls the device. CUDA takes a UUID that begins otherwise (Jetson) for a number."""
+        """The device's name in CUDA_VISIBLE_DEVICES. CUDA takes a UUID that begins otherwise (Jetson) for a number."""
         return self.uuid if self.uuid.startswith(("GPU-", "MIG-")) else f"{self.index}"
 
 
 class Probe(Protocol):
-    """Where readings come from. `start` and `stop` never block; readings are taken elsewhere."""
+    """A source of readings. `start` and `stop` never block; readings are taken in another thread."""
 
     def start(self, changed: Callable[[], None]) -> None:
         """Begin; `changed` is called, from any thread, after each round of readings."""

@@ -40,7 +40,7 @@ class Attempt:
 
     @property
     def in_child(self) -> Mapping[str, str] | None:
-        """Where the span is, and who makes it the current one in a child process."""
+        """The span's place in its trace, and the module that makes it current in a child process."""
         with self._unharmed:
             if trace := text_of(self._span):
                 return {"module": child.__name__, "trace": trace}

@@ -1,4 +1,4 @@
-"""What spans tell, in the words of the conventions for messaging where there are some: never params, nor results."""
+"""The attributes of spans, by OpenTelemetry's conventions for messaging: never params, nor results."""
 
 from opentelemetry.trace import Span, StatusCode
 

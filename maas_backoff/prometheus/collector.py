@@ -1,4 +1,4 @@
-"""What has been read, as metric families of prometheus_client. No I/O."""
+"""A snapshot as metric families of prometheus_client. No I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate

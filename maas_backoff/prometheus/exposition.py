@@ -14,7 +14,7 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 log = log_for("prometheus")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""Of what `metrics` returns."""
+"""The content type of `metrics`."""
 
 PATIENCE = 5.0
 """Seconds that a scrape may take: Prometheus itself gives up after 10, and would not learn why."""

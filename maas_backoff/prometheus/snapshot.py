@@ -1,4 +1,4 @@
-"""What one scrape has read."""
+"""The numbers that one scrape has read."""
 
 from collections.abc import Sequence
 from typing import Self

@@ -1,4 +1,4 @@
-"""What one round trip of a worker carries: settlements there, claims back."""
+"""The batch request of a worker and its reply: settlements there, claimed tasks back."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -108,7 +108,7 @@ class BatchRequest:
     request_id: str
     exchange: int
     tally: str = ""
-    """What has happened since the last request, for the history."""
+    """Counts since the last request, for the history."""
     fits: tuple[str, ...] = ()
     """Claims only tasks that need a GPU: for each, the demand's name and the device that has room for it."""
     cohort: str = ""
@@ -161,7 +161,7 @@ class Pending:
     task_id: str
     token: int
     created: bytes = attrs.field(repr=False)
-    """What is stored of its creation: see _queue.lua."""
+    """Its stored order of creation: see _queue.lua."""
     due_ms: float
     policy: Policy
 

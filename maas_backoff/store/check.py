@@ -109,7 +109,7 @@ def _broken(came: Rehearsal) -> Finding | None:
 
 
 class _Rights:
-    """What the server refused to this user, and which commands it does not have."""
+    """The commands that the server refused to this user, and those that it does not have."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix

@@ -207,7 +207,7 @@ def decode(
 
 
 def _parsed(text: bytes | None, otherwise: Any) -> Any:
-    """What somebody wrote over by hand must not keep a task, or the page it is on, from being read."""
+    """Return what a field says, or `otherwise`: a field that was written over by hand must not hide its task."""
     try:
         return otherwise if text is None else jsontext.parse(text)
     except ValueError:

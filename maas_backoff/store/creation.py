@@ -1,4 +1,4 @@
-"""What is stored of a task when it is created, and never changes."""
+"""The fields of a task that are stored at its creation, and never change."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -11,7 +11,7 @@ from maas_backoff.domain.policy import Policy
 
 
 class Creation(NamedTuple):
-    """What is known of a task from its creation on."""
+    """A task as it is created."""
 
     created_ms: int
     priority: int

@@ -33,7 +33,7 @@ class Keys:
         return f"{self.prefix}t:{task_id}"
 
     def request(self, worker: str, exchange: int) -> str:
-        """Return the key of the last claim that a worker made on one of its lanes."""
+        """Return the key of the last batch request that one exchange loop of a worker has sent."""
         return f"{self.prefix}req:{worker}:{exchange}"
 
     def call(self, call_id: str) -> str:

@@ -34,7 +34,7 @@ class Reservation:
     task_id: str
     starting: bool = False
     seen: int = 0
-    """What its worker has seen the owner use, for those who do not see it."""
+    """MiB that its worker has seen the owner use, for workers that cannot see the owner."""
 
     @classmethod
     def of(cls, name: str, value: str, told: str, now_ms: float) -> Self | None:
@@ -118,7 +118,7 @@ class Ledgers:
         self._lease_ms = f"{lease * 1000:.0f}"
         self._servers: dict[str, Server] = {}
         self.clock = ""
-        """What scripts take for the time, in ms; empty for the servers' own. Only tests and simulations set it."""
+        """The time for scripts, in ms; empty for the servers' own. Only tests and simulations set it."""
 
     async def aclose(self) -> None:
         """Close the connections that are not the queue's."""

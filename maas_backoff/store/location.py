@@ -1,4 +1,4 @@
-"""Where the server is that holds a queue: always there, or wherever Sentinels or a Cluster's nodes say."""
+"""The address of the server that holds a queue: fixed, or as Sentinels or a Cluster's nodes tell it."""
 
 import contextlib
 import time
@@ -24,7 +24,7 @@ FRESH = 1.0
 
 
 class Location:
-    """Where the master of `key` is. Shared by all clients of a store, also by those of other threads."""
+    """The address of the master of `key`. Shared by all clients of a store, also by those of other threads."""
 
     def __init__(self, storage: StorageConfig, key: str, *, socket: str | None = None, name: str = "") -> None:
         """`socket` is that of an embedded server. Raises ConfigError for fields that do not go together.
@@ -132,6 +132,6 @@ def _master_in(answer: Any) -> Address | None:
 
 
 def _host(given: bytes | None) -> str:
-    """A node that does not know its own host says '' or '?'."""
+    """Return the host that a node names; a node that does not know its own says '' or '?'."""
     text = (given or b"").decode()
     return "" if text == "?" else text

@@ -1,4 +1,4 @@
-"""What is read of a queue, without changing it."""
+"""Reading a queue, without changing it."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,7 +46,7 @@ class Reader:
         self.server = Server(config.storage, self.keys.prefix, embedded)
         self._policies = Policies(config.task.policy)
         self.clock = ""
-        """What scripts take for the time, in ms; empty for the server's own. Only tests set it."""
+        """The time for scripts, in ms; empty for the server's own. Only tests set it."""
 
     def over(self, client: Client) -> Self:
         """Return this store, reached by one client: that of another event loop, say."""

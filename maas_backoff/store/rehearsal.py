@@ -2,7 +2,7 @@
 
 One EVAL does it all. Every command of the scripts is tried first, with arguments that it refuses, or on a key that is
 not there: what a right is missing for is then known by name, and nothing was written. Only with all rights comes the
-life of three tasks, and it ends with the removal of its keys: nobody else sees them, and none is left behind even if
+life of four tasks, and it ends with the removal of its keys: nobody else sees them, and none is left behind even if
 this process dies. Its first write frees memory, so it is not refused by a server that is full.
 """
 
@@ -104,7 +104,7 @@ TEXT = f"local scripts = {{}}\n{_PARTS}\n{_MAIN}"
 
 @attrs.frozen
 class Rehearsal:
-    """What came of it: error texts by command, the script that failed and why, the schema of the queue's data."""
+    """The result: error texts by command, the script that failed and why, the schema of the queue's data."""
 
     errors: dict[str, str]
     broken: str
@@ -207,7 +207,7 @@ class _Scratch:
         return script, names, [*args, *items]
 
     def _default(self, name: str) -> str:
-        """An argument of a script that was made later must be named here."""
+        """Return a value for an argument by its name; each new argument of a script needs one here."""
         return {
             "now": str(_NOW),
             "prefix": self._keys.prefix,

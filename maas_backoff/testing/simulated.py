@@ -118,7 +118,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
 
 
 class Simulate(Protocol):
-    """What the fixture `simulate` of `maas_backoff.testing.fixtures` gives."""
+    """The type of the fixture `simulate` of `maas_backoff.testing.fixtures`."""
 
     def __call__(self, config: TaskBackoffConfig | None = None, *, gpus: Sequence[FakeGpu] = ()) -> SimulatedScheduler:
         """Return a scheduler that is not started: set its handlers, then `await scheduler.start()`."""

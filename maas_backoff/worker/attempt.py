@@ -26,7 +26,7 @@ class Attempt:
     """One claimed task in this process, from its claim to the answer to its settlement."""
 
     outcome: Outcome | None = None
-    """What came of the handler, before it is known whether it was stopped."""
+    """The handler's outcome, before it is known whether it was stopped."""
     call: "asyncio.Task[None] | None" = None
     """The asyncio task that calls the handler, then the one that calls the exception handler."""
     began = False
@@ -95,7 +95,7 @@ class Attempt:
         self.deadline = time.monotonic() + self.timeout
 
     def lingers(self, ended: asyncio.Event) -> None:
-        """What was started cannot be stopped; the slot stays taken until `ended`."""
+        """Note that the thread cannot be stopped; the slot stays taken until `ended` is set."""
         self.lingering = ended
 
     def cancel(self, reason: CancelReason) -> None:

@@ -332,7 +332,7 @@ def _was_cancelled() -> WorkerEndedError:
 
 
 def _cause(error: BaseException | None) -> BaseException | None:
-    """The groups are ours; the one exception in them is what users need to see."""
+    """Return the one exception in our groups, which users need to see."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     group = cast("BaseExceptionGroup[BaseException]", error)

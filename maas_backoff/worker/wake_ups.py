@@ -1,4 +1,4 @@
-"""What a worker's loops wait for: work may be available, the plan has changed, tasks for a GPU may be available.
+"""Events for a worker's loops: work may be available, the plan has changed, tasks for a GPU may be available.
 
 No I/O, and no `await` between looking at the state and changing it.
 """

@@ -1,5 +1,6 @@
 """Tasks start where there is room, and only there; they say why they wait; what they held is given back."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -30,9 +31,12 @@ from maas_backoff import (
     TaskSpec,
     TaskStatus,
 )
+from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.gate import grants, others
+from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.reading import Reading
+from maas_backoff.store import server as servers
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.redis import RedisStore
@@ -1151,3 +1155,30 @@ async def _peak_is(scheduler: TaskBackoffScheduler, gib: float) -> bool:
     total = (await scheduler.get_history(1)).total
     peak, need = total.gpu_peaks.quantile(0.99), total.gpu_needs.quantile(0.99)
     return peak is not None and need is not None and abs(peak - gib) < 0.2 * gib and abs(need - gib) < 0.2 * gib
+
+
+async def test_a_warm_child_tries_a_doubted_device_as_one_of_many(
+    server: Server, gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """After a quarantine one task tries the device, also where several children wait there for tasks."""
+    gpu_config.gpu.gpu_settle_time = 0
+    uuid = new_uuid()
+    probe = FakeGpuProbe([FakeGpu(uuid)])
+    ledgers = Ledgers(gpu_config.storage, servers.Server(gpu_config.storage, "maas:gpu:{x}"), lease=30, queue="test")
+    gate = Gate(probe, ledgers, gpu_config.gpu, worker="w", queue="test", in_children=True, pulse=asyncio.Event())
+    probe.start(lambda: None)
+    demand = Demand(1024)
+    waiting = [Waiting(demand.name, demand, rank=0, age=0)]
+    for pid in (2**22 + 1, 2**22 + 2):
+        (start,) = (await gate.plan(waiting, slots=1, held="")).starts
+        grant = await gate.reserve(attrs.evolve(start, grant=None))
+        assert grant is not None
+        grant.used_by(pid, lambda: None)
+    for grant in gate.grants:
+        grant.attempt_ended()
+    await ledgers.doubt(uuid, "", "Xid 79", limit=1, seconds=0)
+    made = (await gate.plan(waiting, slots=1, held="")).starts
+    assert [one.grant is not None for one in made] == [True]
+    assert await gate.reserve(made[0]) is not None
+    assert not (await gate.plan(waiting, slots=1, held="")).starts, "it is tried"
+    await ledgers._server.aclose()

@@ -258,6 +258,7 @@ async def test_three_different_tasks_make_a_quarantine_and_one_success_ends_it(s
     assert await try_it("w/1") == "shut"
     ledgers.clock = f"{START + 60_001}"
     assert [await try_it("w/1"), await try_it("w/2")] == ["ok", "shut"]
+    assert await try_it("w/1") == "ok", "a call whose reply was lost is repeated"
     assert await fail("d"), "it is broken still, whoever says so"
     await ledgers.release("GPU-q", ["w/1"])
     assert await try_it("w/3") == "shut"
@@ -267,6 +268,15 @@ async def test_three_different_tasks_make_a_quarantine_and_one_success_ends_it(s
     found = await ledgers.read("GPU-q")
     assert (found.shut, found.doubted) == ("", False)
     assert await try_it("w/4") == "ok"
+    await ledgers._server.aclose()
+
+
+async def test_a_device_that_stays_broken_keeps_few_names(server: Server) -> None:
+    """Each trial that fails adds one; as many are kept as make a quarantine, the last ones."""
+    ledgers = _ledgers(server)
+    for number in range(10):
+        await ledgers.doubt("GPU-b", f"task {number}", "CUDA error", limit=3, seconds=1)
+    assert server.client.hget("maas:gpu:{GPU-b}", "faults:q") == b"task 7\ntask 8\ntask 9\n"
     await ledgers._server.aclose()
 
 

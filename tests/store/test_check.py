@@ -189,7 +189,7 @@ async def test_it_is_quick(any_server: Server) -> None:
 async def test_the_rights_that_are_named_are_enough(acl: Server) -> None:
     """The user who has exactly what the guide and a finding may name passes, and can work."""
     rights = [*MINIMAL, *(f"+{c.lower()}" for c in SCRIPTED), "~maas:{test}:*", "&maas:{test}:*"]
-    guide = (Path(__file__).parents[2] / "maas_backoff/GUIDE.md").read_text(encoding="utf-8")
+    guide = (Path(__file__).parents[2] / "maas_backoff/docs/operations.md").read_text(encoding="utf-8")
     named = re.findall(r"`([+~&][^`]+)`", guide.partition("for `ACL SETUSER`")[2].partition("\n\n")[0])
     assert sorted(right.replace("my_service", "test") for right in named) == sorted(rights)
     storage = user(acl, *rights)

@@ -245,6 +245,7 @@ def _rights(server: Server, *rules: str) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_without_a_right_a_script_writes_nothing(any_server: Server) -> None:
     """Each step without each command in turn, without channels and without the keys: done, or refused as a whole."""
@@ -270,6 +271,7 @@ async def test_without_a_right_a_script_writes_nothing(any_server: Server) -> No
     assert "resetkeys" in refused
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_with_a_key_of_another_type_a_script_does_nothing_by_halves(server: Server) -> None:
     """Each key that there is, and each that a script names, written over by hand: done, or refused as a whole."""

@@ -27,19 +27,15 @@ local of = task == '' and '' or of_queue
 local faults = redis.call('HGET', ledger, 'faults' .. of) or ''
 local before = shut_until(of)
 begin_writing(ledger, now, ahead)
-local count = 0
+local tasks = {}
 if task ~= '' then
-  local seen = false
   for line in string.gmatch(faults, '[^\n]+') do
-    count = count + 1
-    seen = seen or line == task
+    if line ~= task then tasks[#tasks + 1] = line end
   end
-  if not seen then
-    faults = faults .. task .. '\n'
-    count = count + 1
-  end
-  redis.call('HSET', ledger, 'faults' .. of, faults)
+  tasks[#tasks + 1] = task
+  while #tasks > limit do table.remove(tasks, 1) end
+  redis.call('HSET', ledger, 'faults' .. of, table.concat(tasks, '\n') .. '\n')
 end
-local shut = before or task == '' or count >= limit
+local shut = before or task == '' or #tasks >= limit
 if shut then redis.call('HSET', ledger, 'shut' .. of, whole(math.max(now + shut_ms, before or 0)) .. ' ' .. reason) end
 return shut and 1 or 0

@@ -43,7 +43,8 @@ local hold = fields.hold
 local held = hold and until_of(hold) > now and string.match(hold, '^%d+ %d+ (.*)$')
 local of_queue, tries = ':' .. string.match(rest, '^%S+ (%S+)'), {}
 for _, of in ipairs({ '', of_queue }) do
-  local shut, trial = fields['shut' .. of], fields['r:' .. (fields['trial' .. of] or '')]
+  local shut, trial = fields['shut' .. of], fields['trial' .. of] or ''
+  trial = trial ~= id and fields['r:' .. trial]  -- its own: this call is repeated, as its reply was lost
   trial = trial and reservation(trial)
   if shut and (until_of(shut) > now or trial and trial.expiry >= now and trial.state == 'running') then return 'shut' end
   if shut then tries[#tries + 1] = of end

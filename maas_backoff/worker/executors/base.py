@@ -1,4 +1,4 @@
-"""What all executors have in common."""
+"""The interface of all executors."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,7 +20,7 @@ ExceptionHandler = Callable[[TaskEntity], object]
 
 
 class Call(Protocol):
-    """What an executor needs to know, and to tell, of one call of the handler."""
+    """One call of the handler, as an executor sees it."""
 
     @property
     def task(self) -> TaskEntity:
@@ -43,11 +43,11 @@ class Call(Protocol):
         ...
 
     def started(self) -> None:
-        """The handler begins now: from here on its timeout counts."""
+        """Note that the handler begins now: from here on its timeout counts."""
         ...
 
     def lingers(self, ended: asyncio.Event) -> None:
-        """What was started cannot be stopped; `ended` will be set when it has ended by itself."""
+        """Note that the thread cannot be stopped; `ended` will be set when it has ended by itself."""
         ...
 
 

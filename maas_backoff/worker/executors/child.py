@@ -1,4 +1,4 @@
-"""What runs in a child process: the handler, called for one task after the other."""
+"""The main function of a child process: it calls the handler for one task after the other."""
 
 import asyncio
 import os

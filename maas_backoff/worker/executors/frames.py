@@ -1,4 +1,4 @@
-"""What a worker and its child processes say to each other: JSON records, each after its length in four bytes."""
+"""The records between a worker and its child processes: JSON, each after its length in four bytes."""
 
 import json
 import struct

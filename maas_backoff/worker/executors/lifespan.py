@@ -1,4 +1,4 @@
-"""What is set up once in each process that calls the handler: a model that is loaded, a pool that is opened."""
+"""The worker_lifespan: set up once in each process that calls the handler, as a model or a pool."""
 
 import asyncio
 import threading
@@ -143,7 +143,7 @@ class InThisProcess:
         self._lifespan = lifespan
         self._held: InOneTask | None = None
         self.values: tuple[Any, ...] = ()
-        """What the handler is called with, after the task."""
+        """The handler's arguments after the task."""
 
     async def enter(self) -> None:
         """Enter it; one that is no coroutine in a thread, as it may take minutes. Raises what it raises."""

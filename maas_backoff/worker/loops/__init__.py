@@ -1,1 +1,1 @@
-"""One endless coroutine a file."""
+"""The endless coroutines of a worker, and the parts that only they use."""

@@ -32,7 +32,7 @@ class ExchangeLoop:
     def __init__(
         self, number: int, context: WorkerContext, requests: BatchRequests, wake_ups: WakeUps, work: Work
     ) -> None:
-        """`number` tells the loops of one worker apart: the server remembers the last request of each."""
+        """Tell the loops of one worker apart by `number`: the server remembers the last request of each."""
         self.number = number
         self._context = context
         self._requests = requests

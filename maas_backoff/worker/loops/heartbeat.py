@@ -73,7 +73,7 @@ class Heartbeat:
 
     @property
     def trouble(self) -> str | None:
-        """What keeps the leases from being renewed, when the last beat is missing."""
+        """The reason why the leases are not renewed, if the last beat is missing."""
         silent = time.monotonic() - self._renewed_at
         if silent < self._lease / 2:
             return None

@@ -63,6 +63,7 @@ class Wake:
                     await self._sleep_before(request)
                 self._patience.restored()
             except StorageError as error:
+                self._wake_ups.hears_gpu = False
                 await self._patience.after(error)
                 self._wake_ups.wake()
 
@@ -84,6 +85,7 @@ class Wake:
             )
             self._note(marker)
         except StorageError as error:
+            self._wake_ups.hears_gpu = False
             await self._patience.after(error)
             # It may have been run.
             reply = await self._exchange.send(request)

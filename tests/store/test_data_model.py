@@ -1,0 +1,377 @@
+"""docs/data-model.md is true: the keys of a queue, seen while it lives, are those of the page."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+from support import Server, eventually
+
+from maas_backoff import Retry, Snooze, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
+from maas_backoff.domain.settlement import Settlement, decide
+from maas_backoff.store import rehearsal, scripts
+from maas_backoff.store.batch import BatchRequest, Settle
+from maas_backoff.store.keys import Keys
+from maas_backoff.store.ledger import Ledgers, Reservation
+from maas_backoff.store.redis import RedisStore
+from maas_backoff.testing import FakeGpu, FakeGpuProbe
+
+pytestmark = pytest.mark.anyio
+
+PAGE = (Path(__file__).parents[2] / "maas_backoff/docs/data-model.md").read_text(encoding="utf-8")
+SPAN = re.compile(r"`([^`]+)`")
+GPU = "GPU-a"
+LEASE, RESULT_TTL, FAILED_TTL = 3, 500, 700
+
+UNSEEN = {"check:<name>": "one EVAL makes these keys and removes them"}
+"""Keys of the page that nobody sees from outside, and the reason."""
+
+
+class OutOfMemoryError(Exception):
+    """As PyTorch names it."""
+
+
+ERRORS = {
+    "memory": OutOfMemoryError("CUDA out of memory"),
+    "fault": RuntimeError("uncorrectable ECC error encountered"),
+    "params": Retry(after=0, params={"other": "params"}),
+    "snooze": Snooze(after=0.01),
+}
+
+
+# The page
+
+
+@attrs.frozen
+class Key:
+    """A row of the table of keys."""
+
+    name: str
+    type: str
+    lives: str
+    writers: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """The longest time to live with the configuration of this test; None where the row says none."""
+        expression = SPAN.match(self.lives)
+        if expression is None:
+            assert self.lives.startswith("none"), self
+            return None
+        words = expression[1].split()  # "lease", "10 s", or a product with a sign between
+        return {"s": 1, "lease": LEASE}[words[-1]] * (float(words[0]) if len(words) > 1 else 1)
+
+
+def section(heading: str) -> str:
+    found = re.search(rf"^##+ {heading}\n(.*?)(?=^##+ |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"no heading {heading!r}"
+    return found[1]
+
+
+def table(text: str) -> Iterator[list[str]]:
+    """Give the cells of each row, the head of the table first."""
+    for line in text.splitlines():
+        if line.startswith("|") and not line.startswith("|---"):
+            yield [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+@cache
+def keys() -> dict[str, Key]:
+    head, *rows = table(section("Keys"))
+    assert head == ["key", "type", "holds", "bound", "time to live", "written by"]
+    found = [Key(row[0].strip("`"), row[1], row[4], tuple(SPAN.findall(row[5]))) for row in rows]
+    assert all(all(row) for row in rows)
+    assert len({key.name for key in found}) == len(found)
+    return {key.name: key for key in found}
+
+
+@cache
+def fields() -> dict[str, list[str]]:
+    """Return the documented fields of each hash, and the members of a worker's status, by the name of the key."""
+    found: dict[str, list[str]] = {}
+    for heading in re.findall(r"^### (.*)$", PAGE, re.MULTILINE):
+        text = section(heading)
+        rows = list(table(text))
+        if rows and rows[0][0] in {"field", "member"}:
+            named = re.match(r"\s*(?:Hash|Hashes|String) (.*?)[.:]\s", text)
+            assert named is not None, heading
+            for name in SPAN.findall(named[1]):
+                others = re.compile(rf"only in (?!`{name}`)")
+                found[name] = [row[0].strip("`") for row in rows[1:] if not others.search(row[1])]
+    return found
+
+
+def matches(pattern: str, name: str) -> bool:
+    parts = re.split(r"(<[^>]+>)", pattern)
+    digits = {"<n>", "<minute>", "<exchange>"}
+    expression = "".join(
+        (r"\d+" if part in digits else ".+") if part.startswith("<") else re.escape(part) for part in parts
+    )
+    return re.fullmatch(expression, name, re.DOTALL) is not None
+
+
+def only(name: str, patterns: Any) -> str:
+    found = [pattern for pattern in patterns if matches(pattern, name)]
+    assert len(found) == 1, f"{name}: expected one pattern of the page, found {found}"
+    return found[0]
+
+
+# The server
+
+
+class Seen:
+    """All keys of the library that were seen, each compared with the page when it was seen."""
+
+    def __init__(self, server: Server) -> None:
+        self._client = server.client
+        self.prefix = Keys("test").prefix
+        self.names: set[str] = set()
+        self.fields: defaultdict[str, set[str]] = defaultdict(set)
+        self.longest: defaultdict[str, float] = defaultdict(float)
+
+    def look(self) -> set[str]:
+        """Compare the keys that are there now; return their names."""
+        found = sorted(self._client.scan_iter("*", count=1000))
+        pipe = self._client.pipeline(transaction=True)  # a key is of one moment
+        for key in found:
+            pipe.type(key).pttl(key).hgetall(key).get(key).zrange(key, 0, -1, withscores=True)
+        answers = pipe.execute(raise_on_error=False)
+        now = set[str]()
+        for key, kind, ttl_ms, fields_, text, entries in zip(found, *(answers[n::5] for n in range(5)), strict=True):
+            if kind != b"none":  # gone since the scan
+                name = key.decode().removeprefix(self.prefix)
+                now.add(name)
+                content = {b"hash": fields_, b"string": text, b"zset": entries}[kind]
+                self._compare(name, kind.decode(), ttl_ms / 1000, content)
+        return now
+
+    def _compare(self, name: str, kind: str, ttl: float, content: Any) -> None:
+        key = keys()[only(name, keys())]
+        self.names.add(key.name)
+        assert kind == key.type, name
+        longest = key.seconds
+        if key.name == "t:<id>":
+            state = content.get(b"s", b"pending")
+            if state in {b"completed", b"failed", b"cancelled"}:
+                longest = FAILED_TTL if state == b"failed" else RESULT_TTL
+        if longest is None:
+            assert ttl < 0, f"{name} has a time to live of {ttl} s"
+        else:
+            assert 0 < ttl <= longest + 1, f"{name} has a time to live of {ttl} s"
+            self.longest[key.name] = max(self.longest[key.name], ttl)
+        if kind == "zset":
+            assert all(isinstance(score, float) for _, score in content)
+            return
+        if key.name == "w:<worker>":
+            content = {member.encode(): value for member, value in json.loads(content).items()}
+        elif kind != "hash":
+            return
+        for field in content:
+            self.fields[key.name].add(only(field.decode(), fields()[key.name]))
+
+    async def until(self, *patterns: str) -> None:
+        """Look until keys of all these patterns are there at once."""
+        await eventually(
+            lambda: {only(name, keys()) for name in self.look()}.issuperset(patterns),
+            f"{', '.join(patterns)} are there",
+        )
+
+
+# The life of a queue
+
+
+@pytest.fixture
+def config(config: TaskBackoffConfig) -> TaskBackoffConfig:
+    config.task.result_ttl, config.task.failed_ttl = RESULT_TTL, FAILED_TTL
+    config.scheduler.lease = LEASE
+    config.scheduler.shutdown_grace = 0
+    config.gpu.starvation_after = 0
+    return config
+
+
+async def test_the_keys_of_a_queue_are_those_of_the_page(
+    server: Server, config: TaskBackoffConfig, scheduler: TaskBackoffScheduler
+) -> None:
+    seen = Seen(server)
+    with server.client.pubsub() as heard:
+        heard.psubscribe("*")
+        assert heard.get_message(timeout=20)["type"] == "psubscribe"
+        await by_producers(scheduler, seen)
+        await by_a_worker_that_dies(scheduler, config, seen)
+        await by_a_worker(config, seen)
+        await by_a_broken_gpu(scheduler, config, seen)
+        seen.look()
+        messages = list(iter(lambda: heard.get_message(timeout=0), None))
+    assert seen.names == keys().keys() - UNSEEN.keys()
+    documented = {(key, field) for key, names in fields().items() for field in names}
+    found = {(key, field) for key, names in seen.fields.items() for field in names}
+    assert found == documented
+    short = {name: ttl for name, ttl in seen.longest.items() if ttl < 0.5 * (keys()[name].seconds or RESULT_TTL)}
+    assert not short, "times to live that are much shorter than the page says"
+    head, *rows = table(section("Channels"))
+    assert head[0] == "channel"
+    channels = {row[0].strip("`") for row in rows}
+    assert {only(message["channel"].decode().removeprefix(seen.prefix), channels) for message in messages} == channels
+    assert b"watched" in {message["data"] for message in messages}
+
+
+async def by_producers(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
+    """Without a worker, so that nothing leaves its place."""
+    await scheduler.create_task({}, "watched", priority=5, max_retry_count=20, backoff_interval=60)
+    await scheduler.create_task({}, "later", delay=60)
+    await scheduler.create_task({}, "on a GPU", min_gpu_memory_gb=4)
+    await seen.until("t:<id>", "ready", "scheduled", "gpu:<set>", "demands", "policies", "meta", "marker", "gpu_marker")
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch, scheduler)
+        await seen.until("watched")
+        assert await scheduler.mark_task_processing("watched")
+        assert await scheduler.update_task_progress("watched", 50, "half")
+        await seen.until("external", "call:<call id>")
+        for n in range(11):
+            assert await scheduler.mark_task_failed("watched", f"reason {n}")
+        assert await scheduler.cancel_task("watched")
+        await seen.until("cancelled", "totals", "h:<minute>", "errors")
+    assert await scheduler.retry_task("watched")
+    assert await scheduler.mark_task_failed("watched", retry=False)
+    assert await scheduler.mark_task_completed("later", "a result")
+    await seen.until("completed", "failed")
+    assert await scheduler.pause()
+    seen.look()
+    assert await scheduler.resume()
+    assert await scheduler.purge_tasks("pending") == 1
+    assert await scheduler.delete_task("later")
+
+
+async def watch(scheduler: TaskBackoffScheduler) -> None:
+    async for _ in scheduler.watch("watched"):
+        pass
+
+
+async def by_a_worker_that_dies(scheduler: TaskBackoffScheduler, config: TaskBackoffConfig, seen: Seen) -> None:
+    """It claims three tasks and completes one. The next is cancelled; the leases of both that are left run out."""
+    store = scheduler._client.store
+    await scheduler.create_tasks([{"n": n} for n in range(3)])
+    request = BatchRequest((), 3, may_claim_suspect=False, request_id="first", exchange=0)
+    *claimed, last = (await store.exchange(request, "dead")).claimed
+    settle = Settle(last.task.task_id, "lease", last.token, Settlement.complete("1", last.policy))
+    gpu_memory = "g40 1\nn40 1"  # no fake GPU tells the memory of a process
+    request = BatchRequest((settle,), 0, may_claim_suspect=False, request_id="next", exchange=0, tally=gpu_memory)
+    assert (await store.exchange(request, "dead")).answers == ["ok"]
+    await store.rouse("dead")
+    assert await scheduler.cancel_task(claimed[0].task.task_id, running=True)
+    await seen.until("leases", "req:<worker>:<exchange>", "ctl:<worker>", "marker:<worker>")
+    later = RedisStore(config)
+    later.clock = f"{claimed[0].started_ms + 1000 * LEASE + 1:.0f}"
+    for one in await later.reap(gap=LEASE / 2, grace=0):
+        settlement = decide(one.loss, one.task_id, one.counts, one.policy, one.policy.backoff())
+        assert settlement is not None
+        assert await later.settle_lost([one.settle(settlement)], "reaper") != ["lost"]
+    await later.aclose()
+    await seen.until("suspects", "lost:<worker>")
+
+
+async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
+    """What is left runs. Tasks want the same GPU, come back for each reason, and one is handed back at the end."""
+    worker = TaskBackoffScheduler(config, gpu_probe=FakeGpuProbe([FakeGpu(GPU, total_gb=16)]))
+    go_on = anyio.Event()
+
+    @worker.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        match task.task_params.get("does"):
+            case "wait":
+                await go_on.wait()
+            case "sleep":
+                await anyio.sleep_forever()
+            case str(error) if task.attempt == 1:
+                raise ERRORS[error]
+
+    async with worker:
+        large = [await worker.create_task({"does": "wait", "n": n}, min_gpu_memory_gb=10) for n in (1, 2)]
+        await seen.until("workers", "w:<worker>", "leases", "maas:gpu:{<uuid>}", "hold")
+        # The ledger is told after the queue.
+        await eventually(lambda: seen.look() and "hold" in seen.fields["maas:gpu:{<uuid>}"], "the device is held")
+        go_on.set()
+        again = [await worker.create_task({"does": error}, min_gpu_memory_gb=1) for error in ERRORS]
+        for task_id in (*large, *again):
+            assert (await worker.wait_task(task_id, 20)).status == "completed"
+            seen.look()
+        await worker.create_task({"does": "sleep"}, "handed back")
+        await eventually(lambda: is_processing(worker, "handed back"), "the last one runs")
+
+
+async def is_processing(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
+    task = await scheduler.get_task(task_id)
+    return task is not None and task.status == "processing"
+
+
+async def by_a_broken_gpu(scheduler: TaskBackoffScheduler, config: TaskBackoffConfig, seen: Seen) -> None:
+    """What children and faults write: by hand, as a worker does with its reservations."""
+    server = scheduler._client.store.server
+    for queue in ("test", ""):  # a fault of a task, and of the device itself
+        ledgers = Ledgers(config.storage, server, lease=LEASE, queue=queue or "test")
+        uuid = f"GPU-b{queue}"
+        one = Reservation(id="w/1", mib=1, state="running", owner="1:1", worker="w", queue="test", task_id="x", seen=1)
+        await ledgers.need(uuid, 1, 5)
+        assert await ledgers.doubt(uuid, queue and "x", "broken", limit=1, seconds=0)
+        assert await ledgers.reserve(uuid, one, free=9, used={}, limit=0, settle=0, holder="test 1:0") == "ok"
+        await ledgers.keep(uuid, [one])
+        seen.look()
+
+
+# The page alone
+
+
+def test_no_name_matches_two_patterns_of_the_page() -> None:
+    for patterns in (keys(), *fields().values()):
+        for pattern in patterns:
+            assert only(re.sub(r"<(?:n|minute|exchange)>", "1", pattern), patterns) == pattern
+
+
+def test_each_hash_has_its_fields_on_the_page() -> None:
+    hashes = {key.name for key in keys().values() if key.type == "hash"}
+    assert fields().keys() - hashes == {"w:<worker>"}
+    assert hashes <= fields().keys()
+
+
+OWN = {"task": "t:<id>", "info": "w:<worker>", "request": "req:<worker>:<exchange>", "call": "call:<call id>"}
+OWN |= {"ledger": "maas:gpu:{<uuid>}"}
+"""Keys that a script is given under another name."""
+
+
+def reached(script: scripts.Script) -> set[str]:
+    """Return the keys that a script is given, and those whose names it makes of the prefix."""
+    given = {OWN.get(name, name) for name in script.keys}
+    if script.name == "settle":
+        given.add("call:<call id>")  # the request of an operation
+    if script.name == "purge":
+        given |= {"ready", "suspects", "scheduled", "completed", "failed", "cancelled"}
+    made = set(re.findall(r"(?:prefix|ARGV\[[12]\]) \.\. '([^']+)'", script.text)) - {"never", "changed"}
+    return given | {name for name in keys() if name.partition("<")[0] in made} | {n for n in made if n not in _heads()}
+
+
+def _heads() -> set[str]:
+    return {name.partition("<")[0] for name in keys()}
+
+
+@pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
+def test_the_keys_of_a_script_are_on_the_page(script: scripts.Script) -> None:
+    assert reached(script) <= keys().keys()
+
+
+@pytest.mark.parametrize("key", keys().values(), ids=lambda key: key.name)
+def test_a_key_is_written_by_scripts_that_reach_it(key: Key) -> None:
+    known = {script.name: script for script in scripts.ALL}
+    places = {"RedisStore": RedisStore, "Ledgers": Ledgers, "": rehearsal}
+    assert key.writers
+    for writer in key.writers:
+        owner, _, name = writer.rpartition(".")
+        if writer in known:
+            assert key.name in reached(known[writer]), writer
+        else:
+            assert hasattr(places[owner], name), writer
