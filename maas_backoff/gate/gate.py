@@ -21,6 +21,7 @@ from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.others import Others, with_told
 from maas_backoff.gate.owner import is_elsewhere, owner_in_session
 from maas_backoff.gate.reading import Probe, Reading
+from maas_backoff.gate.upkeep import Upkeep
 from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, DeviceLedger, Ledgers, holder
 
 log = log_for("gpu")
@@ -44,11 +45,13 @@ class Gate:
         queue: str,
         in_children: bool,
         pulse: asyncio.Event,
+        stop: Callable[[Grant], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`in_children`: attempts run in child processes, each for one device, whose memory NVML tells apart.
 
-        `pulse` is set when something may have changed. `clock` is that of the readings.
+        `pulse` is set when something may have changed. `stop` is called to end the attempt that has a grant, and to
+        hand its task back. `clock` is that of the readings.
         """
         self.devices = Devices(probe, config.gpus, clock)
         self._faults = Faults(ledgers, config)
@@ -72,6 +75,7 @@ class Gate:
             pulse=pulse,
             clock=clock,
         )
+        self._upkeep = Upkeep(self.devices, self.grants, ledgers, self._faults, self._read, stop)
 
     def start(self) -> None:
         """Begin to read devices, unless none are wanted."""
@@ -288,25 +292,4 @@ class Gate:
 
     async def tidy(self) -> None:
         """Bring the ledgers up to date with what has ended, and with what NVML shows."""
-        for uuid in await self._faults.tell(self.devices.all):
-            self._read[uuid] = await self._ledgers.read(uuid)
-        await self.grants.tidy()
-        if self.grants.keep_children:
-            await self._make_room_for_others()
-
-    async def _make_room_for_others(self) -> None:
-        """End idle children on devices where another worker waits for room."""
-        readings = {one.uuid: one for one in self.devices.all}
-        idle = [grant for grant in self.grants if grant.state == "idle" and grant.evict]
-        for uuid in {grant.uuid for grant in idle}:
-            ledger = self._read[uuid] = await self._ledgers.read(uuid)
-            reading = readings.get(uuid)
-            if ledger.held_for and not ledger.held_for.startswith(f"{self._queue} "):
-                needed = reading.total if reading else 0
-            else:
-                needed = ledger.needed
-            if reading is not None and needed > max(0, room_of(ledger, with_told(reading, ledger))):
-                log.info("GPU %s: idle children end for tasks of another worker", uuid)
-                for grant in idle:
-                    if grant.uuid == uuid:
-                        grant.end_child()
+        await self._upkeep.tidy(self._queue)

@@ -73,6 +73,7 @@ class Grants:
         read = {one.uuid: one.at for one in self._devices.all}
         return any(
             grant.changed
+            or grant.id in self._missing
             or grant.state == "ending"
             or (grant.state == "idle" and (grant.evict is None or read.get(grant.uuid, 0) <= grant.since))
             for grant in self
@@ -118,10 +119,20 @@ class Grants:
         return await self._ledgers.renew(uuid, reservations, client)
 
     def missing(self, ids: Iterable[str]) -> None:
-        """Enter reservations again that are not in the ledger: this worker stood still for longer than a lease."""
+        """Note reservations that are not in the ledger: this worker stood still for longer than a lease."""
         self._missing.update(name for name in ids if name in self._held)
         if self._missing:
             self._pulse.set()
+
+    @property
+    def lapsed(self) -> list[Grant]:
+        """The grants of child processes that are not in the ledger any more: others may have their memory."""
+        return [grant for grant in self if grant.id in self._missing and grant.owner != "-"]
+
+    def reclaimed(self, grant: Grant) -> None:
+        """Note that it is settled what becomes of a grant that had lapsed."""
+        self._missing.discard(grant.id)
+        grant.changed = True
 
     # Given back
 
@@ -134,7 +145,7 @@ class Grants:
             if self._settle(grant, readings.get(grant.uuid)):
                 del self._held[grant.id]
                 gone.setdefault(grant.uuid, []).append(grant)
-            elif grant.changed or grant.id in self._missing or self._is_untold(grant):
+            elif grant.changed or self._is_lapsed_thread(grant) or self._is_untold(grant):
                 changed.setdefault(grant.uuid, []).append(grant)
         try:
             while gone:
@@ -145,11 +156,28 @@ class Grants:
             # Without an answer, or stopped meanwhile, they are still to be given back.
             self._held |= {grant.id: grant for grants in gone.values() for grant in grants}
         for uuid, grants in changed.items():
+            await self._keep(uuid, grants)
+
+    async def _keep(self, uuid: str, grants: Sequence[Grant]) -> None:
+        """Have a device's ledger say what is so. Without an answer, it is said again."""
+        lapsed = [grant for grant in grants if self._is_lapsed_thread(grant)]
+        present = [grant for grant in grants if grant not in lapsed]
+        for grant in grants:
+            grant.changed, grant.told = False, True
+        try:
+            if present:
+                await self._ledgers.keep(uuid, map(self.reservation, present))
+            if lapsed:
+                await self._ledgers.keep(uuid, map(self.reservation, lapsed), again=True)
+        except BaseException:
             for grant in grants:
-                grant.changed, grant.told = False, True
-            again = any(grant.id in self._missing for grant in grants)
-            await self._ledgers.keep(uuid, map(self.reservation, grants), again=again)
-            self._missing.difference_update(grant.id for grant in grants)
+                grant.changed = True
+            raise
+        self._missing.difference_update(grant.id for grant in lapsed)
+
+    def _is_lapsed_thread(self, grant: Grant) -> bool:
+        """Whether a reservation of a thread has lapsed: a thread cannot be stopped, so it is entered again."""
+        return grant.id in self._missing and grant.owner == "-"
 
     def _settle(self, grant: Grant, reading: Reading | None) -> bool:
         """Learn from a reading what a grant still stands for; True where nothing is left of it."""

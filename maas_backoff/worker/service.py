@@ -100,6 +100,7 @@ class Service:
             queue=config.task.biz_prefix,
             in_children=in_children,
             pulse=self.wake_ups.gpu,
+            stop=self.slots.hand_back,
         )
         self._heartbeat: Heartbeat | None = None
         self.failure: BaseException | None = None

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterable
 
 from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.gate.grant import Grant
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.setback import THREAD, Setback
 from maas_backoff.worker.wake_ups import WakeUps
@@ -127,6 +128,12 @@ class Slots:
         for attempt in list(self.attempts.values()):
             if attempt.task.task_id == task_id:
                 attempt.cancel(CancelReason.USER)
+
+    def hand_back(self, grant: Grant) -> None:
+        """Stop the attempt that has this grant, and hand its task back, with no retry used."""
+        for attempt in list(self.attempts.values()):
+            if attempt.grant is grant:
+                attempt.cancel(CancelReason.CUT_OFF)
 
     def stuck(self, now: float, grace: float) -> list[Attempt]:
         """Return the attempts that are past their timeout plus `grace` seconds and have not ended."""

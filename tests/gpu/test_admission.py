@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,12 @@ from maas_backoff import (
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.gate import grants, others
 from maas_backoff.gate.gate import Gate
+from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.reading import Reading
 from maas_backoff.store import server as servers
 from maas_backoff.store.batch import BatchRequest
-from maas_backoff.store.ledger import Ledgers
+from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.redis import RedisStore
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
@@ -1157,28 +1158,152 @@ async def _peak_is(scheduler: TaskBackoffScheduler, gib: float) -> bool:
     return peak is not None and need is not None and abs(peak - gib) < 0.2 * gib and abs(need - gib) < 0.2 * gib
 
 
-async def test_a_warm_child_tries_a_doubted_device_as_one_of_many(
-    server: Server, gpu_config: TaskBackoffConfig, new_uuid: NewUuid
-) -> None:
-    """After a quarantine one task tries the device, also where several children wait there for tasks."""
-    gpu_config.gpu.gpu_settle_time = 0
-    uuid = new_uuid()
-    probe = FakeGpuProbe([FakeGpu(uuid)])
-    ledgers = Ledgers(gpu_config.storage, servers.Server(gpu_config.storage, "maas:gpu:{x}"), lease=30, queue="test")
-    gate = Gate(probe, ledgers, gpu_config.gpu, worker="w", queue="test", in_children=True, pulse=asyncio.Event())
-    probe.start(lambda: None)
-    demand = Demand(1024)
-    waiting = [Waiting(demand.name, demand, rank=0, age=0)]
-    for pid in (2**22 + 1, 2**22 + 2):
-        (start,) = (await gate.plan(waiting, slots=1, held="")).starts
-        grant = await gate.reserve(attrs.evolve(start, grant=None))
+class AGate:
+    """A gate of a worker with children, on one device of 16 GiB, without the worker."""
+
+    def __init__(self, config: TaskBackoffConfig, uuid: str) -> None:
+        config.gpu.gpu_settle_time = 0
+        self.uuid = uuid
+        self.stopped: list[Grant] = []
+        server = servers.Server(config.storage, "maas:gpu:{x}")
+        self.ledgers = Ledgers(config.storage, server, lease=30, queue="test")
+        self.probe = FakeGpuProbe([FakeGpu(uuid)])
+        self.gate = Gate(
+            *(self.probe, self.ledgers, config.gpu),
+            worker="w",
+            queue="test",
+            in_children=True,
+            pulse=asyncio.Event(),
+            stop=self.stopped.append,
+        )
+        self.probe.start(lambda: None)
+
+    async def child(self, pid: int, gib: int) -> Grant:
+        """A grant that a child has, of a process that is not there."""
+        demand = Demand(1024 * gib)
+        (start,) = (await self.gate.plan([Waiting(demand.name, demand, rank=0, age=0)], slots=1, held="")).starts
+        grant = await self.gate.reserve(attrs.evolve(start, grant=None))
         assert grant is not None
         grant.used_by(pid, lambda: None)
-    for grant in gate.grants:
+        return grant
+
+    async def another_worker_takes(self, gib: int) -> None:
+        taken = Reservation("other/1", 1024 * gib, "running", "-", "other", "q", "t")
+        answer = await self.ledgers.reserve(
+            self.uuid, taken, free=16 * 1024, used={}, limit=0, settle=0, holder="q 1:0"
+        )
+        assert answer == "ok"
+
+    async def reserved(self) -> dict[str, int]:
+        found = (await self.ledgers.read(self.uuid)).reservations.values()
+        return {one.id: one.mib // 1024 for one in found}
+
+
+@pytest.fixture
+async def a_gate(server: Server, gpu_config: TaskBackoffConfig, new_uuid: NewUuid) -> AsyncIterator[AGate]:
+    made = AGate(gpu_config, new_uuid())
+    yield made
+    await made.ledgers._server.aclose()
+
+
+NOBODY = 2**22 + 1
+"""An id that no process has."""
+
+
+@pytest.mark.parametrize(("taken", "goes_on"), [(4, True), (8, False)])
+async def test_a_reservation_that_has_lapsed_is_asked_for_again(a_gate: AGate, taken: int, goes_on: bool) -> None:
+    """The worker stood still for longer than a lease. If others have the memory by now, the child ends."""
+    grant = await a_gate.child(NOBODY, 10)
+    await a_gate.ledgers.release(a_gate.uuid, [grant.id])
+    await a_gate.another_worker_takes(taken)
+    a_gate.gate.grants.missing([grant.id])
+    await a_gate.gate.tidy()
+    assert a_gate.stopped == ([] if goes_on else [grant])
+    assert await a_gate.reserved() == {"other/1": taken, **({grant.id: 10} if goes_on else {})}
+    assert a_gate.gate.grants.lapsed == []
+
+
+async def test_a_lapsed_reservation_waits_for_a_reading(a_gate: AGate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a standstill the last reading is as old as that: it says nothing about the room."""
+    grant = await a_gate.child(NOBODY, 10)
+    await a_gate.ledgers.release(a_gate.uuid, [grant.id])
+    a_gate.gate.grants.missing([grant.id])
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeGpuProbe, "patience", -1.0)
+        await a_gate.gate.tidy()
+        assert await a_gate.reserved() == {} and a_gate.gate.grants.unsettled
+    await a_gate.gate.tidy()
+    assert await a_gate.reserved() == {grant.id: 10}
+
+
+async def test_an_idle_child_whose_reservation_has_lapsed_ends_where_others_have_its_room(a_gate: AGate) -> None:
+    grant = await a_gate.child(NOBODY, 10)
+    grant.attempt_ended()
+    await a_gate.ledgers.release(a_gate.uuid, [grant.id])
+    await a_gate.another_worker_takes(8)
+    a_gate.gate.grants.missing([grant.id])
+    await a_gate.gate.tidy()
+    assert grant.evict is None and await a_gate.reserved() == {"other/1": 8}
+
+
+async def test_a_change_that_the_ledger_did_not_hear_of_is_told_again(
+    a_gate: AGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant = await a_gate.child(NOBODY, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledgers, "keep", _refuse)
+        with pytest.raises(StorageError):
+            await a_gate.gate.tidy()
+    assert grant.changed
+    await a_gate.gate.tidy()
+    (found,) = (await a_gate.ledgers.read(a_gate.uuid)).reservations.values()
+    assert found.owner == owner_of(NOBODY) and not grant.changed
+
+
+async def _refuse(*_: object, **__: object) -> None:
+    raise StorageError("a fault of the test")
+
+
+async def test_a_task_whose_gpu_memory_was_given_away_is_handed_back(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """Its child is killed, it uses no retry, and it waits for room."""
+    gpu_config.threadpool.proc_mode = "process"
+    uuid = new_uuid()
+    scheduler = TaskBackoffScheduler(gpu_config, gpu_probe=FakeGpuProbe([FakeGpu(uuid)]))
+    scheduler.set_custom_task_handler(gpu_handlers.sleep_for_long)
+    async with scheduler:
+        await scheduler.create_task({}, "x", min_gpu_memory_gb=10)
+        assert scheduler._service is not None
+        gate = scheduler._service._gate
+        await eventually(lambda: any(grant.owner != "-" for grant in gate.grants), "its child is there")
+        (grant,) = gate.grants
+        ledgers = scheduler._client._ledgers
+        await ledgers.release(uuid, [grant.id])
+        taken = Reservation("other/1", 8 * 1024, "running", "-", "other", "q", "t")
+        await ledgers.reserve(uuid, taken, free=16 * 1024, used={}, limit=0, settle=0, holder="q 1:0")
+        await eventually(lambda: _is_pending(scheduler, "x"), "it waits for room", 20)
+        task = await scheduler.get_task("x")
+        assert task is not None and (task.retry_count, task.lost_count) == (0, 0)
+        assert _child_is_gone(int(grant.owner.split(":")[1]))
+        await ledgers.release(uuid, ["other/1"])
+
+
+async def _is_pending(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
+    task = await scheduler.get_task(task_id)
+    return task is not None and task.status is TaskStatus.PENDING
+
+
+async def test_a_warm_child_tries_a_doubted_device_as_one_of_many(a_gate: AGate) -> None:
+    """After a quarantine one task tries the device, also where several children wait there for tasks."""
+    for pid in (NOBODY, NOBODY + 1):
+        await a_gate.child(pid, 1)
+    for grant in a_gate.gate.grants:
         grant.attempt_ended()
-    await ledgers.doubt(uuid, "", "Xid 79", limit=1, seconds=0)
-    made = (await gate.plan(waiting, slots=1, held="")).starts
+    await a_gate.ledgers.doubt(a_gate.uuid, "", "Xid 79", limit=1, seconds=0)
+    demand = Demand(1024)
+    waiting = [Waiting(demand.name, demand, rank=0, age=0)]
+    made = (await a_gate.gate.plan(waiting, slots=1, held="")).starts
     assert [one.grant is not None for one in made] == [True]
-    assert await gate.reserve(made[0]) is not None
-    assert not (await gate.plan(waiting, slots=1, held="")).starts, "it is tried"
-    await ledgers._server.aclose()
+    assert await a_gate.gate.reserve(made[0]) is not None
+    assert not (await a_gate.gate.plan(waiting, slots=1, held="")).starts, "it is tried"
