@@ -1,6 +1,6 @@
 """The project's chores: `nox -s lint types tests long bench`.
 
-Longer ones are `bench-peers scale gpu-sim dashboard chaos matrix`.
+Longer ones are `bench-peers scale gpu-sim dashboard chaos matrix lowest`.
 `gpu` needs an NVIDIA device.
 """
 
@@ -104,7 +104,7 @@ def dashboard(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("server", ["valkey-9.1", "valkey-8.1", "redis-7.0", "redis-6.2"])
 def matrix(session: nox.Session, server: str) -> None:
-    """Run all tests with another server as the usual one."""
+    """Run all tests that need not run alone with another server as the usual one."""
     session.install(".[dev]")
     session.run(
         "python", "-P", "-m", "pytest", "-m", "not alone", *session.posargs, env={"MAAS_BACKOFF_TEST_SERVER": server}

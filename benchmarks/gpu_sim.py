@@ -260,6 +260,7 @@ class Fleet:
             queue="sim",
             in_children=True,
             pulse=asyncio.Event(),
+            stop=lambda _: None,
             clock=lambda: self._world.now,
         )
 

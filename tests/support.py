@@ -26,6 +26,12 @@ USUAL = os.environ.get("MAAS_BACKOFF_TEST_SERVER", SERVERS[0])
 EACH_SERVER = [pytest.param(name, marks=() if name in {USUAL, SERVERS[-1]} else pytest.mark.long) for name in SERVERS]
 
 
+def table(text: str) -> list[list[str]]:
+    """Return the cells of each row of a Markdown text's tables, the head of a table first."""
+    rows = (line for line in text.splitlines() if line.startswith("|") and not line.startswith("|---"))
+    return [[cell.strip() for cell in row.strip().strip("|").split(" | ")] for row in rows]
+
+
 def server_binary(name: str) -> str | None:
     match name:
         case "valkey-9.1":

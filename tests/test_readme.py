@@ -93,7 +93,7 @@ from starlette.testclient import TestClient
 with TestClient(app) as client:
     task_id = client.post("/images", json={"prompt": "a cat"}).json()["task_id"]
     now = client.post("/images/now", json={"prompt": "a dog"}).json()
-assert task_id and now["image"].endswith(".png"), now
+assert task_id and now["status"] == "completed" and now["result"]["image"].endswith(".png"), now
 print("served")
 """
 

@@ -34,7 +34,7 @@ LISTED_AT_ONCE = 200
 
 
 class QueueOperations:
-    """The hands that reach into one queue. Each call checks what it is given, and logs what it has done."""
+    """Operations by hand on one queue. Each call checks its arguments, and logs its change."""
 
     def __init__(self, config: TaskBackoffConfig, store: RedisStore) -> None:
         self._config = config
@@ -157,7 +157,7 @@ class QueueOperations:
         return changed
 
     def _log(self, event: str, words: str) -> None:
-        """Log what a hand from outside has done to the queue."""
+        """Log an operation on the queue."""
         queue = self._config.task.biz_prefix
         log.info("queue %r: %s", queue, words, extra={"event": event, "queue": queue})
 
@@ -174,7 +174,7 @@ class QueueOperations:
 
 
 def _told(task_id: str, event: str, found: Found | None = None, *, level: int = logging.INFO) -> bool:
-    """Log what a hand from outside has done to a task; True, as it is done."""
+    """Log an operation on a task; return True."""
     attempt, token = (0, 0) if found is None else (found.info.number, found.token)
     extra = about(event, task_id, attempt, token)
     log.log(level, "task %r: %s by hand", task_id, event.replace("_", " "), extra=extra)

@@ -56,7 +56,7 @@ class Origin(NamedTuple):
         try:
             state, started = _status(self.pid)
         except (OSError, ValueError):
-            return not _exists(self.pid)  # /proc may be hidden from this user
+            return not exists(self.pid)  # /proc may be hidden from this user
         # A zombie may be a process whose first thread has ended, and no other.
         return started != self.started or (state in "ZX" and _threads(self.pid) <= 1)
 
@@ -203,7 +203,10 @@ def _threads(pid: int) -> int:
         return 0
 
 
-def _exists(pid: int) -> bool:
+def exists(pid: int) -> bool:
+    """Return whether there is a process of this id here, of whatever user."""
+    if not 0 < pid < 2**31:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

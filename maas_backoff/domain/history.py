@@ -28,10 +28,7 @@ _NAME = 64
 
 
 class Tally:
-    """How long things took since a worker last told the server.
-
-    Durations are counted where they are known, for each task: `tally.runs[int(milliseconds).bit_length()] += 1`.
-    """
+    """Durations and amounts of GPU memory, counted since a worker last told the server."""
 
     def __init__(self) -> None:
         self.waits: defaultdict[int, int] = defaultdict(int)
@@ -44,6 +41,18 @@ class Tally:
         """Attempts with a GPU, by the most memory that their process was seen to use."""
         self.needs: defaultdict[int, int] = defaultdict(int)
         """The same attempts, by the memory that their tasks asked for."""
+
+    def count_wait(self, milliseconds: float) -> None:
+        """Count a claim, by how long its task had been due."""
+        self.waits[int(milliseconds).bit_length()] += 1
+
+    def count_run(self, seconds: float) -> None:
+        """Count a call of the handler, by how long it took."""
+        self.runs[_bucket(seconds)] += 1
+
+    def count_settles(self, seconds: float, number: int) -> None:
+        """Count settlements that one call has sent, by how long the call took."""
+        self.settles[_bucket(seconds)] += number
 
     def count_gpu_memory(self, peak: int, need: int) -> None:
         """Count an attempt on a GPU, by MiB: the most that its process used, and what its task asked for."""
@@ -68,6 +77,10 @@ class Tally:
         for line in taken.splitlines():
             name, _, number = line.partition(" ")
             counts[name[0]][int(name[1:])] += int(number)
+
+
+def _bucket(seconds: float) -> int:
+    return int(seconds * 1000).bit_length()
 
 
 def _memory_bucket(mib: int) -> int:

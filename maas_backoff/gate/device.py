@@ -9,8 +9,9 @@ from typing import Any
 
 import attrs
 
+from maas_backoff.common.orphans import exists
 from maas_backoff.gate.library import Library
-from maas_backoff.gate.owner import is_contained, is_here, owner_using
+from maas_backoff.gate.owner import is_contained, owner_using
 
 WINDOW = 5.0
 """Seconds that a utilisation is the average of; NVML's own covers the last sixth of a second to a second."""
@@ -58,7 +59,7 @@ def by_owner(processes: Iterable[tuple[int, int]], in_use: int) -> Mapping[str, 
     id that names none is taken for such a one, and says nothing.
     """
     processes = list(processes)
-    if is_contained() and not all(is_here(pid) for pid, _ in processes):
+    if is_contained() and not all(exists(pid) for pid, _ in processes):
         return {}
     used: dict[str, int] = {}
     for pid, amount in processes:

@@ -19,7 +19,7 @@ from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of, strangers
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.others import Others, with_told
-from maas_backoff.gate.owner import is_elsewhere, owner_in_session
+from maas_backoff.gate.owner import owner_in_session
 from maas_backoff.gate.reading import Probe, Reading
 from maas_backoff.gate.upkeep import Upkeep
 from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, DeviceLedger, Ledgers, holder
@@ -158,8 +158,7 @@ class Gate:
         readings = list[Reading]()
         for one in map(self._with_own_cache, self.devices.usable):
             ledger = self._read[one.uuid] = await self._ledgers.read(one.uuid)
-            if any(is_elsewhere(each.owner) for each in ledger.reservations.values()):
-                self.grants.shared.add(one.uuid)
+            self.grants.note_others(one.uuid, ledger)
             readings.append(self._others[one.uuid].believed(one, ledger))
         self.devices.warn_without_load(waiting)
         return plan(
@@ -215,7 +214,7 @@ class Gate:
             resident = reading.used.get(grant.owner, 0)
             mib = max(demand.memory, resident)
             ledger = self._read.get(reading.uuid, _UNREAD)
-            # A device that is tried after a quarantine, or held, is for one task: the ledger decides.
+            # One task may start on a device that is held, or tried after a quarantine: the ledger decides which.
             if demand.memory <= grant.mib and not (self._limit(reading) or ledger.shut or ledger.held_for):
                 grant.resized(mib, demand)
                 grant.taken()

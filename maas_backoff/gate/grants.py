@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from maas_backoff.domain.demand import Demand
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.grant import Grant
-from maas_backoff.gate.owner import is_contained
+from maas_backoff.gate.owner import is_contained, is_elsewhere
 from maas_backoff.gate.reading import Reading
 from maas_backoff.store.connect import Client
-from maas_backoff.store.ledger import Ledgers, Reservation
+from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation
 
 SOON = 2.0
 """Seconds after its end for which a grant asks for readings out of turn."""
@@ -45,7 +45,7 @@ class Grants:
         self._held: dict[str, Grant] = {}
         self._numbers = itertools.count(1)
         self._missing: set[str] = set()
-        self.shared: set[str] = set()
+        self._shared: set[str] = set()
         """Devices that workers in other containers use: they do not see the processes of this one."""
 
     def __iter__(self) -> Iterator[Grant]:
@@ -91,13 +91,20 @@ class Grants:
             if grant.uuid in readings:
                 grant.shown(readings[grant.uuid])
 
+    def note_others(self, uuid: str, ledger: DeviceLedger) -> None:
+        """Note from a device's ledger whether workers in other containers use the device."""
+        if any(is_elsewhere(one.owner) for one in ledger.reservations.values()):
+            self._shared.add(uuid)
+        else:
+            self._shared.discard(uuid)
+
     @property
     def untold(self) -> bool:
         """Whether others are to be told what processes here use."""
         return any(self._is_untold(grant) for grant in self)
 
     def _is_untold(self, grant: Grant) -> bool:
-        return grant.seen > 0 and not grant.told and (is_contained() or grant.uuid in self.shared)
+        return grant.seen > 0 and not grant.told and (is_contained() or grant.uuid in self._shared)
 
     def soon(self) -> None:
         """Have the devices read again soon, for what has just ended; what takes longer waits for the usual reading."""

@@ -12,6 +12,7 @@ import attrs
 from maas_backoff.common.guard import log_for
 from maas_backoff.gate import library
 from maas_backoff.gate.device import MIB, NvmlDevice, by_owner, memory_of
+from maas_backoff.gate.faultlog import FaultLog
 from maas_backoff.gate.library import Library, NvmlError
 from maas_backoff.gate.reading import Reading
 from maas_backoff.gate.xids import Xids
@@ -62,7 +63,7 @@ class NvmlProbe:
         self._xids = Xids()
         self._trouble = "it has not answered yet"
         self._has_answered = False
-        self._said: dict[str, str] = {}
+        self._faults = FaultLog(log)
         self._round = PERIOD
         self._stop = threading.Event()
         self._poked = threading.Event()
@@ -142,10 +143,10 @@ class NvmlProbe:
             missing = error.code in {library.LIBRARY_NOT_FOUND, library.FUNCTION_NOT_FOUND}
             what = f"no driver: {error}" if missing else f"NVML cannot be initialised: {error}"
             self._trouble = f"{what}; {error.remedy}" if error.remedy else what
-            self._say("driver", self._trouble, logging.DEBUG if missing else logging.WARNING)
+            self._faults.begins("driver", self._trouble, logging.DEBUG if missing else logging.WARNING)
             self._answered()
             return False
-        self._quiet("driver")
+        self._faults.is_over("driver")
         return True
 
     def _answered(self) -> None:
@@ -153,21 +154,10 @@ class NvmlProbe:
             self._has_answered = True
             self._changed()
 
-    def _say(self, what: str, text: str, level: int = logging.WARNING) -> None:
-        """Log a fault when it comes, and not each time that it is met again."""
-        if self._said.get(what) != text:
-            self._said[what] = text
-            log.log(level, "%s", text)
-
-    def _quiet(self, what: str) -> None:
-        """Log that a fault is over, if it was said."""
-        if (text := self._said.pop(what, None)) is not None:
-            log.info("over: %s", text)
-
     def _read_all(self, nvml: Library) -> None:
         now = time.monotonic()
         missed = not self._devices or self._unlisted or any(one.trouble for one in self._readings.values())
-        if now - self._listed_at > (min(MISSED_FOR, LISTED_FOR) if missed else LISTED_FOR):
+        if now - self._listed_at > (MISSED_FOR if missed else LISTED_FOR):
             self._listed_at = now
             works = not self._devices or any(device.failing_since == math.inf for device in self._devices)
             if works or self._begin_anew(nvml):
@@ -195,10 +185,10 @@ class NvmlProbe:
             self._list_devices(nvml, now)
         except NvmlError as error:
             self._trouble = f"NVML cannot list the devices: {error}"
-            self._say("devices", self._trouble)
+            self._faults.begins("devices", self._trouble)
             self._begin_anew(nvml)
         else:
-            self._quiet("devices")
+            self._faults.is_over("devices")
             self._trouble = "" if self._devices else NO_DEVICE
 
     def _list_devices(self, nvml: Library, now: float) -> None:
@@ -210,9 +200,9 @@ class NvmlProbe:
                 found += self._listed(nvml, index)
             except NvmlError as error:
                 self._unlisted += 1
-                self._say(what, f"{what} cannot be asked: {error}")
+                self._faults.begins(what, f"{what} cannot be asked: {error}")
             else:
-                self._quiet(what)
+                self._faults.is_over(what)
         known = {device.uuid: device for device in self._devices}
         for device in found:
             if before := known.get(device.uuid):
@@ -261,7 +251,7 @@ class NvmlProbe:
             return self._unread(device, error, at)
         if device.failing_since < math.inf:
             device.failing_since = math.inf
-            self._quiet(device.uuid)
+            self._faults.is_over(device.uuid)
         load = self._optional(device.uuid, "utilisation", nvml.utilization, handle)
         if load is None:
             device.loads.clear()
@@ -288,7 +278,7 @@ class NvmlProbe:
         is_broken = error.code in _BROKEN_AT_ONCE or at - device.failing_since >= FAILING_FOR
         if before is not None and not before.trouble and not is_broken:
             return before
-        self._say(device.uuid, f"GPU {device.uuid} cannot be read: {error}")
+        self._faults.begins(device.uuid, f"GPU {device.uuid} cannot be read: {error}")
         before = before or Reading(device.uuid, device.index, device.name, 0, 0, at)
         return attrs.evolve(before, free=0, at=at, used={}, trouble=str(error))
 
@@ -298,7 +288,7 @@ class NvmlProbe:
             return read(handle)
         except NvmlError as error:
             if error.code not in {library.NOT_SUPPORTED, library.FUNCTION_NOT_FOUND, library.GPU_IS_LOST}:
-                self._say(f"{uuid} {what}", f"GPU {uuid} is used without its {what}: {error}")
+                self._faults.begins(f"{uuid} {what}", f"GPU {uuid} is used without its {what}: {error}")
             return None
 
 

@@ -1,8 +1,8 @@
 """Memory that children of workers in other containers use: NVML shows a container its own processes only.
 
-Their workers tell what they see, in the device's ledger. A child's memory then counts once: as used, and no longer as
-promised and not used yet. What is told is up to SEEN_FOR old, and the device's free memory is of another moment. So
-nothing may be counted as free and, at the same time, as used by a child that has just given it back.
+Their workers write what they see into the device's ledger. A child's memory then counts once: as used, and no longer as
+promised and not used yet. The ledger's number is up to SEEN_FOR old, and the free memory is of another moment. Memory
+that a child has just given back must not count as free and as used at the same time.
 """
 
 from collections import deque
@@ -40,12 +40,11 @@ class Others:
         if shown is reading:
             self._seen.clear()
             return reading
-        known = shown.free + sum(shown.used.values())
-        if self._seen and self._seen[-1][0] == reading.at:
-            known_before = self._seen.pop()[1]
-            self._seen.append((reading.at, min(known, known_before)))
-        else:
-            self._seen.append((reading.at, known))
+        owners = {one.owner for one in ledger.reservations.values()}
+        known = shown.free + sum(shown.used.get(owner, 0) for owner in owners)
+        if self._seen and reading.at - self._seen[-1][0] > SEEN_FOR:
+            self._seen.clear()  # nobody looked for a while
+        self._seen.append((reading.at, known))
         begin = reading.at - WATCHED_FOR
         while len(self._seen) > 1 and self._seen[1][0] <= begin:
             self._seen.popleft()

@@ -1,10 +1,10 @@
 """The name under which a process's GPU memory is found, also by workers in other containers of the same machine."""
 
-import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from maas_backoff.common.orphans import starter_of
+from maas_backoff.common.orphans import exists, starter_of
 
 
 def _namespace() -> str:
@@ -26,17 +26,8 @@ def is_contained() -> bool:
     return _NAMESPACE not in {_FIRST, "0"}
 
 
-def is_here(pid: int) -> bool:
-    """Whether a process of this id can be seen from here."""
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno == errno.EPERM
-    return True
-
-
 def is_elsewhere(owner: str) -> bool:
-    """Whether an owner is a process of another container."""
+    """Whether an owner is a process of another container, or of the machine outside of this one."""
     return owner != "-" and owner.partition(":")[0] != _NAMESPACE
 
 
@@ -56,7 +47,8 @@ def owner_using(pid: int) -> str:
 
 def owner_in_session(pid: int) -> str:
     """Return the owner's name of a process by its session."""
-    try:
-        return owner_of(os.getsid(pid))
-    except OSError:  # it has just ended, or is not to be seen here
+    if not exists(pid):  # it has just ended, or is not to be seen here; 0 would be this process
         return owner_of(pid)
+    with suppress(OSError):
+        return owner_of(os.getsid(pid))
+    return owner_of(pid)

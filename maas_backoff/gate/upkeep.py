@@ -62,13 +62,13 @@ class Upkeep:
         self._grants.reclaimed(grant)
 
     async def _is_reserved_again(self, grant: Grant, reading: Reading) -> bool:
+        ledger = self._read[grant.uuid] = await self._ledgers.read(grant.uuid)
+        shown = with_told(reading, ledger)
         wanted = self._grants.reservation(grant)
         answer = await self._ledgers.reserve(
-            grant.uuid, wanted, free=reading.free, used=reading.used, limit=0, settle=0, holder=""
+            grant.uuid, wanted, free=shown.free, used=shown.used, limit=0, settle=0, holder=""
         )
-        if answer not in {"ok", "room"}:  # a quarantine or a hold is for tasks that have not begun
-            await self._ledgers.keep(grant.uuid, [wanted], again=True)
-        return answer != "room"
+        return answer == "ok"
 
     async def _make_room_for_others(self, queue: str) -> None:
         """End idle children on devices where another worker waits for room."""

@@ -138,7 +138,7 @@ class BatchReply:
 
 @attrs.frozen
 class Found:
-    """A live task as somebody sees it who does not hold its lease: the reaper, or a hand from outside."""
+    """A live task as seen without its lease: by the reaper, or by an operation by hand."""
 
     task_id: str
     precondition: Precondition

@@ -38,7 +38,7 @@ class Reservation:
 
     @classmethod
     def of(cls, name: str, value: str, told: str, now_ms: float) -> Self | None:
-        """Return the reservation of a stored field, and of the one with its use; None if its lease has run out."""
+        """Return the reservation in a stored field; `told` is the field with its use. None if its lease has run out."""
         expiry, mib, state, start_until, owner, worker, queue, task_id = value.split(" ", 7)
         if float(expiry) < now_ms:
             return None

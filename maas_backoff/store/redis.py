@@ -51,7 +51,7 @@ CALL_KEPT = 60.0
 
 SETTLE_LIMIT = 100
 PURGE_LIMIT = 500
-"""Tasks per call of settle.lua and purge.lua, by a hand from outside: 2 to 3 ms."""
+"""Tasks per call of settle.lua and purge.lua, by a call by hand: 2 to 3 ms."""
 
 NO_SUSPECTS = suspicion_text(may=False, cohort="", in_children=False)
 

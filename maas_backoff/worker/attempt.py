@@ -55,7 +55,7 @@ class Attempt:
 
         `lease_until` is the moment, by time.monotonic(), until which the lease holds for certain. The handler may not
         begin in the last `margin` seconds before it. `watch` is told of the deadline, `report` of the handler's
-        progress; neither may know this attempt: it would be kept until the next garbage collection.
+        progress. Neither may reference this attempt: that would create a reference cycle.
         """
         self.claimed = claimed
         self.grant = grant

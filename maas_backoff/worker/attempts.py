@@ -64,7 +64,7 @@ class Attempts:
             grant=grant,
         )
         self._slots.take(attempt)
-        self._tally.waits[int(claimed.waited_ms).bit_length()] += 1
+        self._tally.count_wait(claimed.waited_ms)
         return attempt
 
     def end(self, attempt: Attempt, settlement: Settlement | None) -> None:
@@ -95,7 +95,7 @@ class Attempts:
 
     def _count(self, attempt: Attempt) -> None:
         if attempt.started_at is not None:
-            self._tally.runs[int((time.monotonic() - attempt.started_at) * 1000).bit_length()] += 1
+            self._tally.count_run(time.monotonic() - attempt.started_at)
         if attempt.grant is not None and attempt.grant.peak:
             self._tally.count_gpu_memory(attempt.grant.peak, attempt.grant.demand.memory)
 

@@ -62,7 +62,7 @@ class BatchRequests:
         if self._busy and len(self._outbox) < self._batch and not (self._plenty and self._slots.wanted >= self._batch):
             return None
         settles, attempts = self._outbox.take()
-        self._slots.sent(leaving=len(settles), coming=0)
+        self._slots.settles_sent(len(settles))
         claims = min(self._slots.wanted, self._batch)
         if not settles and not claims:
             return None
@@ -99,7 +99,7 @@ class BatchRequests:
     ) -> BatchRequest:
         may_claim_suspect, cohort = False, ""
         if claims:
-            self._slots.sent(leaving=0, coming=claims)
+            self._slots.claims_sent(claims)
             running = self._slots.attempts.values()
             may_claim_suspect, cohort = self._suspects.ask(running, gpu=bool(fits), asleep=asleep)
         request_id = f"{next(self._numbers)}"
@@ -112,11 +112,11 @@ class BatchRequests:
             log.error("an outcome cannot be sent: %s", type(error).__name__)  # noqa: TRY400 - the traceback may show the outcome
             return BatchRequest(tuple(map(_sendable, settles)), *claim)
 
-    def answered(self, request: BatchRequest, reply: BatchReply, seconds: float = 0) -> list[Attempt]:
+    def answered(self, request: BatchRequest, reply: BatchReply, seconds: float) -> list[Attempt]:
         """Free the slots of what is settled, and return it, in the order of the request. It took so many seconds."""
         settled, wakes = self._in_flight.pop(request.request_id)
         if settled:
-            self._tally.settles[int(seconds * 1000).bit_length()] += len(settled)
+            self._tally.count_settles(seconds, len(settled))
         if request.tally and not ACCEPTED.intersection(reply.answers):
             self._tally.put_back(request.tally)  # the server counts it with the first settle that it accepts
         freed = bool(settled)
@@ -126,10 +126,10 @@ class BatchRequests:
             self._busy -= 1
         self._suspects.answered(request)
         if request.claims and not request.fits:
-            # What woke this worker while the request was on its way may have come after the claim.
+            # A wake-up while the request was on its way may belong to a task that came after the claim.
             self._plenty = reply.hit
             self._wake_ups.note_work(found=reply.hit or wakes != self._wake_ups.count)
-        self._slots.answered(left=settled, leaving=len(settled), coming=request.claims)
+        self._slots.answered(settled, request.claims)
         if freed and self._slots.spare:
             self._wake_ups.gpu.set()
         return settled

@@ -4,7 +4,7 @@ No I/O, and no `await` between looking at the state and changing it.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.gate.grant import Grant
@@ -78,18 +78,20 @@ class Slots:
             self._wake_ups.to_send.set()
         self.spare = slots
 
-    def sent(self, *, leaving: int, coming: int) -> None:
-        """Count the attempts that a request settles, and the tasks that it claims."""
-        self._leaving += leaving
-        self._coming += coming
-        if coming:
-            self.empty.clear()
+    def settles_sent(self, number: int) -> None:
+        """Count the attempts that a request settles: their slots will be free."""
+        self._leaving += number
 
-    def answered(self, *, left: Iterable[Attempt], leaving: int, coming: int) -> None:
-        """Free the slots of the attempts that a request has settled. What it has claimed was given its slots before."""
-        self._leaving -= leaving
-        self._coming -= coming
-        self.release(left)
+    def claims_sent(self, number: int) -> None:
+        """Count the tasks that a request claims: they will take slots."""
+        self._coming += number
+        self.empty.clear()
+
+    def answered(self, settled: Sequence[Attempt], claims: int) -> None:
+        """Free the slots of the attempts that a request has settled. The tasks that it has claimed have theirs."""
+        self._leaving -= len(settled)
+        self._coming -= claims
+        self.release(settled)
 
     def take(self, attempt: Attempt) -> None:
         """Give an attempt a slot."""

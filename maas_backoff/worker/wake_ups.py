@@ -10,10 +10,9 @@ class WakeUps:
     """The events by which the loops of one worker wake each other. Belongs to the event loop that makes it."""
 
     def __init__(self) -> None:
-        self.has_work = False
-        """Whether the queue may hold a task for a free slot."""
         self.idle = asyncio.Event()
-        """Set while the queue is known to hold none."""
+        """Set while the queue holds no task for a free slot, as far as is known."""
+        self.idle.set()
         self.to_send = asyncio.Event()
         """Set when an exchange loop may have something to send."""
         self.look_at = 0.0
@@ -31,6 +30,11 @@ class WakeUps:
         self.hears_gpu = False
         """Whether its sleep on the server ends when a task waits for a GPU."""
 
+    @property
+    def has_work(self) -> bool:
+        """Whether the queue may hold a task for a free slot."""
+        return not self.idle.is_set()
+
     def wake(self) -> None:
         """Look for tasks now."""
         self.count += 1
@@ -38,7 +42,6 @@ class WakeUps:
 
     def note_work(self, *, found: bool) -> None:
         """Note whether the queue may hold a task for a free slot."""
-        self.has_work = found
         if found:
             self.idle.clear()
             self.to_send.set()

@@ -56,7 +56,7 @@ class Work:
     custom_backoff: BackoffCallable | None
     exception_handler: ExceptionHandler | None
     max_payload_bytes: int
-    gate: Gate | None = None
+    gate: Gate
     tracing: Tracing | None = None
     _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
     """Asyncio tasks that go on after an attempt: exception handlers, and waits for threads."""
@@ -142,8 +142,8 @@ class Work:
             return None  # lost while the exception handler ran
         if isinstance(outcome, Failed):
             outcome = outcome.limited(self.max_payload_bytes)
-        if attempt.grant is not None and self.gate is not None:
-            outcome = self._as_on_gpu(attempt, attempt.grant, outcome, self.gate)
+        if attempt.grant is not None:
+            outcome = self._as_on_gpu(attempt, attempt.grant, outcome)
         backoff = claimed.policy.backoff(self.custom_backoff)
         return decide(outcome, attempt.task.task_id, claimed.counts, claimed.policy, backoff)
 
@@ -154,21 +154,21 @@ class Work:
         failed = Failed(TaskError("unknown_outcome", "see the worker's log"), raised=True)
         return decide(failed, attempt.task.task_id, claimed.counts, claimed.policy, claimed.policy.backoff())
 
-    def _as_on_gpu(self, attempt: Attempt, grant: Grant, outcome: Outcome, gate: Gate) -> Outcome:
+    def _as_on_gpu(self, attempt: Attempt, grant: Grant, outcome: Outcome) -> Outcome:
         """Tell what a failure has to do with the GPU it happened on, and the gate what is to be thought of that GPU."""
         if isinstance(attempt.outcome, Succeeded):
-            gate.succeeded(grant)
+            self.gate.succeeded(grant)
         if not isinstance(outcome, Failed):
             return outcome
-        trouble = gate.devices.trouble_of(grant.uuid)
+        trouble = self.gate.devices.trouble_of(grant.uuid)
         if not outcome.fault and outcome.raised and trouble:
             outcome = attrs.evolve(outcome, fault="gpu")
         if not may_come_back(outcome.fault):
             return outcome
         if outcome.fault == "gpu" and not trouble:
-            gate.failed(grant, attempt.task.task_id, str(outcome.error))
-        crowded = gate.is_crowded(grant, other_processes(outcome.error.message))
-        return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.peak, gate.most, crowded)
+            self.gate.failed(grant, attempt.task.task_id, str(outcome.error))
+        crowded = self.gate.is_crowded(grant, other_processes(outcome.error.message))
+        return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.peak, self.gate.most, crowded)
 
     # The exception handler
 

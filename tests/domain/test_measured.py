@@ -1,4 +1,4 @@
-"""What was measured is counted in buckets, and comes back as quantiles and advice."""
+"""Measurements are counted in buckets, and come back as quantiles and advice."""
 
 import pytest
 

@@ -49,6 +49,7 @@ def until(holds: Callable[[], object]) -> None:
 @pytest.fixture
 def started(here: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
     monkeypatch.setattr(nvml, "LISTED_FOR", 0.2)
+    monkeypatch.setattr(nvml, "MISSED_FOR", 0.2)
     monkeypatch.setattr(nvml, "FAILING_FOR", 0.2)
     probes: list[Probing] = []
 

@@ -3,7 +3,6 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import anyio
 import attrs
 import pytest
-from support import Server, eventually
+from support import Server, eventually, table
 
 from maas_backoff import Retry, Snooze, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.domain.settlement import Settlement, decide
@@ -72,13 +71,6 @@ def section(heading: str) -> str:
     found = re.search(rf"^##+ {heading}\n(.*?)(?=^##+ |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert found is not None, f"no heading {heading!r}"
     return found[1]
-
-
-def table(text: str) -> Iterator[list[str]]:
-    """Give the cells of each row, the head of the table first."""
-    for line in text.splitlines():
-        if line.startswith("|") and not line.startswith("|---"):
-            yield [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
 @cache
@@ -277,7 +269,7 @@ async def by_a_worker_that_dies(scheduler: TaskBackoffScheduler, config: TaskBac
 
 
 async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
-    """What is left runs. Tasks want the same GPU, come back for each reason, and one is handed back at the end."""
+    """Run the rest. Tasks want the same GPU, come back for each reason, and one is handed back at the end."""
     worker = TaskBackoffScheduler(config, gpu_probe=FakeGpuProbe([FakeGpu(GPU, total_gb=16)]))
     go_on = anyio.Event()
 
@@ -311,7 +303,7 @@ async def is_processing(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
 
 
 async def by_a_broken_gpu(scheduler: TaskBackoffScheduler, config: TaskBackoffConfig, seen: Seen) -> None:
-    """What children and faults write: by hand, as a worker does with its reservations."""
+    """Write the fields of children and faults by hand, as a worker does with its reservations."""
     server = scheduler._client.store.server
     for queue in ("test", ""):  # a fault of a task, and of the device itself
         ledgers = Ledgers(config.storage, server, lease=LEASE, queue=queue or "test")

@@ -116,7 +116,7 @@ async def test_what_was_not_counted_goes_with_the_next_request() -> None:
     outbox.put(Settle("a", "lease", 1, Settlement.complete("1", POLICY)), _Ended())  # type: ignore[arg-type] - only its token is looked at
     request = requests.next(0)
     assert request is not None and tally.take() == ""
-    requests.answered(request, BatchReply(["lost"], [], None, hit=False))
+    requests.answered(request, BatchReply(["lost"], [], None, hit=False), 0)
     told = ["r3 2", "s23 1", "w5 1"]
     assert sorted(request.tally.splitlines()) == told
     assert sorted(tally.take().splitlines()) == sorted([*told, "s0 1"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from support import table
 from test_scripts import COMMAND, COMMENT, FOLDER, SCRIPTS, fixed, header_of
 
 from maas_backoff.store import scripts
@@ -38,14 +39,9 @@ class Row:
 
 
 def rows() -> list[Row]:
-    lines = PAGE.read_text(encoding="utf-8").partition("\n## Scripts\n")[2].partition("\n## ")[0].splitlines()
-    head, _, *body = [_cells(line) for line in lines if line.startswith("|")]
+    head, *body = table(PAGE.read_text(encoding="utf-8").partition("\n## Scripts\n")[2].partition("\n## ")[0])
     assert head == COLUMNS
     return [Row(*cells) for cells in body]
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip("|").split(" | ")]
 
 
 def row_of(script: Script) -> Row:

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import attrs
 import pytest
-from support import eventually
+from support import eventually, table
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskConflictError, TaskEntity
 from maas_backoff.domain.outcome import Cancelled, CancelReason, Failed, LeaseExpired, Snoozed, Succeeded, Unstarted
@@ -31,7 +31,7 @@ ID = "x"
 
 @attrs.frozen
 class Cell:
-    """What a call or an event is answered in a state, and the state afterwards."""
+    """The answer to a call or an event in a state, and the state afterwards."""
 
     name: str
     before: str
@@ -52,7 +52,7 @@ def cells(heading: str) -> list[Cell]:
     text = re.split(rf"^##+ {heading}\n", PAGE, flags=re.MULTILINE)[1]
     lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert lines is not None
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[0].splitlines()]
+    head, *rows = table(lines[0])
     assert all(len(row) == len(head) for row in rows)
     return [Cell.of(row[0], *pair) for row in rows for pair in zip(head[1:], row[1:], strict=True)]
 

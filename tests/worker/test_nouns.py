@@ -84,21 +84,21 @@ class Parts:
 class TestSlots:
     async def test_a_claim_on_its_way_takes_slots_until_it_is_answered(self) -> None:
         slots = Parts(4).slots
-        slots.sent(leaving=0, coming=3)
+        slots.claims_sent(3)
         assert (slots.free, slots.empty.is_set()) == (1, False)
         slots.take(attempt())
-        slots.answered(left=[], leaving=0, coming=3)
+        slots.answered([], 3)
         assert (slots.free, slots.empty.is_set()) == (3, False)
 
     async def test_an_attempt_that_is_being_settled_gives_its_slot_to_the_next_claim(self) -> None:
         slots, one = Parts(1).slots, attempt()
         slots.take(one)
         assert slots.free == 0
-        slots.sent(leaving=1, coming=0)
+        slots.settles_sent(1)
         assert slots.free == 1
-        slots.sent(leaving=0, coming=1)
+        slots.claims_sent(1)
         assert slots.free == 0
-        slots.answered(left=[one], leaving=1, coming=1)
+        slots.answered([one], 1)
         assert (slots.free, slots.empty.is_set()) == (1, True)
 
     async def test_a_thread_that_outlives_its_attempt_keeps_its_slot(self) -> None:
@@ -260,18 +260,18 @@ class TestBatchRequests:
         request = parts.requests.next(0)
         assert request is not None
         parts.wake_ups.wake()
-        parts.requests.answered(request, parts.reply())
+        parts.requests.answered(request, parts.reply(), 0)
         assert parts.wake_ups.has_work
         request = parts.requests.next(0)
         assert request is not None
-        parts.requests.answered(request, parts.reply())
+        parts.requests.answered(request, parts.reply(), 0)
         assert not parts.wake_ups.has_work
 
     async def test_a_sleeping_claim_is_small_and_leaves_a_slot(self) -> None:
         large, small = Parts(10), Parts(1)
         request = large.requests.sleeping(2)
         assert request is not None and request.claims == SLEEPING_CLAIMS and large.requests.sleeps_on_slots
-        large.requests.answered(request, large.reply())
+        large.requests.answered(request, large.reply(), 0)
         assert not large.requests.sleeps_on_slots and large.slots.empty.is_set()
         assert small.requests.sleeping(2) is None
 
@@ -281,5 +281,5 @@ class TestBatchRequests:
         assert parts.requests.for_gpus([fit] * 3, 3) is None and parts.requests.for_gpus([], 3) is None
         request = parts.requests.for_gpus([fit] * 2, 3)
         assert request is not None and (request.claims, request.fits) == (2, (fit, fit))
-        parts.requests.answered(request, parts.reply())
+        parts.requests.answered(request, parts.reply(), 0)
         assert parts.slots.free == 2

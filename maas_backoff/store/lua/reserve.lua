@@ -4,7 +4,7 @@ ARGV: now id mib free limit lease_ms settle_ms holder owner rest | per process t
 Returns: 'ok', or what stands against it: 'room', 'busy', 'starting', 'held', 'shut'
 `free` and `used` are of one reading, in MiB. An id that has a reservation is given a larger or smaller one, and the memory its
 process uses counts as free for it; a smaller one is never refused for want of room. `limit` is how many tasks may run here at once, 0: no matter; -1: nothing else may have a reservation; -2: no other worker may. `settle_ms` says how long
-nothing else may start after this, unless its memory shows before; 0: nothing starts. `rest` is "worker queue task".
+nothing else may start after this, unless its memory shows before; 0: nothing starts. `rest` is "worker queue task". An empty `holder`: the task has begun, and its reservation has lapsed.
 ]]
 --#include _clock
 --#include _ledger
@@ -41,22 +41,24 @@ end
 
 local hold = fields.hold
 local held = hold and until_of(hold) > now and string.match(hold, '^%d+ %d+ (.*)$')
+-- A reservation that has lapsed is asked for again: holds and quarantines are for tasks that have not begun.
+local begins = holder ~= ''
 local of_queue, tries = ':' .. string.match(rest, '^%S+ (%S+)'), {}
 for _, of in ipairs({ '', of_queue }) do
   local shut, trial = fields['shut' .. of], fields['trial' .. of] or ''
   trial = trial ~= id and fields['r:' .. trial]  -- its own: this call is repeated, as its reply was lost
   trial = trial and reservation(trial)
-  if shut and (until_of(shut) > now or trial and trial.expiry >= now and trial.state == 'running') then return 'shut' end
-  if shut then tries[#tries + 1] = of end
+  if begins and shut and (until_of(shut) > now or trial and trial.expiry >= now and trial.state == 'running') then return 'shut' end
+  if begins and shut then tries[#tries + 1] = of end
 end
-if held and held ~= holder then return 'held' end
+if begins and held and held ~= holder then return 'held' end
 if others or limit > 0 and running >= limit then return 'busy' end
 if settle_ms > 0 and starting then return 'starting' end
 if mib > room and mib > mine then return 'room' end
 
 begin_writing(ledger, now, ahead)
 if #expired > 0 then redis.call('HDEL', ledger, unpack(expired)) end
-if held then redis.call('HDEL', ledger, 'hold') end
+if begins and held then redis.call('HDEL', ledger, 'hold') end
 for _, of in ipairs(tries) do redis.call('HSET', ledger, 'trial' .. of, id) end
 local start_until = settle_ms > 0 and now + settle_ms or 0
 redis.call('HSET', ledger, 'r:' .. id, table.concat({ whole(now + lease_ms), mib, 'running', whole(start_until), owner, rest }, ' '))

@@ -15,7 +15,7 @@ from maas_backoff.errors import StorageError
 from maas_backoff.gate.fit import Plan, Start
 from maas_backoff.gate.gate import HOLD, Gate
 from maas_backoff.gate.grant import Grant
-from maas_backoff.store.batch import BatchReply, BatchRequest
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.patience import Patience
@@ -168,11 +168,7 @@ class Admission:
     async def _claim(self, request: BatchRequest, grants: list[Grant]) -> bool:
         """Claim tasks for what was reserved; False where there were none (any more)."""
         sent = time.monotonic()
-        try:
-            reply = await self._exchange.send(request)
-        except StorageError:
-            self._requests.answered(request, BatchReply([], [], None, hit=False))
-            raise
+        reply = await self._exchange.send(request)
         for claimed in reply.claimed:
             grants[claimed.fit].claimed(claimed.task.task_id, claimed.demand)
         self._exchange.apply(request, reply, sent, grants)

@@ -42,7 +42,7 @@ class Heartbeat:
         slots: Slots,
         gate: Gate,
         about: dict[str, object],
-        troubles: Callable[[], list[str]] = list,
+        troubles: Callable[[], list[str]],
     ) -> None:
         """`about` is what the worker says of itself for good; `troubles` is asked with each beat, in its thread."""
         store, lease = context.store, context.lease
