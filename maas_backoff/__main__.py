@@ -26,7 +26,7 @@ from maas_backoff.demo.lines import InputError
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError, WorkerEndedError
 from maas_backoff.logs import JsonFormatter, PlainFormatter, TaskLogFilter
 from maas_backoff.scheduler import TaskBackoffScheduler
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 
 log = log_for("command")
 
@@ -213,7 +213,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     async def run() -> int:
         scheduler = TaskBackoffScheduler(_config(options))
-        store = RedisStore(scheduler.config)
+        store = QueueStore.of(scheduler.config)
         try:
             words = await examine(scheduler, store, repair=options.repair, keys=options.keys)
         finally:

@@ -41,6 +41,7 @@ from maas_backoff.worker.executors.lifespan import Lifespan
 from maas_backoff.worker.executors.process import ProcessExecutor
 from maas_backoff.worker.executors.reference import HandlerReference
 from maas_backoff.worker.executors.thread import ThreadExecutor
+from maas_backoff.worker.parts import Parts
 from maas_backoff.worker.service import Service
 
 log = log_for("scheduler")
@@ -189,7 +190,8 @@ class TaskBackoffScheduler:
         client = self._client
         executor = _executor(client.config, handler, self._lifespan)
         probe = self._probe or NvmlProbe()
-        service = Service(client.config, client.store, executor, self._exception_handler, probe, self._tracing)
+        parts = Parts.of(client.config, client.store, executor, self._exception_handler, probe, self._tracing)
+        service = Service(parts)
         await service.start()
         return service
 
@@ -261,7 +263,7 @@ class TaskBackoffScheduler:
             await self.start()
             async with anyio.create_task_group() as group:
                 group.start_soon(self._end_with_service, group.cancel_scope)
-                for action in (self._drain, self._hurry):
+                for action in (self._drain, self._cancel_running):
                     number = await anext(signals)
                     log.warning("%s: %s", signal.Signals(number).name, action.__doc__)
                     action()
@@ -278,10 +280,10 @@ class TaskBackoffScheduler:
         if self._service is not None:
             self._service.close()
 
-    def _hurry(self) -> None:
+    def _cancel_running(self) -> None:
         """cancelling what runs; a third signal ends the process"""  # noqa: D400, D401, D403, D415 - it is logged
         if self._service is not None:
-            self._service.hurry()
+            self._service.cancel_running()
 
     # Creating tasks
 
@@ -389,11 +391,11 @@ class TaskBackoffScheduler:
 
     async def get_queue_stats(self) -> QueueStats:
         """Return how many tasks are in which state, in constant time."""
-        return await self._client.store.stats()
+        return await self._client.store.reader.stats()
 
     async def explain(self) -> str:
         """Return in one sentence why nothing runs, or not all that waits."""
-        return await self._client.store.explain()
+        return await self._client.store.reader.explain()
 
     async def get_history(self, minutes: int = 60) -> History:
         """Return what has happened in the last 1 to 120 minutes, this one included, and in all time.
@@ -411,7 +413,7 @@ class TaskBackoffScheduler:
 
     async def workers(self) -> list[Worker]:
         """Return the live workers of this queue, as each told with its last heartbeat; at most 1,000."""
-        return list(await self._client.store.fleet())
+        return list(await self._client.store.registry.fleet())
 
     async def gpus(self) -> list[GpuStatus]:
         """Return the GPUs of all live workers of this queue, with what every queue has reserved there."""

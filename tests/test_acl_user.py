@@ -12,7 +12,7 @@ from topology import KINDS, MASTER, ClusterRig, SentinelRig
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
 from maas_backoff.store.batch import BatchRequest
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
@@ -54,8 +54,8 @@ def _used(server: Server) -> set[str]:
 
 async def _ghost(config: TaskBackoffConfig) -> None:
     """A worker that takes a task, and is never heard of again."""
-    store = RedisStore(config)
-    answer = await store.exchange(BatchRequest((), 1, True, "ghost-1", 0), "ghost")
+    store = QueueStore.of(config)
+    answer = await store.exchange.send(BatchRequest((), 1, True, "ghost-1", 0), "ghost")
     assert [claimed.task.task_id for claimed in answer.claimed] == ["lost"]
     await store.aclose()
 
@@ -65,7 +65,7 @@ async def test_the_rights_are_enough_for_all_there_is_and_each_is_needed(
 ) -> None:
     """Create, run, retry, progress, cancel, reap, and every call from outside; without the check at start."""
     acl.client.script_flush()  # other tests run on this server, too
-    monkeypatch.setattr(RedisStore, "check", _unchecked)
+    monkeypatch.setattr(QueueStore, "check", _unchecked)
     config = _config(acl)
     scheduler = TaskBackoffScheduler(config)
 
@@ -140,7 +140,7 @@ async def test_a_producer_needs_fewer_rights(acl: Server, monkeypatch: pytest.Mo
     """All calls of a process without a handler; the tasks are done from outside."""
     async with TaskBackoffScheduler(_config(acl, *WORKERS_ONLY)):
         pass  # the check at start agrees
-    monkeypatch.setattr(RedisStore, "check", _unchecked)
+    monkeypatch.setattr(QueueStore, "check", _unchecked)
     async with TaskBackoffScheduler(quick_config(acl.storage)) as other:
         await other.create_task({}, "lost")
     await _ghost(quick_config(acl.storage))

@@ -107,12 +107,12 @@ def test_the_layers_are_those_that_are_checked() -> None:
 
 
 def test_each_loop_is_in_the_table() -> None:
-    """By its file, and by the name that `Service._loop_and_work` gives it."""
+    """By its file, and by the name that `Parts.loops` gives it."""
     table = TEXT.partition("## The loops of a worker")[2].partition("\n## ")[0]
     files = {path.name for path in (PACKAGE / "worker/loops").glob("*.py")} - {"__init__.py"}
     assert {name for name in files if f"`worker/loops/{name}`" not in table} == set()
-    service = (PACKAGE / "worker/service.py").read_text(encoding="utf-8")
-    names = re.findall(r"\(f?\"([\w -]+?)(?: \{[\w.]+\})?\", [\w.]", service)
+    parts = (PACKAGE / "worker/parts.py").read_text(encoding="utf-8")
+    names = re.findall(r"\(f?\"([\w -]+?)(?: \{[\w.]+\})?\", [\w.]", parts)
     assert {"exchange", "poll", "wake-up", "children"} <= set(names)
     assert [name for name in names if not re.search(rf"^\| {name}\b", table, re.MULTILINE)] == []
 

@@ -9,9 +9,9 @@ from support import Server, load_scripts, quick_config
 
 from maas_backoff import TaskBackoffScheduler, TaskStatus
 from maas_backoff.domain.settlement import Settlement
-from maas_backoff.store import redis as module
+from maas_backoff.store import writer as module
 from maas_backoff.store.batch import Settle
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.reader import Reader
 
 pytestmark = pytest.mark.anyio
 
@@ -86,13 +86,13 @@ async def test_a_repeated_completion_is_true_though_the_task_is_gone(
     one, other = pair
     await one.create_task({}, "x")
     store = one._client.store
-    found = await store.find_live("x")
+    found = await store.reader.find_live("x")
     assert found is not None
     settle = found.settle(Settlement.complete("1", found.policy))
-    assert await store.settle(settle, settle_id="same") == "ok"
+    assert await store.writer.settle(settle, settle_id="same") == "ok"
     await other.delete_task("x")
     await other.create_task({}, "x")
-    assert await store.settle(settle, settle_id="same") == "ok"
+    assert await store.writer.settle(settle, settle_id="same") == "ok"
     task = await other.get_task("x")
     assert task is not None and task.status == "pending"
 
@@ -115,9 +115,9 @@ async def test_a_repeated_retry_is_true_though_the_task_has_ended_again(
     store = one._client.store
 
     settle = Settle("z", "finished", None, Settlement.release(one.config.task.policy))
-    first = await store.settle_all([settle], "same batch")
+    first = await store.writer.settle_all([settle], "same batch")
     await again
-    assert first == await store.settle_all([settle], "same batch") == ["ok"]
+    assert first == await store.writer.settle_all([settle], "same batch") == ["ok"]
     task = await other.get_task("z")
     assert task is not None and task.status == "failed"
 
@@ -128,7 +128,9 @@ async def test_a_repeated_cancel_does_not_stop_the_next_attempt(
     """The task was cancelled, taken up again, and claimed, before the request came a second time."""
     one, other = pair
     await one.create_task({}, "x", delay=60)
-    assert await repeated(one, lambda s: s._client.store.request_cancel("x"), other.update_task("x", priority=1)) == [
+    assert await repeated(
+        one, lambda s: s._client.store.writer.request_cancel("x"), other.update_task("x", priority=1)
+    ) == [
         "pending",
         "pending",
     ]
@@ -139,7 +141,7 @@ async def test_a_repeated_cancel_does_not_stop_the_next_attempt(
         any_server.client.delete("maas:{test}:ctl:worker")
 
     any_server.client.hset("maas:{test}:t:x", mapping=running)
-    answers = await repeated(one, lambda s: s._client.store.request_cancel("x"), next_attempt())
+    answers = await repeated(one, lambda s: s._client.store.writer.request_cancel("x"), next_attempt())
     assert answers == ["processing", "processing"]
     assert not any_server.client.hexists("maas:{test}:t:x", "x")
     assert not any_server.client.exists("maas:{test}:ctl:worker")
@@ -163,7 +165,7 @@ async def test_a_repeated_purge_deletes_no_further_tasks(
     one, other = pair
     await one.create_tasks([{}] * 3)
     store = one._client.store
-    answers = await repeated(one, lambda _: store.purge(TaskStatus.PENDING), other.create_tasks([{}] * 2))
+    answers = await repeated(one, lambda _: store.writer.purge(TaskStatus.PENDING), other.create_tasks([{}] * 2))
     assert answers == [(3, False), (3, False)]
     assert (await other.get_queue_stats()).pending_count == 2
 
@@ -237,7 +239,7 @@ async def test_a_mark_says_true_only_if_it_was_stored(
 ) -> None:
     """A cancel that comes between the look at the task and the mark wins, and the mark says False."""
     one, other = pair
-    find_live = RedisStore.find_live
+    find_live = Reader.find_live
     for name, mark in (
         ("completed", lambda: one.mark_task_completed("completed", 12)),
         ("failed", lambda: one.mark_task_failed("failed", "no", retry=False)),
@@ -246,16 +248,16 @@ async def test_a_mark_says_true_only_if_it_was_stored(
     ):
         await one.create_task({}, name, delay=60)
 
-        async def and_then_cancel(store: RedisStore, task_id: str) -> object:
+        async def and_then_cancel(store: Reader, task_id: str) -> object:
             found = await find_live(store, task_id)
-            monkeypatch.setattr(RedisStore, "find_live", find_live)
+            monkeypatch.setattr(Reader, "find_live", find_live)
             assert await other.cancel_task(task_id)
             return found
 
         if name == "taken":
             await other.cancel_task(name)
         else:
-            monkeypatch.setattr(RedisStore, "find_live", and_then_cancel)
+            monkeypatch.setattr(Reader, "find_live", and_then_cancel)
         assert not await mark()
         task = await one.get_task(name)
         assert task is not None and (task.status, task.result, task.error) == ("cancelled", None, None)

@@ -18,11 +18,12 @@ from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.store import scripts
-from maas_backoff.store.batch import BatchRequest, Settle
+from maas_backoff.store.batch import NO_SUSPECTS, BatchRequest, Settle
 from maas_backoff.store.codec import AttemptInfo
+from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.ledger import Ledgers, Reservation
-from maas_backoff.store.redis import NO_SUSPECTS, RedisStore
+from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.store.server import Server as ServerOfQueue
 from maas_backoff.worker.loops.reap import settle_lost
 
@@ -115,10 +116,10 @@ class Clock:
         loop_time = anyio.current_time
         begun, at = loop_time(), float(server.client.time()[0])  # type: ignore[index] - redis-py types it for asyncio, too
 
-        def now(_: RedisStore) -> str:
+        def now(_: QueueConnection) -> str:
             return f"{(at + loop_time() - begun + self.jump) * 1000:.3f}"
 
-        monkeypatch.setattr(RedisStore, "clock", property(now, lambda *_: None), raising=False)
+        monkeypatch.setattr(QueueConnection, "clock", property(now, lambda *_: None), raising=False)
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
@@ -159,12 +160,12 @@ async def test_a_dead_workers_task_comes_back_soon_though_the_clock_was_set_back
     """By an hour: a lease that lies an hour in the future is taken back with the clock."""
     clock = Clock(server, monkeypatch)
     config = quick_config(server.storage)
-    store = RedisStore(config)
+    store = QueueStore.of(config)
     scheduler = TaskBackoffScheduler(config)
     await scheduler.create_task({}, "x")
     frame = BatchRequest((), 1, may_claim_suspect=False, request_id="1", exchange=0)
-    assert len((await store.exchange(frame, "a worker that dies")).claimed) == 1
-    await settle_lost(store, "reaper", await store.reap(gap=1.5, grace=3))
+    assert len((await store.exchange.send(frame, "a worker that dies")).claimed) == 1
+    await settle_lost(store, "reaper", await store.lost.find(gap=1.5, grace=3))
     clock.jump = -HOUR
 
     @scheduler.set_custom_task_handler
@@ -210,39 +211,39 @@ async def test_fields_of_another_release_are_ignored(scheduler: TaskBackoffSched
 
 
 @pytest.fixture
-async def jumping(any_server: Server) -> AsyncIterator[RedisStore]:
+async def jumping(any_server: Server) -> AsyncIterator[QueueStore]:
     """A store on a virtual clock, at 0 s, that `at` moves; its reaper has looked."""
-    store = RedisStore(quick_config(any_server.storage))
+    store = QueueStore.of(quick_config(any_server.storage))
     at(store, 0)
-    await store.reap(1e6, 0)
+    await store.lost.find(1e6, 0)
     yield store
     await store.aclose()
 
 
-def at(store: RedisStore, seconds: float) -> None:
-    store.clock = f"{1_800_000_000_000 + seconds * 1000:.0f}"
+def at(store: QueueStore, seconds: float) -> None:
+    store.connection.clock = f"{1_800_000_000_000 + seconds * 1000:.0f}"
 
 
-async def create(store: RedisStore, task_id: str, due: float | datetime = 0) -> None:
-    await store.enqueue([NewTask(task_id, "{}", 0, due, store._config.task.policy, "")])
+async def create(store: QueueStore, task_id: str, due: float | datetime = 0) -> None:
+    await store.writer.enqueue([NewTask(task_id, "{}", 0, due, store.connection.config.task.policy, "")])
 
 
-async def claimed(store: RedisStore, request: str) -> list[str]:
+async def claimed(store: QueueStore, request: str) -> list[str]:
     frame = BatchRequest((), 5, may_claim_suspect=True, request_id=request, exchange=0)
-    return [one.task.task_id for one in (await store.exchange(frame, "worker")).claimed]
+    return [one.task.task_id for one in (await store.exchange.send(frame, "worker")).claimed]
 
 
 @pytest.mark.parametrize("reaped", [True, False], ids=["noted", "not noted yet"])
-async def test_a_delay_is_as_long_as_it_is_though_the_clock_is_set_back(jumping: RedisStore, reaped: bool) -> None:
+async def test_a_delay_is_as_long_as_it_is_though_the_clock_is_set_back(jumping: QueueStore, reaped: bool) -> None:
     """By an hour: what was to come in 10 s does, whoever notices the jump first; and what is created then, too."""
     await create(jumping, "before", due=10)
     at(jumping, 4)
-    await jumping.reap(1e6, 0)
+    await jumping.lost.find(1e6, 0)
     at(jumping, 4 - HOUR)
     if reaped:
-        await jumping.reap(1e6, 0)
+        await jumping.lost.find(1e6, 0)
     await create(jumping, "after", due=10)
-    await jumping.reap(1e6, 0)
+    await jumping.lost.find(1e6, 0)
     at(jumping, 9 - HOUR)
     assert await claimed(jumping, "1") == []
     at(jumping, 10.1 - HOUR)
@@ -253,70 +254,74 @@ async def test_a_delay_is_as_long_as_it_is_though_the_clock_is_set_back(jumping:
     assert await claimed(jumping, "4") == ["after"]
 
 
-async def test_an_absolute_time_is_the_callers_before_and_after_a_set_back(jumping: RedisStore) -> None:
+async def test_an_absolute_time_is_the_callers_before_and_after_a_set_back(jumping: QueueStore) -> None:
     """`run_at` is meant by the clock as it is then; times are shown by it, and never run ahead of it."""
     at(jumping, HOUR)
     await create(jumping, "early")
-    await jumping.reap(1e6, 0)
+    await jumping.lost.find(1e6, 0)
     at(jumping, 10)
-    await jumping.reap(1e6, 0)
+    await jumping.lost.find(1e6, 0)
     start = datetime.fromtimestamp(1_800_000_000, UTC)
     await create(jumping, "late", due=start + timedelta(seconds=20))
-    late = await jumping.get("late")
+    late = await jumping.reader.get("late")
     assert late is not None
     assert (late.created_at, late.next_execute_time) == (start + timedelta(seconds=10), start + timedelta(seconds=20))
-    early = await jumping.get("early")
+    early = await jumping.reader.get("early")
     assert early is not None and early.created_at == start + timedelta(seconds=10)
     assert await claimed(jumping, "1") == ["early"]
     at(jumping, 20.1)
     frame = BatchRequest((), 5, may_claim_suspect=True, request_id="2", exchange=0)
-    (one,) = (await jumping.exchange(frame, "worker")).claimed
+    (one,) = (await jumping.exchange.send(frame, "worker")).claimed
     assert (one.task.task_id, one.task.created_at) == ("late", start + timedelta(seconds=10))
     assert one.task.started_at == start + timedelta(seconds=20, milliseconds=100)
     failed = Failed(TaskError("ValueError", "boom"))
     info = AttemptInfo(1, one.started_ms, one.started_ms + 50, "worker")
     settlement = Settlement.retry(failed, one.counts, 7, one.policy)
     settle = Settle("late", "lease", one.token, settlement, one.counts, info)
-    assert (await jumping.exchange(BatchRequest((settle,), 0, False, "3", 0), "worker")).answers == ["ok"]
-    (task,) = (await jumping.page(TaskStatus.PENDING, Listing())).tasks
+    assert (await jumping.exchange.send(BatchRequest((settle,), 0, False, "3", 0), "worker")).answers == ["ok"]
+    (task,) = (await jumping.reader.page(TaskStatus.PENDING, Listing())).tasks
     assert task.next_execute_time == start + timedelta(seconds=27, milliseconds=100)
     assert task.attempts[0].started_at == start + timedelta(seconds=20, milliseconds=100)
-    found = await jumping.find_pending("late")
+    found = await jumping.reader.find_pending("late")
     assert found is not None
-    assert await jumping.settle(found.moved(None, start + timedelta(seconds=21))) == "ok"
+    assert await jumping.writer.settle(found.rescheduled(None, start + timedelta(seconds=21))) == "ok"
     at(jumping, 20.9)
     assert await claimed(jumping, "4") == []
     at(jumping, 21.1)
     assert await claimed(jumping, "5") == ["late"]
-    (minute,) = [one for one in (await jumping.history(3)).minutes if one.retried]
+    (minute,) = [one for one in (await jumping.reader.history(3)).minutes if one.retried]
     assert minute.start is not None and abs((minute.start - start).total_seconds()) < 60
 
 
-async def test_the_registry_and_holds_end_in_their_time_though_the_clock_is_set_back(jumping: RedisStore) -> None:
-    keys = jumping.keys.all(scripts.RENEW.keys, info=jumping.keys.info("gone"))
-    await jumping.server.run(scripts.RENEW, keys, [jumping.clock, jumping.keys.prefix, "gone", "{}", "3000"])
-    assert await jumping.hold("1:0 GPU-a gone", 5)
+async def test_the_registry_and_holds_end_in_their_time_though_the_clock_is_set_back(jumping: QueueStore) -> None:
+    keys = jumping.connection.keys.all(scripts.RENEW.keys, info=jumping.connection.keys.info("gone"))
+    await jumping.connection.server.run(
+        scripts.RENEW, keys, [jumping.connection.clock, jumping.connection.keys.prefix, "gone", "{}", "3000"]
+    )
+    assert await jumping.writer.hold("1:0 GPU-a gone", 5)
     at(jumping, -HOUR)
-    await jumping.reap(1e6, 0)
-    assert len(await jumping.fleet()) == 1 and (await jumping.demands(NO_SUSPECTS))[2] == "1:0 GPU-a gone"
-    assert not await jumping.hold("1:0 GPU-a other", 5)
+    await jumping.lost.find(1e6, 0)
+    assert (
+        len(await jumping.registry.fleet()) == 1 and (await jumping.reader.demands(NO_SUSPECTS))[2] == "1:0 GPU-a gone"
+    )
+    assert not await jumping.writer.hold("1:0 GPU-a other", 5)
     at(jumping, 3.1 - HOUR)
-    assert await jumping.fleet() == []
+    assert await jumping.registry.fleet() == []
     at(jumping, 5.1 - HOUR)
-    assert (await jumping.demands(NO_SUSPECTS))[2] == ""
-    assert await jumping.hold("1:0 GPU-a other", 5)
+    assert (await jumping.reader.demands(NO_SUSPECTS))[2] == ""
+    assert await jumping.writer.hold("1:0 GPU-a other", 5)
 
 
-async def test_a_small_step_back_stops_the_clock_and_does_not_move_it(jumping: RedisStore) -> None:
+async def test_a_small_step_back_stops_the_clock_and_does_not_move_it(jumping: QueueStore) -> None:
     """NTP does that: nothing is shown otherwise afterwards."""
     at(jumping, 0.5)
-    await jumping.reap(1e6, 0)
+    await jumping.lost.find(1e6, 0)
     at(jumping, 0)
-    await jumping.reap(1e6, 0)
+    await jumping.lost.find(1e6, 0)
     await create(jumping, "a")
-    task = await jumping.get("a")
+    task = await jumping.reader.get("a")
     assert task is not None and task.created_at == datetime.fromtimestamp(1_800_000_000.5, UTC)
-    assert await jumping.server.execute("HGET", jumping.keys("meta"), "ahead") is None
+    assert await jumping.connection.server.execute("HGET", jumping.connection.keys("meta"), "ahead") is None
 
 
 async def test_the_ledger_of_a_gpu_follows_a_clock_that_is_set_back(any_server: Server) -> None:
@@ -355,9 +360,9 @@ async def test_the_ledger_of_a_gpu_follows_a_clock_that_is_set_back(any_server: 
     await server.aclose()
 
 
-async def test_the_doctor_tells_what_the_clock_is_ahead(jumping: RedisStore) -> None:
+async def test_the_doctor_tells_what_the_clock_is_ahead(jumping: QueueStore) -> None:
     at(jumping, -HOUR)
-    await jumping.reap(1e6, 0)
-    async with TaskBackoffScheduler(jumping._config) as scheduler:
+    await jumping.lost.find(1e6, 0)
+    async with TaskBackoffScheduler(jumping.connection.config) as scheduler:
         words = [str(word) for word in await examine(scheduler, jumping)]
     assert any("clock: the queue's is 3600.0 s ahead of the server's" in word for word in words)

@@ -14,7 +14,7 @@ from topology import KINDS, ClusterRig, Node
 
 from maas_backoff import StorageConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.store.keys import Keys
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(150)]
@@ -116,11 +116,11 @@ async def test_many_queues_in_one_process_are_spread_over_the_masters(rig: Clust
 
 async def test_a_worker_that_starts_at_a_replica_asks_who_is_master(rig: ClusterRig) -> None:
     """What it knows may be of the moment before a failover: that is no reason to stop."""
-    store = RedisStore(quick_config(_storage(rig)))
+    store = QueueStore.of(quick_config(_storage(rig)))
     replica = rig.replica_of(rig.owner("test"))
-    store.server.location.moved("127.0.0.1", replica.port)
+    store.connection.server.location.moved("127.0.0.1", replica.port)
     await store.check(worker=True)
-    assert (await store.server.location.get()).port == rig.owner("test").port
+    assert (await store.connection.server.location.get()).port == rig.owner("test").port
     await store.aclose()
 
 

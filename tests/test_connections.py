@@ -112,7 +112,7 @@ async def test_a_value_that_cannot_be_sent_is_no_outage(server: Server) -> None:
     scheduler = TaskBackoffScheduler(quick_config(server.storage))
     async with scheduler:
         with pytest.raises(TypeError):
-            await scheduler._client.store.server.execute("GET", object())  # type: ignore[arg-type] # that is the test
+            await scheduler._client.store.connection.server.execute("GET", object())  # type: ignore[arg-type] # that is the test
 
 
 # Forgotten

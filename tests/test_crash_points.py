@@ -11,7 +11,7 @@ from support import Server, eventually, load_scripts, quick_config
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.store.batch import BatchRequest
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
@@ -27,7 +27,9 @@ from maas_backoff import *
 from maas_backoff.worker.loops import reap
 from maas_backoff.worker.loops.heartbeat import Heartbeat
 from maas_backoff.worker.attempts import Attempts
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.exchange import Exchange
+from maas_backoff.store.lost import LostAttempts
+from maas_backoff.store.writer import Writer
 from maas_backoff.worker.work import Work
 
 port, point, log = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -65,18 +67,18 @@ settles = lambda store, frame, worker: bool(frame.settles)
 holds = lambda heartbeat, client: bool(heartbeat._slots.attempts)
 claims = lambda store, frame, worker: bool(frame.claims)
 match point:
-    case "claim sent": end_unanswered(RedisStore, "exchange", claims)
+    case "claim sent": end_unanswered(Exchange, "send", claims)
     case "claim answered": end_before(Attempts, "claimed")
     case "before the handler": end_before(Work, "_begin")
     case "after the handler": end_before(Attempts, "end")
-    case "before the settle": end_before(RedisStore, "exchange", settles)
-    case "settle sent": end_unanswered(RedisStore, "exchange", settles)
-    case "settle answered": end_after(RedisStore, "exchange", settles)
+    case "before the settle": end_before(Exchange, "send", settles)
+    case "settle sent": end_unanswered(Exchange, "send", settles)
+    case "settle answered": end_after(Exchange, "send", settles)
     case "before a heartbeat": end_before(Heartbeat, "_renew", holds)
     case "heartbeat sent": end_unanswered(Heartbeat, "_renew", holds)
     case "lost ones listed": end_before(reap, "settle_lost", lambda store, worker, lost: bool(lost))
-    case "lost ones settled": end_after(RedisStore, "settle_lost")
-    case "task sent": end_unanswered(RedisStore, "enqueue", lambda store, tasks: tasks[0].task_id == "task-0")
+    case "lost ones settled": end_after(LostAttempts, "settle")
+    case "task sent": end_unanswered(Writer, "enqueue", lambda store, tasks: tasks[0].task_id == "task-0")
 
 config = TaskBackoffConfig(
     storage=StorageConfig(host="127.0.0.1", port=port),
@@ -205,9 +207,9 @@ async def test_a_reaper_that_ends_half_way_loses_nothing(server: Server, tmp_pat
     async def one(point: str) -> None:
         async with TaskBackoffScheduler(config_of(server, point)) as producer:
             await create(producer)
-        store = RedisStore(config_of(server, point))
+        store = QueueStore.of(config_of(server, point))
         frame = BatchRequest((), 5, may_claim_suspect=False, request_id="1", exchange=0)
-        assert len((await store.exchange(frame, "a worker that died")).claimed) == 5
+        assert len((await store.exchange.send(frame, "a worker that died")).claimed) == 5
         await store.aclose()
         await reached(ends(server, tmp_path, point), tmp_path, point)
         done = await another_completes_all(server, tmp_path, point)

@@ -9,7 +9,8 @@ from support import eventually
 
 from maas_backoff import Discard, Retry, Snooze, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec, logs
 from maas_backoff.store.batch import BatchRequest
-from maas_backoff.store.redis import NewTask, RedisStore
+from maas_backoff.store.creation import NewTask
+from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.loops.reap import settle_lost
 
 pytestmark = pytest.mark.anyio
@@ -134,17 +135,19 @@ async def test_an_attempt_left_behind_is_told(
 async def test_a_lost_attempt_is_told(config: TaskBackoffConfig, caplog: pytest.LogCaptureFixture) -> None:
     """By the worker that finds it; one whose end was asked for before is told to be cancelled."""
     now = 1_800_000_000_000
-    store = RedisStore(config)
-    store.clock = f"{now}"
+    store = QueueStore.of(config)
+    store.connection.clock = f"{now}"
     policy = config.task.policy
-    await store.enqueue([NewTask(task_id, "{}", 0, 0, policy, "") for task_id in ("x", "y")])
-    await store.exchange(BatchRequest((), 2, may_claim_suspect=False, request_id="1", exchange=0), "worker")
-    await store.enqueue([NewTask("z", "{}", 0, 0, policy, '{"max_lost":1}')])
-    await store.exchange(BatchRequest((), 1, may_claim_suspect=False, request_id="1", exchange=0), "another worker")
-    await store.request_cancel("y")
+    await store.writer.enqueue([NewTask(task_id, "{}", 0, 0, policy, "") for task_id in ("x", "y")])
+    await store.exchange.send(BatchRequest((), 2, may_claim_suspect=False, request_id="1", exchange=0), "worker")
+    await store.writer.enqueue([NewTask("z", "{}", 0, 0, policy, '{"max_lost":1}')])
+    await store.exchange.send(
+        BatchRequest((), 1, may_claim_suspect=False, request_id="1", exchange=0), "another worker"
+    )
+    await store.writer.request_cancel("y")
     for _ in range(2):  # the first one finds that nobody has looked for long
-        store.clock = f"{float(store.clock) + 60_000}"
-        lost = await store.reap(gap=61, grace=0)
+        store.connection.clock = f"{float(store.connection.clock) + 60_000}"
+        lost = await store.lost.find(gap=61, grace=0)
     await settle_lost(store, "reaper", lost)
     await store.aclose()
     assert told(caplog, "x") == told(caplog, "y") == [("lost", "WARNING", 1)]

@@ -75,7 +75,7 @@ def child():
 
 
 async def connections():
-    listed = await scheduler._client.store.server.execute("CLIENT", "LIST")
+    listed = await scheduler._client.store.connection.server.execute("CLIENT", "LIST")
     return {line.split()[0] for line in listed.splitlines() if b" name=maas-backoff " in line}
 
 
@@ -155,7 +155,7 @@ def child():
 async def main():
     async with scheduler:
         await scheduler.create_task({}, "long")
-        while not scheduler._service.slots.attempts:
+        while not scheduler._service.parts.slots.attempts:
             await asyncio.sleep(0.01)
         pid = os.fork()
         if not pid:

@@ -18,7 +18,7 @@ from support import Server
 
 from maas_backoff import QueueFullError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.__main__ import _parser
-from maas_backoff.worker.service import SETTLE_GRACE
+from maas_backoff.worker.drain import SETTLE_GRACE
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "maas_backoff"

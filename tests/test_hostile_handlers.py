@@ -25,7 +25,7 @@ from maas_backoff import (
 )
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.creation import NewTask
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 
 pytestmark = pytest.mark.anyio
 
@@ -323,9 +323,9 @@ async def test_a_lost_task_comes_back_although_handlers_block_the_loop(
 ) -> None:
     """The reaper lives in the heartbeat's thread. In the loop, it took each block for a standstill of the server."""
     config.threadpool.concurrency = 1
-    store = RedisStore(config)
-    await store.enqueue([NewTask("lost", "{}", 0, 0, config.task.policy, "")])
-    await store.exchange(
+    store = QueueStore.of(config)
+    await store.writer.enqueue([NewTask("lost", "{}", 0, 0, config.task.policy, "")])
+    await store.exchange.send(
         BatchRequest((), 1, may_claim_suspect=False, request_id="1", exchange=0), "a worker that is killed"
     )
     await store.aclose()

@@ -17,7 +17,7 @@ from support import Server, eventually, quick_config
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
 from maas_backoff.commands.doctor import examine
 from maas_backoff.store.batch import BatchRequest
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.loops.reap import settle_lost
 from maas_backoff.worker.loops.wake import Wake
 
@@ -164,14 +164,14 @@ async def test_the_halves_of_what_was_lost_follow_one_another_at_once(
         running.discard(task.task_id)
 
     ids = await scheduler.create_tasks({"n": n} for n in range(6))
-    store = RedisStore(config)
-    store.clock = f"{(time.time() - 60) * 1000:.0f}"
-    claimed = await store.exchange(
+    store = QueueStore.of(config)
+    store.connection.clock = f"{(time.time() - 60) * 1000:.0f}"
+    claimed = await store.exchange.send(
         BatchRequest((), 6, may_claim_suspect=False, request_id="1", exchange=0), "a worker that dies"
     )
     assert len(claimed.claimed) == 6
-    store.clock = ""
-    await settle_lost(store, "reaper", await store.reap(gap=100, grace=0))
+    store.connection.clock = ""
+    await settle_lost(store, "reaper", await store.lost.find(gap=100, grace=0))
     async with scheduler:
         await eventually(lambda: len(running) == 3, "a half runs")
         first = set(running)
@@ -207,17 +207,17 @@ async def test_two_idle_workers_take_a_half_each(config: TaskBackoffConfig, monk
             await go_on.wait()
 
         scheduler.set_custom_task_handler(handler)
-    store = RedisStore(config)
+    store = QueueStore.of(config)
     await schedulers[0].create_tasks({"n": n} for n in range(12))
-    store.clock = f"{(time.time() - 3600) * 1000:.0f}"
+    store.connection.clock = f"{(time.time() - 3600) * 1000:.0f}"
     frame = BatchRequest((), 12, may_claim_suspect=False, request_id="1", exchange=0)
-    assert len((await store.exchange(frame, "a worker that dies")).claimed) == 12
-    store.clock = ""
+    assert len((await store.exchange.send(frame, "a worker that dies")).claimed) == 12
+    store.connection.clock = ""
     async with schedulers[0], schedulers[1]:
-        await eventually(lambda: all(one._service._requests.sleeps_on_slots for one in schedulers), "both sleep")
+        await eventually(lambda: all(one._service.parts.requests.sleeps_on_slots for one in schedulers), "both sleep")
         # The workers' own reapers have given live workers a while to renew.
-        await store.server.execute("HSET", store.keys("meta"), "grace_until", "0")
-        await settle_lost(store, "reaper", await store.reap(gap=1e6, grace=0))
+        await store.connection.server.execute("HSET", store.connection.keys("meta"), "grace_until", "0")
+        await settle_lost(store, "reaper", await store.lost.find(gap=1e6, grace=0))
         await eventually(lambda: [len(ids) for ids in running.values()] == [6, 6], "each runs a half")
         go_on.set()
     await store.aclose()
@@ -331,9 +331,9 @@ async def test_an_idle_worker_takes_what_another_has_lost(config: TaskBackoffCon
 
     producer = TaskBackoffScheduler(config)
     ids = await producer.create_tasks({} for _ in range(3))
-    store = RedisStore(config)
+    store = QueueStore.of(config)
     frame = BatchRequest((), 3, may_claim_suspect=False, request_id="x", exchange=0)
-    assert len((await store.exchange(frame, "ghost")).claimed) == 3
+    assert len((await store.exchange.send(frame, "ghost")).claimed) == 3
     async with scheduler:
         tasks = [await producer.wait_task(task_id, timeout=15) for task_id in ids]
     assert [(task.result, task.lost_count) for task in tasks] == [(2, 1)] * 3

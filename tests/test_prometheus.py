@@ -69,7 +69,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[TaskBackoffScheduler], l
     """Gives the scripts that a scheduler runs from now on."""
 
     def listen(scheduler: TaskBackoffScheduler) -> list[Any]:
-        server, names = scheduler._client.store.server, list[Any]()
+        server, names = scheduler._client.store.connection.server, list[Any]()
         send = server.patiently
 
         async def noting(call: Any) -> Any:

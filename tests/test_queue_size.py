@@ -8,7 +8,7 @@ import pytest
 from support import Server, quick_config
 
 from maas_backoff import QueueFullError, StorageFullError, TaskBackoffScheduler, TaskEntity, TaskSpec
-from maas_backoff.store.redis import ENQUEUE_LIMIT, RedisStore
+from maas_backoff.store.writer import ENQUEUE_LIMIT, Writer
 from maas_backoff.worker.loops.reap import settle_lost
 
 pytestmark = pytest.mark.anyio
@@ -77,8 +77,8 @@ async def test_retry_after_follows_the_pace_of_the_workers(small: TaskBackoffSch
     start = 1_800_000_000_000
 
     async def look(seconds: float) -> None:
-        store.clock = str(start + int(seconds * 1000))
-        await settle_lost(store, "reaper", await store.reap(10, 10))
+        store.connection.clock = str(start + int(seconds * 1000))
+        await settle_lost(store, "reaper", await store.lost.find(10, 10))
 
     await look(0)
     for _ in range(10):
@@ -136,15 +136,15 @@ async def test_the_parts_before_the_full_one_are_told(server: Server) -> None:
 async def test_the_parts_before_a_fault_of_the_server_are_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A memory that gets full, or a server that goes away, in the middle of a large call."""
     scheduler = TaskBackoffScheduler(quick_config(server.storage))
-    enqueue, parts = RedisStore.enqueue, list[int]()
+    enqueue, parts = Writer.enqueue, list[int]()
 
-    async def fails_the_second_time(store: RedisStore, tasks: Any) -> Any:
+    async def fails_the_second_time(store: Writer, tasks: Any) -> Any:
         parts.append(len(tasks))
         if len(parts) == 2:
             await anyio.to_thread.run_sync(server.client.config_set, "maxmemory", 1)
         return await enqueue(store, tasks)
 
-    monkeypatch.setattr(RedisStore, "enqueue", fails_the_second_time)
+    monkeypatch.setattr(Writer, "enqueue", fails_the_second_time)
     try:
         with pytest.raises(StorageFullError, match="the server's memory is full") as caught:
             await scheduler.create_tasks(TaskSpec({}, f"{n}") for n in range(2 * ENQUEUE_LIMIT))

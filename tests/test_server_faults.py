@@ -17,7 +17,7 @@ from support import EACH_SERVER, USUAL, Server, eventually, quick_config
 from maas_backoff import StorageConfig, StorageError, StorageUnavailableError, TaskBackoffScheduler, TaskEntity
 from maas_backoff.errors import StorageDeniedError, StorageFullError
 from maas_backoff.store.orphans import find_orphans
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 
 pytestmark = pytest.mark.anyio
 
@@ -451,8 +451,8 @@ async def test_a_right_that_is_taken_away_for_a_while_kills_no_worker_and_loses_
         for task_id in ids:
             assert (await other.wait_task(task_id, 20)).status == "completed", task_id
         assert worker.health().reasons == ()
-        store = RedisStore(other.config)
-        assert (await find_orphans(store, other.config, repair=False)).orphans == 0
+        store = QueueStore.of(other.config)
+        assert (await find_orphans(store.connection, repair=False)).orphans == 0
         await store.aclose()
 
 

@@ -101,7 +101,7 @@ def _settled(worker: TaskBackoffScheduler) -> bool:
 
 def _held(worker: TaskBackoffScheduler) -> int:
     assert worker._service is not None
-    return len(worker._service.slots.attempts)
+    return len(worker._service.parts.slots.attempts)
 
 
 @pytest.mark.long
@@ -122,7 +122,7 @@ async def test_children_that_are_there_go_on(worker: TaskBackoffScheduler, room:
 
 def _executor(worker: TaskBackoffScheduler) -> ProcessExecutor:
     assert worker._service is not None
-    executor = worker._service._executor
+    executor = worker._service.parts.executor
     assert isinstance(executor, ProcessExecutor)
     return executor
 

@@ -15,7 +15,8 @@ from maas_backoff import StorageConfig, StorageUnavailableError, TaskError
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.store.batch import BatchRequest, Claimed, Settle
 from maas_backoff.store.connect import Client
-from maas_backoff.store.redis import NewTask, RedisStore
+from maas_backoff.store.creation import NewTask
+from maas_backoff.store.queue_store import QueueStore
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(120)]
 
@@ -34,8 +35,8 @@ class Queue:
 
     def __init__(self, rig: ClusterRig) -> None:
         config = quick_config(StorageConfig(type="cluster", nodes=rig.addresses))
-        self.store = RedisStore(config)
-        self._patiently = self.store.server.patiently
+        self.store = QueueStore.of(config)
+        self._patiently = self.store.connection.server.patiently
         self.policy = config.task.policy
         self._random = random.Random(5)
         self._ids = 0
@@ -46,29 +47,29 @@ class Queue:
     async def create(self, due: float = 0) -> str:
         self._ids += 1
         task = NewTask(f"t{self._ids}", "{}", 0, due, self.policy, "")
-        await self.store.enqueue([task])
+        await self.store.writer.enqueue([task])
         return task.task_id
 
     async def exchange(self, claims: int, settles: tuple[Settle, ...] = ()) -> None:
         """Send a frame; one that was not answered is sent first, as an exchange loop does."""
         frame = self._unanswered or BatchRequest(settles, claims, True, f"request-{self._random.getrandbits(64)}", 0)
         self._unanswered = frame
-        answer = await self.store.exchange(frame, WORKER)
+        answer = await self.store.exchange.send(frame, WORKER)
         self._unanswered = None
         settled = {settle.token for settle in frame.settles}
         self._held = [held for held in self._held if held.token not in settled] + answer.claimed
 
     async def outside(self, task_id: str, settlement: Settlement, *, external: bool = False) -> None:
         settle = Settle(task_id, "pending", None, settlement)
-        await self.store.settle(settle, external=external)
+        await self.store.writer.settle(settle, external=external)
 
     async def fill(self, client: Any) -> None:
         """Make the queue anew, with every key it can have: a Cluster refuses a script that names a missing one."""
-        keys = self.store.keys
+        keys = self.store.connection.keys
         for key in client.scan_iter(match=keys("*")):
             client.delete(key)
         self._held, self._unanswered, self._ids = [], None, 0
-        self.store.server.patiently = self._patiently
+        self.store.connection.server.patiently = self._patiently
         await self.create()
         while not self._held:
             with contextlib.suppress(StorageUnavailableError):
@@ -90,10 +91,10 @@ class Queue:
             client.zadd(keys(index), {task_id: 1})
         client.zadd(keys("marker"), {"0": 0})
         client.zadd(keys("workers"), {WORKER: 9_999_999_999_999})
-        self.store.server.patiently = self._once
+        self.store.connection.server.patiently = self._once
 
     async def _once(self, send: Callable[[Client], Awaitable[Any]]) -> Any:
-        return await send(await self.store.server.connect())
+        return await send(await self.store.connection.server.connect())
 
     def _settles(self) -> tuple[Settle, ...]:
         makes: list[Callable[[Claimed], Settlement]] = [
@@ -111,11 +112,11 @@ class Queue:
             lambda: self.create(self._random.choice((0, 0, 60))),
             lambda: self.outside(task_id, Settlement.cancel(self.policy)),
             lambda: self.outside(task_id, Settlement.release(self.policy), external=True),
-            lambda: self.store.report_progress([(task_id, None, 50, "half")]),
-            lambda: self.store.request_cancel(task_id),
-            lambda: self.store.delete(task_id),
-            lambda: self.store.reap(1e6, 0),
-            lambda: self.store.get(task_id, watch=10),
+            lambda: self.store.writer.report_progress([(task_id, None, 50, "half")]),
+            lambda: self.store.writer.request_cancel(task_id),
+            lambda: self.store.writer.delete(task_id),
+            lambda: self.store.lost.find(1e6, 0),
+            lambda: self.store.reader.get(task_id, watch=10),
             *[lambda: self.exchange(self._random.randint(0, 3), self._settles())] * 8,
         ]
         try:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 def attempts_of(scheduler: TaskBackoffScheduler) -> list[Attempt]:
     assert scheduler._service is not None
-    return list(scheduler._service.slots.attempts.values())
+    return list(scheduler._service.parts.slots.attempts.values())
 
 
 async def test_the_moment_until_which_a_lease_holds_follows_the_renewals(

@@ -38,8 +38,9 @@ from maas_backoff.store.codec import traced
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.ledger import Ledgers
-from maas_backoff.store.redis import ENQUEUE_LIMIT, RedisStore
+from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.store.waiters import Waiters
+from maas_backoff.store.writer import ENQUEUE_LIMIT
 
 log = log_for("scheduler")
 
@@ -59,11 +60,11 @@ class QueueClient:
         if not config.task.biz_prefix:
             raise ConfigError("task.biz_prefix", "1 to 64 of A-Z a-z 0-9 _ . - (or MAAS_BACKOFF_BIZ_PREFIX)", "")
         self.config = config
-        self.store = RedisStore(config, embedded)
+        self.store = QueueStore.of(config, embedded)
         self._policy = config.task.policy
         self._tracing = tracing
         self._ledgers = Ledgers(
-            config.storage, self.store.server, lease=config.scheduler.lease, queue=config.task.biz_prefix
+            config.storage, self.store.connection.server, lease=config.scheduler.lease, queue=config.task.biz_prefix
         )
         self._waiters: Waiters | None = None
         self.operations = QueueOperations(config, self.store)
@@ -121,7 +122,7 @@ class QueueClient:
             raise TaskConflictError(conflicts, [task_id for task_id, conflict in told if not conflict])
 
     async def _enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
-        answers = await self.store.enqueue(tasks)
+        answers = await self.store.writer.enqueue(tasks)
         if log.isEnabledFor(logging.DEBUG):
             for task, answer in zip(tasks, answers, strict=True):
                 if answer == "created":
@@ -179,11 +180,11 @@ class QueueClient:
     # Reading
 
     async def get(self, task_id: str) -> TaskEntity | None:
-        return await self.store.get(validation.checked_task_id(task_id))
+        return await self.store.reader.get(validation.checked_task_id(task_id))
 
     async def gpus(self) -> list[GpuStatus]:
         found: dict[str, tuple[Device, str]] = {}
-        for worker in await self.store.fleet():
+        for worker in await self.store.registry.fleet():
             for device in worker.devices:
                 # Two workers may see the same one; the newer reading counts.
                 if device.uuid not in found or device.age < found[device.uuid][0].age:
@@ -191,18 +192,18 @@ class QueueClient:
         return [status(device, host, await self._ledgers.read(device.uuid)) for device, host in found.values()]
 
     async def history(self, minutes: int) -> History:
-        return await self.store.history(_checked_number("minutes", minutes, 120))
+        return await self.store.reader.history(_checked_number("minutes", minutes, 120))
 
     async def upcoming(self, step: float | timedelta, steps: int) -> list[int]:
         seconds = in_seconds(step)
         if not _is_number(seconds) or not 0 < seconds <= 86_400:
             raise InvalidValueError("step", "seconds (or a timedelta), above 0 and at most a day", step)
-        return await self.store.upcoming(seconds, _checked_number("steps", steps, 200))
+        return await self.store.reader.upcoming(seconds, _checked_number("steps", steps, 200))
 
     async def page(self, status: str, listing: Listing) -> TaskPage:
         status = checked_status(status, *TaskStatus)
         listing.check(status)
-        return await self.store.page(status, listing)
+        return await self.store.reader.page(status, listing)
 
     async def wait(self, task_id: str, timeout: float | timedelta | None) -> TaskEntity:
         validation.checked_task_id(task_id)
@@ -233,13 +234,15 @@ class QueueClient:
     async def _changes(self, task_id: str) -> AsyncGenerator[TaskEntity, None]:
         """Give the task as it is, and again whenever it may have changed."""
         if self._waiters is None:
-            await self.store.server.connect()
-            server = self.store.server
-            self._waiters = Waiters(server.new_client(connections=1), self.store.keys.changed_channel, server.outage)
+            await self.store.connection.server.connect()
+            server = self.store.connection.server
+            self._waiters = Waiters(
+                server.new_client(connections=1), self.store.connection.keys.changed_channel, server.outage
+            )
         async with self._waiters.waiting(task_id) as woken:
             while True:
                 woken.clear()
-                task = await self.store.get(task_id, watch=2 * WAIT_RENEWAL)
+                task = await self.store.reader.get(task_id, watch=2 * WAIT_RENEWAL)
                 if task is None:
                     raise TaskNotFoundError(task_id)
                 yield task

@@ -23,9 +23,11 @@ from maas_backoff.domain.task import (
 )
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import about
-from maas_backoff.store.batch import Found, Settle
+from maas_backoff.store.batch import Settle
 from maas_backoff.store.codec import EXTERNAL
-from maas_backoff.store.redis import SETTLE_LIMIT, RedisStore
+from maas_backoff.store.found import Found
+from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.store.writer import SETTLE_LIMIT
 
 log = log_for("scheduler")
 
@@ -36,34 +38,34 @@ LISTED_AT_ONCE = 200
 class QueueOperations:
     """Operations by hand on one queue. Each call checks its arguments, and logs its change."""
 
-    def __init__(self, config: TaskBackoffConfig, store: RedisStore) -> None:
+    def __init__(self, config: TaskBackoffConfig, store: QueueStore) -> None:
         self._config = config
         self._store = store
         self._policy = config.task.policy
 
     async def cancel(self, task_id: str, *, running: bool) -> bool:
-        found = await self._store.find_live(validation.checked_task_id(task_id))
+        found = await self._store.reader.find_live(validation.checked_task_id(task_id))
         if found is None:
             return False
         settlement = Settlement.cancel(found.policy)
         while True:
-            answer = await self._store.settle(Settle(task_id, "pending", None, settlement))
+            answer = await self._store.writer.settle(Settle(task_id, "pending", None, settlement))
             if answer == "ok":
                 return _told(task_id, "cancelled", found)
             if not running or answer not in {"processing", EXTERNAL}:
                 return False
             if answer == EXTERNAL:
-                answer = await self._store.settle(Settle(task_id, "external", None, settlement))
+                answer = await self._store.writer.settle(Settle(task_id, "external", None, settlement))
                 if answer == "ok":
                     return _told(task_id, "cancelled", found)
             # Cancelled: the request was met before its answer, which may have been lost, came back.
-            elif await self._store.request_cancel(task_id) in {"processing", "cancelled"}:
+            elif await self._store.writer.request_cancel(task_id) in {"processing", "cancelled"}:
                 return _told(task_id, "cancel_requested", found)
             # It has changed in between: look again.
 
     async def mark_processing(self, task_id: str) -> bool:
         settle = Settle(validation.checked_task_id(task_id), "pending", None, Settlement.release(self._policy))
-        return await self._store.settle(settle, external=True) == "ok" and _told(task_id, "taken")
+        return await self._store.writer.settle(settle, external=True) == "ok" and _told(task_id, "taken")
 
     async def mark_completed(self, task_id: str, result: object) -> bool:
         return await self._mark(
@@ -77,13 +79,13 @@ class QueueOperations:
         """Settle a live task by an outcome that somebody else knows of; its own policy decides what follows."""
         validation.checked_task_id(task_id)
         while True:
-            found = await self._store.find_live(task_id)
+            found = await self._store.reader.find_live(task_id)
             if found is None:
                 return False
             custom = self._config.task.custom_backoff
             settlement = decide(outcome, task_id, found.counts, found.policy, found.policy.backoff(custom))
             assert settlement is not None
-            answer = await self._store.settle(found.settle(settlement))
+            answer = await self._store.writer.settle(found.settle(settlement))
             if answer == "ok":
                 return _told(task_id, settlement.event, found)
             if answer == "cancelled" and found.precondition == "lease":
@@ -95,7 +97,7 @@ class QueueOperations:
     async def retry(self, task_id: str) -> bool:
         settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
         settle = Settle(validation.checked_task_id(task_id), "finished", None, settlement)
-        return await self._store.settle(settle) == "ok" and _told(task_id, "requeued")
+        return await self._store.writer.settle(settle) == "ok" and _told(task_id, "requeued")
 
     async def retry_all(self, status: str, error: str | None) -> int:
         status = checked_status(status, TaskStatus.FAILED, TaskStatus.CANCELLED)
@@ -108,7 +110,7 @@ class QueueOperations:
         number = 0
         for start in range(0, len(ids), SETTLE_LIMIT):
             settles = [Settle(task_id, "finished", None, settlement) for task_id in ids[start : start + SETTLE_LIMIT]]
-            answers = await self._store.settle_all(settles)
+            answers = await self._store.writer.settle_all(settles)
             for settle, answer in zip(settles, answers, strict=True):
                 number += answer == "ok" and _told(settle.task_id, "requeued", level=logging.DEBUG)
         self._log("requeued", f"{number} {status} tasks requeued by hand")
@@ -117,7 +119,7 @@ class QueueOperations:
     async def _all(self, status: TaskStatus) -> AsyncGenerator[TaskEntity, None]:
         cursor: str | None = None
         while True:
-            page = await self._store.page(status, Listing(LISTED_AT_ONCE, cursor, brief=True))
+            page = await self._store.reader.page(status, Listing(LISTED_AT_ONCE, cursor, brief=True))
             for task in page.tasks:
                 yield task
             cursor = page.cursor
@@ -131,26 +133,26 @@ class QueueOperations:
         priority = validation.checked_priority(options["priority"]) if "priority" in options else None
         due = validation.checked_due(options) if options.keys() & {"delay", "run_at"} else None
         while True:
-            pending = await self._store.find_pending(task_id)
+            pending = await self._store.reader.find_pending(task_id)
             if pending is None:
                 return False
-            if await self._store.settle(pending.moved(priority, due)) == "ok":
+            if await self._store.writer.settle(pending.rescheduled(priority, due)) == "ok":
                 return _told(task_id, "moved")
             # It has changed in between: look again.
 
     async def purge(self, status: str) -> int:
         status = checked_status(status, *(set(TaskStatus) - {TaskStatus.PROCESSING}))
         # Those that come meanwhile may be left: it is not to run for ever.
-        stats = await self._store.stats()
+        stats = await self._store.reader.stats()
         most, number, more = getattr(stats, f"{status}_count"), 0, True
         while more and number <= most:
-            deleted, more = await self._store.purge(status)
+            deleted, more = await self._store.writer.purge(status)
             number += deleted
         self._log("purged", f"{number} {status} tasks purged by hand")
         return number
 
     async def pause(self, *, on: bool) -> bool:
-        changed = await self._store.pause(on=on)
+        changed = await self._store.writer.pause(on=on)
         if changed:
             event = "paused" if on else "resumed"
             self._log(event, f"{event} by hand")
@@ -162,7 +164,7 @@ class QueueOperations:
         log.info("queue %r: %s", queue, words, extra={"event": event, "queue": queue})
 
     async def delete(self, task_id: str) -> bool:
-        return await self._store.delete(validation.checked_task_id(task_id)) and _told(task_id, "deleted")
+        return await self._store.writer.delete(validation.checked_task_id(task_id)) and _told(task_id, "deleted")
 
     async def update_progress(self, task_id: str, progress: float, message: str | None) -> bool:
         validation.checked_task_id(task_id)
@@ -170,7 +172,7 @@ class QueueOperations:
         message = checked_message(message)
         task = current.get()
         token = task.token if task is not None and task.task_id == task_id else None
-        return (await self._store.report_progress([(task_id, token, progress, message)]))[0]
+        return (await self._store.writer.report_progress([(task_id, token, progress, message)]))[0]
 
 
 def _told(task_id: str, event: str, found: Found | None = None, *, level: int = logging.INFO) -> bool:

@@ -9,12 +9,11 @@ import anyio
 import attrs
 
 from maas_backoff.commands.gpus import probed
-from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.errors import StorageDeniedError, StorageUnfitError
 from maas_backoff.gate.nvml import NO_DEVICE, NO_DRIVER
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.orphans import MOST_KEYS, find_orphans
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 
 PINGS = 20
 LARGEST_SKEW = 1.0
@@ -38,7 +37,7 @@ def as_json(words: Sequence[Word]) -> str:
 
 
 async def examine(
-    scheduler: TaskBackoffScheduler, store: RedisStore, *, repair: bool = False, keys: int = MOST_KEYS
+    scheduler: TaskBackoffScheduler, store: QueueStore, *, repair: bool = False, keys: int = MOST_KEYS
 ) -> list[Word]:
     """Return all there is to say. Raises StorageError when the server cannot be reached.
 
@@ -65,11 +64,11 @@ async def examine(
     if stats.unfit_count:
         too_much = "ask for more GPU memory than any worker's device has"
         words.append(Word("wrong", f"queue: {stats.unfit_count} tasks {too_much}"))
-    words += await _orphans(scheduler.config, store, repair=repair, keys=keys)
+    words += await _orphans(store, repair=repair, keys=keys)
     return [*words, *await anyio.to_thread.run_sync(_gpus)]
 
 
-async def _server(store: RedisStore) -> list[Word]:
+async def _server(store: QueueStore) -> list[Word]:
     try:
         found = await store.check(worker=True)
     except StorageUnfitError as error:
@@ -77,9 +76,9 @@ async def _server(store: RedisStore) -> list[Word]:
     return [Word("warning", f"server: {one.text}") for one in found] or [Word("ok", "server: fit, with all rights")]
 
 
-async def _orphans(config: TaskBackoffConfig, store: RedisStore, *, repair: bool, keys: int) -> list[Word]:
+async def _orphans(store: QueueStore, *, repair: bool, keys: int) -> list[Word]:
     try:
-        found = await find_orphans(store, config, repair=repair, keys=keys)
+        found = await find_orphans(store.connection, repair=repair, keys=keys)
     except StorageDeniedError:
         return [Word("warning", "queue: tasks in no index were not looked for: grant ACL SETUSER <user> +scan")]
     words: list[Word] = []
@@ -95,12 +94,12 @@ async def _orphans(config: TaskBackoffConfig, store: RedisStore, *, repair: bool
     return words
 
 
-async def _clock(store: RedisStore) -> list[Word]:
+async def _clock(store: QueueStore) -> list[Word]:
     trips: list[float] = []
     skew = 0.0
     for _ in range(PINGS):
         begun = time.monotonic()
-        seconds, micros = await store.server.execute("TIME")
+        seconds, micros = await store.connection.server.execute("TIME")
         trips.append(time.monotonic() - begun)
         skew = int(seconds) + int(micros) / 1e6 - (time.time() - trips[-1] / 2)
     latency = f"server: answers in {statistics.median(trips) * 1000:.2f} ms (median of {PINGS})"
@@ -110,7 +109,7 @@ async def _clock(store: RedisStore) -> list[Word]:
         words.append(Word("warning", f"clock: here and on the server it differs by {skew:+.1f} s; {harmless}"))
     else:
         words.append(Word("ok", f"clock: within {abs(skew) * 1000:.0f} ms of the server's"))
-    ahead = int(await store.server.execute("HGET", store.keys("meta"), "ahead") or 0) / 1000
+    ahead = int(await store.connection.server.execute("HGET", store.connection.keys("meta"), "ahead") or 0) / 1000
     if ahead:
         what = "by so much the server's was set back; times are shown by the server's"
         words.append(Word("ok", f"clock: the queue's is {ahead:.1f} s ahead of the server's: {what}"))

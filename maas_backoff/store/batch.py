@@ -1,19 +1,17 @@
 """The batch request of a worker and its reply: settlements there, claimed tasks back."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any, Literal
 
 import attrs
 
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.history import tallied
-from maas_backoff.domain.outcome import LeaseExpired
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.codec import NO_COUNTS, AttemptInfo, settlement_fields
-from maas_backoff.store.creation import reprioritized
+from maas_backoff.store.connection import QueueConnection
 
 Precondition = Literal["lease", "expired", "pending", "external", "finished"]
 
@@ -79,6 +77,28 @@ def suspicion_text(*, may: bool, cohort: str, in_children: bool) -> str:
     return f"{may:d} {in_children:d} {cohort or '-'}"
 
 
+NO_SUSPECTS = suspicion_text(may=False, cohort="", in_children=False)
+
+
+def settle_head(
+    queue: QueueConnection,
+    settle_id: str,
+    worker: str,
+    *,
+    request_id: str = "",
+    claims: int = 0,
+    suspicion: str = NO_SUSPECTS,
+    fits: Sequence[str] = (),
+    tally: str = "",
+    lease_ms: str = "",
+) -> list[Any]:
+    """Return the arguments of settle.lua that stand before its groups. `lease_ms`: the configured lease, if empty."""
+    config = queue.config
+    lease_ms = lease_ms or f"{config.scheduler.lease * 1000:.0f}"
+    head = [queue.clock, queue.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
+    return [*head, suspicion, config.task.max_finished, "\n".join(fits), tally]
+
+
 @attrs.define  # made for each task; a frozen one takes twice as long
 class Claimed:
     """A task that this worker holds a lease on; `defect` says why it cannot be run."""
@@ -134,46 +154,3 @@ class BatchReply:
     claimed: list[Claimed]
     next_due: float | None
     hit: bool
-
-
-@attrs.frozen
-class Found:
-    """A live task as seen without its lease: by the reaper, or by an operation by hand."""
-
-    task_id: str
-    precondition: Precondition
-    token: int
-    counts: Counts
-    policy: Policy
-    info: AttemptInfo
-    loss: LeaseExpired = LeaseExpired()
-    """The tasks that share the blame, if its lease ran out."""
-
-    def settle(self, settlement: Settlement) -> Settle:
-        """Return the state change, on the condition that the task is still as it was found."""
-        return Settle(self.task_id, self.precondition, self.token, settlement, self.counts, self.info)
-
-
-@attrs.frozen
-class Pending:
-    """A pending task as somebody sees it who wants to change its place in the queue."""
-
-    task_id: str
-    token: int
-    created: bytes = attrs.field(repr=False)
-    """Its stored order of creation: see _queue.lua."""
-    due_ms: float
-    policy: Policy
-
-    def moved(self, priority: int | None, due: float | datetime | None) -> Settle:
-        """Return the change: another priority, another due time, seconds from now or a moment, or both."""
-        settlement, extra = Settlement.release(self.policy), list[str]()
-        if isinstance(due, datetime):
-            extra += "u", f"at {due.timestamp() * 1000:.0f}"
-        elif due is None:
-            extra += "u", f"{self.due_ms:.0f}"
-        else:
-            settlement.delay = due
-        if priority is not None:
-            extra += "p", reprioritized(self.created, priority, self.policy).decode()
-        return Settle(self.task_id, "pending", self.token, settlement, extra=extra)

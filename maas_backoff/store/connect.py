@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.exceptions import MovedError, NoScriptError
 
@@ -12,6 +12,8 @@ from maas_backoff.store.link import Link, packed
 from maas_backoff.store.location import Location
 from maas_backoff.store.scripts import Script
 from maas_backoff.store.subscription import Subscription
+
+_R = TypeVar("_R")
 
 
 class Client:
@@ -37,18 +39,18 @@ class Client:
         """Send commands in one message, once, and return the answers. Errors as `execute`."""
         return await self._ask(*commands)
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    async def run(self, script: Script[_R], keys: Sequence[str], args: Sequence[Any]) -> _R:
         """Run a script, once: by digest, and with its text where the server does not know it. Errors as `execute`."""
-        return (await self._ask(("EVALSHA", script.digest, len(keys), *keys, *args), text=script.text))[0]
+        return script.reply((await self._ask(("EVALSHA", script.digest, len(keys), *keys, *args), text=script.text))[0])
 
     async def run_after(
-        self, command: tuple[str, ...], script: Script, keys: Sequence[str], args: Sequence[Any]
-    ) -> tuple[Any, Any]:
+        self, command: tuple[str, ...], script: Script[_R], keys: Sequence[str], args: Sequence[Any]
+    ) -> tuple[Any, _R]:
         """Send a blocking command and a script that the server runs when that has ended. Errors as `execute`."""
         call = ("EVALSHA", script.digest, len(keys), *keys, *args)
         answers = await self._ask(command, call, text=script.text)
         # Without its text the script was not known, and was sent alone a second time.
-        return answers[0] if len(answers) > 1 else None, answers[-1]
+        return answers[0] if len(answers) > 1 else None, script.reply(answers[-1])
 
     async def subscribe(self, channel: str) -> Subscription:
         """Return a subscription at the master, which the caller closes. Raises StorageError and its kinds."""

@@ -134,7 +134,7 @@ class Ledgers:
             self._servers[uuid] = Server(self._storage, ledger(uuid))
         return self._servers[uuid]
 
-    async def _run(self, script: Script, uuid: str, args: list[Any]) -> Any:
+    async def _run(self, script: Script[Any], uuid: str, args: list[Any]) -> Any:
         return await self.server(uuid).run(script, [ledger(uuid)], [self.clock, *args])
 
     async def read(self, uuid: str) -> DeviceLedger:

@@ -1,13 +1,12 @@
 """Reading a queue, without changing it."""
 
-import copy
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import attrs
 
-from maas_backoff.config import TaskBackoffConfig
-from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.history import Activity, History
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.reason import reason
@@ -16,102 +15,61 @@ from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at, waiting_for
 from maas_backoff.domain.worker import Worker
 from maas_backoff.store import scripts
-from maas_backoff.store.codec import by_server_clock, counts_of, decode, demand_of, now_and_ahead
-from maas_backoff.store.connect import Client
+from maas_backoff.store.batch import Precondition
+from maas_backoff.store.codec import EXTERNAL, by_server_clock, counts_of, decode, demand_of, now_and_ahead
+from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.creation import Creation
-from maas_backoff.store.embedded import EmbeddedServer
-from maas_backoff.store.keys import Keys
-from maas_backoff.store.policies import Policies
-from maas_backoff.store.scripts import Script
-from maas_backoff.store.server import Server
+from maas_backoff.store.found import Found, Pending
+from maas_backoff.store.indexes import indexes
+from maas_backoff.store.registry import Registry
+from maas_backoff.store.replies import DemandRow, LeaseRow
 
-LARGEST_FLEET = 1000
-_ALL = Listing()
-
-_STATES: dict[TaskStatus, tuple[str, ...]] = {
-    TaskStatus.PROCESSING: ("leases", "external"),
-    TaskStatus.COMPLETED: ("completed",),
-    TaskStatus.FAILED: ("failed",),
-    TaskStatus.CANCELLED: ("cancelled",),
-}
+_LIVE: dict[str, Precondition] = {"pending": "pending", "processing": "lease", EXTERNAL: "external"}
 
 
 class Reader:
-    """The state of one queue, as one process reads it."""
+    """Reads one queue."""
 
-    def __init__(self, config: TaskBackoffConfig, embedded: EmbeddedServer | None = None) -> None:
-        """`embedded`: a server that is shared with others, and that they stop."""
-        self._config = config
-        self.keys = Keys(config.task.biz_prefix)
-        self.server = Server(config.storage, self.keys.prefix, embedded)
-        self._policies = Policies(config.task.policy)
-        self.clock = ""
-        """The time for scripts, in ms; empty for the server's own. Only tests set it."""
-
-    def over(self, client: Client) -> Self:
-        """Return this store, reached by one client: that of another event loop, say."""
-        other = copy.copy(self)
-        other.server = self.server.over(client)
-        return other
-
-    async def aclose(self) -> None:
-        """Close the connections, and leave the embedded server. The next call connects again."""
-        await self.server.aclose()
-
-    async def _run(self, script: Script, args: Sequence[Any], **own: str) -> Any:
-        return await self.server.run(script, self.keys.all(script.keys, **own), args)
-
-    async def _learn(self, creations: Iterable[Creation]) -> None:
-        """Read the policies of other configurations that these tasks were created under."""
-        unknown = self._policies.unknown(creation.policy for creation in creations)
-        if unknown:
-            self._policies.add(unknown, await self.server.execute("HMGET", self.keys("policies"), *unknown))
+    def __init__(self, queue: QueueConnection, registry: Registry) -> None:
+        self._queue = queue
+        self._registry = registry
 
     async def get(self, task_id: str, *, watch: float = 0) -> TaskEntity | None:
         """Return a task; `watch` seconds long its changes are published."""
-        args = [self.clock, task_id, f"{watch * 1000:.0f}"]
-        now, ahead, flat, paused = await self._run(scripts.GET, args, task=self.keys.task(task_id))
-        fields = _mapping(flat)
+        queue = self._queue
+        args = [queue.clock, task_id, f"{watch * 1000:.0f}"]
+        reply = await queue.run(scripts.GET, args, task=queue.keys.task(task_id))
+        fields = _mapping(reply.fields)
         if b"p" not in fields:
             return None
-        return (await self._entities([(task_id, fields)], now, ahead, paused=bool(paused)))[0]
+        return (await self._entities([(task_id, fields)], reply.now, reply.ahead, paused=bool(reply.paused)))[0]
 
     async def page(self, status: TaskStatus, listing: Listing) -> TaskPage:
         """Return some tasks in one state, in the order of its indexes."""
-        names = await self._indexes(status, listing)
+        queue = self._queue
+        names = await indexes(queue, status, listing)
         place, score, skip = listing.start(names)
         if place == len(names):
             return TaskPage([], None)
-        args = [self.clock, self.keys.prefix, listing.limit, place + 1, score, skip]
+        args = [queue.clock, queue.keys.prefix, listing.limit, place + 1, score, skip]
         args += [int(listing.reverse), int(listing.brief), int(listing.due_only)]
         script = attrs.evolve(scripts.LIST, keys=(*scripts.LIST.keys, *names))
-        now, rows, index, score, skip, paused = await self._run(script, args)
-        found = [(row[0].decode(), _mapping(row[1])) for row in rows]
+        reply = await queue.run(script, args)
+        found = [(task_id.decode(), _mapping(fields)) for task_id, fields in reply.rows]
         found = [(task_id, fields) for task_id, fields in found if b"p" in fields]
-        tasks = await self._entities(found, now, paused=bool(paused))
+        tasks = await self._entities(found, reply.now, paused=bool(reply.paused))
         if listing.brief:
-            # What a Retry has put in the place of the first params comes with the overrides.
+            # Params that a Retry has put in the place of the first ones come with the overrides.
             tasks = [attrs.evolve(task, task_params={}) if task.task_params else task for task in tasks]
-        return TaskPage([*tasks], f"{names[index - 1]} {score.decode()} {skip}" if index else None)
-
-    async def _indexes(self, status: TaskStatus, listing: Listing = _ALL) -> tuple[str, ...]:
-        """Return the names of the indexes that the tasks are in; what is due comes before what is not."""
-        if status is not TaskStatus.PENDING:
-            return _STATES[status]
-        if listing.due_from is not None:
-            return ("scheduled",)
-        if listing.waiting_for == "slot":
-            return "ready", "suspects", "scheduled"
-        listed = await self.server.execute("HKEYS", self.keys("demands"))
-        for_gpu = sorted(self.keys.ready_for_gpu(name.decode()) for name in listed)
-        return tuple(for_gpu) if listing.waiting_for else ("ready", "suspects", *for_gpu, "scheduled")
+        cursor = f"{names[reply.place - 1]} {reply.score.decode()} {reply.skip}" if reply.place else None
+        return TaskPage([*tasks], cursor)
 
     async def stats(self) -> QueueStats:
         """Return the queue's counts."""
         stats, waiting, _, _ = await self._counts()
         if not waiting:
             return stats
-        return _with_unfit(stats, waiting, await self.fleet())
+        return _with_unfit(stats, waiting, await self._registry.fleet())
 
     async def next_due(self) -> float | None:
         """Return in how many seconds the next task becomes due that is not yet; None if there is none."""
@@ -119,49 +77,88 @@ class Reader:
 
     async def count_external(self) -> int:
         """Return how many tasks were marked processing from outside, and run nowhere."""
-        return int(await self.server.execute("ZCARD", self.keys("external")))
+        return int(await self._queue.server.execute("ZCARD", self._queue.keys("external")))
 
     async def explain(self) -> str:
         """Return why nothing runs, or not all that waits, in one sentence."""
         stats, waiting, next_due, suspects_running = await self._counts()
-        return reason(stats, await self.fleet(), next_due, waiting, suspects_running)
+        return reason(stats, await self._registry.fleet(), next_due, waiting, suspects_running)
 
     async def _counts(self) -> tuple[QueueStats, list[tuple[Demand, int]], float | None, int]:
         """Return the counts, due tasks by what they need of a GPU, seconds to the next due task, suspects that run."""
-        told = await self._run(scripts.STATS, [self.clock, self.keys.prefix])
-        _, *counts, age_ms, listed, paused, next_due, suspects, suspects_running = told
+        reply = await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix])
         # Of a set that several demands share, the size that none of them is above stands for all.
-        names = [name.decode().removeprefix("~") for name in listed[::2]]
-        waiting = [(Demand.parse(name), count) for name, count in zip(names, listed[1::2], strict=True)]
-        pending, scheduled, processing, completed, failed, cancelled = map(int, counts)
+        names = [name.decode().removeprefix("~") for name in reply.demands[::2]]
+        waiting = [(Demand.parse(name), count) for name, count in zip(names, reply.demands[1::2], strict=True)]
         stats = QueueStats(
-            pending,
-            scheduled,
-            processing,
-            completed,
-            failed,
-            cancelled,
-            oldest_pending_age=int(age_ms) / 1000,
+            int(reply.pending),
+            int(reply.scheduled),
+            int(reply.processing),
+            int(reply.completed),
+            int(reply.failed),
+            int(reply.cancelled),
+            oldest_pending_age=int(reply.age_ms) / 1000,
             gpu_count=sum(count for _, count in waiting),
-            paused=bool(paused),
-            suspect_count=suspects,
+            paused=bool(reply.paused),
+            suspect_count=reply.suspects,
         )
-        return stats, waiting, None if next_due == b"-1" else int(next_due) / 1000, suspects_running
+        next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
+        return stats, waiting, next_due, reply.suspects_running
 
     async def upcoming(self, step: float, steps: int) -> list[int]:
         """Return how many tasks become due in each of the next steps of so many seconds."""
-        _, counts = await self._run(scripts.UPCOMING, [self.clock, f"{step * 1000:.0f}", steps])
-        return list(map(int, counts))
+        reply = await self._queue.run(scripts.UPCOMING, [self._queue.clock, f"{step * 1000:.0f}", steps])
+        return list(map(int, reply.counts))
 
     async def history(self, minutes: int) -> History:
         """Return what has happened in the last minutes, this one included, and in all time."""
-        args = [self.clock, self.keys.prefix, minutes]
-        now, totals, finished, rows = await self._run(scripts.HISTORY, args)
-        ends = dict(zip(("completed", "failed", "cancelled"), (int(number or 0) for number in finished), strict=True))
-        now_ms, ahead_ms = now_and_ahead(now)
+        reply = await self._queue.run(scripts.HISTORY, [self._queue.clock, self._queue.keys.prefix, minutes])
+        finished = (int(number or 0) for number in reply.finished)
+        ends = dict(zip(("completed", "failed", "cancelled"), finished, strict=True))
+        now_ms, ahead_ms = now_and_ahead(reply.now)
         begin = now_ms // 60_000
-        found = [Activity.of(_numbers(row), at((begin - back) * 60_000 - ahead_ms)) for back, row in enumerate(rows)]
-        return History(Activity.of({**_numbers(totals), **ends}), found[::-1])
+        found = [
+            Activity.of(_numbers(row), at((begin - back) * 60_000 - ahead_ms)) for back, row in enumerate(reply.minutes)
+        ]
+        return History(Activity.of({**_numbers(reply.totals), **ends}), found[::-1])
+
+    async def demands(self, suspicion: str) -> tuple[Sequence[Waiting], float, str]:
+        """Return what waits for GPUs, the rank of the first task that needs none, or infinity, and the hold.
+
+        `suspicion` says which suspects may be claimed, as BatchRequest.suspicion does; the others are left out.
+        """
+        reply = await self._queue.run(scripts.DEMANDS, [self._queue.clock, self._queue.keys.prefix, suspicion])
+        waiting = list[Waiting]()
+        for row in map(DemandRow._make, reply.rows):
+            demand = Demand.parse(row.demand.decode())
+            age = int(row.age_ms) / 1000
+            waiting.append(Waiting(row.name.decode(), demand, float(row.rank), age, row.avoid.decode()))
+        return waiting, float(reply.first_ready or "inf"), reply.hold.decode()
+
+    async def find_live(self, task_id: str) -> Found | None:
+        """Return a task that is not finished as it is now, for a settle on the condition that it still is."""
+        queue = self._queue
+        names = ("t", "p", "o", "n", "k", "y", "c", "s")
+        *fields, state = await queue.server.execute("HMGET", queue.keys.task(task_id), *names)
+        row = LeaseRow(task_id.encode(), *fields)
+        precondition = _LIVE.get((state or b"pending").decode())
+        if row.creation is None or precondition is None:
+            return None
+        await queue.learn([Creation.of(row.creation)])
+        return Found.of(row, precondition, time.time() * 1000, queue.policies)
+
+    async def find_pending(self, task_id: str) -> Pending | None:
+        """Return a pending task as it is now, for a change of its place in the queue."""
+        queue = self._queue
+        row = await queue.server.execute("HMGET", queue.keys.task(task_id), "p", "s", "t", "u", "o")
+        created, state, token, due, overrides = row
+        if created is None or (state or b"pending") != b"pending":
+            return None
+        creation = Creation.of(created)
+        await queue.learn([creation])
+        policy, _ = queue.policies.effective(creation.policy, overrides)
+        due_ms = creation.created_ms if due is None else float(due)
+        return Pending(task_id, int(token or 0), created, due_ms, policy)
 
     async def _entities(
         self, found: Sequence[tuple[str, Mapping[bytes, bytes]]], now: bytes, ahead: int = -1, *, paused: bool
@@ -169,9 +166,9 @@ class Reader:
         """Return tasks of their stored fields; `ahead`: how many come before the first of them, or -1."""
         now_ms, ahead_ms = now_and_ahead(now)
         found = [(task_id, by_server_clock(fields, ahead_ms)) for task_id, fields in found]
-        await self._learn(Creation.of(fields[b"p"]) for _, fields in found)
+        await self._queue.learn(Creation.of(fields[b"p"]) for _, fields in found)
         due = any(b"s" not in fields or fields[b"s"] == b"pending" for _, fields in found)
-        fleet: Sequence[Worker] = await self.fleet() if due else ()
+        fleet: Sequence[Worker] = await self._registry.fleet() if due else ()
         now_ms -= ahead_ms
         return [self._entity(task_id, fields, now_ms, fleet, ahead, paused=paused) for task_id, fields in found]
 
@@ -186,19 +183,14 @@ class Reader:
         paused: bool,
     ) -> TaskEntity:
         creation = Creation.of(fields[b"p"])
-        policy, own = self._policies.effective(creation.policy, fields.get(b"o"))
+        policy, own = self._queue.policies.effective(creation.policy, fields.get(b"o"))
         why = None
         if fields.get(b"s", b"pending") == b"pending":
             due_ms = float(fields.get(b"u") or creation.created_ms)
             demand = demand_of(fields.get(b"q"), policy)
             counts = counts_of(fields.get(b"k"), fields.get(b"c"))
             why = waiting_for(due_ms, now_ms, demand, fleet, ahead, paused=paused, counts=counts)
-        return decode(task_id, self._config.task.biz_prefix, creation, fields, policy, own, why)
-
-    async def fleet(self) -> Sequence[Worker]:
-        """Return what the live workers of this queue say of themselves, at most 1000 of them."""
-        told = await self._run(scripts.FLEET, [self.clock, self.keys.prefix, LARGEST_FLEET])
-        return [Worker.of(name.decode(), text) for name, text in zip(told[::2], told[1::2], strict=True)]
+        return decode(task_id, self._queue.config.task.biz_prefix, creation, fields, policy, own, why)
 
 
 def _mapping(flat: Any) -> dict[bytes, bytes]:

@@ -2,9 +2,26 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from importlib.resources import files
+from typing import Any, Generic, TypeVar
 
 import attrs
+
+from maas_backoff.store.replies import (
+    DemandsReply,
+    GetReply,
+    HistoryReply,
+    ListReply,
+    PurgeReply,
+    ReapReply,
+    RenewReply,
+    SettleReply,
+    StatsReply,
+    UpcomingReply,
+)
+
+_R_co = TypeVar("_R_co", covariant=True)
 
 _FOLDER = files("maas_backoff.store") / "lua"
 _INCLUDE = re.compile(r"^--#include (\w+)\n", re.MULTILINE)
@@ -13,7 +30,7 @@ _COMMENTS = re.compile(r"--\[\[.*?\]\]\n|^ *--[^\n]*\n|^ +|^\n", re.DOTALL | re.
 
 
 @attrs.frozen
-class Script:
+class Script(Generic[_R_co]):
     """One transition. `keys` and `args` are the names in the header of its file, in order."""
 
     name: str
@@ -21,52 +38,79 @@ class Script:
     args: tuple[str, ...]
     text: str = attrs.field(repr=False)
     digest: str = attrs.field(repr=False)
-
-    @classmethod
-    def load(cls, name: str, keys: str, args: str) -> "Script":
-        """Return the script of `lua/<name>.lua`; `keys` and `args` are names, separated by spaces."""
-        text = _COMMENTS.sub("", _INCLUDE.sub(lambda match: _read(match[1]), _read(name)))
-        digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - EVALSHA's name for a text, not a secret
-        return cls(name, tuple(keys.split()), tuple(args.split()), text, digest)
+    reply: Callable[[Any], _R_co] = attrs.field(repr=False)
+    """Makes a typed value of what the server replies."""
 
 
-def _read(name: str) -> str:
+def _load(name: str, keys: str, args: str, reply: Callable[[Any], _R_co]) -> Script[_R_co]:
+    """Return the script of `lua/<name>.lua`; `keys` and `args` are names, separated by spaces."""
+    text = _COMMENTS.sub("", _INCLUDE.sub(lambda match: _text(match[1]), _text(name)))
+    digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - EVALSHA's name for a text, not a secret
+    return Script(name, tuple(keys.split()), tuple(args.split()), text, digest, reply)
+
+
+def _text(name: str) -> str:
     return (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
 
 
-ENQUEUE = Script.load(
+def _words(reply: list[bytes]) -> list[bytes]:
+    return reply
+
+
+def _numbers(reply: list[int]) -> list[int]:
+    return reply
+
+
+def _word(reply: bytes | None) -> bytes | None:
+    return reply
+
+
+def _several(reply: Any) -> Any:
+    """Return a reply of several forms, as it is."""
+    return reply
+
+
+ENQUEUE = _load(
     "enqueue",
     "ready scheduled marker policies meta",
     "now prefix policy policy_text max_queue_size groups",
+    _several,
 )
-SETTLE = Script.load(
+SETTLE = _load(
     "settle",
     "ready suspects scheduled leases external completed failed cancelled meta marker watched totals request",
     "now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally groups",
+    SettleReply._make,
 )
-RENEW = Script.load("renew", "leases workers info meta", "now prefix worker info lease_ms")
-LEAVE = Script.load("leave", "workers info marker ready scheduled demands gpu_marker suspects", "worker")
-REAP = Script.load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit")
-CANCEL = Script.load("cancel", "task call meta", "prefix id keep_ms call_ms")
-PROGRESS = Script.load("progress", "meta watched", "prefix")
-GET = Script.load("get", "task ready watched meta", "now id watch_ms")
-LIST = Script.load("list", "meta", "now prefix limit index score skip reverse brief due_only")
-STATS = Script.load("stats", "ready suspects scheduled leases external completed failed cancelled meta", "now prefix")
-DELETE = Script.load(
-    "delete", "task ready suspects scheduled external completed failed cancelled watched call", "prefix id call_ms"
+RENEW = _load("renew", "leases workers info meta", "now prefix worker info lease_ms", RenewReply._make)
+LEAVE = _load("leave", "workers info marker ready scheduled demands gpu_marker suspects", "worker", _word)
+REAP = _load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit", ReapReply._make)
+CANCEL = _load("cancel", "task call meta", "prefix id keep_ms call_ms", _word)
+PROGRESS = _load("progress", "meta watched", "prefix", _numbers)
+GET = _load("get", "task ready watched meta", "now id watch_ms", GetReply._make)
+LIST = _load("list", "meta", "now prefix limit index score skip reverse brief due_only", ListReply._make)
+STATS = _load(
+    "stats", "ready suspects scheduled leases external completed failed cancelled meta", "now prefix", StatsReply._make
 )
-PURGE = Script.load("purge", "meta watched call", "prefix status limit call_ms")
-PAUSE = Script.load("pause", "meta marker gpu_marker call", "now prefix on call_ms")
-UPCOMING = Script.load("upcoming", "scheduled meta", "now step_ms steps")
-HISTORY = Script.load("history", "totals meta", "now prefix minutes")
-DEMANDS = Script.load("demands", "demands ready hold meta", "now prefix suspicion")
-HOLD = Script.load("hold", "hold meta", "now value lease_ms")
-ORPHANS = Script.load(
+DELETE = _load(
+    "delete",
+    "task ready suspects scheduled external completed failed cancelled watched call",
+    "prefix id call_ms",
+    int,
+)
+PURGE = _load("purge", "meta watched call", "prefix status limit call_ms", PurgeReply._make)
+PAUSE = _load("pause", "meta marker gpu_marker call", "now prefix on call_ms", int)
+UPCOMING = _load("upcoming", "scheduled meta", "now step_ms steps", UpcomingReply._make)
+HISTORY = _load("history", "totals meta", "now prefix minutes", HistoryReply._make)
+DEMANDS = _load("demands", "demands ready hold meta", "now prefix suspicion", DemandsReply._make)
+HOLD = _load("hold", "hold meta", "now value lease_ms", int)
+ORPHANS = _load(
     "orphans",
     "ready suspects scheduled leases external completed failed cancelled meta marker gpu_marker",
     "now prefix repair lease_ms result_ttl_s failed_ttl_s",
+    _words,
 )
-FLEET = Script.load("fleet", "workers meta", "now prefix limit")
+FLEET = _load("fleet", "workers meta", "now prefix limit", _words)
 
 QUEUE = (
     *(ENQUEUE, SETTLE, RENEW, LEAVE, REAP, CANCEL, PROGRESS, DEMANDS, HOLD),
@@ -74,11 +118,11 @@ QUEUE = (
 )
 """Those that work on a queue."""
 
-RESERVE = Script.load("reserve", "ledger", "now id mib free limit lease_ms settle_ms holder owner rest")
-KEEP = Script.load("keep", "ledger", "now lease_ms seen_ms how")
-LEDGER = Script.load("ledger", "ledger", "now")
-POST = Script.load("post", "ledger", "now field lease_ms value")
-DOUBT = Script.load("doubt", "ledger", "now task limit shut_ms reason queue")
+RESERVE = _load("reserve", "ledger", "now id mib free limit lease_ms settle_ms holder owner rest", _several)
+KEEP = _load("keep", "ledger", "now lease_ms seen_ms how", _words)
+LEDGER = _load("ledger", "ledger", "now", _several)
+POST = _load("post", "ledger", "now field lease_ms value", int)
+DOUBT = _load("doubt", "ledger", "now task limit shut_ms reason queue", int)
 
 DEVICE = (RESERVE, KEEP, LEDGER, POST, DOUBT)
 """Those that work on the ledger of a GPU, which is another place in a Cluster."""

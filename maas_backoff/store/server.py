@@ -83,7 +83,7 @@ class Server:
         if process is not None and self._shared is None:
             await process.stop()
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    async def run(self, script: Script[_T], keys: Sequence[str], args: Sequence[Any]) -> _T:
         """Run a script until it is answered, or `storage.timeout` is over."""
         return await self.patiently(lambda client: client.run(script, keys, args))
 

@@ -54,7 +54,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
 
     def _set(self, client: QueueClient, now_ms: float) -> None:
         self._now_ms = now_ms
-        client.store.clock = f"{now_ms:.0f}"
+        client.store.connection.clock = f"{now_ms:.0f}"
 
     async def drain(self) -> None:
         """Wait until nothing runs, and nothing is due that could start now.
@@ -75,21 +75,21 @@ class SimulatedScheduler(TaskBackoffScheduler):
         for status in TaskStatus:
             if not status.finished:
                 continue
-            index = store.keys(status)
-            for task_id in await store.server.execute("ZRANGEBYSCORE", index, "-inf", f"{self._now_ms:.0f}"):
-                key = store.keys.task(task_id.decode())
+            index = store.connection.keys(status)
+            for task_id in await store.connection.server.execute("ZRANGEBYSCORE", index, "-inf", f"{self._now_ms:.0f}"):
+                key = store.connection.keys.task(task_id.decode())
                 # One that was made anew under the same id is not finished, or not so.
-                if await store.server.execute("HGET", key, "s") == status.encode():
-                    await store.server.execute("UNLINK", key)
-                await store.server.execute("ZREM", index, task_id)
+                if await store.connection.server.execute("HGET", key, "s") == status.encode():
+                    await store.connection.server.execute("UNLINK", key)
+                await store.connection.server.execute("ZREM", index, task_id)
 
     async def _is_quiet(self) -> bool:
         if self._service is None:
             return True
-        self._service.wake_ups.wake()
-        self._service.wake_ups.gpu.set()
+        self._service.parts.wake_ups.wake()
+        self._service.parts.wake_ups.gpu.set()
         stats = await self.get_queue_stats()
-        if stats.processing_count > await self._client.store.count_external():
+        if stats.processing_count > await self._client.store.reader.count_external():
             return False
         due = stats.pending_count - stats.scheduled_count
         return not due or stats.paused or (stats.gpu_count == due and await self._finds_no_room(due))
@@ -108,7 +108,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
         end = self._now_ms + 1000 * in_seconds(by)
         while True:
             client = self._client
-            due_in = await client.store.next_due()
+            due_in = await client.store.reader.next_due()
             if due_in is None or self._now_ms + 1000 * due_in >= end:
                 break
             self._set(client, self._now_ms + 1000 * due_in + 1)

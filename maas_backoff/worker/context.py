@@ -5,7 +5,7 @@ from typing import Self
 import attrs
 
 from maas_backoff.config import TaskBackoffConfig
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 
 
 @attrs.frozen
@@ -14,7 +14,7 @@ class WorkerContext:
 
     name: str
     """The worker's name in the registry of workers."""
-    store: RedisStore
+    store: QueueStore
     lease: float
     """For how long a claim or a renewal gives the right to run a task."""
     interval: float
@@ -23,7 +23,7 @@ class WorkerContext:
     """The longest time of an attempt whose task names none."""
 
     @classmethod
-    def of(cls, name: str, store: RedisStore, config: TaskBackoffConfig) -> Self:
+    def of(cls, name: str, store: QueueStore, config: TaskBackoffConfig) -> Self:
         """Return the context of a worker with this configuration."""
         scheduler = config.scheduler
         return cls(name, store, scheduler.lease, scheduler.interval, config.threadpool.exec_timeout)

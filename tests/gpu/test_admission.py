@@ -39,8 +39,9 @@ from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.reading import Reading
 from maas_backoff.store import server as servers
 from maas_backoff.store.batch import BatchRequest
+from maas_backoff.store.exchange import Exchange
 from maas_backoff.store.ledger import Ledgers, Reservation
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = pytest.mark.anyio
@@ -670,11 +671,11 @@ async def test_a_lost_task_is_run_by_an_idle_worker(gpu_config: TaskBackoffConfi
     async def handler(task: TaskEntity) -> int:
         return task.lost_count
 
-    store = RedisStore(gpu_config)
+    store = QueueStore.of(gpu_config)
     scheduler = worker(gpu_config, two, handler)
     ids = await scheduler.create_tasks([TaskSpec({}, f"lost {n}") for n in range(3)])
     frame = BatchRequest((), 3, may_claim_suspect=True, request_id="1", exchange=0, fits=("4096:0 GPU-x 0 4096",) * 3)
-    assert len((await store.exchange(frame, "a ghost")).claimed) == 3
+    assert len((await store.exchange.send(frame, "a ghost")).claimed) == 3
     async with scheduler:
         assert [(await scheduler.wait_task(task_id, 30)).result for task_id in ids] == [1, 1, 1]
     await store.aclose()
@@ -698,7 +699,7 @@ async def test_a_slot_that_was_kept_for_nothing_is_given_to_others(
         await scheduler.create_task({}, "gpu")
         await scheduler.create_tasks([TaskSpec({}, f"behind {n}", min_gpu_memory_gb=0) for n in range(3)])
         assert scheduler._service is not None
-        slots = scheduler._service.slots
+        slots = scheduler._service.parts.slots
         await eventually(lambda: slots.spare, "the next slot is kept")
         await scheduler.cancel_task("gpu")
         go_on.set()
@@ -711,7 +712,7 @@ async def test_what_was_reserved_in_vain_is_given_back(
 ) -> None:
     """The server fails between two reservations, and again at the claim."""
     probe = FakeGpuProbe([FakeGpu(new_uuid()), FakeGpu(new_uuid())])
-    reserve, exchange = Ledgers.reserve, RedisStore.exchange
+    reserve, exchange = Ledgers.reserve, Exchange.send
     calls: list[str] = []
 
     async def failing_reserve(self: Ledgers, *args: Any, **kwargs: Any) -> str:
@@ -720,14 +721,14 @@ async def test_what_was_reserved_in_vain_is_given_back(
             raise StorageError("a fault of the test")
         return await reserve(self, *args, **kwargs)
 
-    async def failing_exchange(self: RedisStore, frame: BatchRequest, worker: str) -> Any:
+    async def failing_exchange(self: Exchange, frame: BatchRequest, worker: str) -> Any:
         if frame.fits and "claim" not in calls:
             calls.append("claim")
             raise StorageError("another fault of the test")
         return await exchange(self, frame, worker)
 
     monkeypatch.setattr(Ledgers, "reserve", failing_reserve)
-    monkeypatch.setattr(RedisStore, "exchange", failing_exchange)
+    monkeypatch.setattr(Exchange, "send", failing_exchange)
 
     async def handler(task: TaskEntity) -> None:
         pass
@@ -739,7 +740,7 @@ async def test_what_was_reserved_in_vain_is_given_back(
             await scheduler.wait_task(task_id, 30)
         assert "claim" in calls
         await eventually(lambda: _all_given_back(scheduler, probe), "all is given back")
-        assert scheduler._service is not None and scheduler._service.slots.free >= 7, "no slot is lost"
+        assert scheduler._service is not None and scheduler._service.parts.slots.free >= 7, "no slot is lost"
 
 
 async def test_a_running_task_is_told_of_its_cancel_at_once(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
@@ -856,7 +857,7 @@ async def test_waiting_for_memory_to_come_back_keeps_nobody_busy(
     async with scheduler:
         await scheduler.create_task({}, "x", exec_timeout=1)
         assert scheduler._service is not None
-        gate = scheduler._service._gate
+        gate = scheduler._service.parts.gate
         await eventually(lambda: any(grant.owner != "-" for grant in gate.grants), "its child is there")
         (grant,) = gate.grants
         gpu.processes[int(grant.owner.split(":")[1])] = 4
@@ -916,7 +917,7 @@ async def test_a_child_that_is_replaced_leaves_its_place_to_the_next(
         living = [pid for pid in set(pids) if not _child_is_gone(pid)]
         await eventually(lambda: len([pid for pid in living if not _child_is_gone(pid)]) <= 1, "they have ended")
         assert scheduler._service is not None
-        owners = {grant.owner for grant in scheduler._service._gate.grants}
+        owners = {grant.owner for grant in scheduler._service.parts.gate.grants}
         assert {owner_of(pid) for pid in living if not _child_is_gone(pid)} <= owners
 
 
@@ -1036,7 +1037,7 @@ async def test_a_model_that_cannot_be_loaded_on_a_gpu_keeps_the_worker_from_star
     with pytest.raises(HandlerError, match=r"(?s)worker_lifespan failed there:.*model\.bin"):
         await scheduler.start()
     assert await _nothing_reserved(gpu_config, gpu.uuid)
-    assert not await scheduler._client.store.fleet()
+    assert not await scheduler._client.store.registry.fleet()
     await scheduler.shutdown()
 
 
@@ -1128,7 +1129,7 @@ async def test_memory_that_only_another_container_shows_in_use_is_counted_once(
     async with neighbour, worker(gpu_config, FakeGpuProbe([here]), handler) as scheduler:
         await neighbour.create_task({}, min_gpu_memory_gb=10)
         assert neighbour._service is not None
-        gate = neighbour._service._gate
+        gate = neighbour._service.parts.gate
         await eventually(lambda: any(grant.owner != "-" for grant in gate.grants), "its child is there")
         (grant,) = gate.grants
         here.strangers_gb = 10
@@ -1275,7 +1276,7 @@ async def test_a_task_whose_gpu_memory_was_given_away_is_handed_back(
     async with scheduler:
         await scheduler.create_task({}, "x", min_gpu_memory_gb=10)
         assert scheduler._service is not None
-        gate = scheduler._service._gate
+        gate = scheduler._service.parts.gate
         await eventually(lambda: any(grant.owner != "-" for grant in gate.grants), "its child is there")
         (grant,) = gate.grants
         ledgers = scheduler._client._ledgers

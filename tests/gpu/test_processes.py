@@ -50,7 +50,7 @@ class Rig:
         """Wait until all workers have told of their devices."""
 
         async def told() -> bool:
-            fleet = await self.producer._client.store.fleet()
+            fleet = await self.producer._client.store.registry.fleet()
             alive = [worker for worker in self.workers if worker.poll() is None]
             return len(fleet) >= len(alive) and all(worker.devices for worker in fleet)
 
@@ -61,7 +61,7 @@ class Rig:
 
     async def ledger(self, uuid: str) -> DeviceLedger:
         tasks = self.producer._client
-        return await Ledgers(self.producer.config.storage, tasks.store.server, lease=3).read(uuid)
+        return await Ledgers(self.producer.config.storage, tasks.store.connection.server, lease=3).read(uuid)
 
     def stop(self) -> None:
         for worker in self.workers:

@@ -184,7 +184,7 @@ class Rig:
     # The ledger
 
     async def ledger(self) -> DeviceLedger:
-        server = self.producer._client.store.server
+        server = self.producer._client.store.connection.server
         return await Ledgers(self.producer.config.storage, server, lease=LEASE).read(self.uuid)
 
     async def reservations(self, pid: int) -> Sequence[Reservation]:

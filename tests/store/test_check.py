@@ -15,14 +15,15 @@ from redis import Redis as Plain
 from support import Server, quick_config
 
 from maas_backoff import StorageConfig, StorageUnavailableError, TaskBackoffScheduler
-from maas_backoff.domain.finding import Finding, judge, judge_schema
 from maas_backoff.errors import StorageDeniedError, StorageUnfitError
-from maas_backoff.store import check as checking
-from maas_backoff.store import rehearsal, scripts
-from maas_backoff.store.check import check
+from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.location import Location
+from maas_backoff.store.preflight import check as checking
+from maas_backoff.store.preflight import rehearsal
+from maas_backoff.store.preflight.check import check
+from maas_backoff.store.preflight.findings import Finding, judge, judge_schema
 
 pytestmark = pytest.mark.anyio
 

@@ -14,11 +14,13 @@ from support import Server, eventually, table
 
 from maas_backoff import Retry, Snooze, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.domain.settlement import Settlement, decide
-from maas_backoff.store import rehearsal, scripts
+from maas_backoff.store import scripts
 from maas_backoff.store.batch import BatchRequest, Settle
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.ledger import Ledgers, Reservation
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.markers import Markers
+from maas_backoff.store.preflight import rehearsal
+from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = pytest.mark.anyio
@@ -250,20 +252,20 @@ async def by_a_worker_that_dies(scheduler: TaskBackoffScheduler, config: TaskBac
     store = scheduler._client.store
     await scheduler.create_tasks([{"n": n} for n in range(3)])
     request = BatchRequest((), 3, may_claim_suspect=False, request_id="first", exchange=0)
-    *claimed, last = (await store.exchange(request, "dead")).claimed
+    *claimed, last = (await store.exchange.send(request, "dead")).claimed
     settle = Settle(last.task.task_id, "lease", last.token, Settlement.complete("1", last.policy))
     gpu_memory = "g40 1\nn40 1"  # no fake GPU tells the memory of a process
     request = BatchRequest((settle,), 0, may_claim_suspect=False, request_id="next", exchange=0, tally=gpu_memory)
-    assert (await store.exchange(request, "dead")).answers == ["ok"]
-    await store.rouse("dead")
+    assert (await store.exchange.send(request, "dead")).answers == ["ok"]
+    await store.markers.wake("dead")
     assert await scheduler.cancel_task(claimed[0].task.task_id, running=True)
     await seen.until("leases", "req:<worker>:<exchange>", "ctl:<worker>", "marker:<worker>")
-    later = RedisStore(config)
-    later.clock = f"{claimed[0].started_ms + 1000 * LEASE + 1:.0f}"
-    for one in await later.reap(gap=LEASE / 2, grace=0):
+    later = QueueStore.of(config)
+    later.connection.clock = f"{claimed[0].started_ms + 1000 * LEASE + 1:.0f}"
+    for one in await later.lost.find(gap=LEASE / 2, grace=0):
         settlement = decide(one.loss, one.task_id, one.counts, one.policy, one.policy.backoff())
         assert settlement is not None
-        assert await later.settle_lost([one.settle(settlement)], "reaper") != ["lost"]
+        assert await later.lost.settle([one.settle(settlement)], "reaper") != ["lost"]
     await later.aclose()
     await seen.until("suspects", "lost:<worker>")
 
@@ -304,7 +306,7 @@ async def is_processing(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
 
 async def by_a_broken_gpu(scheduler: TaskBackoffScheduler, config: TaskBackoffConfig, seen: Seen) -> None:
     """Write the fields of children and faults by hand, as a worker does with its reservations."""
-    server = scheduler._client.store.server
+    server = scheduler._client.store.connection.server
     for queue in ("test", ""):  # a fault of a task, and of the device itself
         ledgers = Ledgers(config.storage, server, lease=LEASE, queue=queue or "test")
         uuid = f"GPU-b{queue}"
@@ -336,7 +338,7 @@ OWN |= {"ledger": "maas:gpu:{<uuid>}"}
 """Keys that a script is given under another name."""
 
 
-def reached(script: scripts.Script) -> set[str]:
+def reached(script: scripts.Script[object]) -> set[str]:
     """Return the keys that a script is given, and those whose names it makes of the prefix."""
     given = {OWN.get(name, name) for name in script.keys}
     if script.name == "settle":
@@ -352,14 +354,14 @@ def _heads() -> set[str]:
 
 
 @pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
-def test_the_keys_of_a_script_are_on_the_page(script: scripts.Script) -> None:
+def test_the_keys_of_a_script_are_on_the_page(script: scripts.Script[object]) -> None:
     assert reached(script) <= keys().keys()
 
 
 @pytest.mark.parametrize("key", keys().values(), ids=lambda key: key.name)
 def test_a_key_is_written_by_scripts_that_reach_it(key: Key) -> None:
     known = {script.name: script for script in scripts.ALL}
-    places = {"RedisStore": RedisStore, "Ledgers": Ledgers, "": rehearsal}
+    places = {"Markers": Markers, "Ledgers": Ledgers, "": rehearsal}
     assert key.writers
     for writer in key.writers:
         owner, _, name = writer.rpartition(".")

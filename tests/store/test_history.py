@@ -14,7 +14,7 @@ from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.store.creation import NewTask
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.loops.reap import settle_lost
 from maas_backoff.worker.outbox import Outbox
 from maas_backoff.worker.requests import BatchRequests
@@ -35,22 +35,22 @@ class Queue:
     def __init__(self, server: Server) -> None:
         config = quick_config(server.storage)
         self.policy = config.task.policy
-        self.store = RedisStore(config)
+        self.store = QueueStore.of(config)
         self.client = server.client
         self._requests = 0
         self.at(0)
 
     def at(self, seconds: float) -> None:
-        self.store.clock = f"{START + seconds * 1000:.0f}"
+        self.store.connection.clock = f"{START + seconds * 1000:.0f}"
 
     async def claim(self, *ids: str) -> list[Claimed]:
-        await self.store.enqueue([NewTask(task_id, "{}", 0, 0, self.policy, "") for task_id in ids])
+        await self.store.writer.enqueue([NewTask(task_id, "{}", 0, 0, self.policy, "") for task_id in ids])
         return (await self.exchange(claims=len(ids))).claimed
 
     async def exchange(self, *settles: Settle, claims: int = 0, tally: str = "") -> BatchReply:
         self._requests += 1
         self.last = BatchRequest(settles, claims, True, f"{self._requests}", 0, tally)
-        return await self.store.exchange(self.last, "w")
+        return await self.store.exchange.send(self.last, "w")
 
     def retry(self, one: Claimed, kind: str = "ValueError") -> Settle:
         failed = Failed(TaskError(kind, "boom"))
@@ -60,7 +60,7 @@ class Queue:
         return Settle(one.task.task_id, "lease", one.token, settlement, one.counts)
 
     async def total(self) -> dict[str, object]:
-        total = (await self.store.history(2)).total
+        total = (await self.store.reader.history(2)).total
         measured = {"waits", "settles", "runs", "gpu_peaks", "gpu_needs"}
         told = attrs.asdict(total, filter=lambda field, value: bool(value) and field.name not in measured)
         return told | {"runs": total.runs.count}
@@ -79,7 +79,7 @@ async def test_a_refused_outcome_counts_nothing_and_the_others_of_its_frame_do(q
     complete = queue.settle(c, Settlement.complete("1", queue.policy))
     answer = await queue.exchange(queue.retry(a), queue.retry(stale, "OSError"), complete, tally="r1 3")
     assert answer.answers == ["ok", "lost", "ok"]
-    again = (await queue.store.exchange(queue.last, "w")).answers
+    again = (await queue.store.exchange.send(queue.last, "w")).answers
     assert again == ["already", "lost", "already"]
     assert await queue.total() == {"completed": 1, "retried": 1, "errors": {"ValueError": 1}, "runs": 3}
 
@@ -88,17 +88,17 @@ async def test_a_comeback_that_a_cancel_takes_the_place_of_is_none(queue: Queue)
     """The attempt has failed, so its error counts; the task was not retried."""
     a, b = await queue.claim("a", "b")
     for task_id in "ab":
-        await queue.store.request_cancel(task_id)
+        await queue.store.writer.request_cancel(task_id)
     answer = await queue.exchange(queue.retry(a), queue.settle(b, Settlement.release(queue.policy)))
     assert answer.answers == ["cancelled", "cancelled"]
     assert await queue.total() == {"cancelled": 2, "errors": {"ValueError": 1}, "runs": 0}
 
 
 async def test_two_reapers_that_list_the_same_losses_count_each_once(queue: Queue) -> None:
-    await queue.store.reap(1e6, 0)
+    await queue.store.lost.find(1e6, 0)
     await queue.claim("a", "b", "c")
     queue.at(4)
-    first, second = await queue.store.reap(1e6, 0, limit=2), await queue.store.reap(1e6, 0)
+    first, second = await queue.store.lost.find(1e6, 0, limit=2), await queue.store.lost.find(1e6, 0)
     assert (len(first), len(second)) == (2, 3)
     await settle_lost(queue.store, "one", first)
     await settle_lost(queue.store, "two", second)
@@ -169,14 +169,14 @@ async def test_names_that_are_seen_no_more_make_room(queue: Queue) -> None:
         queue.at(hour * 3600)
         await fail_all(queue, [f"Failed_{hour}_{n}" for n in range(300)])
         await fail_all(queue, ["Often"])
-    history = await queue.store.history(60)
+    history = await queue.store.reader.history(60)
     errors = history.total.errors
     assert sum(errors.values()) == 904 and errors["Often"] == 4
     assert len(errors) == 401 and errors["other"] == 904 - 4 - 399
     assert history.recent.errors["Often"] == 1 and sum(history.recent.errors.values()) == 301
     queue.at(4 * 3600)
     await fail_all(queue, [f"Failed_4_{n}" for n in range(900)])
-    recent = (await queue.store.history(1)).recent.errors
+    recent = (await queue.store.reader.history(1)).recent.errors
     assert sum(recent.values()) == 900 and len(recent) <= 401
     assert queue.client.hlen("maas:{test}:totals") < 500 and queue.client.zcard("maas:{test}:errors") == 400
 
@@ -185,6 +185,6 @@ async def test_names_from_before_they_were_aged_make_room_too(queue: Queue) -> N
     """A hash of totals that an earlier release has filled, and then counted only "other"."""
     queue.client.hset("maas:{test}:totals", mapping={f"e:Old_{n}": 2 for n in range(400)} | {"e:other": 7, "w1": 3})
     await fail_all(queue, ["New", "Newer", "Old_399"])
-    errors = (await queue.store.history(1)).total.errors
+    errors = (await queue.store.reader.history(1)).total.errors
     assert (errors["New"], errors["Newer"], errors["Old_399"]) == (1, 1, 3)
     assert len(errors) == 401 and sum(errors.values()) == 400 * 2 + 7 + 3

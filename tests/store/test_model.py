@@ -26,7 +26,7 @@ from maas_backoff.store import scripts
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.store.codec import counts_of
 from maas_backoff.store.creation import NewTask
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 
 START = 1_800_000_000_000
 LEASE = 3_000
@@ -69,7 +69,7 @@ class Machine(RuleBasedStateMachine):
         config = quick_config(self.server.storage)
         config.task.max_lost = 2
         self.policy = config.task.policy
-        self.store = RedisStore(config)
+        self.store = QueueStore.of(config)
         self.model: dict[str, Known] = {}
         self.claims: list[Claimed] = []
         self.last: dict[str, tuple[BatchRequest, list[tuple[str, int]]]] = {}
@@ -78,7 +78,7 @@ class Machine(RuleBasedStateMachine):
         self.requests = 0
         self.now = 0.0
         self.advance(0)
-        self.do(self.store.reap(1e6, 0))
+        self.do(self.store.lost.find(1e6, 0))
 
     def teardown(self) -> None:
         self.do(self.store.aclose())
@@ -108,7 +108,7 @@ class Machine(RuleBasedStateMachine):
                 # Those of one call that are due later are so one after the other, by fractions of a ms.
                 turn = expected.count("created") - 1 if delay else 0
                 self.model[task_id] = Known(params, due=self.now + delay * 1000 + turn / 4096, demand=demand)
-        assert self.do(self.store.enqueue(tasks)) == expected
+        assert self.do(self.store.writer.enqueue(tasks)) == expected
 
     @rule(task_id=ids)
     def cancel_pending(self, task_id: str) -> None:
@@ -118,7 +118,7 @@ class Machine(RuleBasedStateMachine):
     def mark_processing(self, task_id: str) -> None:
         known = self.model.get(task_id)
         answer = self.do(
-            self.store.settle(Settle(task_id, "pending", None, Settlement.release(self.policy)), external=True)
+            self.store.writer.settle(Settle(task_id, "pending", None, Settlement.release(self.policy)), external=True)
         )
         assert answer == self._answer(known, "pending")
         if known is not None and known.state == "pending":
@@ -139,13 +139,13 @@ class Machine(RuleBasedStateMachine):
     def delete(self, task_id: str) -> None:
         known = self.model.get(task_id)
         may = known is not None and known.state != "processing"
-        assert self.do(self.store.delete(task_id)) == may
+        assert self.do(self.store.writer.delete(task_id)) == may
         if may:
             del self.model[task_id]
 
     def _outside(self, task_id: str, kind: Any, settlement: Settlement) -> None:
         known = self.model.get(task_id)
-        answer = self.do(self.store.settle(Settle(task_id, kind, None, settlement)))
+        answer = self.do(self.store.writer.settle(Settle(task_id, kind, None, settlement)))
         assert answer == self._answer(known, kind)
         if answer == "ok":
             assert known is not None
@@ -166,7 +166,7 @@ class Machine(RuleBasedStateMachine):
         # Suspects that have just become due are put in their index first, and claimed by the next call.
         listed = [i.decode() for i in self.server.client.zrange("maas:{test}:suspects", 0, -1)]
         expected = self._suspects_for(listed, frame)
-        answer: BatchReply = self.do(self.store.exchange(frame, worker))
+        answer: BatchReply = self.do(self.store.exchange.send(frame, worker))
         due = {i for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and not k.demand}
         suspects = {i for i in due if self.model[i].counts.suspect}
         claimed = [one.task.task_id for one in answer.claimed]
@@ -204,7 +204,7 @@ class Machine(RuleBasedStateMachine):
             self.requests += 1
             places = tuple(f"{memory}:0 GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
             frame = BatchRequest((), len(fits), suspect, f"request-{self.requests}", 0, fits=places)
-            answer: BatchReply = self.do(self.store.exchange(frame, worker))
+            answer: BatchReply = self.do(self.store.exchange.send(frame, worker))
             due = {i: k for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and k.demand}
             claimed = {one.task.task_id: one for one in answer.claimed}
             assert set(claimed) <= set(due)
@@ -223,7 +223,7 @@ class Machine(RuleBasedStateMachine):
 
     def _next_token(self) -> int:
         """One more than the last, and never below the clock."""
-        self.highest = max(self.highest, math.floor(float(self.store.clock) * 1000)) + 1
+        self.highest = max(self.highest, math.floor(float(self.store.connection.clock) * 1000)) + 1
         return self.highest
 
     def _take(self, answer: BatchReply, worker: str, frame: BatchRequest) -> None:
@@ -244,7 +244,7 @@ class Machine(RuleBasedStateMachine):
         frame, pairs = self.last.get(worker, (None, []))
         # A request that got nothing left nothing to repeat: it is a new one.
         if frame is not None and pairs:
-            again = [(one.task.task_id, one.token) for one in self.do(self.store.exchange(frame, worker)).claimed]
+            again = [(one.task.task_id, one.token) for one in self.do(self.store.exchange.send(frame, worker)).claimed]
             assert again == [pair for pair in pairs if self._holds(*pair)]
 
     @precondition(lambda self: self.claims)
@@ -279,8 +279,8 @@ class Machine(RuleBasedStateMachine):
         self.requests += 1
         settle = Settle(one.task.task_id, "lease", one.token, settlement, one.counts)
         frame = BatchRequest((settle,), 0, may_claim_suspect=False, request_id=f"settle-{self.requests}", exchange=1)
-        first = self.do(self.store.exchange(frame, worker)).answers
-        again = self.do(self.store.exchange(frame, worker)).answers
+        first = self.do(self.store.exchange.send(frame, worker)).answers
+        again = self.do(self.store.exchange.send(frame, worker)).answers
         if self._holds(one.task.task_id, one.token):
             assert known is not None
             assert (first, again) == (["ok"], ["already"])
@@ -303,7 +303,7 @@ class Machine(RuleBasedStateMachine):
             known = self.model.get(one.task.task_id)
             if known is not None and known.state == "processing" and known.token != one.token:
                 settle = Settle(one.task.task_id, "lease", one.token, Settlement.complete("0", self.policy))
-                assert self.do(self.store.settle_lost([settle], worker)) == ["lost"]
+                assert self.do(self.store.lost.settle([settle], worker)) == ["lost"]
 
     @rule(worker=workers)
     def claim_what_was_lost(self, worker: str) -> None:
@@ -316,19 +316,19 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=workers)
     def renew(self, worker: str) -> None:
         held = [one for one in self.claims if self._holds(one.task.task_id, one.token)]
-        keys = self.store.keys.all(scripts.RENEW.keys, info=self.store.keys.info(worker))
-        args: list[Any] = [self.store.clock, self.store.keys.prefix, worker, "{}", str(LEASE)]
+        keys = self.store.connection.keys.all(scripts.RENEW.keys, info=self.store.connection.keys.info(worker))
+        args: list[Any] = [self.store.connection.clock, self.store.connection.keys.prefix, worker, "{}", str(LEASE)]
         stale = [one for one in self.claims[-5:] if one not in held]
         for one in [*held, *stale]:
             args += one.task.task_id, one.token
-        lost, _ = self.do(self.store.server.run(scripts.RENEW, keys, args))
+        lost, _ = self.do(self.store.connection.server.run(scripts.RENEW, keys, args))
         assert sorted(int(token) for token in lost) == sorted(one.token for one in stale)
         for one in held:
             self.model[one.task.task_id].expiry = self.now + LEASE
 
     @rule()
     def reap(self) -> None:
-        found = self.do(self.store.reap(1e6, 0))
+        found = self.do(self.store.lost.find(1e6, 0))
         expired = {i for i, k in self.model.items() if k.state == "processing" and k.expiry <= self.now}
         assert {one.task_id for one in found} == expired
         for one in found:
@@ -341,8 +341,8 @@ class Machine(RuleBasedStateMachine):
             assert settlement is not None
             assert settlement.counts is not None
             settle = one.settle(settlement)
-            assert self.do(self.store.settle_lost([settle], "reaper")) == ["ok"]
-            assert self.do(self.store.settle_lost([settle], "another")) == ["lost"]
+            assert self.do(self.store.lost.settle([settle], "reaper")) == ["ok"]
+            assert self.do(self.store.lost.settle([settle], "another")) == ["lost"]
             blame = known.counts.blame + 1 / one.loss.together
             assert settlement.counts.blame == pytest.approx(blame, abs=1e-3)
             assert settlement.status == ("failed" if blame > self.policy.max_lost - 0.01 else "pending")
@@ -351,7 +351,7 @@ class Machine(RuleBasedStateMachine):
     @rule(ms=st.sampled_from([0.3, 1, 400, LEASE, 11_000]))
     def advance(self, ms: float) -> None:
         self.now += ms
-        self.store.clock = f"{START + self.now:.3f}"
+        self.store.connection.clock = f"{START + self.now:.3f}"
 
     def _holds(self, task_id: str, token: int) -> bool:
         known = self.model.get(task_id)
@@ -405,7 +405,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_counts_add_up(self) -> None:
-        stats = self.do(self.store.stats())
+        stats = self.do(self.store.reader.stats())
         states = [known.state for known in self.model.values()]
         assert stats.pending_count == states.count("pending")
         assert stats.processing_count == states.count("processing") + states.count("external")

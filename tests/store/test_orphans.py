@@ -8,7 +8,7 @@ from support import Server, eventually, quick_config
 from maas_backoff import TaskBackoffScheduler, TaskEntity
 from maas_backoff.commands.doctor import examine
 from maas_backoff.store.orphans import Search, find_orphans
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 
 pytestmark = pytest.mark.anyio
 
@@ -17,8 +17,8 @@ INDEXES = ("ready", "suspects", "scheduled", "leases", "external", "completed", 
 
 
 @pytest.fixture
-async def store(any_server: Server) -> AsyncIterator[RedisStore]:
-    store = RedisStore(quick_config(any_server.storage))
+async def store(any_server: Server) -> AsyncIterator[QueueStore]:
+    store = QueueStore.of(quick_config(any_server.storage))
     yield store
     await store.aclose()
 
@@ -44,17 +44,17 @@ async def put_one_in_each_state(scheduler: TaskBackoffScheduler, server: Server)
     server.client.zadd(PREFIX + "suspects", {"lost": 1})
 
 
-async def test_each_comes_back_to_the_index_of_its_state(any_server: Server, store: RedisStore) -> None:
+async def test_each_comes_back_to_the_index_of_its_state(any_server: Server, store: QueueStore) -> None:
     """What is found without a repair stays as it is; what is put back is found no more, and is listed again."""
     config = quick_config(any_server.storage)
     async with TaskBackoffScheduler(config) as scheduler:
         await put_one_in_each_state(scheduler, any_server)
-        assert await find_orphans(store, config, repair=True) == Search(8, 0, complete=True)
+        assert await find_orphans(store.connection, repair=True) == Search(8, 0, complete=True)
         were = lose(any_server)
-        assert await find_orphans(store, config, repair=False) == Search(8, 8, complete=True)
+        assert await find_orphans(store.connection, repair=False) == Search(8, 8, complete=True)
         assert lose(any_server) == {}
-        assert await find_orphans(store, config, repair=True) == Search(8, 8, complete=True)
-        assert await find_orphans(store, config, repair=True) == Search(8, 0, complete=True)
+        assert await find_orphans(store.connection, repair=True) == Search(8, 8, complete=True)
+        assert await find_orphans(store.connection, repair=True) == Search(8, 0, complete=True)
         assert lose(any_server) == were
         assert any_server.client.ttl(PREFIX + "t:completed") > 500
         assert any_server.client.ttl(PREFIX + "t:ready") == -1
@@ -79,7 +79,7 @@ async def test_what_ran_when_it_was_lost_runs_again_and_what_waited_runs(server:
     async with scheduler:
         await eventually(scheduler.workers, "the worker is there")
         assert runs == []
-        store = RedisStore(config)
+        store = QueueStore.of(config)
         words = [str(word) for word in await examine(scheduler, store)]
         wrong = "wrong    queue: 2 tasks are in no index, and nobody finds them: run maas-backoff doctor --repair"
         assert wrong in words
@@ -93,10 +93,10 @@ async def test_what_ran_when_it_was_lost_runs_again_and_what_waited_runs(server:
 
 async def test_a_search_has_an_end_and_says_so(server: Server) -> None:
     config = quick_config(server.storage)
-    store = RedisStore(config)
+    store = QueueStore.of(config)
     async with TaskBackoffScheduler(config) as scheduler:
         await scheduler.create_tasks({"n": n} for n in range(3000))
-        found = await find_orphans(store, config, repair=False, keys=500)
+        found = await find_orphans(store.connection, repair=False, keys=500)
         assert not found.complete and found.tasks < 3000
         words = [str(word) for word in await examine(scheduler, store, keys=500)]
         assert any("tasks were looked at; --keys 5000 looks at more" in word for word in words)
@@ -108,7 +108,7 @@ async def test_without_the_right_to_scan_the_doctor_says_so(server: Server) -> N
     server.client.execute_command("ACL", "SETUSER", "app", "reset", *rights)
     config = quick_config(server.storage)
     config.storage.username, config.storage.password = "app", "secret"
-    store = RedisStore(config)
+    store = QueueStore.of(config)
     try:
         async with TaskBackoffScheduler(config) as scheduler:
             words = [str(word) for word in await examine(scheduler, store)]

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -44,7 +45,7 @@ def rows() -> list[Row]:
     return [Row(*cells) for cells in body]
 
 
-def row_of(script: Script) -> Row:
+def row_of(script: Script[Any]) -> Row:
     found = [row for row in rows() if row.script == f"`{script.name}`"]
     assert len(found) == 1, f"{script.name}: expected one row in {PAGE.name}, found {len(found)}"
     return found[0]
@@ -63,21 +64,28 @@ def test_the_table_has_every_script_once_and_no_other() -> None:
 
 
 @SCRIPTS
-def test_a_row_names_the_keys_and_fixed_arguments_of_the_binding_and_of_the_header(script: Script) -> None:
+def test_a_row_names_the_keys_and_fixed_arguments_of_the_binding_and_of_the_header(script: Script[Any]) -> None:
     row, header = row_of(script), header_of(script)
     assert names_in(row.keys) == script.keys == fixed(header["keys"])
     assert names_in(row.args) == script.args == fixed(header["argv"])
 
 
+@pytest.mark.parametrize(
+    "script", [one for one in scripts.ALL if hasattr(one.reply, "__self__")], ids=lambda one: one.name
+)
+def test_a_row_names_the_parts_of_the_reply(script: Script[Any]) -> None:
+    assert names_in(row_of(script).reply) == script.reply.__self__._fields
+
+
 @SCRIPTS
-def test_a_row_says_whether_further_keys_and_arguments_follow(script: Script) -> None:
+def test_a_row_says_whether_further_keys_and_arguments_follow(script: Script[Any]) -> None:
     row, header = row_of(script), header_of(script)
     for cell, line in ((row.keys, header["keys"]), (row.args, header["argv"])):
         has_more = SPAN.sub("", cell, count=1).strip() != ""
         assert has_more == ("|" in line), f"{script.name}: {cell!r}, but the header says {line!r}"
 
 
-def commands_of(script: Script) -> set[str]:
+def commands_of(script: Script[Any]) -> set[str]:
     """Return the commands that a script can call: its own, and those of the functions of its parts that it reaches."""
     source = (FOLDER / f"{script.name}.lua").read_text(encoding="utf-8")
     parts: dict[str, str] = {}
@@ -93,14 +101,14 @@ def commands_of(script: Script) -> set[str]:
 
 
 @SCRIPTS
-def test_a_row_says_whether_the_script_writes(script: Script) -> None:
+def test_a_row_says_whether_the_script_writes(script: Script[Any]) -> None:
     commands = commands_of(script)
     assert commands <= WRITES | READS, f"add to WRITES or READS: {commands - WRITES - READS}"
     assert (row_of(script).writes != "no") == bool(commands & WRITES)
 
 
 @SCRIPTS
-def test_a_row_is_complete_and_its_script_may_be_repeated(script: Script) -> None:
+def test_a_row_is_complete_and_its_script_may_be_repeated(script: Script[Any]) -> None:
     """Every call is sent again when its reply was lost: a script that may not be repeated has no place here."""
     row = row_of(script)
     assert row.reply and row.called_by

@@ -7,7 +7,8 @@ from support import Server, quick_config
 
 from maas_backoff.domain.settlement import Counts
 from maas_backoff.store.batch import BatchRequest
-from maas_backoff.store.redis import NewTask, RedisStore
+from maas_backoff.store.creation import NewTask
+from maas_backoff.store.queue_store import QueueStore
 
 pytestmark = pytest.mark.anyio
 
@@ -21,21 +22,21 @@ class Reaper:
     def __init__(self, server: Server) -> None:
         config = quick_config(server.storage)
         self.policy = config.task.policy
-        self.store = RedisStore(config)
+        self.store = QueueStore.of(config)
         self.client = server.client
         self.at(0)
 
     def at(self, seconds: float) -> None:
-        self.store.clock = f"{START + seconds * 1000:.2f}"
+        self.store.connection.clock = f"{START + seconds * 1000:.2f}"
 
     async def hold(self, *ids: str) -> list[int]:
         """Create tasks and claim them; their tokens."""
-        await self.store.enqueue([NewTask(task_id, "{}", 0, 0, self.policy, "") for task_id in ids])
+        await self.store.writer.enqueue([NewTask(task_id, "{}", 0, 0, self.policy, "") for task_id in ids])
         frame = BatchRequest((), len(ids), may_claim_suspect=False, request_id=ids[0], exchange=0)
-        return [claimed.token for claimed in (await self.store.exchange(frame, "worker")).claimed]
+        return [claimed.token for claimed in (await self.store.exchange.send(frame, "worker")).claimed]
 
     async def listed(self, *, limit: int = 100) -> list[str]:
-        return [found.task_id for found in await self.store.reap(GAP, GRACE, limit)]
+        return [found.task_id for found in await self.store.lost.find(GAP, GRACE, limit)]
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ async def test_what_is_listed_is_what_a_decision_needs(reaper: Reaper) -> None:
     await look_every_second(reaper, -10, 0)
     (token,) = await reaper.hold("a")
     await look_every_second(reaper, 1, 4)
-    (found,) = await reaper.store.reap(GAP, GRACE)
+    (found,) = await reaper.store.lost.find(GAP, GRACE)
     assert (found.task_id, found.precondition, found.token) == ("a", "expired", token)
     assert (found.counts, found.policy) == (Counts(), reaper.policy)
     info = found.info
@@ -158,17 +159,17 @@ async def test_leases_of_tasks_that_are_gone_are_dropped(reaper: Reaper) -> None
     """Their key was deleted by hand: nobody can settle them."""
     await look_every_second(reaper, -10, 0)
     await reaper.hold("a", "b")
-    reaper.client.delete(reaper.store.keys.task("a"))
+    reaper.client.delete(reaper.store.connection.keys.task("a"))
     assert (await look_every_second(reaper, 1, 4))[3] == ["b"]
-    assert reaper.client.zrange(reaper.store.keys("leases"), 0, -1) == [b"b"]
+    assert reaper.client.zrange(reaper.store.connection.keys("leases"), 0, -1) == [b"b"]
 
 
 async def test_many_entries_of_finished_tasks_go_in_steps(reaper: Reaper) -> None:
     """At most 500 of a state at a look, so that no call takes long."""
     for state in ("completed", "failed", "cancelled"):
-        reaper.client.zadd(reaper.store.keys(state), {f"{state}-{n}": START + n for n in range(1200)})
+        reaper.client.zadd(reaper.store.connection.keys(state), {f"{state}-{n}": START + n for n in range(1200)})
     reaper.at(1.0995)
     for left in (700, 200, 100, 100):
         await reaper.listed()
         for state in ("completed", "failed", "cancelled"):
-            assert reaper.client.zcard(reaper.store.keys(state)) == left
+            assert reaper.client.zcard(reaper.store.connection.keys(state)) == left

@@ -11,9 +11,10 @@ from support import Server, quick_config
 from maas_backoff import StorageFullError, TaskEntity, TaskError
 from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.settlement import Counts, Settlement
-from maas_backoff.store import scripts
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
-from maas_backoff.store.redis import NewTask, RedisStore
+from maas_backoff.store.creation import NewTask
+from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.store.replies import RenewReply
 from maas_backoff.worker.loops.reap import settle_lost
 
 pytestmark = pytest.mark.anyio
@@ -34,18 +35,18 @@ class Queue:
         for name, value in task_options.items():
             setattr(self.config.task, name, value)
         self.policy = self.config.task.policy
-        self.store = RedisStore(self.config)
+        self.store = QueueStore.of(self.config)
         self.client = server.client
         self.at(0)
         self._requests = 0
 
     def at(self, ms: float) -> None:
         """Set the clock to so many ms after the start."""
-        self.store.clock = f"{START + ms:.3f}".rstrip("0").rstrip(".")
+        self.store.connection.clock = f"{START + ms:.3f}".rstrip("0").rstrip(".")
 
     async def create(self, *ids: str, due: float | datetime = 0, priority: int = 0) -> None:
         tasks = [NewTask(task_id, "{}", priority, due, self.policy, "") for task_id in ids]
-        assert await self.store.enqueue(tasks) == ["created"] * len(ids)
+        assert await self.store.writer.enqueue(tasks) == ["created"] * len(ids)
 
     async def exchange(
         self,
@@ -62,7 +63,7 @@ class Queue:
         frame = BatchRequest(
             tuple(settles), claims, suspect, request or f"request-{self._requests}", exchange, **suspicion
         )
-        return await self.store.exchange(frame, worker)
+        return await self.store.exchange.send(frame, worker)
 
     async def claim(self, claims: int = 1, **options: Any) -> list[Claimed]:
         return (await self.exchange(claims, **options)).claimed
@@ -72,23 +73,23 @@ class Queue:
 
     async def lose(self, *ids: str) -> None:
         """Let the leases of these tasks run out; the clock stands a lease later, and they are suspects."""
-        await self.store.reap(1e6, 0)
+        await self.store.lost.find(1e6, 0)
         claimed = await self.claim(len(ids), worker="victim")
         assert sorted(map(name, claimed)) == sorted(ids)
-        self.at(float(self.store.clock) - START + LEASE)
-        found = await self.store.reap(1e6, 0)
+        self.at(float(self.store.connection.clock) - START + LEASE)
+        found = await self.store.lost.find(1e6, 0)
         lost = [one.settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), self.policy)) for one in found]
-        assert await self.store.settle_lost(lost, "reaper") == ["ok"] * len(ids)
+        assert await self.store.lost.settle(lost, "reaper") == ["ok"] * len(ids)
 
     async def lose_together(self, *ids: str, worker: str = "victim", **options: Any) -> None:
         """As `lose`, as the reaper does it: they come back in halves."""
         claimed = await self.claim(len(ids), worker=worker, **options)
         assert sorted(map(name, claimed)) == sorted(ids)
-        self.at(float(self.store.clock) - START + LEASE)
-        await settle_lost(self.store, "reaper", await self.store.reap(1e6, 0))
+        self.at(float(self.store.connection.clock) - START + LEASE)
+        await settle_lost(self.store, "reaper", await self.store.lost.find(1e6, 0))
 
     async def get(self, task_id: str) -> TaskEntity:
-        task = await self.store.get(task_id)
+        task = await self.store.reader.get(task_id)
         assert task is not None
         return task
 
@@ -119,12 +120,12 @@ class Queue:
     # What is stored
 
     def hash(self, task_id: str) -> dict[bytes, bytes]:
-        found = self.client.hgetall(self.store.keys.task(task_id))
+        found = self.client.hgetall(self.store.connection.keys.task(task_id))
         assert isinstance(found, dict)
         return found
 
     def index(self, index: str) -> list[str]:
-        return [member.decode() for member in self.client.zrange(self.store.keys(index), 0, -1)]
+        return [member.decode() for member in self.client.zrange(self.store.connection.keys(index), 0, -1)]
 
     def everything(self) -> dict[bytes, bytes]:
         """Return all keys with what they hold, without the request record that each claim leaves."""
@@ -132,7 +133,7 @@ class Queue:
 
     def marked(self) -> bool:
         """Take the marker away; say whether it was there."""
-        return bool(self.client.zpopmin(self.store.keys("marker")))
+        return bool(self.client.zpopmin(self.store.connection.keys("marker")))
 
 
 def name(claimed: Claimed) -> str:
@@ -159,10 +160,10 @@ async def test_a_frame_that_is_sent_again_gives_the_same_and_settles_once(queue:
     old, failing = await queue.claim(2)
     settles = (queue.complete(old), queue.retry(failing, 60))
     frame = BatchRequest(settles, claims=3, may_claim_suspect=True, request_id="the request", exchange=0)
-    first = await queue.store.exchange(frame, "worker")
+    first = await queue.store.exchange.send(frame, "worker")
     stored = queue.everything()
     for _ in range(3):
-        again = await queue.store.exchange(frame, "worker")
+        again = await queue.store.exchange.send(frame, "worker")
         assert again.answers == ["already", "already"]
         assert [(name(one), one.token, one.task.attempt, one.counts) for one in again.claimed] == [
             (name(one), one.token, one.task.attempt, one.counts) for one in first.claimed
@@ -172,7 +173,7 @@ async def test_a_frame_that_is_sent_again_gives_the_same_and_settles_once(queue:
     assert names(first.claimed) == ["new-0", "new-1", "new-2"]
     assert queue.everything() == stored
     last = b"%d" % first.claimed[-1].token
-    assert queue.client.hmget(queue.store.keys("meta"), "completed", "token") == [b"1", last]
+    assert queue.client.hmget(queue.store.connection.keys("meta"), "completed", "token") == [b"1", last]
     assert (await queue.get("failing")).retry_count == 1
 
 
@@ -187,10 +188,10 @@ async def test_a_replay_gives_only_what_is_still_held_under_its_token(queue: Que
         )
         == ["ok"] * 3
     )
-    queue.client.zrem(queue.store.keys("ready"), "released")
+    queue.client.zrem(queue.store.connection.keys("ready"), "released")
     (taken,) = await queue.claim(1, worker="another", exchange=1)
     assert name(taken) == "taken"
-    queue.client.delete(queue.store.keys.task("deleted"))
+    queue.client.delete(queue.store.connection.keys.task("deleted"))
     again = await queue.claim(5, request="first")
     assert [(name(one), one.token) for one in again] == [("held", by_name["held"].token)]
     assert await queue.settle(queue.complete(by_name["taken"]), worker="third") == ["lost"]
@@ -216,10 +217,10 @@ async def test_a_hand_from_outside_may_send_again_too(queue: Queue, external: bo
     await queue.create("a")
     settlement = Settlement.release(queue.policy) if external else Settlement.cancel(queue.policy)
     settle = Settle("a", "pending", None, settlement)
-    assert await queue.store.settle(settle, external=external, settle_id="one") == "ok"
-    assert await queue.store.settle(settle, external=external, settle_id="one") == "ok"
+    assert await queue.store.writer.settle(settle, external=external, settle_id="one") == "ok"
+    assert await queue.store.writer.settle(settle, external=external, settle_id="one") == "ok"
     state = "external" if external else "cancelled"
-    assert await queue.store.settle(settle, external=external, settle_id="two") == state
+    assert await queue.store.writer.settle(settle, external=external, settle_id="two") == state
 
 
 # Tokens
@@ -233,7 +234,7 @@ async def test_tokens_only_grow(queue: Queue) -> None:
         claimed = await queue.claim(2)
         tokens += [one.token for one in claimed]
         assert await queue.settle(*map(queue.release, claimed)) == ["ok", "ok"]
-    assert await queue.store.delete("a")
+    assert await queue.store.writer.delete("a")
     await queue.create("a")
     tokens += [one.token for one in await queue.claim(2)]
     assert tokens == sorted(set(tokens))
@@ -261,25 +262,25 @@ async def test_an_unknown_task_is_not_made_by_settling_it(queue: Queue) -> None:
     assert await queue.settle(settle) == ["unknown"]
     for precondition in ("expired", "pending", "external", "finished"):
         settle = Settle("nobody", precondition, None, Settlement.cancel(queue.policy))
-        assert await queue.store.settle(settle) == "unknown"
+        assert await queue.store.writer.settle(settle) == "unknown"
     assert {key.partition(b":call:")[1] for key in queue.everything()} == {b":call:"}, "but the answers"
 
 
 async def test_one_bad_item_does_not_stop_the_others_of_its_frame(queue: Queue) -> None:
     await queue.create("a", "b", "c")
     a, b, c = await queue.claim(3)
-    queue.client.delete(queue.store.keys.task("a"))
-    queue.client.set(queue.store.keys.task("a"), "a key of another type", ex=60)
+    queue.client.delete(queue.store.connection.keys.task("a"))
+    queue.client.set(queue.store.connection.keys.task("a"), "a key of another type", ex=60)
     assert await queue.settle(queue.complete(b)) == ["ok"]
     settles = [queue.complete(a), queue.retry(b), queue.complete(c)]
     assert await queue.settle(*settles, worker="another") == ["unknown", "lost", "ok"]
-    queue.client.delete(queue.store.keys.task("a"))
+    queue.client.delete(queue.store.connection.keys.task("a"))
 
 
 async def test_a_settlement_that_meets_another_state_hears_of_it(queue: Queue) -> None:
     """The states that stand against a precondition are the answer."""
     await queue.create("pending", "external", "done", "held")
-    assert await queue.store.settle(
+    assert await queue.store.writer.settle(
         Settle("external", "pending", None, Settlement.release(queue.policy)), external=True
     ) == ("ok")
     claimed = {name(one): one for one in await queue.claim(3)}
@@ -290,7 +291,7 @@ async def test_a_settlement_that_meets_another_state_hears_of_it(queue: Queue) -
             if precondition == state:
                 continue
             settle = Settle(task_id, precondition, None, Settlement.release(queue.policy))
-            assert await queue.store.settle(settle) == state
+            assert await queue.store.writer.settle(settle) == state
 
 
 # Leases that run out
@@ -303,10 +304,10 @@ async def test_only_a_lease_that_ran_out_is_taken(queue: Queue) -> None:
     lose = Settle("a", "expired", held.token, Settlement.lose(ERROR, Counts(lost=1, suspect=True), queue.policy))
     queue.at(LEASE - 1)
     stored = queue.everything()
-    assert await queue.store.settle_lost([lose], "reaper") == ["lost"]
+    assert await queue.store.lost.settle([lose], "reaper") == ["lost"]
     assert queue.everything() == stored
     queue.at(LEASE)
-    assert await queue.store.settle_lost([lose], "reaper") == ["ok"]
+    assert await queue.store.lost.settle([lose], "reaper") == ["ok"]
     assert (await queue.get("a")).lost_count == 1
     assert await queue.settle(queue.complete(held)) == ["lost"]
 
@@ -315,16 +316,16 @@ async def test_of_two_reapers_one_counts_the_loss(queue: Queue) -> None:
     """And one that sends again hears that it was the one."""
     await queue.create("a")
     await queue.claim()
-    await queue.store.reap(1e6, 0)
+    await queue.store.lost.find(1e6, 0)
     queue.at(LEASE)
-    first, second = [await queue.store.reap(1e6, 0) for _ in range(2)]
+    first, second = [await queue.store.lost.find(1e6, 0) for _ in range(2)]
     settles = [
         [f.settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), queue.policy)) for f in found]
         for found in (first, second)
     ]
-    assert await queue.store.settle_lost(settles[0], "one") == ["ok"]
-    assert await queue.store.settle_lost(settles[1], "two") == ["lost"]
-    assert await queue.store.settle_lost(settles[0], "one") == ["already"]
+    assert await queue.store.lost.settle(settles[0], "one") == ["ok"]
+    assert await queue.store.lost.settle(settles[1], "two") == ["lost"]
+    assert await queue.store.lost.settle(settles[0], "one") == ["already"]
     task = await queue.get("a")
     assert (task.status, task.lost_count, task.retry_count) == ("pending", 1, 0)
 
@@ -332,22 +333,20 @@ async def test_of_two_reapers_one_counts_the_loss(queue: Queue) -> None:
 async def test_a_lease_renewed_after_it_was_listed_is_kept(queue: Queue) -> None:
     await queue.create("a")
     (held,) = await queue.claim()
-    await queue.store.reap(1e6, 0)
+    await queue.store.lost.find(1e6, 0)
     queue.at(LEASE)
-    found = await queue.store.reap(1e6, 0)
-    assert await renew(queue, held) == [[], []]
+    found = await queue.store.lost.find(1e6, 0)
+    assert await renew(queue, held) == ([], [])
     lose = found[0].settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), queue.policy))
-    assert await queue.store.settle_lost([lose], "reaper") == ["lost"]
+    assert await queue.store.lost.settle([lose], "reaper") == ["lost"]
     queue.at(2 * LEASE - 1)
     assert await queue.settle(queue.complete(held)) == ["ok"]
 
 
-async def renew(queue: Queue, *held: Claimed) -> Any:
+async def renew(queue: Queue, *held: Claimed) -> RenewReply:
     """Send a heartbeat: tokens that are lost, ids with a cancel request."""
-    args = [queue.store.clock, queue.store.keys.prefix, "worker", "{}", LEASE]
-    args += [part for one in held for part in (name(one), one.token)]
-    keys = queue.store.keys.all(scripts.RENEW.keys, info=queue.store.keys.info("worker"))
-    return await (await queue.store.server.connect()).run(scripts.RENEW, keys, args)
+    client = await queue.store.connection.server.connect()
+    return await queue.store.registry.renew(client, "worker", "{}", [(name(one), one.token) for one in held])
 
 
 async def test_a_heartbeat_says_what_is_lost_and_what_is_to_be_cancelled(queue: Queue) -> None:
@@ -356,13 +355,13 @@ async def test_a_heartbeat_says_what_is_lost_and_what_is_to_be_cancelled(queue: 
     claimed = {name(one): one for one in await queue.claim(5)}
     assert await queue.settle(queue.complete(claimed["finished"]), queue.release(claimed["taken"])) == ["ok", "ok"]
     assert names(await queue.claim(worker="another", exchange=1)) == ["taken"]
-    queue.client.delete(queue.store.keys.task("gone"))
-    assert await queue.store.request_cancel("cancel") == "processing"
+    queue.client.delete(queue.store.connection.keys.task("gone"))
+    assert await queue.store.writer.request_cancel("cancel") == "processing"
     queue.at(1000)
     lost, cancelled = await renew(queue, *claimed.values())
     assert sorted(map(int, lost)) == sorted(claimed[one].token for one in ("finished", "taken", "gone"))
     assert cancelled == [b"cancel"]
-    scores = dict(queue.client.zrange(queue.store.keys("leases"), 0, -1, withscores=True))
+    scores = dict(queue.client.zrange(queue.store.connection.keys("leases"), 0, -1, withscores=True))
     assert scores[b"kept"] == scores[b"cancel"] == START + 1000 + LEASE
     assert scores[b"taken"] == START + LEASE
     assert b"finished" not in scores
@@ -375,21 +374,21 @@ async def test_a_heartbeat_says_what_is_lost_and_what_is_to_be_cancelled(queue: 
 async def test_a_requested_cancel_takes_the_place_of_a_comeback(queue: Queue, how: str) -> None:
     await queue.create("a")
     (held,) = await queue.claim()
-    assert await queue.store.request_cancel("a") == "processing"
+    assert await queue.store.writer.request_cancel("a") == "processing"
     assert await queue.settle(getattr(queue, how)(held)) == ["cancelled"]
     task = await queue.get("a")
     assert (task.status, task.next_execute_time) == ("cancelled", None)
     assert task.finished_at == datetime.fromtimestamp(START / 1000, UTC)
     assert await queue.claim() == []
     assert queue.index("cancelled") == ["a"]
-    assert queue.client.ttl(queue.store.keys.task("a")) > 0
+    assert queue.client.ttl(queue.store.connection.keys.task("a")) > 0
 
 
 @pytest.mark.parametrize(("how", "status"), [("complete", "completed"), ("fail", "failed")])
 async def test_an_end_that_comes_before_the_cancel_wins(queue: Queue, how: str, status: str) -> None:
     await queue.create("a")
     (held,) = await queue.claim()
-    await queue.store.request_cancel("a")
+    await queue.store.writer.request_cancel("a")
     assert await queue.settle(getattr(queue, how)(held)) == ["ok"]
     assert (await queue.get("a")).status == status
 
@@ -398,12 +397,12 @@ async def test_a_cancel_request_does_not_outlive_its_task(queue: Queue) -> None:
     """Cancelled, made pending again and claimed: the old request is forgotten."""
     await queue.create("a")
     (held,) = await queue.claim()
-    await queue.store.request_cancel("a")
+    await queue.store.writer.request_cancel("a")
     assert await queue.settle(queue.release(held)) == ["cancelled"]
     again = Settle("a", "finished", None, Settlement.release(queue.policy))
-    assert await queue.store.settle(again) == "ok"
+    assert await queue.store.writer.settle(again) == "ok"
     (held,) = await queue.claim()
-    assert await renew(queue, held) == [[], []]
+    assert await renew(queue, held) == ([], [])
     assert await queue.settle(queue.retry(held)) == ["ok"]
     assert (await queue.get("a")).status == "pending"
 
@@ -411,14 +410,14 @@ async def test_a_cancel_request_does_not_outlive_its_task(queue: Queue) -> None:
 async def test_a_cancel_is_asked_only_of_who_runs_it(queue: Queue) -> None:
     """The state is the answer; nothing is noted for a task that is not processing."""
     await queue.create("a")
-    assert await queue.store.request_cancel("nobody") is None
-    assert await queue.store.request_cancel("a") == "pending"
+    assert await queue.store.writer.request_cancel("nobody") is None
+    assert await queue.store.writer.request_cancel("a") == "pending"
     assert b"x" not in queue.hash("a")
     (held,) = await queue.claim(worker="me")
-    assert await queue.store.request_cancel("a") == "processing"
+    assert await queue.store.writer.request_cancel("a") == "processing"
     assert queue.index("ctl:me") == ["a"]
     await queue.settle(queue.complete(held), worker="me")
-    assert await queue.store.request_cancel("a") == "completed"
+    assert await queue.store.writer.request_cancel("a") == "completed"
 
 
 # Suspects
@@ -456,7 +455,7 @@ HALVES = ["a0", "a2"], ["a1", "a3"]
 @pytest.fixture
 async def halved(queue: Queue) -> Queue:
     """Four tasks that were lost together."""
-    await queue.store.reap(1e6, 0)
+    await queue.store.lost.find(1e6, 0)
     await queue.create("a0", "a1", "a2", "a3")
     await queue.lose_together("a0", "a1", "a2", "a3")
     return queue
@@ -513,8 +512,8 @@ async def test_in_children_what_was_lost_once_is_claimed_at_once_and_what_was_lo
     halved: Queue,
 ) -> None:
     assert names(await halved.claim(3, suspect=False, in_children=True)) == ["a0", "a1", "a2"]
-    halved.at(float(halved.store.clock) - START + LEASE)
-    await settle_lost(halved.store, "reaper", await halved.store.reap(1e6, 0))
+    halved.at(float(halved.store.connection.clock) - START + LEASE)
+    await settle_lost(halved.store, "reaper", await halved.store.lost.find(1e6, 0))
     # Of a3, lost once, nothing is feared in a child. The others were lost with their worker a second time.
     assert names(await halved.claim(10, suspect=False, in_children=True)) == ["a3"]
     claims = [names(await halved.claim(10, in_children=True)) for _ in range(3)]
@@ -523,7 +522,7 @@ async def test_in_children_what_was_lost_once_is_claimed_at_once_and_what_was_lo
 
 async def test_what_a_dead_worker_left_is_counted_once_however_it_is_listed(queue: Queue) -> None:
     """Its last claims run out later than the others, and more are lost than a look lists."""
-    await queue.store.reap(1e6, 0)
+    await queue.store.lost.find(1e6, 0)
     ids = [f"{n:02}" for n in range(9)]
     await queue.create(*ids)
     await queue.claim(6, worker="victim")
@@ -532,7 +531,7 @@ async def test_what_a_dead_worker_left_is_counted_once_however_it_is_listed(queu
     losses: list[tuple[int, int]] = []
     for at in (LEASE, LEASE, 2 * LEASE):
         queue.at(at)
-        found = await queue.store.reap(2 * LEASE / 3000, 0, 4)
+        found = await queue.store.lost.find(2 * LEASE / 3000, 0, 4)
         losses += [(one.loss.together, one.loss.size) for one in found]
         await settle_lost(queue.store, "reaper", found)
     assert losses == [(9, size) for size in (5, 4) * 4 + (5,)]
@@ -553,23 +552,23 @@ async def test_many_suspects_do_not_hide_what_waits_behind_them_for_the_same_gpu
     policy = queue.policy.overridden({"min_gpu_memory_gb": 1})
 
     async def create(*ids: str) -> None:
-        await queue.store.enqueue([NewTask(one, "{}", 0, 0, policy, '{"min_gpu_memory_gb":1}') for one in ids])
+        await queue.store.writer.enqueue([NewTask(one, "{}", 0, 0, policy, '{"min_gpu_memory_gb":1}') for one in ids])
 
     await create(*(f"lost-{n:03}" for n in range(300)))
-    await queue.store.reap(1e6, 0)
+    await queue.store.lost.find(1e6, 0)
     fits = ("1024:0 GPU-a 0 1024",) * 300
     assert len(await queue.claim(300, fits=fits, worker="victim")) == 300
     await create("behind")
-    queue.client.zadd(queue.store.keys("gpu:1024:0"), {"behind": 1e18})
+    queue.client.zadd(queue.store.connection.keys("gpu:1024:0"), {"behind": 1e18})
     queue.at(LEASE)
-    while found := await queue.store.reap(1e6, 0):
+    while found := await queue.store.lost.find(1e6, 0):
         await settle_lost(queue.store, "reaper", found)
-    waiting, _, _ = await queue.store.demands("0 0 -")
+    waiting, _, _ = await queue.store.reader.demands("0 0 -")
     assert [one.rank for one in waiting] == [1e18]
     assert names(await queue.claim(1, fits=fits[:1], suspect=False)) == ["behind"]
-    assert (await queue.store.demands("0 0 -"))[0] == []
-    assert len((await queue.store.demands("1 0 -"))[0]) == 1
-    stats = await queue.store.stats()
+    assert (await queue.store.reader.demands("0 0 -"))[0] == []
+    assert len((await queue.store.reader.demands("1 0 -"))[0]) == 1
+    stats = await queue.store.reader.stats()
     assert (stats.gpu_count, stats.suspect_count) == (300, 100)  # the first hundred are looked at
     first = await queue.claim(300, fits=fits)
     assert {one.counts.cohort_size for one in first} == {150}
@@ -579,7 +578,7 @@ async def test_many_suspects_do_not_hide_what_waits_behind_them_for_the_same_gpu
 async def test_a_repeated_claim_has_nothing_of_a_claim_on_gpus_before(queue: Queue) -> None:
     """Both may come over one exchange: what is kept of a request for its repetition is that of the last one only."""
     policy = queue.policy.overridden({"min_gpu_memory_gb": 1})
-    await queue.store.enqueue([NewTask("needs a GPU", "{}", 0, 0, policy, '{"min_gpu_memory_gb":1}')])
+    await queue.store.writer.enqueue([NewTask("needs a GPU", "{}", 0, 0, policy, '{"min_gpu_memory_gb":1}')])
     assert names(await queue.claim(1, fits=("1024:0 GPU-a 0 1024",))) == ["needs a GPU"]
     await queue.create("a", "b")
     first = await queue.claim(2, request="again")
@@ -623,7 +622,7 @@ async def test_a_failed_task_that_was_lost_starts_anew_without_suspicion(queue: 
     (held,) = await queue.claim()
     assert await queue.settle(queue.fail(held)) == ["ok"]
     again = Settle("a", "finished", None, Settlement(Settlement.release(queue.policy).status, 60, counts=Counts()))
-    assert await queue.store.settle(again) == "ok"
+    assert await queue.store.writer.settle(again) == "ok"
     assert names(await queue.claim(suspect=False)) == ["a"]
 
 
@@ -688,9 +687,9 @@ async def test_a_scheduled_task_is_claimable_exactly_when_it_is_due(queue: Queue
     assert (await queue.get("retried")).next_execute_time == datetime.fromtimestamp(START / 1000 + 5, UTC)
     queue.at(4999)
     assert await queue.claim(10) == []
-    assert (await queue.store.stats()).scheduled_count == 3
+    assert (await queue.store.reader.stats()).scheduled_count == 3
     queue.at(5000)
-    assert (await queue.store.stats()).scheduled_count == 0
+    assert (await queue.store.reader.stats()).scheduled_count == 0
     assert sorted(names(await queue.claim(10))) == ["delayed", "planned", "retried"]
 
 
@@ -726,7 +725,7 @@ async def test_an_entry_without_its_task_is_dropped_and_stops_nobody(
         await queue.create("ghost", due=delay)
         await queue.create("other", due=delay)
         queue.at(delay * 1000)
-    key = queue.store.keys.task("ghost")
+    key = queue.store.connection.keys.task("ghost")
     queue.client.delete(key)
     if wrong_type:
         queue.client.set(key, "not a hash", ex=60)
@@ -746,18 +745,20 @@ async def test_an_entry_without_its_task_is_dropped_and_stops_nobody(
 async def test_a_lease_without_its_task_stops_no_heartbeat_and_no_reaper(queue: Queue, wrong_type: bool) -> None:
     await queue.create("ghost", "other")
     ghost, other = await queue.claim(2)
-    await queue.store.reap(1e6, 0)
-    key = queue.store.keys.task("ghost")
+    await queue.store.lost.find(1e6, 0)
+    key = queue.store.connection.keys.task("ghost")
     queue.client.delete(key)
     if wrong_type:
         queue.client.set(key, "not a hash", ex=60)
-    assert await renew(queue, ghost, other) == [[str(ghost.token).encode()], []]
-    assert await queue.store.report_progress([("ghost", ghost.token, 1, None), ("other", other.token, 2, None)]) == [
+    assert await renew(queue, ghost, other) == ([str(ghost.token).encode()], [])
+    assert await queue.store.writer.report_progress(
+        [("ghost", ghost.token, 1, None), ("other", other.token, 2, None)]
+    ) == [
         False,
         True,
     ]
     queue.at(LEASE)
-    found = await queue.store.reap(1e6, 0)
+    found = await queue.store.lost.find(1e6, 0)
     assert [one.task_id for one in found] == ["other"]
     assert queue.index("leases") == ["other"]
     queue.client.delete(key)
@@ -777,22 +778,22 @@ async def test_finished_tasks_get_their_time_to_live_and_lose_it_by_a_retry(queu
         (cancelled, Settlement.cancel(policy), 100),
     ]
     for held, settlement, ttl in ends:
-        key = queue.store.keys.task(name(held))
+        key = queue.store.connection.keys.task(name(held))
         assert queue.client.ttl(key) == -1
         assert await queue.settle(Settle(name(held), "lease", held.token, settlement)) == ["ok"]
         assert ttl - 2 <= queue.client.ttl(key) <= ttl
-        scores = queue.client.zrange(queue.store.keys(settlement.status), 0, -1, withscores=True)
+        scores = queue.client.zrange(queue.store.connection.keys(settlement.status), 0, -1, withscores=True)
         assert [score for _, score in scores] == [START + ttl * 1000]
     for task_id in ("failed", "cancelled"):
         again = Settle(task_id, "finished", None, Settlement.release(policy))
-        assert await queue.store.settle(again) == "ok"
-        assert queue.client.ttl(queue.store.keys.task(task_id)) == -1
+        assert await queue.store.writer.settle(again) == "ok"
+        assert queue.client.ttl(queue.store.connection.keys.task(task_id)) == -1
         task = await queue.get(task_id)
         assert (task.status, task.finished_at, task.error) == ("pending", None, None)
     assert (queue.index("failed"), queue.index("cancelled")) == ([], [])
     refused = Settle("done", "finished", None, Settlement.release(policy))
-    assert await queue.store.settle(refused) == "completed"
-    assert queue.client.ttl(queue.store.keys.task("done")) > 0
+    assert await queue.store.writer.settle(refused) == "completed"
+    assert queue.client.ttl(queue.store.connection.keys.task("done")) > 0
 
 
 async def test_indexes_of_finished_tasks_lose_what_has_expired(queue: Queue) -> None:
@@ -800,12 +801,12 @@ async def test_indexes_of_finished_tasks_lose_what_has_expired(queue: Queue) -> 
     await queue.create(*(f"task-{n}" for n in range(9)))
     claimed = await queue.claim(9)
     assert await queue.settle(*map(queue.complete, claimed[:8])) == ["ok"] * 8
-    assert (await queue.store.stats()).completed_count == 8
+    assert (await queue.store.reader.stats()).completed_count == 8
     queue.at(600_001)
-    assert (await queue.store.stats()).completed_count == 0
+    assert (await queue.store.reader.stats()).completed_count == 0
     assert await queue.settle(queue.complete(claimed[8])) == ["ok"]
     assert len(queue.index("completed")) == 8 - 2 + 1
-    await queue.store.reap(1e6, 0)
+    await queue.store.lost.find(1e6, 0)
     assert queue.index("completed") == ["task-8"]
 
 
@@ -821,7 +822,7 @@ async def test_the_number_of_finished_tasks_is_bounded(any_server: Server) -> No
     kept = ["task-4", "task-5", "task-6"]
     assert queue.index("completed") == kept
     assert [f"task-{n}" for n in range(8) if queue.hash(f"task-{n}")] == [*kept, "task-7"]
-    assert queue.client.hget(queue.store.keys("meta"), "completed") == b"7"
+    assert queue.client.hget(queue.store.connection.keys("meta"), "completed") == b"7"
     await queue.store.aclose()
 
 
@@ -843,7 +844,7 @@ async def test_an_old_entry_of_an_id_does_not_cost_its_new_task(any_server: Serv
     queue = Queue(any_server, max_finished=1)
     await queue.create("again")
     await queue.settle(*map(queue.complete, await queue.claim()))
-    any_server.client.delete(queue.store.keys.task("again"))  # its time to live has ended
+    any_server.client.delete(queue.store.connection.keys.task("again"))  # its time to live has ended
     await queue.create("again", due=60)
     await queue.create("other")
     queue.at(1)
@@ -884,11 +885,11 @@ async def test_a_full_server_refuses_new_tasks_whole(any_server: Server, queue: 
 async def test_a_full_server_lets_existing_tasks_go_on(any_server: Server, queue: Queue) -> None:
     """Claims, heartbeats, outcomes of every kind, losses, marks, deletes: nothing of a running task is refused."""
     await queue.create("done", "failed", "retried", "lost", "released", "waits", "by hand")
-    await queue.store.reap(1e6, 0)
+    await queue.store.lost.find(1e6, 0)
     with full(any_server):
         claimed = {name(one): one for one in await queue.claim(5)}
         assert list(claimed) == ["done", "failed", "retried", "lost", "released"]
-        assert await renew(queue, *claimed.values()) == [[], []]
+        assert await renew(queue, *claimed.values()) == ([], [])
         result = Settlement.complete('"' + 10_000 * "x" + '"', queue.policy)
         assert (
             await queue.settle(
@@ -900,17 +901,19 @@ async def test_a_full_server_lets_existing_tasks_go_on(any_server: Server, queue
             == ["ok"] * 4
         )
         external = Settle("by hand", "pending", None, Settlement.release(queue.policy))
-        assert await queue.store.settle(external, external=True) == "ok"
+        assert await queue.store.writer.settle(external, external=True) == "ok"
         assert (await queue.get("done")).result == 10_000 * "x"
         again = Settle("failed", "finished", None, Settlement.release(queue.policy))
-        assert await queue.store.settle(again) == "ok"
+        assert await queue.store.writer.settle(again) == "ok"
         queue.at(LEASE)
-        (found,) = await queue.store.reap(1e6, 0)
+        (found,) = await queue.store.lost.find(1e6, 0)
         lose = found.settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), queue.policy))
-        assert await queue.store.settle_lost([lose], "reaper") == ["ok"]
-        assert await queue.store.settle(Settle("waits", "pending", None, Settlement.cancel(queue.policy))) == "ok"
-        assert await queue.store.delete("waits")
-        await queue.store.leave("worker")
+        assert await queue.store.lost.settle([lose], "reaper") == ["ok"]
+        assert (
+            await queue.store.writer.settle(Settle("waits", "pending", None, Settlement.cancel(queue.policy))) == "ok"
+        )
+        assert await queue.store.writer.delete("waits")
+        await queue.store.registry.leave("worker")
 
 
 async def test_a_full_server_lets_running_tasks_be_watched_and_stopped(any_server: Server, queue: Queue) -> None:
@@ -918,12 +921,12 @@ async def test_a_full_server_lets_running_tasks_be_watched_and_stopped(any_serve
     await queue.create("a")
     (held,) = await queue.claim()
     with full(any_server):
-        assert await queue.store.report_progress([("a", held.token, 50, "half way")]) == [True]
-        task = await queue.store.get("a", watch=10)
+        assert await queue.store.writer.report_progress([("a", held.token, 50, "half way")]) == [True]
+        task = await queue.store.reader.get("a", watch=10)
         assert task is not None
         assert task.progress == 50
         assert queue.client.zscore("maas:{test}:watched", "a") == START + 10_000
-        assert await queue.store.request_cancel("a") == "processing"
+        assert await queue.store.writer.request_cancel("a") == "processing"
         assert queue.index("ctl:worker") == ["a"]
 
 
@@ -933,7 +936,7 @@ async def test_a_full_server_lets_running_tasks_be_watched_and_stopped(any_serve
 async def test_tokens_grow_from_call_to_call_whatever_the_clock_does(queue: Queue) -> None:
     """One more than the last, and at least the clock in us: a counter that is behind catches up, one ahead goes on."""
     await queue.create(*"abcdef")
-    queue.client.hset(queue.store.keys("meta"), "token", 41)  # of a release that only counted
+    queue.client.hset(queue.store.connection.keys("meta"), "token", 41)  # of a release that only counted
     tokens = [one.token for one in await queue.claim(2)]
     assert tokens == [START * 1000 + 1, START * 1000 + 2]
     queue.at(-60_000)
@@ -942,7 +945,7 @@ async def test_tokens_grow_from_call_to_call_whatever_the_clock_does(queue: Queu
     queue.at(1)
     tokens += [one.token for one in await queue.claim(1)]
     assert tokens[-1] == START * 1000 + 1001
-    queue.client.delete(queue.store.keys("meta"))
+    queue.client.delete(queue.store.connection.keys("meta"))
     queue.at(2)
     tokens += [one.token for one in await queue.claim(2)]
     assert tokens == sorted(set(tokens))
@@ -952,7 +955,7 @@ async def test_tokens_grow_from_call_to_call_whatever_the_clock_does(queue: Queu
 async def test_a_task_that_is_marked_by_hand_has_a_token_of_its_own(queue: Queue) -> None:
     await queue.create("marked", "claimed")
     marked = Settle("marked", "pending", None, Settlement.release(queue.policy))
-    assert await queue.store.settle(marked, external=True) == "ok"
+    assert await queue.store.writer.settle(marked, external=True) == "ok"
     (claimed,) = await queue.claim(1)
     task = await queue.get("marked")
     assert START * 1000 < task.token < claimed.token

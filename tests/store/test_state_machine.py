@@ -17,7 +17,7 @@ from maas_backoff.domain.outcome import Cancelled, CancelReason, Failed, LeaseEx
 from maas_backoff.domain.settlement import decide
 from maas_backoff.domain.task import TaskError
 from maas_backoff.store.batch import BatchRequest, Claimed, Settle
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.queue_store import QueueStore
 
 pytestmark = pytest.mark.anyio
 
@@ -171,7 +171,7 @@ async def state_of(scheduler: TaskBackoffScheduler) -> str:
     if task.status == "pending":
         return "scheduled" if stats.scheduled_count else "pending"
     if task.status == "processing":
-        return "external" if await scheduler._client.store.count_external() else "processing"
+        return "external" if await scheduler._client.store.reader.count_external() else "processing"
     return task.status
 
 
@@ -214,13 +214,13 @@ class Event:
     """A worker that had an attempt of the task, and what happens to it next."""
 
     def __init__(self, scheduler: TaskBackoffScheduler) -> None:
-        self.store: RedisStore = scheduler._client.store
+        self.store: QueueStore = scheduler._client.store
         self.attempt: Claimed | None = None
         self._numbers: Iterator[int] = iter(range(10))
 
     async def claim(self) -> str:
         request = BatchRequest((), 1, may_claim_suspect=True, request_id=f"{next(self._numbers)}", exchange=0)
-        claimed = (await self.store.exchange(request, "worker")).claimed
+        claimed = (await self.store.exchange.send(request, "worker")).claimed
         self.attempt = claimed[0] if claimed else self.attempt
         return "claimed" if claimed else "nothing"
 
@@ -231,17 +231,17 @@ class Event:
         assert settlement is not None
         settles = (Settle(ID, "lease", one.token, settlement, one.counts),)
         request = BatchRequest(settles, 0, may_claim_suspect=False, request_id=f"{next(self._numbers)}", exchange=0)
-        return (await self.store.exchange(request, "worker")).answers[0]
+        return (await self.store.exchange.send(request, "worker")).answers[0]
 
     async def run_out(self) -> str:
         """Look for leases that have run out, when a lease has passed."""
-        self.store.clock = f"{time.time() * 1000 + 10_000:.0f}"
-        found = await self.store.reap(gap=1, grace=0)
+        self.store.connection.clock = f"{time.time() * 1000 + 10_000:.0f}"
+        found = await self.store.lost.find(gap=1, grace=0)
         if not found:
             return "nothing"
         settlement = decide(LeaseExpired(), ID, found[0].counts, found[0].policy, found[0].policy.backoff())
         assert settlement is not None
-        return (await self.store.settle_lost([found[0].settle(settlement)], "reaper"))[0]
+        return (await self.store.lost.settle([found[0].settle(settlement)], "reaper"))[0]
 
 
 EVENTS: dict[str, Callable[[Event], Awaitable[str]]] = {

@@ -16,10 +16,10 @@ from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError, TaskStatus
 from maas_backoff.errors import StorageDeniedError
 from maas_backoff.store import scripts
-from maas_backoff.store.batch import BatchRequest, Claimed, Settle
+from maas_backoff.store.batch import NO_SUSPECTS, BatchRequest, Claimed, Settle
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.ledger import Ledgers, Reservation
-from maas_backoff.store.redis import NO_SUSPECTS, RedisStore
+from maas_backoff.store.queue_store import QueueStore
 
 pytestmark = pytest.mark.anyio
 
@@ -30,8 +30,8 @@ COMMANDS = sorted(
 )
 HINTS = {"publish", "zmscore"}
 """What tells those who watch: without it a script does the rest, and they look by themselves."""
-Step = Callable[[RedisStore, Ledgers], Awaitable[Any]]
-Stores = tuple[RedisStore, Ledgers]
+Step = Callable[[QueueStore, Ledgers], Awaitable[Any]]
+Stores = tuple[QueueStore, Ledgers]
 
 
 @attrs.define
@@ -48,21 +48,21 @@ class Way:
         anew = attrs.evolve(release, counts=Counts())
         complete = Settlement.complete("1", self.policy)
         return [
-            ("reap first", lambda s, _: s.reap(1e6, 0)),
+            ("reap first", lambda s, _: s.lost.find(1e6, 0)),
             ("create", self.creates("a", "b", "c", "d", "e", "f")),
             ("create later", self.creates("later", due=5)),
             ("create for a gpu", self.creates("gpu", "gpu2", gpu=1)),
             ("claim", self.claims(6)),
-            ("watch", lambda s, _: s.get("a", watch=60)),
+            ("watch", lambda s, _: s.reader.get("a", watch=60)),
             ("renew", self.renews("a", "b")),
-            ("progress", lambda s, _: s.report_progress([("a", None, 50, "half")])),
+            ("progress", lambda s, _: s.writer.report_progress([("a", None, 50, "half")])),
             ("complete", self.settles("a", lambda _: complete)),
             ("complete beyond the limit, and claim", self.settles("b", lambda _: complete, claims=1)),
             ("retry at once", self.settles("c", lambda counts: self.retry(counts, 0))),
             ("retry later", self.settles("d", lambda counts: self.retry(counts, 30))),
             ("reap what is lost", self.reaps(after=4000)),
             ("lose", self.loses("e", after=4000)),
-            ("ask to cancel", lambda s, _: s.request_cancel("f")),
+            ("ask to cancel", lambda s, _: s.writer.request_cancel("f")),
             ("retry what is to be cancelled", self.settles("f", lambda counts: self.retry(counts, 0))),
             ("claim what has become due", self.claims(4, after=6000)),
             ("fail", self.settles("later", lambda _: Settlement.fail(ERROR, self.policy))),
@@ -74,18 +74,18 @@ class Way:
             ("run out of memory", self.settles("gpu", self.out_of_memory)),
             ("cancel what waits for a gpu", self.by_hand("gpu", "pending", cancel)),
             ("be refused", self.by_hand("gpu", "pending", cancel)),
-            ("look at demands", lambda s, _: s.demands(NO_SUSPECTS)),
-            ("hold", lambda s, _: s.hold("1:0 GPU-a w", 60)),
-            ("reap", lambda s, _: s.reap(1e6, 0)),
-            ("pause", lambda s, _: s.pause(on=True)),
-            ("resume", lambda s, _: s.pause(on=False)),
-            ("stats", lambda s, _: s.stats()),
-            ("history", lambda s, _: s.history(2)),
-            ("upcoming", lambda s, _: s.upcoming(60, 5)),
-            ("delete", lambda s, _: s.delete("gpu2")),
+            ("look at demands", lambda s, _: s.reader.demands(NO_SUSPECTS)),
+            ("hold", lambda s, _: s.writer.hold("1:0 GPU-a w", 60)),
+            ("reap", lambda s, _: s.lost.find(1e6, 0)),
+            ("pause", lambda s, _: s.writer.pause(on=True)),
+            ("resume", lambda s, _: s.writer.pause(on=False)),
+            ("stats", lambda s, _: s.reader.stats()),
+            ("history", lambda s, _: s.reader.history(2)),
+            ("upcoming", lambda s, _: s.reader.upcoming(60, 5)),
+            ("delete", lambda s, _: s.writer.delete("gpu2")),
             ("create some of each", self.creates_some),
-            ("purge", lambda s, _: s.purge(TaskStatus.PENDING)),
-            ("leave", lambda s, _: s.leave("w")),
+            ("purge", lambda s, _: s.writer.purge(TaskStatus.PENDING)),
+            ("leave", lambda s, _: s.registry.leave("w")),
             ("reserve", lambda _, ledgers: self.reserve(ledgers)),
             ("keep", lambda _, ledgers: ledgers.keep("GPU-a", [self.reservation()])),
             ("post", lambda _, ledgers: ledgers.hold("GPU-a", "q 1:0", 1, 60)),
@@ -94,33 +94,35 @@ class Way:
             ("read a ledger", lambda _, ledgers: ledgers.read("GPU-a")),
         ]
 
-    async def creates_some(self, store: RedisStore, _: Ledgers) -> None:
+    async def creates_some(self, store: QueueStore, _: Ledgers) -> None:
         """Of several kinds in one call; none of them is in the way of what comes next."""
         on_gpu = self.policy.overridden({"min_gpu_memory_gb": 3 / 1024})
         kinds = [("now", 0, self.policy), ("soon", 3000, self.policy), ("big", 0, on_gpu)]
-        await store.enqueue([NewTask(name, "{}", -1, due, policy, "{}") for name, due, policy in kinds])
+        await store.writer.enqueue([NewTask(name, "{}", -1, due, policy, "{}") for name, due, policy in kinds])
 
     def creates(self, *ids: str, due: float = 0, gpu: int = 0) -> Step:
         policy = self.policy.overridden({"min_gpu_memory_gb": gpu / 1024}) if gpu else self.policy
-        return lambda s, _: s.enqueue([NewTask(task_id, "{}", 0, due, policy, "") for task_id in ids])
+        return lambda s, _: s.writer.enqueue([NewTask(task_id, "{}", 0, due, policy, "") for task_id in ids])
 
     def claims(self, count: int, *, after: float = 0, fits: tuple[str, ...] = ()) -> Step:
-        async def step(store: RedisStore, _: Ledgers) -> None:
-            store.clock = f"{START + max(after, float(store.clock) - START):.0f}"
+        async def step(store: QueueStore, _: Ledgers) -> None:
+            store.connection.clock = f"{START + max(after, float(store.connection.clock) - START):.0f}"
             self.requests += 1
-            answer = await store.exchange(BatchRequest((), count, True, f"{self.requests}", 0, fits=fits), "w")
+            answer = await store.exchange.send(BatchRequest((), count, True, f"{self.requests}", 0, fits=fits), "w")
             self.held |= {claimed.task.task_id: claimed for claimed in answer.claimed}
 
         return step
 
     def settles(self, task_id: str, settlement: Callable[[Counts], Settlement | None], *, claims: int = 0) -> Step:
-        async def step(store: RedisStore, _: Ledgers) -> None:
+        async def step(store: QueueStore, _: Ledgers) -> None:
             held = self.held[task_id]
             self.requests += 1
             what = settlement(held.counts)
             assert what is not None
             settle = Settle(task_id, "lease", held.token, what, held.counts)
-            answer = await store.exchange(BatchRequest((settle,), claims, False, f"{self.requests}", 0, "r1 1"), "w")
+            answer = await store.exchange.send(
+                BatchRequest((settle,), claims, False, f"{self.requests}", 0, "r1 1"), "w"
+            )
             assert answer.answers in (["ok"], ["cancelled"])
 
         return step
@@ -129,26 +131,26 @@ class Way:
         self, task_id: str, kind: Any, settlement: Settlement, *, external: bool = False, extra: Any = ()
     ) -> Step:
         settle = Settle(task_id, kind, None, settlement, extra=extra)
-        return lambda s, _: s.settle(settle, external=external)
+        return lambda s, _: s.writer.settle(settle, external=external)
 
     def retry(self, counts: Counts, delay: float) -> Settlement:
         return Settlement.retry(Failed(ERROR), counts, delay, self.policy)
 
     @staticmethod
     def reaps(*, after: float) -> Step:
-        async def step(store: RedisStore, _: Ledgers) -> None:
-            store.clock = f"{START + after:.0f}"
-            await store.reap(1e6, 0)
+        async def step(store: QueueStore, _: Ledgers) -> None:
+            store.connection.clock = f"{START + after:.0f}"
+            await store.lost.find(1e6, 0)
 
         return step
 
     def loses(self, task_id: str, *, after: float) -> Step:
-        async def step(store: RedisStore, _: Ledgers) -> None:
-            store.clock = f"{START + after:.0f}"
+        async def step(store: QueueStore, _: Ledgers) -> None:
+            store.connection.clock = f"{START + after:.0f}"
             held = self.held[task_id]
             what = decide(LeaseExpired(2, "cohort", 1), task_id, held.counts, self.policy, self.policy.backoff())
             assert what is not None
-            assert await store.settle_lost([Settle(task_id, "expired", held.token, what, held.counts)], "w") == ["ok"]
+            assert await store.lost.settle([Settle(task_id, "expired", held.token, what, held.counts)], "w") == ["ok"]
 
         return step
 
@@ -157,12 +159,12 @@ class Way:
         return Settlement.retry_on_gpu(Failed(ERROR), again, 0, Demand(3), "GPU-a", self.policy)
 
     def renews(self, *ids: str) -> Step:
-        def step(store: RedisStore, _: Ledgers) -> Awaitable[Any]:
-            keys = store.keys.all(scripts.RENEW.keys, info=store.keys.info("w"))
-            args: list[Any] = [store.clock, store.keys.prefix, "w", "{}", "3000"]
+        def step(store: QueueStore, _: Ledgers) -> Awaitable[Any]:
+            keys = store.connection.keys.all(scripts.RENEW.keys, info=store.connection.keys.info("w"))
+            args: list[Any] = [store.connection.clock, store.connection.keys.prefix, "w", "{}", "3000"]
             for task_id in ids:
                 args += task_id, self.held[task_id].token
-            return store.server.run(scripts.RENEW, keys, args)
+            return store.connection.server.run(scripts.RENEW, keys, args)
 
         return step
 
@@ -233,9 +235,9 @@ async def stores(server: Server) -> AsyncIterator[tuple[Way, Stores, Stores]]:
 def _stores(storage: StorageConfig) -> Stores:
     config = quick_config(storage)
     config.task.max_finished = 1
-    store = RedisStore(config)
-    ledgers = Ledgers(storage, store.server, lease=3)
-    store.clock = ledgers.clock = f"{START}"
+    store = QueueStore.of(config)
+    ledgers = Ledgers(storage, store.connection.server, lease=3)
+    store.connection.clock = ledgers.clock = f"{START}"
     return store, ledgers
 
 

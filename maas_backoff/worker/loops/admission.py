@@ -52,7 +52,7 @@ class Admission:
         self._exchange = exchange
         self._usable = False
         self._held = ""
-        self._patience = Patience("a worker's admission to GPUs", context.store.server.outage)
+        self._patience = Patience("a worker's admission to GPUs", context.store.connection.server.outage)
 
     async def run(self) -> None:
         """Look, and look again when something has changed."""
@@ -103,9 +103,9 @@ class Admission:
         useless = waiting or not able
         self._wake_ups.listens_for_gpu = not useless
         if not useless and not self._wake_ups.hears_gpu and not self._wake_ups.has_work:
-            await self._store.rouse(self._worker)  # it sleeps, and would not hear of it
+            await self._store.markers.wake(self._worker)  # it sleeps, and would not hear of it
         if useless and self._wake_ups.gpu_marked:
-            await self._store.mark_gpu()  # another worker may have room
+            await self._store.markers.wake_for_gpu()  # another worker may have room
         self._wake_ups.gpu_marked = False
         return waiting
 
@@ -122,7 +122,7 @@ class Admission:
             slots.keep_for_gpu(len(made.starts) if free else int(bool(made.starts) and first <= first_ready))
             if not free:
                 if slots.spare and self._requests.sleeps_on_slots:
-                    await self._store.rouse(self._worker)
+                    await self._store.markers.wake(self._worker)
                 return True
             starts = [one for one in made.starts[: slots.free] if one.grant is not None or slots.may_start_child()]
             started = bool(starts) and await self._start(starts)
@@ -134,13 +134,13 @@ class Admission:
         return False
 
     async def _demands(self) -> tuple[Sequence[Waiting], float, str]:
-        return await self._store.demands(self._requests.suspects_on_gpus())
+        return await self._store.reader.demands(self._requests.suspects_on_gpus())
 
     async def _post(self, made: Plan) -> None:
         name, value = made.hold.waiting.name if made.hold else "", ""
         if made.hold is not None:
             value = f"{name} {made.hold.reading.uuid} {self._worker}"
-            if not await self._store.hold(value, HOLD):
+            if not await self._store.writer.hold(value, HOLD):
                 made.hold = None
             elif value != self._held:
                 log.info("GPU %s is held for tasks that need %s", made.hold.reading.uuid, made.hold.waiting.demand)

@@ -26,6 +26,6 @@ async def run(executor: ProcessExecutor | ThreadExecutor, slots: Slots, context:
             if setback.held:
                 # A claim that sleeps on the server would take more tasks than there are children for.
                 with contextlib.suppress(StorageError):
-                    await context.store.rouse(context.name)
+                    await context.store.markers.wake(context.name)
                 await anyio.sleep(setback.pause)
             await executor.warm_up()

@@ -38,7 +38,7 @@ class ExchangeLoop:
         self._requests = requests
         self._wake_ups = wake_ups
         self._work = work
-        self._patience = Patience(f"a worker's exchange loop {number}", context.store.server.outage)
+        self._patience = Patience(f"a worker's exchange loop {number}", context.store.connection.server.outage)
 
     async def run(self) -> None:
         """Send requests as there is something to send."""
@@ -57,10 +57,10 @@ class ExchangeLoop:
         store = self._context.store
         while True:
             try:
-                reply = await store.exchange(request, self._context.name)
+                reply = await store.exchange.send(request, self._context.name)
             except StorageError as error:  # whatever it refuses, it has changed nothing
                 await self._patience.after(error)
-                await store.server.revive()
+                await store.connection.server.revive()
             else:
                 self._patience.restored()
                 return reply

@@ -10,9 +10,10 @@ from maas_backoff.common.guard import log_for
 from maas_backoff.domain.settlement import decide
 from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.logs import about
-from maas_backoff.store.batch import Found, Settle
+from maas_backoff.store.batch import Settle
 from maas_backoff.store.connect import Client
-from maas_backoff.store.redis import RedisStore
+from maas_backoff.store.found import Found
+from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.loops.patience import Patience
 
 log = log_for("worker")
@@ -28,14 +29,14 @@ class Reaper:
     renew before anything is reaped.
     """
 
-    def __init__(self, store: RedisStore, worker: str, lease: float) -> None:
+    def __init__(self, store: QueueStore, worker: str, lease: float) -> None:
         self.due = 0.0
         """When to look next, by time.monotonic()."""
         self._store = store
         self._worker = worker
         self._lease = lease
         self._period = lease / 4
-        self._patience = Patience("a worker's reaper", store.server.outage)
+        self._patience = Patience("a worker's reaper", store.connection.server.outage)
 
     async def look(self, client: Client, within: float) -> None:
         """Look, if it is time, for `within` seconds at most. A server that does not answer is asked again later."""
@@ -45,7 +46,7 @@ class Reaper:
         self.due = time.monotonic() + self._period * random.uniform(0.9, 1.1)  # noqa: S311 - so that workers do not look in step
         try:
             with anyio.fail_after(within):
-                lost = await store.reap(gap=2 * self._period, grace=self._lease / 3 + 2, limit=LIMIT)
+                lost = await store.lost.find(gap=2 * self._period, grace=self._lease / 3 + 2, limit=LIMIT)
                 await settle_lost(store, self._worker, lost)
         except (StorageError, TimeoutError) as error:
             self._patience.failed(error if isinstance(error, StorageError) else StorageUnavailableError("no answer"))
@@ -55,12 +56,12 @@ class Reaper:
             self.due = time.monotonic()
 
 
-async def settle_lost(store: RedisStore, worker: str, lost: list[Found]) -> None:
+async def settle_lost(store: QueueStore, worker: str, lost: list[Found]) -> None:
     """Settle lost attempts. Two reapers at once do no harm: the second is answered "lost"."""
     settles = [settle for settle in map(_settle, lost) if settle is not None]
     if not settles:
         return
-    answers = await store.settle_lost(settles, worker)
+    answers = await store.lost.settle(settles, worker)
     for settle, answer in zip(settles, answers, strict=True):
         if answer in {"ok", "cancelled"}:
             then = "cancelled" if answer == "cancelled" else settle.settlement.status

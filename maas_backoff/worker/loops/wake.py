@@ -47,7 +47,7 @@ class Wake:
         self._exchange = exchange
         # The lease counts from before the sleep, for all that is known here.
         self._block = min(LONGEST_BLOCK, context.lease / 3)
-        self._patience = Patience("a worker's wake-up", context.store.server.outage)
+        self._patience = Patience("a worker's wake-up", context.store.connection.server.outage)
 
     async def run(self) -> None:
         """Sleep whenever there is nothing to claim, until the worker is closing."""
@@ -69,18 +69,18 @@ class Wake:
 
     async def _sleep(self) -> None:
         gpu = self._wake_ups.hears_gpu = self._wake_ups.listens_for_gpu
-        marker = await self._store.sleep(self._client, self._context.name, self._block, gpu=gpu)
+        marker = await self._store.markers.sleep(self._client, self._context.name, self._block, gpu=gpu)
         self._note(marker)
         if marker == "marker" and self._slots.claimable <= self._slots.spare:
             # No slot here: let another worker have it.
-            await self._store.rouse_another(self._client)
+            await self._store.markers.wake_next(self._client)
         self._wake_ups.wake()
 
     async def _sleep_before(self, request: BatchRequest) -> None:
         sent = time.monotonic()
         gpu = self._wake_ups.hears_gpu = self._wake_ups.listens_for_gpu
         try:
-            marker, reply = await self._store.exchange_after_sleep(
+            marker, reply = await self._store.exchange.send_after_sleep(
                 self._client, request, self._context.name, self._block, gpu=gpu
             )
             self._note(marker)

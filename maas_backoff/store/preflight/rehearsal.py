@@ -159,7 +159,7 @@ class _Scratch:
         found = {key for _, own, _ in self.life() for key in own}
         return sorted({*found, *tasks, self._keys.control(self._worker)})
 
-    def life(self) -> Iterator[tuple[Script, Sequence[str], list[str]]]:
+    def life(self) -> Iterator[tuple[Script[object], Sequence[str], list[str]]]:
         """Four tasks, from their creation to their end, so that all is run that a script may do."""
         settle = scripts.SETTLE
         now, later, gpu = (
@@ -199,8 +199,8 @@ class _Scratch:
         yield self._step(scripts.LEAVE)
 
     def _step(
-        self, script: Script, *items: str, task: str = "a", keys: Sequence[str] = (), **given: str
-    ) -> tuple[Script, Sequence[str], list[str]]:
+        self, script: Script[object], *items: str, task: str = "a", keys: Sequence[str] = (), **given: str
+    ) -> tuple[Script[object], Sequence[str], list[str]]:
         call = self._keys.call(f"{script.name} {' '.join(given.values())}")
         names = self._keys.all((*script.keys, *keys), task=self._keys.task(task), call=call, **self._own)
         args = [given[name] if name in given else self._default(name) for name in script.args]

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from redis.exceptions import ResponseError
 
 from maas_backoff.common.guard import log_for
-from maas_backoff.domain.finding import UNREADABLE, Finding, judge, judge_schema
 from maas_backoff.errors import StorageDeniedError, StorageError, StorageUnavailableError, StorageUnfitError
 from maas_backoff.store.connect import Client
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.link import translated
-from maas_backoff.store.rehearsal import SCHEMA, Rehearsal, rehearse
+from maas_backoff.store.preflight.findings import UNREADABLE, Finding, judge, judge_schema
+from maas_backoff.store.preflight.rehearsal import SCHEMA, Rehearsal, rehearse
+from maas_backoff.store.preflight.rights import Rights
 
 log = log_for("worker")
 
@@ -60,7 +61,7 @@ async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Find
         found, server = judge(info), str(info.get("run_id", ""))
         if any(finding.fatal for finding in found):
             return found, server  # too old, or a replica: what else fails there comes from that
-    rights = _Rights(keys.prefix)
+    rights = Rights(keys.prefix)
     if await _may_run_scripts(client, keys, rights):
         found += await _rehearsed(client, keys, rights, worker=worker)
     if worker:
@@ -78,14 +79,14 @@ async def _info(client: Client) -> Mapping[str, object]:
     return info
 
 
-async def _may_run_scripts(client: Client, keys: Keys, rights: "_Rights") -> bool:
+async def _may_run_scripts(client: Client, keys: Keys, rights: Rights) -> bool:
     before = rights.count
     await rights.ask(client, "EVALSHA", "0" * 40, 1, keys("check"))
     await rights.ask(client, "EVAL", "return 1", 1, keys("check"))
     return rights.count == before
 
 
-async def _rehearsed(client: Client, keys: Keys, rights: "_Rights", *, worker: bool) -> list[Finding]:
+async def _rehearsed(client: Client, keys: Keys, rights: Rights, *, worker: bool) -> list[Finding]:
     try:
         came = await rehearse(client, keys, worker=worker)
     except StorageDeniedError as error:
@@ -106,70 +107,3 @@ def _broken(came: Rehearsal) -> Finding | None:
         f"the script {came.broken}.lua does not run on this server ({came.why}): use Redis 6.2, Valkey 8 or newer",
         fatal=True,
     )
-
-
-class _Rights:
-    """The commands that the server refused to this user, and those that it does not have."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self._commands: set[str] = set()
-        self._renamed: set[str] = set()
-        self._keys = self._channels = False
-
-    @property
-    def count(self) -> int:
-        return len(self._commands) + len(self._renamed) + self._keys + self._channels
-
-    def add(self, command: str, error: str) -> None:
-        """Take what a command was answered with; anything but a missing right or command is none of our business."""
-        text = error.lower()
-        if "unknown" in text and "command" in text:
-            self._renamed.add(command)
-        elif "permission" not in text and "executing the script can't" not in text:
-            return
-        elif "channel" in text:
-            self._channels = True
-        elif "key" in text and "access" in text:
-            self._keys = True
-        else:
-            self._commands.add(command)
-
-    async def ask(self, client: Client, *command: str | int) -> None:
-        """Send a command that does nothing, for what the server says to it."""
-        try:
-            await client.execute(*command)
-        except StorageUnavailableError:
-            raise
-        except StorageError as error:
-            self.add(str(command[0]), str(error))
-
-    async def subscribe(self, client: Client, channel: str) -> None:
-        """Listen to a channel, and stop."""
-        try:
-            (await client.subscribe(channel)).close()
-        except StorageUnavailableError:
-            raise
-        except StorageError as error:
-            self.add("SUBSCRIBE", str(error))
-
-    def findings(self) -> list[Finding]:
-        scripting = {"EVAL", "EVALSHA"}
-        found: list[Finding] = []
-        if refused := sorted((self._commands | self._renamed) & scripting):
-            rules = " ".join(f"+{name.lower()}" for name in refused)
-            remedy = (
-                f"grant it with ACL SETUSER <user> {rules}" if self._commands & scripting else "remove rename-command"
-            )
-            found.append(
-                Finding(f"the server does not let this user run scripts ({', '.join(refused)}): {remedy}", fatal=True)
-            )
-        if commands := self._commands - scripting:
-            found.append(Finding.commands(commands))
-        if renamed := self._renamed - scripting:
-            found.append(Finding.renamed(renamed))
-        if self._keys:
-            found.append(Finding.keys(self._prefix))
-        if self._channels:
-            found.append(Finding.channels(self._prefix))
-        return found

@@ -1,0 +1,49 @@
+"""The connection of one process to one queue: the server, the names of the keys, the policies, the clock."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any, Self, TypeVar
+
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.store.connect import Client
+from maas_backoff.store.creation import Creation
+from maas_backoff.store.embedded import EmbeddedServer
+from maas_backoff.store.keys import Keys
+from maas_backoff.store.policies import Policies
+from maas_backoff.store.scripts import Script
+from maas_backoff.store.server import Server
+
+_R = TypeVar("_R")
+
+
+class QueueConnection:
+    """Runs scripts on one queue. It connects on first use."""
+
+    def __init__(self, config: TaskBackoffConfig, embedded: EmbeddedServer | None = None) -> None:
+        """`embedded` is a server that is shared with others; they stop it."""
+        self.config = config
+        self.keys = Keys(config.task.biz_prefix)
+        self.server = Server(config.storage, self.keys.prefix, embedded)
+        self.policies = Policies(config.task.policy)
+        self.clock = ""
+        """The time for scripts, in ms; empty for the server's own. Only tests set it."""
+
+    def over(self, client: Client) -> Self:
+        """Return this connection over one client: that of another event loop, for example."""
+        other = copy.copy(self)
+        other.server = self.server.over(client)
+        return other
+
+    async def run(self, script: Script[_R], args: Sequence[Any], **own: str) -> _R:
+        """Run a script until it is answered, or `storage.timeout` is over. `own` are keys that one call has."""
+        return await self.server.run(script, self.keys.all(script.keys, **own), args)
+
+    async def learn(self, creations: Iterable[Creation]) -> None:
+        """Read the policies of other configurations under which these tasks were created."""
+        unknown = self.policies.unknown(creation.policy for creation in creations)
+        if unknown:
+            self.policies.add(unknown, await self.server.execute("HMGET", self.keys("policies"), *unknown))
+
+    async def aclose(self) -> None:
+        """Close the connections, and leave the embedded server. The next call connects again."""
+        await self.server.aclose()

@@ -1,0 +1,110 @@
+"""The exchange of a worker with the queue: a batch request there, a batch reply back."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from maas_backoff.domain import jsontext
+from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.waiting import at
+from maas_backoff.store import scripts
+from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, settle_head
+from maas_backoff.store.codec import PARAMS, counts_of_claim, demand_of, now_and_ahead
+from maas_backoff.store.connect import Client
+from maas_backoff.store.connection import QueueConnection
+from maas_backoff.store.creation import Creation
+from maas_backoff.store.markers import Markers
+from maas_backoff.store.replies import ClaimRow, SettleReply
+
+_created_at = lru_cache(maxsize=256)(at)  # as in creation.py
+_PROCESSING = TaskStatus.PROCESSING  # as in settlement.py
+_VALUES = len(ClaimRow._fields)
+_CREATION = ClaimRow._fields.index("creation")
+
+
+class Exchange:
+    """Sends the batch requests of workers. Each is sent once: the caller repeats it, as it is, until it is answered."""
+
+    def __init__(self, queue: QueueConnection, markers: Markers) -> None:
+        self._queue = queue
+        self._markers = markers
+
+    async def send(self, request: BatchRequest, worker: str) -> BatchReply:
+        """Send a batch request. Raises StorageUnavailableError when it must be sent again."""
+        client = await self._queue.server.connect()
+        return await self._read(await client.run(scripts.SETTLE, *self._packed(request, worker)))
+
+    async def send_after_sleep(
+        self, client: Client, request: BatchRequest, worker: str, longest: float, *, gpu: bool
+    ) -> tuple[str, BatchReply]:
+        """Have the server answer a request when there is a marker, after `longest` seconds at most. Errors as `send`.
+
+        Return the reply with the name of the marker, as `Markers.sleep` does.
+        """
+        command = self._markers.blocking(worker, longest, gpu=gpu)
+        taken, reply = await client.run_after(command, scripts.SETTLE, *self._packed(request, worker))
+        return self._markers.name_of(taken), await self._read(reply)
+
+    def _packed(self, request: BatchRequest, worker: str) -> tuple[Sequence[str], list[Any]]:
+        keys = self._queue.keys
+        head = settle_head(
+            self._queue,
+            worker,
+            worker,
+            request_id=request.request_id,
+            claims=request.claims,
+            suspicion=request.suspicion,
+            fits=request.fits,
+            tally=request.tally,
+        )
+        names = keys.all(scripts.SETTLE.keys, request=keys.request(worker, request.exchange))
+        return names, [*head, *request.args]
+
+    async def _read(self, reply: SettleReply) -> BatchReply:
+        now_ms, ahead_ms = now_and_ahead(reply.now)
+        started_at = at(now_ms - ahead_ms)
+        creations = [Creation.of(stored) for stored in reply.claims[_CREATION::_VALUES]]
+        await self._queue.learn(creations)
+        rows = map(ClaimRow._make, zip(*[iter(reply.claims)] * _VALUES, strict=True))
+        claimed = [
+            self._claimed(row, creation, now_ms, started_at, ahead_ms)
+            for row, creation in zip(rows, creations, strict=True)
+        ]
+        fitted = reply.fitted
+        for one, fit, raised in zip(claimed, fitted[::2], fitted[1::2], strict=bool(fitted)):
+            one.fit, one.demand = fit, demand_of(raised, one.policy)
+        words = [word.decode() for word in reply.answers]
+        next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
+        return BatchReply(words, claimed, next_due, bool(reply.hit))
+
+    def _claimed(
+        self, row: ClaimRow, creation: Creation, now_ms: float, started_at: datetime, ahead_ms: float
+    ) -> Claimed:
+        task_id, token, attempt, _, overrides, stored_counts, due = row
+        policy, own = self._queue.policies.effective(creation.policy, overrides)
+        counts = counts_of_claim(stored_counts)
+        defect = None
+        task_params: dict[str, Any] = {}
+        try:
+            task_params = own[PARAMS] if PARAMS in own else jsontext.parse(creation.params)
+        except ValueError as error:
+            defect = f"stored params are not JSON: {error}"
+        task = TaskEntity(
+            task_id=task_id.decode(),
+            biz_prefix=self._queue.config.task.biz_prefix,
+            task_params=task_params,
+            status=_PROCESSING,
+            priority=creation.priority,
+            retry_count=counts.retry,
+            max_retry_count=policy.max_retry_count,
+            attempt=attempt,
+            lost_count=counts.lost,
+            snooze_count=counts.snooze,
+            created_at=_created_at(creation.created_ms - ahead_ms),
+            started_at=started_at,
+            token=token,
+            oom_count=counts.oom,
+        )
+        waited = now_ms - (creation.created_ms if due is None else float(due))
+        return Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)

@@ -1,0 +1,27 @@
+"""The indexes that the tasks of one state are in."""
+
+from maas_backoff.domain.page import Listing
+from maas_backoff.domain.task import TaskStatus
+from maas_backoff.store.connection import QueueConnection
+
+_ALL = Listing()
+
+_NAMES: dict[TaskStatus, tuple[str, ...]] = {
+    TaskStatus.PROCESSING: ("leases", "external"),
+    TaskStatus.COMPLETED: ("completed",),
+    TaskStatus.FAILED: ("failed",),
+    TaskStatus.CANCELLED: ("cancelled",),
+}
+
+
+async def indexes(queue: QueueConnection, status: TaskStatus, listing: Listing = _ALL) -> tuple[str, ...]:
+    """Return the names of the indexes that the tasks of a listing are in. The index of due tasks comes first."""
+    if status is not TaskStatus.PENDING:
+        return _NAMES[status]
+    if listing.due_from is not None:
+        return ("scheduled",)
+    if listing.waiting_for == "slot":
+        return "ready", "suspects", "scheduled"
+    demands = await queue.server.execute("HKEYS", queue.keys("demands"))
+    for_gpu = sorted(queue.keys.ready_for_gpu(name.decode()) for name in demands)
+    return tuple(for_gpu) if listing.waiting_for else ("ready", "suspects", *for_gpu, "scheduled")

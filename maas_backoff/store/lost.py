@@ -1,0 +1,44 @@
+"""Lost attempts: those whose worker has stopped renewing their lease."""
+
+from collections.abc import Sequence
+
+import attrs
+
+from maas_backoff.domain.suspicion import Losses, Lost, judge
+from maas_backoff.store import scripts
+from maas_backoff.store.batch import Settle, settle_args, settle_head
+from maas_backoff.store.connection import QueueConnection
+from maas_backoff.store.creation import Creation
+from maas_backoff.store.found import Found
+from maas_backoff.store.replies import LeaseRow
+
+
+class LostAttempts:
+    """The attempts of one queue whose lease has ended."""
+
+    def __init__(self, queue: QueueConnection) -> None:
+        self._queue = queue
+
+    async def find(self, gap: float, grace: float, limit: int = 100) -> list[Found]:
+        """Return up to `limit` of them. If nobody looked for `gap` seconds, wait `grace` seconds first: return none."""
+        queue = self._queue
+        args = [queue.clock, queue.keys.prefix, f"{gap * 1000:.0f}", f"{grace * 1000:.0f}", limit]
+        reply = await queue.run(scripts.REAP, args)
+        # A lease without a task: its key was deleted by hand. Settling it would answer "unknown" for ever.
+        orphans = [row[0] for row in reply.rows if row[2] is None]
+        if orphans:
+            await (await queue.server.connect()).execute("ZREM", queue.keys("leases"), *orphans)
+        rows = [LeaseRow._make(row) for row in reply.rows if row[2] is not None]
+        await queue.learn(Creation.of(row.creation) for row in rows if row.creation is not None)
+        now_ms = float(reply.now)
+        found = [Found.of(row, "expired", now_ms, queue.policies) for row in rows]
+        by_worker = {name.decode(): Losses(*counted) for name, *counted in reply.workers}
+        losses = judge([Lost(one.info.worker, one.token, one.counts) for one in found], by_worker)
+        return [attrs.evolve(one, loss=loss) for one, loss in zip(found, losses, strict=True)]
+
+    async def settle(self, settles: Sequence[Settle], worker: str) -> list[str]:
+        """Settle lost attempts. Their settle id is another one than that of the worker's own settlements."""
+        queue, settle_id = self._queue, f"{worker}/reap"
+        args = [*settle_head(queue, settle_id, settle_id), *settle_args(settles)]
+        reply = await queue.run(scripts.SETTLE, args, request=queue.keys.request(worker, 0))
+        return [word.decode() for word in reply.answers]

@@ -1,0 +1,50 @@
+"""Markers: the keys that wake workers which sleep on the server."""
+
+from typing import Any
+
+from maas_backoff.store.connect import Client
+from maas_backoff.store.connection import QueueConnection
+
+_KEPT = 10
+"""Seconds for which the marker of one worker is kept."""
+
+
+class Markers:
+    """The wake-ups of one queue. A marker is a hint: whoever takes one looks for tasks."""
+
+    def __init__(self, queue: QueueConnection) -> None:
+        self._queue = queue
+
+    async def sleep(self, client: Client, worker: str, longest: float, *, gpu: bool) -> str:
+        """Sleep until there is a marker. Return its name, or "" after `longest` seconds. Errors as `Client.execute`.
+
+        With `gpu`, also until a task waits for a GPU: "gpu_marker".
+        """
+        return self.name_of(await client.execute(*self.blocking(worker, longest, gpu=gpu)))
+
+    def blocking(self, worker: str, longest: float, *, gpu: bool) -> tuple[str, ...]:
+        """Return the command that sleeps as `sleep` does. `name_of` reads its answer."""
+        keys = self._queue.keys
+        markers = [keys("marker"), keys.marker(worker)]
+        if gpu:
+            markers.append(keys("gpu_marker"))
+        return "BZPOPMIN", *markers, f"{longest:.3f}"
+
+    def name_of(self, taken: list[Any] | None) -> str:
+        """Return the name of the marker that ended a sleep, or ""."""
+        return "" if taken is None else taken[0].decode().removeprefix(self._queue.keys.prefix)
+
+    async def wake(self, worker: str) -> None:
+        """End a worker's sleep, or its next one."""
+        marker = self._queue.keys.marker(worker)
+        client = await self._queue.server.connect()
+        # Together: a caller that is stopped in between would leave a key without an end.
+        await client.execute_together(("ZADD", marker, 0, "0"), ("EXPIRE", marker, _KEPT))
+
+    async def wake_next(self, client: Client) -> None:
+        """Let the marker wake the next worker."""
+        await client.execute("ZADD", self._queue.keys("marker"), 0, "0")
+
+    async def wake_for_gpu(self) -> None:
+        """Let the next worker with GPUs know that tasks wait for one."""
+        await self._queue.server.execute("ZADD", self._queue.keys("gpu_marker"), "0", "0")

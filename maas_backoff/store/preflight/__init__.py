@@ -1,0 +1,1 @@
+"""The preflight: what is wrong with the server is named before any task is taken."""

@@ -1,0 +1,51 @@
+"""The store of one queue: a connection, and those who read and change the queue over it."""
+
+from typing import Self
+
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.store.connect import Client
+from maas_backoff.store.connection import QueueConnection
+from maas_backoff.store.embedded import EmbeddedServer
+from maas_backoff.store.exchange import Exchange
+from maas_backoff.store.lost import LostAttempts
+from maas_backoff.store.markers import Markers
+from maas_backoff.store.preflight.check import check
+from maas_backoff.store.preflight.findings import Finding
+from maas_backoff.store.reader import Reader
+from maas_backoff.store.registry import Registry
+from maas_backoff.store.writer import Writer
+
+
+class QueueStore:
+    """The state of one queue, as one process reads and changes it."""
+
+    def __init__(self, connection: QueueConnection) -> None:
+        self.connection = connection
+        self.registry = Registry(connection)
+        self.reader = Reader(connection, self.registry)
+        self.writer = Writer(connection)
+        self.markers = Markers(connection)
+        self.exchange = Exchange(connection, self.markers)
+        self.lost = LostAttempts(connection)
+
+    @classmethod
+    def of(cls, config: TaskBackoffConfig, embedded: EmbeddedServer | None = None) -> Self:
+        """Return the store of the queue of a configuration. `embedded`: as `QueueConnection` takes it."""
+        return cls(QueueConnection(config, embedded))
+
+    def over(self, client: Client) -> Self:
+        """Return this store over one client: that of another event loop, for example."""
+        return type(self)(self.connection.over(client))
+
+    async def check(self, *, worker: bool) -> list[Finding]:
+        """Do the preflight: raise StorageError if the server does not answer in time, or if tasks are not safe on it.
+
+        Return the warnings. `worker` also asks for the rights of a worker.
+        """
+        queue = self.connection
+        strict = queue.config.storage.strict
+        return await queue.server.patiently(lambda client: check(client, queue.keys, worker=worker, strict=strict))
+
+    async def aclose(self) -> None:
+        """Close the connections, and leave the embedded server. The next call connects again."""
+        await self.connection.aclose()

@@ -1,0 +1,146 @@
+"""The replies of the scripts, as they come from the server. Names and order are those of docs/protocol.md."""
+
+from typing import Any, NamedTuple
+
+
+class FullReply(NamedTuple):
+    """The reply of enqueue.lua when the queue is full: nothing was done."""
+
+    word: bytes
+    size: int
+    wait_ms: int
+    there: list[bytes]
+
+
+class SettleReply(NamedTuple):
+    """The reply of settle.lua. `claims` are the values of `ClaimRow`, one task after the other."""
+
+    now: bytes
+    answers: list[bytes]
+    claims: list[Any]
+    next_due: bytes
+    hit: int
+    fitted: list[Any]
+
+
+class ClaimRow(NamedTuple):
+    """A claimed task in the reply of settle.lua."""
+
+    task_id: bytes
+    token: int
+    attempt: int
+    creation: bytes
+    overrides: bytes | None
+    counts: bytes | None
+    due: bytes | None
+
+
+class RenewReply(NamedTuple):
+    """The reply of renew.lua."""
+
+    lost: list[bytes]
+    cancelled: list[bytes]
+
+
+class ReapReply(NamedTuple):
+    """The reply of reap.lua. `rows` are those of `LeaseRow`; `workers` their name and the numbers of `Losses`."""
+
+    now: bytes
+    rows: list[list[Any]]
+    workers: list[list[Any]]
+
+
+class LeaseRow(NamedTuple):
+    """A lease that ran out, in the reply of reap.lua."""
+
+    task_id: bytes
+    token: bytes | None
+    creation: bytes | None
+    overrides: bytes | None
+    attempt: bytes | None
+    counts: bytes | None
+    held_by: bytes | None
+    suspicion: bytes | None
+
+
+class DemandsReply(NamedTuple):
+    """The reply of demands.lua."""
+
+    now: bytes
+    first_ready: bytes
+    hold: bytes
+    rows: list[list[Any]]
+
+
+class DemandRow(NamedTuple):
+    """A demand in the reply of demands.lua, by the first task that has it."""
+
+    name: bytes
+    demand: bytes
+    rank: bytes
+    age_ms: bytes
+    avoid: bytes
+
+
+class GetReply(NamedTuple):
+    """The reply of get.lua."""
+
+    now: bytes
+    ahead: int
+    fields: list[bytes]
+    paused: int
+
+
+class ListReply(NamedTuple):
+    """The reply of list.lua. `rows` are ids and fields.
+
+    The next cursor is `place` (of an index, from 1; 0: the end), `score` and `skip`.
+    """
+
+    now: bytes
+    rows: list[tuple[bytes, list[bytes]]]
+    place: int
+    score: bytes
+    skip: int
+    paused: int
+
+
+class StatsReply(NamedTuple):
+    """The reply of stats.lua."""
+
+    now: bytes
+    pending: int
+    scheduled: int
+    processing: int
+    completed: int
+    failed: int
+    cancelled: int
+    age_ms: bytes
+    demands: list[Any]
+    paused: int
+    next_due: bytes
+    suspects: int
+    suspects_running: int
+
+
+class UpcomingReply(NamedTuple):
+    """The reply of upcoming.lua."""
+
+    now: bytes
+    counts: list[int]
+
+
+class HistoryReply(NamedTuple):
+    """The reply of history.lua. `minutes` are names and numbers in turn, of the newest minute first."""
+
+    now: bytes
+    totals: list[bytes]
+    finished: list[bytes | None]
+    minutes: list[list[bytes]]
+
+
+class PurgeReply(NamedTuple):
+    """The reply of purge.lua."""
+
+    number: int
+    more: int

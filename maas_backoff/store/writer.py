@@ -1,0 +1,114 @@
+"""The calls that change a queue from outside of its workers: by producers, and by hand.
+
+Each call by hand carries an id of its own. The server keeps its answer under that id: see lua/_call.lua.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from maas_backoff.domain.task import TaskStatus
+from maas_backoff.errors import QueueFullError
+from maas_backoff.store import scripts
+from maas_backoff.store.batch import Settle, settle_args, settle_head
+from maas_backoff.store.codec import EXTERNAL
+from maas_backoff.store.connection import QueueConnection
+from maas_backoff.store.creation import NewTask, enqueue_args
+from maas_backoff.store.indexes import indexes
+from maas_backoff.store.replies import FullReply
+
+ENQUEUE_LIMIT = 1000
+"""Tasks per call of enqueue.lua: 3 to 9 ms of the server's time."""
+
+SETTLE_LIMIT = 100
+PURGE_LIMIT = 500
+"""Tasks per call of settle.lua and purge.lua, by a call by hand: 2 to 3 ms."""
+
+ANSWER_KEPT = 60.0
+"""Seconds for which the answer to a call by hand is kept at least. Its repetition comes within `storage.timeout`."""
+
+
+class Writer:
+    """Changes one queue. Each method may be repeated when its reply was lost."""
+
+    def __init__(self, queue: QueueConnection) -> None:
+        self._queue = queue
+
+    async def enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
+        """Create up to ENQUEUE_LIMIT tasks; per task 'created', 'exists' or 'conflict'. Raises QueueFullError."""
+        queue, policy = self._queue, self._queue.policies.own
+        digest = policy.digest
+        items = enqueue_args(tasks, digest)
+        limit = queue.config.task.max_queue_size or 0
+        head = [queue.clock, queue.keys.prefix, digest]
+        answer = await queue.run(scripts.ENQUEUE, [*head, "", limit, *items])
+        if answer == b"policy":
+            answer = await queue.run(scripts.ENQUEUE, [*head, policy.text, limit, *items])
+        if answer[0] == b"full":
+            full = FullReply._make(answer)
+            there = [task_id.decode() for task_id in full.there]
+            raise QueueFullError(limit, int(full.size), int(full.wait_ms) / 1000, created=there)
+        return [word.decode() for word in answer]
+
+    async def settle(self, settle: Settle, *, external: bool = False, settle_id: str | None = None) -> str:
+        """Change the state of one task; return the answer of settle.lua. `external`: mark it as processing."""
+        return (await self.settle_all([settle], settle_id, external=external))[0]
+
+    async def settle_all(
+        self, settles: Sequence[Settle], settle_id: str | None = None, *, external: bool = False
+    ) -> list[str]:
+        """Change the state of up to SETTLE_LIMIT tasks; return the answers of settle.lua."""
+        queue, settle_id = self._queue, settle_id or _new_call()
+        head = settle_head(queue, settle_id, settle_id, request_id="call", lease_ms=self._answer_ms)
+        args = [*head, *settle_args(settles, EXTERNAL if external else None)]
+        reply = await queue.run(scripts.SETTLE, args, request=queue.keys.call(settle_id))
+        return [word.decode() for word in reply.answers]
+
+    async def report_progress(self, notes: Sequence[tuple[str, int | None, float, str | None]]) -> list[bool]:
+        """Note the progress of tasks: id, token (None: from outside), 0..100, message."""
+        items: list[Any] = [self._queue.keys.prefix]
+        for task_id, token, progress, message in notes:
+            items += task_id, "" if token is None else token, f"{progress:g}", message or ""
+        return [bool(noted) for noted in await self._queue.run(scripts.PROGRESS, items)]
+
+    async def request_cancel(self, task_id: str) -> str | None:
+        """Ask the worker that runs the task to stop it. Return the state of the task, or None."""
+        queue = self._queue
+        args = [queue.keys.prefix, task_id, f"{queue.config.scheduler.lease * 2000:.0f}", self._answer_ms]
+        state = await queue.run(scripts.CANCEL, args, task=queue.keys.task(task_id), call=queue.keys.call(_new_call()))
+        return None if state is None else state.decode()
+
+    async def delete(self, task_id: str) -> bool:
+        """Delete a task that no worker runs."""
+        queue = self._queue
+        args, call = [queue.keys.prefix, task_id, self._answer_ms], queue.keys.call(_new_call())
+        return bool(await queue.run(scripts.DELETE, args, task=queue.keys.task(task_id), call=call))
+
+    async def purge(self, status: TaskStatus) -> tuple[int, bool]:
+        """Delete up to PURGE_LIMIT tasks of a state. Return how many, and whether there may be more."""
+        queue = self._queue
+        script = attrs.evolve(scripts.PURGE, keys=(*scripts.PURGE.keys, *await indexes(queue, status)))
+        args = [queue.keys.prefix, status.value, PURGE_LIMIT, self._answer_ms]
+        reply = await queue.run(script, args, call=queue.keys.call(_new_call()))
+        return reply.number, bool(reply.more)
+
+    async def pause(self, *, on: bool) -> bool:
+        """Stop all claims, or let them go on. Return False if it was so before."""
+        queue = self._queue
+        args = [queue.clock, queue.keys.prefix, int(on), self._answer_ms]
+        return bool(await queue.run(scripts.PAUSE, args, call=queue.keys.call(_new_call())))
+
+    async def hold(self, value: str, seconds: float) -> bool:
+        """Hold a device for a demand: "name uuid worker". Return False where another device is held."""
+        return bool(await self._queue.run(scripts.HOLD, [self._queue.clock, value, f"{seconds * 1000:.0f}"]))
+
+    @property
+    def _answer_ms(self) -> str:
+        """For how long the answer to a call by hand is kept, in ms."""
+        return f"{max(ANSWER_KEPT, 3 * self._queue.config.storage.timeout) * 1000:.0f}"
+
+
+def _new_call() -> str:
+    return secrets.token_hex(8)

@@ -1,0 +1,47 @@
+"""A thread with an event loop of its own, for work that must go on while the worker's event loop is blocked."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+
+class OwnLoop:
+    """Runs one coroutine function in a daemon thread, from `start` until it returns or `stop` is called."""
+
+    def __init__(self, main: Callable[[], Awaitable[None]], name: str) -> None:
+        """`name` is that of the thread."""
+        self._main = main
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._stopping = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._scope: anyio.CancelScope | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Cancel the coroutine, and wait for the end of the thread."""
+        self._stopping.set()
+        loop, scope = self._loop, self._scope
+        if loop is not None and scope is not None and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # it has just ended
+                loop.call_soon_threadsafe(scope.cancel)
+        await anyio.to_thread.run_sync(self._thread.join)
+
+    def _run(self) -> None:
+        asyncio.run(self._cancellable())
+
+    async def _cancellable(self) -> None:
+        with anyio.CancelScope() as self._scope:
+            self._loop = asyncio.get_running_loop()
+            if not self.stopping:
+                await self._main()

@@ -1,0 +1,157 @@
+"""The parts of one worker, put together."""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Self
+
+import anyio
+import attrs
+
+from maas_backoff.common.guard import log_for
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.history import Tally
+from maas_backoff.domain.tracing import Tracing
+from maas_backoff.gate.gate import Gate
+from maas_backoff.gate.grant import Grant
+from maas_backoff.gate.reading import Probe
+from maas_backoff.store.connect import Client
+from maas_backoff.store.ledger import Ledgers
+from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.worker.attempts import Attempts
+from maas_backoff.worker.context import WorkerContext
+from maas_backoff.worker.deadlines import Deadlines
+from maas_backoff.worker.executors.base import ExceptionHandler, Executor
+from maas_backoff.worker.executors.process import ProcessExecutor
+from maas_backoff.worker.executors.thread import ThreadExecutor
+from maas_backoff.worker.loops import children, orphans, poll, progress, sweep, timeouts
+from maas_backoff.worker.loops.admission import Admission
+from maas_backoff.worker.loops.exchange import ExchangeLoop
+from maas_backoff.worker.loops.wake import Wake
+from maas_backoff.worker.outbox import Outbox
+from maas_backoff.worker.requests import BatchRequests
+from maas_backoff.worker.setback import Setback
+from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.suspects import Suspects
+from maas_backoff.worker.wake_ups import WakeUps
+from maas_backoff.worker.work import Work
+
+log = log_for("worker")
+
+EXCHANGES = 2
+"""Exchange loops: the server works on the request of one while this process works on the reply of the other."""
+
+Loop = Callable[[], Awaitable[None]]
+
+
+@attrs.frozen
+class Parts:
+    """The parts of one worker, each of which knows the others that it needs. `Service` starts and stops them."""
+
+    config: TaskBackoffConfig
+    context: WorkerContext
+    executor: Executor
+    setback: Setback | None
+    """Tells whether children or threads can be started, where handlers need some."""
+    wake_ups: WakeUps
+    slots: Slots
+    deadlines: Deadlines
+    attempts: Attempts
+    requests: BatchRequests
+    gate: Gate
+    work: Work
+
+    @classmethod
+    def of(
+        cls,
+        config: TaskBackoffConfig,
+        store: QueueStore,
+        executor: Executor,
+        exception_handler: ExceptionHandler | None,
+        probe: Probe,
+        tracing: Tracing | None = None,
+    ) -> Self:
+        """Put a worker together, under a new name."""
+        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        in_children = config.threadpool.proc_mode == "process"
+        context = WorkerContext.of(name, store, config)
+        setback = executor.setback if isinstance(executor, ProcessExecutor | ThreadExecutor) else None
+        wake_ups = WakeUps()
+        slots = Slots(config.threadpool.concurrency, wake_ups, setback)
+        deadlines = Deadlines(by_lease=executor.stoppable)
+        outbox, tally = Outbox(), Tally()
+        attempts = Attempts(context, slots, outbox, wake_ups, deadlines, tally)
+        suspects = Suspects(in_children=in_children)
+        requests = BatchRequests(slots, outbox, wake_ups, suspects, tally, batch_size=config.task.batch_size)
+        queue, server = config.task.biz_prefix, store.connection.server
+        gate = Gate(
+            probe,
+            Ledgers(config.storage, server, lease=config.scheduler.lease, queue=queue),
+            config.gpu,
+            worker=name,
+            queue=queue,
+            in_children=in_children,
+            pulse=wake_ups.gpu,
+            stop=slots.hand_back,
+        )
+        work = Work(
+            attempts,
+            slots,
+            executor,
+            config.task.custom_backoff,
+            exception_handler,
+            config.task.max_payload_bytes,
+            gate,
+            tracing,
+        )
+        return cls(
+            config, context, executor, setback, wake_ups, slots, deadlines, attempts, requests, gate, work
+        )  # fmt: skip
+
+    def loops(self, waker: Client) -> list[tuple[str, Loop]]:
+        """Return the loops of the worker, with their names. `waker` is a client that sleeps on the server."""
+        context, slots, wake_ups, requests = self.context, self.slots, self.wake_ups, self.requests
+        *exchanges, for_sleep, for_gpu = (
+            ExchangeLoop(number, context, requests, wake_ups, self.work) for number in range(EXCHANGES + 2)
+        )
+        child_ended = self.executor.child_ended if isinstance(self.executor, ProcessExecutor) else asyncio.Event()
+        named: list[tuple[str, Loop]] = [
+            *((f"exchange {each.number}", each.run) for each in exchanges),
+            ("poll", partial(poll.run, wake_ups)),
+            ("wake-up", Wake(context, requests, slots, wake_ups, waker, for_sleep).run),
+            ("admission", Admission(context, requests, slots, wake_ups, self.gate, for_gpu).run),
+            ("timeouts", partial(timeouts.run, self.deadlines, slots)),
+            ("progress", partial(progress.run, self.attempts.notes, context.store)),
+            ("sweep", partial(sweep.run, self.work.sweep, context.lease)),
+            ("lifespan", self.executor.watch),
+            ("orphans", partial(orphans.run, child_ended)),
+        ]
+        if isinstance(self.executor, ProcessExecutor | ThreadExecutor):
+            named.append(("children", partial(children.run, self.executor, slots, context)))
+        return named
+
+    async def grant_to_start_on(self) -> Grant | None:
+        """Return a part of a GPU for the first child, where a lifespan is to be entered on one and there is room."""
+        demand = self.config.task.policy.demand
+        if demand is None or not self.executor.wants_gpu:
+            return None
+        with anyio.move_on_after(self.config.threadpool.start_timeout):
+            grant = await self.gate.first_grant(demand)
+            if grant is not None:
+                return grant
+        log.warning("no GPU has room for the worker_lifespan now; it is entered when the first task gets a device")
+        return None
+
+    def troubles(self, now: float) -> list[str]:
+        """Return what keeps attempts from running as they should, at that time of time.monotonic()."""
+        found = [f"task {one.task.task_id!r} ignores its timeout" for one in self.slots.stuck(now, grace=5)]
+        if self.gate.devices.trouble is not None:
+            found.append(self.gate.devices.trouble)
+        if self.setback is not None and self.setback.trouble is not None:
+            found.append(self.setback.trouble)
+        if self.slots.lingering:
+            found.append(f"{self.slots.lingering} threads outlive their timeout and hold a slot each")
+        return found
