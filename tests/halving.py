@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import attrs
 
+from maas_backoff.config import TaskConfig
 from maas_backoff.domain.backoff import Backoff
-from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, decide
 from maas_backoff.domain.suspicion import Losses, Lost, comes_back_at_once, judge
 
@@ -64,7 +64,7 @@ class Simulation:
         self, *, tasks: int, poison: int, workers: int, seconds: float, slots: int, fresh: int, in_children: bool
     ) -> None:
         """`tasks` are lost at first; `fresh` more come in each second for five minutes, and run beside those."""
-        self.policy = Policy()
+        self.policy = TaskConfig().policy
         self.now, self.deaths = 0.0, 0
         self._seconds, self._slots, self._in_children = seconds, slots, in_children
         self._events: list[tuple[float, int, Callable[[], None]]] = []

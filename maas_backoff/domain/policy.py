@@ -14,29 +14,29 @@ from maas_backoff.domain.backoff import Backoff, BackoffCallable
 from maas_backoff.domain.demand import MIB_PER_GIB, Demand
 
 
-@attrs.frozen(slots=False)
+@attrs.frozen(slots=False, kw_only=True)
 class Policy:
-    """Everything that decides what an outcome leads to. Fields and defaults: `TaskConfig`.
+    """Everything that decides what an outcome leads to: made by `TaskConfig`, which declares these options.
 
     Stored once per queue under its digest; a task keeps the digest and its own overrides, so that every
     worker, reaper and mark from outside decides alike.
     """
 
-    max_retry_count: int = 3
-    backoff_strategy: str = "exponential"
-    backoff_interval: float = 30
-    backoff_multiplier: float = 2.0
-    max_backoff_interval: float = 3600
-    backoff_jitter: float = 0.0
-    priority_step: float = 60
-    max_lost: int = 3
-    max_snoozes: int = 1000
-    result_ttl: float = 86_400
-    failed_ttl: float = 604_800
-    min_gpu_memory_gb: float = 0
-    max_gpu_utilization: float = 0
-    oom_growth: float = 1.5
-    max_ooms: int = 3
+    max_retry_count: int
+    backoff_strategy: str
+    backoff_interval: float
+    backoff_multiplier: float
+    max_backoff_interval: float
+    backoff_jitter: float
+    priority_step: float
+    max_lost: int
+    max_snoozes: int
+    result_ttl: float
+    failed_ttl: float
+    min_gpu_memory_gb: float
+    max_gpu_utilization: float
+    oom_growth: float
+    max_ooms: int
 
     def backoff(self, custom: BackoffCallable | None = None) -> Backoff:
         """Return the backoff; `custom` is this process's callable, used when the policy asks for one."""
@@ -71,17 +71,10 @@ class Policy:
         """The short name under which the queue keeps this policy."""
         return base64.urlsafe_b64encode(hashlib.blake2b(self.text.encode(), digest_size=6).digest()).decode()
 
-    @classmethod
-    def from_text(cls, text: str | bytes) -> Self:
-        """Return the policy of a stored text; fields of a newer release are ignored."""
-        stored: Mapping[str, Any] = jsontext.parse(text)
-        known = {field.name for field in attrs.fields(cls)}
-        return cls(**{name: value for name, value in stored.items() if name in known})
-
-    def overridden(self, overrides: Mapping[str, Any]) -> Self:
-        """Return this policy with a task's own values in place of some of its."""
-        known = {field.name for field in attrs.fields(type(self))}
-        mine = {name: value for name, value in overrides.items() if name in known}
+    def overridden(self, values: Mapping[str, Any]) -> Self:
+        """Return this policy with other values for some options. Names of no option of a policy are ignored."""
+        known = attrs.fields_dict(type(self))
+        mine = {name: value for name, value in values.items() if name in known}
         return attrs.evolve(self, **mine) if mine else self
 
 

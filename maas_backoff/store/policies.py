@@ -4,10 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from maas_backoff.config import TaskConfig
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.policy import Policy
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
+_DEFAULT = TaskConfig().policy
+"""Stands in for the options that the stored policy of an older release lacks."""
 
 
 class Policies:
@@ -24,7 +27,7 @@ class Policies:
     def add(self, digests: Sequence[bytes], texts: Sequence[bytes | None]) -> None:
         """Note what was read. A policy can only be missing if somebody deleted it; ours is the best guess then."""
         for digest, text in zip(digests, texts, strict=True):
-            self._known[digest] = self.own if text is None else Policy.from_text(text)
+            self._known[digest] = self.own if text is None else _DEFAULT.overridden(jsontext.parse(text))
 
     def effective(self, digest: bytes, overrides: bytes | None) -> tuple[Policy, Mapping[str, Any]]:
         """Return a task's policy with its own overrides, and these."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from maas_backoff.config import TaskConfig
 from maas_backoff.domain.backoff import Backoff
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.outcome import (
@@ -17,11 +18,10 @@ from maas_backoff.domain.outcome import (
     crashed,
     timed_out,
 )
-from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError
 
-POLICY = Policy(max_retry_count=2, max_lost=2, max_snoozes=2, result_ttl=11, failed_ttl=22)
+POLICY = TaskConfig(max_retry_count=2, max_lost=2, max_snoozes=2, result_ttl=11, failed_ttl=22).policy
 BACKOFF = Backoff("linear", interval=10)
 ERROR = TaskError("ValueError", "boom")
 FRESH, TIRED = Counts(), Counts(retry=2, lost=1, snooze=2)

@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 import pytest
 
+from maas_backoff.config import TaskConfig
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.outcome import CancelReason
-from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.store.batch import BatchReply, Settle
 from maas_backoff.worker.deadlines import Deadlines
@@ -63,7 +63,7 @@ def attempt(token: int = 1, **fields: Any) -> Any:
 
 
 def settle(token: int = 1, size: int = 1) -> Settle:
-    return Settle(f"task {token}", "lease", token, Settlement.complete("x" * size, Policy()))
+    return Settle(f"task {token}", "lease", token, Settlement.complete("x" * size, TaskConfig().policy))
 
 
 class Parts:
