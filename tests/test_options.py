@@ -1,17 +1,22 @@
 """Each option is declared once, as a field of its section: all other places follow the declaration."""
 
+import json
 import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import attrs
+import pytest
+from redis.credentials import CredentialProvider
 
 from maas_backoff import (
     Backoff,
+    ConfigError,
     GpuConfig,
     SchedulerConfig,
     StorageConfig,
+    TaskBackoffConfig,
     TaskConfig,
     TaskEntity,
     TaskOptions,
@@ -27,6 +32,63 @@ SECTIONS = (StorageConfig, TaskConfig, ThreadPoolConfig, SchedulerConfig, GpuCon
 DECLARED: dict[str, "attrs.Attribute[Any]"] = {
     option.name: option for section in SECTIONS for option in attrs.fields(section)
 }
+
+each_section = pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+
+
+def _row(option: "attrs.Attribute[Any]") -> str:
+    default = json.dumps(option.default) if isinstance(option.default, str) else repr(option.default)
+    return f"| `{option.name}` | `{default}` | {option.metadata['help']} |"
+
+
+@each_section
+def test_the_table_in_the_docs_has_a_row_for_each_option(section: type[Any]) -> None:
+    """After a change of a declaration, put the rows that this test prints into the page."""
+    page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    table = re.search(rf"^\| `{section.__name__}` \| default \| \|\n\|.*\n((?:\|.*\n)*)", page, re.MULTILINE)
+    assert table is not None, f"configuration.md has no table of {section.__name__}"
+    rows, found = [_row(option) for option in attrs.fields(section)], table[1].splitlines()
+    lacking, wrong = (sorted(set(a) - set(b)) for a, b in ((rows, found), (found, rows)))
+    assert not lacking and not wrong, "\n".join(["lacking:", *lacking, "wrong:", *wrong])
+    assert found == rows, "the rows are in another order than the fields"
+
+
+@each_section
+def test_the_docstring_names_each_option_with_its_help(section: type[Any]) -> None:
+    for option in attrs.fields(section):
+        assert f"`{option.name}` = {option.default!r}: {option.metadata['help']}\n" in f"{section.__doc__}\n"
+
+
+def test_a_help_is_one_phrase_that_a_table_and_a_line_of_code_hold() -> None:
+    for name, option in DECLARED.items():
+        told = option.metadata["help"]
+        assert re.fullmatch(r"[^\n|]{10,110}[^\n|.]", told), name
+        assert len(told.split()) <= 20, name
+
+
+def test_no_two_options_have_the_same_name() -> None:
+    """The environment knows no sections."""
+    assert len(DECLARED) == sum(len(attrs.fields(section)) for section in SECTIONS)
+
+
+def test_the_environment_is_read_by_the_declared_types() -> None:
+    texts = {name: str(option.default) for name, option in DECLARED.items() if option.default not in {None, ()}}
+    assert _from_env(texts) == TaskBackoffConfig()
+    optional = [name for name, option in DECLARED.items() if option.type == int | None]
+    assert optional == ["max_queue_size", "max_tasks_per_process", "warm_children", "tasks_per_gpu"]
+    assert _from_env(dict.fromkeys(optional, "")) == TaskBackoffConfig()
+    config = _from_env(dict.fromkeys(optional, "7"))
+    assert config.task.max_queue_size == config.threadpool.warm_children == config.gpu.tasks_per_gpu == 7
+
+
+def _from_env(texts: dict[str, str]) -> TaskBackoffConfig:
+    return TaskBackoffConfig.from_env(environ={f"MAAS_BACKOFF_{name.upper()}": text for name, text in texts.items()})
+
+
+def test_a_credential_provider_in_the_environment_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError, match=CredentialProvider.__name__) as caught:
+        TaskBackoffConfig.from_env(environ={"MAAS_BACKOFF_CREDENTIAL_PROVIDER": "hunter2"})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_policy_has_the_types_of_the_declarations() -> None:

@@ -1,17 +1,13 @@
 """The README and the documents are true: every Python block in them runs, and does what it says."""
 
-import ast
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import attrs
 import pytest
 from support import Server
-
-from maas_backoff import GpuConfig, SchedulerConfig, StorageConfig, TaskConfig, ThreadPoolConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "maas_backoff/docs"
@@ -127,25 +123,6 @@ def test_the_web_service_is_the_one_that_is_tested() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(_read("README.md").splitlines()) <= 250
-
-
-def test_the_tables_of_options_are_those_of_the_code() -> None:
-    """Every option is in the table of its class, with its default, and nothing else is."""
-    text = _read("configuration.md") + "\n"
-    for section in (StorageConfig, TaskConfig, ThreadPoolConfig, SchedulerConfig, GpuConfig):
-        rows = re.search(rf"^\| `{section.__name__}` \| default \|.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
-        assert rows is not None, section
-        told: dict[str, str] = {}
-        for row in rows[0].splitlines()[2:]:
-            names, defaults = (re.findall(r"`([^`]+)`", part) for part in row.split(" | ")[:2])
-            # "`None` …": the last default is that of the rest.
-            told |= dict(zip(names, defaults + defaults[-1:] * (len(names) - len(defaults)) or [""] * 9, strict=False))
-        fields = {field.name: field.default for field in attrs.fields(section) if field.init}
-        fields.pop("min_gpu_utilization", None)  # the alias
-        assert told.keys() == fields.keys(), section
-        for name, default in fields.items():
-            if told[name]:
-                assert ast.literal_eval(told[name]) == default, f"{section.__name__}.{name}"
 
 
 @pytest.mark.parametrize(("page", "number"), CASES)

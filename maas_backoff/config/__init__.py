@@ -6,12 +6,13 @@ and what was got.
 
 import os
 from collections.abc import Mapping
-from typing import Any, Self, TypeVar, cast
+from types import NoneType
+from typing import Any, Self, TypeVar, cast, get_args
 
 import attrs
 from attrs import define, field
 
-from maas_backoff.config.options import must
+from maas_backoff.config.options import kind_of, must
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.config.task import TaskConfig
 from maas_backoff.config.worker import GpuConfig, ProcMode, SchedulerConfig, ThreadPoolConfig
@@ -60,10 +61,9 @@ class TaskBackoffConfig:
                 raise ConfigError(name, "one of the sections " + ", ".join(_SECTIONS), name)
             if not isinstance(fields, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller's data, often parsed from a file
                 raise ConfigError(name, "a mapping of options", fields)
-            known = _options(_SECTIONS[name])
             for option in fields:
-                if option not in known:
-                    raise ConfigError(f"{name}.{option}", "one of " + ", ".join(known), option)
+                if option not in _OPTIONS[name]:
+                    raise ConfigError(f"{name}.{option}", "one of " + ", ".join(_OPTIONS[name]), option)
             sections[name] = _SECTIONS[name](**fields)
         return cls(**sections)
 
@@ -78,11 +78,11 @@ class TaskBackoffConfig:
             if not variable.startswith(prefix):
                 continue
             option = variable.removeprefix(prefix).lower()
-            section = next((name for name, kind in _SECTIONS.items() if option in _options(kind)), None)
+            section = next((name for name, options in _OPTIONS.items() if option in options), None)
             if section is None:
-                known = ", ".join(name for kind in _SECTIONS.values() for name in _options(kind))
+                known = ", ".join(name for options in _OPTIONS.values() for name in options)
                 raise ConfigError(variable, f"{prefix} and one of {known}", option)
-            values.setdefault(section, {})[option] = _parsed(given, _SECTIONS[section], option, variable)
+            values.setdefault(section, {})[option] = _parsed(given, _OPTIONS[section][option], variable)
         return cls.from_dict(values)
 
 
@@ -94,27 +94,23 @@ _SECTIONS: dict[str, type[Any]] = {
     "gpu": GpuConfig,
 }
 
-
-def _options(section: type[Any]) -> list[str]:
-    return [attribute.name for attribute in attrs.fields(section)]
-
+_OPTIONS = {name: attrs.fields_dict(kind) for name, kind in _SECTIONS.items()}
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def _parsed(text: str, section: type[Any], option: str, variable: str) -> str | float | None:
+def _parsed(text: str, option: "attrs.Attribute[Any]", variable: str) -> str | float | None:
     """Return the text of an environment variable as its option's type."""
-    annotation = str(getattr(attrs.fields(section), option).type)
-    if "str" in annotation or "Literal" in annotation:
+    kind = kind_of(option)
+    if kind is str:
         return text
-    if text == "" and "None" in annotation:
+    if text == "" and NoneType in get_args(option.type):
         return None
-    if "bool" in annotation:
+    if kind is bool:
         if text.lower() not in _WORDS:
             raise ConfigError(variable, "one of " + ", ".join(_WORDS), text)
         return _WORDS[text.lower()]
-    number = float if "float" in annotation else int
     try:
-        return number(text)
+        return kind(text)
     except ValueError:
-        raise ConfigError(variable, f"a number ({number.__name__})", text) from None
+        raise ConfigError(variable, f"a number ({kind.__name__})", text) from None

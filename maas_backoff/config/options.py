@@ -1,7 +1,11 @@
-"""Converters and validators of options, for attrs, with one form of message."""
+"""Declare an option once, as a field of attrs: its name, type, default, check, and its help in the metadata.
 
+The environment, the flags of commands, the docstrings and the tables in docs/configuration.md follow these fields.
+"""
+
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import attrs
 
@@ -10,6 +14,20 @@ from maas_backoff.errors import ConfigError
 YEAR = 31_536_000
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+_T = TypeVar("_T", bound=attrs.AttrsInstance)
+
+
+def described(section: type[_T]) -> type[_T]:
+    """Append each option of a section, with its default and its help, to the docstring of the section."""
+    options = [f"`{one.name}` = {one.default!r}: {one.metadata['help']}" for one in attrs.fields(section)]
+    section.__doc__ = "\n".join([inspect.cleandoc(section.__doc__ or ""), "", *options])
+    return section
+
+
+def kind_of(option: "attrs.Attribute[Any]") -> type[bool | float | str]:
+    """Return how to read the text of an option, by its declared type: bool, float, int or str."""
+    types = get_args(option.type) or (option.type,)
+    return next((kind for kind in (bool, float, int) if kind in types), str)
 
 
 def option_name(owner: object, name: str) -> str:

@@ -10,7 +10,7 @@ import attrs
 from attrs import define, field
 from redis.credentials import CredentialProvider
 
-from maas_backoff.config.options import choice, duration, flag, must, text, whole
+from maas_backoff.config.options import choice, described, duration, flag, must, text, whole
 from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.errors import ConfigError
 
@@ -159,50 +159,104 @@ def _check_provider(_: "StorageConfig", __: "attrs.Attribute[CredentialProvider 
         raise ConfigError("storage.credential_provider", "a redis.credentials.CredentialProvider", type(provider))
 
 
+@described
 @define(kw_only=True)
 class StorageConfig:
     """The server that keeps the tasks.
 
-    `type="redis"` is a Redis (6.2 or newer) or Valkey server at host and port. `type="sentinel"` asks the Sentinels
-    `nodes` ("host:port", …) for the master called `master`; `type="cluster"` asks any of `nodes` for the master of the
-    queue's slot. `type="embedded"` starts a Valkey server of its own in the directory `path` (extra `embedded`); all
-    processes that name the same `path` share it, and the last one stops it.
+    A Redis server must be 6.2 or newer. With `type="cluster"`, any of `nodes` is asked for the master of the queue's
+    slot. `type="embedded"` needs the extra `embedded`. All processes that name the same `path` share one embedded
+    server, and the last one stops it.
 
     `url` may be `redis://`, `rediss://` (TLS), `unix:///path?db=0`, `redis+sentinel://host:port,host:port/master/0` or
-    `redis+cluster://host:port,host:port`, with `valkey` for `redis` as well; it replaces type, host, port, nodes,
-    master, database, username, password and tls. With TLS the server's certificate is verified, by the system's
-    authorities or those in the file `tls_ca`; `tls_cert` and `tls_key` are the client's own, where the server wants
-    one.
+    `redis+cluster://host:port,host:port`, with `valkey` for `redis` as well. A `~` at the start of a path, also of a
+    socket's, is the home directory.
 
-    A `~` at the start of a path, also of a socket's, is the home directory.
-
-    `credential_provider`, one of redis-py's, takes the place of username and password, on the server, the master that
-    the Sentinels name, and the nodes of the Cluster. Each new connection asks it: credentials may change while
-    processes run. Without a `get_credentials_async` of its own, it is asked in a thread.
-
-    A call that the server does not answer within `timeout` seconds raises StorageUnavailableError; workers go on
-    trying. `strict` makes errors of the warnings of the check at start.
+    `credential_provider` takes the place of username and password, on the server, the master that the Sentinels name,
+    and the nodes of the Cluster. Credentials may change while processes run. A provider without a
+    `get_credentials_async` of its own is asked in a thread. Workers try for ever, whatever `timeout` is.
     """
 
-    type: StorageType = field(default="redis", validator=choice(*get_args(StorageType)))
-    host: str = field(default="localhost", validator=must("a host name", lambda v: isinstance(v, str) and bool(v)))
-    port: int = field(default=6379, validator=whole(1, 65_535))
-    nodes: tuple[str, ...] = field(default=(), converter=_as_nodes, validator=_check_nodes)
-    master: str = field(default="", validator=text())
-    database: int = field(default=0, validator=whole(0, 1_000_000))
-    username: str = field(default="", validator=text())
-    password: str = field(default="", repr=False, validator=text(secret=True))
-    sentinel_username: str = field(default="", validator=text())
-    sentinel_password: str = field(default="", repr=False, validator=text(secret=True))
-    credential_provider: CredentialProvider | None = field(default=None, repr=False, validator=_check_provider)
-    url: str | None = field(default=None, repr=False, validator=_check_url)
-    tls: bool = field(default=False, validator=flag())
-    tls_ca: str | None = field(default=None, converter=_as_path, validator=_check_path)
-    tls_cert: str | None = field(default=None, converter=_as_path, validator=_check_path)
-    tls_key: str | None = field(default=None, converter=_as_path, validator=_check_path)
-    timeout: float = field(default=10, converter=in_seconds, validator=duration(0.1, 3600))
-    strict: bool = field(default=False, validator=flag())
-    path: str | None = field(default=None, converter=_as_path, validator=_check_path)
+    type: StorageType = field(
+        default="redis",
+        validator=choice(*get_args(StorageType)),
+        metadata={"help": "kind of server: redis, sentinel, cluster, or embedded (a Valkey in the directory `path`)"},
+    )
+    host: str = field(
+        default="localhost",
+        validator=must("a host name", lambda v: isinstance(v, str) and bool(v)),
+        metadata={"help": "name or address of the server"},
+    )
+    port: int = field(default=6379, validator=whole(1, 65_535), metadata={"help": "TCP port of the server"})
+    nodes: tuple[str, ...] = field(
+        default=(),
+        converter=_as_nodes,
+        validator=_check_nodes,
+        metadata={"help": "addresses of the Sentinels, or of some nodes of the Cluster, each as host:port"},
+    )
+    master: str = field(default="", validator=text(), metadata={"help": "name of the master that the Sentinels watch"})
+    database: int = field(
+        default=0, validator=whole(0, 1_000_000), metadata={"help": "number of the database; a Cluster has 0 only"}
+    )
+    username: str = field(
+        default="", validator=text(), metadata={"help": "user name at the server; empty: the default user"}
+    )
+    password: str = field(
+        default="", repr=False, validator=text(secret=True), metadata={"help": "password at the server; empty: none"}
+    )
+    sentinel_username: str = field(
+        default="", validator=text(), metadata={"help": "user name at the Sentinels; empty: the default user"}
+    )
+    sentinel_password: str = field(
+        default="", repr=False, validator=text(secret=True), metadata={"help": "password at the Sentinels; empty: none"}
+    )
+    credential_provider: CredentialProvider | None = field(
+        default=None,
+        repr=False,
+        validator=_check_provider,
+        metadata={"help": "object of redis-py that gives each new connection its user name and password"},
+    )
+    url: str | None = field(
+        default=None,
+        repr=False,
+        validator=_check_url,
+        metadata={"help": "server URL; replaces type, host, port, nodes, master, database, username, password and tls"},
+    )
+    tls: bool = field(
+        default=False,
+        validator=flag(),
+        metadata={"help": "whether connections are encrypted, and the certificate of the server verified"},
+    )
+    tls_ca: str | None = field(
+        default=None,
+        converter=_as_path,
+        validator=_check_path,
+        metadata={"help": "file of the authorities that sign the certificate of the server; None: those of the system"},
+    )
+    tls_cert: str | None = field(
+        default=None,
+        converter=_as_path,
+        validator=_check_path,
+        metadata={"help": "file of the certificate of the client, if the server wants one"},
+    )
+    tls_key: str | None = field(
+        default=None, converter=_as_path, validator=_check_path, metadata={"help": "file of the key of `tls_cert`"}
+    )
+    timeout: float = field(
+        default=10,
+        converter=in_seconds,
+        validator=duration(0.1, 3600),
+        metadata={"help": "seconds until a call without an answer raises StorageUnavailableError"},
+    )
+    strict: bool = field(
+        default=False, validator=flag(), metadata={"help": "whether a warning of the check at start is an error"}
+    )
+    path: str | None = field(
+        default=None,
+        converter=_as_path,
+        validator=_check_path,
+        metadata={"help": "directory of the embedded server; None: a private directory, removed at the end"},
+    )
 
     @property
     def endpoint(self) -> Endpoint:

@@ -6,45 +6,80 @@ from typing import Literal, cast, get_args
 from attrs import define, field
 from attrs.validators import optional
 
-from maas_backoff.config.options import choice, duration, must, whole
+from maas_backoff.config.options import choice, described, duration, must, whole
 from maas_backoff.domain.seconds import in_seconds
 
 ProcMode = Literal["thread", "process"]
 
 
+@described
 @define(kw_only=True)
 class ThreadPoolConfig:
     """How handlers run in a worker process.
 
-    `concurrency` attempts at a time. `proc_mode="thread"`: coroutine handlers run on the event loop, plain functions
-    in threads, which nothing can stop from outside. `proc_mode="process"`: every handler runs in a child process,
-    which is killed on timeout and on cancel. `exec_timeout` limits one attempt of a task without its own.
-    `max_tasks_per_process` replaces a child after that many tasks; None keeps it. `start_timeout` is how long a child
-    may take to import the handler's module and to enter the worker_lifespan. `warm_children` is how many children are
-    kept ready for tasks, at most `concurrency`; None: as many as there are slots. `start()` waits for the first one.
-    If tasks need a GPU, only that child is started before there is a task.
+    With `proc_mode="thread"`, plain functions run in threads, which nothing can stop from outside. A child process is
+    killed on timeout and on cancel. `exec_timeout` is for tasks without their own. `start()` waits for the first of
+    the `warm_children`. If tasks need a GPU, only that child is started before there is a task.
     """
 
-    concurrency: int = field(default=10, validator=whole(1, 10_000))
-    proc_mode: ProcMode = field(default="thread", validator=choice(*get_args(ProcMode)))
-    exec_timeout: float = field(default=300, converter=in_seconds, validator=duration(0.001))
-    max_tasks_per_process: int | None = field(default=None, validator=optional(whole(1, 1_000_000_000)))
-    start_timeout: float = field(default=300, converter=in_seconds, validator=duration(0.1))
-    warm_children: int | None = field(default=None, validator=optional(whole(1, 10_000)))
+    concurrency: int = field(
+        default=10, validator=whole(1, 10_000), metadata={"help": "attempts at a time in one worker process"}
+    )
+    proc_mode: ProcMode = field(
+        default="thread",
+        validator=choice(*get_args(ProcMode)),
+        metadata={"help": "where handlers run: thread (coroutines on the event loop), or process (in child processes)"},
+    )
+    exec_timeout: float = field(
+        default=300,
+        converter=in_seconds,
+        validator=duration(0.001),
+        metadata={"help": "seconds after which an attempt is stopped"},
+    )
+    max_tasks_per_process: int | None = field(
+        default=None,
+        validator=optional(whole(1, 1_000_000_000)),
+        metadata={"help": "tasks after which a child process is replaced; None: never"},
+    )
+    start_timeout: float = field(
+        default=300,
+        converter=in_seconds,
+        validator=duration(0.1),
+        metadata={"help": "seconds in which a child process must import the handler and enter the worker_lifespan"},
+    )
+    warm_children: int | None = field(
+        default=None,
+        validator=optional(whole(1, 10_000)),
+        metadata={"help": "child processes kept ready for tasks, at most `concurrency`; None: one for each slot"},
+    )
 
 
+@described
 @define(kw_only=True)
 class SchedulerConfig:
     """The rhythm of a worker.
 
-    `interval` is the longest sleep between two polls; new and due tasks wake a worker at once. `lease` is how long
-    a worker's claim on a task holds without a heartbeat: beats come every third of it, lost tasks are looked for
-    every quarter of it. `shutdown_grace` is how long running attempts may go on after a stop was asked for.
+    A worker sends a heartbeat every third of `lease`, and looks for lost tasks every quarter of it.
     """
 
-    interval: float = field(default=10, converter=in_seconds, validator=duration(0.01, 3600))
-    lease: float = field(default=30, converter=in_seconds, validator=duration(3, 86_400))
-    shutdown_grace: float = field(default=30, converter=in_seconds, validator=duration(0, 86_400))
+    interval: float = field(
+        default=10,
+        converter=in_seconds,
+        validator=duration(0.01, 3600),
+        metadata={"help": "most seconds between two polls; new and due tasks wake a worker at once"},
+    )
+    lease: float = field(
+        default=30,
+        converter=in_seconds,
+        validator=duration(3, 86_400),
+        metadata={"help": "seconds for which a lease holds without a heartbeat, at least 3"},
+    )
+    shutdown_grace: float = field(
+        default=30,
+        converter=in_seconds,
+        validator=duration(0, 86_400),
+        metadata={"help": "seconds for which running attempts may go on after a stop was requested"},
+    )
 
 
 Gpus = Literal["all"] | tuple[int | str, ...]
@@ -69,24 +104,50 @@ def _are_gpus(given: object) -> bool:
     )
 
 
+@described
 @define(kw_only=True)
 class GpuConfig:
-    """Which GPUs a worker uses, and how.
-
-    `gpus` are "all" that it can see, or a list of indices (NVML's) and UUIDs; an empty one: none. At most
-    `tasks_per_gpu` tasks of all workers run on a device at once; None: as many as fit. After the start of a child
-    process on a device nothing else starts there until its memory shows, or for `gpu_settle_time`. What a killed task
-    used is given to others when NVML shows it free, at the latest after `gpu_release_timeout`. A task that others have
-    passed for `starvation_after` gets a device held for it. If `max_gpu_faults` tasks of a queue in a row fail
-    on a device with errors of CUDA, that queue leaves it alone for `gpu_quarantine`; then one task tries it.
-    """
+    """Which GPUs a worker uses, and how. A GPU that CUDA_VISIBLE_DEVICES hides is not used."""
 
     gpus: Gpus = field(
-        default="all", converter=_as_gpus, validator=must("'all', or a list of indices and UUIDs", _are_gpus)
+        default="all",
+        converter=_as_gpus,
+        validator=must("'all', or a list of indices and UUIDs", _are_gpus),
+        metadata={"help": "GPUs of the worker: all, or a list of indices (of NVML) and UUIDs; an empty list: none"},
     )
-    tasks_per_gpu: int | None = field(default=None, validator=optional(whole(1, 10_000)))
-    gpu_settle_time: float = field(default=5, converter=in_seconds, validator=duration(0, 3600))
-    gpu_release_timeout: float = field(default=30, converter=in_seconds, validator=duration(0, 3600))
-    starvation_after: float = field(default=120, converter=in_seconds, validator=duration(0))
-    max_gpu_faults: int = field(default=3, validator=whole(1, 1000))
-    gpu_quarantine: float = field(default=300, converter=in_seconds, validator=duration(1))
+    tasks_per_gpu: int | None = field(
+        default=None,
+        validator=optional(whole(1, 10_000)),
+        metadata={"help": "most tasks of all workers on a GPU at once; None: as many as fit"},
+    )
+    gpu_settle_time: float = field(
+        default=5,
+        converter=in_seconds,
+        validator=duration(0, 3600),
+        metadata={"help": "most seconds before others start on the GPU of a new child; fewer once its memory shows"},
+    )
+    gpu_release_timeout: float = field(
+        default=30,
+        converter=in_seconds,
+        validator=duration(0, 3600),
+        metadata={"help": "most seconds to wait until NVML shows the memory of a killed task as free"},
+    )
+    starvation_after: float = field(
+        default=120,
+        converter=in_seconds,
+        validator=duration(0),
+        metadata={"help": "seconds for which others may pass a task that does not fit; then a GPU is held for it"},
+    )
+    max_gpu_faults: int = field(
+        default=3,
+        validator=whole(1, 1000),
+        metadata={
+            "help": "tasks in a row that fail with errors of CUDA and put the GPU into quarantine for their queue"
+        },
+    )
+    gpu_quarantine: float = field(
+        default=300,
+        converter=in_seconds,
+        validator=duration(1),
+        metadata={"help": "seconds of a quarantine; then one task tries the GPU"},
+    )
