@@ -18,10 +18,10 @@ from pathlib import Path
 import anyio
 
 from maas_backoff.commands import preview, reading, steering
+from maas_backoff.commands.command import add_option
 from maas_backoff.commands.load import UsageError, load_scheduler
 from maas_backoff.common.guard import log_for
-from maas_backoff.config import TaskBackoffConfig
-from maas_backoff.config.storage import StorageConfig
+from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.demo.lines import InputError
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError, WorkerEndedError
 from maas_backoff.logs import JsonFormatter, PlainFormatter, TaskLogFilter
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         "have reserved, what is free, and the tasks that run there. The server is that of --url, or of the environment "
         "(MAAS_BACKOFF_URL, …); without one, nothing is known of reservations.",
     )
-    gpus.add_argument("--url", metavar="URL", help="the server: redis://…, rediss://…, unix://…")
+    add_option(gpus, StorageConfig, "url")
     gpus.add_argument("--json", action="store_true", help="print JSON")
     preview.arguments(commands.add_parser("preview", help="show when a policy retries, as a table and a bar chart"))
     doctor = commands.add_parser("doctor", help="say what is wrong with server, queue and GPUs (1: something is)")
@@ -131,8 +131,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _queue_of(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", metavar="URL", help="the server (default: MAAS_BACKOFF_URL, …)")
-    parser.add_argument("--queue", metavar="NAME", help="the queue's biz_prefix (default: MAAS_BACKOFF_BIZ_PREFIX)")
+    add_option(parser, StorageConfig, "url")
+    add_option(parser, TaskConfig, "biz_prefix", "--queue")
 
 
 def _places(text: str) -> int:

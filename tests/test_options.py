@@ -22,6 +22,8 @@ from maas_backoff import (
     TaskOptions,
     ThreadPoolConfig,
 )
+from maas_backoff.__main__ import main
+from maas_backoff.commands.preview import OPTIONS
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
 from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.domain.spec import Move
@@ -131,3 +133,13 @@ def test_a_stored_policy_of_another_release_has_the_defaults_and_ignores_the_res
     old, _ = policies.effective(b"old", None)
     assert old == TaskConfig(max_retry_count=5).policy, "the defaults, not the values of this process"
     assert policies.effective(b"gone", b'{"max_lost":2}')[0] == attrs.evolve(own, max_lost=2)
+
+
+def test_the_flags_of_preview_have_the_types_and_helps_of_the_declarations(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["preview", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for name in OPTIONS:
+        flag, help_ = f"--{name.replace('_', '-')}", DECLARED[name].metadata["help"]
+        metavar = {int: "N", float: "X"}.get(DECLARED[name].type, name.upper())
+        assert f"{flag} {metavar} {help_} (default: MAAS_BACKOFF_{name.upper()}" in told

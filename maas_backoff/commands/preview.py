@@ -4,33 +4,35 @@ import argparse
 import json
 from itertools import accumulate
 
+from maas_backoff.commands.command import add_option
 from maas_backoff.commands.text import span, table
 from maas_backoff.config import TaskConfig
 
+OPTIONS = (
+    "backoff_strategy",
+    "backoff_interval",
+    "backoff_multiplier",
+    "max_backoff_interval",
+    "backoff_jitter",
+    "max_retry_count",
+)
 BAR = 40
 """Characters of the longest bar."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options, whose names are those of TaskConfig."""
-    parser.add_argument("--backoff-strategy", metavar="NAME", help="fixed, linear or exponential")
-    for option, help_ in (
-        ("backoff_interval", "seconds"),
-        ("backoff_multiplier", "for exponential"),
-        ("max_backoff_interval", "seconds, the cap"),
-        ("backoff_jitter", "share of the delay"),
-    ):
-        parser.add_argument(f"--{option.replace('_', '-')}", type=float, metavar="X", help=help_)
-    parser.add_argument("--max-retry-count", type=int, metavar="N", help="how many retries")
+    """Add the flags of the options of TaskConfig that the delays depend on."""
+    for name in OPTIONS:
+        add_option(parser, TaskConfig, name)
     parser.add_argument("--id", default="", metavar="ID", help="the task whose jitter is drawn")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def preview(options: argparse.Namespace, config: TaskConfig) -> str:
     """Return the exact delays as a table with bars, or as JSON; options take the place of the configuration's."""
-    told = {name: value for name, value in vars(options).items() if hasattr(config, name) and value is not None}
-    for name, value in told.items():
-        setattr(config, name, value)
+    for name in OPTIONS:
+        if (value := getattr(options, name)) is not None:
+            setattr(config, name, value)
     policy = config.policy
     delays = policy.backoff(config.custom_backoff).preview(policy.max_retry_count, options.id)
     ends = list(accumulate(delays))
