@@ -91,6 +91,7 @@ def test_a_credential_provider_in_the_environment_is_refused_and_not_shown() -> 
     with pytest.raises(ConfigError, match=CredentialProvider.__name__) as caught:
         TaskBackoffConfig.from_env(environ={"MAAS_BACKOFF_CREDENTIAL_PROVIDER": "hunter2"})
     assert "hunter2" not in str(caught.value)
+    assert _from_env({"credential_provider": ""}) == TaskBackoffConfig(), "an empty text is None"
 
 
 def test_a_policy_has_the_types_of_the_declarations() -> None:

@@ -101,11 +101,11 @@ _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 def _parsed(text: str, option: "attrs.Attribute[Any]", variable: str) -> str | float | None:
     """Return the text of an environment variable as its option's type."""
-    kind = kind_of(option)
+    kind, types = kind_of(option), get_args(option.type)
+    if text == "" and NoneType in types and str not in types:
+        return None
     if kind is str:
         return text
-    if text == "" and NoneType in get_args(option.type):
-        return None
     if kind is bool:
         if text.lower() not in _WORDS:
             raise ConfigError(variable, "one of " + ", ".join(_WORDS), text)
