@@ -20,7 +20,7 @@ import anyio
 from maas_backoff.commands import preview, reading, steering
 from maas_backoff.commands.command import add_option
 from maas_backoff.commands.load import UsageError, load_scheduler
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.demo.lines import InputError
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError, WorkerEndedError
@@ -28,7 +28,7 @@ from maas_backoff.logs import JsonFormatter, PlainFormatter, TaskLogFilter
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.queue_store import QueueStore
 
-log = log_for("command")
+log: Log = log_for("command")
 
 OK, FAILED, USAGE, STORAGE, STOPPED = 0, 1, 2, 3, 130
 

@@ -305,7 +305,7 @@ class QueueFullError(StorageFullError):
         self.retry_after = retry_after
         text = f"the queue is full: {size} of at most {limit} unfinished tasks; try again in {retry_after:g} s"
         super().__init__(text if asked is None else f"{text}; {len(created)} of {asked} tasks are in the queue")
-        self.created = list(created)
+        self.created: list[str] = list(created)
 
     @property
     def http_headers(self) -> dict[str, str]:

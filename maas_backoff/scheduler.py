@@ -16,7 +16,7 @@ from maas_backoff.client.caller import Disconnected, until_gone
 from maas_backoff.client.client import QueueClient
 from maas_backoff.client.opened import Opened
 from maas_backoff.common import forks
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.uninterrupted import uninterrupted
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.context import current
@@ -44,7 +44,7 @@ from maas_backoff.worker.executors.thread import ThreadExecutor
 from maas_backoff.worker.parts import Parts
 from maas_backoff.worker.service import Service
 
-log = log_for("scheduler")
+log: Log = log_for("scheduler")
 
 _H = TypeVar("_H", bound=Handler)
 _E = TypeVar("_E", bound=ExceptionHandler)

@@ -11,7 +11,7 @@ import anyio
 import attrs
 
 from maas_backoff.client.operations import QueueOperations
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
 from maas_backoff.domain.event import TaskEvent
@@ -42,7 +42,7 @@ from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.store.waiters import Waiters
 from maas_backoff.store.writer import ENQUEUE_LIMIT
 
-log = log_for("scheduler")
+log: Log = log_for("scheduler")
 
 WAIT_RENEWAL = 20.0
 """Seconds after which a waiter looks by itself, and says again that it waits."""
@@ -60,14 +60,14 @@ class QueueClient:
         if not config.task.biz_prefix:
             raise ConfigError("task.biz_prefix", "1 to 64 of A-Z a-z 0-9 _ . - (or MAAS_BACKOFF_BIZ_PREFIX)", "")
         self.config = config
-        self.store = QueueStore.of(config, embedded)
+        self.store: QueueStore = QueueStore.of(config, embedded)
         self._policy = config.task.policy
         self._tracing = tracing
         self._ledgers = Ledgers(
             config.storage, self.store.connection.server, lease=config.scheduler.lease, queue=config.task.biz_prefix
         )
         self._waiters: Waiters | None = None
-        self.operations = QueueOperations(config, self.store)
+        self.operations: QueueOperations = QueueOperations(config, self.store)
 
     def abandon(self) -> None:
         """Let go of what was left open in an event loop that was closed."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 import attrs
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
 from maas_backoff.domain.context import current
@@ -29,7 +29,7 @@ from maas_backoff.store.found import Found
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.store.writer import SETTLE_LIMIT
 
-log = log_for("scheduler")
+log: Log = log_for("scheduler")
 
 LISTED_AT_ONCE = 200
 """Tasks per page of a listing that goes through all of them: some may carry params that a Retry has replaced."""

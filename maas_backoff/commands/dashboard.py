@@ -11,8 +11,8 @@ try:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
     from uvicorn import Config, Server
-except ImportError as error:
-    raise MissingExtraError.instead_of(error, "The dashboard", "dashboard") from error
+except ImportError as _error:
+    raise MissingExtraError.instead_of(_error, "The dashboard", "dashboard") from _error
 
 HERE = "127.0.0.1"
 

@@ -5,7 +5,7 @@ from maas_backoff.errors import MissingExtraError
 try:
     from maas_backoff.dashboard.access import Access, Authorize
     from maas_backoff.dashboard.app import dashboard
-except ImportError as error:
-    raise MissingExtraError.instead_of(error, "The dashboard", "dashboard") from error
+except ImportError as _error:
+    raise MissingExtraError.instead_of(_error, "The dashboard", "dashboard") from _error
 
 __all__ = ["Access", "Authorize", "dashboard"]

@@ -4,11 +4,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.feed import Feed
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-log = log_for("dashboard")
+log: Log = log_for("dashboard")
 
 
 class Actions:

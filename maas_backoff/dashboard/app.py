@@ -7,7 +7,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.access import Authorize, Guard
 from maas_backoff.dashboard.actions import Actions
 from maas_backoff.dashboard.assets import Assets
@@ -16,7 +16,7 @@ from maas_backoff.dashboard.reading import Reading
 from maas_backoff.errors import MaasBackoffError, StorageError
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-log = log_for("dashboard")
+log: Log = log_for("dashboard")
 
 
 def dashboard(

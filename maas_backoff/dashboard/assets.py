@@ -22,7 +22,7 @@ class Assets:
         found = {file.name: file.read_bytes() for file in files("maas_backoff.dashboard").joinpath("static").iterdir()}
         self._page = found.pop("index.html").decode()
         self._files = {name: content for name, content in found.items() if name.rpartition(".")[2] in _TYPES}
-        self.version = hashlib.blake2b(b"".join(found[name] for name in sorted(found)), digest_size=6).hexdigest()
+        self.version: str = hashlib.blake2b(b"".join(found[name] for name in sorted(found)), digest_size=6).hexdigest()
 
     def page(self, **values: str) -> str:
         """Return the page with these values in their places."""

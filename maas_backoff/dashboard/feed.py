@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 import anyio
 import attrs
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.views import gpus_view, history_view, queue_view, workers_view
 from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-log = log_for("dashboard")
+log: Log = log_for("dashboard")
 
 PERIOD = 1.0
 """Seconds between two reads of what changes quickly."""
@@ -60,7 +60,7 @@ class Feed:
             "history": Part(period=5 * PERIOD, read=self._history),
         }
         self._due = 0.0
-        self.version = 0
+        self.version: int = 0
 
     async def changes(self, since: int) -> dict[str, str]:
         """Return the parts that have become others since a version, as JSON; 0: all that could be read so far."""

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.feed import PATIENCE, PERIOD, Feed
 from maas_backoff.dashboard.search import search
 from maas_backoff.dashboard.stream import Open, Stream
@@ -23,7 +23,7 @@ from maas_backoff.domain.validation import checked_task_id
 from maas_backoff.errors import InvalidValueError, StorageUnavailableError
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-log = log_for("dashboard")
+log: Log = log_for("dashboard")
 
 LARGEST_PAGE = 100
 

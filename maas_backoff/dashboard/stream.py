@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from sse_starlette import EventSourceResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 
-log = log_for("dashboard")
+log: Log = log_for("dashboard")
 
 MOST_STREAMS = 200
 """Pages that may be open at once, of one process."""

@@ -46,9 +46,9 @@ class ModelServer(ThreadingTCPServer):  # not ThreadingHTTPServer, which asks th
         self._seed = seed
         self._places = threading.BoundedSemaphore(capacity)
         self._counting = threading.Lock()
-        self.answered = Counter[str]()
-        self.broken = Counter[str]()
-        self.refused = Counter[str]()
+        self.answered: Counter[str] = Counter[str]()
+        self.broken: Counter[str] = Counter[str]()
+        self.refused: Counter[str] = Counter[str]()
         super().__init__(("127.0.0.1", 0), _Request)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="model-server")
 

@@ -8,10 +8,10 @@ from enum import StrEnum
 
 import attrs
 
-from maas_backoff.common.guard import contained, log_for
+from maas_backoff.common.guard import Log, contained, log_for
 from maas_backoff.domain.seconds import in_seconds
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 BackoffCallable = Callable[[int], float | timedelta]
 """A backoff of one's own: the retry's number, from 1, to seconds or a timedelta."""

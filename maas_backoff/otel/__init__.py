@@ -8,7 +8,7 @@ from maas_backoff.errors import MissingExtraError
 
 try:
     from maas_backoff.otel.tracing import OpenTelemetry
-except ImportError as error:
-    raise MissingExtraError.instead_of(error, "Tracing", "otel") from error
+except ImportError as _error:
+    raise MissingExtraError.instead_of(_error, "Tracing", "otel") from _error
 
 __all__ = ["OpenTelemetry"]

@@ -6,9 +6,9 @@ from types import TracebackType
 from opentelemetry.context import Context, detach
 from opentelemetry.trace import Span
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 
-log = log_for("otel")
+log: Log = log_for("otel")
 
 
 class Unharmed:

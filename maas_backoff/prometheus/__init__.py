@@ -5,7 +5,7 @@ from maas_backoff.errors import MissingExtraError
 try:
     from maas_backoff.prometheus.app import MetricsApp
     from maas_backoff.prometheus.exposition import CONTENT_TYPE, metrics
-except ImportError as error:
-    raise MissingExtraError.instead_of(error, "maas_backoff.prometheus", "prometheus") from error
+except ImportError as _error:
+    raise MissingExtraError.instead_of(_error, "maas_backoff.prometheus", "prometheus") from _error
 
 __all__ = ["CONTENT_TYPE", "MetricsApp", "metrics"]

@@ -5,13 +5,13 @@ from weakref import WeakKeyDictionary
 import anyio
 from prometheus_client import CollectorRegistry, generate_latest
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.errors import StorageError
 from maas_backoff.prometheus.collector import Collector
 from maas_backoff.prometheus.snapshot import Snapshot
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-log = log_for("prometheus")
+log: Log = log_for("prometheus")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The content type of `metrics`."""

@@ -22,9 +22,9 @@ class QueueConnection:
     def __init__(self, config: TaskBackoffConfig, embedded: EmbeddedServer | None = None) -> None:
         """`embedded` is a server that is shared with others; they stop it."""
         self.config = config
-        self.keys = Keys(config.task.biz_prefix)
-        self.server = Server(config.storage, self.keys.prefix, embedded)
-        self.policies = Policies(config.task.policy)
+        self.keys: Keys = Keys(config.task.biz_prefix)
+        self.server: Server = Server(config.storage, self.keys.prefix, embedded)
+        self.policies: Policies = Policies(config.task.policy)
         self.clock = ""
         """The time for scripts, in ms; empty for the server's own. Only tests set it."""
 

@@ -12,8 +12,8 @@ class Keys:
     """The keys of the queue `biz_prefix`. What each holds is said in lua/, where it is written."""
 
     def __init__(self, biz_prefix: str) -> None:
-        self.prefix = f"maas:{{{biz_prefix}}}:"
-        self.changed_channel = f"{self.prefix}changed"
+        self.prefix: str = f"maas:{{{biz_prefix}}}:"
+        self.changed_channel: str = f"{self.prefix}changed"
         self._all = lru_cache(maxsize=64)(self._each)
 
     def __call__(self, name: str) -> str:

@@ -26,10 +26,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from maas_backoff.common import forks
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.errors import StorageDeniedError, StorageError, StorageFullError, StorageUnavailableError
 
-log = log_for("storage")
+log: Log = log_for("storage")
 
 # These errors pass by themselves: nothing was run, or the server is changing its role (blocked clients hear so too).
 _PASSING = (BusyLoadingError, ReadOnlyError, AskError, TryAgainError, ClusterDownError, MaxConnectionsError)

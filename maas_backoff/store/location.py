@@ -7,14 +7,14 @@ from typing import Any
 import anyio
 from redis.crc import key_slot
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config.storage import Endpoint, Node, StorageConfig
 from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.store.address import Address, tls_options
 from maas_backoff.store.credentials import Credentialed
 from maas_backoff.store.link import Link, packed
 
-log = log_for("storage")
+log: Log = log_for("storage")
 
 ASK_TIMEOUT = 1.0
 """Seconds that one Sentinel or node may take to say where the master is."""
@@ -36,8 +36,8 @@ class Location:
         self._slot = key_slot(key.encode())
         self._nodes = self._endpoint.nodes
         self._tls = tls_options(storage) if self._endpoint.tls else None
-        self.fixed = self._endpoint.type == "redis"
-        self.clustered = self._endpoint.type == "cluster"
+        self.fixed: bool = self._endpoint.type == "redis"
+        self.clustered: bool = self._endpoint.type == "cluster"
         self._address: Address | None = None
         self._looked_at = -FRESH
         if self.fixed:

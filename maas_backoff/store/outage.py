@@ -3,10 +3,10 @@
 import threading
 import time
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.errors import StorageError
 
-log = log_for("storage")
+log: Log = log_for("storage")
 
 
 class Outage:

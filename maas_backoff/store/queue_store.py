@@ -21,12 +21,12 @@ class QueueStore:
 
     def __init__(self, connection: QueueConnection) -> None:
         self.connection = connection
-        self.registry = Registry(connection)
-        self.reader = Reader(connection, self.registry)
-        self.writer = Writer(connection)
-        self.markers = Markers(connection)
-        self.exchange = Exchange(connection, self.markers)
-        self.lost = LostAttempts(connection)
+        self.registry: Registry = Registry(connection)
+        self.reader: Reader = Reader(connection, self.registry)
+        self.writer: Writer = Writer(connection)
+        self.markers: Markers = Markers(connection)
+        self.exchange: Exchange = Exchange(connection, self.markers)
+        self.lost: LostAttempts = LostAttempts(connection)
 
     @classmethod
     def of(cls, config: TaskBackoffConfig, embedded: EmbeddedServer | None = None) -> Self:

@@ -30,12 +30,12 @@ class Server:
         self._storage = storage
         self._key = key
         self._client: Client | None = None
-        self.embedded = storage.type == "embedded" and storage.url is None
+        self.embedded: bool = storage.type == "embedded" and storage.url is None
         self._shared = shared
         self._process: EmbeddedServer | None = None
         self._connecting = anyio.Lock()
-        self.location = Location(storage, key)
-        self.outage = Outage()
+        self.location: Location = Location(storage, key)
+        self.outage: Outage = Outage()
 
     @property
     def clustered(self) -> bool:

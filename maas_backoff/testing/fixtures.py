@@ -29,4 +29,4 @@ async def simulating() -> AsyncGenerator[Simulate, None]:
         yield simulate
 
 
-simulate = pytest.fixture(simulating, name="simulate")
+simulate: object = pytest.fixture(simulating, name="simulate")  # pytest has no public name for its type

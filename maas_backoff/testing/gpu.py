@@ -35,7 +35,7 @@ class FakeGpuProbe:
     """
 
     trouble = ""
-    patience = 3.0
+    patience: float = 3.0
     has_answered = True
 
     def __init__(self, gpus: Sequence[FakeGpu]) -> None:

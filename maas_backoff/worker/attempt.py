@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import attrs
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import CancelReason, Outcome
 from maas_backoff.domain.task import ProgressReport, TaskEntity
@@ -19,7 +19,7 @@ from maas_backoff.store.batch import Claimed
 from maas_backoff.store.codec import AttemptInfo
 from maas_backoff.worker.cancelling import cancel_call
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 
 class Attempt:
@@ -29,14 +29,14 @@ class Attempt:
     """The handler's outcome, before it is known whether it was stopped."""
     call: "asyncio.Task[None] | None" = None
     """The asyncio task that calls the handler, then the one that calls the exception handler."""
-    began = False
+    began: bool = False
     """Whether that asyncio task has begun: one that is cancelled before never runs, and would settle nothing."""
     reason: CancelReason | None = None
     started_at: float | None = None
     """When the handler began, by time.monotonic()."""
-    deadline = math.inf
+    deadline: float = math.inf
     lingering: asyncio.Event | None = None
-    over = False
+    over: bool = False
     progress: tuple[float, str | None] | None = None
     span: AttemptSpan | None = None
 
@@ -59,9 +59,9 @@ class Attempt:
         """
         self.claimed = claimed
         self.grant = grant
-        self.token = claimed.token
+        self.token: int = claimed.token
         self.timeout = timeout
-        self.lease_until = lease_until
+        self.lease_until: float = lease_until
         """The lease holds at least until this moment, by time.monotonic(); `renewed` moves it."""
         self._margin = margin
         self._watch = watch

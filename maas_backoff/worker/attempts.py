@@ -2,7 +2,7 @@
 
 import time
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.gate.grant import Grant
@@ -15,7 +15,7 @@ from maas_backoff.worker.outbox import Outbox
 from maas_backoff.worker.slots import Slots
 from maas_backoff.worker.wake_ups import WakeUps
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 MARGIN = 0.1
 """The part of a lease that a handler must have left to begin: for the next heartbeat to find it running."""
@@ -33,7 +33,7 @@ class Attempts:
         deadlines: Deadlines,
         tally: Tally,
     ) -> None:
-        self.notes = Notes(slots)
+        self.notes: Notes = Notes(slots)
         self._context = context
         self._slots = slots
         self._outbox = outbox

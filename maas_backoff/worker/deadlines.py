@@ -4,11 +4,11 @@ import asyncio
 import math
 from collections.abc import Iterable
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.worker.attempt import Attempt
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 
 class Deadlines:
@@ -17,8 +17,8 @@ class Deadlines:
     def __init__(self, *, by_lease: bool) -> None:
         """`by_lease`: attempts are stopped when their lease is over. Threads cannot be, and their outcome may count."""
         self.by_lease = by_lease
-        self.next = math.inf
-        self.earlier = asyncio.Event()
+        self.next: float = math.inf
+        self.earlier: asyncio.Event = asyncio.Event()
         """Set when `next` has become earlier."""
 
     def watch(self, moment: float) -> None:

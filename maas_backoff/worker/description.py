@@ -5,11 +5,11 @@ import socket
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain import jsontext
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 VERSION = version("maas_backoff")
 

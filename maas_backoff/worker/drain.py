@@ -5,12 +5,12 @@ import contextlib
 
 import anyio
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.errors import StorageError
 from maas_backoff.worker.parts import Parts
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 SETTLE_GRACE = 5.0
 """Seconds that the last settlements may take at a shutdown, after the handlers have ended."""

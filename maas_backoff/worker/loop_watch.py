@@ -8,10 +8,10 @@ import traceback
 from collections.abc import Callable
 from typing import TypeVarTuple
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.worker.slots import Slots
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 _Args = TypeVarTuple("_Args")
 
@@ -26,7 +26,7 @@ class LoopWatch:
         self._thread = threading.get_ident()
         self._asked_at: float | None = None
         self._blocked = False
-        self.lag = 0.0
+        self.lag: float = 0.0
         """Seconds that the last sign took."""
 
     @property

@@ -13,7 +13,7 @@ class Notes:
     """Progress notes. `take` may be called from any thread."""
 
     def __init__(self, slots: Slots) -> None:
-        self.waiting = asyncio.Event()
+        self.waiting: asyncio.Event = asyncio.Event()
         """Set when there is a note to be sent."""
         self._slots = slots
         self._noted: dict[int, Attempt] = {}

@@ -11,7 +11,7 @@ from typing import Self
 import anyio
 import attrs
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.tracing import Tracing
@@ -39,7 +39,7 @@ from maas_backoff.worker.suspects import Suspects
 from maas_backoff.worker.wake_ups import WakeUps
 from maas_backoff.worker.work import Work
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 EXCHANGES = 2
 """Exchange loops: the server works on the request of one while this process works on the reply of the other."""

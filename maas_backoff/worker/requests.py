@@ -6,7 +6,7 @@ No I/O, and no `await` between looking at the state and changing it.
 import itertools
 from collections.abc import Sequence
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.task import TaskError, TaskStatus
@@ -20,7 +20,7 @@ from maas_backoff.worker.wake_ups import WakeUps
 SLEEPING_CLAIMS = 2
 """One would always look like the first of many."""
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 
 class BatchRequests:

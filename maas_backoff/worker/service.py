@@ -9,7 +9,7 @@ from typing import cast
 
 import anyio
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import StorageError, WorkerEndedError
 from maas_backoff.store.connect import Client
@@ -20,7 +20,7 @@ from maas_backoff.worker.loops.heartbeat import Heartbeat
 from maas_backoff.worker.loops.wake import LONGEST_BLOCK
 from maas_backoff.worker.parts import Loop, Parts
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 
 class Service:

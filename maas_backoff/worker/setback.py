@@ -5,9 +5,9 @@ import random
 import time
 from collections.abc import Callable
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
@@ -41,9 +41,9 @@ class Setback:
         self._failed_at = 0.0
         self._tries = 0
         """Tasks that may be claimed although they need a new child, to see whether it can be started."""
-        self.is_trial = False
+        self.is_trial: bool = False
         """Whether all but a GPU's part of a start has worked since: a task must show the rest."""
-        self.begun = asyncio.Event()
+        self.begun: asyncio.Event = asyncio.Event()
         """Set while children cannot be started."""
 
     @property

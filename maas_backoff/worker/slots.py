@@ -24,13 +24,13 @@ class Slots:
         self.concurrency = concurrency
         self.attempts: dict[int, Attempt] = {}
         """The attempts that have a slot, by token."""
-        self.closing = False
-        self.empty = asyncio.Event()
+        self.closing: bool = False
+        self.empty: asyncio.Event = asyncio.Event()
         """Set while there is no attempt, and no claim on its way."""
         self.empty.set()
-        self.lingering = 0
+        self.lingering: int = 0
         """Slots whose thread outlives its attempt."""
-        self.spare = 0
+        self.spare: int = 0
         """Slots that are not for the ready tasks: one that needs a GPU comes first."""
         self._leaving = 0
         self._coming = 0

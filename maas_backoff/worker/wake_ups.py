@@ -10,20 +10,20 @@ class WakeUps:
     """The events by which the loops of one worker wake each other. Belongs to the event loop that makes it."""
 
     def __init__(self) -> None:
-        self.idle = asyncio.Event()
+        self.idle: asyncio.Event = asyncio.Event()
         """Set while the queue holds no task for a free slot, as far as is known."""
         self.idle.set()
-        self.to_send = asyncio.Event()
+        self.to_send: asyncio.Event = asyncio.Event()
         """Set when an exchange loop may have something to send."""
-        self.look_at = 0.0
+        self.look_at: float = 0.0
         """When to look for tasks again, on the event loop's clock, if nothing wakes this worker before."""
-        self.replanned = asyncio.Event()
+        self.replanned: asyncio.Event = asyncio.Event()
         """Set when `look_at` has changed."""
-        self.count = 0
+        self.count: int = 0
         """How often this worker was woken."""
-        self.gpu = asyncio.Event()
+        self.gpu: asyncio.Event = asyncio.Event()
         """Set when something may have changed for tasks that need a GPU."""
-        self.gpu_marked = False
+        self.gpu_marked: bool = False
         """Whether this worker was woken because a task waits for a GPU."""
         self.listens_for_gpu = False
         """Whether it is to be woken then: not while it looks by itself, as something waits that does not fit."""

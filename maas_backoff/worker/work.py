@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import anyio
 import attrs
 
-from maas_backoff.common.guard import contained, log_for
+from maas_backoff.common.guard import Log, contained, log_for
 from maas_backoff.domain.backoff import BackoffCallable
 from maas_backoff.domain.context import current
 from maas_backoff.domain.fault import may_come_back, other_processes
@@ -39,7 +39,7 @@ from maas_backoff.worker.executors.call import call_here, own_task
 from maas_backoff.worker.outcomes import outcome_of, outcome_of_cancel, run_traced
 from maas_backoff.worker.slots import Slots
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 
 @attrs.frozen

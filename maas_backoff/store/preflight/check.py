@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from redis.exceptions import ResponseError
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.errors import StorageDeniedError, StorageError, StorageUnavailableError, StorageUnfitError
 from maas_backoff.store.connect import Client
 from maas_backoff.store.keys import Keys
@@ -14,7 +14,7 @@ from maas_backoff.store.preflight.findings import UNREADABLE, Finding, judge, ju
 from maas_backoff.store.preflight.rehearsal import SCHEMA, Rehearsal, rehearse
 from maas_backoff.store.preflight.rights import Rights
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 _RIGHT = re.compile(r"run the '([a-z|]+)' command")
 _PASSING = re.compile(r"READONLY|MISCONF|NOREPLICAS|LOADING|MASTERDOWN")

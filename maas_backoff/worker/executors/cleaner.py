@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from maas_backoff.common import orphans
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 PATIENCE = 5.0
 """Seconds that the process has to end, when it is told to."""

@@ -66,12 +66,12 @@ class Child:
         grant: Grant | None,
         when_ended: Callable[["Child"], None],
     ) -> None:
-        self.pid = process.pid
-        self.calls = 0
+        self.pid: int = process.pid
+        self.calls: int = 0
         self.grant = grant
         self.ready = False
         """Whether it has imported the handler and entered the lifespan."""
-        self.dismissed = False
+        self.dismissed: bool = False
         """Whether it was told to end."""
         self._process = process
         self._when_ended = when_ended

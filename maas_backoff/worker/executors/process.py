@@ -11,7 +11,7 @@ import anyio
 import attrs
 from anyio import to_thread
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.fault import fault_of
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, to_dict
@@ -27,7 +27,7 @@ from maas_backoff.worker.executors.records import levels
 from maas_backoff.worker.executors.reference import HandlerReference
 from maas_backoff.worker.setback import Setback
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 SMALL_REQUEST = 65_536
 """Bytes that the socket takes at once: a child that ends before it reads so few does not end because of the task."""
@@ -71,11 +71,11 @@ class ProcessExecutor:
         self._setup: dict[str, object] = {}
         self._idle: list[Child] = []  # the last one used is the first one taken: its memory is warm
         self._children: set[Child] = set()
-        self.setback = Setback(lambda: self._live_children(ready=True))
-        self.lacking = asyncio.Event()
+        self.setback: Setback = Setback(lambda: self._live_children(ready=True))
+        self.lacking: asyncio.Event = asyncio.Event()
         """Set when a child may be missing: one has ended, or could not be started."""
         self._cleaner = Cleaner()
-        self.child_ended = asyncio.Event()
+        self.child_ended: asyncio.Event = asyncio.Event()
         """Set when a child has ended: what it has started may be left."""
         self._warming: _Warming | None = None
         self._unused_ended = False

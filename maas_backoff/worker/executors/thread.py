@@ -46,8 +46,8 @@ class ThreadExecutor:
         self._left_behind = 0
         self._threads: set[asyncio.Task[None]] = set()
         self._serving = 0
-        self.setback = Setback(lambda: self._serving - self._left_behind, kind=THREAD)
-        self.lacking = asyncio.Event()
+        self.setback: Setback = Setback(lambda: self._serving - self._left_behind, kind=THREAD)
+        self.lacking: asyncio.Event = asyncio.Event()
         """Set when a thread could not be started."""
 
     async def start(self, _: Grant | None = None, /) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.demand import Waiting
 from maas_backoff.errors import StorageError
 from maas_backoff.gate.fit import Plan, Start
@@ -23,7 +23,7 @@ from maas_backoff.worker.requests import BatchRequests
 from maas_backoff.worker.slots import Slots
 from maas_backoff.worker.wake_ups import WakeUps
 
-log = log_for("gpu")
+log: Log = log_for("gpu")
 
 PAUSE = 1.0
 """Seconds between two looks while something waits that does not fit. A new reading comes as often."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.raised import related
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.task import TaskEntity
@@ -23,7 +23,7 @@ from maas_backoff.worker.requests import BatchRequests
 from maas_backoff.worker.wake_ups import WakeUps
 from maas_backoff.worker.work import Work
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 
 class ExchangeLoop:

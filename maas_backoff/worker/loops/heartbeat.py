@@ -8,7 +8,7 @@ import time
 
 import anyio
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.gate.gate import Gate
@@ -22,7 +22,7 @@ from maas_backoff.worker.loops.reap import Reaper
 from maas_backoff.worker.own_loop import OwnLoop
 from maas_backoff.worker.slots import Slots
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 
 class Heartbeat:

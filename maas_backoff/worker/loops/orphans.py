@@ -5,10 +5,10 @@ import asyncio
 import anyio
 from anyio import to_thread
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.orphans import end_orphans
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 PERIOD = 60.0
 """Seconds between two looks, while no child of this worker ends."""

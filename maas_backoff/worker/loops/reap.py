@@ -6,7 +6,7 @@ import time
 
 import anyio
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.settlement import decide
 from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.logs import about
@@ -16,7 +16,7 @@ from maas_backoff.store.found import Found
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.loops.patience import Patience
 
-log = log_for("worker")
+log: Log = log_for("worker")
 
 LIMIT = 100
 
@@ -30,7 +30,7 @@ class Reaper:
     """
 
     def __init__(self, store: QueueStore, worker: str, lease: float) -> None:
-        self.due = 0.0
+        self.due: float = 0.0
         """When to look next, by time.monotonic()."""
         self._store = store
         self._worker = worker
