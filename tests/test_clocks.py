@@ -163,8 +163,8 @@ async def test_a_dead_workers_task_comes_back_soon_though_the_clock_was_set_back
     store = QueueStore.of(config)
     scheduler = TaskBackoffScheduler(config)
     await scheduler.create_task({}, "x")
-    frame = BatchRequest((), 1, may_claim_suspect=False, request_id="1", exchange=0)
-    assert len((await store.exchange.send(frame, "a worker that dies")).claimed) == 1
+    request = BatchRequest((), 1, may_claim_suspect=False, request_id="1", exchange=0)
+    assert len((await store.exchange.send(request, "a worker that dies")).claimed) == 1
     await settle_lost(store, "reaper", await store.lost.find(gap=1.5, grace=3))
     clock.jump = -HOUR
 
@@ -228,9 +228,9 @@ async def create(store: QueueStore, task_id: str, due: float | datetime = 0) -> 
     await store.writer.enqueue([NewTask(task_id, "{}", 0, due, store.connection.config.task.policy, "")])
 
 
-async def claimed(store: QueueStore, request: str) -> list[str]:
-    frame = BatchRequest((), 5, may_claim_suspect=True, request_id=request, exchange=0)
-    return [one.task.task_id for one in (await store.exchange.send(frame, "worker")).claimed]
+async def claimed(store: QueueStore, request_id: str) -> list[str]:
+    request = BatchRequest((), 5, may_claim_suspect=True, request_id=request_id, exchange=0)
+    return [one.task.task_id for one in (await store.exchange.send(request, "worker")).claimed]
 
 
 @pytest.mark.parametrize("reaped", [True, False], ids=["noted", "not noted yet"])
@@ -270,8 +270,8 @@ async def test_an_absolute_time_is_the_callers_before_and_after_a_set_back(jumpi
     assert early is not None and early.created_at == start + timedelta(seconds=10)
     assert await claimed(jumping, "1") == ["early"]
     at(jumping, 20.1)
-    frame = BatchRequest((), 5, may_claim_suspect=True, request_id="2", exchange=0)
-    (one,) = (await jumping.exchange.send(frame, "worker")).claimed
+    request = BatchRequest((), 5, may_claim_suspect=True, request_id="2", exchange=0)
+    (one,) = (await jumping.exchange.send(request, "worker")).claimed
     assert (one.task.task_id, one.task.created_at) == ("late", start + timedelta(seconds=10))
     assert one.task.started_at == start + timedelta(seconds=20, milliseconds=100)
     failed = Failed(TaskError("ValueError", "boom"))

@@ -63,9 +63,9 @@ def end_unanswered(owner, name, when=lambda *_: True):
     AbstractConnection.send_packed_command = sent
 
 armed = ContextVar("armed", default=False)
-settles = lambda store, frame, worker: bool(frame.settles)
+settles = lambda store, request, worker: bool(request.settles)
 holds = lambda heartbeat, client: bool(heartbeat._slots.attempts)
-claims = lambda store, frame, worker: bool(frame.claims)
+claims = lambda store, request, worker: bool(request.claims)
 match point:
     case "claim sent": end_unanswered(Exchange, "send", claims)
     case "claim answered": end_before(Attempts, "claimed")
@@ -208,8 +208,8 @@ async def test_a_reaper_that_ends_half_way_loses_nothing(server: Server, tmp_pat
         async with TaskBackoffScheduler(config_of(server, point)) as producer:
             await create(producer)
         store = QueueStore.of(config_of(server, point))
-        frame = BatchRequest((), 5, may_claim_suspect=False, request_id="1", exchange=0)
-        assert len((await store.exchange.send(frame, "a worker that died")).claimed) == 5
+        request = BatchRequest((), 5, may_claim_suspect=False, request_id="1", exchange=0)
+        assert len((await store.exchange.send(request, "a worker that died")).claimed) == 5
         await store.aclose()
         await reached(ends(server, tmp_path, point), tmp_path, point)
         done = await another_completes_all(server, tmp_path, point)

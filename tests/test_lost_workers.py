@@ -210,8 +210,8 @@ async def test_two_idle_workers_take_a_half_each(config: TaskBackoffConfig, monk
     store = QueueStore.of(config)
     await schedulers[0].create_tasks({"n": n} for n in range(12))
     store.connection.clock = f"{(time.time() - 3600) * 1000:.0f}"
-    frame = BatchRequest((), 12, may_claim_suspect=False, request_id="1", exchange=0)
-    assert len((await store.exchange.send(frame, "a worker that dies")).claimed) == 12
+    request = BatchRequest((), 12, may_claim_suspect=False, request_id="1", exchange=0)
+    assert len((await store.exchange.send(request, "a worker that dies")).claimed) == 12
     store.connection.clock = ""
     async with schedulers[0], schedulers[1]:
         await eventually(lambda: all(one._service.parts.requests.sleeps_on_slots for one in schedulers), "both sleep")
@@ -332,8 +332,8 @@ async def test_an_idle_worker_takes_what_another_has_lost(config: TaskBackoffCon
     producer = TaskBackoffScheduler(config)
     ids = await producer.create_tasks({} for _ in range(3))
     store = QueueStore.of(config)
-    frame = BatchRequest((), 3, may_claim_suspect=False, request_id="x", exchange=0)
-    assert len((await store.exchange.send(frame, "ghost")).claimed) == 3
+    request = BatchRequest((), 3, may_claim_suspect=False, request_id="x", exchange=0)
+    assert len((await store.exchange.send(request, "ghost")).claimed) == 3
     async with scheduler:
         tasks = [await producer.wait_task(task_id, timeout=15) for task_id in ids]
     assert [(task.result, task.lost_count) for task in tasks] == [(2, 1)] * 3

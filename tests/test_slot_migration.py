@@ -51,12 +51,12 @@ class Queue:
         return task.task_id
 
     async def exchange(self, claims: int, settles: tuple[Settle, ...] = ()) -> None:
-        """Send a frame; one that was not answered is sent first, as an exchange loop does."""
-        frame = self._unanswered or BatchRequest(settles, claims, True, f"request-{self._random.getrandbits(64)}", 0)
-        self._unanswered = frame
-        answer = await self.store.exchange.send(frame, WORKER)
+        """Send a batch request; one that was not answered is sent first, as an exchange loop does."""
+        request = self._unanswered or BatchRequest(settles, claims, True, f"request-{self._random.getrandbits(64)}", 0)
+        self._unanswered = request
+        answer = await self.store.exchange.send(request, WORKER)
         self._unanswered = None
-        settled = {settle.token for settle in frame.settles}
+        settled = {settle.token for settle in request.settles}
         self._held = [held for held in self._held if held.token not in settled] + answer.claimed
 
     async def outside(self, task_id: str, settlement: Settlement, *, external: bool = False) -> None:

@@ -21,7 +21,7 @@ class Log(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, logger: logging.Logger) -> None:
         super().__init__(logger, {})
-        self.isEnabledFor: Callable[[int], bool] = logger.isEnabledFor  # type: ignore[assignment, method-assign] # asked for each task: one call less
+        self.isEnabledFor: Callable[[int], bool] = logger.isEnabledFor  # type: ignore[assignment] # asked for each task: one call less
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log a record, as `logging.Logger.log` does."""

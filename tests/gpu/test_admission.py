@@ -674,8 +674,8 @@ async def test_a_lost_task_is_run_by_an_idle_worker(gpu_config: TaskBackoffConfi
     store = QueueStore.of(gpu_config)
     scheduler = worker(gpu_config, two, handler)
     ids = await scheduler.create_tasks([TaskSpec({}, f"lost {n}") for n in range(3)])
-    frame = BatchRequest((), 3, may_claim_suspect=True, request_id="1", exchange=0, fits=("4096:0 GPU-x 0 4096",) * 3)
-    assert len((await store.exchange.send(frame, "a ghost")).claimed) == 3
+    request = BatchRequest((), 3, may_claim_suspect=True, request_id="1", exchange=0, fits=("4096:0 GPU-x 0 4096",) * 3)
+    assert len((await store.exchange.send(request, "a ghost")).claimed) == 3
     async with scheduler:
         assert [(await scheduler.wait_task(task_id, 30)).result for task_id in ids] == [1, 1, 1]
     await store.aclose()
@@ -721,11 +721,11 @@ async def test_what_was_reserved_in_vain_is_given_back(
             raise StorageError("a fault of the test")
         return await reserve(self, *args, **kwargs)
 
-    async def failing_exchange(self: Exchange, frame: BatchRequest, worker: str) -> Any:
-        if frame.fits and "claim" not in calls:
+    async def failing_exchange(self: Exchange, request: BatchRequest, worker: str) -> Any:
+        if request.fits and "claim" not in calls:
             calls.append("claim")
             raise StorageError("another fault of the test")
-        return await exchange(self, frame, worker)
+        return await exchange(self, request, worker)
 
     monkeypatch.setattr(Ledgers, "reserve", failing_reserve)
     monkeypatch.setattr(Exchange, "send", failing_exchange)

@@ -73,7 +73,7 @@ async def queue(any_server: Server) -> AsyncIterator[Queue]:
     await queue.store.aclose()
 
 
-async def test_a_refused_outcome_counts_nothing_and_the_others_of_its_frame_do(queue: Queue) -> None:
+async def test_a_refused_outcome_counts_nothing_and_the_others_of_its_request_do(queue: Queue) -> None:
     a, b, c = await queue.claim("a", "b", "c")
     stale = attrs.evolve(b, token=b.token - 5)
     complete = queue.settle(c, Settlement.complete("1", queue.policy))

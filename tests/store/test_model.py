@@ -162,11 +162,11 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=workers, count=st.integers(1, 4), suspect=st.booleans(), in_children=st.booleans())
     def claim(self, worker: str, count: int, suspect: bool, in_children: bool) -> None:
         self.requests += 1
-        frame = BatchRequest((), count, suspect, f"request-{self.requests}", 0, in_children=in_children)
+        request = BatchRequest((), count, suspect, f"request-{self.requests}", 0, in_children=in_children)
         # Suspects that have just become due are put in their index first, and claimed by the next call.
         listed = [i.decode() for i in self.server.client.zrange("maas:{test}:suspects", 0, -1)]
-        expected = self._suspects_for(listed, frame)
-        answer: BatchReply = self.do(self.store.exchange.send(frame, worker))
+        expected = self._suspects_for(listed, request)
+        answer: BatchReply = self.do(self.store.exchange.send(request, worker))
         due = {i for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and not k.demand}
         suspects = {i for i in due if self.model[i].counts.suspect}
         claimed = [one.task.task_id for one in answer.claimed]
@@ -175,22 +175,22 @@ class Machine(RuleBasedStateMachine):
         assert [i for i in claimed if i in suspects] == expected
         taken = len(expected)
         assert len(claimed) - taken == min(count - taken, innocent)
-        self._take(answer, worker, frame)
+        self._take(answer, worker, request)
 
-    def _suspects_for(self, listed: list[str], frame: BatchRequest) -> list[str]:
+    def _suspects_for(self, listed: list[str], request: BatchRequest) -> list[str]:
         """Those of one cohort, of which all wait if there is one; in children, all that were lost once besides."""
 
         def cohort_of(task_id: str) -> str:
             return self.model[task_id].counts.cohort or task_id
 
         def is_free(task_id: str) -> bool:
-            return frame.in_children and self.model[task_id].counts.lost == 1
+            return request.in_children and self.model[task_id].counts.lost == 1
 
         waiting = Counter(map(cohort_of, listed))
-        bound = [i for i in listed if not is_free(i)] if frame.may_claim_suspect else []
+        bound = [i for i in listed if not is_free(i)] if request.may_claim_suspect else []
         whole = [i for i in bound if waiting[cohort_of(i)] >= self.model[i].counts.cohort_size]
         cohort = cohort_of((whole or bound)[0]) if bound else ""
-        return [i for i in listed if is_free(i) or cohort_of(i) == cohort][: frame.claims]
+        return [i for i in listed if is_free(i) or cohort_of(i) == cohort][: request.claims]
 
     @rule(
         worker=workers,
@@ -203,8 +203,8 @@ class Machine(RuleBasedStateMachine):
         for turn in range(2):
             self.requests += 1
             places = tuple(f"{memory}:0 GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
-            frame = BatchRequest((), len(fits), suspect, f"request-{self.requests}", 0, fits=places)
-            answer: BatchReply = self.do(self.store.exchange.send(frame, worker))
+            request = BatchRequest((), len(fits), suspect, f"request-{self.requests}", 0, fits=places)
+            answer: BatchReply = self.do(self.store.exchange.send(request, worker))
             due = {i: k for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and k.demand}
             claimed = {one.task.task_id: one for one in answer.claimed}
             assert set(claimed) <= set(due)
@@ -217,7 +217,7 @@ class Machine(RuleBasedStateMachine):
             for memory in set(fits) if turn else ():
                 innocent = [i for i, k in due.items() if k.demand == memory and not k.counts.suspect]
                 assert sum(due[i].demand == memory for i in claimed) >= min(fits.count(memory), len(innocent))
-            self._take(answer, worker, frame)
+            self._take(answer, worker, request)
             for one in answer.claimed if run_out else ():
                 self._settle(one, self._ran_out(one.counts), worker)
 
@@ -226,7 +226,7 @@ class Machine(RuleBasedStateMachine):
         self.highest = max(self.highest, math.floor(float(self.store.connection.clock) * 1000)) + 1
         return self.highest
 
-    def _take(self, answer: BatchReply, worker: str, frame: BatchRequest) -> None:
+    def _take(self, answer: BatchReply, worker: str, request: BatchRequest) -> None:
         for one in answer.claimed:
             known = self.model[one.task.task_id]
             known.attempts += 1
@@ -236,15 +236,17 @@ class Machine(RuleBasedStateMachine):
             assert one.counts == left
             known.state, known.token, known.expiry = "processing", one.token, self.now + LEASE
         self.claims += answer.claimed
-        self.last[worker] = frame, [(one.task.task_id, one.token) for one in answer.claimed]
+        self.last[worker] = request, [(one.task.task_id, one.token) for one in answer.claimed]
 
     @rule(worker=workers)
     def claim_again(self, worker: str) -> None:
         """The answer was lost: the same claims come again, if they are still held, and none besides."""
-        frame, pairs = self.last.get(worker, (None, []))
+        request, pairs = self.last.get(worker, (None, []))
         # A request that got nothing left nothing to repeat: it is a new one.
-        if frame is not None and pairs:
-            again = [(one.task.task_id, one.token) for one in self.do(self.store.exchange.send(frame, worker)).claimed]
+        if request is not None and pairs:
+            again = [
+                (one.task.task_id, one.token) for one in self.do(self.store.exchange.send(request, worker)).claimed
+            ]
             assert again == [pair for pair in pairs if self._holds(*pair)]
 
     @precondition(lambda self: self.claims)
@@ -278,9 +280,9 @@ class Machine(RuleBasedStateMachine):
         known = self.model.get(one.task.task_id)
         self.requests += 1
         settle = Settle(one.task.task_id, "lease", one.token, settlement, one.counts)
-        frame = BatchRequest((settle,), 0, may_claim_suspect=False, request_id=f"settle-{self.requests}", exchange=1)
-        first = self.do(self.store.exchange.send(frame, worker)).answers
-        again = self.do(self.store.exchange.send(frame, worker)).answers
+        request = BatchRequest((settle,), 0, may_claim_suspect=False, request_id=f"settle-{self.requests}", exchange=1)
+        first = self.do(self.store.exchange.send(request, worker)).answers
+        again = self.do(self.store.exchange.send(request, worker)).answers
         if self._holds(one.task.task_id, one.token):
             assert known is not None
             assert (first, again) == (["ok"], ["already"])

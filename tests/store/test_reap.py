@@ -32,8 +32,8 @@ class Reaper:
     async def hold(self, *ids: str) -> list[int]:
         """Create tasks and claim them; their tokens."""
         await self.store.writer.enqueue([NewTask(task_id, "{}", 0, 0, self.policy, "") for task_id in ids])
-        frame = BatchRequest((), len(ids), may_claim_suspect=False, request_id=ids[0], exchange=0)
-        return [claimed.token for claimed in (await self.store.exchange.send(frame, "worker")).claimed]
+        request = BatchRequest((), len(ids), may_claim_suspect=False, request_id=ids[0], exchange=0)
+        return [claimed.token for claimed in (await self.store.exchange.send(request, "worker")).claimed]
 
     async def listed(self, *, limit: int = 100) -> list[str]:
         return [found.task_id for found in await self.store.lost.find(GAP, GRACE, limit)]

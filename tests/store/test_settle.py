@@ -60,10 +60,10 @@ class Queue:
         **suspicion: Any,
     ) -> BatchReply:
         self._requests += 1
-        frame = BatchRequest(
+        request = BatchRequest(
             tuple(settles), claims, suspect, request or f"request-{self._requests}", exchange, **suspicion
         )
-        return await self.store.exchange.send(frame, worker)
+        return await self.store.exchange.send(request, worker)
 
     async def claim(self, claims: int = 1, **options: Any) -> list[Claimed]:
         return (await self.exchange(claims, **options)).claimed
@@ -159,11 +159,11 @@ async def test_a_frame_that_is_sent_again_gives_the_same_and_settles_once(queue:
     await queue.create("old", "failing", *(f"new-{n}" for n in range(5)))
     old, failing = await queue.claim(2)
     settles = (queue.complete(old), queue.retry(failing, 60))
-    frame = BatchRequest(settles, claims=3, may_claim_suspect=True, request_id="the request", exchange=0)
-    first = await queue.store.exchange.send(frame, "worker")
+    request = BatchRequest(settles, claims=3, may_claim_suspect=True, request_id="the request", exchange=0)
+    first = await queue.store.exchange.send(request, "worker")
     stored = queue.everything()
     for _ in range(3):
-        again = await queue.store.exchange.send(frame, "worker")
+        again = await queue.store.exchange.send(request, "worker")
         assert again.answers == ["already", "already"]
         assert [(name(one), one.token, one.task.attempt, one.counts) for one in again.claimed] == [
             (name(one), one.token, one.task.attempt, one.counts) for one in first.claimed
@@ -708,7 +708,7 @@ async def test_due_tasks_beyond_the_count_stay_in_order(queue: Queue) -> None:
     assert order == ["urgent", "s1", "r1", "r2", "s2", "r3"]
 
 
-# Hands in the data
+# Data that somebody has changed by hand
 
 
 @pytest.mark.parametrize("wrong_type", [False, True])
@@ -827,7 +827,7 @@ async def test_the_number_of_finished_tasks_is_bounded(any_server: Server) -> No
 
 
 async def test_many_at_once_do_not_stay_above_the_bound(any_server: Server) -> None:
-    """A frame may bring more than the bound; the next ones take it back."""
+    """A batch request may bring more than the bound; the next ones take it back."""
     queue = Queue(any_server, max_finished=3)
     await queue.create(*(f"task-{n:02}" for n in range(20)))
     claimed = await queue.claim(20)

@@ -1,4 +1,4 @@
-"""Hands from outside: cancel, marks, progress, delete, retry, lists; against every state a task can be in."""
+"""Operations: cancel, marks, progress, delete, retry, lists; against every state a task can be in."""
 
 import os
 import threading
