@@ -493,15 +493,8 @@ def _stop_signals() -> list[signal.Signals]:
 def _executor(config: TaskBackoffConfig, handler: Handler, lifespan: Lifespan | None) -> Executor:
     limit, threadpool = config.task.max_payload_bytes, config.threadpool
     if threadpool.proc_mode == "process":
-        return ProcessExecutor(
-            handler,
-            max_tasks_per_process=threadpool.max_tasks_per_process,
-            max_payload_bytes=limit,
-            start_timeout=threadpool.start_timeout,
-            warm_children=min(threadpool.warm_children or threadpool.concurrency, threadpool.concurrency),
-            lifespan=lifespan,
-            needs_gpu=config.task.policy.demand is not None,
-        )
+        needs_gpu = config.task.policy.demand is not None
+        return ProcessExecutor(handler, threadpool, max_payload_bytes=limit, lifespan=lifespan, needs_gpu=needs_gpu)
     if is_coroutine_handler(handler):
         return InlineExecutor(handler, max_payload_bytes=limit, lifespan=lifespan)
     return ThreadExecutor(handler, max_payload_bytes=limit, lifespan=lifespan)

@@ -128,7 +128,7 @@ def _executor(worker: TaskBackoffScheduler) -> ProcessExecutor:
 
 
 def _ready(worker: TaskBackoffScheduler) -> int:
-    return _executor(worker)._live_children(ready=True)
+    return _executor(worker).pool.count(ready=True)
 
 
 @pytest.mark.long

@@ -117,7 +117,7 @@ class Parts:
         *exchanges, for_sleep, for_gpu = (
             ExchangeLoop(number, context, requests, wake_ups, self.work) for number in range(EXCHANGES + 2)
         )
-        child_ended = self.executor.child_ended if isinstance(self.executor, ProcessExecutor) else asyncio.Event()
+        child_ended = self.executor.pool.child_ended if isinstance(self.executor, ProcessExecutor) else asyncio.Event()
         named: list[tuple[str, Loop]] = [
             *((f"exchange {each.number}", each.run) for each in exchanges),
             ("poll", partial(poll.run, wake_ups)),

@@ -20,11 +20,13 @@ import child_handlers as handlers
 import psutil
 import pytest
 
+from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Snoozed, Succeeded, Unstarted
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError
 from maas_backoff.worker.executors import exits, parent
 from maas_backoff.worker.executors.base import Handler
 from maas_backoff.worker.executors.process import ProcessExecutor
+from maas_backoff.worker.executors.starter import ChildStarter
 
 pytestmark = pytest.mark.anyio
 
@@ -59,7 +61,9 @@ class FakeCall:
 async def executor(
     handler: Handler, max_tasks: int | None = None, limit: int = LIMIT, warm: int = 1
 ) -> AsyncIterator[ProcessExecutor]:
-    made = ProcessExecutor(handler, max_tasks_per_process=max_tasks, max_payload_bytes=limit, warm_children=warm)
+    made = ProcessExecutor(
+        handler, ThreadPoolConfig(max_tasks_per_process=max_tasks, warm_children=warm), max_payload_bytes=limit
+    )
     try:
         await made.start()
         yield made
@@ -178,7 +182,7 @@ class TestWhatComesBack:
                 "long": "ValueError",
                 "surrogate": "ValueError",
             }
-            assert len(made._children) == 1
+            assert len(made.pool._children) == 1
 
     @pytest.mark.parametrize("handler", [handlers.returns_what_json_cannot_hold, handlers.returns_a_generator])
     async def test_a_result_that_is_not_json(self, handler: Handler) -> None:
@@ -255,7 +259,7 @@ class TestOutput:
                 "y" * (10_000 - 8192),
                 "no newline",
             ]
-            (child,) = made._children
+            (child,) = made.pool._children
             assert {(record.task_id, record.child_pid) for record in caplog.records} == {("task-1", child.pid)}
 
     async def test_much_output(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -372,7 +376,7 @@ class TestMischief:
         """The attempt fails, and the child whose loop it was is not asked again."""
         async with executor(handler) as made:
             assert (await made.run(FakeCall())).error.type in ("RuntimeError", "SystemExit")
-            assert made._idle == []
+            assert made.pool._idle == []
 
 
 class TestCancel:
@@ -389,7 +393,7 @@ class TestCancel:
             child, program = map(int, call.reports[0][1].split())
             assert is_gone(child)
             await until(lambda: is_gone(program), 1)
-            assert made._idle == []
+            assert made.pool._idle == []
 
     async def test_a_native_cancel_that_is_repeated(self) -> None:
         """task.cancel() goes through anyio's shields; the child is reaped all the same."""
@@ -407,7 +411,7 @@ class TestCancel:
     async def test_cancelled_while_a_child_starts(self) -> None:
         """A spawn that is cancelled at any moment leaks neither process nor descriptor."""
         async with executor(handlers.pid) as made:
-            made._idle.pop().dismiss()
+            made.pool._idle.pop().dismiss()
             for delay in (0, 0.001, 0.02, 0.05, 0.1):
                 with anyio.move_on_after(delay) as scope:
                     await made.run(FakeCall())
@@ -416,7 +420,7 @@ class TestCancel:
     async def test_cancelled_while_a_request_is_sent(self) -> None:
         """A child that does not read holds up nobody."""
         async with executor(handlers.params) as made:
-            (child,) = made._idle
+            (child,) = made.pool._idle
             os.kill(child.pid, signal.SIGSTOP)
             with anyio.move_on_after(0.1) as scope:
                 await made.run(FakeCall(text="x" * 5_000_000))
@@ -426,7 +430,7 @@ class TestCancel:
     async def test_a_child_that_dies_while_a_request_is_sent(self) -> None:
         """It cannot have begun: another child takes the call."""
         async with executor(handlers.params, limit=6_000_000) as made:
-            (child,) = made._idle
+            (child,) = made.pool._idle
             os.kill(child.pid, signal.SIGSTOP)
             asyncio.get_running_loop().call_later(0.1, os.kill, child.pid, signal.SIGKILL)
             assert await value_of(made, text="x" * 5_000_000) == {"text": "x" * 5_000_000}
@@ -437,7 +441,7 @@ class TestChildren:
         """Calls that follow each other share a child; it is started before the first."""
         async with executor(handlers.pid) as made:
             assert len({await value_of(made) for _ in range(5)}) == 1
-            assert len(made._children) == 1
+            assert len(made.pool._children) == 1
 
     async def test_calls_at_the_same_time_have_a_child_each(self) -> None:
         """One call at a time in each child; `started` is told once for each call."""
@@ -462,7 +466,7 @@ class TestChildren:
     async def test_an_idle_child_that_died_costs_no_attempt(self) -> None:
         """It is noticed before it is asked."""
         async with executor(handlers.pid) as made:
-            (child,) = made._idle
+            (child,) = made.pool._idle
             os.kill(child.pid, signal.SIGKILL)
             await until(lambda: is_gone(child.pid))
             assert await value_of(made) != child.pid
@@ -472,7 +476,7 @@ class TestChildren:
         """It was stopped when it was asked, as one is whose memory the kernel takes back: a new one is asked."""
         call = FakeCall()
         async with executor(handlers.pid) as made, anyio.create_task_group() as tasks:
-            (child,) = made._idle
+            (child,) = made.pool._idle
             os.kill(child.pid, signal.SIGSTOP)
             outcomes: list[HandlerOutcome] = []
 
@@ -498,7 +502,7 @@ class TestChildren:
         """aclose() takes no longer than the grace."""
         monkeypatch.setattr(parent, "GRACE", 0.2)
         async with executor(handlers.pid) as made:
-            (child,) = made._idle
+            (child,) = made.pool._idle
             os.kill(child.pid, signal.SIGSTOP)
             started = time.monotonic()
             await made.aclose()
@@ -519,7 +523,7 @@ class TestChildren:
             raise BlockingIOError(11, "Resource temporarily unavailable")
 
         async with executor(handlers.pid) as made:
-            made._idle.pop().dismiss()
+            made.pool._idle.pop().dismiss()
             monkeypatch.setattr(subprocess, "Popen", full)
             assert await made.run(FakeCall()) == Unstarted()
             assert "could not be started: [Errno 11]" in str(made.setback.trouble)
@@ -527,25 +531,25 @@ class TestChildren:
     async def test_a_child_that_does_not_get_ready(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is killed, and the task goes back unharmed."""
         async with executor(handlers.pid) as made:
-            made._idle.pop().dismiss()
-            monkeypatch.setattr(made, "_start_timeout", 0.01)
+            made.pool._idle.pop().dismiss()
+            monkeypatch.setattr(made._starter, "_start_timeout", 0.01)
             assert await made.run(FakeCall()) == Unstarted()
             assert "child process was not ready within 0.01 s" in str(made.setback.trouble)
 
     async def test_a_child_that_dies_in_its_set_up(self) -> None:
         """The handler has not begun: the task goes back unharmed, and the next start ends the setback."""
         async with executor(handlers.pid) as made:
-            made._idle.pop().dismiss()
+            made.pool._idle.pop().dismiss()
             outcomes: list[HandlerOutcome] = []
 
             async def run() -> None:
                 outcomes.append(await made.run(FakeCall()))
 
-            known = set(made._children)
+            known = set(made.pool._children)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(run)
-                await until(lambda: len(made._children - known) == 1)
-                (child,) = made._children - known
+                await until(lambda: len(made.pool._children - known) == 1)
+                (child,) = made.pool._children - known
                 os.kill(child.pid, signal.SIGKILL)
             assert outcomes == [Unstarted()]
             assert "killed by SIGKILL" in str(made.setback.trouble)
@@ -556,17 +560,17 @@ class TestChildren:
 
     async def test_a_new_child_that_dies_before_it_reads_a_small_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """No task can have killed it: it costs no attempt. One that was too large to be read may have."""
-        spawn = ProcessExecutor._spawn
+        start = ChildStarter.start
 
-        async def stopped(self: ProcessExecutor, *arguments: Any, **options: Any) -> parent.Child:
-            child = await spawn(self, *arguments, **options)
+        async def stopped(self: ChildStarter, *arguments: Any, **options: Any) -> parent.Child:
+            child = await start(self, *arguments, **options)
             os.kill(child.pid, signal.SIGSTOP)
             asyncio.get_running_loop().call_later(0.1, os.kill, child.pid, signal.SIGKILL)
             return child
 
         async with executor(handlers.counts) as made:
-            made._idle.pop().dismiss()
-            monkeypatch.setattr(ProcessExecutor, "_spawn", stopped)
+            made.pool._idle.pop().dismiss()
+            monkeypatch.setattr(ChildStarter, "start", stopped)
             assert await made.run(FakeCall(text="x")) == Unstarted()
             large = await made.run(FakeCall(text="x" * 5_000_000))
             assert isinstance(large, Failed)
@@ -579,7 +583,7 @@ class TestChildren:
             late.start_before = time.monotonic()
             assert await made.run(late) == Unstarted()
             assert late.starts == 0
-            (child,) = made._idle
+            (child,) = made.pool._idle
             os.kill(child.pid, signal.SIGSTOP)
             stands_still = FakeCall()
             stands_still.start_before = time.monotonic() + 0.3
@@ -591,7 +595,7 @@ class TestChildren:
     async def test_children_are_warmed_up(self) -> None:
         """As many as were asked for; a task that comes meanwhile takes the one that is being started."""
         async with executor(handlers.pid, warm=2) as made:
-            (first,) = made._children
+            (first,) = made.pool._children
             assert made.lacks_child
             first.kill()
             await first.ended()
@@ -602,13 +606,13 @@ class TestChildren:
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(made.warm_up)
-                await until(lambda: len(made._children) == 1)
+                await until(lambda: len(made.pool._children) == 1)
                 tasks.start_soon(run)
-            (second,) = made._children
+            (second,) = made.pool._children
             assert answers == [second.pid]
             await made.warm_up()
             assert not made.lacks_child
-            assert len(made._idle) == 2
+            assert len(made.pool._idle) == 2
             assert len({await value_of(made) for _ in range(3)}) == 1
 
     async def test_a_start_that_began_before_the_last_failure_ends_no_setback(self) -> None:
@@ -616,9 +620,9 @@ class TestChildren:
         async with executor(handlers.pid, warm=3) as made:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(made.warm_up)
-                await until(lambda: len(made._children) == 2)
+                await until(lambda: len(made.pool._children) == 2)
                 made.setback.failed("no room for another one")
-            assert len(made._idle) == 2
+            assert len(made.pool._idle) == 2
             assert made.setback.trouble is not None
             assert made.setback.begun.is_set()
             await made.warm_up()
@@ -633,7 +637,7 @@ class TestChildren:
             assert made.lacks_child
             assert not made.unused_ended()
             await made.warm_up()
-            (child,) = made._idle
+            (child,) = made.pool._idle
             os.kill(child.pid, signal.SIGKILL)
             await child.ended()
             assert made.unused_ended()
@@ -657,6 +661,7 @@ class TestChildren:
 
 WORKER = """
 import asyncio, time, child_handlers
+from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.process import ProcessExecutor
 
@@ -668,7 +673,7 @@ class Call:
     def started(self): pass
 
 async def main():
-    executor = ProcessExecutor(child_handlers.blocks, max_tasks_per_process=None, max_payload_bytes=1000)
+    executor = ProcessExecutor(child_handlers.blocks, ThreadPoolConfig(warm_children=1), max_payload_bytes=1000)
     await executor.start()
     await executor.run(Call())
 

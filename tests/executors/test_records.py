@@ -41,7 +41,7 @@ async def test_a_record_keeps_what_it_has(told: pytest.LogCaptureFixture) -> Non
     async with executor(handlers.logs) as made:
         assert await made.run(FakeCall()) == Succeeded("null")
         info, error, extra, thread = of(told)
-        (child,) = made._children
+        (child,) = made.pool._children
     assert (info.levelname, info.getMessage(), info.funcName) == ("INFO", "told as info", "logs")
     assert (info.filename, info.module) == ("child_handlers.py", "child_handlers")
     assert before - 1 < info.created < time.time() + 1
@@ -80,7 +80,7 @@ async def test_hostile_records(told: pytest.LogCaptureFixture) -> None:
     async with executor(handlers.logs_what_is_hostile) as made:
         assert await made.run(FakeCall()) == Succeeded("null")
         assert await made.run(FakeCall()) == Succeeded("null")
-        assert len(made._children) == 1
+        assert len(made.pool._children) == 1
     wrong, hostile, surrogate, large, fields, raised, _, *rest = of(told)
     assert wrong.getMessage() == "%d and %d (TypeError in its arguments)"
     assert hostile.getMessage() == "%s (SystemExit in its arguments)"
@@ -94,7 +94,7 @@ async def test_hostile_records(told: pytest.LogCaptureFixture) -> None:
 async def test_more_than_the_parent_takes(told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler is held up a moment and no longer; the parent is told how many records it has not got."""
     async with executor(handlers.logs_much) as made:
-        (child,) = made._children
+        (child,) = made.pool._children
         loop = child._loop
         loop.remove_reader(child._records._end)  # as if the parent's loop were busy
         assert await made.run(FakeCall()) == Succeeded("null")

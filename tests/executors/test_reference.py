@@ -60,6 +60,7 @@ class TestRefused:
 
 SCRIPT = """
 import asyncio, sys, time
+from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import HandlerError
 from maas_backoff.worker.executors.process import ProcessExecutor
@@ -79,7 +80,7 @@ class Call:
     def started(self): pass
 
 async def main():
-    executor = ProcessExecutor(handler, max_tasks_per_process=None, max_payload_bytes=1000)
+    executor = ProcessExecutor(handler, ThreadPoolConfig(warm_children=1), max_payload_bytes=1000)
     try:
         await executor.start()
         print((await executor.run(Call())).result)
@@ -129,7 +130,7 @@ class TestScripts:
 
     def test_a_script_is_executed_once_in_a_child(self, tmp_path: Path) -> None:
         """A global that the worker_lifespan sets is there for the handler: both are of one module."""
-        source = SCRIPT.replace("def handler(task):", LIFESPAN).replace("(handler, ", "(handler, lifespan=lifespan, ")
+        source = SCRIPT.replace("def handler(task):", LIFESPAN).replace("=1000)", "=1000, lifespan=lifespan)")
         source = source.replace('task.task_params["a"]]', "MODEL, os.environ['LOADS']]") + GUARD
         (tmp_path / "worker.py").write_text(source)
         assert run(tmp_path, "worker.py")[1] == '["__mp_main__","__mp_main__","loaded","11"]'

@@ -1,6 +1,5 @@
 """The main function of a child process: it calls the handler for one task after the other."""
 
-import asyncio
 import os
 import signal
 import socket
@@ -8,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Coroutine
-from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from functools import partial
 from importlib import import_module
@@ -29,6 +28,7 @@ from maas_backoff.domain.outcome import (
     to_dict,
 )
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.worker.executors.child_loop import ChildLoop
 from maas_backoff.worker.executors.connection import Connection
 from maas_backoff.worker.executors.frames import Record
 from maas_backoff.worker.executors.records import Sender, set_levels
@@ -36,7 +36,6 @@ from maas_backoff.worker.executors.reference import HandlerReference
 
 if TYPE_CHECKING:
     from maas_backoff.worker.executors.base import Handler
-    from maas_backoff.worker.executors.lifespan import InOneTask, Lifespan
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -66,15 +65,15 @@ def main() -> None:
         handler = HandlerReference(**setup["handler"]).load()
         lifespan = None if setup["lifespan"] is None else HandlerReference(**setup["lifespan"]).load()
         set_levels(setup["levels"])  # again: the modules may have set levels that the parent has changed since
-        server = Server(connection, records, handler, setup["max_payload_bytes"])
+        loop = ChildLoop(connection)
         if lifespan is not None and not setup["only_imports"]:
             what = "its worker_lifespan failed there"
-            server.enter(lifespan, GpuAssignment.from_dict(setup["gpu"]))
+            loop.enter(lifespan, GpuAssignment.from_dict(setup["gpu"]))
     except BaseException:  # noqa: BLE001 - a module may call sys.exit
         connection.send({"error": f"{what}:\n{traceback.format_exc()[-TEXT_LIMIT:]}"})
         return
     connection.send({"ready": True})
-    server.serve()
+    Server(connection, records, loop, handler, setup["max_payload_bytes"]).serve()
 
 
 def _die_with(parent_pid: int) -> None:
@@ -121,104 +120,45 @@ def _restore_signals() -> None:
 class Server:
     """Calls the handler for each task that the parent sends."""
 
-    def __init__(self, connection: Connection, records: Sender, handler: "Handler", max_payload_bytes: int) -> None:
+    def __init__(
+        self, connection: Connection, records: Sender, loop: ChildLoop, handler: "Handler", max_payload_bytes: int
+    ) -> None:
         self._connection = connection
         self._records = records
+        self._loop = loop
         self._handler = handler
         self._limit = max_payload_bytes
         self._pid = os.getpid()
         self._directory = Path.cwd()
         self._streams = _standard_streams()
         self._calls = 0
-        self._running = False
-        self._runner: asyncio.Runner | None = None
-        self._loop_is_sound = True
-        self._listens = False
-        self._sent: asyncio.Future[None] | None = None
         self._follows = True
-        self._plain = ExitStack()
-        self._held: InOneTask | None = None
-        self._values: tuple[Any, ...] = ()
-
-    def enter(self, lifespan: "Lifespan", gpu: GpuAssignment | None) -> None:
-        """Enter the lifespan; what it yields is handed to the handler. Raises what it raises."""
-        from maas_backoff.worker.executors.lifespan import managed
-
-        manager = managed(lifespan, gpu)
-        if isinstance(manager, AbstractAsyncContextManager):
-            self._values = (self._loop().run(self._hold(manager)),)
-        else:
-            self._values = (self._plain.enter_context(manager),)
-
-    async def _hold(self, manager: AbstractAsyncContextManager[Any]) -> Any:
-        from maas_backoff.worker.executors.lifespan import InOneTask
-
-        self._held = InOneTask(manager)
-        return await self._held.enter()
-
-    def _leave(self) -> None:
-        self._plain.close()
-        # A handler has broken the loop: the outcome of its call has told so.
-        with nullcontext() if self._loop_is_sound else suppress(Exception):
-            if self._runner is not None and self._held is not None:
-                self._runner.run(self._held.exit())
-            if self._runner is not None:
-                self._runner.close()
-
-    def _loop(self) -> asyncio.Runner:
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        return self._runner
 
     def serve(self) -> None:
         """Answer requests until there will be none; then leave the lifespan."""
         try:
             self._serve()
         finally:
-            self._leave()
+            self._loop.leave()
 
     def _serve(self) -> None:
         while request := self._next_request():
             self._calls += 1
-            self._running = True
+            self._loop.is_busy = True
             task = self._records.task = TaskEntity.from_dict(request["task"], partial(self._report, self._calls))
             # The worker, or this process, may have stood still since the request was sent; all processes of a
             # machine share the clock.
             late = time.monotonic() >= request["start_before"]
             outcome = Unstarted() if late else Context().run(self._attempt, task, request.get("span"))
-            self._running = False
+            self._loop.is_busy = False
             self._records.task = None
             self._tidy()
             self._answer(outcome)
 
     def _next_request(self) -> Record | None:
-        """Return the next request, or None. Where there is a loop, what runs on it goes on meanwhile."""
-        while self._runner is not None and self._loop_is_sound:
-            try:
-                self._runner.run(self._until_request())
-                break
-            except asyncio.CancelledError:
-                continue  # by code that cancels every task it finds
+        """Return the next request, or None."""
+        self._loop.wait_for_request()
         return self._connection.receive()
-
-    async def _until_request(self) -> None:
-        """Wait until the parent sends something. Raises HandlerError if the lifespan ends by itself."""
-        loop = asyncio.get_running_loop()
-        self._sent = loop.create_future()
-        if not self._listens:  # once, as a rule: to add and remove a reader takes half as long as all the rest
-            self._listens = True
-            loop.add_reader(self._connection, self._note_request, loop)
-        if self._held is None:
-            await self._sent
-        else:
-            await self._held.watch(until=self._sent)
-
-    def _note_request(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._running:  # the parent's end is closed: the loop would call this all the time
-            self._listens = False
-            loop.remove_reader(self._connection)
-        elif self._sent is not None and not self._sent.done():
-            self._sent.set_result(None)
 
     def _follow(self, span: Record, stack: ExitStack) -> None:
         """Make the parent's span the current one. What keeps it from being followed keeps no handler from its task."""
@@ -238,7 +178,7 @@ class Server:
             if span:
                 self._follow(span, stack)
             try:
-                value = copy_context().run(self._handler, task, *self._values)
+                value = copy_context().run(self._handler, task, *self._loop.values)
                 if isinstance(value, Coroutine):
                     return self._awaited(value)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
                 return outcome_of_value(value, self._limit)
@@ -258,16 +198,13 @@ class Server:
             finally:
                 self._end_if_forked()  # before the loop, whose epoll the parent shares
 
-        try:
-            self._loop().run(attempt(), context=copy_context())
-        except BaseException as error:  # noqa: BLE001 - a handler may stop the loop, or cancel its own task
-            self._loop_is_sound = False
-            outcomes.append(outcome_of_error(error, self._limit))
+        broken = self._loop.run(attempt())
+        if broken is not None:
+            outcomes.append(outcome_of_error(broken, self._limit))
         return outcomes[0]
 
     def _answer(self, outcome: HandlerOutcome) -> None:
-        lives = self._held is None or not self._held.left
-        reusable = lives and self._loop_is_sound and _standard_streams() == self._streams
+        reusable = self._loop.is_reusable and _standard_streams() == self._streams
         try:
             self._connection.send({"outcome": to_dict(outcome), "reusable": reusable})
         except Exception as error:  # noqa: BLE001 - ResultEntity.fail(code=object()); nothing was sent yet
@@ -279,7 +216,7 @@ class Server:
 
     def _report(self, call: int, _token: int, progress: float, message: str | None) -> None:
         # A left-over thread may report when its call is over; a forked process has no connection.
-        if self._running and call == self._calls and os.getpid() == self._pid:
+        if self._loop.is_busy and call == self._calls and os.getpid() == self._pid:
             message = None if message is None else cut(message)
             self._connection.send({"progress": progress, "message": message, "call": call})
 

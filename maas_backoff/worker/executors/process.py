@@ -1,19 +1,15 @@
 """Handlers in child processes, which can be killed."""
 
 import asyncio
-import subprocess
-import sys
 import time
-from contextlib import suppress
-from functools import partial
 
 import anyio
 import attrs
 from anyio import to_thread
 
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain.fault import fault_of
-from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, to_dict
 from maas_backoff.errors import HandlerError
 from maas_backoff.gate.grant import Grant
@@ -23,8 +19,8 @@ from maas_backoff.worker.executors.cleaner import Cleaner
 from maas_backoff.worker.executors.frames import Record
 from maas_backoff.worker.executors.lifespan import Lifespan
 from maas_backoff.worker.executors.parent import Child, ChildError, SetupError, StartError, UnreadError
-from maas_backoff.worker.executors.records import levels
-from maas_backoff.worker.executors.reference import HandlerReference
+from maas_backoff.worker.executors.pool import ChildPool
+from maas_backoff.worker.executors.starter import ChildStarter
 from maas_backoff.worker.setback import Setback
 
 log: Log = log_for("worker")
@@ -48,37 +44,34 @@ class ProcessExecutor:
     def __init__(
         self,
         handler: Handler,
+        config: ThreadPoolConfig,
         *,
-        max_tasks_per_process: int | None,
         max_payload_bytes: int,
-        start_timeout: float = 300,
-        warm_children: int = 1,
         lifespan: Lifespan | None = None,
         needs_gpu: bool = False,
     ) -> None:
         """Make an executor that has no child yet.
 
-        `warm_children` are to be kept ready by `warm_up`. `needs_gpu` says that tasks need a GPU, as a rule: then a
-        lifespan is entered only where one was granted, and no child is kept ready before there is a task.
+        `needs_gpu` says that tasks need a GPU, as a rule: then a lifespan is entered only where a GPU was granted, and
+        no child is kept ready before there is a task.
         """
+        slots = config.concurrency
         self._handler = handler
-        self._max_tasks = max_tasks_per_process
-        self._max_payload = max_payload_bytes
-        self._start_timeout = start_timeout
-        self._warm_children = 0 if needs_gpu else warm_children
+        self._warm_children = 0 if needs_gpu else min(config.warm_children or slots, slots)
         self._lifespan = lifespan
         self._needs_gpu = needs_gpu
-        self._setup: dict[str, object] = {}
-        self._idle: list[Child] = []  # the last one used is the first one taken: its memory is warm
-        self._children: set[Child] = set()
-        self.setback: Setback = Setback(lambda: self._live_children(ready=True))
-        self.lacking: asyncio.Event = asyncio.Event()
-        """Set when a child may be missing: one has ended, or could not be started."""
         self._cleaner = Cleaner()
-        self.child_ended: asyncio.Event = asyncio.Event()
-        """Set when a child has ended: what it has started may be left."""
+        self.pool: ChildPool = ChildPool(config.max_tasks_per_process)
+        self.setback: Setback = Setback(lambda: self.pool.count(ready=True))
+        self._starter = ChildStarter(
+            self.pool, self.setback, max_payload_bytes=max_payload_bytes, start_timeout=config.start_timeout
+        )
         self._warming: _Warming | None = None
-        self._unused_ended = False
+
+    @property
+    def lacking(self) -> asyncio.Event:
+        """Set when a child may be missing: one has ended, or could not be started."""
+        return self.pool.lacking
 
     @property
     def wants_gpu(self) -> bool:
@@ -91,18 +84,8 @@ class ProcessExecutor:
         Raises HandlerError when a child cannot find the handler, import its module, or enter the lifespan; unless that
         failed as on a GPU that is full or broken: the first task tries another.
         """
-        handler = await to_thread.run_sync(HandlerReference.of, self._handler)  # reads the script's file
-        lifespan = None
-        if self._lifespan is not None:
-            lifespan = attrs.asdict(await to_thread.run_sync(HandlerReference.of, self._lifespan))
+        await self._starter.prepare(self._handler, self._lifespan)
         await to_thread.run_sync(self._cleaner.start)
-        self._setup = {
-            "handler": attrs.asdict(handler),
-            "lifespan": lifespan,
-            "path": [str(entry) for entry in sys.path],
-            "argv": sys.argv,
-            "max_payload_bytes": self._max_payload,
-        }
         try:
             await self._start_idle(grant)
         except StartError as error:
@@ -118,24 +101,20 @@ class ProcessExecutor:
         """Start a child that waits for a task. Raises StartError."""
         # A lifespan may want a GPU's memory: without a grant there is none for it.
         only_imports = self.wants_gpu and grant is None
-        child = await self._spawn(grant, only_imports=only_imports)
+        child = await self._starter.start(grant, only_imports=only_imports)
         if only_imports:
             child.dismiss()
         else:
-            self._idle.append(child)
+            self.pool.keep(child)
 
     @property
     def lacks_child(self) -> bool:
         """Whether fewer children live than are to be kept ready. One that is being started counts."""
-        return self._live_children() < self._warm_children
-
-    def _live_children(self, *, ready: bool = False) -> int:
-        return sum(child.grant is None and not child.leaving and (child.ready or not ready) for child in self._children)
+        return self.pool.count() < self._warm_children
 
     def unused_ended(self) -> bool:
-        """Return whether a ready child has ended, since the last call of this, that no task had used."""
-        unused, self._unused_ended = self._unused_ended, False
-        return unused
+        """Return whether a ready child that no task had used has ended since the last call of this method."""
+        return self.pool.unused_ended()
 
     async def warm_up(self) -> None:
         """Start a child before a task needs it, and note in `setback` what came of it.
@@ -172,7 +151,7 @@ class ProcessExecutor:
         outcome = from_dict(answer["outcome"])
         # After such a fault CUDA is of no use any more in that process.
         sound = not isinstance(outcome, Failed) or not outcome.fault
-        self._give_back(child, reusable=answer["reusable"] and sound)
+        self.pool.give_back(child, reusable=answer["reusable"] and sound)
         return outcome
 
     def _not_started(self, error: StartError, call: Call) -> HandlerOutcome:
@@ -190,7 +169,7 @@ class ProcessExecutor:
         A warm one may be dying already (a large one takes the kernel some 100 ms), and has not begun then.
         """
         while True:
-            warm = self._take(call.grant)
+            warm = self.pool.take(call.grant)
             child = warm or await self._new_child(call.grant)
             # The start may have taken minutes, or this process may have stood still since.
             if time.monotonic() >= call.start_before:
@@ -212,74 +191,18 @@ class ProcessExecutor:
         if grant is None and warming is not None and not warming.awaited:
             warming.awaited = True
             await warming.over.wait()
-            child = self._take(grant)
+            child = self.pool.take(grant)
             if child is not None:
                 return child
             if warming.error is not None:
                 raise warming.error
-        return await self._spawn(grant)
+        return await self._starter.start(grant)
 
     async def aclose(self) -> None:
         """End all children: by themselves within a second, or killed."""
-        self._idle.clear()
-        for child in self._children:
-            child.dismiss()
-        for child in self._children:
-            await child.ended()
-        self._children.clear()
+        await self.pool.aclose()
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(self._cleaner.stop)
-
-    def _take(self, grant: Grant | None) -> Child | None:
-        """Return a warm child: any without a GPU, or the one that uses the memory that was granted."""
-        for child in reversed(self._idle):
-            if child.grant is grant:
-                self._idle.remove(child)
-                if child.usable:
-                    return child
-        return None
-
-    def _evict(self, child: Child) -> None:
-        with suppress(ValueError):
-            self._idle.remove(child)
-        child.dismiss()
-
-    def _give_back(self, child: Child, *, reusable: bool) -> None:
-        if reusable and not child.leaving and (self._max_tasks is None or child.calls < self._max_tasks):
-            self._idle.append(child)
-        else:
-            child.dismiss()
-
-    def _child_ended(self, child: Child) -> None:
-        self._unused_ended = self._unused_ended or (child.ready and not child.calls and not child.dismissed)
-        self.lacking.set()
-        self.child_ended.set()
-
-    async def _spawn(self, grant: Grant | None, *, only_imports: bool = False) -> Child:
-        begun_at = time.monotonic()
-        try:
-            child = Child.spawn(frames.largest(self._max_payload), grant, self._child_ended)
-        except (OSError, MemoryError, RuntimeError, subprocess.SubprocessError) as error:
-            raise StartError(f"child process could not be started: {error or type(error).__name__}") from error
-        self._children = {known for known in self._children if not known.gone} | {child}
-        self._idle = [known for known in self._idle if not known.gone]
-        if grant is not None:
-            grant.used_by(child.pid, partial(self._evict, child))
-        gpu = None if grant is None else attrs.asdict(GpuAssignment.of(grant.uuid, grant.index, grant.mib))
-        setup = frames.encode({**self._setup, "levels": levels(), "only_imports": only_imports, "gpu": gpu})
-        with anyio.move_on_after(self._start_timeout):
-            try:
-                answer = await child.ask(setup)
-            except (ChildError, OSError) as error:
-                raise StartError(f"{error} before it was ready") from error
-            if "error" in answer:
-                child.dismiss()
-                raise SetupError(answer["error"])
-            if not only_imports:
-                child.ready = True
-                self.setback.worked(begun_at)
-            return child
-        raise StartError(f"child process was not ready within {self._start_timeout:g} s")
 
 
 @attrs.define(eq=False)

@@ -1,0 +1,74 @@
+"""The start of child processes."""
+
+import subprocess
+import sys
+import time
+from functools import partial
+
+import anyio
+import attrs
+from anyio import to_thread
+
+from maas_backoff.domain.gpu import GpuAssignment
+from maas_backoff.gate.grant import Grant
+from maas_backoff.worker.executors import frames
+from maas_backoff.worker.executors.base import Handler
+from maas_backoff.worker.executors.lifespan import Lifespan
+from maas_backoff.worker.executors.parent import Child, ChildError, SetupError, StartError
+from maas_backoff.worker.executors.pool import ChildPool
+from maas_backoff.worker.executors.records import levels
+from maas_backoff.worker.executors.reference import HandlerReference
+from maas_backoff.worker.setback import Setback
+
+
+class ChildStarter:
+    """Starts children that are ready for calls of one handler."""
+
+    def __init__(self, pool: ChildPool, setback: Setback, *, max_payload_bytes: int, start_timeout: float) -> None:
+        """Put children into `pool`, and note in `setback` that one is ready. `start_timeout` is in seconds."""
+        self._pool = pool
+        self._setback = setback
+        self._max_payload = max_payload_bytes
+        self._start_timeout = start_timeout
+        self._setup: dict[str, object] = {}
+
+    async def prepare(self, handler: Handler, lifespan: Lifespan | None) -> None:
+        """Find out how a child imports the handler and the lifespan. Raises HandlerError if a child cannot."""
+        reference = await to_thread.run_sync(HandlerReference.of, handler)  # reads the script's file
+        lifespan_reference = None if lifespan is None else await to_thread.run_sync(HandlerReference.of, lifespan)
+        self._setup = {
+            "handler": attrs.asdict(reference),
+            "lifespan": None if lifespan_reference is None else attrs.asdict(lifespan_reference),
+            "path": [str(entry) for entry in sys.path],
+            "argv": sys.argv,
+            "max_payload_bytes": self._max_payload,
+        }
+
+    async def start(self, grant: Grant | None, *, only_imports: bool = False) -> Child:
+        """Start a child, on the GPU that was granted. `only_imports`: it does not enter the lifespan.
+
+        Raises StartError.
+        """
+        begun_at = time.monotonic()
+        try:
+            child = Child.spawn(frames.largest(self._max_payload), grant, self._pool.ended)
+        except (OSError, MemoryError, RuntimeError, subprocess.SubprocessError) as error:
+            raise StartError(f"child process could not be started: {error or type(error).__name__}") from error
+        self._pool.add(child)
+        if grant is not None:
+            grant.used_by(child.pid, partial(self._pool.evict, child))
+        gpu = None if grant is None else attrs.asdict(GpuAssignment.of(grant.uuid, grant.index, grant.mib))
+        setup = frames.encode({**self._setup, "levels": levels(), "only_imports": only_imports, "gpu": gpu})
+        with anyio.move_on_after(self._start_timeout):
+            try:
+                answer = await child.ask(setup)
+            except (ChildError, OSError) as error:
+                raise StartError(f"{error} before it was ready") from error
+            if "error" in answer:
+                child.dismiss()
+                raise SetupError(answer["error"])
+            if not only_imports:
+                child.ready = True
+                self._setback.worked(begun_at)
+            return child
+        raise StartError(f"child process was not ready within {self._start_timeout:g} s")
