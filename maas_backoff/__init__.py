@@ -1,5 +1,6 @@
 """Tasks with retries and backoff over Redis or Valkey, for asyncio services that serve AI models."""
 
+from maas_backoff.common.version import __version__
 from maas_backoff.config import GpuConfig, SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.backoff import Backoff, BackoffStrategy
@@ -91,5 +92,6 @@ __all__ = [
     "ThreadPoolConfig",
     "Worker",
     "WorkerEndedError",
+    "__version__",
     "current_task",
 ]

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import anyio
@@ -21,6 +20,7 @@ from maas_backoff.commands import preview, reading, steering
 from maas_backoff.commands.command import add_option
 from maas_backoff.commands.load import UsageError, load_scheduler
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.version import __version__
 from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.demo.lines import InputError
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError, WorkerEndedError
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="maas-backoff", description="Tasks with retries and backoff over Redis or Valkey."
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('maas_backoff')}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     demo = commands.add_parser(
         "demo",

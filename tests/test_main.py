@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from maas_backoff import __version__
 from maas_backoff.commands.load import UsageError, load_scheduler
 
 COMMAND = [sys.executable, "-m", "maas_backoff"]
@@ -64,13 +65,13 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_version_is_told(tmp_path: Path) -> None:
     done = run(tmp_path, "--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "maas-backoff 0.1.0\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"maas-backoff {__version__}\n", "")
 
 
 def test_the_console_script_is_the_same_command(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("maas-backoff")
     done = subprocess.run([script, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout == "maas-backoff 0.1.0\n"
+    assert done.stdout == f"maas-backoff {__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("worker",), ("worker", "a:b", "c")])

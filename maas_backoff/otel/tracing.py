@@ -8,18 +8,17 @@ task may have many attempts, days later, and a batch many tasks; as children the
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import Token
-from importlib.metadata import version
 
 from opentelemetry.context import Context, attach
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, TracerProvider, get_tracer, set_span_in_context
 
+from maas_backoff.common.version import __version__
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.otel.attempt import Attempt
 from maas_backoff.otel.place import text_of
 from maas_backoff.otel.telling import about, failed
 from maas_backoff.otel.unharmed import Unharmed
 
-VERSION = version("maas_backoff")  # read here: it reads files
 CONVENTIONS = "https://opentelemetry.io/schemas/1.44.0"
 
 
@@ -32,7 +31,7 @@ class OpenTelemetry:
 
     def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
         """`tracer_provider` takes the place of the global one."""
-        self._tracer = get_tracer("maas_backoff", VERSION, tracer_provider, CONVENTIONS)
+        self._tracer = get_tracer("maas_backoff", __version__, tracer_provider, CONVENTIONS)
         self._unharmed = Unharmed()
 
     @contextmanager

@@ -3,15 +3,13 @@
 import os
 import socket
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.version import __version__
 from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain import jsontext
 
 log: Log = log_for("worker")
-
-VERSION = version("maas_backoff")
 
 LONGEST_TROUBLE = 1000
 """Characters that the registry keeps of the troubles of a worker."""
@@ -32,7 +30,7 @@ class Description:
             "pid": os.getpid(),
             "slots": config.concurrency,
             "in_children": config.proc_mode == "process",
-            "version": VERSION,
+            "version": __version__,
         }
         self._troubles = troubles
         self._gpus = gpus
