@@ -1,4 +1,4 @@
-"""A device as the probe keeps it between two readings, and how its memory is counted."""
+"""A device as the probe keeps it between two samples, and how its memory is counted."""
 
 import math
 from collections import deque

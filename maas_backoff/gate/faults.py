@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from maas_backoff.common.guard import log_for
 from maas_backoff.config import GpuConfig
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import Ledgers
 
 log = log_for("gpu")
@@ -28,7 +28,7 @@ class Faults:
         """Note that a task succeeded on a device that was doubted: the device works."""
         self._proven.add(uuid)
 
-    async def tell(self, devices: Iterable[Reading]) -> set[str]:
+    async def tell(self, devices: Iterable[GpuSample]) -> set[str]:
         """Tell the ledgers; the UUIDs of those that say something else now."""
         told: set[str] = set()
         while self._faults:

@@ -15,12 +15,12 @@ from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.worker import Device
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.faults import Faults
-from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of, strangers_of
+from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of, used_by_other_processes
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.others import Others, with_told
 from maas_backoff.gate.owner import owner_in_session
-from maas_backoff.gate.reading import Probe, Reading
+from maas_backoff.gate.sample import GpuSample, Probe
 from maas_backoff.gate.upkeep import Upkeep
 from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, DeviceLedger, Ledgers, holder
 
@@ -51,7 +51,7 @@ class Gate:
         """`in_children`: attempts run in child processes, each for one device, whose memory NVML tells apart.
 
         `pulse` is set when something may have changed. `stop` is called to end the attempt that has a grant, and to
-        hand its task back. `clock` is that of the readings.
+        hand its task back. `clock` is that of the samples.
         """
         self.devices = Devices(probe, config.gpus, clock)
         self._faults = Faults(ledgers, config)
@@ -104,18 +104,18 @@ class Gate:
         """MiB that a task could be given at best on any device here."""
         return max((self._most_on(one) for one in self.devices.usable), default=0)
 
-    def _most_on(self, reading: Reading) -> int:
+    def _most_on(self, sample: GpuSample) -> int:
         """As `most_of`, with what this worker was granted since it read the ledger, and what it uses itself."""
-        ledger = self._read.get(reading.uuid, _UNREAD)
-        mine = {one.id: self.grants.reservation(one) for one in self.grants if one.uuid == reading.uuid}
+        ledger = self._read.get(sample.uuid, _UNREAD)
+        mine = {one.id: self.grants.reservation(one) for one in self.grants if one.uuid == sample.uuid}
         known = attrs.evolve(ledger, reservations={**ledger.reservations, **mine})
-        reading = with_told(reading, ledger)
+        sample = with_told(sample, ledger)
         if self._in_children:
-            return most_of(known, reading)
+            return most_of(known, sample)
         # Its tasks and what they leave behind are all in its own process.
         others = attrs.evolve(known, reservations={k: v for k, v in known.reservations.items() if k not in mine})
-        own = max(reading.used.get(self._owner, 0), sum(one.mib for one in mine.values()))
-        return min(reading.total, most_of(others, reading) + own)
+        own = max(sample.used.get(self._owner, 0), sum(one.mib for one in mine.values()))
+        return min(sample.total, most_of(others, sample) + own)
 
     def describe(self) -> list[dict[str, object]]:
         """Return the devices for the registry of workers."""
@@ -123,9 +123,10 @@ class Gate:
         for one in self.devices.all:
             ledger = self._read.get(one.uuid, _UNREAD)
             shown = with_told(one, ledger)
+            own = 0 if self._in_children else one.used.get(self._owner, 0)
             age = self.devices.age(one)
             stale = f"the last reading is {age:.0f} s old" if self.devices.is_old(one) else ""
-            health = one.trouble or stale or (f"quarantine: {ledger.shut}" if ledger.shut else "ok")
+            health = one.trouble or stale or (f"quarantine: {ledger.quarantine}" if ledger.quarantine else "ok")
             device = Device(
                 uuid=one.uuid,
                 index=one.index,
@@ -139,7 +140,7 @@ class Gate:
                 health=health,
                 age=round(age, 3),
                 closed=self._closed(ledger),
-                strangers=strangers_of(ledger, shown, 0 if self._in_children else one.used.get(self._owner, 0)),
+                strangers=used_by_other_processes(ledger, shown, own),
             )
             found.append(device)
         return [attrs.asdict(device) for device in found]
@@ -155,15 +156,15 @@ class Gate:
 
     async def plan(self, waiting: Sequence[Waiting], *, slots: int, held: str) -> Plan:
         """Return what to do for those that wait, by the ledgers as they are now."""
-        readings = list[Reading]()
+        samples = list[GpuSample]()
         for one in map(self._with_own_cache, self.devices.usable):
             ledger = self._read[one.uuid] = await self._ledgers.read(one.uuid)
             self.grants.note_others(one.uuid, ledger)
-            readings.append(self._others[one.uuid].believed(one, ledger))
+            samples.append(self._others[one.uuid].believed(one, ledger))
         self.devices.warn_without_load(waiting)
         return plan(
             waiting,
-            readings,
+            samples,
             self._read,
             list(self.grants),
             queue=self._queue,
@@ -174,22 +175,22 @@ class Gate:
             held=held,
         )
 
-    def _with_own_cache(self, reading: Reading) -> Reading:
-        """Return a reading in which the memory that earlier tasks left in this process is free, for its next ones.
+    def _with_own_cache(self, sample: GpuSample) -> GpuSample:
+        """Return a sample in which the memory that earlier tasks left in this process is free, for its next ones.
 
         A caching allocator, as PyTorch has, gives nothing back. Child processes have no such memory here: each has a
         grant of its own.
         """
         if self._in_children:
-            return reading
-        used = reading.used.get(self._owner, 0)
-        cached = max(0, used - self._resident.get(reading.uuid, used))
-        return attrs.evolve(reading, free=min(reading.total, reading.free + cached))
+            return sample
+        used = sample.used.get(self._owner, 0)
+        cached = max(0, used - self._resident.get(sample.uuid, used))
+        return attrs.evolve(sample, free=min(sample.total, sample.free + cached))
 
     async def first_grant(self, demand: Demand) -> Grant | None:
         """Return a place for a child that is started before there is a task; None where no device has room for it.
 
-        Waits for the first readings, and for start-ups of others to be over. No child of another worker ends for it.
+        Waits for the first samples, and for start-ups of others to be over. No child of another worker ends for it.
         """
         while True:
             self.pulse.clear()
@@ -208,44 +209,44 @@ class Gate:
 
     async def reserve(self, start: Start) -> Grant | None:
         """Have a task's memory promised; None where somebody else was faster."""
-        demand, reading, grant = start.waiting.demand, start.reading, start.grant
+        demand, sample, grant = start.waiting.demand, start.sample, start.grant
         if grant is not None:
             # What a warm child uses stays its own.
-            resident = reading.used.get(grant.owner, 0)
+            resident = sample.used.get(grant.owner, 0)
             mib = max(demand.memory, resident)
-            ledger = self._read.get(reading.uuid, _UNREAD)
+            ledger = self._read.get(sample.uuid, _UNREAD)
             # One task may start on a device that is held, or tried after a quarantine: the ledger decides which.
-            if demand.memory <= grant.mib and not (self._limit(reading) or ledger.shut or ledger.held_for):
+            if demand.memory <= grant.mib and not (self._limit(sample) or ledger.quarantine or ledger.held_for):
                 grant.resized(mib, demand)
                 grant.taken()
                 return grant
             wanted = attrs.evolve(grant, mib=mib, demand=demand)
         else:
-            index = 0 if self._in_children else self.devices.index(reading)
-            wanted = self.grants.new(reading, index, demand)
+            index = 0 if self._in_children else self.devices.index(sample)
+            wanted = self.grants.new(sample, index, demand)
         answer = await self._ledgers.reserve(
-            reading.uuid,
+            sample.uuid,
             self.grants.reservation(wanted),
-            free=reading.free,
-            used=reading.used,
-            limit=self._limit(reading),
-            settle=self._config.gpu_settle_time if self._in_children and grant is None else 0,
+            free=sample.free,
+            used=sample.used,
+            limit=self._limit(sample),
+            start_grace=self._config.gpu_settle_time if self._in_children and grant is None else 0,
             holder=f"{self._queue} {start.waiting.name}",
         )
         if answer != "ok":
-            log.debug("GPU %s: %s", reading.uuid, answer)
+            log.debug("GPU %s: %s", sample.uuid, answer)
             return None
         if grant is not None:
             grant.resized(wanted.mib, demand)
             grant.taken()
             return grant
-        # As a plan's reading has it; from now on, what this process uses more is its tasks' memory.
-        self._resident.setdefault(reading.uuid, reading.used.get(self._owner, 0))
+        # As a plan's sample has it; from now on, what this process uses more is its tasks' memory.
+        self._resident.setdefault(sample.uuid, sample.used.get(self._owner, 0))
         self.grants.add(wanted)
         return wanted
 
-    def _limit(self, reading: Reading) -> int:
-        if not reading.exclusive:
+    def _limit(self, sample: GpuSample) -> int:
+        if not sample.exclusive:
             return self._config.tasks_per_gpu or 0
         return ONE_PROCESS if self._in_children else ONE_WORKER
 
@@ -258,14 +259,14 @@ class Gate:
             await self._ledgers.need(uuid, mib, HOLD)
         if made.hold is not None:
             mib = made.hold.waiting.demand.memory
-            await self._ledgers.hold(made.hold.reading.uuid, f"{self._queue} {name}", mib, HOLD)
+            await self._ledgers.hold(made.hold.sample.uuid, f"{self._queue} {name}", mib, HOLD)
 
     # What was granted
 
     def is_crowded(self, grant: Grant, pids: Iterable[int]) -> bool:
         """Whether other programs use memory that was promised to an attempt.
 
-        Its error may name them by their `pids`, our own children among them; else the last reading tells, if NVML says
+        Its error may name them by their `pids`, our own children among them; else the last sample tells, if NVML says
         what the attempt's process uses.
         """
         ledger = self._read.get(grant.uuid, _UNREAD)
@@ -273,9 +274,9 @@ class Gate:
         owners.update(one.owner for one in self.grants)
         if any(owner_in_session(pid) not in owners for pid in pids):
             return True
-        reading = next((one for one in self.devices.usable if one.uuid == grant.uuid), None)
-        used = 0 if reading is None else reading.used.get(grant.owner, 0)
-        return reading is not None and used > 0 and reading.free + used < grant.mib
+        sample = next((one for one in self.devices.usable if one.uuid == grant.uuid), None)
+        used = 0 if sample is None else sample.used.get(grant.owner, 0)
+        return sample is not None and used > 0 and sample.free + used < grant.mib
 
     def failed(self, grant: Grant, task_id: str, why: str) -> None:
         """Note that a task failed as on a broken device."""
@@ -285,7 +286,7 @@ class Gate:
     def succeeded(self, grant: Grant) -> None:
         """Note that a task succeeded: its device works."""
         ledger = self._read.get(grant.uuid, _UNREAD)
-        if ledger.shut or ledger.doubted:
+        if ledger.quarantine or ledger.doubted:
             self._faults.succeeded(grant.uuid)
             self.pulse.set()
 

@@ -8,7 +8,7 @@ import attrs
 
 from maas_backoff.domain.demand import Demand
 from maas_backoff.gate.owner import owner_of
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 
 State = Literal["running", "idle", "ending"]
 
@@ -106,11 +106,11 @@ class Grant:
         self._become("running")
         self.peak = 0
 
-    def shown(self, reading: Reading) -> None:
-        """Note how much memory a reading shows in use by the process."""
+    def shown(self, sample: GpuSample) -> None:
+        """Note how much memory a sample shows in use by the process."""
         if self.owner == "-" or self.dead:
             return
-        self.seen = reading.used.get(self.owner, 0)
+        self.seen = sample.used.get(self.owner, 0)
         self.told = False
         if self.state == "running":
             self.peak = max(self.peak, self.seen)

@@ -9,12 +9,12 @@ from maas_backoff.domain.demand import Demand
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.owner import is_contained, is_elsewhere
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.connect import Client
 from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation
 
 SOON = 2.0
-"""Seconds after its end for which a grant asks for readings out of turn."""
+"""Seconds after its end for which a grant asks for samples out of turn."""
 
 
 class Grants:
@@ -33,7 +33,7 @@ class Grants:
     ) -> None:
         """`release_timeout`: seconds until a grant whose process has ended is given up, whatever NVML shows.
 
-        `pulse` is set when something may have changed. `clock` is that of the readings.
+        `pulse` is set when something may have changed. `clock` is that of the samples.
         """
         self._devices = devices
         self._ledgers = ledgers
@@ -51,10 +51,10 @@ class Grants:
     def __iter__(self) -> Iterator[Grant]:
         return iter(list(self._held.values()))
 
-    def new(self, reading: Reading, index: int, demand: Demand) -> Grant:
+    def new(self, sample: GpuSample, index: int, demand: Demand) -> Grant:
         """Return what could be granted of a device; it stands when it is added."""
         name = f"{self._worker}/{next(self._numbers)}"
-        return Grant(name, reading.uuid, index, demand.memory, demand, reading.cuda_name, clock=self._clock)
+        return Grant(name, sample.uuid, index, demand.memory, demand, sample.cuda_name, clock=self._clock)
 
     def add(self, grant: Grant) -> None:
         """Keep what the ledger has accepted."""
@@ -68,8 +68,8 @@ class Grants:
         )
 
     @property
-    def unsettled(self) -> bool:
-        """Whether some wait for a reading: of memory that comes back, or of what a warm child keeps."""
+    def awaits_sample(self) -> bool:
+        """Whether some wait for a sample: of memory that comes back, or of what a warm child keeps."""
         read = {one.uuid: one.at for one in self._devices.all}
         return any(
             grant.changed
@@ -85,11 +85,11 @@ class Grants:
         return any(grant.state == "idle" and grant.evict is not None for grant in self)
 
     def note_use(self) -> None:
-        """Note from new readings how much memory the processes use."""
-        readings = {one.uuid: one for one in self._devices.all}
+        """Note from new samples how much memory the processes use."""
+        samples = {one.uuid: one for one in self._devices.all}
         for grant in self:
-            if grant.uuid in readings:
-                grant.shown(readings[grant.uuid])
+            if grant.uuid in samples:
+                grant.shown(samples[grant.uuid])
 
     def note_others(self, uuid: str, ledger: DeviceLedger) -> None:
         """Note from a device's ledger whether workers in other containers use the device."""
@@ -107,7 +107,7 @@ class Grants:
         return grant.seen > 0 and not grant.told and (is_contained() or grant.uuid in self._shared)
 
     def soon(self) -> None:
-        """Have the devices read again soon, for what has just ended; what takes longer waits for the usual reading."""
+        """Have the devices read again soon, for what has just ended; what takes longer waits for the usual sample."""
         now = self._clock()
         if any(now - grant.since < SOON and grant.state != "running" for grant in self):
             self._devices.soon()
@@ -137,7 +137,7 @@ class Grants:
         return [grant for grant in self if grant.id in self._missing and grant.owner != "-"]
 
     def reclaimed(self, grant: Grant) -> None:
-        """Note that it is settled what becomes of a grant that had lapsed."""
+        """Note that it is decided what becomes of a grant that had lapsed."""
         self._missing.discard(grant.id)
         grant.changed = True
 
@@ -145,11 +145,11 @@ class Grants:
 
     async def tidy(self) -> None:
         """Bring the ledgers up to date with what has ended, and with what NVML shows."""
-        readings = {one.uuid: one for one in self._devices.all}
+        samples = {one.uuid: one for one in self._devices.all}
         gone: dict[str, list[Grant]] = {}
         changed: dict[str, list[Grant]] = {}
         for grant in self:
-            if self._settle(grant, readings.get(grant.uuid)):
+            if self._is_over(grant, samples.get(grant.uuid)):
                 del self._held[grant.id]
                 gone.setdefault(grant.uuid, []).append(grant)
             elif grant.changed or self._is_lapsed_thread(grant) or self._is_untold(grant):
@@ -186,16 +186,16 @@ class Grants:
         """Whether a reservation of a thread has lapsed: a thread cannot be stopped, so it is entered again."""
         return grant.id in self._missing and grant.owner == "-"
 
-    def _settle(self, grant: Grant, reading: Reading | None) -> bool:
-        """Learn from a reading what a grant still stands for; True where nothing is left of it."""
-        used = 0 if reading is None else reading.used.get(grant.owner, 0)
-        fresh = reading is not None and not reading.trouble and reading.at > grant.since
+    def _is_over(self, grant: Grant, sample: GpuSample | None) -> bool:
+        """Learn from a sample what a grant still stands for; True where nothing is left of it."""
+        used = 0 if sample is None else sample.used.get(grant.owner, 0)
+        fresh = sample is not None and not sample.trouble and sample.at > grant.since
         overdue = self._clock() - grant.since > self._release_timeout
         match grant.state:
             case "running":
                 return False
             case "idle" if grant.evict is not None:
-                if reading is None or reading.trouble:
+                if sample is None or sample.trouble:
                     grant.end_child()
                 elif fresh and used and grant.mib != used:
                     # Its next task is judged by what it uses now. What NVML attributes to nobody stays reserved.

@@ -116,7 +116,7 @@ class Library:
                 if error.code != NOT_FOUND:
                     raise
 
-    # Readings of a device
+    # Samples of a device
 
     def memory(self, handle: Any) -> tuple[int, int]:
         """Return total and free bytes; 0 and 0 where it shares the machine's memory."""

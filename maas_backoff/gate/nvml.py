@@ -14,14 +14,14 @@ from maas_backoff.gate import library
 from maas_backoff.gate.device import MIB, NvmlDevice, by_owner, memory_of
 from maas_backoff.gate.faultlog import FaultLog
 from maas_backoff.gate.library import Library, NvmlError
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.gate.xids import Xids
 
 T = TypeVar("T")
 log = log_for("gpu")
 
 PERIOD = 1.0
-"""Seconds between two rounds of readings."""
+"""Seconds between two rounds of samples."""
 
 DEADLINE = 10.0
 """Seconds that one call of NVML may take; the driver can hang, and nothing can stop the call then."""
@@ -33,7 +33,7 @@ MISSED_FOR = 3.0
 """Likewise while a device is missing or broken, as it may be back."""
 
 FAILING_FOR = 10.0
-"""Seconds after which a device whose memory cannot be read is broken. Until then its last reading grows old: nothing
+"""Seconds after which a device whose memory cannot be read is broken. Until then its last sample grows old: nothing
 new starts there, and warm children stay."""
 
 NO_DRIVER, NO_DEVICE = "no driver", "there is no device"
@@ -47,12 +47,12 @@ class NvmlProbe:
     """Reads all devices every second, in a thread of its own, for as long as the worker lives.
 
     NVML is initialised in that thread, which also keeps the GPUs initialised. A call that hangs leaves the last
-    readings to grow too old: nothing is admitted then, and nothing else waits for it.
+    samples to grow too old: nothing is admitted then, and nothing else waits for it.
     """
 
     def __init__(self) -> None:
         self._library: Library | None = None
-        self._readings: dict[str, Reading] = {}
+        self._samples: dict[str, GpuSample] = {}
         self._devices: list[NvmlDevice] = []
         self._gone: dict[str, float] = {}
         """When the devices were missed that were there once."""
@@ -80,12 +80,12 @@ class NvmlProbe:
         self._poked.set()
 
     def poke(self) -> None:
-        """Take readings soon."""
+        """Take samples soon."""
         self._poked.set()
 
-    def readings(self) -> list[Reading]:
-        """Return the newest reading of each device, in NVML's order."""
-        return list(self._readings.values())
+    def samples(self) -> list[GpuSample]:
+        """Return the newest sample of each device, in NVML's order."""
+        return list(self._samples.values())
 
     @property
     def patience(self) -> float:
@@ -94,7 +94,7 @@ class NvmlProbe:
 
     @property
     def trouble(self) -> str:
-        """Why there are no readings, or no new ones."""
+        """Why there are no samples, or no new ones."""
         since = None if self._library is None else self._library.calling_since
         if since is not None and time.monotonic() - since > DEADLINE:
             return f"NVML has not answered for {time.monotonic() - since:.0f} s"
@@ -113,7 +113,7 @@ class NvmlProbe:
             self._read_for_ever(self._library)
         except Exception as error:
             self._trouble = f"the probe has died: {error}"
-            self._readings = {}
+            self._samples = {}
             self._answered()
             log.exception("the probe of the GPUs has died; no task that needs one will start")
         finally:
@@ -156,21 +156,21 @@ class NvmlProbe:
 
     def _read_all(self, nvml: Library) -> None:
         now = time.monotonic()
-        missed = not self._devices or self._unlisted or any(one.trouble for one in self._readings.values())
+        missed = not self._devices or self._unlisted or any(one.trouble for one in self._samples.values())
         if now - self._listed_at > (MISSED_FOR if missed else LISTED_FOR):
             self._listed_at = now
             works = not self._devices or any(device.failing_since == math.inf for device in self._devices)
             if works or self._begin_anew(nvml):
                 self._list_all(nvml, now)
         self._xids.note(nvml, {device.uuid for device in self._devices})
-        readings = {device.uuid: self._read(nvml, device) for device in self._devices}
+        samples = {device.uuid: self._read(nvml, device) for device in self._devices}
         for uuid, since in list(self._gone.items()):
             # It has fallen off the bus, or its slice was taken away. For some time it is kept, so that it is seen.
             if now - since < 4 * LISTED_FOR:
-                readings[uuid] = attrs.evolve(self._readings[uuid], free=0, at=now, used={}, trouble="it is gone")
+                samples[uuid] = attrs.evolve(self._samples[uuid], free=0, at=now, used={}, trouble="it is gone")
             else:
                 del self._gone[uuid]
-        self._readings = dict(sorted(readings.items(), key=lambda item: item[1].index))
+        self._samples = dict(sorted(samples.items(), key=lambda item: item[1].index))
 
     def _begin_anew(self, nvml: Library) -> bool:
         """Initialise NVML again, and return whether it was: after a reload of the driver, nothing old is answered."""
@@ -209,7 +209,7 @@ class NvmlProbe:
                 device.loads, device.failing_since = before.loads, before.failing_since
             self._gone.pop(device.uuid, None)
         there = {device.uuid for device in found}
-        self._gone |= {uuid: now for uuid in self._readings if uuid not in there and uuid not in self._gone}
+        self._gone |= {uuid: now for uuid in self._samples if uuid not in there and uuid not in self._gone}
         self._devices = found
         self._xids.listen(nvml, {device.uuid: device.handle for device in found})
 
@@ -240,7 +240,7 @@ class NvmlProbe:
 
     # Readings
 
-    def _read(self, nvml: Library, device: NvmlDevice) -> Reading:
+    def _read(self, nvml: Library, device: NvmlDevice) -> GpuSample:
         at, handle = time.monotonic(), device.handle
         try:
             total, free = memory_of(nvml, handle)
@@ -257,7 +257,7 @@ class NvmlProbe:
             device.loads.clear()
         else:
             device.loads.append((at, load))
-        return Reading(
+        return GpuSample(
             device.uuid,
             device.index,
             device.name,
@@ -271,19 +271,19 @@ class NvmlProbe:
             exclusive=device.exclusive,
         )
 
-    def _unread(self, device: NvmlDevice, error: NvmlError, at: float) -> Reading:
-        """Return the last reading, which is not free for anything new; after some time the device is broken."""
+    def _unread(self, device: NvmlDevice, error: NvmlError, at: float) -> GpuSample:
+        """Return the last sample, which is not free for anything new; after some time the device is broken."""
         device.failing_since = min(device.failing_since, at)
-        before = self._readings.get(device.uuid)
+        before = self._samples.get(device.uuid)
         is_broken = error.code in _BROKEN_AT_ONCE or at - device.failing_since >= FAILING_FOR
         if before is not None and not before.trouble and not is_broken:
             return before
         self._faults.begins(device.uuid, f"GPU {device.uuid} cannot be read: {error}")
-        before = before or Reading(device.uuid, device.index, device.name, 0, 0, at)
+        before = before or GpuSample(device.uuid, device.index, device.name, 0, 0, at)
         return attrs.evolve(before, free=0, at=at, used={}, trouble=str(error))
 
     def _optional(self, uuid: str, what: str, read: Callable[[Any], T], handle: Any) -> T | None:
-        """Return a reading that is not necessary, or None. That it fails is said once."""
+        """Return a sample that is not necessary, or None. That it fails is said once."""
         try:
             return read(handle)
         except NvmlError as error:

@@ -1,4 +1,4 @@
-"""Keeps the ledgers of devices true: after each reading, and after a worker stood still."""
+"""Keeps the ledgers of devices true: after each sample, and after a worker stood still."""
 
 from collections.abc import Callable, MutableMapping
 
@@ -9,7 +9,7 @@ from maas_backoff.gate.fit import room_of
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.others import with_told
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import DeviceLedger, Ledgers
 
 log = log_for("gpu")
@@ -51,37 +51,37 @@ class Upkeep:
         Others may have been given that memory. Then its child is ended, and the task is handed back. The memory of a
         child that has ended needs no reservation: nobody counts on it before NVML shows it free.
         """
-        reading = next((one for one in self._devices.usable if one.uuid == grant.uuid), None)
-        if reading is None:
-            return  # the next reading tells whether there is room
-        if grant.state != "ending" and not grant.dead and not await self._is_reserved_again(grant, reading):
+        sample = next((one for one in self._devices.usable if one.uuid == grant.uuid), None)
+        if sample is None:
+            return  # the next sample tells whether there is room
+        if grant.state != "ending" and not grant.dead and not await self._is_reserved_again(grant, sample):
             log.warning("GPU %s: others have the room of a reservation that has lapsed: its child ends", grant.uuid)
             self._stop(grant)
             if grant.state == "idle":
                 grant.end_child()
         self._grants.reclaimed(grant)
 
-    async def _is_reserved_again(self, grant: Grant, reading: Reading) -> bool:
+    async def _is_reserved_again(self, grant: Grant, sample: GpuSample) -> bool:
         ledger = self._read[grant.uuid] = await self._ledgers.read(grant.uuid)
-        shown = with_told(reading, ledger)
+        shown = with_told(sample, ledger)
         wanted = self._grants.reservation(grant)
         answer = await self._ledgers.reserve(
-            grant.uuid, wanted, free=shown.free, used=shown.used, limit=0, settle=0, holder=""
+            grant.uuid, wanted, free=shown.free, used=shown.used, limit=0, start_grace=0, holder=""
         )
         return answer == "ok"
 
     async def _make_room_for_others(self, queue: str) -> None:
         """End idle children on devices where another worker waits for room."""
-        readings = {one.uuid: one for one in self._devices.all}
+        samples = {one.uuid: one for one in self._devices.all}
         idle = [grant for grant in self._grants if grant.state == "idle" and grant.evict]
         for uuid in {grant.uuid for grant in idle}:
             ledger = self._read[uuid] = await self._ledgers.read(uuid)
-            reading = readings.get(uuid)
+            sample = samples.get(uuid)
             if ledger.held_for and not ledger.held_for.startswith(f"{queue} "):
-                needed = reading.total if reading else 0
+                needed = sample.total if sample else 0
             else:
                 needed = ledger.needed
-            if reading is not None and needed > max(0, room_of(ledger, with_told(reading, ledger))):
+            if sample is not None and needed > max(0, room_of(ledger, with_told(sample, ledger))):
                 log.info("GPU %s: idle children end for tasks of another worker", uuid)
                 for grant in idle:
                     if grant.uuid == uuid:

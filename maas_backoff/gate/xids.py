@@ -57,7 +57,7 @@ class Xids:
             device, number = told
             try:
                 uuid = nvml.uuid(device)
-            except NvmlError:  # it is lost as well, as its reading will tell
+            except NvmlError:  # it is lost as well, as its sample will tell
                 continue
             if uuid in uuids and _is_serious(nvml, device, number):
                 self._found[uuid] = time.monotonic(), f"Xid {number}"

@@ -24,7 +24,7 @@ from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import StorageError, WorkerEndedError
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
-from maas_backoff.gate.reading import Probe
+from maas_backoff.gate.sample import Probe
 from maas_backoff.store.connect import Client
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.redis import RedisStore

@@ -36,7 +36,7 @@ from maas_backoff.gate import grants, others
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.owner import owner_of
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store import server as servers
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.ledger import Ledgers, Reservation
@@ -366,7 +366,7 @@ async def _works_again(scheduler: TaskBackoffScheduler, uuid: str) -> bool:
     for task_id in ids:
         await scheduler.wait_task(task_id, 20)
     ledger = await scheduler._client._ledgers.read(uuid)
-    return not ledger.shut
+    return not ledger.quarantine
 
 
 async def test_a_program_s_own_error_uses_a_retry_and_says_nothing_against_the_device(
@@ -470,13 +470,13 @@ async def test_without_any_device_that_is_well_a_worker_is_not_ready(
 
 
 async def test_a_reading_that_is_too_old_admits_nothing(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
-    """Nobody knows what is free: tasks that need a GPU wait, others run; it goes on with the next reading."""
+    """Nobody knows what is free: tasks that need a GPU wait, others run; it goes on with the next sample."""
 
     class Hanging(FakeGpuProbe):
         age = 3600.0
 
-        def readings(self) -> list[Reading]:
-            return [attrs.evolve(one, at=one.at - self.age) for one in super().readings()]
+        def samples(self) -> list[GpuSample]:
+            return [attrs.evolve(one, at=one.at - self.age) for one in super().samples()]
 
     probe = Hanging(two.gpus)
     ran: list[str] = []
@@ -1190,7 +1190,7 @@ class AGate:
     async def another_worker_takes(self, gib: int) -> None:
         taken = Reservation("other/1", 1024 * gib, "running", "-", "other", "q", "t")
         answer = await self.ledgers.reserve(
-            self.uuid, taken, free=16 * 1024, used={}, limit=0, settle=0, holder="q 1:0"
+            self.uuid, taken, free=16 * 1024, used={}, limit=0, start_grace=0, holder="q 1:0"
         )
         assert answer == "ok"
 
@@ -1224,14 +1224,14 @@ async def test_a_reservation_that_has_lapsed_is_asked_for_again(a_gate: AGate, t
 
 
 async def test_a_lapsed_reservation_waits_for_a_reading(a_gate: AGate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a standstill the last reading is as old as that: it says nothing about the room."""
+    """After a standstill the last sample is as old as that: it says nothing about the room."""
     grant = await a_gate.child(NOBODY, 10)
     await a_gate.ledgers.release(a_gate.uuid, [grant.id])
     a_gate.gate.grants.missing([grant.id])
     with monkeypatch.context() as patch:
         patch.setattr(FakeGpuProbe, "patience", -1.0)
         await a_gate.gate.tidy()
-        assert await a_gate.reserved() == {} and a_gate.gate.grants.unsettled
+        assert await a_gate.reserved() == {} and a_gate.gate.grants.awaits_sample
     await a_gate.gate.tidy()
     assert await a_gate.reserved() == {grant.id: 10}
 
@@ -1281,7 +1281,7 @@ async def test_a_task_whose_gpu_memory_was_given_away_is_handed_back(
         ledgers = scheduler._client._ledgers
         await ledgers.release(uuid, [grant.id])
         taken = Reservation("other/1", 8 * 1024, "running", "-", "other", "q", "t")
-        await ledgers.reserve(uuid, taken, free=16 * 1024, used={}, limit=0, settle=0, holder="q 1:0")
+        await ledgers.reserve(uuid, taken, free=16 * 1024, used={}, limit=0, start_grace=0, holder="q 1:0")
         await eventually(lambda: _is_pending(scheduler, "x"), "it waits for room", 20)
         task = await scheduler.get_task("x")
         assert task is not None and (task.retry_count, task.lost_count) == (0, 0)

@@ -26,7 +26,7 @@ from maas_backoff.worker.wake_ups import WakeUps
 log = log_for("gpu")
 
 PAUSE = 1.0
-"""Seconds between two looks while something waits that does not fit. A new reading comes as often."""
+"""Seconds between two looks while something waits that does not fit. A new sample comes as often."""
 
 
 class Admission:
@@ -64,12 +64,12 @@ class Admission:
             except StorageError as error:
                 await self._patience.after(error)
                 continue
-            if self._gate.grants.unsettled:
+            if self._gate.grants.awaits_sample:
                 self._gate.grants.soon()
             await self._pause(waiting=waiting)
 
     async def _pause(self, *, waiting: bool) -> None:
-        """Wait until a look is worth its while: a new reading alone is not while nothing waits."""
+        """Wait until a look is worth its while: a new sample alone is not while nothing waits."""
         longest = anyio.current_time() + self._interval
         while True:
             with anyio.move_on_after(PAUSE):
@@ -82,7 +82,7 @@ class Admission:
         """Whether something here may have changed that matters to tasks, or nothing would tell of one that comes."""
         gate, wake_ups = self._gate, self._wake_ups
         return (
-            gate.grants.unsettled
+            gate.grants.awaits_sample
             or gate.grants.untold
             or gate.grants.keep_children
             or wake_ups.gpu_marked
@@ -94,9 +94,9 @@ class Admission:
     async def _look(self) -> bool:
         """Start what fits; True where something is left that waits."""
         await self._gate.tidy()
-        readings = self._gate.devices.usable
-        self._usable = bool(readings)
-        able = bool(readings) and not self._slots.closing
+        samples = self._gate.devices.usable
+        self._usable = bool(samples)
+        able = bool(samples) and not self._slots.closing
         if not able:
             self._slots.keep_for_gpu(0)
         waiting = able and await self._start_what_fits()
@@ -139,11 +139,11 @@ class Admission:
     async def _post(self, made: Plan) -> None:
         name, value = made.hold.waiting.name if made.hold else "", ""
         if made.hold is not None:
-            value = f"{name} {made.hold.reading.uuid} {self._worker}"
+            value = f"{name} {made.hold.sample.uuid} {self._worker}"
             if not await self._store.hold(value, HOLD):
                 made.hold = None
             elif value != self._held:
-                log.info("GPU %s is held for tasks that need %s", made.hold.reading.uuid, made.hold.waiting.demand)
+                log.info("GPU %s is held for tasks that need %s", made.hold.sample.uuid, made.hold.waiting.demand)
         self._held = value if made.hold is not None else ""
         await self._gate.post(made, name)
 
