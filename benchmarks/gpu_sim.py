@@ -22,6 +22,7 @@ from server import started_server
 
 from maas_backoff import GpuConfig, StorageConfig
 from maas_backoff.domain.demand import Demand, Waiting
+from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.fit import Start
 from maas_backoff.gate.gate import HOLD, Gate
 from maas_backoff.gate.grant import Grant
@@ -255,13 +256,15 @@ class Fleet:
         return Gate(
             SimProbe(self._world, host),
             self._ledgers,
-            GpuConfig(starvation_after=120),
-            worker=f"host-{host}",
-            queue="sim",
-            in_children=True,
-            pulse=asyncio.Event(),
-            stop=lambda _: None,
-            clock=lambda: self._world.now,
+            GateContext(
+                GpuConfig(starvation_after=120),
+                worker=f"host-{host}",
+                queue="sim",
+                in_children=True,
+                changed=asyncio.Event(),
+                clock=lambda: self._world.now,
+            ),
+            hand_back=lambda _: None,
         )
 
     async def step(self) -> None:
@@ -288,7 +291,7 @@ class Fleet:
         if self._world.now - self._renewed > LEASE / 3:
             self._renewed = self._world.now
             for gate in self._gates:
-                for uuid, reservations in gate.grants.held().items():
+                for uuid, reservations in gate.grants.renewal.by_device().items():
                     await self._ledgers.keep(uuid, reservations)
 
     async def _look(self, host: int, gate: Gate) -> bool:

@@ -108,7 +108,7 @@ class _Device:
 
     def room_freed(self, grant: Grant) -> int:
         """MiB that the end of a warm child gives back, at most: where NVML does not tell, what it was given once."""
-        return self.seen(grant) or grant.kept
+        return self.seen(grant) or grant.child.kept
 
     def take(self, demand: Demand, grant: Grant | None, *, starts: bool) -> None:
         self.running += 1
@@ -203,7 +203,7 @@ def _make_room(one: Waiting, devices: Sequence[_Device], made: Plan) -> bool:
 
 def _in_the_way(demand: Demand, device: _Device) -> list[Grant] | None:
     """Return the fewest idle children that have to end for a task to start in another one, or in none; None: no use."""
-    mine = sorted((grant for grant in device.idle if grant.evict), key=device.room_freed, reverse=True)
+    mine = sorted((grant for grant in device.idle if grant.is_warm), key=device.room_freed, reverse=True)
     choices: list[list[Grant]] = []
     for stays in (*mine, None):
         room = device.room if stays is None else device.room_in(stays)

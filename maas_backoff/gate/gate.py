@@ -3,16 +3,15 @@
 import asyncio
 import contextlib
 import os
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
 from maas_backoff.common.guard import log_for
-from maas_backoff.config import GpuConfig
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.worker import Device
+from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.faults import Faults
 from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of, used_by_other_processes
@@ -39,43 +38,25 @@ class Gate:
         self,
         probe: Probe,
         ledgers: Ledgers,
-        config: GpuConfig,
-        *,
-        worker: str,
-        queue: str,
-        in_children: bool,
-        pulse: asyncio.Event,
-        stop: Callable[[Grant], None],
-        clock: Callable[[], float] = time.monotonic,
+        context: GateContext,
+        hand_back: Callable[[Grant], None],
     ) -> None:
-        """`in_children`: attempts run in child processes, each for one device, whose memory NVML tells apart.
-
-        `pulse` is set when something may have changed. `stop` is called to end the attempt that has a grant, and to
-        hand its task back. `clock` is that of the samples.
-        """
-        self.devices = Devices(probe, config.gpus, clock)
+        """`hand_back` is called to end the attempt that has a grant, and to hand its task back."""
+        config = context.config
+        self.devices = Devices(probe, config.gpus, context.clock)
         self._faults = Faults(ledgers, config)
         self._ledgers = ledgers
         self._config = config
-        self._queue = queue
-        self._in_children = in_children
-        self._clock = clock
+        self._context = context
+        self._queue = context.queue
+        self._in_children = context.in_children
         self._owner = owner_in_session(os.getpid())
         self._read: dict[str, DeviceLedger] = {}
         self._others: defaultdict[str, Others] = defaultdict(Others)
         self._resident: dict[str, int] = {}
         """MiB that this process used of a device before its first task there: a model of the worker_lifespan, say."""
-        self.pulse = pulse
-        self.grants = Grants(
-            self.devices,
-            ledgers,
-            worker=worker,
-            queue=queue,
-            release_timeout=config.gpu_release_timeout,
-            pulse=pulse,
-            clock=clock,
-        )
-        self._upkeep = Upkeep(self.devices, self.grants, ledgers, self._faults, self._read, stop)
+        self.grants = Grants(self.devices, ledgers, context)
+        self._upkeep = Upkeep(self.devices, self.grants, ledgers, self._faults, self._read, hand_back)
 
     def start(self) -> None:
         """Begin to read devices, unless none are wanted."""
@@ -89,7 +70,7 @@ class Gate:
 
     def _changed(self) -> None:
         self.grants.note_use()
-        self.pulse.set()
+        self._context.changed.set()
 
     async def aclose(self) -> None:
         """Give everything back, and stop reading. The attempts and their processes have ended."""
@@ -107,7 +88,7 @@ class Gate:
     def _most_on(self, sample: GpuSample) -> int:
         """As `most_of`, with what this worker was granted since it read the ledger, and what it uses itself."""
         ledger = self._read.get(sample.uuid, _UNREAD)
-        mine = {one.id: self.grants.reservation(one) for one in self.grants if one.uuid == sample.uuid}
+        mine = {one.id: one.reservation for one in self.grants if one.uuid == sample.uuid}
         known = attrs.evolve(ledger, reservations={**ledger.reservations, **mine})
         sample = with_told(sample, ledger)
         if self._in_children:
@@ -159,7 +140,7 @@ class Gate:
         samples = list[GpuSample]()
         for one in map(self._with_own_cache, self.devices.usable):
             ledger = self._read[one.uuid] = await self._ledgers.read(one.uuid)
-            self.grants.note_others(one.uuid, ledger)
+            self.grants.reports.note_others(one.uuid, ledger)
             samples.append(self._others[one.uuid].believed(one, ledger))
         self.devices.warn_without_load(waiting)
         return plan(
@@ -193,12 +174,12 @@ class Gate:
         Waits for the first samples, and for start-ups of others to be over. No child of another worker ends for it.
         """
         while True:
-            self.pulse.clear()
+            self._context.changed.clear()
             made = await self.plan([Waiting(demand.name, demand, rank=0, age=0)], slots=1, held="")
             grant = await self.reserve(made.starts[0]) if made.starts else None
             if grant is not None or not (self.devices.awaited or self._has_room_for(demand)):
                 return grant
-            await self.pulse.wait()
+            await self._context.changed.wait()
 
     def _has_room_for(self, demand: Demand) -> bool:
         return any(
@@ -217,16 +198,17 @@ class Gate:
             ledger = self._read.get(sample.uuid, _UNREAD)
             # One task may start on a device that is held, or tried after a quarantine: the ledger decides which.
             if demand.memory <= grant.mib and not (self._limit(sample) or ledger.quarantine or ledger.held_for):
-                grant.resized(mib, demand)
-                grant.taken()
+                grant.take_for(demand, mib)
                 return grant
-            wanted = attrs.evolve(grant, mib=mib, demand=demand)
+            wanted = grant
+            reservation = attrs.evolve(grant.reservation, mib=mib)
         else:
             index = 0 if self._in_children else self.devices.index(sample)
             wanted = self.grants.new(sample, index, demand)
+            reservation = wanted.reservation
         answer = await self._ledgers.reserve(
             sample.uuid,
-            self.grants.reservation(wanted),
+            reservation,
             free=sample.free,
             used=sample.used,
             limit=self._limit(sample),
@@ -237,8 +219,7 @@ class Gate:
             log.debug("GPU %s: %s", sample.uuid, answer)
             return None
         if grant is not None:
-            grant.resized(wanted.mib, demand)
-            grant.taken()
+            grant.take_for(demand, reservation.mib)
             return grant
         # As a plan's sample has it; from now on, what this process uses more is its tasks' memory.
         self._resident.setdefault(sample.uuid, sample.used.get(self._owner, 0))
@@ -281,14 +262,14 @@ class Gate:
     def failed(self, grant: Grant, task_id: str, why: str) -> None:
         """Note that a task failed as on a broken device."""
         self._faults.failed(grant.uuid, task_id, why)
-        self.pulse.set()
+        self._context.changed.set()
 
     def succeeded(self, grant: Grant) -> None:
         """Note that a task succeeded: its device works."""
         ledger = self._read.get(grant.uuid, _UNREAD)
         if ledger.quarantine or ledger.doubted:
             self._faults.succeeded(grant.uuid)
-            self.pulse.set()
+            self._context.changed.set()
 
     async def tidy(self) -> None:
         """Bring the ledgers up to date with what has ended, and with what NVML shows."""

@@ -25,24 +25,27 @@ class Upkeep:
         ledgers: Ledgers,
         faults: Faults,
         read: MutableMapping[str, DeviceLedger],
-        stop: Callable[[Grant], None],
+        hand_back: Callable[[Grant], None],
     ) -> None:
-        """Take the newest ledgers, by UUID, from `read`, and renew them there. `stop` ends the attempt of a grant."""
+        """Take the newest ledgers, by UUID, from `read`, and renew them there.
+
+        `hand_back` ends the attempt of a grant, and hands its task back.
+        """
         self._devices = devices
         self._grants = grants
         self._ledgers = ledgers
         self._faults = faults
         self._read = read
-        self._stop = stop
+        self._hand_back = hand_back
 
     async def tidy(self, queue: str) -> None:
         """Bring the ledgers up to date with what has ended, and with what NVML shows."""
         for uuid in await self._faults.tell(self._devices.all):
             self._read[uuid] = await self._ledgers.read(uuid)
-        for grant in self._grants.lapsed:
+        for grant in self._grants.renewal.lapsed_children:
             await self._reclaim(grant)
         await self._grants.tidy()
-        if self._grants.keep_children:
+        if self._grants.have_warm_children:
             await self._make_room_for_others(queue)
 
     async def _reclaim(self, grant: Grant) -> None:
@@ -54,26 +57,25 @@ class Upkeep:
         sample = next((one for one in self._devices.usable if one.uuid == grant.uuid), None)
         if sample is None:
             return  # the next sample tells whether there is room
-        if grant.state != "ending" and not grant.dead and not await self._is_reserved_again(grant, sample):
+        if grant.state != "ending" and not grant.child.ended and not await self._is_reserved_again(grant, sample):
             log.warning("GPU %s: others have the room of a reservation that has lapsed: its child ends", grant.uuid)
-            self._stop(grant)
+            self._hand_back(grant)
             if grant.state == "idle":
                 grant.end_child()
-        self._grants.reclaimed(grant)
+        self._grants.renewal.reclaimed(grant)
 
     async def _is_reserved_again(self, grant: Grant, sample: GpuSample) -> bool:
         ledger = self._read[grant.uuid] = await self._ledgers.read(grant.uuid)
         shown = with_told(sample, ledger)
-        wanted = self._grants.reservation(grant)
         answer = await self._ledgers.reserve(
-            grant.uuid, wanted, free=shown.free, used=shown.used, limit=0, start_grace=0, holder=""
+            grant.uuid, grant.reservation, free=shown.free, used=shown.used, limit=0, start_grace=0, holder=""
         )
         return answer == "ok"
 
     async def _make_room_for_others(self, queue: str) -> None:
         """End idle children on devices where another worker waits for room."""
         samples = {one.uuid: one for one in self._devices.all}
-        idle = [grant for grant in self._grants if grant.state == "idle" and grant.evict]
+        idle = [grant for grant in self._grants if grant.is_warm]
         for uuid in {grant.uuid for grant in idle}:
             ledger = self._read[uuid] = await self._ledgers.read(uuid)
             sample = samples.get(uuid)

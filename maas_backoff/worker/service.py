@@ -22,6 +22,7 @@ from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import StorageError, WorkerEndedError
+from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.sample import Probe
@@ -95,12 +96,14 @@ class Service:
         self._gate = Gate(
             probe,
             Ledgers(config.storage, store.server, lease=config.scheduler.lease, queue=config.task.biz_prefix),
-            config.gpu,
-            worker=self.worker,
-            queue=config.task.biz_prefix,
-            in_children=in_children,
-            pulse=self.wake_ups.gpu,
-            stop=self.slots.hand_back,
+            GateContext(
+                config.gpu,
+                worker=self.worker,
+                queue=config.task.biz_prefix,
+                in_children=in_children,
+                changed=self.wake_ups.gpu,
+            ),
+            hand_back=self.slots.hand_back,
         )
         self._heartbeat: Heartbeat | None = None
         self.failure: BaseException | None = None
@@ -216,7 +219,7 @@ class Service:
             heartbeat.start()
             try:
                 await orphans.look()  # they may hold what the handlers need: memory, a GPU, a port
-                await self._executor.start(await self._grant_to_start_on())
+                await self._start_executor()
                 self._started = True
                 with contextlib.suppress(StorageError):  # the next beat tells it, too
                     await heartbeat.announce()
@@ -235,6 +238,15 @@ class Service:
                 finally:
                     with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
                         await self._gate.aclose()  # without an answer, by lease
+
+    async def _start_executor(self) -> None:
+        """Start the executor. Its first child starts on a GPU where a lifespan is to be entered on one."""
+        grant = await self._grant_to_start_on()
+        try:
+            await self._executor.start(grant)
+        finally:
+            if grant is not None:
+                grant.attempt_ended()
 
     async def _grant_to_start_on(self) -> Grant | None:
         """Return a part of a GPU for the first child, where a lifespan is to be entered on one and there is room."""

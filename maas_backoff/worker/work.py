@@ -168,7 +168,7 @@ class Work:
         if outcome.fault == "gpu" and not trouble:
             self.gate.failed(grant, attempt.task.task_id, str(outcome.error))
         crowded = self.gate.is_crowded(grant, other_processes(outcome.error.message))
-        return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.peak, self.gate.most, crowded)
+        return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.child.peak, self.gate.most, crowded)
 
     # The exception handler
 

@@ -32,7 +32,8 @@ from maas_backoff import (
     TaskStatus,
 )
 from maas_backoff.domain.demand import Demand, Waiting
-from maas_backoff.gate import grants, others
+from maas_backoff.gate import others, reports
+from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.owner import owner_of
@@ -1112,7 +1113,7 @@ async def test_memory_that_only_another_container_shows_in_use_is_counted_once(
     gpu_config: TaskBackoffConfig, new_uuid: NewUuid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two containers share a device, each seeing its own processes only: 10 of 16 GiB in use leave room for 5."""
-    monkeypatch.setattr(grants, "is_contained", lambda: True)
+    monkeypatch.setattr(reports, "is_contained", lambda: True)
     monkeypatch.setattr(others, "is_elsewhere", lambda owner: owner != "-")
     uuid = new_uuid()
     there, here = FakeGpu(uuid), FakeGpu(uuid)
@@ -1169,12 +1170,10 @@ class AGate:
         self.ledgers = Ledgers(config.storage, server, lease=30, queue="test")
         self.probe = FakeGpuProbe([FakeGpu(uuid)])
         self.gate = Gate(
-            *(self.probe, self.ledgers, config.gpu),
-            worker="w",
-            queue="test",
-            in_children=True,
-            pulse=asyncio.Event(),
-            stop=self.stopped.append,
+            self.probe,
+            self.ledgers,
+            GateContext(config.gpu, worker="w", queue="test", in_children=True, changed=asyncio.Event()),
+            hand_back=self.stopped.append,
         )
         self.probe.start(lambda: None)
 
@@ -1216,18 +1215,18 @@ async def test_a_reservation_that_has_lapsed_is_asked_for_again(a_gate: AGate, t
     grant = await a_gate.child(NOBODY, 10)
     await a_gate.ledgers.release(a_gate.uuid, [grant.id])
     await a_gate.another_worker_takes(taken)
-    a_gate.gate.grants.missing([grant.id])
+    a_gate.gate.grants.renewal.note_missing([grant.id])
     await a_gate.gate.tidy()
     assert a_gate.stopped == ([] if goes_on else [grant])
     assert await a_gate.reserved() == {"other/1": taken, **({grant.id: 10} if goes_on else {})}
-    assert a_gate.gate.grants.lapsed == []
+    assert a_gate.gate.grants.renewal.lapsed_children == []
 
 
 async def test_a_lapsed_reservation_waits_for_a_reading(a_gate: AGate, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a standstill the last sample is as old as that: it says nothing about the room."""
     grant = await a_gate.child(NOBODY, 10)
     await a_gate.ledgers.release(a_gate.uuid, [grant.id])
-    a_gate.gate.grants.missing([grant.id])
+    a_gate.gate.grants.renewal.note_missing([grant.id])
     with monkeypatch.context() as patch:
         patch.setattr(FakeGpuProbe, "patience", -1.0)
         await a_gate.gate.tidy()
@@ -1241,9 +1240,9 @@ async def test_an_idle_child_whose_reservation_has_lapsed_ends_where_others_have
     grant.attempt_ended()
     await a_gate.ledgers.release(a_gate.uuid, [grant.id])
     await a_gate.another_worker_takes(8)
-    a_gate.gate.grants.missing([grant.id])
+    a_gate.gate.grants.renewal.note_missing([grant.id])
     await a_gate.gate.tidy()
-    assert grant.evict is None and await a_gate.reserved() == {"other/1": 8}
+    assert grant.state == "ending" and await a_gate.reserved() == {"other/1": 8}
 
 
 async def test_a_change_that_the_ledger_did_not_hear_of_is_told_again(

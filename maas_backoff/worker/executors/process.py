@@ -13,12 +13,10 @@ from anyio import to_thread
 
 from maas_backoff.common.guard import log_for
 from maas_backoff.domain.fault import fault_of
-from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, to_dict
 from maas_backoff.errors import HandlerError
-from maas_backoff.gate.grant import Grant
 from maas_backoff.worker.executors import frames
-from maas_backoff.worker.executors.base import Call, Handler
+from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
 from maas_backoff.worker.executors.cleaner import Cleaner
 from maas_backoff.worker.executors.frames import Record
 from maas_backoff.worker.executors.lifespan import Lifespan
@@ -85,7 +83,7 @@ class ProcessExecutor:
         """Whether there is a lifespan to enter on one."""
         return self._lifespan is not None and self._needs_gpu
 
-    async def start(self, grant: Grant | None = None, /) -> None:
+    async def start(self, grant: GpuGrant | None = None, /) -> None:
         """Start the first child, warm if it can be: on the GPU that was granted, if tasks need one.
 
         Raises HandlerError when a child cannot find the handler, import its module, or enter the lifespan; unless that
@@ -108,13 +106,10 @@ class ProcessExecutor:
         except StartError as error:
             if grant is None or not fault_of("", str(error)):
                 raise HandlerError(f"handler: cannot run in a child process: {error}") from None
-            log.error("GPU %s: %s", grant.uuid, error)  # noqa: TRY400 - the traceback is the child's, in the message
-        finally:
-            if grant is not None:
-                grant.attempt_ended()
+            log.error("GPU %s: %s", grant.assignment.uuid, error)  # noqa: TRY400 - the traceback is the child's, in the message
         self.lacking.set()
 
-    async def _start_idle(self, grant: Grant | None) -> None:
+    async def _start_idle(self, grant: GpuGrant | None) -> None:
         """Start a child that waits for a task. Raises StartError."""
         # A lifespan may want a GPU's memory: without a grant there is none for it.
         only_imports = self.wants_gpu and grant is None
@@ -206,7 +201,7 @@ class ProcessExecutor:
                 else:
                     raise StartError(f"{error} before it took its first task") from error
 
-    async def _new_child(self, grant: Grant | None) -> Child:
+    async def _new_child(self, grant: GpuGrant | None) -> Child:
         """Return the child that is being warmed up, if no other task waits for it, or start one."""
         warming = self._warming
         if grant is None and warming is not None and not warming.awaited:
@@ -230,7 +225,7 @@ class ProcessExecutor:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(self._cleaner.stop)
 
-    def _take(self, grant: Grant | None) -> Child | None:
+    def _take(self, grant: GpuGrant | None) -> Child | None:
         """Return a warm child: any without a GPU, or the one that uses the memory that was granted."""
         for child in reversed(self._idle):
             if child.grant is grant:
@@ -255,7 +250,7 @@ class ProcessExecutor:
         self.lacking.set()
         self.child_ended.set()
 
-    async def _spawn(self, grant: Grant | None, *, only_imports: bool = False) -> Child:
+    async def _spawn(self, grant: GpuGrant | None, *, only_imports: bool = False) -> Child:
         begun_at = time.monotonic()
         try:
             child = Child.spawn(frames.largest(self._max_payload), grant, self._child_ended)
@@ -265,7 +260,7 @@ class ProcessExecutor:
         self._idle = [known for known in self._idle if not known.gone]
         if grant is not None:
             grant.used_by(child.pid, partial(self._evict, child))
-        gpu = None if grant is None else attrs.asdict(GpuAssignment.of(grant.uuid, grant.index, grant.mib))
+        gpu = None if grant is None else attrs.asdict(grant.assignment)
         setup = frames.encode({**self._setup, "levels": levels(), "only_imports": only_imports, "gpu": gpu})
         with anyio.move_on_after(self._start_timeout):
             try:

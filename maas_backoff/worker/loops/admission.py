@@ -57,7 +57,7 @@ class Admission:
     async def run(self) -> None:
         """Look, and look again when something has changed."""
         while True:
-            self._gate.pulse.clear()
+            self._wake_ups.gpu.clear()
             try:
                 waiting = await self._look()
                 self._patience.restored()
@@ -73,8 +73,8 @@ class Admission:
         longest = anyio.current_time() + self._interval
         while True:
             with anyio.move_on_after(PAUSE):
-                await self._gate.pulse.wait()
-            self._gate.pulse.clear()
+                await self._wake_ups.gpu.wait()
+            self._wake_ups.gpu.clear()
             if waiting or self._is_watchful() or anyio.current_time() >= longest:
                 return
 
@@ -83,8 +83,8 @@ class Admission:
         gate, wake_ups = self._gate, self._wake_ups
         return (
             gate.grants.awaits_sample
-            or gate.grants.untold
-            or gate.grants.keep_children
+            or gate.grants.reports.are_due
+            or gate.grants.have_warm_children
             or wake_ups.gpu_marked
             or bool(gate.devices.usable) != self._usable
             # While it is busy with other tasks it does not sleep where the marker could wake it.
