@@ -306,7 +306,7 @@ class Fleet:
             value = f"{name} {made.hold.sample.uuid} host-{host}"
             if self._held in {"", value}:
                 self._held, self._held_until = value, self._world.now + HOLD
-                await gate.post(made, name)
+                await gate.post(made)
         return running < SLOTS and await self._start(gate, made.starts)
 
     async def _start(self, gate: Gate, starts: Sequence[Start]) -> bool:

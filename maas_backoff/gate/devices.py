@@ -68,6 +68,10 @@ class Devices:
         """Fresh samples of devices that are well."""
         return [one for one in self.all if not one.trouble and not self.is_old(one)]
 
+    def usable_one(self, uuid: str) -> GpuSample | None:
+        """Return the fresh GPU sample of a device; None if the device cannot be used now."""
+        return next((one for one in self.usable if one.uuid == uuid), None)
+
     @property
     def awaited(self) -> bool:
         """Whether nobody can tell yet what devices there are."""

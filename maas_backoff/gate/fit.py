@@ -4,7 +4,7 @@ A device's room is what NVML calls free, less what is reserved there and not see
 first; a smaller task may pass a larger one that does not fit, until that has starved: then a device is held for it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -68,7 +68,7 @@ class _Device:
         self.ledger = ledger
         self.room = room_of(ledger, sample)
         self.most = most_of(ledger, sample)
-        self.running = sum(one.state == "running" for one in ledger.reservations.values())
+        self.running = ledger.running
         self.starting = any(
             one.starting and (not one.mib or sample.used.get(one.owner, 0) < 0.5 * one.mib)
             for one in ledger.reservations.values()
@@ -124,7 +124,7 @@ class _Device:
 def plan(
     waiting: Sequence[Waiting],
     samples: Iterable[GpuSample],
-    ledgers: dict[str, DeviceLedger],
+    ledgers: Mapping[str, DeviceLedger],
     grants: Sequence[Grant],
     *,
     queue: str,

@@ -67,9 +67,6 @@ class Grant:
         """Whether the ledger says something else."""
         self._context = context
 
-    def __repr__(self) -> str:
-        return f"<Grant {self.id}: {self.mib} MiB on {self.uuid}, {self.state}>"
-
     @property
     def owner(self) -> str:
         """The owner's name of the child process that uses the memory; "-" where there is none."""

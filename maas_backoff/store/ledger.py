@@ -64,6 +64,11 @@ class DeviceLedger:
     """Whether a task tries it now."""
     doubted: bool = False
 
+    @property
+    def running(self) -> int:
+        """How many tasks run on the device."""
+        return sum(one.state == "running" for one in self.reservations.values())
+
     @classmethod
     def of(cls, now_ms: float, flat: Sequence[bytes], queue: str = "") -> Self:
         """Return what the fields of the stored hash say to a queue; without one, to any."""

@@ -137,15 +137,15 @@ class Admission:
         return await self._store.demands(self._requests.suspects_on_gpus())
 
     async def _post(self, made: Plan) -> None:
-        name, value = made.hold.waiting.name if made.hold else "", ""
+        value = ""
         if made.hold is not None:
-            value = f"{name} {made.hold.sample.uuid} {self._worker}"
+            value = f"{made.hold.waiting.name} {made.hold.sample.uuid} {self._worker}"
             if not await self._store.hold(value, HOLD):
                 made.hold = None
             elif value != self._held:
                 log.info("GPU %s is held for tasks that need %s", made.hold.sample.uuid, made.hold.waiting.demand)
         self._held = value if made.hold is not None else ""
-        await self._gate.post(made, name)
+        await self._gate.post(made)
 
     async def _start(self, starts: list[Start]) -> bool:
         """Reserve, claim, and give back what was not needed; False where nothing could be started."""

@@ -157,7 +157,7 @@ class Heartbeat:
         about = {**self._about, "running": running, "lag": self._lag}
         about["trouble"] = "; ".join(self._troubles())[:LONGEST_TROUBLE]
         try:
-            return jsontext.plain({**about, "gpus": self._gate.describe()})
+            return jsontext.plain({**about, "gpus": self._gate.overview.describe()})
         except Exception:
             if not self._is_without_gpus:
                 log.exception("the GPUs cannot be described; the registry of workers lists none of this worker")
