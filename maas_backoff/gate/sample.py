@@ -5,6 +5,9 @@ from typing import Protocol
 
 import attrs
 
+NO_DRIVER, NO_DEVICE = "no driver", "there is no device"
+"""The trouble of a probe on a machine without GPUs is the second, or begins with the first."""
+
 
 @attrs.frozen
 class GpuSample:

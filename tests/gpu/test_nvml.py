@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from gpu.driver import GIB, Driver
 
-from maas_backoff.gate import device, nvml
+from maas_backoff.gate import device, listing, nvml, sampling
 from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.sample import GpuSample
@@ -48,9 +48,9 @@ def until(holds: Callable[[], object]) -> None:
 
 @pytest.fixture
 def started(here: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
-    monkeypatch.setattr(nvml, "LISTED_FOR", 0.2)
-    monkeypatch.setattr(nvml, "MISSED_FOR", 0.2)
-    monkeypatch.setattr(nvml, "FAILING_FOR", 0.2)
+    monkeypatch.setattr(listing, "LISTED_FOR", 0.2)
+    monkeypatch.setattr(listing, "MISSED_FOR", 0.2)
+    monkeypatch.setattr(sampling, "FAILING_FOR", 0.2)
     probes: list[Probing] = []
 
     def start() -> Probing:
@@ -225,7 +225,7 @@ def test_a_reading_that_fails_for_a_moment_grows_old(
     here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing new starts by it, and nothing is broken: that would end warm children."""
-    monkeypatch.setattr(nvml, "FAILING_FOR", 100.0)
+    monkeypatch.setattr(sampling, "FAILING_FOR", 100.0)
     here.device("GPU-a")
     here.device("GPU-b")
     probing = started()
@@ -292,7 +292,7 @@ def test_a_slice_is_a_device_and_its_parent_none(here: Driver, started: Started)
     assert found["MIG-1"].utilization is None and found["GPU-whole"].utilization == 0
     del here.slices["MIG-2"]
     here.write()
-    time.sleep(nvml.LISTED_FOR)
+    time.sleep(listing.LISTED_FOR)
     found = probing.next()
     assert (found["MIG-2"].trouble, found["MIG-2"].free) == ("it is gone", 0)
 
@@ -319,12 +319,12 @@ def test_a_broken_device_is_never_free(here: Driver, started: Started, how: str)
     assert probing.next()["GPU-a"].trouble == ""
     name, _, value = how.partition("=")
     here.change("GPU-a", **{name: int(value)})
-    time.sleep(nvml.LISTED_FOR)
+    time.sleep(listing.LISTED_FOR)
     found = probing.next()
     assert found["GPU-a"].free == 0 and found["GPU-a"].trouble
     assert found["GPU-b"].free == 16 * 1024 and not found["GPU-b"].trouble
     here.change("GPU-a", **{name: 0})
-    time.sleep(nvml.LISTED_FOR)
+    time.sleep(listing.LISTED_FOR)
     assert probing.next()["GPU-a"].trouble == ""
 
 
@@ -339,10 +339,10 @@ def test_a_device_that_was_missed_is_looked_for_soon(
     probing.next()
     name, _, value = how.partition("=")
     here.change("GPU-a", **{name: int(value)})
-    time.sleep(nvml.LISTED_FOR)
+    time.sleep(listing.LISTED_FOR)
     until(lambda: probing.next()["GPU-a"].trouble)
-    monkeypatch.setattr(nvml, "LISTED_FOR", 30.0)
-    monkeypatch.setattr(nvml, "MISSED_FOR", 0.1)
+    monkeypatch.setattr(listing, "LISTED_FOR", 30.0)
+    monkeypatch.setattr(listing, "MISSED_FOR", 0.1)
     probing.next()
     here.change("GPU-a", **{name: 0})
     until(lambda: not probing.next()["GPU-a"].trouble)
