@@ -23,10 +23,10 @@ from server import started_server
 from maas_backoff import GpuConfig, StorageConfig
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.gate.context import GateContext
-from maas_backoff.gate.fit import Start
 from maas_backoff.gate.gate import HOLD, Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.owner import owner_of
+from maas_backoff.gate.placement import Placement
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.server import Server
@@ -309,7 +309,7 @@ class Fleet:
                 await gate.post(made)
         return running < SLOTS and await self._start(gate, made.starts)
 
-    async def _start(self, gate: Gate, starts: Sequence[Start]) -> bool:
+    async def _start(self, gate: Gate, starts: Sequence[Placement]) -> bool:
         begun = False
         for start in starts:
             grant = await gate.reserve(start)

@@ -9,8 +9,8 @@ from maas_backoff.commands.text import table
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.worker import Device
-from maas_backoff.gate.fit import most_of, room_of, used_by_other_processes
 from maas_backoff.gate.nvml import NvmlProbe
+from maas_backoff.gate.placement import most_of, room_of, used_by_other_processes
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.gate.status import status
 from maas_backoff.store.keys import ledger as key_of

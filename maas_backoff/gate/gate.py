@@ -12,7 +12,6 @@ from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.faults import Faults
-from maas_backoff.gate.fit import Plan, Start, plan, room_of
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.known import KnownLedgers
@@ -20,6 +19,7 @@ from maas_backoff.gate.lapsed import Lapsed
 from maas_backoff.gate.others import Others, with_told
 from maas_backoff.gate.overview import Overview
 from maas_backoff.gate.own import OwnProcess
+from maas_backoff.gate.placement import Placement, Plan, plan, room_of
 from maas_backoff.gate.sample import GpuSample, Probe
 from maas_backoff.gate.upkeep import Upkeep
 from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, DeviceLedger, Ledgers, Reservation
@@ -92,9 +92,11 @@ class Gate:
             held=held,
         )
 
-    async def reserve(self, start: Start) -> Grant | None:
+    async def reserve(self, placement: Placement) -> Grant | None:
         """Reserve the memory of a task. Return None if somebody else was faster."""
-        return await (self._reserve_anew(start) if start.grant is None else self._reserve_in(start.grant, start))
+        return await (
+            self._reserve_anew(placement) if placement.grant is None else self._reserve_in(placement.grant, placement)
+        )
 
     async def first_grant(self, demand: Demand) -> Grant | None:
         """Return a place for a child that is started before there is a task; None where no device has room for it.
@@ -135,31 +137,31 @@ class Gate:
 
     # Reservations
 
-    async def _reserve_in(self, grant: Grant, start: Start) -> Grant | None:
+    async def _reserve_in(self, grant: Grant, placement: Placement) -> Grant | None:
         """Have the next task in a warm child."""
-        demand, sample = start.waiting.demand, start.sample
+        demand, sample = placement.waiting.demand, placement.sample
         mib = max(demand.memory, sample.used.get(grant.owner, 0))  # what a warm child uses stays its own
         ledger = self._known[sample.uuid]
         # One task may start on a device that is held, or tried after a quarantine: the ledger decides which.
         asks = demand.memory > grant.mib or self._limit(sample) or ledger.quarantine or ledger.held_for
-        if asks and not await self._is_accepted(start, attrs.evolve(grant.reservation, mib=mib)):
+        if asks and not await self._is_accepted(placement, attrs.evolve(grant.reservation, mib=mib)):
             return None
         grant.take_for(demand, mib)
         return grant
 
-    async def _reserve_anew(self, start: Start) -> Grant | None:
+    async def _reserve_anew(self, placement: Placement) -> Grant | None:
         """Have a task in a new child, or in this process."""
-        sample, in_children = start.sample, self._context.in_children
-        grant = self.grants.new(sample, 0 if in_children else self.devices.index(sample), start.waiting.demand)
+        sample, in_children = placement.sample, self._context.in_children
+        grant = self.grants.new(sample, 0 if in_children else self.devices.index(sample), placement.waiting.demand)
         start_grace = self._context.config.gpu_settle_time if in_children else 0
-        if not await self._is_accepted(start, grant.reservation, start_grace):
+        if not await self._is_accepted(placement, grant.reservation, start_grace):
             return None
         self._own.note_first_task(sample)
         self.grants.add(grant)
         return grant
 
-    async def _is_accepted(self, start: Start, wanted: Reservation, start_grace: float = 0) -> bool:
-        sample = start.sample
+    async def _is_accepted(self, placement: Placement, wanted: Reservation, start_grace: float = 0) -> bool:
+        sample = placement.sample
         answer = await self._ledgers.reserve(
             sample.uuid,
             wanted,
@@ -167,7 +169,7 @@ class Gate:
             used=sample.used,
             limit=self._limit(sample),
             start_grace=start_grace,
-            holder=f"{self._context.queue} {start.waiting.name}",
+            holder=f"{self._context.queue} {placement.waiting.name}",
         )
         if answer != "ok":
             log.debug("GPU %s: %s", sample.uuid, answer)

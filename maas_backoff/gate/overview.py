@@ -7,13 +7,13 @@ import attrs
 from maas_backoff.domain.worker import Device
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
-from maas_backoff.gate.fit import most_of, room_of, used_by_other_processes
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.known import KnownLedgers
 from maas_backoff.gate.others import with_told
 from maas_backoff.gate.own import OwnProcess
 from maas_backoff.gate.owner import owner_in_session
+from maas_backoff.gate.placement import most_of, room_of, used_by_other_processes
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import DeviceLedger, holder
 

@@ -4,11 +4,11 @@ from maas_backoff.common.guard import log_for
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.faults import Faults
-from maas_backoff.gate.fit import room_of
 from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.known import KnownLedgers
 from maas_backoff.gate.lapsed import Lapsed
 from maas_backoff.gate.others import with_told
+from maas_backoff.gate.placement import room_of
 from maas_backoff.gate.sample import GpuSample
 
 log = log_for("gpu")

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maas_backoff.gate import others, owner
-from maas_backoff.gate.fit import room_of, used_by_other_processes
 from maas_backoff.gate.others import WATCHED_FOR, Others, with_told
 from maas_backoff.gate.owner import owner_of
+from maas_backoff.gate.placement import room_of, used_by_other_processes
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import SEEN_FOR, DeviceLedger, Reservation
 

@@ -12,9 +12,9 @@ import anyio
 from maas_backoff.common.guard import log_for
 from maas_backoff.domain.demand import Waiting
 from maas_backoff.errors import StorageError
-from maas_backoff.gate.fit import Plan, Start
 from maas_backoff.gate.gate import HOLD, Gate
 from maas_backoff.gate.grant import Grant
+from maas_backoff.gate.placement import Placement, Plan
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.exchange import ExchangeLoop
@@ -147,7 +147,7 @@ class Admission:
         self._held = value if made.hold is not None else ""
         await self._gate.post(made)
 
-    async def _start(self, starts: list[Start]) -> bool:
+    async def _start(self, starts: list[Placement]) -> bool:
         """Reserve, claim, and give back what was not needed; False where nothing could be started."""
         grants: list[Grant] = []
         fits: list[str] = []

@@ -15,8 +15,8 @@ from maas_backoff.store.ledger import DeviceLedger
 
 
 @attrs.frozen
-class Start:
-    """The first of those that wait may start on a device; in the memory of a grant, if one is named."""
+class Placement:
+    """The place of the first task that waits with a demand: on a device, in the memory of a grant if one is named."""
 
     waiting: Waiting
     sample: GpuSample
@@ -27,10 +27,10 @@ class Start:
 class Plan:
     """The next steps: tasks to start, idle children to end, room to ask others for, a device to hold."""
 
-    starts: list[Start]
+    starts: list[Placement]
     evictions: list[Grant]
     needs: list[tuple[str, int]]
-    hold: Start | None
+    hold: Placement | None
 
 
 def unseen(ledger: DeviceLedger, sample: GpuSample) -> int:
@@ -142,7 +142,7 @@ def plan(
     """
     devices = [_Device(sample, ledgers[sample.uuid], grants, starts_children=starts_children) for sample in samples]
     made = Plan([], [], [], None)
-    hold: Start | None = None
+    hold: Placement | None = None
     for one in sorted(waiting, key=lambda one: one.rank):
         holder = f"{queue} {one.name}"
         open_ones = [device for device in devices if device.open_to(one.demand, holder, limit)]
@@ -151,7 +151,7 @@ def plan(
             if len(made.starts) < slots:
                 device, grant = found
                 device.take(one.demand, grant, starts=starts_children)
-                made.starts.append(Start(one, device.sample, grant))
+                made.starts.append(Placement(one, device.sample, grant))
         elif not _make_room(one, open_ones, made) and hold is None and one.age >= starvation_after:
             hold = _hold(one, devices, held)
     made.hold = hold
@@ -217,7 +217,7 @@ def _in_the_way(demand: Demand, device: _Device) -> list[Grant] | None:
     return min(choices, key=len, default=None)
 
 
-def _hold(one: Waiting, devices: Sequence[_Device], held: str) -> Start | None:
+def _hold(one: Waiting, devices: Sequence[_Device], held: str) -> Placement | None:
     """Return the device to hold for a task that has starved: one that could fit it if nothing of ours ran there."""
     name, _, rest = held.partition(" ")
     if held and name != one.name:
@@ -232,4 +232,4 @@ def _hold(one: Waiting, devices: Sequence[_Device], held: str) -> Start | None:
     # The one where the least is in the way.
     best = max(able, key=lambda device: device.room)
     best.kept = True
-    return Start(one, best.sample)
+    return Placement(one, best.sample)

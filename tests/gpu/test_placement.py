@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from maas_backoff.config import GpuConfig
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.gate.context import GateContext
-from maas_backoff.gate.fit import Plan, plan, room_of
 from maas_backoff.gate.grant import ChildUse, Grant
+from maas_backoff.gate.placement import Plan, plan, room_of
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import DeviceLedger, Reservation
 
