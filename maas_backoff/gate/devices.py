@@ -90,10 +90,6 @@ class Devices:
         return next((n for n, one in enumerate(self._seen_by_cuda) if one.uuid == sample.uuid), sample.index)
 
     @property
-    def _seen_by_cuda(self) -> list[GpuSample]:
-        return visible_to_cuda(self._probe.samples(), self._visible)
-
-    @property
     def trouble(self) -> str | None:
         """The reason why no device can be used, if all of them fail. `gpus()` tells of a single one."""
         devices = self.all
@@ -114,3 +110,7 @@ class Devices:
             if sample.utilization is None:
                 self._without_load = True
                 log.warning("GPU %s tells no utilisation; max_gpu_utilization does not count there", sample.uuid)
+
+    @property
+    def _seen_by_cuda(self) -> list[GpuSample]:
+        return visible_to_cuda(self._probe.samples(), self._visible)

@@ -94,9 +94,8 @@ class Gate:
 
     async def reserve(self, placement: Placement) -> Grant | None:
         """Reserve the memory of a task. Return None if somebody else was faster."""
-        return await (
-            self._reserve_anew(placement) if placement.grant is None else self._reserve_in(placement.grant, placement)
-        )
+        grant = placement.grant
+        return await (self._reserve_anew(placement) if grant is None else self._reserve_in(grant, placement))
 
     async def first_grant(self, demand: Demand) -> Grant | None:
         """Return a place for a child that is started before there is a task; None where no device has room for it.

@@ -58,6 +58,43 @@ def used_by_other_processes(ledger: DeviceLedger, sample: GpuSample, own: int = 
     return max(0, sample.total - sample.free - own - sum(sample.used.get(owner, 0) for owner in owners))
 
 
+def plan(
+    waiting: Sequence[Waiting],
+    samples: Iterable[GpuSample],
+    ledgers: Mapping[str, DeviceLedger],
+    grants: Sequence[Grant],
+    *,
+    queue: str,
+    slots: int,
+    limit: int,
+    starts_children: bool,
+    starvation_after: float,
+    held: str,
+) -> Plan:
+    """Return what to do now. At most one of each demand starts; who calls, calls again.
+
+    `samples` are of the devices that may be used, `grants` this worker's. `limit` tasks run on a device at once (0: no
+    matter). `starts_children` says that a task without a grant starts a process. `held` is the queue's own hold, "name
+    uuid worker", or "".
+    """
+    devices = [_Device(sample, ledgers[sample.uuid], grants, starts_children=starts_children) for sample in samples]
+    made = Plan([], [], [], None)
+    hold: Placement | None = None
+    for one in sorted(waiting, key=lambda one: one.rank):
+        holder = f"{queue} {one.name}"
+        open_ones = [device for device in devices if device.open_to(one.demand, holder, limit)]
+        found = _best(one, open_ones, starts_children=starts_children)
+        if found is not None:
+            if len(made.starts) < slots:
+                device, grant = found
+                device.take(one.demand, grant, starts=starts_children)
+                made.starts.append(Placement(one, device.sample, grant))
+        elif not _make_room(one, open_ones, made) and hold is None and one.age >= starvation_after:
+            hold = _hold(one, devices, held)
+    made.hold = hold
+    return made
+
+
 class _Device:
     """A device while a plan is made for it."""
 
@@ -119,43 +156,6 @@ class _Device:
         else:
             self.idle.remove(grant)
             self.room += max(0, grant.mib - self.seen(grant)) - max(0, demand.memory - self.seen(grant))
-
-
-def plan(
-    waiting: Sequence[Waiting],
-    samples: Iterable[GpuSample],
-    ledgers: Mapping[str, DeviceLedger],
-    grants: Sequence[Grant],
-    *,
-    queue: str,
-    slots: int,
-    limit: int,
-    starts_children: bool,
-    starvation_after: float,
-    held: str,
-) -> Plan:
-    """Return what to do now. At most one of each demand starts; who calls, calls again.
-
-    `samples` are of the devices that may be used, `grants` this worker's. `limit` tasks run on a device at once (0: no
-    matter). `starts_children` says that a task without a grant starts a process. `held` is the queue's own hold, "name
-    uuid worker", or "".
-    """
-    devices = [_Device(sample, ledgers[sample.uuid], grants, starts_children=starts_children) for sample in samples]
-    made = Plan([], [], [], None)
-    hold: Placement | None = None
-    for one in sorted(waiting, key=lambda one: one.rank):
-        holder = f"{queue} {one.name}"
-        open_ones = [device for device in devices if device.open_to(one.demand, holder, limit)]
-        found = _best(one, open_ones, starts_children=starts_children)
-        if found is not None:
-            if len(made.starts) < slots:
-                device, grant = found
-                device.take(one.demand, grant, starts=starts_children)
-                made.starts.append(Placement(one, device.sample, grant))
-        elif not _make_room(one, open_ones, made) and hold is None and one.age >= starvation_after:
-            hold = _hold(one, devices, held)
-    made.hold = hold
-    return made
 
 
 def _best(one: Waiting, devices: Sequence[_Device], *, starts_children: bool) -> tuple[_Device, Grant | None] | None:

@@ -102,24 +102,6 @@ def holder(held_for: str) -> str:
         return held_for
 
 
-def _quarantine(fields: Mapping[str, str], queue: str) -> tuple[str, float, str]:
-    """Return which quarantine counts for a queue ("": the device's own; without a queue any), its end, and its reason.
-
-    A quarantine of the device itself comes first. The fields are "shut" and "shut:<queue>".
-    """
-    parts = [name[4:] for name in sorted(fields) if name.startswith("shut")]
-    part = next((one for one in parts if one in {"", f":{queue}"} or not queue), "")
-    until, _, reason = fields.get(f"shut{part}", "").partition(" ")
-    if part and not queue:
-        reason = f"for queue {part[1:]}: {reason}"
-    return part, float(until or 0), reason
-
-
-def _current(value: str | None, now_ms: float) -> str:
-    until, _, rest = (value or "0").partition(" ")
-    return rest if float(until) > now_ms else ""
-
-
 class Ledgers:
     """The ledgers of all devices, for one process."""
 
@@ -228,3 +210,21 @@ class Ledgers:
     async def trust(self, uuid: str) -> None:
         """Note that a task has succeeded on a device that was doubted."""
         await self._run(scripts.DOUBT, uuid, ["", 1, "0", "", self._queue])
+
+
+def _quarantine(fields: Mapping[str, str], queue: str) -> tuple[str, float, str]:
+    """Return which quarantine counts for a queue ("": the device's own; without a queue any), its end, and its reason.
+
+    A quarantine of the device itself comes first. The fields are "shut" and "shut:<queue>".
+    """
+    parts = [name[4:] for name in sorted(fields) if name.startswith("shut")]
+    part = next((one for one in parts if one in {"", f":{queue}"} or not queue), "")
+    until, _, reason = fields.get(f"shut{part}", "").partition(" ")
+    if part and not queue:
+        reason = f"for queue {part[1:]}: {reason}"
+    return part, float(until or 0), reason
+
+
+def _current(value: str | None, now_ms: float) -> str:
+    until, _, rest = (value or "0").partition(" ")
+    return rest if float(until) > now_ms else ""
