@@ -22,11 +22,12 @@ from server import started_server
 
 from maas_backoff import GpuConfig, StorageConfig
 from maas_backoff.domain.demand import Demand, Waiting
-from maas_backoff.gate.fit import Start
+from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.gate import HOLD, Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.owner import owner_of
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.placement import Placement
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.server import Server
 
@@ -133,7 +134,7 @@ class World:
         self.failed_honest = 0
         self.failed_innocent = 0
         self.busy = 0.0
-        self.readings: list[Reading] = []
+        self.samples: list[GpuSample] = []
 
     @property
     def over(self) -> bool:
@@ -160,7 +161,7 @@ class World:
                 ended += self._go_on(task, device)
         self.busy += sum(task.used for device in self.devices for task in device.tasks) * TICK
         if self.now % 1.0 < TICK:
-            self.readings = [self._read(index, device) for index, device in enumerate(self.devices)]
+            self.samples = [self._read(index, device) for index, device in enumerate(self.devices)]
         return ended
 
     def _go_on(self, task: Task, device: Device) -> Iterable[Task]:
@@ -207,13 +208,13 @@ class World:
                 device.strangers = max(0, min(size * GIB, device.free))
                 device.stranger_since, device.stranger_until = self.now, self.now + stays
 
-    def _read(self, index: int, device: Device) -> Reading:
+    def _read(self, index: int, device: Device) -> GpuSample:
         used = {task.owner: task.used for task in device.tasks if task.used}
-        return Reading(device.uuid, index, "simulated", TOTAL, max(0, device.free), self.now, used, 0.0)
+        return GpuSample(device.uuid, index, "simulated", TOTAL, max(0, device.free), self.now, used, 0.0)
 
 
 class SimProbe:
-    """The readings of one host."""
+    """The samples of one host."""
 
     trouble = ""
     has_answered = True
@@ -232,8 +233,8 @@ class SimProbe:
     def poke(self) -> None:
         pass
 
-    def readings(self) -> list[Reading]:
-        return [reading for reading in self._world.readings if reading.uuid in self._uuids]
+    def samples(self) -> list[GpuSample]:
+        return [sample for sample in self._world.samples if sample.uuid in self._uuids]
 
 
 def ready(world: World) -> list[Task]:
@@ -255,13 +256,15 @@ class Fleet:
         return Gate(
             SimProbe(self._world, host),
             self._ledgers,
-            GpuConfig(starvation_after=120),
-            worker=f"host-{host}",
-            queue="sim",
-            in_children=True,
-            pulse=asyncio.Event(),
-            stop=lambda _: None,
-            clock=lambda: self._world.now,
+            GateContext(
+                GpuConfig(starvation_after=120),
+                worker=f"host-{host}",
+                queue="sim",
+                in_children=True,
+                changed=asyncio.Event(),
+                clock=lambda: self._world.now,
+            ),
+            hand_back=lambda _: None,
         )
 
     async def step(self) -> None:
@@ -288,7 +291,7 @@ class Fleet:
         if self._world.now - self._renewed > LEASE / 3:
             self._renewed = self._world.now
             for gate in self._gates:
-                for uuid, reservations in gate.grants.held().items():
+                for uuid, reservations in gate.grants.renewal.by_device().items():
                     await self._ledgers.keep(uuid, reservations)
 
     async def _look(self, host: int, gate: Gate) -> bool:
@@ -300,13 +303,13 @@ class Fleet:
         made = await gate.plan(waiting, slots=max(1, SLOTS - running), held=self._held)
         if made.hold is not None:
             name = made.hold.waiting.name
-            value = f"{name} {made.hold.reading.uuid} host-{host}"
+            value = f"{name} {made.hold.sample.uuid} host-{host}"
             if self._held in {"", value}:
                 self._held, self._held_until = value, self._world.now + HOLD
-                await gate.post(made, name)
+                await gate.post(made)
         return running < SLOTS and await self._start(gate, made.starts)
 
-    async def _start(self, gate: Gate, starts: Sequence[Start]) -> bool:
+    async def _start(self, gate: Gate, starts: Sequence[Placement]) -> bool:
         begun = False
         for start in starts:
             grant = await gate.reserve(start)
@@ -356,15 +359,15 @@ async def by_fixed_number(world: World, _: StorageConfig) -> None:
 
 
 async def by_looking(world: World, _: StorageConfig) -> None:
-    """Wherever the last reading shows enough free memory; the oldest that fits first."""
+    """Wherever the last sample shows enough free memory; the oldest that fits first."""
     by_uuid = {device.uuid: device for device in world.devices}
     while not world.over:
         world.step()
         for task in ready(world):
-            fits = [reading for reading in world.readings if reading.free >= task.declared]
-            fits = [reading for reading in fits if len(by_uuid[reading.uuid].tasks) < SLOTS]
+            fits = [sample for sample in world.samples if sample.free >= task.declared]
+            fits = [sample for sample in fits if len(by_uuid[sample.uuid].tasks) < SLOTS]
             if fits:
-                world.start(task, by_uuid[max(fits, key=lambda reading: reading.free).uuid])
+                world.start(task, by_uuid[max(fits, key=lambda sample: sample.free).uuid])
 
 
 @attrs.frozen

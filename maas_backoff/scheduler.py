@@ -33,7 +33,7 @@ from maas_backoff.domain.validation import new_task_id
 from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import EventLoopError, HandlerError, InvalidValueError
 from maas_backoff.gate.nvml import NvmlProbe
-from maas_backoff.gate.reading import Probe
+from maas_backoff.gate.sample import Probe
 from maas_backoff.worker.executors.base import ExceptionHandler, Executor, Handler
 from maas_backoff.worker.executors.call import check_handler, check_takes, is_coroutine_handler
 from maas_backoff.worker.executors.inline import InlineExecutor

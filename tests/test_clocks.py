@@ -335,7 +335,7 @@ async def test_the_ledger_of_a_gpu_follows_a_clock_that_is_set_back(any_server: 
 
     async def try_to_reserve(name: str, uuid: str = "GPU-x") -> str:
         wanted = Reservation(name, 10, "running", "-", "w", "q", "t")
-        return await ledgers.reserve(uuid, wanted, free=10, used={}, limit=0, settle=0, holder="q 1:0")
+        return await ledgers.reserve(uuid, wanted, free=10, used={}, limit=0, start_grace=0, holder="q 1:0")
 
     at(0)
     assert await try_to_reserve("dead") == "ok"
@@ -347,7 +347,7 @@ async def test_the_ledger_of_a_gpu_follows_a_clock_that_is_set_back(any_server: 
         await ledgers.read(uuid)
     at(2.9 - HOUR)
     assert await try_to_reserve("new") == "room"
-    assert (await ledgers.read("GPU-y")).shut_for == pytest.approx(2.1, abs=0.01)
+    assert (await ledgers.read("GPU-y")).quarantine_for == pytest.approx(2.1, abs=0.01)
     at(3.1 - HOUR)
     assert await try_to_reserve("new") == "ok"
     at(4.9 - HOUR)

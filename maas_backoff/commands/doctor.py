@@ -10,7 +10,7 @@ import attrs
 
 from maas_backoff.commands.gpus import probed
 from maas_backoff.errors import StorageDeniedError, StorageUnfitError
-from maas_backoff.gate.nvml import NO_DEVICE, NO_DRIVER
+from maas_backoff.gate.sample import NO_DEVICE, NO_DRIVER
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.orphans import MOST_KEYS, find_orphans
 from maas_backoff.store.queue_store import QueueStore

@@ -9,9 +9,9 @@ from maas_backoff.commands.text import table
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.worker import Device
-from maas_backoff.gate.fit import most_of, room_of, strangers_of
 from maas_backoff.gate.nvml import NvmlProbe
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.placement import most_of, room_of, used_by_other_processes
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.gate.status import status
 from maas_backoff.store.keys import ledger as key_of
 from maas_backoff.store.ledger import DeviceLedger, Ledgers
@@ -26,14 +26,14 @@ async def gpus(storage: StorageConfig | None) -> list[GpuStatus]:
 
     Raises LookupError where there are none, with the reason.
     """
-    readings = probed()
-    server = None if storage is None else Server(storage, key_of(readings[0].uuid))
+    samples = probed()
+    server = None if storage is None else Server(storage, key_of(samples[0].uuid))
     ledgers = None if server is None or storage is None else Ledgers(storage, server, lease=30)
     try:
         found: list[GpuStatus] = []
-        for reading in readings:
-            ledger = DeviceLedger() if ledgers is None else await ledgers.read(reading.uuid)
-            found.append(status(_device(reading, ledger), "", ledger))
+        for sample in samples:
+            ledger = DeviceLedger() if ledgers is None else await ledgers.read(sample.uuid)
+            found.append(status(_device(sample, ledger), "", ledger))
         return found
     finally:
         if ledgers is not None and server is not None:
@@ -41,33 +41,33 @@ async def gpus(storage: StorageConfig | None) -> list[GpuStatus]:
             await server.aclose()
 
 
-def probed() -> Sequence[Reading]:
-    """Return readings of this machine's devices; raises LookupError where there are none, with the reason."""
+def probed() -> Sequence[GpuSample]:
+    """Return samples of this machine's devices; raises LookupError where there are none, with the reason."""
     probe, read = NvmlProbe(), threading.Event()
     probe.start(read.set)
     deadline = time.monotonic() + PATIENCE
     while not probe.has_answered and time.monotonic() < deadline:
         read.wait(0.05)
     probe.stop()
-    if not probe.readings():
+    if not probe.samples():
         raise LookupError(probe.trouble)
-    return probe.readings()
+    return probe.samples()
 
 
-def _device(reading: Reading, ledger: DeviceLedger) -> Device:
+def _device(sample: GpuSample, ledger: DeviceLedger) -> Device:
     return Device(
-        uuid=reading.uuid,
-        index=reading.index,
-        name=reading.name,
-        total=reading.total,
-        free=reading.free,
-        room=max(0, room_of(ledger, reading)),
-        most=most_of(ledger, reading),
-        utilization=reading.utilization,
-        temperature=reading.temperature,
-        health=reading.trouble or "ok",
-        age=time.monotonic() - reading.at,
-        strangers=strangers_of(ledger, reading),
+        uuid=sample.uuid,
+        index=sample.index,
+        name=sample.name,
+        total=sample.total,
+        free=sample.free,
+        room=max(0, room_of(ledger, sample)),
+        most=most_of(ledger, sample),
+        utilization=sample.utilization,
+        temperature=sample.temperature,
+        health=sample.trouble or "ok",
+        age=time.monotonic() - sample.at,
+        strangers=used_by_other_processes(ledger, sample),
     )
 
 

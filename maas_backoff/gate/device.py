@@ -1,16 +1,15 @@
-"""A device as the probe keeps it between two readings, and how its memory is counted."""
+"""A device as the probe keeps it between two samples, and how its memory is counted."""
 
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from maas_backoff.common.orphans import exists
-from maas_backoff.gate.library import Library
+from maas_backoff.gate.library import NvmlHandle
 from maas_backoff.gate.owner import is_contained, owner_using
 
 WINDOW = 5.0
@@ -23,7 +22,7 @@ MIB = 1_048_576
 class NvmlDevice:
     """One device of the last listing."""
 
-    handle: Any
+    handle: NvmlHandle
     uuid: str
     index: int
     name: str
@@ -33,6 +32,14 @@ class NvmlDevice:
     loads: deque[tuple[float, float]] = attrs.field(factory=deque[tuple[float, float]])
     """When the utilisation was read, and what it was."""
     failing_since: float = math.inf
+    """When its memory could not be read for the first time since it could."""
+
+    def note_load(self, now: float, load: float | None) -> None:
+        """Note the utilisation now; None if NVML does not tell."""
+        if load is None:
+            self.loads.clear()
+        else:
+            self.loads.append((now, load))
 
     def average_load(self, now: float) -> float | None:
         """Return the utilisation over the last seconds: each value counts for the time since the one before."""
@@ -46,9 +53,9 @@ class NvmlDevice:
         return sum(span * load for span, load in spans) / sum(span for span, _ in spans)
 
 
-def memory_of(nvml: Library, handle: Any) -> tuple[int, int]:
+def memory_of(handle: NvmlHandle) -> tuple[int, int]:
     """Return total and free bytes. One that shares the machine's memory has what the machine has available."""
-    total, free = nvml.memory(handle)
+    total, free = handle.memory()
     return (total, free) if total else _machine_memory()
 
 

@@ -8,13 +8,13 @@ from typing import Literal
 
 from maas_backoff.common.guard import log_for
 from maas_backoff.domain.demand import Waiting
-from maas_backoff.gate.reading import Probe, Reading
+from maas_backoff.gate.sample import GpuSample, Probe
 from maas_backoff.gate.visible import chosen, unknown, visible_to_cuda
 
 log = log_for("gpu")
 
 QUIETEST = 0.05
-"""Seconds between two readings out of turn."""
+"""Seconds between two samples out of turn."""
 
 
 class Devices:
@@ -26,7 +26,7 @@ class Devices:
         gpus: Literal["all"] | Sequence[int | str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` is that of the readings."""
+        """`clock` is that of the samples."""
         self._probe = probe
         self._gpus = gpus
         self._clock = clock
@@ -52,42 +52,42 @@ class Devices:
             self._probe.poke()
 
     @property
-    def all(self) -> list[Reading]:
-        """The newest readings, well or not, as CUDA numbers them."""
+    def all(self) -> list[GpuSample]:
+        """The newest samples, well or not, as CUDA numbers them."""
         if not self._gpus:
             return []
-        readings = self._seen_by_cuda
-        if readings and not self._named:
+        samples = self._seen_by_cuda
+        if samples and not self._named:
             self._named = True
-            if missing := unknown(readings, self._gpus):
+            if missing := unknown(samples, self._gpus):
                 log.warning("gpu.gpus names what is not to be seen here: %s", ", ".join(map(str, missing)))
-        return chosen(readings, self._gpus)
+        return chosen(samples, self._gpus)
 
     @property
-    def usable(self) -> list[Reading]:
-        """Fresh readings of devices that are well."""
+    def usable(self) -> list[GpuSample]:
+        """Fresh samples of devices that are well."""
         return [one for one in self.all if not one.trouble and not self.is_old(one)]
+
+    def usable_one(self, uuid: str) -> GpuSample | None:
+        """Return the fresh GPU sample of a device; None if the device cannot be used now."""
+        return next((one for one in self.usable if one.uuid == uuid), None)
 
     @property
     def awaited(self) -> bool:
         """Whether nobody can tell yet what devices there are."""
-        return bool(self._gpus) and not self._probe.readings() and not self._probe.has_answered
+        return bool(self._gpus) and not self._probe.samples() and not self._probe.has_answered
 
-    def is_old(self, reading: Reading) -> bool:
-        """Whether a reading is too old to admit a task by."""
-        return self.age(reading) > self._probe.patience
+    def is_old(self, sample: GpuSample) -> bool:
+        """Whether a sample is too old to admit a task by."""
+        return self.age(sample) > self._probe.patience
 
-    def age(self, reading: Reading) -> float:
-        """Return how old a reading is, in seconds."""
-        return self._clock() - reading.at
+    def age(self, sample: GpuSample) -> float:
+        """Return how old a sample is, in seconds."""
+        return self._clock() - sample.at
 
-    def index(self, reading: Reading) -> int:
+    def index(self, sample: GpuSample) -> int:
         """Return the number that CUDA gives a device in this process."""
-        return next((n for n, one in enumerate(self._seen_by_cuda) if one.uuid == reading.uuid), reading.index)
-
-    @property
-    def _seen_by_cuda(self) -> list[Reading]:
-        return visible_to_cuda(self._probe.readings(), self._visible)
+        return next((n for n, one in enumerate(self._seen_by_cuda) if one.uuid == sample.uuid), sample.index)
 
     @property
     def trouble(self) -> str | None:
@@ -106,7 +106,11 @@ class Devices:
         """Say, once, where a ceiling of utilisation does not count."""
         if self._without_load or not any(one.demand.ceiling for one in waiting):
             return
-        for reading in self.usable:
-            if reading.utilization is None:
+        for sample in self.usable:
+            if sample.utilization is None:
                 self._without_load = True
-                log.warning("GPU %s tells no utilisation; max_gpu_utilization does not count there", reading.uuid)
+                log.warning("GPU %s tells no utilisation; max_gpu_utilization does not count there", sample.uuid)
+
+    @property
+    def _seen_by_cuda(self) -> list[GpuSample]:
+        return visible_to_cuda(self._probe.samples(), self._visible)

@@ -2,94 +2,62 @@
 
 import asyncio
 import contextlib
-import os
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
 from maas_backoff.common.guard import log_for
-from maas_backoff.config import GpuConfig
 from maas_backoff.domain.demand import Demand, Waiting
-from maas_backoff.domain.worker import Device
+from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.faults import Faults
-from maas_backoff.gate.fit import Plan, Start, most_of, plan, room_of, strangers_of
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
+from maas_backoff.gate.known import KnownLedgers
+from maas_backoff.gate.lapsed import Lapsed
 from maas_backoff.gate.others import Others, with_told
-from maas_backoff.gate.owner import owner_in_session
-from maas_backoff.gate.reading import Probe, Reading
+from maas_backoff.gate.overview import Overview
+from maas_backoff.gate.own import OwnProcess
+from maas_backoff.gate.placement import Placement, Plan, plan, room_of
+from maas_backoff.gate.sample import GpuSample, Probe
 from maas_backoff.gate.upkeep import Upkeep
-from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, DeviceLedger, Ledgers, holder
+from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, DeviceLedger, Ledgers, Reservation
 
 log = log_for("gpu")
 
 HOLD = 5.0
 """Seconds that a hold, or a call for room, lasts without being said again."""
 
-_UNREAD = DeviceLedger()
-
 
 class Gate:
-    """Admits tasks to devices, for one worker of one queue. Only `describe` is for other threads."""
+    """Admits tasks to devices, for one worker of one queue."""
 
     def __init__(
-        self,
-        probe: Probe,
-        ledgers: Ledgers,
-        config: GpuConfig,
-        *,
-        worker: str,
-        queue: str,
-        in_children: bool,
-        pulse: asyncio.Event,
-        stop: Callable[[Grant], None],
-        clock: Callable[[], float] = time.monotonic,
+        self, probe: Probe, ledgers: Ledgers, context: GateContext, hand_back: Callable[[Grant], None]
     ) -> None:
-        """`in_children`: attempts run in child processes, each for one device, whose memory NVML tells apart.
-
-        `pulse` is set when something may have changed. `stop` is called to end the attempt that has a grant, and to
-        hand its task back. `clock` is that of the readings.
-        """
-        self.devices = Devices(probe, config.gpus, clock)
-        self._faults = Faults(ledgers, config)
+        """`hand_back` is called to end the attempt that has a grant, and to hand its task back."""
+        self.devices = Devices(probe, context.config.gpus, context.clock)
+        self.grants = Grants(self.devices, ledgers, context)
+        self._known = KnownLedgers(ledgers)
+        self._own = OwnProcess(in_children=context.in_children)
+        self.faults = Faults(ledgers, self._known, context)
+        self.overview = Overview(self.devices, self.grants, self._known, self._own, context)
         self._ledgers = ledgers
-        self._config = config
-        self._queue = queue
-        self._in_children = in_children
-        self._clock = clock
-        self._owner = owner_in_session(os.getpid())
-        self._read: dict[str, DeviceLedger] = {}
+        self._context = context
         self._others: defaultdict[str, Others] = defaultdict(Others)
-        self._resident: dict[str, int] = {}
-        """MiB that this process used of a device before its first task there: a model of the worker_lifespan, say."""
-        self.pulse = pulse
-        self.grants = Grants(
-            self.devices,
-            ledgers,
-            worker=worker,
-            queue=queue,
-            release_timeout=config.gpu_release_timeout,
-            pulse=pulse,
-            clock=clock,
-        )
-        self._upkeep = Upkeep(self.devices, self.grants, ledgers, self._faults, self._read, stop)
+        lapsed = Lapsed(self.devices, self.grants, ledgers, self._known, hand_back)
+        self._upkeep = Upkeep(self.devices, self.grants, self._known, self.faults, lapsed, context)
 
     def start(self) -> None:
         """Begin to read devices, unless none are wanted."""
         loop = asyncio.get_running_loop()
 
-        def changed() -> None:
+        def sampled() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is gone
-                loop.call_soon_threadsafe(self._changed)
+                loop.call_soon_threadsafe(self._sampled)
 
-        self.devices.start(changed)
-
-    def _changed(self) -> None:
-        self.grants.note_use()
-        self.pulse.set()
+        self.devices.start(sampled)
 
     async def aclose(self) -> None:
         """Give everything back, and stop reading. The attempts and their processes have ended."""
@@ -97,159 +65,53 @@ class Gate:
         await self.grants.release_all()
         await self._ledgers.aclose()
 
-    # Devices
-
-    @property
-    def most(self) -> int:
-        """MiB that a task could be given at best on any device here."""
-        return max((self._most_on(one) for one in self.devices.usable), default=0)
-
-    def _most_on(self, reading: Reading) -> int:
-        """As `most_of`, with what this worker was granted since it read the ledger, and what it uses itself."""
-        ledger = self._read.get(reading.uuid, _UNREAD)
-        mine = {one.id: self.grants.reservation(one) for one in self.grants if one.uuid == reading.uuid}
-        known = attrs.evolve(ledger, reservations={**ledger.reservations, **mine})
-        reading = with_told(reading, ledger)
-        if self._in_children:
-            return most_of(known, reading)
-        # Its tasks and what they leave behind are all in its own process.
-        others = attrs.evolve(known, reservations={k: v for k, v in known.reservations.items() if k not in mine})
-        own = max(reading.used.get(self._owner, 0), sum(one.mib for one in mine.values()))
-        return min(reading.total, most_of(others, reading) + own)
-
-    def describe(self) -> list[dict[str, object]]:
-        """Return the devices for the registry of workers."""
-        found = list[Device]()
-        for one in self.devices.all:
-            ledger = self._read.get(one.uuid, _UNREAD)
-            shown = with_told(one, ledger)
-            age = self.devices.age(one)
-            stale = f"the last reading is {age:.0f} s old" if self.devices.is_old(one) else ""
-            health = one.trouble or stale or (f"quarantine: {ledger.shut}" if ledger.shut else "ok")
-            device = Device(
-                uuid=one.uuid,
-                index=one.index,
-                name=one.name,
-                total=one.total,
-                free=one.free,
-                room=max(0, room_of(ledger, shown)),
-                most=self._most_on(one),
-                utilization=one.utilization,
-                temperature=one.temperature,
-                health=health,
-                age=round(age, 3),
-                closed=self._closed(ledger),
-                strangers=strangers_of(ledger, shown, 0 if self._in_children else one.used.get(self._owner, 0)),
-            )
-            found.append(device)
-        return [attrs.asdict(device) for device in found]
-
-    def _closed(self, ledger: DeviceLedger) -> str:
-        """Return what keeps all tasks, or all but one kind, from a device that is well."""
-        running = sum(one.state == "running" for one in ledger.reservations.values())
-        if self._config.tasks_per_gpu and running >= self._config.tasks_per_gpu:
-            return f"runs {running} tasks, which is tasks_per_gpu"
-        return f"is held for {holder(ledger.held_for)}" if ledger.held_for else ""
-
-    # Admission
+    async def tidy(self) -> None:
+        """Bring the ledgers up to date with what has ended, and with what NVML shows."""
+        await self._upkeep.tidy()
 
     async def plan(self, waiting: Sequence[Waiting], *, slots: int, held: str) -> Plan:
         """Return what to do for those that wait, by the ledgers as they are now."""
-        readings = list[Reading]()
-        for one in map(self._with_own_cache, self.devices.usable):
-            ledger = self._read[one.uuid] = await self._ledgers.read(one.uuid)
-            self.grants.note_others(one.uuid, ledger)
-            readings.append(self._others[one.uuid].believed(one, ledger))
+        samples = list[GpuSample]()
+        ledgers = dict[str, DeviceLedger]()
+        for one in map(self._own.with_cache_free, self.devices.usable):
+            ledger = ledgers[one.uuid] = await self._known.read(one.uuid)
+            self.grants.reports.note_others(one.uuid, ledger)
+            samples.append(self._others[one.uuid].believed(one, ledger))
         self.devices.warn_without_load(waiting)
+        config = self._context.config
         return plan(
             waiting,
-            readings,
-            self._read,
+            samples,
+            ledgers,
             list(self.grants),
-            queue=self._queue,
+            queue=self._context.queue,
             slots=slots,
-            limit=self._config.tasks_per_gpu or 0,
-            starts_children=self._in_children,
-            starvation_after=self._config.starvation_after,
+            limit=config.tasks_per_gpu or 0,
+            starts_children=self._context.in_children,
+            starvation_after=config.starvation_after,
             held=held,
         )
 
-    def _with_own_cache(self, reading: Reading) -> Reading:
-        """Return a reading in which the memory that earlier tasks left in this process is free, for its next ones.
-
-        A caching allocator, as PyTorch has, gives nothing back. Child processes have no such memory here: each has a
-        grant of its own.
-        """
-        if self._in_children:
-            return reading
-        used = reading.used.get(self._owner, 0)
-        cached = max(0, used - self._resident.get(reading.uuid, used))
-        return attrs.evolve(reading, free=min(reading.total, reading.free + cached))
+    async def reserve(self, placement: Placement) -> Grant | None:
+        """Reserve the memory of a task. Return None if somebody else was faster."""
+        grant = placement.grant
+        return await (self._reserve_anew(placement) if grant is None else self._reserve_in(grant, placement))
 
     async def first_grant(self, demand: Demand) -> Grant | None:
         """Return a place for a child that is started before there is a task; None where no device has room for it.
 
-        Waits for the first readings, and for start-ups of others to be over. No child of another worker ends for it.
+        Waits for the first samples, and for start-ups of others to be over. No child of another worker ends for it.
         """
+        changed = self._context.changed
         while True:
-            self.pulse.clear()
+            changed.clear()
             made = await self.plan([Waiting(demand.name, demand, rank=0, age=0)], slots=1, held="")
             grant = await self.reserve(made.starts[0]) if made.starts else None
             if grant is not None or not (self.devices.awaited or self._has_room_for(demand)):
                 return grant
-            await self.pulse.wait()
+            await changed.wait()
 
-    def _has_room_for(self, demand: Demand) -> bool:
-        return any(
-            room_of(ledger, with_told(one, ledger)) >= demand.memory
-            for one in self.devices.usable
-            if (ledger := self._read.get(one.uuid)) is not None
-        )
-
-    async def reserve(self, start: Start) -> Grant | None:
-        """Have a task's memory promised; None where somebody else was faster."""
-        demand, reading, grant = start.waiting.demand, start.reading, start.grant
-        if grant is not None:
-            # What a warm child uses stays its own.
-            resident = reading.used.get(grant.owner, 0)
-            mib = max(demand.memory, resident)
-            ledger = self._read.get(reading.uuid, _UNREAD)
-            # One task may start on a device that is held, or tried after a quarantine: the ledger decides which.
-            if demand.memory <= grant.mib and not (self._limit(reading) or ledger.shut or ledger.held_for):
-                grant.resized(mib, demand)
-                grant.taken()
-                return grant
-            wanted = attrs.evolve(grant, mib=mib, demand=demand)
-        else:
-            index = 0 if self._in_children else self.devices.index(reading)
-            wanted = self.grants.new(reading, index, demand)
-        answer = await self._ledgers.reserve(
-            reading.uuid,
-            self.grants.reservation(wanted),
-            free=reading.free,
-            used=reading.used,
-            limit=self._limit(reading),
-            settle=self._config.gpu_settle_time if self._in_children and grant is None else 0,
-            holder=f"{self._queue} {start.waiting.name}",
-        )
-        if answer != "ok":
-            log.debug("GPU %s: %s", reading.uuid, answer)
-            return None
-        if grant is not None:
-            grant.resized(wanted.mib, demand)
-            grant.taken()
-            return grant
-        # As a plan's reading has it; from now on, what this process uses more is its tasks' memory.
-        self._resident.setdefault(reading.uuid, reading.used.get(self._owner, 0))
-        self.grants.add(wanted)
-        return wanted
-
-    def _limit(self, reading: Reading) -> int:
-        if not reading.exclusive:
-            return self._config.tasks_per_gpu or 0
-        return ONE_PROCESS if self._in_children else ONE_WORKER
-
-    async def post(self, made: Plan, name: str) -> None:
+    async def post(self, made: Plan) -> None:
         """End idle children that are in the way, and tell other workers what is needed or held here."""
         for grant in made.evictions:
             log.info("GPU %s: an idle child ends to make room", grant.uuid)
@@ -257,38 +119,63 @@ class Gate:
         for uuid, mib in made.needs:
             await self._ledgers.need(uuid, mib, HOLD)
         if made.hold is not None:
-            mib = made.hold.waiting.demand.memory
-            await self._ledgers.hold(made.hold.reading.uuid, f"{self._queue} {name}", mib, HOLD)
+            waiting = made.hold.waiting
+            holder = f"{self._context.queue} {waiting.name}"
+            await self._ledgers.hold(made.hold.sample.uuid, holder, waiting.demand.memory, HOLD)
 
-    # What was granted
+    def _sampled(self) -> None:
+        self.grants.note_use()
+        self._context.changed.set()
 
-    def is_crowded(self, grant: Grant, pids: Iterable[int]) -> bool:
-        """Whether other programs use memory that was promised to an attempt.
+    def _has_room_for(self, demand: Demand) -> bool:
+        return any(
+            room_of(self._known[one.uuid], with_told(one, self._known[one.uuid])) >= demand.memory
+            for one in self.devices.usable
+            if one.uuid in self._known
+        )
 
-        Its error may name them by their `pids`, our own children among them; else the last reading tells, if NVML says
-        what the attempt's process uses.
-        """
-        ledger = self._read.get(grant.uuid, _UNREAD)
-        owners = {self._owner, grant.owner, *(one.owner for one in ledger.reservations.values())}
-        owners.update(one.owner for one in self.grants)
-        if any(owner_in_session(pid) not in owners for pid in pids):
-            return True
-        reading = next((one for one in self.devices.usable if one.uuid == grant.uuid), None)
-        used = 0 if reading is None else reading.used.get(grant.owner, 0)
-        return reading is not None and used > 0 and reading.free + used < grant.mib
+    # Reservations
 
-    def failed(self, grant: Grant, task_id: str, why: str) -> None:
-        """Note that a task failed as on a broken device."""
-        self._faults.failed(grant.uuid, task_id, why)
-        self.pulse.set()
+    async def _reserve_in(self, grant: Grant, placement: Placement) -> Grant | None:
+        """Have the next task in a warm child."""
+        demand, sample = placement.waiting.demand, placement.sample
+        mib = max(demand.memory, sample.used.get(grant.owner, 0))  # what a warm child uses stays its own
+        ledger = self._known[sample.uuid]
+        # One task may start on a device that is held, or tried after a quarantine: the ledger decides which.
+        asks = demand.memory > grant.mib or self._limit(sample) or ledger.quarantine or ledger.held_for
+        if asks and not await self._is_accepted(placement, attrs.evolve(grant.reservation, mib=mib)):
+            return None
+        grant.take_for(demand, mib)
+        return grant
 
-    def succeeded(self, grant: Grant) -> None:
-        """Note that a task succeeded: its device works."""
-        ledger = self._read.get(grant.uuid, _UNREAD)
-        if ledger.shut or ledger.doubted:
-            self._faults.succeeded(grant.uuid)
-            self.pulse.set()
+    async def _reserve_anew(self, placement: Placement) -> Grant | None:
+        """Have a task in a new child, or in this process."""
+        sample, in_children = placement.sample, self._context.in_children
+        grant = self.grants.new(sample, 0 if in_children else self.devices.index(sample), placement.waiting.demand)
+        start_grace = self._context.config.gpu_settle_time if in_children else 0
+        if not await self._is_accepted(placement, grant.reservation, start_grace):
+            return None
+        self._own.note_first_task(sample)
+        self.grants.add(grant)
+        return grant
 
-    async def tidy(self) -> None:
-        """Bring the ledgers up to date with what has ended, and with what NVML shows."""
-        await self._upkeep.tidy(self._queue)
+    async def _is_accepted(self, placement: Placement, wanted: Reservation, start_grace: float = 0) -> bool:
+        sample = placement.sample
+        answer = await self._ledgers.reserve(
+            sample.uuid,
+            wanted,
+            free=sample.free,
+            used=sample.used,
+            limit=self._limit(sample),
+            start_grace=start_grace,
+            holder=f"{self._context.queue} {placement.waiting.name}",
+        )
+        if answer != "ok":
+            log.debug("GPU %s: %s", sample.uuid, answer)
+        return answer == "ok"
+
+    def _limit(self, sample: GpuSample) -> int:
+        """Return how many tasks may run on a device at once, as `Ledgers.reserve` takes it."""
+        if not sample.exclusive:
+            return self._context.config.tasks_per_gpu or 0
+        return ONE_PROCESS if self._context.in_children else ONE_WORKER

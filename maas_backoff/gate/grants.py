@@ -1,211 +1,88 @@
-"""All that one worker was granted of its devices: named, renewed, watched, and given back."""
+"""All that one worker was granted of its devices: named, watched, and given back."""
 
-import asyncio
 import itertools
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from maas_backoff.domain.demand import Demand
+from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.grant import Grant
-from maas_backoff.gate.owner import is_contained, is_elsewhere
-from maas_backoff.gate.reading import Reading
-from maas_backoff.store.connect import Client
-from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation
+from maas_backoff.gate.renewal import Renewal
+from maas_backoff.gate.reports import UseReports
+from maas_backoff.gate.sample import GpuSample
+from maas_backoff.store.ledger import Ledgers
 
 SOON = 2.0
-"""Seconds after its end for which a grant asks for readings out of turn."""
+"""Seconds after its end for which a grant asks for GPU samples out of turn."""
 
 
 class Grants:
-    """The grants that stand, and what the ledgers say of them. Only `held` and `renew` are for other threads."""
+    """The grants of one worker, and what the ledgers say of them."""
 
-    def __init__(
-        self,
-        devices: Devices,
-        ledgers: Ledgers,
-        *,
-        worker: str,
-        queue: str,
-        release_timeout: float,
-        pulse: asyncio.Event,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`release_timeout`: seconds until a grant whose process has ended is given up, whatever NVML shows.
-
-        `pulse` is set when something may have changed. `clock` is that of the readings.
-        """
+    def __init__(self, devices: Devices, ledgers: Ledgers, context: GateContext) -> None:
         self._devices = devices
         self._ledgers = ledgers
-        self._worker = worker
-        self._queue = queue
-        self._release_timeout = release_timeout
-        self._pulse = pulse
-        self._clock = clock
+        self._context = context
         self._held: dict[str, Grant] = {}
         self._numbers = itertools.count(1)
-        self._missing: set[str] = set()
-        self._shared: set[str] = set()
-        """Devices that workers in other containers use: they do not see the processes of this one."""
+        self.renewal = Renewal(self._held, ledgers, context.changed)
+        self.reports = UseReports(self._held)
 
     def __iter__(self) -> Iterator[Grant]:
+        """Iterate over a copy: also for other threads."""
         return iter(list(self._held.values()))
 
-    def new(self, reading: Reading, index: int, demand: Demand) -> Grant:
-        """Return what could be granted of a device; it stands when it is added."""
-        name = f"{self._worker}/{next(self._numbers)}"
-        return Grant(name, reading.uuid, index, demand.memory, demand, reading.cuda_name, clock=self._clock)
+    def new(self, sample: GpuSample, index: int, demand: Demand) -> Grant:
+        """Return a grant on the device of a GPU sample. The grant counts when it is added."""
+        return Grant(f"{self._context.worker}/{next(self._numbers)}", self._context, sample, index, demand)
 
     def add(self, grant: Grant) -> None:
-        """Keep what the ledger has accepted."""
+        """Keep a grant that the ledger has accepted."""
         self._held[grant.id] = grant
 
-    def reservation(self, grant: Grant) -> Reservation:
-        """Return a grant as it stands in its device's ledger."""
-        return Reservation(
-            *(grant.id, grant.mib, grant.state, grant.owner, self._worker, self._queue, grant.task_id or "-"),
-            seen=grant.seen,
-        )
-
     @property
-    def unsettled(self) -> bool:
-        """Whether some wait for a reading: of memory that comes back, or of what a warm child keeps."""
+    def awaits_sample(self) -> bool:
+        """Whether some wait for a GPU sample: of memory that comes back, or of what a warm child keeps."""
         read = {one.uuid: one.at for one in self._devices.all}
         return any(
             grant.changed
-            or grant.id in self._missing
+            or self.renewal.has_lapsed(grant)
             or grant.state == "ending"
-            or (grant.state == "idle" and (grant.evict is None or read.get(grant.uuid, 0) <= grant.since))
+            or (grant.state == "idle" and (not grant.is_warm or read.get(grant.uuid, 0) <= grant.since))
             for grant in self
         )
 
     @property
-    def keep_children(self) -> bool:
+    def have_warm_children(self) -> bool:
         """Whether warm children wait for tasks, and others may want their room."""
-        return any(grant.state == "idle" and grant.evict is not None for grant in self)
+        return any(grant.is_warm for grant in self)
 
     def note_use(self) -> None:
-        """Note from new readings how much memory the processes use."""
-        readings = {one.uuid: one for one in self._devices.all}
-        for grant in self:
-            if grant.uuid in readings:
-                grant.shown(readings[grant.uuid])
-
-    def note_others(self, uuid: str, ledger: DeviceLedger) -> None:
-        """Note from a device's ledger whether workers in other containers use the device."""
-        if any(is_elsewhere(one.owner) for one in ledger.reservations.values()):
-            self._shared.add(uuid)
-        else:
-            self._shared.discard(uuid)
-
-    @property
-    def untold(self) -> bool:
-        """Whether others are to be told what processes here use."""
-        return any(self._is_untold(grant) for grant in self)
-
-    def _is_untold(self, grant: Grant) -> bool:
-        return grant.seen > 0 and not grant.told and (is_contained() or grant.uuid in self._shared)
+        """Note from new GPU samples how much memory the processes use."""
+        self.reports.note_use(self._devices.all)
 
     def soon(self) -> None:
-        """Have the devices read again soon, for what has just ended; what takes longer waits for the usual reading."""
-        now = self._clock()
+        """Have the devices read again soon, for what has just ended; what takes longer waits for the usual sample."""
+        now = self._context.clock()
         if any(now - grant.since < SOON and grant.state != "running" for grant in self):
             self._devices.soon()
-
-    # By the heartbeat, in its own thread
-
-    def held(self) -> dict[str, list[Reservation]]:
-        """Return what has to be renewed, by device."""
-        found: dict[str, list[Reservation]] = {}
-        for grant in self:
-            found.setdefault(grant.uuid, []).append(self.reservation(grant))
-        return found
-
-    async def renew(self, uuid: str, reservations: Sequence[Reservation], client: Client) -> list[str]:
-        """Renew reservations by the heartbeat's client; the ids of those that are not there."""
-        return await self._ledgers.renew(uuid, reservations, client)
-
-    def missing(self, ids: Iterable[str]) -> None:
-        """Note reservations that are not in the ledger: this worker stood still for longer than a lease."""
-        self._missing.update(name for name in ids if name in self._held)
-        if self._missing:
-            self._pulse.set()
-
-    @property
-    def lapsed(self) -> list[Grant]:
-        """The grants of child processes that are not in the ledger any more: others may have their memory."""
-        return [grant for grant in self if grant.id in self._missing and grant.owner != "-"]
-
-    def reclaimed(self, grant: Grant) -> None:
-        """Note that it is settled what becomes of a grant that had lapsed."""
-        self._missing.discard(grant.id)
-        grant.changed = True
 
     # Given back
 
     async def tidy(self) -> None:
         """Bring the ledgers up to date with what has ended, and with what NVML shows."""
-        readings = {one.uuid: one for one in self._devices.all}
+        samples = {one.uuid: one for one in self._devices.all}
         gone: dict[str, list[Grant]] = {}
         changed: dict[str, list[Grant]] = {}
         for grant in self:
-            if self._settle(grant, readings.get(grant.uuid)):
+            if self._is_over(grant, samples.get(grant.uuid)):
                 del self._held[grant.id]
                 gone.setdefault(grant.uuid, []).append(grant)
-            elif grant.changed or self._is_lapsed_thread(grant) or self._is_untold(grant):
+            elif grant.changed or self.renewal.is_lapsed_thread(grant) or self.reports.is_due(grant):
                 changed.setdefault(grant.uuid, []).append(grant)
-        try:
-            while gone:
-                uuid, grants = next(iter(gone.items()))
-                await self._ledgers.release(uuid, [grant.id for grant in grants])
-                del gone[uuid]
-        finally:
-            # Without an answer, or stopped meanwhile, they are still to be given back.
-            self._held |= {grant.id: grant for grants in gone.values() for grant in grants}
+        await self._release(gone)
         for uuid, grants in changed.items():
-            await self._keep(uuid, grants)
-
-    async def _keep(self, uuid: str, grants: Sequence[Grant]) -> None:
-        """Have a device's ledger say what is so. Without an answer, it is said again."""
-        lapsed = [grant for grant in grants if self._is_lapsed_thread(grant)]
-        present = [grant for grant in grants if grant not in lapsed]
-        for grant in grants:
-            grant.changed, grant.told = False, True
-        try:
-            if present:
-                await self._ledgers.keep(uuid, map(self.reservation, present))
-            if lapsed:
-                await self._ledgers.keep(uuid, map(self.reservation, lapsed), again=True)
-        except BaseException:
-            for grant in grants:
-                grant.changed = True
-            raise
-        self._missing.difference_update(grant.id for grant in lapsed)
-
-    def _is_lapsed_thread(self, grant: Grant) -> bool:
-        """Whether a reservation of a thread has lapsed: a thread cannot be stopped, so it is entered again."""
-        return grant.id in self._missing and grant.owner == "-"
-
-    def _settle(self, grant: Grant, reading: Reading | None) -> bool:
-        """Learn from a reading what a grant still stands for; True where nothing is left of it."""
-        used = 0 if reading is None else reading.used.get(grant.owner, 0)
-        fresh = reading is not None and not reading.trouble and reading.at > grant.since
-        overdue = self._clock() - grant.since > self._release_timeout
-        match grant.state:
-            case "running":
-                return False
-            case "idle" if grant.evict is not None:
-                if reading is None or reading.trouble:
-                    grant.end_child()
-                elif fresh and used and grant.mib != used:
-                    # Its next task is judged by what it uses now. What NVML attributes to nobody stays reserved.
-                    grant.mib, grant.changed = used, True
-                return False
-            case "idle" if grant.owner == "-":
-                return fresh or overdue
-            case _:
-                # The process has ended, or is about to: until NVML shows its memory back, nobody else counts on it.
-                return (fresh and not used) or overdue
+            await self._write(uuid, grants)
 
     async def release_all(self) -> None:
         """Give everything back. The attempts and their processes have ended."""
@@ -215,3 +92,49 @@ class Grants:
         for uuid, ids in by_device.items():
             await self._ledgers.release(uuid, ids)
         self._held.clear()
+
+    def _is_over(self, grant: Grant, sample: GpuSample | None) -> bool:
+        """Whether nothing is left of a grant, by a GPU sample. A warm child's grant becomes as large as its use."""
+        used = 0 if sample is None else sample.used.get(grant.owner, 0)
+        fresh = sample is not None and not sample.trouble and sample.at > grant.since
+        overdue = self._context.clock() - grant.since > self._context.config.gpu_release_timeout
+        if grant.state == "running":
+            return False
+        if grant.is_warm:
+            if sample is None or sample.trouble:
+                grant.end_child()
+            elif fresh and used and grant.mib != used:
+                # Its next task is judged by what it uses now. What NVML attributes to nobody stays reserved.
+                grant.resize(used)
+            return False
+        if grant.state == "idle" and grant.owner == "-":
+            return fresh or overdue
+        # The process has ended, or is about to: until NVML shows its memory back, nobody else counts on it.
+        return (fresh and not used) or overdue
+
+    async def _release(self, gone: dict[str, list[Grant]]) -> None:
+        """Take grants out of the ledgers. Without an answer, or when cancelled, they stay for the next time."""
+        try:
+            while gone:
+                uuid, grants = next(iter(gone.items()))
+                await self._ledgers.release(uuid, [grant.id for grant in grants])
+                del gone[uuid]
+        finally:
+            self._held |= {grant.id: grant for grants in gone.values() for grant in grants}
+
+    async def _write(self, uuid: str, grants: Sequence[Grant]) -> None:
+        """Have a device's ledger say what is so. Without an answer, it is said again."""
+        lapsed = [grant for grant in grants if self.renewal.is_lapsed_thread(grant)]
+        present = [grant for grant in grants if grant not in lapsed]
+        for grant in grants:
+            grant.written()
+        try:
+            if present:
+                await self._ledgers.keep(uuid, [grant.reservation for grant in present])
+            if lapsed:
+                await self._ledgers.keep(uuid, [grant.reservation for grant in lapsed], again=True)
+        except BaseException:
+            for grant in grants:
+                grant.write_again()
+            raise
+        self.renewal.entered(lapsed)

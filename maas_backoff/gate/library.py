@@ -50,6 +50,13 @@ class Library:
         """When the call that runs now began, by time.monotonic()."""
         self._is_initialised = False
 
+    def constant(self, name: str) -> Any:
+        """Return a constant of pynvml. Raises NvmlError where this release has none."""
+        value = getattr(self._pynvml, name, None)
+        if value is None:
+            raise NvmlError(FUNCTION_NOT_FOUND, f"no {name}")
+        return value
+
     def call(self, name: str, *args: Any) -> Any:
         """Call a function. Raises NvmlError."""
         function = getattr(self._pynvml, name, None)
@@ -81,97 +88,99 @@ class Library:
             with suppress(NvmlError):
                 self.call("nvmlShutdown")
 
-    # Devices
-
     def count(self) -> int:
         """Return the number of devices."""
         return int(self.call("nvmlDeviceGetCount"))
 
-    def device(self, index: int) -> Any:
+    def device(self, index: int) -> "NvmlHandle":
         """Return the handle of a device."""
-        return self.call("nvmlDeviceGetHandleByIndex", index)
+        return NvmlHandle(self, self.call("nvmlDeviceGetHandleByIndex", index))
 
-    def uuid(self, handle: Any) -> str:
-        """Return a device's UUID."""
-        return _text(self.call("nvmlDeviceGetUUID", handle))
+    def event_set(self) -> Any:
+        """Return a set that devices can be listened to with."""
+        return self.call("nvmlEventSetCreate")
 
-    def name(self, handle: Any) -> str:
-        """Return a device's name."""
-        return _text(self.call("nvmlDeviceGetName", handle))
-
-    def slices(self, handle: Any) -> list[Any] | None:
-        """Return the handles of a device's MIG slices; None where it is not cut into such."""
+    def next_xid(self, events: Any) -> "tuple[NvmlHandle, int] | None":
+        """Return the device and the number of the next critical error that is told; None where there is none."""
         try:
-            enabled, _ = self.call("nvmlDeviceGetMigMode", handle)
-            count = int(self.call("nvmlDeviceGetMaxMigDeviceCount", handle)) if enabled else 0
+            event = self.call("nvmlEventSetWait", events, 0)
+        except NvmlError:  # a timeout
+            return None
+        return NvmlHandle(self, event.device), int(event.eventData)
+
+
+class NvmlHandle:
+    """A device, or a slice of one (MIG), by NVML's handle. All methods raise NvmlError."""
+
+    def __init__(self, nvml: Library, handle: Any) -> None:
+        self._nvml = nvml
+        self._handle = handle
+
+    def uuid(self) -> str:
+        """Return the UUID."""
+        return _text(self._call("nvmlDeviceGetUUID"))
+
+    def name(self) -> str:
+        """Return the name."""
+        return _text(self._call("nvmlDeviceGetName"))
+
+    def compute_mode(self) -> int:
+        """Return how many processes may use the device: EXCLUSIVE_PROCESS, PROHIBITED, or as many as will (0)."""
+        return int(self._call("nvmlDeviceGetComputeMode"))
+
+    def slices(self) -> "list[NvmlHandle] | None":
+        """Return the handles of the device's MIG slices; None where it is not cut into such."""
+        try:
+            enabled, _ = self._call("nvmlDeviceGetMigMode")
+            count = int(self._call("nvmlDeviceGetMaxMigDeviceCount")) if enabled else 0
         except NvmlError:  # most devices cannot be
             return None
-        return list(self._slices(handle, count)) if enabled else None
+        return list(self._slices(count)) if enabled else None
 
-    def _slices(self, handle: Any, count: int) -> Iterator[Any]:
-        for number in range(count):
-            try:
-                yield self.call("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
-            except NvmlError as error:
-                if error.code != NOT_FOUND:
-                    raise
-
-    # Readings of a device
-
-    def memory(self, handle: Any) -> tuple[int, int]:
-        """Return total and free bytes; 0 and 0 where it shares the machine's memory."""
+    def memory(self) -> tuple[int, int]:
+        """Return total and free bytes; 0 and 0 where the device shares the machine's memory."""
         try:
-            memory = self.call("nvmlDeviceGetMemoryInfo", handle)
+            memory = self._call("nvmlDeviceGetMemoryInfo")
         except NvmlError as error:
             if error.code == NOT_SUPPORTED:
                 return 0, 0
             raise
         return int(memory.total), int(memory.free)
 
-    def processes(self, handle: Any) -> list[tuple[int, int]]:
-        """Return the process ids that use a device, and the bytes that each uses, where NVML tells."""
-        found = self.call("nvmlDeviceGetComputeRunningProcesses", handle)
+    def processes(self) -> list[tuple[int, int]]:
+        """Return the process ids that use the device, and the bytes that each uses, where NVML tells."""
+        found = self._call("nvmlDeviceGetComputeRunningProcesses")
         return [(int(one.pid), int(one.usedGpuMemory)) for one in found if one.usedGpuMemory is not None]
 
-    def utilization(self, handle: Any) -> float:
-        """Return a device's utilisation in percent."""
-        return float(self.call("nvmlDeviceGetUtilizationRates", handle).gpu)
+    def utilization(self) -> float:
+        """Return the utilisation in percent."""
+        return float(self._call("nvmlDeviceGetUtilizationRates").gpu)
 
-    def temperature(self, handle: Any) -> float:
-        """Return a device's temperature in degrees Celsius."""
-        return float(self.call("nvmlDeviceGetTemperature", handle, 0))
+    def temperature(self) -> float:
+        """Return the temperature in degrees Celsius."""
+        return float(self._call("nvmlDeviceGetTemperature", 0))
 
-    def compute_mode(self, handle: Any) -> int:
-        """Return how many processes may use a device: EXCLUSIVE_PROCESS, PROHIBITED, or as many as will (0)."""
-        return int(self.call("nvmlDeviceGetComputeMode", handle))
+    def listen(self, events: Any) -> None:
+        """Have the device's critical errors told to an event set."""
+        self._call("nvmlDeviceRegisterEvents", self._nvml.constant("nvmlEventTypeXidCriticalError"), events)
 
-    # Events
-
-    def event_set(self) -> Any:
-        """Return a set that devices can be listened to with."""
-        return self.call("nvmlEventSetCreate")
-
-    def listen(self, handle: Any, events: Any) -> None:
-        """Have a device's critical errors told."""
-        self.call("nvmlDeviceRegisterEvents", handle, self._pynvml.nvmlEventTypeXidCriticalError, events)
-
-    def next_xid(self, events: Any) -> tuple[Any, int] | None:
-        """Return the device and the number of the next critical error that is told; None where there is none."""
-        try:
-            event = self.call("nvmlEventSetWait", events, 0)
-        except NvmlError:  # a timeout
-            return None
-        return event.device, int(event.eventData)
-
-    def recovery_action(self, handle: Any) -> int:
-        """Return what is to be done about a device, 0: nothing. Raises NvmlError where the driver does not tell."""
-        field = getattr(self._pynvml, _RECOVERY_ACTION, None)
-        if field is None:
-            raise NvmlError(FUNCTION_NOT_FOUND, f"no {_RECOVERY_ACTION}")
-        (value,) = self.call("nvmlDeviceGetFieldValues", handle, [field])
+    def recovery_action(self) -> int:
+        """Return what is to be done about the device, 0: nothing. Raises NvmlError where the driver does not tell."""
+        (value,) = self._call("nvmlDeviceGetFieldValues", [self._nvml.constant(_RECOVERY_ACTION)])
         if value.nvmlReturn:
             raise NvmlError(int(value.nvmlReturn), f"no {_RECOVERY_ACTION}")
         return int(value.value.uiVal)
+
+    def _call(self, name: str, *args: Any) -> Any:
+        return self._nvml.call(name, self._handle, *args)
+
+    def _slices(self, count: int) -> "Iterator[NvmlHandle]":
+        for number in range(count):
+            try:
+                yield NvmlHandle(self._nvml, self._call("nvmlDeviceGetMigDeviceHandleByIndex", number))
+            except NvmlError as error:
+                if error.code != NOT_FOUND:
+                    raise
 
 
 def _text(value: object) -> str:

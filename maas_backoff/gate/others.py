@@ -10,17 +10,17 @@ from collections import deque
 import attrs
 
 from maas_backoff.gate.owner import is_elsewhere
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import SEEN_FOR, DeviceLedger
 
 WATCHED_FOR = SEEN_FOR + 1.0
 """Seconds over which the least counts: longer than a child's memory can be free without its worker having told."""
 
 
-def with_told(reading: Reading, ledger: DeviceLedger) -> Reading:
-    """Return a reading that also shows what the workers of other containers tell of their children."""
+def with_told(sample: GpuSample, ledger: DeviceLedger) -> GpuSample:
+    """Return a sample that also shows what the workers of other containers tell of their children."""
     told = {one.owner: one.seen for one in ledger.reservations.values() if is_elsewhere(one.owner)}
-    return attrs.evolve(reading, used={**reading.used, **told}) if told else reading
+    return attrs.evolve(sample, used={**sample.used, **told}) if told else sample
 
 
 class Others:
@@ -28,26 +28,26 @@ class Others:
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
-        """By moments of readings: what was free, or in use by owners that are known."""
+        """By moments of samples: what was free, or in use by owners that are known."""
 
-    def believed(self, reading: Reading, ledger: DeviceLedger) -> Reading:
-        """Return the reading with what is told, and no more free than was free or known to be used all the while.
+    def believed(self, sample: GpuSample, ledger: DeviceLedger) -> GpuSample:
+        """Return the sample with what is told, and no more free than was free or known to be used all the while.
 
         A child that gives memory back makes that sum larger until its worker tells, which is not to be believed. One
         that takes more makes it smaller: then less is given for a while.
         """
-        shown = with_told(reading, ledger)
-        if shown is reading:
+        shown = with_told(sample, ledger)
+        if shown is sample:
             self._seen.clear()
-            return reading
+            return sample
         owners = {one.owner for one in ledger.reservations.values()}
         known = shown.free + sum(shown.used.get(owner, 0) for owner in owners)
-        if self._seen and reading.at - self._seen[-1][0] > SEEN_FOR:
+        if self._seen and sample.at - self._seen[-1][0] > SEEN_FOR:
             self._seen.clear()  # nobody looked for a while
-        self._seen.append((reading.at, known))
-        begin = reading.at - WATCHED_FOR
+        self._seen.append((sample.at, known))
+        begin = sample.at - WATCHED_FOR
         while len(self._seen) > 1 and self._seen[1][0] <= begin:
             self._seen.popleft()
         if self._seen[0][0] > begin:
-            return reading  # not watched for long enough
+            return sample  # not watched for long enough
         return attrs.evolve(shown, free=shown.free - (known - min(before for _, before in self._seen)))

@@ -15,8 +15,8 @@ def status(device: Device, host: str, ledger: DeviceLedger) -> GpuStatus:
         if one.state == "running" and one.task_id != "-"
     ]
     health = device.health
-    if ledger.shut and device.healthy:
-        health = f"quarantine: {ledger.shut}"
+    if ledger.quarantine and device.healthy:
+        health = f"quarantine: {ledger.quarantine}"
     elif ledger.held_for and device.healthy:
         health = f"ok, held for {holder(ledger.held_for)}"
     strangers = max(0, device.total - device.most) if device.strangers is None else device.strangers

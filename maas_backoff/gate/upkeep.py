@@ -1,16 +1,15 @@
-"""Keeps the ledgers of devices true: after each reading, and after a worker stood still."""
-
-from collections.abc import Callable, MutableMapping
+"""Keeps the ledgers of devices true: after each GPU sample, and after a worker stood still."""
 
 from maas_backoff.common.guard import log_for
+from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.faults import Faults
-from maas_backoff.gate.fit import room_of
-from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
+from maas_backoff.gate.known import KnownLedgers
+from maas_backoff.gate.lapsed import Lapsed
 from maas_backoff.gate.others import with_told
-from maas_backoff.gate.reading import Reading
-from maas_backoff.store.ledger import DeviceLedger, Ledgers
+from maas_backoff.gate.placement import room_of
+from maas_backoff.gate.sample import GpuSample
 
 log = log_for("gpu")
 
@@ -22,67 +21,42 @@ class Upkeep:
         self,
         devices: Devices,
         grants: Grants,
-        ledgers: Ledgers,
+        known: KnownLedgers,
         faults: Faults,
-        read: MutableMapping[str, DeviceLedger],
-        stop: Callable[[Grant], None],
+        lapsed: Lapsed,
+        context: GateContext,
     ) -> None:
-        """Take the newest ledgers, by UUID, from `read`, and renew them there. `stop` ends the attempt of a grant."""
         self._devices = devices
         self._grants = grants
-        self._ledgers = ledgers
+        self._known = known
         self._faults = faults
-        self._read = read
-        self._stop = stop
+        self._lapsed = lapsed
+        self._queue = context.queue
 
-    async def tidy(self, queue: str) -> None:
+    async def tidy(self) -> None:
         """Bring the ledgers up to date with what has ended, and with what NVML shows."""
         for uuid in await self._faults.tell(self._devices.all):
-            self._read[uuid] = await self._ledgers.read(uuid)
-        for grant in self._grants.lapsed:
-            await self._reclaim(grant)
+            await self._known.read(uuid)
+        await self._lapsed.reclaim()
         await self._grants.tidy()
-        if self._grants.keep_children:
-            await self._make_room_for_others(queue)
+        if self._grants.have_warm_children:
+            await self._make_room_for_others()
 
-    async def _reclaim(self, grant: Grant) -> None:
-        """Ask again for memory whose reservation has lapsed, as this worker stood still for longer than a lease.
-
-        Others may have been given that memory. Then its child is ended, and the task is handed back. The memory of a
-        child that has ended needs no reservation: nobody counts on it before NVML shows it free.
-        """
-        reading = next((one for one in self._devices.usable if one.uuid == grant.uuid), None)
-        if reading is None:
-            return  # the next reading tells whether there is room
-        if grant.state != "ending" and not grant.dead and not await self._is_reserved_again(grant, reading):
-            log.warning("GPU %s: others have the room of a reservation that has lapsed: its child ends", grant.uuid)
-            self._stop(grant)
-            if grant.state == "idle":
-                grant.end_child()
-        self._grants.reclaimed(grant)
-
-    async def _is_reserved_again(self, grant: Grant, reading: Reading) -> bool:
-        ledger = self._read[grant.uuid] = await self._ledgers.read(grant.uuid)
-        shown = with_told(reading, ledger)
-        wanted = self._grants.reservation(grant)
-        answer = await self._ledgers.reserve(
-            grant.uuid, wanted, free=shown.free, used=shown.used, limit=0, settle=0, holder=""
-        )
-        return answer == "ok"
-
-    async def _make_room_for_others(self, queue: str) -> None:
+    async def _make_room_for_others(self) -> None:
         """End idle children on devices where another worker waits for room."""
-        readings = {one.uuid: one for one in self._devices.all}
-        idle = [grant for grant in self._grants if grant.state == "idle" and grant.evict]
-        for uuid in {grant.uuid for grant in idle}:
-            ledger = self._read[uuid] = await self._ledgers.read(uuid)
-            reading = readings.get(uuid)
-            if ledger.held_for and not ledger.held_for.startswith(f"{queue} "):
-                needed = reading.total if reading else 0
-            else:
-                needed = ledger.needed
-            if reading is not None and needed > max(0, room_of(ledger, with_told(reading, ledger))):
+        samples = {one.uuid: one for one in self._devices.all}
+        warm = [grant for grant in self._grants if grant.is_warm]
+        for uuid in {grant.uuid for grant in warm}:
+            if await self._others_need_room(uuid, samples.get(uuid)):
                 log.info("GPU %s: idle children end for tasks of another worker", uuid)
-                for grant in idle:
+                for grant in warm:
                     if grant.uuid == uuid:
                         grant.end_child()
+
+    async def _others_need_room(self, uuid: str, sample: GpuSample | None) -> bool:
+        ledger = await self._known.read(uuid)
+        if sample is None:
+            return False
+        is_held_by_others = ledger.held_for and not ledger.held_for.startswith(f"{self._queue} ")
+        needed = sample.total if is_held_by_others else ledger.needed
+        return needed > max(0, room_of(ledger, with_told(sample, ledger)))

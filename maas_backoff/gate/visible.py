@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 
 
-def visible_to_cuda(readings: Sequence[Reading], setting: str | None) -> list[Reading]:
+def visible_to_cuda(samples: Sequence[GpuSample], setting: str | None) -> list[GpuSample]:
     """Return what CUDA_VISIBLE_DEVICES leaves of the devices, which are in NVML's order, in its own.
 
     As CUDA does: indices, UUIDs or unambiguous beginnings of them; it stops at the first that names none. An empty
@@ -14,10 +14,10 @@ def visible_to_cuda(readings: Sequence[Reading], setting: str | None) -> list[Re
     CUDA_DEVICE_ORDER should be PCI_BUS_ID.
     """
     if setting is None:
-        return list(readings)
-    found: list[Reading] = []
+        return list(samples)
+    found: list[GpuSample] = []
     for name in setting.split(","):
-        device = _named(name.strip(), readings)
+        device = _named(name.strip(), samples)
         if device is None:
             break
         if device in found:
@@ -26,28 +26,28 @@ def visible_to_cuda(readings: Sequence[Reading], setting: str | None) -> list[Re
     return found
 
 
-def _named(name: str, readings: Sequence[Reading]) -> Reading | None:
+def _named(name: str, samples: Sequence[GpuSample]) -> GpuSample | None:
     if name.isdecimal():
         # MIG slices are named by UUID only.
-        return next((device for device in readings if device.index == int(name) and not is_slice(device)), None)
+        return next((device for device in samples if device.index == int(name) and not is_slice(device)), None)
     if not name.startswith(("GPU-", "MIG-")):
         return None
-    matching = [device for device in readings if device.uuid.startswith(name)]
+    matching = [device for device in samples if device.uuid.startswith(name)]
     return matching[0] if len(matching) == 1 else None
 
 
-def is_slice(device: Reading) -> bool:
+def is_slice(device: GpuSample) -> bool:
     """Whether a device is a slice of one (MIG)."""
     return device.uuid.startswith("MIG-")
 
 
-def chosen(readings: Iterable[Reading], gpus: "Literal['all'] | Sequence[int | str]") -> list[Reading]:
+def chosen(samples: Iterable[GpuSample], gpus: "Literal['all'] | Sequence[int | str]") -> list[GpuSample]:
     """Return the devices that the option `gpus` names, by NVML's index or by UUID."""
-    return [device for device in readings if gpus == "all" or device.index in gpus or device.uuid in gpus]
+    return [device for device in samples if gpus == "all" or device.index in gpus or device.uuid in gpus]
 
 
-def unknown(readings: Sequence[Reading], gpus: "Literal['all'] | Sequence[int | str]") -> list[int | str]:
+def unknown(samples: Sequence[GpuSample], gpus: "Literal['all'] | Sequence[int | str]") -> list[int | str]:
     """Return what the option `gpus` names and is not there."""
     if gpus == "all":
         return []
-    return [name for name in gpus if not any(name in {device.index, device.uuid} for device in readings)]
+    return [name for name in gpus if not any(name in {device.index, device.uuid} for device in samples)]

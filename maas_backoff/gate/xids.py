@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from maas_backoff.common.guard import log_for
-from maas_backoff.gate.library import Library, NvmlError
+from maas_backoff.gate.library import Library, NvmlError, NvmlHandle
 
 log = log_for("gpu")
 
@@ -32,7 +32,7 @@ class Xids:
         self._events = None
         self._heard.clear()
 
-    def listen(self, nvml: Library, handles: Mapping[str, Any]) -> None:
+    def listen(self, nvml: Library, handles: Mapping[str, NvmlHandle]) -> None:
         """Listen to devices, by their UUIDs. One that has no events keeps none of the others from being heard."""
         if self._heard - handles.keys():
             self.forget()
@@ -44,7 +44,7 @@ class Xids:
         for uuid in new:
             self._heard.add(uuid)
             try:
-                nvml.listen(handles[uuid], self._events)
+                handles[uuid].listen(self._events)
             except NvmlError:  # a slice, or an old device
                 continue
 
@@ -56,10 +56,10 @@ class Xids:
                 return
             device, number = told
             try:
-                uuid = nvml.uuid(device)
-            except NvmlError:  # it is lost as well, as its reading will tell
+                uuid = device.uuid()
+            except NvmlError:  # it is lost as well, as its sample will tell
                 continue
-            if uuid in uuids and _is_serious(nvml, device, number):
+            if uuid in uuids and _is_serious(device, number):
                 self._found[uuid] = time.monotonic(), f"Xid {number}"
                 log.error("GPU %s reports Xid %d", uuid, number)
 
@@ -69,9 +69,9 @@ class Xids:
         return text if time.monotonic() - at < seconds else ""
 
 
-def _is_serious(nvml: Library, device: Any, number: int) -> bool:
+def _is_serious(device: NvmlHandle, number: int) -> bool:
     """Return whether something is to be done about the device: as the driver says, or as the number is known."""
     try:
-        return nvml.recovery_action(device) != 0 and number not in _HARMLESS
+        return device.recovery_action() != 0 and number not in _HARMLESS
     except NvmlError:
         return number not in _HARMLESS

@@ -1,4 +1,4 @@
-"""The ledgers of GPUs: what is promised of each device, to all tasks of all queues. One method per script."""
+"""The ledgers of GPUs: the reservations on each device, of all tasks of all queues. One method for each script."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -16,14 +16,13 @@ from maas_backoff.store.server import Server
 ONE_PROCESS, ONE_WORKER = -1, -2
 """Limits of a device that takes one process at a time: a child, or the worker itself."""
 
-
 SEEN_FOR = 3.0
 """Seconds for which others believe what a worker tells of its children's memory; it tells so after each reading."""
 
 
 @attrs.frozen
 class Reservation:
-    """One promise; amounts are MiB."""
+    """GPU memory that was promised to one task; amounts are MiB."""
 
     id: str
     mib: int
@@ -52,17 +51,23 @@ class Reservation:
 class DeviceLedger:
     """A device's ledger as it was read: reservations by id; who it is held for; how much somebody waits for.
 
-    `shut` is why the device is in quarantine, `shut_for` for how many seconds yet: 0 where one task may try it.
+    `quarantine` is the reason of a quarantine, "" without one. `quarantine_for` is the seconds until its end: at 0 one
+    task may try the device.
     """
 
     reservations: Mapping[str, Reservation] = attrs.field(factory=dict[str, Reservation])
     held_for: str = ""
     needed: int = 0
-    shut: str = ""
-    shut_for: float = 0
+    quarantine: str = ""
+    quarantine_for: float = 0
     tried: bool = False
     """Whether a task tries it now."""
     doubted: bool = False
+
+    @property
+    def running(self) -> int:
+        """How many tasks run on the device."""
+        return sum(one.state == "running" for one in self.reservations.values())
 
     @classmethod
     def of(cls, now_ms: float, flat: Sequence[bytes], queue: str = "") -> Self:
@@ -73,22 +78,17 @@ class DeviceLedger:
             for name, value in fields.items()
             if name.startswith("r:")
         )
-        hold, need = _current(fields.get("hold"), now_ms), _current(fields.get("need"), now_ms)
         reservations = {one.id: one for one in found if one is not None}
-        # A quarantine of the device itself comes first.
-        parts = [name[4:] for name in sorted(fields) if name.startswith("shut")]
-        part = next((one for one in parts if one in {"", f":{queue}"} or not queue), "")
-        until, _, reason = fields.get(f"shut{part}", "").partition(" ")
-        if part and not queue:
-            reason = f"for queue {part[1:]}: {reason}"
+        hold, need = _current(fields.get("hold"), now_ms), _current(fields.get("need"), now_ms)
+        part, until, reason = _quarantine(fields, queue)
         trying = reservations.get(fields.get(f"trial{part}", ""))
         return cls(
             reservations=reservations,
             tried=trying is not None and trying.state == "running",
             held_for=hold.partition(" ")[2],
             needed=int(need or 0),
-            shut=reason,
-            shut_for=max(0.0, (float(until) - now_ms) / 1000) if until else 0,
+            quarantine=reason,
+            quarantine_for=max(0.0, (until - now_ms) / 1000),
             doubted=f"faults:{queue}" in fields,
         )
 
@@ -100,11 +100,6 @@ def holder(held_for: str) -> str:
         return f"tasks of {queue} that need {Demand.parse(name)}"
     except ValueError:  # written by hand, or by another release
         return held_for
-
-
-def _current(value: str | None, now_ms: float) -> str:
-    until, _, rest = (value or "0").partition(" ")
-    return rest if float(until) > now_ms else ""
 
 
 class Ledgers:
@@ -150,15 +145,18 @@ class Ledgers:
         free: int,
         used: Mapping[str, int],
         limit: int,
-        settle: float,
+        start_grace: float,
         holder: str,
     ) -> str:
-        """Promise memory, or say what stands against it: see reserve.lua. `settle` is in seconds.
+        """Reserve memory. Return "ok", or what stands against the reservation: see reserve.lua.
 
-        `limit` is how many tasks may run on the device at once: 0 for any number, ONE_PROCESS or ONE_WORKER.
+        `free` and `used` are those of one GPU sample, in MiB. `limit` is how many tasks may run on the device at once:
+        0 for any number, ONE_PROCESS or ONE_WORKER. Nothing else starts there for `start_grace` seconds, unless the
+        memory is seen in use before.
         """
         rest = f"{reservation.worker} {reservation.queue} {reservation.task_id}"
-        args: list[Any] = [reservation.id, reservation.mib, free, limit, self._lease_ms, f"{settle * 1000:.0f}", holder]
+        grace_ms = f"{start_grace * 1000:.0f}"
+        args: list[Any] = [reservation.id, reservation.mib, free, limit, self._lease_ms, grace_ms, holder]
         args += [reservation.owner, rest]
         for owner, mib in used.items():
             args += owner, mib
@@ -212,3 +210,21 @@ class Ledgers:
     async def trust(self, uuid: str) -> None:
         """Note that a task has succeeded on a device that was doubted."""
         await self._run(scripts.DOUBT, uuid, ["", 1, "0", "", self._queue])
+
+
+def _quarantine(fields: Mapping[str, str], queue: str) -> tuple[str, float, str]:
+    """Return which quarantine counts for a queue ("": the device's own; without a queue any), its end, and its reason.
+
+    A quarantine of the device itself comes first. The fields are "shut" and "shut:<queue>".
+    """
+    parts = [name[4:] for name in sorted(fields) if name.startswith("shut")]
+    part = next((one for one in parts if one in {"", f":{queue}"} or not queue), "")
+    until, _, reason = fields.get(f"shut{part}", "").partition(" ")
+    if part and not queue:
+        reason = f"for queue {part[1:]}: {reason}"
+    return part, float(until or 0), reason
+
+
+def _current(value: str | None, now_ms: float) -> str:
+    until, _, rest = (value or "0").partition(" ")
+    return rest if float(until) > now_ms else ""

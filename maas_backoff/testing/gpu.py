@@ -8,7 +8,7 @@ import attrs
 from maas_backoff.config.options import must
 from maas_backoff.domain.demand import MIB_PER_GIB
 from maas_backoff.gate.owner import owner_in_session
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 
 
 @attrs.define
@@ -56,14 +56,14 @@ class FakeGpuProbe:
         if self._changed is not None:
             self._changed()
 
-    def readings(self) -> list[Reading]:
+    def samples(self) -> list[GpuSample]:
         """Return the devices as they are now."""
-        return [_reading(index, gpu) for index, gpu in enumerate(self.gpus)]
+        return [_sample(index, gpu) for index, gpu in enumerate(self.gpus)]
 
 
-def _reading(index: int, gpu: FakeGpu) -> Reading:
+def _sample(index: int, gpu: FakeGpu) -> GpuSample:
     used = gpu.strangers_gb + sum(gpu.processes.values())
-    return Reading(
+    return GpuSample(
         uuid=gpu.uuid,
         index=index,
         name=gpu.name,

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import attrs
 
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import CancelReason, Outcome
 from maas_backoff.domain.task import ProgressReport, TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan
@@ -68,7 +67,7 @@ class Attempt:
         self._begun = time.monotonic()
         self.task: TaskEntity = claimed.task.connected(report)
         if grant is not None:
-            self.task = attrs.evolve(self.task, gpu=GpuAssignment.of(grant.uuid, grant.index, grant.mib))
+            self.task = attrs.evolve(self.task, gpu=grant.assignment)
 
     def __repr__(self) -> str:
         return f"<Attempt {self.task.attempt} of {self.task.task_id!r}, token {self.token}>"

@@ -96,8 +96,8 @@ class Attempts:
     def _count(self, attempt: Attempt) -> None:
         if attempt.started_at is not None:
             self._tally.count_run(time.monotonic() - attempt.started_at)
-        if attempt.grant is not None and attempt.grant.peak:
-            self._tally.count_gpu_memory(attempt.grant.peak, attempt.grant.demand.memory)
+        if attempt.grant is not None and attempt.grant.child.peak:
+            self._tally.count_gpu_memory(attempt.grant.child.peak, attempt.grant.demand.memory)
 
     def give_back(self, grant: Grant) -> None:
         """Note that an attempt has no more use for what it was granted."""

@@ -15,9 +15,10 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.tracing import Tracing
+from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
-from maas_backoff.gate.reading import Probe
+from maas_backoff.gate.sample import Probe
 from maas_backoff.store.connect import Client
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.queue_store import QueueStore
@@ -90,12 +91,8 @@ class Parts:
         gate = Gate(
             probe,
             Ledgers(config.storage, server, lease=config.scheduler.lease, queue=queue),
-            config.gpu,
-            worker=name,
-            queue=queue,
-            in_children=in_children,
-            pulse=wake_ups.gpu,
-            stop=slots.hand_back,
+            GateContext(config.gpu, worker=name, queue=queue, in_children=in_children, changed=wake_ups.gpu),
+            hand_back=slots.hand_back,
         )
         work = Work(
             attempts,
@@ -133,7 +130,16 @@ class Parts:
             named.append(("children", partial(children.run, self.executor, slots, context)))
         return named
 
-    async def grant_to_start_on(self) -> Grant | None:
+    async def start_executor(self) -> None:
+        """Start the executor. Its first child starts on a GPU where a lifespan is to be entered on one."""
+        grant = await self._grant_to_start_on()
+        try:
+            await self.executor.start(grant)
+        finally:
+            if grant is not None:
+                grant.attempt_ended()
+
+    async def _grant_to_start_on(self) -> Grant | None:
         """Return a part of a GPU for the first child, where a lifespan is to be entered on one and there is room."""
         demand = self.config.task.policy.demand
         if demand is None or not self.executor.wants_gpu:

@@ -124,7 +124,7 @@ class Service:
     async def _run(self) -> None:
         parts, store = self.parts, self.parts.context.store
         await store.connection.server.connect()
-        description = Description(parts.config.threadpool, self._troubles_here, parts.gate.describe)
+        description = Description(parts.config.threadpool, self._troubles_here, parts.gate.overview.describe)
         heartbeat = self._heartbeat = Heartbeat(parts.context, parts.slots, parts.gate, description)
         waker = store.connection.server.new_client(connections=1, timeout=LONGEST_BLOCK + 2)
         try:
@@ -133,7 +133,7 @@ class Service:
             heartbeat.start()
             try:
                 await orphans.look()  # they may hold what the handlers need: memory, a GPU, a port
-                await parts.executor.start(await parts.grant_to_start_on())
+                await parts.start_executor()
                 self._started = True
                 with contextlib.suppress(StorageError):  # the next beat tells it, too
                     await heartbeat.announce()

@@ -157,7 +157,7 @@ class Work:
     def _as_on_gpu(self, attempt: Attempt, grant: Grant, outcome: Outcome) -> Outcome:
         """Tell what a failure has to do with the GPU it happened on, and the gate what is to be thought of that GPU."""
         if isinstance(attempt.outcome, Succeeded):
-            self.gate.succeeded(grant)
+            self.gate.faults.succeeded(grant.uuid)
         if not isinstance(outcome, Failed):
             return outcome
         trouble = self.gate.devices.trouble_of(grant.uuid)
@@ -166,9 +166,9 @@ class Work:
         if not may_come_back(outcome.fault):
             return outcome
         if outcome.fault == "gpu" and not trouble:
-            self.gate.failed(grant, attempt.task.task_id, str(outcome.error))
-        crowded = self.gate.is_crowded(grant, other_processes(outcome.error.message))
-        return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.peak, self.gate.most, crowded)
+            self.gate.faults.failed(grant.uuid, attempt.task.task_id, str(outcome.error))
+        crowded = self.gate.overview.is_crowded(grant, other_processes(outcome.error.message))
+        return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.child.peak, self.gate.overview.most, crowded)
 
     # The exception handler
 

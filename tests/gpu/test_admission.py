@@ -32,11 +32,12 @@ from maas_backoff import (
     TaskStatus,
 )
 from maas_backoff.domain.demand import Demand, Waiting
-from maas_backoff.gate import grants, others
+from maas_backoff.gate import others, reports
+from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.owner import owner_of
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store import server as servers
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.exchange import Exchange
@@ -367,7 +368,7 @@ async def _works_again(scheduler: TaskBackoffScheduler, uuid: str) -> bool:
     for task_id in ids:
         await scheduler.wait_task(task_id, 20)
     ledger = await scheduler._client._ledgers.read(uuid)
-    return not ledger.shut
+    return not ledger.quarantine
 
 
 async def test_a_program_s_own_error_uses_a_retry_and_says_nothing_against_the_device(
@@ -471,13 +472,13 @@ async def test_without_any_device_that_is_well_a_worker_is_not_ready(
 
 
 async def test_a_reading_that_is_too_old_admits_nothing(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
-    """Nobody knows what is free: tasks that need a GPU wait, others run; it goes on with the next reading."""
+    """Nobody knows what is free: tasks that need a GPU wait, others run; it goes on with the next sample."""
 
     class Hanging(FakeGpuProbe):
         age = 3600.0
 
-        def readings(self) -> list[Reading]:
-            return [attrs.evolve(one, at=one.at - self.age) for one in super().readings()]
+        def samples(self) -> list[GpuSample]:
+            return [attrs.evolve(one, at=one.at - self.age) for one in super().samples()]
 
     probe = Hanging(two.gpus)
     ran: list[str] = []
@@ -592,7 +593,7 @@ async def test_more_demands_than_are_told_apart(gpu_config: TaskBackoffConfig, n
     scheduler = worker(gpu_config, FakeGpuProbe([FakeGpu(new_uuid())]), handler)
     needs = [n / 8 for n in range(1, 51)]
     await scheduler.create_tasks([TaskSpec({}, f"{need}", min_gpu_memory_gb=need) for need in needs])
-    client = scheduler._client.store
+    client = scheduler._client.store.connection
     assert len(await client.server.execute("HKEYS", client.keys("demands"))) == 12 + 3, "to 2, 4 and 8 GiB"
     assert (await scheduler.get_queue_stats()).gpu_count == 50
     async with scheduler:
@@ -1113,7 +1114,7 @@ async def test_memory_that_only_another_container_shows_in_use_is_counted_once(
     gpu_config: TaskBackoffConfig, new_uuid: NewUuid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two containers share a device, each seeing its own processes only: 10 of 16 GiB in use leave room for 5."""
-    monkeypatch.setattr(grants, "is_contained", lambda: True)
+    monkeypatch.setattr(reports, "is_contained", lambda: True)
     monkeypatch.setattr(others, "is_elsewhere", lambda owner: owner != "-")
     uuid = new_uuid()
     there, here = FakeGpu(uuid), FakeGpu(uuid)
@@ -1170,12 +1171,10 @@ class AGate:
         self.ledgers = Ledgers(config.storage, server, lease=30, queue="test")
         self.probe = FakeGpuProbe([FakeGpu(uuid)])
         self.gate = Gate(
-            *(self.probe, self.ledgers, config.gpu),
-            worker="w",
-            queue="test",
-            in_children=True,
-            pulse=asyncio.Event(),
-            stop=self.stopped.append,
+            self.probe,
+            self.ledgers,
+            GateContext(config.gpu, worker="w", queue="test", in_children=True, changed=asyncio.Event()),
+            hand_back=self.stopped.append,
         )
         self.probe.start(lambda: None)
 
@@ -1191,7 +1190,7 @@ class AGate:
     async def another_worker_takes(self, gib: int) -> None:
         taken = Reservation("other/1", 1024 * gib, "running", "-", "other", "q", "t")
         answer = await self.ledgers.reserve(
-            self.uuid, taken, free=16 * 1024, used={}, limit=0, settle=0, holder="q 1:0"
+            self.uuid, taken, free=16 * 1024, used={}, limit=0, start_grace=0, holder="q 1:0"
         )
         assert answer == "ok"
 
@@ -1217,22 +1216,22 @@ async def test_a_reservation_that_has_lapsed_is_asked_for_again(a_gate: AGate, t
     grant = await a_gate.child(NOBODY, 10)
     await a_gate.ledgers.release(a_gate.uuid, [grant.id])
     await a_gate.another_worker_takes(taken)
-    a_gate.gate.grants.missing([grant.id])
+    a_gate.gate.grants.renewal.note_missing([grant.id])
     await a_gate.gate.tidy()
     assert a_gate.stopped == ([] if goes_on else [grant])
     assert await a_gate.reserved() == {"other/1": taken, **({grant.id: 10} if goes_on else {})}
-    assert a_gate.gate.grants.lapsed == []
+    assert a_gate.gate.grants.renewal.lapsed_children == []
 
 
 async def test_a_lapsed_reservation_waits_for_a_reading(a_gate: AGate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a standstill the last reading is as old as that: it says nothing about the room."""
+    """After a standstill the last sample is as old as that: it says nothing about the room."""
     grant = await a_gate.child(NOBODY, 10)
     await a_gate.ledgers.release(a_gate.uuid, [grant.id])
-    a_gate.gate.grants.missing([grant.id])
+    a_gate.gate.grants.renewal.note_missing([grant.id])
     with monkeypatch.context() as patch:
         patch.setattr(FakeGpuProbe, "patience", -1.0)
         await a_gate.gate.tidy()
-        assert await a_gate.reserved() == {} and a_gate.gate.grants.unsettled
+        assert await a_gate.reserved() == {} and a_gate.gate.grants.awaits_sample
     await a_gate.gate.tidy()
     assert await a_gate.reserved() == {grant.id: 10}
 
@@ -1242,9 +1241,9 @@ async def test_an_idle_child_whose_reservation_has_lapsed_ends_where_others_have
     grant.attempt_ended()
     await a_gate.ledgers.release(a_gate.uuid, [grant.id])
     await a_gate.another_worker_takes(8)
-    a_gate.gate.grants.missing([grant.id])
+    a_gate.gate.grants.renewal.note_missing([grant.id])
     await a_gate.gate.tidy()
-    assert grant.evict is None and await a_gate.reserved() == {"other/1": 8}
+    assert grant.state == "ending" and await a_gate.reserved() == {"other/1": 8}
 
 
 async def test_a_change_that_the_ledger_did_not_hear_of_is_told_again(
@@ -1282,7 +1281,7 @@ async def test_a_task_whose_gpu_memory_was_given_away_is_handed_back(
         ledgers = scheduler._client._ledgers
         await ledgers.release(uuid, [grant.id])
         taken = Reservation("other/1", 8 * 1024, "running", "-", "other", "q", "t")
-        await ledgers.reserve(uuid, taken, free=16 * 1024, used={}, limit=0, settle=0, holder="q 1:0")
+        await ledgers.reserve(uuid, taken, free=16 * 1024, used={}, limit=0, start_grace=0, holder="q 1:0")
         await eventually(lambda: _is_pending(scheduler, "x"), "it waits for room", 20)
         task = await scheduler.get_task("x")
         assert task is not None and (task.retry_count, task.lost_count) == (0, 0)

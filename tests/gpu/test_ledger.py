@@ -78,8 +78,8 @@ class Machine(RuleBasedStateMachine):
         # Who has lost its reservation has died, with its memory.
         self.model = self.alive()
 
-    @rule(name=ids, mib=sizes, limit=st.sampled_from([0, 0, 2]), settle=st.sampled_from([0, SETTLE]))
-    def reserve(self, name: str, mib: int, limit: int, settle: float) -> None:
+    @rule(name=ids, mib=sizes, limit=st.sampled_from([0, 0, 2]), start_grace=st.sampled_from([0, SETTLE]))
+    def reserve(self, name: str, mib: int, limit: int, start_grace: float) -> None:
         others = {other: known for other, known in self.alive().items() if other != name}
         mine = self.model.get(name)
         unseen = sum(max(0, known.mib - known.used) for known in others.values())
@@ -90,7 +90,7 @@ class Machine(RuleBasedStateMachine):
         running = sum(known.state == "running" for known in others.values())
         if limit and running >= limit:
             expected = "busy"
-        elif settle and starting:
+        elif start_grace and starting:
             expected = "starting"
         elif mib > self.free + (mine.used if mine else 0) - unseen and (mine is None or mib > mine.mib):
             expected = "room"
@@ -99,12 +99,12 @@ class Machine(RuleBasedStateMachine):
         wanted = _reservation(name, mib)
         answer = self.do(
             self.ledgers.reserve(
-                "GPU-m", wanted, free=self.free, used=self.used, limit=limit, settle=settle, holder="q 1:0"
+                "GPU-m", wanted, free=self.free, used=self.used, limit=limit, start_grace=start_grace, holder="q 1:0"
             )
         )
         assert answer == expected
         if answer == "ok":
-            until = self.now + settle * 1000 if settle else 0
+            until = self.now + start_grace * 1000 if start_grace else 0
             used = min(mine.used, mib) if mine else 0
             self.model[name] = Known(mib, "running", self.now + LEASE * 1000, until, used)
 
@@ -179,7 +179,7 @@ def test_the_scripts_agree_with_the_model(name: str, servers: Any) -> None:
 
 
 async def test_fifty_at_once_never_promise_more_than_there_is(any_server: Server) -> None:
-    """Fifty workers with the same reading want 1 MiB each of 16: sixteen get it."""
+    """Fifty workers with the same sample want 1 MiB each of 16: sixteen get it."""
     ledgers = _ledgers(any_server)
     answers: list[str] = []
     async with asyncio.TaskGroup() as group:
@@ -187,7 +187,7 @@ async def test_fifty_at_once_never_promise_more_than_there_is(any_server: Server
         async def one(number: int) -> None:
             wanted = _reservation(f"w/{number}", 1)
             answers.append(
-                await ledgers.reserve("GPU-f", wanted, free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0")
+                await ledgers.reserve("GPU-f", wanted, free=TOTAL, used={}, limit=0, start_grace=0, holder="q 1:0")
             )
 
         for number in range(50):
@@ -201,7 +201,7 @@ async def test_a_hold_keeps_all_others_out_until_its_holder_starts_or_it_ends(se
 
     async def try_for(holder: str) -> str:
         return await ledgers.reserve(
-            "GPU-h", _reservation(holder[0], 1), free=TOTAL, used={}, limit=0, settle=0, holder=holder
+            "GPU-h", _reservation(holder[0], 1), free=TOTAL, used={}, limit=0, start_grace=0, holder=holder
         )
 
     ledgers.clock = f"{START}"
@@ -227,7 +227,7 @@ async def test_a_device_that_takes_one_process_at_a_time(
 
     async def reserve(name: str, mib: int = 1) -> str:
         return await ledgers.reserve(
-            "GPU-e", _reservation(name, mib), free=TOTAL, used={}, limit=limit, settle=0, holder="q 1:0"
+            "GPU-e", _reservation(name, mib), free=TOTAL, used={}, limit=limit, start_grace=0, holder="q 1:0"
         )
 
     assert await reserve("w/1") == "ok"
@@ -248,13 +248,13 @@ async def test_three_different_tasks_make_a_quarantine_and_one_success_ends_it(s
 
     async def try_it(name: str) -> str:
         return await ledgers.reserve(
-            "GPU-q", _reservation(name, 1), free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0"
+            "GPU-q", _reservation(name, 1), free=TOTAL, used={}, limit=0, start_grace=0, holder="q 1:0"
         )
 
     assert [await fail(task) for task in ("a", "a", "a", "b b", "b b")] == [False] * 5
     assert await fail("c")
     found = await ledgers.read("GPU-q")
-    assert (found.shut, found.shut_for, found.doubted) == ("CUDA error", 60, True)
+    assert (found.quarantine, found.quarantine_for, found.doubted) == ("CUDA error", 60, True)
     assert await try_it("w/1") == "shut"
     ledgers.clock = f"{START + 60_001}"
     assert [await try_it("w/1"), await try_it("w/2")] == ["ok", "shut"]
@@ -266,7 +266,7 @@ async def test_three_different_tasks_make_a_quarantine_and_one_success_ends_it(s
     assert await try_it("w/3") == "ok"
     await ledgers.trust("GPU-q")
     found = await ledgers.read("GPU-q")
-    assert (found.shut, found.doubted) == ("", False)
+    assert (found.quarantine, found.doubted) == ("", False)
     assert await try_it("w/4") == "ok"
     await ledgers._server.aclose()
 
@@ -287,19 +287,21 @@ async def test_what_one_queue_s_tasks_say_of_a_device_is_that_queue_s_own(server
     async def take(ledgers: Ledgers, name: str) -> str:
         queue = ledgers._queue
         wanted = attrs.evolve(_reservation(name, 1), queue=queue)
-        return await ledgers.reserve("GPU-o", wanted, free=TOTAL, used={}, limit=0, settle=0, holder=f"{queue} 1:0")
+        return await ledgers.reserve(
+            "GPU-o", wanted, free=TOTAL, used={}, limit=0, start_grace=0, holder=f"{queue} 1:0"
+        )
 
     assert await mine.doubt("GPU-o", "a task", "CUDA error", limit=1, seconds=60)
     assert (await take(mine, "w/1"), await take(others, "v/1")) == ("shut", "ok")
-    assert [(await one.read("GPU-o")).shut for one in (mine, others, anybody)] == [
+    assert [(await one.read("GPU-o")).quarantine for one in (mine, others, anybody)] == [
         "CUDA error",
         "",
         "for queue q: CUDA error",
     ]
     await others.trust("GPU-o")
-    assert (await mine.read("GPU-o")).shut
+    assert (await mine.read("GPU-o")).quarantine
     assert await others.doubt("GPU-o", "", "Xid 79", limit=1, seconds=60)
-    assert (await take(others, "v/2"), (await mine.read("GPU-o")).shut) == ("shut", "Xid 79")
+    assert (await take(others, "v/2"), (await mine.read("GPU-o")).quarantine) == ("shut", "Xid 79")
     for one in (mine, others, anybody):
         await one._server.aclose()
 
@@ -312,7 +314,7 @@ async def test_a_success_of_what_began_before_proves_nothing_and_a_lost_answer_s
     await ledgers.trust("GPU-s")
     assert await ledgers.doubt("GPU-s", "", "GPU is lost", limit=1, seconds=0)
     found = await ledgers.read("GPU-s")
-    assert (found.shut, found.shut_for) == ("GPU is lost", 300)
+    assert (found.quarantine, found.quarantine_for) == ("GPU is lost", 300)
     await ledgers._server.aclose()
 
 
@@ -323,7 +325,7 @@ async def test_what_runs_already_does_not_keep_a_device_from_being_tried(server:
 
     async def take(name: str) -> str:
         return await ledgers.reserve(
-            "GPU-t", _reservation(name, 1), free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0"
+            "GPU-t", _reservation(name, 1), free=TOTAL, used={}, limit=0, start_grace=0, holder="q 1:0"
         )
 
     assert await take("w/1") == "ok"
@@ -346,7 +348,7 @@ async def test_what_a_worker_tells_of_its_child_is_kept_for_a_moment(server: Ser
         (one,) = (await ledgers.read("GPU-c")).reservations.values()
         return one.seen
 
-    assert await ledgers.reserve("GPU-c", child, free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0") == "ok"
+    assert await ledgers.reserve("GPU-c", child, free=TOTAL, used={}, limit=0, start_grace=0, holder="q 1:0") == "ok"
     assert await told() == 0
     await ledgers.keep("GPU-c", [child])
     assert await told() == 4
@@ -371,10 +373,10 @@ async def test_a_full_server_goes_on_keeping_what_is_reserved(any_server: Server
 
     async def other() -> str:
         return await ledgers.reserve(
-            "GPU-n", _reservation("w/2", 10), free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0"
+            "GPU-n", _reservation("w/2", 10), free=TOTAL, used={}, limit=0, start_grace=0, holder="q 1:0"
         )
 
-    assert await ledgers.reserve("GPU-n", wanted, free=TOTAL, used={}, limit=0, settle=0, holder="q 1:0") == "ok"
+    assert await ledgers.reserve("GPU-n", wanted, free=TOTAL, used={}, limit=0, start_grace=0, holder="q 1:0") == "ok"
     await ledgers.doubt("GPU-n", "", "warm up", limit=1, seconds=0)
     await ledgers.trust("GPU-n")
     client = await ledgers._server.connect()

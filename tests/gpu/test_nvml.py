@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 from gpu.driver import GIB, Driver
 
-from maas_backoff.gate import device, nvml
+from maas_backoff.gate import device, listing, nvml, sampling
 from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.owner import owner_of
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 
 Started = Callable[[], "Probing"]
 
@@ -27,14 +27,14 @@ class Probing:
         self._round = threading.Event()
         self.probe.start(self._round.set)
 
-    def next(self, seconds: float = 20) -> dict[str, Reading]:
+    def next(self, seconds: float = 20) -> dict[str, GpuSample]:
         """Return what a round says that begins now."""
         asked = time.monotonic()
         while True:
             self._round.clear()
             self.probe.poke()
             assert self._round.wait(seconds), self.probe.trouble
-            found = {one.uuid: one for one in self.probe.readings()}
+            found = {one.uuid: one for one in self.probe.samples()}
             if all(one.at > asked for one in found.values()):
                 return found
 
@@ -48,9 +48,9 @@ def until(holds: Callable[[], object]) -> None:
 
 @pytest.fixture
 def started(here: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
-    monkeypatch.setattr(nvml, "LISTED_FOR", 0.2)
-    monkeypatch.setattr(nvml, "MISSED_FOR", 0.2)
-    monkeypatch.setattr(nvml, "FAILING_FOR", 0.2)
+    monkeypatch.setattr(listing, "LISTED_FOR", 0.2)
+    monkeypatch.setattr(listing, "MISSED_FOR", 0.2)
+    monkeypatch.setattr(sampling, "FAILING_FOR", 0.2)
     probes: list[Probing] = []
 
     def start() -> Probing:
@@ -79,7 +79,7 @@ def test_a_device_and_what_changes_about_it(here: Driver, started: Started, monk
 
 
 def test_utilisation_is_an_average_over_time(here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many readings are taken out of turn: a value counts for the time since the one before."""
+    """However many samples are taken out of turn: a value counts for the time since the one before."""
     monkeypatch.setattr(device, "WINDOW", 1.5)
     here.device("GPU-a", util=100)
     probing = started()
@@ -157,9 +157,9 @@ def test_in_a_container_a_list_of_the_machine_s_process_ids_says_nothing(
     me, nobody = os.getpid(), 2**22 + 1
     here.device("GPU-a", used_gb=2, procs=f"{me}:{GIB},{nobody}:{GIB}")
     here.device("GPU-b", used_gb=2, procs=f"{me}:{GIB}")
-    readings = started().next()
-    assert readings["GPU-a"].used == {}
-    assert readings["GPU-b"].used == {owner_of(os.getsid(me)): 1024}
+    samples = started().next()
+    assert samples["GPU-a"].used == {}
+    assert samples["GPU-b"].used == {owner_of(os.getsid(me)): 1024}
 
 
 @pytest.mark.parametrize(("mode", "exclusive", "trouble"), [(0, False, ""), (3, True, ""), (2, False, "compute mode")])
@@ -183,12 +183,12 @@ def test_a_device_that_falls_off_the_bus_gives_its_number_to_no_other(here: Driv
     probing.next()
     here.change("GPU-b", gone=1)
     until(lambda: probing.next()["GPU-b"].trouble == "it is gone")
-    assert [(one.uuid, one.index) for one in probing.probe.readings()] == [("GPU-a", 0), ("GPU-b", 1), ("GPU-c", 2)]
+    assert [(one.uuid, one.index) for one in probing.probe.samples()] == [("GPU-a", 0), ("GPU-b", 1), ("GPU-c", 2)]
     until(lambda: "GPU-b" not in probing.next())
-    assert [one.index for one in probing.probe.readings()] == [0, 2]
+    assert [one.index for one in probing.probe.samples()] == [0, 2]
     here.change("GPU-b", gone=0)
     until(lambda: "GPU-b" in probing.next())
-    assert [one.uuid for one in probing.probe.readings()] == ["GPU-a", "GPU-b", "GPU-c"]
+    assert [one.uuid for one in probing.probe.samples()] == ["GPU-a", "GPU-b", "GPU-c"]
 
 
 def test_after_a_reload_of_the_driver_nvml_is_initialised_again(here: Driver, started: Started) -> None:
@@ -225,14 +225,14 @@ def test_a_reading_that_fails_for_a_moment_grows_old(
     here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing new starts by it, and nothing is broken: that would end warm children."""
-    monkeypatch.setattr(nvml, "FAILING_FOR", 100.0)
+    monkeypatch.setattr(sampling, "FAILING_FOR", 100.0)
     here.device("GPU-a")
     here.device("GPU-b")
     probing = started()
     before = probing.next()["GPU-a"]
     here.change("GPU-a", mem_error=999)
-    until(lambda: probing.probe.readings()[1].at > before.at + 0.5)
-    kept = probing.probe.readings()[0]
+    until(lambda: probing.probe.samples()[1].at > before.at + 0.5)
+    kept = probing.probe.samples()[0]
     assert (kept.trouble, kept.free) == ("", before.free) and kept.at < before.at + 0.5
     here.change("GPU-a", mem_error=0)
     assert probing.next()["GPU-a"].at > kept.at
@@ -292,7 +292,7 @@ def test_a_slice_is_a_device_and_its_parent_none(here: Driver, started: Started)
     assert found["MIG-1"].utilization is None and found["GPU-whole"].utilization == 0
     del here.slices["MIG-2"]
     here.write()
-    time.sleep(nvml.LISTED_FOR)
+    time.sleep(listing.LISTED_FOR)
     found = probing.next()
     assert (found["MIG-2"].trouble, found["MIG-2"].free) == ("it is gone", 0)
 
@@ -319,12 +319,12 @@ def test_a_broken_device_is_never_free(here: Driver, started: Started, how: str)
     assert probing.next()["GPU-a"].trouble == ""
     name, _, value = how.partition("=")
     here.change("GPU-a", **{name: int(value)})
-    time.sleep(nvml.LISTED_FOR)
+    time.sleep(listing.LISTED_FOR)
     found = probing.next()
     assert found["GPU-a"].free == 0 and found["GPU-a"].trouble
     assert found["GPU-b"].free == 16 * 1024 and not found["GPU-b"].trouble
     here.change("GPU-a", **{name: 0})
-    time.sleep(nvml.LISTED_FOR)
+    time.sleep(listing.LISTED_FOR)
     assert probing.next()["GPU-a"].trouble == ""
 
 
@@ -339,10 +339,10 @@ def test_a_device_that_was_missed_is_looked_for_soon(
     probing.next()
     name, _, value = how.partition("=")
     here.change("GPU-a", **{name: int(value)})
-    time.sleep(nvml.LISTED_FOR)
+    time.sleep(listing.LISTED_FOR)
     until(lambda: probing.next()["GPU-a"].trouble)
-    monkeypatch.setattr(nvml, "LISTED_FOR", 30.0)
-    monkeypatch.setattr(nvml, "MISSED_FOR", 0.1)
+    monkeypatch.setattr(listing, "LISTED_FOR", 30.0)
+    monkeypatch.setattr(listing, "MISSED_FOR", 0.1)
     probing.next()
     here.change("GPU-a", **{name: 0})
     until(lambda: not probing.next()["GPU-a"].trouble)
@@ -383,11 +383,11 @@ def test_without_a_driver_there_is_nothing_and_it_says_why(here: Driver, started
     while "initialised" not in probe.trouble:
         assert time.monotonic() < deadline, probe.trouble
         time.sleep(0.01)
-    assert "Driver Not Loaded" in probe.trouble and not probe.readings()
+    assert "Driver Not Loaded" in probe.trouble and not probe.samples()
     # It is loaded later.
     here.globals = {}
     here.device("GPU-a")
-    while not probe.readings():
+    while not probe.samples():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert probe.trouble == ""
@@ -396,7 +396,7 @@ def test_without_a_driver_there_is_nothing_and_it_says_why(here: Driver, started
 def test_a_slow_driver_gets_more_patience_and_a_hanging_one_is_told_of(
     here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """How old a reading may be grows with the time that reading takes, to a limit; readings() itself never waits."""
+    """How old a sample may be grows with the time that a round takes, to a limit; samples() itself never waits."""
     here.device("GPU-a")
     probing = started()
     probing.next()
@@ -411,5 +411,5 @@ def test_a_slow_driver_gets_more_patience_and_a_hanging_one_is_told_of(
     while "has not answered" not in probing.probe.trouble:
         assert time.monotonic() < deadline
         began = time.monotonic()
-        probing.probe.readings()
+        probing.probe.samples()
         assert time.monotonic() - began < 0.3

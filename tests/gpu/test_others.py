@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maas_backoff.gate import others, owner
-from maas_backoff.gate.fit import room_of, strangers_of
 from maas_backoff.gate.others import WATCHED_FOR, Others, with_told
 from maas_backoff.gate.owner import owner_of
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.placement import room_of, used_by_other_processes
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import SEEN_FOR, DeviceLedger, Reservation
 
 TOTAL = 16
@@ -19,8 +19,8 @@ THERE = "container:7"
 HERE = owner_of(7)
 
 
-def reading(at: float, free: int, **used: int) -> Reading:
-    return Reading("GPU-a", 0, "", TOTAL, free, at, used)
+def sample(at: float, free: int, **used: int) -> GpuSample:
+    return GpuSample("GPU-a", 0, "", TOTAL, free, at, used)
 
 
 def ledger(mib: int, seen: int, who: str = THERE) -> DeviceLedger:
@@ -28,11 +28,11 @@ def ledger(mib: int, seen: int, who: str = THERE) -> DeviceLedger:
 
 
 def watched(*known: tuple[float, int, DeviceLedger]) -> int:
-    """Return the room after readings at moments, each with what was free, and the ledger."""
+    """Return the room after samples at moments, each with what was free, and the ledger."""
     believer = Others()
     room = 0
     for at, free, told in known:
-        room = room_of(told, believer.believed(reading(at, free), told))
+        room = room_of(told, believer.believed(sample(at, free), told))
     return room
 
 
@@ -46,7 +46,7 @@ def test_a_child_in_another_container_counts_once_after_a_while() -> None:
 def test_a_child_of_this_container_is_what_the_reading_shows() -> None:
     """Also where it shows nothing: the process is not there, whatever was told."""
     told = ledger(10, seen=10, who=HERE)
-    assert with_told(reading(0, 6), told) == reading(0, 6)
+    assert with_told(sample(0, 6), told) == sample(0, 6)
     assert watched((0, 6, told), (WATCHED_FOR, 6, told)) == -4
 
 
@@ -64,11 +64,11 @@ def test_a_child_that_the_machine_s_own_worker_sees_under_another_id_counts_once
     """Outside of containers NVML shows all processes: there the child has two names, of which one is its owner's."""
     told, believer = ledger(10, seen=10), Others()
     for at in (0.0, 2.0, WATCHED_FOR):
-        shown = believer.believed(Reading("GPU-a", 0, "", TOTAL, 6, at, {"machine:4711": 10}), told)
+        shown = believer.believed(GpuSample("GPU-a", 0, "", TOTAL, 6, at, {"machine:4711": 10}), told)
         room = room_of(told, shown)
     assert room == 6
     # The child gives its memory back, and its worker has not told yet.
-    later = Reading("GPU-a", 0, "", TOTAL, 16, WATCHED_FOR + 0.5, {})
+    later = GpuSample("GPU-a", 0, "", TOTAL, 16, WATCHED_FOR + 0.5, {})
     assert room_of(told, believer.believed(later, told)) == 6
 
 
@@ -81,8 +81,8 @@ def test_nothing_is_believed_that_nobody_has_watched() -> None:
 
 def test_other_programs_are_told_apart_from_children_in_other_containers() -> None:
     told = ledger(10, seen=8)
-    assert strangers_of(told, reading(0, 6)) == 10
-    assert strangers_of(told, with_told(reading(0, 6), told)) == 2
+    assert used_by_other_processes(told, sample(0, 6)) == 10
+    assert used_by_other_processes(told, with_told(sample(0, 6), told)) == 2
 
 
 @settings(deadline=None)
@@ -124,7 +124,7 @@ class _Worker:
         self.mib = self.used = 0
         self.told = (-100.0, 0)
         self.others = Others()
-        self.reading = Reading("", 0, "", TOTAL, 0, 0)
+        self.sample = GpuSample("", 0, "", TOTAL, 0, 0)
         self.next_reading, self.next_telling = choice.uniform(0, 1), 100.0
 
     def change(self) -> None:
@@ -139,20 +139,20 @@ class _Worker:
     def live(self, now: float, free: int, other: "_Worker") -> None:
         """Read the device about once a second, tell a moment later, and look whether more can be had in between."""
         if now >= self.next_reading:
-            self.reading = Reading("", 0, "", TOTAL, free, now, {self.owner: self.used})
+            self.sample = GpuSample("", 0, "", TOTAL, free, now, {self.owner: self.used})
             self.next_reading = now + self.choice.uniform(0.9, 1.3)
             self.next_telling = now + self.choice.uniform(0, 0.3)
         if now >= self.next_telling:
-            self.told = (now, self.reading.used[self.owner])
+            self.told = (now, self.sample.used[self.owner])
             self.next_telling = math.inf
-        if self.reading.used and self.choice.random() < 0.4:
+        if self.sample.used and self.choice.random() < 0.4:
             self.look(now, other)
 
     def look(self, now: float, other: "_Worker") -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(owner, "_NAMESPACE", self.owner.partition(":")[0])
             ledger = DeviceLedger({one.owner: one.reservation(now) for one in (self, other)})
-            shown = self.others.believed(self.reading, ledger)
+            shown = self.others.believed(self.sample, ledger)
         room = room_of(ledger, shown)
         if room > 0 and self.choice.random() < 0.5:
             self.mib += self.choice.randint(1, room)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.gate.visible import chosen, unknown, visible_to_cuda
 
 DEVICES = [
-    Reading(uuid, index, "Fake", 1, 1, 0)
+    GpuSample(uuid, index, "Fake", 1, 1, 0)
     for uuid, index in [("GPU-aa1", 0), ("GPU-aa2", 1), ("GPU-bb3", 2), ("MIG-cc4", 3), ("MIG-cc5", 3)]
 ]
 

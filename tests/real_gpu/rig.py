@@ -19,7 +19,7 @@ from support import Server, eventually
 
 from maas_backoff import TaskBackoffScheduler, TaskEntity
 from maas_backoff.gate.owner import owner_of
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import DeviceLedger, Ledgers, Reservation
 
 GIB = 1024
@@ -58,7 +58,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 class Watch:
-    """The product's own reading of the device, made by a process of its own (watch.py)."""
+    """The product's own view of the device, made by a process of its own (watch.py)."""
 
     def __init__(self, env: dict[str, str]) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -70,19 +70,19 @@ class Watch:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def sample(self) -> Reading:
+    def sample(self) -> GpuSample:
         """Return a GPU sample that was taken after this call. Raises LookupError where there is no device."""
         reply = self._ask("sample")
         if "missing" in reply:
             raise LookupError(reply["missing"])
-        return Reading(**reply)
+        return GpuSample(**reply)
 
     def used_by(self, pid: int) -> int:
         """Return the MiB that a child process and all that it has started use now."""
         return self.sample().used.get(owner_of(pid), 0)
 
     def costs(self) -> list[float]:
-        """Return the milliseconds that each of some rounds of readings took."""
+        """Return the milliseconds that each of some rounds of samples took."""
         return sorted(self._ask("costs"))
 
     def stop(self) -> None:

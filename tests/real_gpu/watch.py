@@ -14,6 +14,7 @@ import attrs
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.library import Library
 from maas_backoff.gate.nvml import NvmlProbe
+from maas_backoff.gate.sampling import Sampling
 
 PATIENCE = 20.0
 """Seconds to wait for a sample."""
@@ -43,14 +44,14 @@ def sample(devices: Devices, probe: NvmlProbe) -> dict[str, Any]:
 
 
 def costs() -> list[float]:
-    library, probe = Library(), NvmlProbe()
-    library.initialise()
+    sampling = Sampling(Library())
+    sampling.driver.start()
     found: list[float] = []
     for _ in range(30):
         begun = time.perf_counter()
-        probe._read_all(library)
+        sampling.take_round()
         found.append((time.perf_counter() - begun) * 1000)
-    library.shut_down()
+    sampling.driver.stop()
     return found
 
 

@@ -313,7 +313,7 @@ async def by_a_broken_gpu(scheduler: TaskBackoffScheduler, config: TaskBackoffCo
         one = Reservation(id="w/1", mib=1, state="running", owner="1:1", worker="w", queue="test", task_id="x", seen=1)
         await ledgers.need(uuid, 1, 5)
         assert await ledgers.doubt(uuid, queue and "x", "broken", limit=1, seconds=0)
-        assert await ledgers.reserve(uuid, one, free=9, used={}, limit=0, settle=0, holder="test 1:0") == "ok"
+        assert await ledgers.reserve(uuid, one, free=9, used={}, limit=0, start_grace=0, holder="test 1:0") == "ok"
         await ledgers.keep(uuid, [one])
         seen.look()
 

@@ -173,7 +173,7 @@ class Way:
         return Reservation("w/1", 1, "running", "-", "w", "q", "t")
 
     async def reserve(self, ledgers: Ledgers) -> None:
-        await ledgers.reserve("GPU-a", self.reservation(), free=9, used={}, limit=0, settle=0, holder="q 1:0")
+        await ledgers.reserve("GPU-a", self.reservation(), free=9, used={}, limit=0, start_grace=0, holder="q 1:0")
 
     # The server's state
 

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan
-from maas_backoff.gate.grant import Grant
 
 Handler = Callable[..., object]
 """A user's function from a task to its result: `async def` or `def`, returning ResultEntity or any JSON value.
@@ -19,6 +19,31 @@ ExceptionHandler = Callable[[TaskEntity], object]
 """A user's function that is called with the task whose attempt raised, timed out or crashed; likewise."""
 
 
+class GpuGrant(Protocol):
+    """Memory on a GPU, as an executor sees it: where the memory is, and the two calls of a child process.
+
+    Only these two calls of executors change a grant.
+    """
+
+    @property
+    def cuda_name(self) -> str:
+        """The device's name in CUDA_VISIBLE_DEVICES."""
+        ...
+
+    @property
+    def assignment(self) -> GpuAssignment:
+        """The device and the memory, as a task sees them."""
+        ...
+
+    def used_by(self, pid: int, evict: Callable[[], None]) -> None:
+        """Note that a child process uses the memory from now on. `evict` ends the child while it is idle."""
+        ...
+
+    def process_ended(self, pid: int) -> None:
+        """Note that the child process has ended, or is about to."""
+        ...
+
+
 class Call(Protocol):
     """One call of the handler, as an executor sees it."""
 
@@ -28,7 +53,7 @@ class Call(Protocol):
         ...
 
     @property
-    def grant(self) -> Grant | None:
+    def grant(self) -> GpuGrant | None:
         """The part of a GPU that it may use."""
         ...
 
@@ -64,7 +89,7 @@ class Executor(Protocol):
         """Whether it can get more ready on a GPU than without one."""
         ...
 
-    async def start(self, grant: Grant | None = None, /) -> None:
+    async def start(self, grant: GpuGrant | None = None, /) -> None:
         """Get ready, in what was granted of a GPU. Raises HandlerError when the handler cannot be called this way."""
         ...
 

@@ -5,8 +5,7 @@ from collections.abc import Awaitable
 from typing import cast
 
 from maas_backoff.domain.outcome import HandlerOutcome, outcome_of_error, outcome_of_value
-from maas_backoff.gate.grant import Grant
-from maas_backoff.worker.executors.base import Call, Handler
+from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
 from maas_backoff.worker.executors.lifespan import InThisProcess, Lifespan
 
 
@@ -21,7 +20,7 @@ class InlineExecutor:
         self._lifespan = InThisProcess(lifespan)
         self._limit = max_payload_bytes
 
-    async def start(self, _: Grant | None = None, /) -> None:
+    async def start(self, _: GpuGrant | None = None, /) -> None:
         """Enter the lifespan."""
         await self._lifespan.enter()
 

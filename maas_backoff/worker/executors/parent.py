@@ -17,8 +17,7 @@ from typing import Self
 import anyio
 
 from maas_backoff.common.orphans import marked
-from maas_backoff.gate.grant import Grant
-from maas_backoff.worker.executors.base import Call
+from maas_backoff.worker.executors.base import Call, GpuGrant
 from maas_backoff.worker.executors.exits import ExitWatch, Process, description, has_ended, kill_group
 from maas_backoff.worker.executors.frames import FrameBuffer, Record
 from maas_backoff.worker.executors.output import Output, Records
@@ -63,7 +62,7 @@ class Child:
         output: int,
         records: socket.socket,
         limit: int,
-        grant: Grant | None,
+        grant: GpuGrant | None,
         when_ended: Callable[["Child"], None],
     ) -> None:
         self.pid: int = process.pid
@@ -92,7 +91,7 @@ class Child:
         ExitWatch(process, self._end)
 
     @classmethod
-    def spawn(cls, limit: int, grant: Grant | None, when_ended: Callable[["Child"], None]) -> Self:
+    def spawn(cls, limit: int, grant: GpuGrant | None, when_ended: Callable[["Child"], None]) -> Self:
         """Start a child whose frames may have `limit` bytes; raises OSError when the system has no room for it.
 
         `when_ended` is called with the child once it has ended and is reaped.

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from maas_backoff.gate.grant import Grant
+from maas_backoff.worker.executors.base import GpuGrant
 from maas_backoff.worker.executors.parent import Child
 
 
@@ -30,7 +30,7 @@ class ChildPool:
         """Keep a child for the next call."""
         self._idle.append(child)
 
-    def take(self, grant: Grant | None) -> Child | None:
+    def take(self, grant: GpuGrant | None) -> Child | None:
         """Return an idle child: any without a GPU, or the one that uses the memory that was granted; None: no such."""
         for child in reversed(self._idle):
             if child.grant is grant:

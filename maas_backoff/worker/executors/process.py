@@ -12,9 +12,8 @@ from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain.fault import fault_of
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, to_dict
 from maas_backoff.errors import HandlerError
-from maas_backoff.gate.grant import Grant
 from maas_backoff.worker.executors import frames
-from maas_backoff.worker.executors.base import Call, Handler
+from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
 from maas_backoff.worker.executors.cleaner import Cleaner
 from maas_backoff.worker.executors.frames import Record
 from maas_backoff.worker.executors.lifespan import Lifespan
@@ -78,7 +77,7 @@ class ProcessExecutor:
         """Whether there is a lifespan to enter on one."""
         return self._lifespan is not None and self._needs_gpu
 
-    async def start(self, grant: Grant | None = None, /) -> None:
+    async def start(self, grant: GpuGrant | None = None, /) -> None:
         """Start the first child, warm if it can be: on the GPU that was granted, if tasks need one.
 
         Raises HandlerError when a child cannot find the handler, import its module, or enter the lifespan; unless that
@@ -91,13 +90,10 @@ class ProcessExecutor:
         except StartError as error:
             if grant is None or not fault_of("", str(error)):
                 raise HandlerError(f"handler: cannot run in a child process: {error}") from None
-            log.error("GPU %s: %s", grant.uuid, error)  # noqa: TRY400 - the traceback is the child's, in the message
-        finally:
-            if grant is not None:
-                grant.attempt_ended()
+            log.error("GPU %s: %s", grant.assignment.uuid, error)  # noqa: TRY400 - the traceback is the child's, in the message
         self.lacking.set()
 
-    async def _start_idle(self, grant: Grant | None) -> None:
+    async def _start_idle(self, grant: GpuGrant | None) -> None:
         """Start a child that waits for a task. Raises StartError."""
         # A lifespan may want a GPU's memory: without a grant there is none for it.
         only_imports = self.wants_gpu and grant is None
@@ -185,7 +181,7 @@ class ProcessExecutor:
                 else:
                     raise StartError(f"{error} before it took its first task") from error
 
-    async def _new_child(self, grant: Grant | None) -> Child:
+    async def _new_child(self, grant: GpuGrant | None) -> Child:
         """Return the child that is being warmed up, if no other task waits for it, or start one."""
         warming = self._warming
         if grant is None and warming is not None and not warming.awaited:

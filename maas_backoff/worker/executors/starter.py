@@ -9,10 +9,8 @@ import anyio
 import attrs
 from anyio import to_thread
 
-from maas_backoff.domain.gpu import GpuAssignment
-from maas_backoff.gate.grant import Grant
 from maas_backoff.worker.executors import frames
-from maas_backoff.worker.executors.base import Handler
+from maas_backoff.worker.executors.base import GpuGrant, Handler
 from maas_backoff.worker.executors.lifespan import Lifespan
 from maas_backoff.worker.executors.parent import Child, ChildError, SetupError, StartError
 from maas_backoff.worker.executors.pool import ChildPool
@@ -44,7 +42,7 @@ class ChildStarter:
             "max_payload_bytes": self._max_payload,
         }
 
-    async def start(self, grant: Grant | None, *, only_imports: bool = False) -> Child:
+    async def start(self, grant: GpuGrant | None, *, only_imports: bool = False) -> Child:
         """Start a child, on the GPU that was granted. `only_imports`: it does not enter the lifespan.
 
         Raises StartError.
@@ -57,7 +55,7 @@ class ChildStarter:
         self._pool.add(child)
         if grant is not None:
             grant.used_by(child.pid, partial(self._pool.evict, child))
-        gpu = None if grant is None else attrs.asdict(GpuAssignment.of(grant.uuid, grant.index, grant.mib))
+        gpu = None if grant is None else attrs.asdict(grant.assignment)
         setup = frames.encode({**self._setup, "levels": levels(), "only_imports": only_imports, "gpu": gpu})
         with anyio.move_on_after(self._start_timeout):
             try:

@@ -17,8 +17,7 @@ from anyio import to_thread
 
 from maas_backoff.domain.outcome import HandlerOutcome, Unstarted, outcome_of_error, outcome_of_value
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.gate.grant import Grant
-from maas_backoff.worker.executors.base import Call, Handler
+from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
 from maas_backoff.worker.executors.call import own_task
 from maas_backoff.worker.executors.lifespan import InThisProcess, Lifespan
 from maas_backoff.worker.setback import THREAD, Setback
@@ -50,7 +49,7 @@ class ThreadExecutor:
         self.lacking: asyncio.Event = asyncio.Event()
         """Set when a thread could not be started."""
 
-    async def start(self, _: Grant | None = None, /) -> None:
+    async def start(self, _: GpuGrant | None = None, /) -> None:
         """Get ready, and enter the lifespan. The slots are the limit, not anyio's default of 40 threads."""
         self._loop = asyncio.get_running_loop()
         self._limiter = anyio.CapacityLimiter(math.inf)

@@ -12,9 +12,9 @@ import anyio
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.demand import Waiting
 from maas_backoff.errors import StorageError
-from maas_backoff.gate.fit import Plan, Start
 from maas_backoff.gate.gate import HOLD, Gate
 from maas_backoff.gate.grant import Grant
+from maas_backoff.gate.placement import Placement, Plan
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.exchange import ExchangeLoop
@@ -26,7 +26,7 @@ from maas_backoff.worker.wake_ups import WakeUps
 log: Log = log_for("gpu")
 
 PAUSE = 1.0
-"""Seconds between two looks while something waits that does not fit. A new reading comes as often."""
+"""Seconds between two looks while something waits that does not fit. A new sample comes as often."""
 
 
 class Admission:
@@ -57,24 +57,24 @@ class Admission:
     async def run(self) -> None:
         """Look, and look again when something has changed."""
         while True:
-            self._gate.pulse.clear()
+            self._wake_ups.gpu.clear()
             try:
                 waiting = await self._look()
                 self._patience.restored()
             except StorageError as error:
                 await self._patience.after(error)
                 continue
-            if self._gate.grants.unsettled:
+            if self._gate.grants.awaits_sample:
                 self._gate.grants.soon()
             await self._pause(waiting=waiting)
 
     async def _pause(self, *, waiting: bool) -> None:
-        """Wait until a look is worth its while: a new reading alone is not while nothing waits."""
+        """Wait until a look is worth its while: a new sample alone is not while nothing waits."""
         longest = anyio.current_time() + self._interval
         while True:
             with anyio.move_on_after(PAUSE):
-                await self._gate.pulse.wait()
-            self._gate.pulse.clear()
+                await self._wake_ups.gpu.wait()
+            self._wake_ups.gpu.clear()
             if waiting or self._is_watchful() or anyio.current_time() >= longest:
                 return
 
@@ -82,9 +82,9 @@ class Admission:
         """Whether something here may have changed that matters to tasks, or nothing would tell of one that comes."""
         gate, wake_ups = self._gate, self._wake_ups
         return (
-            gate.grants.unsettled
-            or gate.grants.untold
-            or gate.grants.keep_children
+            gate.grants.awaits_sample
+            or gate.grants.reports.are_due
+            or gate.grants.have_warm_children
             or wake_ups.gpu_marked
             or bool(gate.devices.usable) != self._usable
             # While it is busy with other tasks it does not sleep where the marker could wake it.
@@ -94,9 +94,9 @@ class Admission:
     async def _look(self) -> bool:
         """Start what fits; True where something is left that waits."""
         await self._gate.tidy()
-        readings = self._gate.devices.usable
-        self._usable = bool(readings)
-        able = bool(readings) and not self._slots.closing
+        samples = self._gate.devices.usable
+        self._usable = bool(samples)
+        able = bool(samples) and not self._slots.closing
         if not able:
             self._slots.keep_for_gpu(0)
         waiting = able and await self._start_what_fits()
@@ -137,17 +137,17 @@ class Admission:
         return await self._store.reader.demands(self._requests.suspects_on_gpus())
 
     async def _post(self, made: Plan) -> None:
-        name, value = made.hold.waiting.name if made.hold else "", ""
+        value = ""
         if made.hold is not None:
-            value = f"{name} {made.hold.reading.uuid} {self._worker}"
+            value = f"{made.hold.waiting.name} {made.hold.sample.uuid} {self._worker}"
             if not await self._store.writer.hold(value, HOLD):
                 made.hold = None
             elif value != self._held:
-                log.info("GPU %s is held for tasks that need %s", made.hold.reading.uuid, made.hold.waiting.demand)
+                log.info("GPU %s is held for tasks that need %s", made.hold.sample.uuid, made.hold.waiting.demand)
         self._held = value if made.hold is not None else ""
-        await self._gate.post(made, name)
+        await self._gate.post(made)
 
-    async def _start(self, starts: list[Start]) -> bool:
+    async def _start(self, starts: list[Placement]) -> bool:
         """Reserve, claim, and give back what was not needed; False where nothing could be started."""
         grants: list[Grant] = []
         fits: list[str] = []

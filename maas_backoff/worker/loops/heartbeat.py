@@ -147,15 +147,15 @@ class Heartbeat:
     async def _renew_grants(self, client: Client) -> None:
         """Renew what this worker was granted of GPUs; in a Cluster that lies elsewhere, for each device."""
         failure: StorageError | TimeoutError | None = None
-        for uuid, reservations in self._gate.grants.held().items():
+        for uuid, reservations in self._gate.grants.renewal.by_device().items():
             try:
                 with anyio.fail_after(self._deadline):
-                    missing = await self._gate.grants.renew(uuid, reservations, client)
+                    missing = await self._gate.grants.renewal.renew(uuid, reservations, client)
             except (StorageError, TimeoutError) as error:
                 failure = error  # the others are not to run out because of this one
                 continue
             if missing:
-                self._watch.call(self._gate.grants.missing, missing)
+                self._watch.call(self._gate.grants.renewal.note_missing, missing)
         if failure is not None:
             raise failure
 

@@ -1,25 +1,25 @@
-"""Which waiting task may start on which device: pure, from readings, ledgers and what this worker holds itself.
+"""Which waiting task may start on which device: pure, from samples, ledgers and what this worker holds itself.
 
 A device's room is what NVML calls free, less what is reserved there and not seen in use yet. Who waits longest comes
 first; a smaller task may pass a larger one that does not fit, until that has starved: then a device is held for it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.gate.grant import Grant
-from maas_backoff.gate.reading import Reading
+from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import DeviceLedger
 
 
 @attrs.frozen
-class Start:
-    """The first of those that wait may start on a device; in the memory of a grant, if one is named."""
+class Placement:
+    """The place of the first task that waits with a demand: on a device, in the memory of a grant if one is named."""
 
     waiting: Waiting
-    reading: Reading
+    sample: GpuSample
     grant: Grant | None = None
 
 
@@ -27,104 +27,41 @@ class Start:
 class Plan:
     """The next steps: tasks to start, idle children to end, room to ask others for, a device to hold."""
 
-    starts: list[Start]
+    starts: list[Placement]
     evictions: list[Grant]
     needs: list[tuple[str, int]]
-    hold: Start | None
+    hold: Placement | None
 
 
-def unseen(ledger: DeviceLedger, reading: Reading) -> int:
+def unseen(ledger: DeviceLedger, sample: GpuSample) -> int:
     """Return the MiB that are reserved and that NVML does not show in use by their owners yet."""
-    return sum(max(0, one.mib - reading.used.get(one.owner, 0)) for one in ledger.reservations.values())
+    return sum(max(0, one.mib - sample.used.get(one.owner, 0)) for one in ledger.reservations.values())
 
 
-def room_of(ledger: DeviceLedger, reading: Reading) -> int:
+def room_of(ledger: DeviceLedger, sample: GpuSample) -> int:
     """Return the MiB that a new task could be given; below 0 where more was used than reserved."""
-    return reading.free - unseen(ledger, reading)
+    return sample.free - unseen(ledger, sample)
 
 
-def most_of(ledger: DeviceLedger, reading: Reading) -> int:
+def most_of(ledger: DeviceLedger, sample: GpuSample) -> int:
     """Return the MiB that a task could be given if nothing of ours ran on the device.
 
     What tasks use that run in a worker's own process is not told apart; what they were promised stands for it.
     """
-    ours = (one.mib if one.owner == "-" else reading.used.get(one.owner, 0) for one in ledger.reservations.values())
-    return min(reading.total, reading.free + sum(ours))
+    ours = (one.mib if one.owner == "-" else sample.used.get(one.owner, 0) for one in ledger.reservations.values())
+    return min(sample.total, sample.free + sum(ours))
 
 
-def strangers_of(ledger: DeviceLedger, reading: Reading, own: int = 0) -> int:
+def used_by_other_processes(ledger: DeviceLedger, sample: GpuSample, own: int = 0) -> int:
     """Return the MiB in use that are neither of processes with a reservation, nor the `own` ones of the worker."""
     owners = {one.owner for one in ledger.reservations.values()}
-    return max(0, reading.total - reading.free - own - sum(reading.used.get(owner, 0) for owner in owners))
-
-
-class _Device:
-    """A device while a plan is made for it."""
-
-    def __init__(
-        self, reading: Reading, ledger: DeviceLedger, grants: Sequence[Grant], *, starts_children: bool
-    ) -> None:
-        self.reading = reading
-        self.ledger = ledger
-        self.room = room_of(ledger, reading)
-        self.most = most_of(ledger, reading)
-        self.running = sum(one.state == "running" for one in ledger.reservations.values())
-        self.starting = any(
-            one.starting and (not one.mib or reading.used.get(one.owner, 0) < 0.5 * one.mib)
-            for one in ledger.reservations.values()
-        )
-        self.idle = [grant for grant in grants if grant.uuid == reading.uuid and grant.state == "idle"]
-        self.kept = False  # for one that comes first and does not fit yet
-        own = set[str]() if starts_children else {grant.id for grant in grants}
-        self.taken_by = {name for name in ledger.reservations if name not in own} if reading.exclusive else set[str]()
-        """Reservations of other processes, on a device that takes one process at a time."""
-
-    def seen(self, grant: Grant) -> int:
-        return self.reading.used.get(grant.owner, 0)
-
-    def open_to(self, demand: Demand, holder: str, limit: int) -> bool:
-        """Whether anything but memory keeps a task from starting here."""
-        ledger = self.ledger
-        return not (
-            self.kept
-            or (ledger.shut and (ledger.shut_for > 0 or ledger.tried))
-            or (ledger.held_for and ledger.held_for != holder)
-            or (limit and self.running >= limit)
-            or self.too_busy(demand)
-        )
-
-    def takes(self, grant: Grant | None) -> bool:
-        """Whether a process may come here: that of a grant, or a new one."""
-        return not (self.taken_by - (set() if grant is None else {grant.id}))
-
-    def too_busy(self, demand: Demand) -> bool:
-        """Whether its utilisation is not below a demand's ceiling."""
-        load = self.reading.utilization
-        return bool(demand.ceiling) and load is not None and load >= demand.ceiling
-
-    def room_in(self, grant: Grant) -> int:
-        """MiB for a task that takes over a grant: what its process uses already is free for it."""
-        return self.room + max(0, grant.mib - self.seen(grant)) + self.seen(grant)
-
-    def room_freed(self, grant: Grant) -> int:
-        """MiB that the end of a warm child gives back, at most: where NVML does not tell, what it was given once."""
-        return self.seen(grant) or grant.kept
-
-    def take(self, demand: Demand, grant: Grant | None, *, starts: bool) -> None:
-        self.running += 1
-        self.kept = self.kept or (self.reading.exclusive and starts)
-        if grant is None:
-            self.room -= demand.memory
-            self.starting = self.starting or starts
-        else:
-            self.idle.remove(grant)
-            self.room += max(0, grant.mib - self.seen(grant)) - max(0, demand.memory - self.seen(grant))
+    return max(0, sample.total - sample.free - own - sum(sample.used.get(owner, 0) for owner in owners))
 
 
 def plan(
     waiting: Sequence[Waiting],
-    readings: Iterable[Reading],
-    ledgers: dict[str, DeviceLedger],
+    samples: Iterable[GpuSample],
+    ledgers: Mapping[str, DeviceLedger],
     grants: Sequence[Grant],
     *,
     queue: str,
@@ -136,13 +73,13 @@ def plan(
 ) -> Plan:
     """Return what to do now. At most one of each demand starts; who calls, calls again.
 
-    `readings` are of the devices that may be used, `grants` this worker's. `limit` tasks run on a device at once (0: no
+    `samples` are of the devices that may be used, `grants` this worker's. `limit` tasks run on a device at once (0: no
     matter). `starts_children` says that a task without a grant starts a process. `held` is the queue's own hold, "name
     uuid worker", or "".
     """
-    devices = [_Device(reading, ledgers[reading.uuid], grants, starts_children=starts_children) for reading in readings]
+    devices = [_Device(sample, ledgers[sample.uuid], grants, starts_children=starts_children) for sample in samples]
     made = Plan([], [], [], None)
-    hold: Start | None = None
+    hold: Placement | None = None
     for one in sorted(waiting, key=lambda one: one.rank):
         holder = f"{queue} {one.name}"
         open_ones = [device for device in devices if device.open_to(one.demand, holder, limit)]
@@ -151,18 +88,81 @@ def plan(
             if len(made.starts) < slots:
                 device, grant = found
                 device.take(one.demand, grant, starts=starts_children)
-                made.starts.append(Start(one, device.reading, grant))
+                made.starts.append(Placement(one, device.sample, grant))
         elif not _make_room(one, open_ones, made) and hold is None and one.age >= starvation_after:
             hold = _hold(one, devices, held)
     made.hold = hold
     return made
 
 
+class _Device:
+    """A device while a plan is made for it."""
+
+    def __init__(
+        self, sample: GpuSample, ledger: DeviceLedger, grants: Sequence[Grant], *, starts_children: bool
+    ) -> None:
+        self.sample = sample
+        self.ledger = ledger
+        self.room = room_of(ledger, sample)
+        self.most = most_of(ledger, sample)
+        self.running = ledger.running
+        self.starting = any(
+            one.starting and (not one.mib or sample.used.get(one.owner, 0) < 0.5 * one.mib)
+            for one in ledger.reservations.values()
+        )
+        self.idle = [grant for grant in grants if grant.uuid == sample.uuid and grant.state == "idle"]
+        self.kept = False  # for one that comes first and does not fit yet
+        own = set[str]() if starts_children else {grant.id for grant in grants}
+        self.taken_by = {name for name in ledger.reservations if name not in own} if sample.exclusive else set[str]()
+        """Reservations of other processes, on a device that takes one process at a time."""
+
+    def seen(self, grant: Grant) -> int:
+        return self.sample.used.get(grant.owner, 0)
+
+    def open_to(self, demand: Demand, holder: str, limit: int) -> bool:
+        """Whether anything but memory keeps a task from starting here."""
+        ledger = self.ledger
+        return not (
+            self.kept
+            or (ledger.quarantine and (ledger.quarantine_for > 0 or ledger.tried))
+            or (ledger.held_for and ledger.held_for != holder)
+            or (limit and self.running >= limit)
+            or self.too_busy(demand)
+        )
+
+    def takes(self, grant: Grant | None) -> bool:
+        """Whether a process may come here: that of a grant, or a new one."""
+        return not (self.taken_by - (set() if grant is None else {grant.id}))
+
+    def too_busy(self, demand: Demand) -> bool:
+        """Whether its utilisation is not below a demand's ceiling."""
+        load = self.sample.utilization
+        return bool(demand.ceiling) and load is not None and load >= demand.ceiling
+
+    def room_in(self, grant: Grant) -> int:
+        """MiB for a task that takes over a grant: what its process uses already is free for it."""
+        return self.room + max(0, grant.mib - self.seen(grant)) + self.seen(grant)
+
+    def room_freed(self, grant: Grant) -> int:
+        """MiB that the end of a warm child gives back, at most: where NVML does not tell, what it was given once."""
+        return self.seen(grant) or grant.child.kept
+
+    def take(self, demand: Demand, grant: Grant | None, *, starts: bool) -> None:
+        self.running += 1
+        self.kept = self.kept or (self.sample.exclusive and starts)
+        if grant is None:
+            self.room -= demand.memory
+            self.starting = self.starting or starts
+        else:
+            self.idle.remove(grant)
+            self.room += max(0, grant.mib - self.seen(grant)) - max(0, demand.memory - self.seen(grant))
+
+
 def _best(one: Waiting, devices: Sequence[_Device], *, starts_children: bool) -> tuple[_Device, Grant | None] | None:
     """Return where a task fits best: not where it failed, in a warm child, and where the least is left over."""
     choices: list[tuple[bool, bool, int, int, Grant | None]] = []
     for number, device in enumerate(devices):
-        elsewhere = device.reading.uuid == one.avoid
+        elsewhere = device.sample.uuid == one.avoid
         for grant in device.idle:
             room = device.room_in(grant)
             if not device.seen(grant):  # what NVML attributes to nobody may be this child's: it stays its own
@@ -193,9 +193,9 @@ def _make_room(one: Waiting, devices: Sequence[_Device], made: Plan) -> bool:
         idle = [r for r in device.ledger.reservations.values() if r.state == "idle"]
         if device.taken_by - {r.id for r in idle}:
             continue
-        if device.room + sum(max(r.mib, device.reading.used.get(r.owner, 0)) for r in idle) >= one.demand.memory:
-            needed = device.reading.total if device.taken_by else one.demand.memory
-            made.needs.append((device.reading.uuid, needed))
+        if device.room + sum(max(r.mib, device.sample.used.get(r.owner, 0)) for r in idle) >= one.demand.memory:
+            needed = device.sample.total if device.taken_by else one.demand.memory
+            made.needs.append((device.sample.uuid, needed))
             device.kept = True
             return True
     return False
@@ -203,7 +203,7 @@ def _make_room(one: Waiting, devices: Sequence[_Device], made: Plan) -> bool:
 
 def _in_the_way(demand: Demand, device: _Device) -> list[Grant] | None:
     """Return the fewest idle children that have to end for a task to start in another one, or in none; None: no use."""
-    mine = sorted((grant for grant in device.idle if grant.evict), key=device.room_freed, reverse=True)
+    mine = sorted((grant for grant in device.idle if grant.is_warm), key=device.room_freed, reverse=True)
     choices: list[list[Grant]] = []
     for stays in (*mine, None):
         room = device.room if stays is None else device.room_in(stays)
@@ -217,19 +217,19 @@ def _in_the_way(demand: Demand, device: _Device) -> list[Grant] | None:
     return min(choices, key=len, default=None)
 
 
-def _hold(one: Waiting, devices: Sequence[_Device], held: str) -> Start | None:
+def _hold(one: Waiting, devices: Sequence[_Device], held: str) -> Placement | None:
     """Return the device to hold for a task that has starved: one that could fit it if nothing of ours ran there."""
     name, _, rest = held.partition(" ")
     if held and name != one.name:
         return None
     mine = rest.partition(" ")[0]
-    able = [device for device in devices if device.most >= one.demand.memory and not device.ledger.shut]
+    able = [device for device in devices if device.most >= one.demand.memory and not device.ledger.quarantine]
     able = [device for device in able if not device.too_busy(one.demand)]
     if mine:
-        able = [device for device in able if device.reading.uuid == mine]
+        able = [device for device in able if device.sample.uuid == mine]
     if not able:
         return None
     # The one where the least is in the way.
     best = max(able, key=lambda device: device.room)
     best.kept = True
-    return Start(one, best.reading)
+    return Placement(one, best.sample)

@@ -1,17 +1,20 @@
-"""A reading of one device, and the interface of a probe."""
+"""A GPU sample, and the interface of a probe."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
 
+NO_DRIVER, NO_DEVICE = "no driver: ", "there is no device"
+"""The trouble of a probe on a machine without GPUs is the second, or begins with the first."""
+
 
 @attrs.frozen
-class Reading:
-    """One device at one moment; amounts are MiB, `at` is time.monotonic() when the reading began.
+class GpuSample:
+    """What NVML said of one device at one moment; amounts are MiB, `at` is time.monotonic() when NVML was asked.
 
     `used` is what NVML attributes to processes, by owner: "<pid namespace>:<session id>", as a child process leads a
-    session with all it starts. `utilization` is in percent, averaged over the last readings; None: not supported.
+    session with all it starts. `utilization` is in percent, averaged over the last samples; None: not supported.
     `trouble` says why the device is not to be used; "" if it may be. An `exclusive` one takes one process at a time.
     """
 
@@ -34,10 +37,10 @@ class Reading:
 
 
 class Probe(Protocol):
-    """A source of readings. `start` and `stop` never block; readings are taken in another thread."""
+    """A source of samples. `start` and `stop` never block; samples are taken in another thread."""
 
     def start(self, changed: Callable[[], None]) -> None:
-        """Begin; `changed` is called, from any thread, after each round of readings."""
+        """Begin; `changed` is called, from any thread, after each round of samples."""
         ...
 
     def stop(self) -> None:
@@ -45,16 +48,16 @@ class Probe(Protocol):
         ...
 
     def poke(self) -> None:
-        """Take readings soon."""
+        """Take samples soon."""
         ...
 
-    def readings(self) -> list[Reading]:
-        """Return the newest reading of each device, healthy or not."""
+    def samples(self) -> list[GpuSample]:
+        """Return the newest sample of each device, healthy or not."""
         ...
 
     @property
     def patience(self) -> float:
-        """How old, in seconds, a reading may be."""
+        """How old, in seconds, a sample may be."""
         ...
 
     @property
@@ -64,5 +67,5 @@ class Probe(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why there are no readings, or none that are new; "" if all is well."""
+        """Why there are no samples, or none that are new; "" if all is well."""
         ...
