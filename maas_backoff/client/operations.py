@@ -12,7 +12,7 @@ from maas_backoff.domain.context import current
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, cut
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Counts, Settlement, decide
-from maas_backoff.domain.spec import Move
+from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.task import (
     TaskEntity,
     TaskError,
@@ -126,9 +126,9 @@ class QueueOperations:
             if cursor is None:
                 return
 
-    async def update(self, task_id: str, options: Move) -> bool:
+    async def update(self, task_id: str, options: Reschedule) -> bool:
         validation.checked_task_id(task_id)
-        if not options or options.keys() - Move.__annotations__:
+        if not options or options.keys() - Reschedule.__annotations__:
             raise InvalidValueError("update_task", "priority, delay or run_at", ", ".join(options) or "none of them")
         priority = validation.checked_priority(options["priority"]) if "priority" in options else None
         due = validation.checked_due(options) if options.keys() & {"delay", "run_at"} else None

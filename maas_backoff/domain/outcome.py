@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from maas_backoff.domain import jsontext, raised, trace
+from maas_backoff.domain import jsontext, raised, tracebacks
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.fault import WORST_FIRST, Fault, fault_of, may_come_back
 from maas_backoff.domain.result import ResultEntity
@@ -357,9 +357,9 @@ def _text(value: object) -> str:
 
 def _traceback(error: BaseException) -> str:
     try:
-        text = trace.text_of(error)
+        text = tracebacks.text_of(error)
     except BaseException:  # noqa: BLE001 - it calls __str__ too
-        text = trace.frames_of(error)
+        text = tracebacks.frames_of(error)
     return cut_end(text)
 
 

@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 import attrs
 
 
-class Move(TypedDict, total=False):
+class Reschedule(TypedDict, total=False):
     """Changes of a pending task's place: its `priority`, and when it is due, by `delay` or `run_at`."""
 
     priority: int
@@ -15,7 +15,7 @@ class Move(TypedDict, total=False):
     run_at: datetime
 
 
-class TaskOptions(Move, total=False):
+class TaskOptions(Reschedule, total=False):
     """The options of one task: when, how urgent, and its own values in place of the queue's policy.
 
     `priority` is -1000 … 1000, lower first. `delay` (seconds or timedelta) and `run_at` (aware datetime) exclude

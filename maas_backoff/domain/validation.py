@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maas_backoff.domain.seconds import in_seconds
-from maas_backoff.domain.spec import Move, TaskOptions
+from maas_backoff.domain.spec import Reschedule, TaskOptions
 from maas_backoff.errors import InvalidValueError, PayloadError
 
 LONGEST_ID = 256
@@ -71,7 +71,7 @@ def checked_priority(priority: object) -> int:
     return priority
 
 
-def checked_due(options: Move) -> float | datetime:
+def checked_due(options: Reschedule) -> float | datetime:
     """Return when the task is due: seconds from now, or an aware datetime."""
     if "run_at" in options:
         if "delay" in options:

@@ -11,14 +11,14 @@ from maas_backoff.store.connect import Client
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.link import translated
 from maas_backoff.store.preflight.findings import UNREADABLE, Finding, judge, judge_schema
-from maas_backoff.store.preflight.rehearsal import SCHEMA, Rehearsal, rehearse
 from maas_backoff.store.preflight.rights import Rights
+from maas_backoff.store.preflight.trial import SCHEMA, Trial, try_scripts
 
 log: Log = log_for("worker")
 
 _RIGHT = re.compile(r"run the '([a-z|]+)' command")
 _PASSING = re.compile(r"READONLY|MISCONF|NOREPLICAS|LOADING|MASTERDOWN")
-_told: set[tuple[str, str]] = set()
+_logged: set[tuple[str, str]] = set()
 
 
 async def check(client: Client, keys: Keys, *, worker: bool, strict: bool) -> list[Finding]:
@@ -32,8 +32,8 @@ async def check(client: Client, keys: Keys, *, worker: bool, strict: bool) -> li
     if any(finding.fatal or strict for finding in found):
         raise StorageUnfitError([finding.text for finding in found])
     for finding in found:
-        if (server, finding.text) not in _told:
-            _told.add((server, finding.text))
+        if (server, finding.text) not in _logged:
+            _logged.add((server, finding.text))
             log.warning("%s", finding.text)
     return found
 
@@ -63,7 +63,7 @@ async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Find
             return found, server  # too old, or a replica: what else fails there comes from that
     rights = Rights(keys.prefix)
     if await _may_run_scripts(client, keys, rights):
-        found += await _rehearsed(client, keys, rights, worker=worker)
+        found += await _try_scripts(client, keys, rights, worker=worker)
     if worker:
         # A time-out that is refused: it neither waits nor takes anything.
         await rights.ask(client, "BZPOPMIN", keys("marker"), keys.control("check"), "-1")
@@ -86,24 +86,24 @@ async def _may_run_scripts(client: Client, keys: Keys, rights: Rights) -> bool:
     return rights.count == before
 
 
-async def _rehearsed(client: Client, keys: Keys, rights: Rights, *, worker: bool) -> list[Finding]:
+async def _try_scripts(client: Client, keys: Keys, rights: Rights, *, worker: bool) -> list[Finding]:
     try:
-        came = await rehearse(client, keys, worker=worker)
+        trial = await try_scripts(client, keys, worker=worker)
     except StorageDeniedError as error:
         rights.add("EVAL", str(error))
         return []
-    for command, text in came.errors.items():
+    for command, text in trial.errors.items():
         rights.add(command, text)
-    schema = judge_schema(came.schema, SCHEMA) if came.schema else None
-    return [finding for finding in (schema, _broken(came)) if finding is not None]
+    schema = judge_schema(trial.schema, SCHEMA) if trial.schema else None
+    return [finding for finding in (schema, _broken(trial)) if finding is not None]
 
 
-def _broken(came: Rehearsal) -> Finding | None:
-    if not came.broken:
+def _broken(trial: Trial) -> Finding | None:
+    if not trial.broken:
         return None
-    if _PASSING.search(came.why) or isinstance(translated(ResponseError(came.why)), StorageUnavailableError):
-        raise StorageUnavailableError(f"the server cannot answer now: {came.why}")
+    if _PASSING.search(trial.why) or isinstance(translated(ResponseError(trial.why)), StorageUnavailableError):
+        raise StorageUnavailableError(f"the server cannot answer now: {trial.why}")
     return Finding(
-        f"the script {came.broken}.lua does not run on this server ({came.why}): use Redis 6.2, Valkey 8 or newer",
+        f"the script {trial.broken}.lua does not run on this server ({trial.why}): use Redis 6.2, Valkey 8 or newer",
         fatal=True,
     )

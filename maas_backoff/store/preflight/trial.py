@@ -103,7 +103,7 @@ TEXT = f"local scripts = {{}}\n{_PARTS}\n{_MAIN}"
 
 
 @attrs.frozen
-class Rehearsal:
+class Trial:
     """The result: error texts by command, the script that failed and why, the schema of the queue's data."""
 
     errors: dict[str, str]
@@ -112,7 +112,7 @@ class Rehearsal:
     schema: str
 
 
-async def rehearse(client: Client, keys: Keys, *, worker: bool) -> Rehearsal:
+async def try_scripts(client: Client, keys: Keys, *, worker: bool) -> Trial:
     """Try what a producer sends to the server, or all that a worker does. Raises StorageError and its kinds."""
     scratch = _Scratch(keys)
     used = [script for script in scripts.QUEUE if worker or script not in _WORKERS_ONLY]
@@ -126,7 +126,7 @@ async def rehearse(client: Client, keys: Keys, *, worker: bool) -> Rehearsal:
     written = [keys("meta"), *scratch.names()]
     schema, errors, broken, why = await client.execute("EVAL", TEXT, len(written), *written, *args)
     texts = {command: error.decode() for command, error in zip(commands, errors, strict=True)}
-    return Rehearsal(texts, broken.decode(), why.decode(), schema.decode())
+    return Trial(texts, broken.decode(), why.decode(), schema.decode())
 
 
 def _counted(words: Sequence[str]) -> list[str]:
