@@ -1,4 +1,4 @@
-"""The check at start: names what is wrong with the server before any task is taken."""
+"""The steps of the preflight: INFO, rights, and the trial of the scripts."""
 
 import re
 from collections.abc import Mapping
@@ -22,11 +22,10 @@ _logged: set[tuple[str, str]] = set()
 
 
 async def check(client: Client, keys: Keys, *, worker: bool, strict: bool) -> list[Finding]:
-    """Return the warnings there are, each of which is logged once a process and server.
+    """Return the warnings. Each is logged once in a process for each server. `worker`: check the rights of a worker.
 
-    Raises StorageUnfitError if there is anything worse, or, if `strict`, anything at all; StorageUnavailableError if
-    the server cannot answer now; StorageDeniedError if it refuses the credentials. `worker` asks for the rights of
-    one that runs tasks.
+    Raises StorageUnfitError for a fatal finding, or, if `strict`, for any finding. Raises StorageUnavailableError if
+    the server cannot answer now, and StorageDeniedError if it refuses the credentials.
     """
     found, server = await _check(client, keys, worker=worker)
     if any(finding.fatal or strict for finding in found):
@@ -45,7 +44,7 @@ async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Find
         right = _RIGHT.search(str(error))
         if right is None:
             raise  # the credentials, or the certificate
-        if right[1] != "info":  # what is sent when a connection is made
+        if right[1] != "info":  # a command that is sent when a connection is made
             return [Finding.commands(["client|setname" if right[1] == "client" else right[1]])], ""
         found, server = [UNREADABLE], ""
     except StorageError as error:
@@ -60,12 +59,12 @@ async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Find
     else:
         found, server = judge(info), str(info.get("run_id", ""))
         if any(finding.fatal for finding in found):
-            return found, server  # too old, or a replica: what else fails there comes from that
+            return found, server  # too old, or a replica: further failures would come from that
     rights = Rights(keys.prefix)
     if await _may_run_scripts(client, keys, rights):
         found += await _try_scripts(client, keys, rights, worker=worker)
     if worker:
-        # A time-out that is refused: it neither waits nor takes anything.
+        # The server refuses this timeout: the command neither waits nor takes a marker.
         await rights.ask(client, "BZPOPMIN", keys("marker"), keys.control("check"), "-1")
     await rights.subscribe(client, keys.changed_channel)
     return [*found, *rights.findings()], server
