@@ -88,7 +88,7 @@ class TaskBackoffScheduler:
         self._service: Service | None = None
         self._home: asyncio.AbstractEventLoop | None = None
         self._mutex = threading.Lock()
-        forks.tell(self, TaskBackoffScheduler._forked)
+        forks.on_fork(self, TaskBackoffScheduler._forked)
 
     def __repr__(self) -> str:
         state = "running" if self._service is not None and self._service.alive else "stopped"

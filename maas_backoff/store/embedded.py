@@ -63,7 +63,7 @@ class EmbeddedServer:
         self._data: _DataDirectory | None = None
         self._attached = False
         self._of_parent: str | None = None
-        forks.tell(self, EmbeddedServer._forked)
+        forks.on_fork(self, EmbeddedServer._forked)
 
     @property
     def name(self) -> str:

@@ -128,7 +128,7 @@ class Link:
         connection = self._connection = self._make()
         self._loop = asyncio.get_running_loop()
         _links[id(self)] = self
-        forks.tell(self, Link._forked)
+        forks.on_fork(self, Link._forked)
         try:
             await connection.connect()
         except BaseException:
