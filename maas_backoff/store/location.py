@@ -87,7 +87,7 @@ class Location:
             log.warning("the master has moved from %s to %s", before, address)
 
     async def _asked(self) -> Address:
-        why = "nobody was asked"
+        why = "no node was asked"
         for node in self._nodes:
             try:
                 # The connection's own limits add up to more.
