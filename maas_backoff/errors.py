@@ -6,7 +6,7 @@ MaasBackoffError
 │   └── PayloadError                       params or a result that are not JSON
 │       └── PayloadTooLargeError
 ├── HandlerError (TypeError)               a handler that cannot be used
-├── WorkerEndedError (RuntimeError)        a worker that ended although nobody stopped it
+├── WorkerEndedError (RuntimeError)        a worker that ended without a stop
 ├── EventLoopError (RuntimeError)           a call in an event loop where it cannot work
 ├── TaskConflictError (ValueError)         an id that exists with other params
 ├── TaskNotFoundError (LookupError)
@@ -15,8 +15,8 @@ MaasBackoffError
 ├── MissingExtraError (ImportError)        an optional part that is not installed
 ├── StorageError (ConnectionError)
 │   ├── StorageUnavailableError            no answer in time; may be tried again
-│   ├── StorageDeniedError                 wrong password, a missing right, a certificate nobody trusts
-│   ├── StorageUnfitError                  what the check at start found
+│   ├── StorageDeniedError                 wrong password, missing right, certificate that is not trusted
+│   ├── StorageUnfitError                  fatal findings of the preflight
 │   └── StorageFullError                   no room for new tasks
 │       └── QueueFullError                 by max_queue_size
 └── HandlerSignal                          raised *by* handlers
@@ -58,22 +58,22 @@ __all__ = [
 
 
 class MaasBackoffError(Exception):
-    """The root of everything this library raises.
+    """The root of all errors of this library.
 
     A web service can answer with `http_status`, `http_headers` and `http_detail`. Errors can be pickled and copied.
     """
 
     http_status: int = 500
-    """The HTTP status that tells a web client what happened: 4xx if the client is wrong, 503 if it may try again."""
+    """The HTTP status for a web client: 4xx if the request is wrong, 503 if the client may try again."""
 
     @property
     def http_headers(self) -> dict[str, str]:
-        """The headers of that answer: `Retry-After` if the error knows when to come back, else none."""
+        """The headers of the HTTP answer: `Retry-After` if the error has a time for it, else none."""
         return {}
 
     @property
     def http_detail(self) -> str:
-        """The text of that answer: the message if the client is wrong, else a sentence without addresses or options."""
+        """The text of the HTTP answer: the message for 4xx, else a sentence without addresses and options."""
         return str(self) if self.http_status < 500 else _DETAILS.get(self.http_status, "internal error")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -86,7 +86,7 @@ class MaasBackoffError(Exception):
         return copied
 
     def _state(self) -> dict[str, Any]:
-        """Return the attributes that go with a pickled error."""
+        """Return the attributes of a pickled error."""
         return dict(vars(self))
 
 
@@ -103,7 +103,7 @@ def _rebuilt(kind: type[_E], args: tuple[Any, ...]) -> _E:
 
 
 def type_name(value: object) -> str:
-    """Return the name of a value's class, whatever its metaclass does."""
+    """Return the name of a value's class, without calling its metaclass."""
     return str.__str__(_name_of(type(value)))
 
 
@@ -122,9 +122,9 @@ _PLAIN = (str, int, float, bytes, timedelta, datetime, type(None))
 
 
 class InvalidValueError(MaasBackoffError, ValueError):
-    """Raised when an argument is not what it must be, before anything is sent to the server.
+    """Raised when an argument is wrong, before anything is sent to the server.
 
-    `got` is the value. A pickled error carries its text instead, unless the value is a plain one.
+    `got` is the value. A pickled error has the value's text instead, unless the value is a plain one.
     """
 
     http_status = 422
@@ -143,7 +143,7 @@ class InvalidValueError(MaasBackoffError, ValueError):
 
 
 class ConfigError(InvalidValueError):
-    """Raised when an option of the configuration is not what it must be."""
+    """Raised when an option of the configuration is wrong."""
 
     http_status = 500
 
@@ -176,21 +176,21 @@ class PayloadTooLargeError(PayloadError):
 
 
 class HandlerError(MaasBackoffError, TypeError):
-    """Raised when a handler cannot be used the way it was registered; says what to do instead."""
+    """Raised when a handler cannot be used as it was registered. The message says what to do instead."""
 
 
 class WorkerEndedError(MaasBackoffError, RuntimeError):
-    """Raised when a worker, or one of its loops, ended although nobody had stopped it; says how."""
+    """Raised when a worker, or one of its loops, ended without a stop. The message has the reason."""
 
 
 class EventLoopError(MaasBackoffError, RuntimeError):
-    """Raised when a call cannot work in the event loop, or the process, that it is made in; says where it can."""
+    """Raised when a call cannot work in its event loop or process. The message says where it can."""
 
 
 class TaskConflictError(MaasBackoffError, ValueError):
     """Raised when a task id exists already with other params.
 
-    `conflicts` are those ids. `created` are the ids of the same call that are in the queue now.
+    `conflicts` are the ids with other params. `created` are the ids of the same call that are in the queue now.
     """
 
     http_status = 409
@@ -203,7 +203,7 @@ class TaskConflictError(MaasBackoffError, ValueError):
 
 
 class TaskNotFoundError(MaasBackoffError, LookupError):
-    """Raised when a task that must exist does not: never created, deleted, or past its time to live."""
+    """Raised when a task does not exist: never created, deleted, or past its time to live."""
 
     http_status = 404
 
@@ -213,7 +213,7 @@ class TaskNotFoundError(MaasBackoffError, LookupError):
 
 
 class TaskTimeoutError(MaasBackoffError, TimeoutError):
-    """Raised when a task did not finish within the time a caller wanted to wait; the task goes on."""
+    """Raised when a task did not finish within the timeout of a wait. The task goes on."""
 
     http_status = 504
 
@@ -226,7 +226,7 @@ class TaskTimeoutError(MaasBackoffError, TimeoutError):
 class CallerGoneError(MaasBackoffError):
     """Raised inside of `call(disconnected=…)` when the caller has hung up. The task is cancelled.
 
-    Nobody reads the answer any more. 499 is the status that access logs use for it ("client closed request").
+    The caller does not read the answer. 499 is its status in access logs ("client closed request").
     """
 
     http_status = 499
@@ -248,7 +248,7 @@ class MissingExtraError(MaasBackoffError, ImportError):
 
     @classmethod
     def instead_of(cls, error: ImportError, what: str, extra: str) -> ImportError:
-        """Return what to raise for an import that failed: this, if a package of others is not there."""
+        """Return the error for a failed import: MissingExtraError if another package is missing, else `error`."""
         is_there = not isinstance(error, ModuleNotFoundError) or (error.name or "").startswith("maas_backoff")
         return error if is_there else cls(what, extra)
 
@@ -256,7 +256,7 @@ class MissingExtraError(MaasBackoffError, ImportError):
 class StorageError(MaasBackoffError, ConnectionError):
     """Raised when the server refuses a command, or cannot be reached.
 
-    `created` are the ids of the same `create_tasks` that are in the queue for certain: it sends 1,000 tasks at a time.
+    `created` are the ids of the same `create_tasks` that are certainly in the queue. It sends 1,000 tasks at a time.
     """
 
     http_status = 503
@@ -275,7 +275,7 @@ class StorageDeniedError(StorageError):
 
 
 class StorageUnfitError(StorageError):
-    """Raised at start when tasks would not be safe on this server; `findings` say what is wrong, and what to do."""
+    """Raised at start when tasks would not be safe on this server. `findings` name each fault and its remedy."""
 
     def __init__(self, findings: Sequence[str]) -> None:
         self.findings: list[str] = list(findings)
@@ -283,17 +283,17 @@ class StorageUnfitError(StorageError):
 
 
 class StorageFullError(StorageError):
-    """Raised when there is no room for new tasks, as the server's memory is full. Running tasks go on."""
+    """Raised when the server's memory is full, and has no room for new tasks. Running tasks go on."""
 
 
 class QueueFullError(StorageFullError):
-    """Raised when a queue would have more than `max_queue_size` tasks that are not finished.
+    """Raised when a queue would have more than `max_queue_size` unfinished tasks.
 
     `create_task` has created nothing. `create_tasks` sends 1,000 tasks at a time, each time all of them or none:
-    `created` are the ids of the same call that are in the queue now, and `asked` is how many the call was to create.
+    `created` are the ids of the same call that are in the queue now, and `asked` is the number of tasks of the call.
 
-    `retry_after` is a guess of when there will be room, in seconds from 1 to 300: the tasks too many, over the number
-    that was finished per second lately; 10 where nothing was.
+    `retry_after` is an estimate of the seconds until there is room, from 1 to 300: the excess tasks, divided by the
+    tasks finished per second lately; 10 if none was finished.
     """
 
     def __init__(
@@ -314,12 +314,12 @@ class QueueFullError(StorageFullError):
 
     @property
     def http_detail(self) -> str:
-        """The message: it has nothing but numbers."""
+        """The message, which has only numbers."""
         return str(self)
 
 
-class HandlerSignal(MaasBackoffError):  # noqa: N818 - what handlers raise is no error
-    """The root of what a handler raises to choose what happens to its task."""
+class HandlerSignal(MaasBackoffError):  # noqa: N818 - a signal of a handler is no error
+    """The root of the signals that a handler raises to choose the outcome of its attempt."""
 
 
 def seconds_of(after: object) -> float:
@@ -333,9 +333,9 @@ def seconds_of(after: object) -> float:
 class Retry(HandlerSignal):
     """Raise to be retried after `after` seconds (or a timedelta) instead of after the backoff's delay.
 
-    `backoff_jitter` may make the wait longer, never shorter. `params`, a dict of JSON values, take the place of the
-    task's own from then on. Uses one of the task's retries; without one left the task fails. Raised because of an error
-    that tells of a GPU's memory (`from error`, or in its `except`), it uses none, as that error would.
+    `backoff_jitter` may make the wait longer, never shorter. `params`, a dict of JSON values, replace the task's params
+    from then on. A Retry uses one of the task's retries; if none is left, the task fails. It uses none if it is raised
+    because of an error for lack of GPU memory (`from error`, or in its `except`).
     """
 
     # For subclasses that do not call `super().__init__()`.
@@ -361,8 +361,8 @@ class Retry(HandlerSignal):
 class Snooze(HandlerSignal):
     """Raise to come back after `after` seconds (or a timedelta) without using a retry.
 
-    `backoff_jitter` may make the wait longer, never shorter. Counted in `snooze_count`; a task that snoozes more than
-    `max_snoozes` times fails.
+    `backoff_jitter` may make the wait longer, never shorter. `snooze_count` counts the snoozes. A task that snoozes
+    more than `max_snoozes` times fails.
     """
 
     after: float
@@ -373,7 +373,7 @@ class Snooze(HandlerSignal):
 
 
 class Discard(HandlerSignal):
-    """Raise to fail the task at once, whatever retries it has left."""
+    """Raise to fail the task at once, even if it has retries left."""
 
     reason: str = "discarded by its handler"  # for subclasses that do not call `super().__init__()`
 

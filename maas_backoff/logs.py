@@ -1,30 +1,30 @@
-"""For the logs of programs: records that carry the task they are about, and records as JSON.
+"""The log records of programs: a filter that adds the task, and formatters for people and for JSON.
 
 The library's own loggers are `maas_backoff.worker`, `.gpu`, `.scheduler`, `.storage`, `.command`, `.embedded`,
-`.dashboard`, `.prometheus`, `.otel` and `.output`. Each event of a task is one record, whose `event`, `task_id`,
-`attempt` and `token` are attributes (0 where nobody knows), written by whoever brings it about. Params and results are
-never logged. A task that failed for good is an ERROR. It has the exception (`exc_info`) if the handler ran in this
-process, else the traceback is part of the message.
+`.dashboard`, `.prometheus`, `.otel` and `.output`. Each event of a task is one record with the attributes `event`,
+`task_id`, `attempt` and `token` (0 if unknown). The process that causes the event writes the record. Params and results
+are never logged. A failed task is an ERROR. The record has the exception (`exc_info`) if the handler ran in this
+process, else the message has the traceback.
 
 event             level    when
 created           DEBUG    `create_task` or `create_tasks` made a new task
 started           DEBUG    an attempt's handler begins
-completed         DEBUG    an attempt ended well; INFO: by hand
-retried           WARNING  an attempt failed, and another follows; INFO: by a handler's Retry, or by hand
-failed            ERROR    the last attempt failed; INFO: by hand
-released          DEBUG    an attempt gave its task back: snoozed, not begun in time, or the worker stops
-cancelled         DEBUG    an attempt was stopped by request (WARNING: it failed meanwhile); INFO: by hand, at once
+completed         DEBUG    an attempt succeeded; INFO: by an operation
+retried           WARNING  an attempt failed, and another follows; INFO: by a handler's Retry, or by an operation
+failed            ERROR    the last attempt failed; INFO: by an operation
+released          DEBUG    an attempt gave its task back: snoozed, not started in time, or the worker stops
+cancelled         DEBUG    an attempt was stopped by request (WARNING: it failed meanwhile); INFO: by an operation
 too_late          WARNING  an attempt had lost its lease: its outcome does not count
-cut_off           WARNING  an attempt is stopped, as its lease could not be renewed in time
+cut_off           WARNING  an attempt is stopped, because its lease could not be renewed in time
 left              WARNING  an attempt goes on after the worker's end, until its lease runs out
 lost              WARNING  a worker found a lease that ran out, and another attempt follows; ERROR: the task has failed
-cancel_requested  INFO     by hand: `cancel_task(running=True)` of a task that runs
-taken             INFO     by hand: `mark_task_processing`
-requeued          INFO     by hand: `retry_task`; of `retry_tasks` DEBUG, and one INFO with `queue` and no task
-moved             INFO     by hand: `update_task`
-deleted           INFO     by hand: `delete_task`
-purged            INFO     by hand: `purge_tasks`; likewise with `queue`, as the next two
-paused, resumed   INFO     by hand
+cancel_requested  INFO     `cancel_task(running=True)` of a running task
+taken             INFO     `mark_task_processing`
+requeued          INFO     `retry_task`; DEBUG for each task of `retry_tasks`, and one INFO with `queue` and no task
+moved             INFO     `update_task`
+deleted           INFO     `delete_task`
+purged            INFO     `purge_tasks`, with `queue` and no task
+paused, resumed   INFO     `pause` and `resume`, with `queue` and no task
 """
 
 import json
@@ -42,23 +42,23 @@ def about(event: str, task_id: str, attempt: int = 0, token: int = 0) -> dict[st
 
 
 OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""The attributes that every record has; what is beyond them was given as `extra`."""
+"""The attributes of every record. Other attributes come from `extra`."""
 
 
 _DEFAULTS: dict[str, object] = {"event": "-", "queue": "-", "token": 0, "child_pid": 0}
 
 
 class TaskLogFilter(logging.Filter):
-    """Gives every record the fields of this library, so that a format may have any of them.
+    """A filter that adds the fields of this library to every record, so that a format may use them.
 
-    `task_id` and `attempt` are those of the task whose handler logs the record; "-" and 0 elsewhere. `event`, `queue`
-    ("-"), `token` and `child_pid` (0) are those of the library's own records. What a record has already stays.
+    `task_id` and `attempt` come from the task whose handler logs the record; "-" and 0 elsewhere. `event`, `queue`
+    ("-"), `token` and `child_pid` (0) come from the library's own records. Existing fields of a record stay.
 
-    To be added to a logging.Handler: `handler.addFilter(TaskLogFilter())`, with `%(task_id)s` in its format.
+    Add it to a logging.Handler: `handler.addFilter(TaskLogFilter())`, with `%(task_id)s` in its format.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass."""
+        """Add the fields; return True."""
         fields = vars(record)
         if "task_id" not in fields or "attempt" not in fields:
             task = current_task()
@@ -74,41 +74,41 @@ class TaskLogFilter(logging.Filter):
 
 
 def printable(text: object) -> str:
-    """Return text with all that a terminal would act on (escapes, line breaks, marks of direction) written out."""
+    """Return text with the control characters of a terminal (escapes, line breaks, marks of direction) escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
 
 
 class PlainFormatter(logging.Formatter):
-    """Writes a record for people: a line, more of its own set in below it; a task's text is shown, and not obeyed."""
+    """A formatter for people: further lines of a message are indented, and control characters are escaped."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the lines."""
+        """Return the lines of a record."""
         record.message = "\n    ".join(map(printable, record.message.splitlines()))
         return super().formatMessage(record)
 
     def formatException(self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | Any) -> str:  # noqa: N802 - as above
-        """Return the traceback."""
+        """Return the lines of a traceback."""
         return "\n".join(map(printable, super().formatException(ei).splitlines()))
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as one line of JSON: time, level, logger, message, what `extra` gave, and the traceback."""
+    """A formatter that writes a record as one line of JSON: time, level, logger, message, `extra`, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; what is no JSON value is written as text."""
-        told: dict[str, object] = {
+        """Return the line. A value that is not JSON is written as text."""
+        values: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
         }
-        told |= {name: value for name, value in vars(record).items() if name not in OWN_FIELDS}
+        values |= {name: value for name, value in vars(record).items() if name not in OWN_FIELDS}
         for name, filled in _DEFAULTS.items():
-            # Filled in by TaskLogFilter, to keep other formats from failing. An event has a token, be it 0.
-            if told.get(name) == filled and (name != "token" or "event" not in told):
-                del told[name]
+            # TaskLogFilter sets these for other formats. An event has a token, even 0.
+            if values.get(name) == filled and (name != "token" or "event" not in values):
+                del values[name]
         if record.exc_info:
-            told["traceback"] = self.formatException(record.exc_info)
-        elif record.exc_text:  # of a child process, which has formatted it
-            told["traceback"] = record.exc_text
-        return json.dumps(told, default=str)
+            values["traceback"] = self.formatException(record.exc_info)
+        elif record.exc_text:  # from a child process, which has formatted it
+            values["traceback"] = record.exc_text
+        return json.dumps(values, default=str)

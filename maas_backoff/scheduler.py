@@ -25,7 +25,7 @@ from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.health import Health
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
-from maas_backoff.domain.spec import Move, TaskOptions, TaskSpec
+from maas_backoff.domain.spec import Reschedule, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Tracing
@@ -88,7 +88,7 @@ class TaskBackoffScheduler:
         self._service: Service | None = None
         self._home: asyncio.AbstractEventLoop | None = None
         self._mutex = threading.Lock()
-        forks.tell(self, TaskBackoffScheduler._forked)
+        forks.on_fork(self, TaskBackoffScheduler._forked)
 
     def __repr__(self) -> str:
         state = "running" if self._service is not None and self._service.alive else "stopped"
@@ -459,7 +459,7 @@ class TaskBackoffScheduler:
         """
         return await self._client.operations.retry_all(status, error)
 
-    async def update_task(self, task_id: str, **options: Unpack[Move]) -> bool:
+    async def update_task(self, task_id: str, **options: Unpack[Reschedule]) -> bool:
         """Change when a pending task is due (`delay` or `run_at`), or its `priority`; False if it is not pending."""
         return await self._client.operations.update(task_id, options)
 

@@ -26,7 +26,7 @@ from maas_backoff.__main__ import main
 from maas_backoff.commands.preview import OPTIONS
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
 from maas_backoff.domain.seconds import in_seconds
-from maas_backoff.domain.spec import Move
+from maas_backoff.domain.spec import Reschedule
 from maas_backoff.store.policies import Policies
 
 DOCS = Path(__file__).parents[1] / "maas_backoff/docs"
@@ -105,7 +105,7 @@ def test_the_options_of_one_task_are_those_of_a_policy() -> None:
     told = get_type_hints(TaskOptions)
     declared = get_type_hints(TaskConfig) | get_type_hints(ThreadPoolConfig) | {"backoff_strategy": str}
     names = {*get_type_hints(Policy), "exec_timeout", "min_gpu_utilization"}
-    assert told.keys() == names | get_type_hints(Move).keys()
+    assert told.keys() == names | get_type_hints(Reschedule).keys()
     for name in names:
         may_be_timedelta = DECLARED[name].converter is in_seconds
         assert told[name] == (declared[name] | timedelta if may_be_timedelta else declared[name]), name

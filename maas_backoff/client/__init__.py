@@ -1,1 +1,1 @@
-"""The producer's half: creating tasks, reading them, waiting for them, and operations by hand."""
+"""The client half: creates tasks, reads them, waits for them, and runs operations."""

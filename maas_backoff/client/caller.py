@@ -1,4 +1,4 @@
-"""A caller that may hang up, and what is done for it meanwhile."""
+"""A block that is cancelled when its caller hangs up."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -9,19 +9,19 @@ import anyio
 from maas_backoff.errors import CallerGoneError
 
 Disconnected = Callable[[], Awaitable[bool]]
-"""Tells whether the caller has hung up: `request.is_disconnected` of Starlette and FastAPI."""
+"""Returns whether the caller has hung up, for example `request.is_disconnected` of Starlette and FastAPI."""
 
 PERIOD = 0.5
-"""Seconds between two questions: they are cheap, and a web framework is not to be held to an answer that comes late."""
+"""Seconds between two calls of `disconnected`, which are cheap."""
 
 
 @asynccontextmanager
 async def until_gone(disconnected: Disconnected, task_id: str) -> AsyncGenerator[None, None]:
-    """Run the block until its end, or until the caller has hung up: then cancel it, and raise CallerGoneError.
+    """Run the block. If the caller hangs up, cancel the block and raise CallerGoneError.
 
-    Raises what `disconnected` raises.
+    Raises the errors of `disconnected`, too.
     """
-    # No task group: it would wrap what the block raises, an HTTPException say, in an exception group.
+    # No task group: it would wrap an error of the block, such as an HTTPException, in an exception group.
     scope = anyio.CancelScope()
     watch = asyncio.create_task(_watch(disconnected, scope), name="maas-backoff-caller")
     try:
@@ -39,7 +39,7 @@ async def until_gone(disconnected: Disconnected, task_id: str) -> AsyncGenerator
 
 async def _watch(disconnected: Disconnected, scope: anyio.CancelScope) -> None:
     try:
-        while not await disconnected():  # noqa: ASYNC110 - there is only this question, and no event
+        while not await disconnected():  # noqa: ASYNC110 - web frameworks have no event for it
             await anyio.sleep(PERIOD)
     except Exception:
         scope.cancel()

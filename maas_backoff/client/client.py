@@ -1,4 +1,4 @@
-"""A queue's tasks as a client sees them: checked at the door, created, read, waited for."""
+"""The client of a queue: validates, creates, reads and awaits its tasks."""
 
 import contextlib
 import logging
@@ -45,18 +45,18 @@ from maas_backoff.store.writer import ENQUEUE_LIMIT
 log: Log = log_for("scheduler")
 
 WAIT_RENEWAL = 20.0
-"""Seconds after which a waiter looks by itself, and says again that it waits."""
+"""Seconds after which a waiter reads its task by itself, and renews its watch."""
 
 _NO_OPTIONS = TaskOptions()
 
 
 class QueueClient:
-    """The tasks of one queue, over one store. `config` is a copy that nobody changes."""
+    """The client half of one queue, over one store. `config` is a copy that never changes."""
 
     def __init__(
         self, config: TaskBackoffConfig, tracing: Tracing | None = None, embedded: EmbeddedServer | None = None
     ) -> None:
-        """`embedded`: a server that is shared with others, and that they stop."""
+        """Take the configuration; `embedded` is a shared server, which its owner stops."""
         if not config.task.biz_prefix:
             raise ConfigError("task.biz_prefix", "1 to 64 of A-Z a-z 0-9 _ . - (or MAAS_BACKOFF_BIZ_PREFIX)", "")
         self.config = config
@@ -70,7 +70,7 @@ class QueueClient:
         self.operations: QueueOperations = QueueOperations(config, self.store)
 
     def abandon(self) -> None:
-        """Let go of what was left open in an event loop that was closed."""
+        """Abandon the waiters of a closed event loop."""
         if self._waiters is not None:
             self._waiters.abandon()
 
@@ -91,7 +91,8 @@ class QueueClient:
         return task.task_id
 
     async def create_many(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
-        # All are checked before the first is sent, each as it comes: an iterator may change what it gave before.
+        # All tasks are validated before the first is sent. Each is validated as the iterator yields it: an iterator
+        # may change earlier items.
         tasks = [self._checked_item(item, f"tasks[{index}].task_params") for index, item in enumerate(items)]
         nameless = [task for task in tasks if not task.task_id]
         for task, task_id in zip(nameless, validation.new_task_ids(len(nameless)), strict=True):
@@ -117,9 +118,9 @@ class QueueClient:
             except StorageError as error:
                 raise _with_created(error, tasks, answers) from error.__cause__
         if "conflict" in answers:
-            told = [(task.task_id, answer == "conflict") for task, answer in zip(tasks, answers, strict=True)]
-            conflicts = [task_id for task_id, conflict in told if conflict]
-            raise TaskConflictError(conflicts, [task_id for task_id, conflict in told if not conflict])
+            answered = [(task.task_id, answer == "conflict") for task, answer in zip(tasks, answers, strict=True)]
+            conflicts = [task_id for task_id, conflict in answered if conflict]
+            raise TaskConflictError(conflicts, [task_id for task_id, conflict in answered if not conflict])
 
     async def _enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
         answers = await self.store.writer.enqueue(tasks)
@@ -130,7 +131,7 @@ class QueueClient:
         return answers
 
     def _checked_item(self, item: Mapping[str, object] | TaskSpec, where: str) -> NewTask:
-        """Return the task, with an empty id if it has none yet."""
+        """Return the validated task, with an empty id if it has none yet."""
         if isinstance(item, TaskSpec):
             task_id = "" if item.task_id is None else validation.checked_task_id(item.task_id)
             return self._checked(item.task_params, task_id, item.options, where)
@@ -154,14 +155,14 @@ class QueueClient:
         )
 
     def _checked_overrides(self, own: dict[str, Any]) -> dict[str, Any]:
-        """Return a task's own policy values as they are stored, after the checks of the configuration."""
+        """Return a task's overrides as they are stored, after the checks of the configuration."""
         if callable(own.get("backoff_strategy")):
             strategy = own["backoff_strategy"]
             raise InvalidValueError("backoff_strategy", "a name: a callable cannot be stored with a task", strategy)
         try:
             return self._overrides(own)
         except ConfigError as error:
-            error.http_status = InvalidValueError.http_status  # of the one who creates the task, not of the service
+            error.http_status = InvalidValueError.http_status  # an error of the request, not of the service
             raise
 
     def _overrides(self, own: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +187,7 @@ class QueueClient:
         found: dict[str, tuple[Device, str]] = {}
         for worker in await self.store.registry.fleet():
             for device in worker.devices:
-                # Two workers may see the same one; the newer reading counts.
+                # Two workers may have the same device: the newer GPU sample counts.
                 if device.uuid not in found or device.age < found[device.uuid][0].age:
                     found[device.uuid] = device, worker.host
         return [status(device, host, await self._ledgers.read(device.uuid)) for device, host in found.values()]
@@ -221,18 +222,18 @@ class QueueClient:
         validation.checked_task_id(task_id)
         if after is not None and not isinstance(after, str):
             raise InvalidValueError("after", "the id of an event, or None", after)
-        told = after
+        last = after
         async with contextlib.aclosing(self._changes(task_id)) as changes:
             async for task in changes:
                 event = TaskEvent.of(task)
-                if event.id != told:
+                if event.id != last:
                     yield event
-                told = event.id
+                last = event.id
                 if task.status.finished:
                     return
 
     async def _changes(self, task_id: str) -> AsyncGenerator[TaskEntity, None]:
-        """Give the task as it is, and again whenever it may have changed."""
+        """Yield the task, and again whenever it may have changed."""
         if self._waiters is None:
             await self.store.connection.server.connect()
             server = self.store.connection.server
@@ -251,9 +252,9 @@ class QueueClient:
 
 
 def _with_created(error: StorageError, tasks: Sequence[NewTask], answers: Sequence[str]) -> StorageError:
-    """Return what to raise when a part of some tasks was not created: the error, which names those before."""
+    """Return the error to raise if only the first part of `tasks` was created, with the ids that are in the queue."""
     created = [task.task_id for task, answer in zip(tasks, answers, strict=False) if answer != "conflict"]
-    created += [task_id for task_id in error.created if task_id not in set(created)]  # were there before this call
+    created += [task_id for task_id in error.created if task_id not in set(created)]  # existed before this call
     if isinstance(error, QueueFullError) and len(tasks) > 1:
         return QueueFullError(error.limit, error.size, error.retry_after, created=created, asked=len(tasks))
     error.created = created

@@ -1,4 +1,4 @@
-"""The open connections of a scheduler: each belongs to the event loop, and to the process, that made it."""
+"""The open connections of a scheduler. Each belongs to the event loop and the process that made it."""
 
 import asyncio
 import contextlib
@@ -31,13 +31,13 @@ class Here:
 
 
 class Opened:
-    """The QueueClient of each event loop that uses a scheduler, made on first use and closed with the loop.
+    """The QueueClients of a scheduler, one for each event loop, made on first use and closed with the loop.
 
-    All of them share one copy of the configuration, and one embedded server.
+    All QueueClients share one copy of the configuration, and one embedded server.
     """
 
     def __init__(self, config: Callable[[], TaskBackoffConfig], make: Make) -> None:
-        """`config` gives what is copied on first use, `make` the QueueClient of a loop."""
+        """Take `config`, whose result is copied on first use, and `make`, which returns the QueueClient of a loop."""
         self._current = config
         self._make = make
         self._config: TaskBackoffConfig | None = None
@@ -47,7 +47,7 @@ class Opened:
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, anyio.Lock] = WeakKeyDictionary()
         self._of_parent: frozenset[asyncio.AbstractEventLoop] = frozenset()
         self._mutex = threading.Lock()
-        forks.tell(self, Opened._forked)
+        forks.on_fork(self, Opened._forked)
 
     def client(self) -> QueueClient:
         """Return the QueueClient of the running event loop. Raises EventLoopError and ConfigError."""
@@ -93,7 +93,7 @@ class Opened:
         abandon_left_over()
 
     async def refresh(self) -> None:
-        """Copy the configuration anew, if it was changed since: for this event loop, and those that come."""
+        """If the configuration was changed, copy it again, for this event loop and later ones."""
         before = self._config
         if before is None or before == self._current():
             return
@@ -104,14 +104,14 @@ class Opened:
                 self._embedded = None  # event loops that still use it keep it until this process ends
 
     async def close(self) -> None:
-        """Close what is open in this event loop; with the last one, leave the embedded server."""
+        """Close the connections of this event loop. The last event loop leaves the embedded server, too."""
         loop = asyncio.get_running_loop()
         with self._mutex:
             here, self._here = self._all.pop(loop, None), None
             self._leave_closed_loops()
         try:
             if here is not None and here.end is not None:
-                with contextlib.suppress(RuntimeError):  # the loop is ending, and does it
+                with contextlib.suppress(RuntimeError):  # the ending loop already runs the generator's end
                     await here.end.aclose()
                 await here.client.aclose()
         finally:
@@ -126,7 +126,7 @@ class Opened:
             await embedded.stop()
 
     def _forked(self) -> None:
-        """Begin anew in a child process; what is open is the parent's."""
+        """Forget all connections in a child process: they are the parent's."""
         forks.inherited.append((self._all, self._here, self._locks))
         self._of_parent = self._of_parent | frozenset(self._all)
         self._all, self._here, self._locks = {}, None, WeakKeyDictionary()
@@ -134,7 +134,7 @@ class Opened:
 
 
 def _until_closed(here: Here) -> AsyncGenerator[None]:
-    """Close the connections when `asyncio.run` ends its event loop: it closes all async generators before."""
+    """Return a started generator that closes the connections: an ending event loop closes all async generators."""
 
     async def end() -> AsyncGenerator[None]:
         try:
@@ -143,6 +143,6 @@ def _until_closed(here: Here) -> AsyncGenerator[None]:
             await here.client.aclose()
 
     generator = end()
-    with contextlib.suppress(StopIteration):  # it has come to its `yield`
+    with contextlib.suppress(StopIteration):  # the generator has reached its `yield`
         generator.asend(None).send(None)
     return generator

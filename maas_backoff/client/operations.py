@@ -1,4 +1,4 @@
-"""Operations by hand on a queue and its tasks, from outside the worker that runs them."""
+"""The operations on a queue and its tasks, from outside of the workers."""
 
 import logging
 from collections.abc import AsyncGenerator
@@ -12,7 +12,7 @@ from maas_backoff.domain.context import current
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, cut
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Counts, Settlement, decide
-from maas_backoff.domain.spec import Move
+from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.task import (
     TaskEntity,
     TaskError,
@@ -32,11 +32,11 @@ from maas_backoff.store.writer import SETTLE_LIMIT
 log: Log = log_for("scheduler")
 
 LISTED_AT_ONCE = 200
-"""Tasks per page of a listing that goes through all of them: some may carry params that a Retry has replaced."""
+"""Tasks per page of a listing of all tasks. Some tasks may have large params, which a Retry has set."""
 
 
 class QueueOperations:
-    """Operations by hand on one queue. Each call checks its arguments, and logs its change."""
+    """The operations on one queue. Each call checks its arguments, and logs its change."""
 
     def __init__(self, config: TaskBackoffConfig, store: QueueStore) -> None:
         self._config = config
@@ -51,21 +51,21 @@ class QueueOperations:
         while True:
             answer = await self._store.writer.settle(Settle(task_id, "pending", None, settlement))
             if answer == "ok":
-                return _told(task_id, "cancelled", found)
+                return _logged(task_id, "cancelled", found)
             if not running or answer not in {"processing", EXTERNAL}:
                 return False
             if answer == EXTERNAL:
                 answer = await self._store.writer.settle(Settle(task_id, "external", None, settlement))
                 if answer == "ok":
-                    return _told(task_id, "cancelled", found)
-            # Cancelled: the request was met before its answer, which may have been lost, came back.
+                    return _logged(task_id, "cancelled", found)
+            # "cancelled": the worker met the request before the answer of this call arrived.
             elif await self._store.writer.request_cancel(task_id) in {"processing", "cancelled"}:
-                return _told(task_id, "cancel_requested", found)
+                return _logged(task_id, "cancel_requested", found)
             # It has changed in between: look again.
 
     async def mark_processing(self, task_id: str) -> bool:
         settle = Settle(validation.checked_task_id(task_id), "pending", None, Settlement.release(self._policy))
-        return await self._store.writer.settle(settle, external=True) == "ok" and _told(task_id, "taken")
+        return await self._store.writer.settle(settle, external=True) == "ok" and _logged(task_id, "taken")
 
     async def mark_completed(self, task_id: str, result: object) -> bool:
         return await self._mark(
@@ -76,7 +76,7 @@ class QueueOperations:
         return await self._mark(task_id, Failed(TaskError("failed", cut(str(reason))), permanent=not retry))
 
     async def _mark(self, task_id: str, outcome: Outcome) -> bool:
-        """Settle a live task by an outcome that somebody else knows of; its own policy decides what follows."""
+        """Settle an unfinished task by an outcome from outside. The task's own policy decides the settlement."""
         validation.checked_task_id(task_id)
         while True:
             found = await self._store.reader.find_live(task_id)
@@ -87,17 +87,17 @@ class QueueOperations:
             assert settlement is not None
             answer = await self._store.writer.settle(found.settle(settlement))
             if answer == "ok":
-                return _told(task_id, settlement.event, found)
+                return _logged(task_id, settlement.event, found)
             if answer == "cancelled" and found.precondition == "lease":
-                # A requested cancel took the place of the comeback; what was told is stored. Without a lease it is the
-                # state that stood against the mark.
-                return _told(task_id, "cancelled", found)
+                # Under a lease, a requested cancel took the place of the comeback, and the outcome is stored. Without a
+                # lease, "cancelled" is the state that stood against the operation.
+                return _logged(task_id, "cancelled", found)
             # It has changed in between: look again.
 
     async def retry(self, task_id: str) -> bool:
         settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
         settle = Settle(validation.checked_task_id(task_id), "finished", None, settlement)
-        return await self._store.writer.settle(settle) == "ok" and _told(task_id, "requeued")
+        return await self._store.writer.settle(settle) == "ok" and _logged(task_id, "requeued")
 
     async def retry_all(self, status: str, error: str | None) -> int:
         status = checked_status(status, TaskStatus.FAILED, TaskStatus.CANCELLED)
@@ -105,15 +105,15 @@ class QueueOperations:
             raise InvalidValueError("error", "text, or None", error)
         settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
         wanted = (error or "").casefold()
-        # All are listed first: those that are retried leave the list, and those that fail meanwhile may wait.
+        # All tasks are listed first: a retried task leaves the listing, and tasks that fail meanwhile are left out.
         ids = [task.task_id async for task in self._all(status) if wanted in str(task.error or "").casefold()]
         number = 0
         for start in range(0, len(ids), SETTLE_LIMIT):
             settles = [Settle(task_id, "finished", None, settlement) for task_id in ids[start : start + SETTLE_LIMIT]]
             answers = await self._store.writer.settle_all(settles)
             for settle, answer in zip(settles, answers, strict=True):
-                number += answer == "ok" and _told(settle.task_id, "requeued", level=logging.DEBUG)
-        self._log("requeued", f"{number} {status} tasks requeued by hand")
+                number += answer == "ok" and _logged(settle.task_id, "requeued", level=logging.DEBUG)
+        self._log("requeued", f"{number} {status} tasks requeued by an operation")
         return number
 
     async def _all(self, status: TaskStatus) -> AsyncGenerator[TaskEntity, None]:
@@ -126,9 +126,9 @@ class QueueOperations:
             if cursor is None:
                 return
 
-    async def update(self, task_id: str, options: Move) -> bool:
+    async def update(self, task_id: str, options: Reschedule) -> bool:
         validation.checked_task_id(task_id)
-        if not options or options.keys() - Move.__annotations__:
+        if not options or options.keys() - Reschedule.__annotations__:
             raise InvalidValueError("update_task", "priority, delay or run_at", ", ".join(options) or "none of them")
         priority = validation.checked_priority(options["priority"]) if "priority" in options else None
         due = validation.checked_due(options) if options.keys() & {"delay", "run_at"} else None
@@ -137,25 +137,25 @@ class QueueOperations:
             if pending is None:
                 return False
             if await self._store.writer.settle(pending.rescheduled(priority, due)) == "ok":
-                return _told(task_id, "moved")
+                return _logged(task_id, "moved")
             # It has changed in between: look again.
 
     async def purge(self, status: str) -> int:
         status = checked_status(status, *(set(TaskStatus) - {TaskStatus.PROCESSING}))
-        # Those that come meanwhile may be left: it is not to run for ever.
+        # Tasks that come meanwhile may be left: the loop must end.
         stats = await self._store.reader.stats()
         most, number, more = getattr(stats, f"{status}_count"), 0, True
         while more and number <= most:
             deleted, more = await self._store.writer.purge(status)
             number += deleted
-        self._log("purged", f"{number} {status} tasks purged by hand")
+        self._log("purged", f"{number} {status} tasks purged by an operation")
         return number
 
     async def pause(self, *, on: bool) -> bool:
         changed = await self._store.writer.pause(on=on)
         if changed:
             event = "paused" if on else "resumed"
-            self._log(event, f"{event} by hand")
+            self._log(event, f"{event} by an operation")
         return changed
 
     def _log(self, event: str, words: str) -> None:
@@ -164,7 +164,7 @@ class QueueOperations:
         log.info("queue %r: %s", queue, words, extra={"event": event, "queue": queue})
 
     async def delete(self, task_id: str) -> bool:
-        return await self._store.writer.delete(validation.checked_task_id(task_id)) and _told(task_id, "deleted")
+        return await self._store.writer.delete(validation.checked_task_id(task_id)) and _logged(task_id, "deleted")
 
     async def update_progress(self, task_id: str, progress: float, message: str | None) -> bool:
         validation.checked_task_id(task_id)
@@ -175,9 +175,9 @@ class QueueOperations:
         return (await self._store.writer.report_progress([(task_id, token, progress, message)]))[0]
 
 
-def _told(task_id: str, event: str, found: Found | None = None, *, level: int = logging.INFO) -> bool:
+def _logged(task_id: str, event: str, found: Found | None = None, *, level: int = logging.INFO) -> bool:
     """Log an operation on a task; return True."""
     attempt, token = (0, 0) if found is None else (found.info.number, found.token)
     extra = about(event, task_id, attempt, token)
-    log.log(level, "task %r: %s by hand", task_id, event.replace("_", " "), extra=extra)
+    log.log(level, "task %r: %s by an operation", task_id, event.replace("_", " "), extra=extra)
     return True

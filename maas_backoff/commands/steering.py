@@ -4,7 +4,7 @@ import json
 import sys
 
 from maas_backoff.commands.command import OK, Arguments, Command, Options, not_so, task_id
-from maas_backoff.domain.spec import Move
+from maas_backoff.domain.spec import Reschedule
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
@@ -36,8 +36,8 @@ def _for_move(parser: Arguments) -> None:
     parser.add_argument("--delay", type=float, metavar="S", help="due in so many seconds")
 
 
-def _move(options: Options) -> Move:
-    told: Move = {}
+def _move(options: Options) -> Reschedule:
+    told: Reschedule = {}
     if options.priority is not None:
         told["priority"] = options.priority
     if options.delay is not None:

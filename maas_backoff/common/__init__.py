@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of tasks: a guard around other people's code, forks, cancellation, processes."""
+"""Small helpers that do not use tasks: a guard around users' code, forks, cancellation, processes."""

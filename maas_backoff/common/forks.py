@@ -1,4 +1,4 @@
-"""A forked child has a copy of its parent's objects, but must not use what they stand for: sockets, locks, threads."""
+"""Callbacks after a fork: a child has copies of its parent's objects, but must not use their sockets and locks."""
 
 import os
 from collections.abc import Callable
@@ -12,8 +12,8 @@ _T = TypeVar("_T")
 _owners: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()
 
 
-def tell(owner: _T, forked: Callable[[_T], None]) -> None:
-    """Call `forked(owner)` in each child that is forked while the owner exists, before the child runs anything else."""
+def on_fork(owner: _T, forked: Callable[[_T], None]) -> None:
+    """Register `forked(owner)`, to be called first in each child that is forked while the owner exists."""
     _owners[owner] = forked
 
 

@@ -1,7 +1,7 @@
-"""The guard around code that is not ours: it may end its own call, and nothing else.
+"""The guard around users' code: an exception there ends the code's own call, and nothing else.
 
-Such code is backoff callables, log handlers and filters, and whatever the exceptions and values of users do when they
-are looked at. executors/call.py does the same for handlers.
+Users' code is backoff callables, log handlers and filters, and the methods of users' exceptions and values.
+executors/call.py does the same for handlers.
 """
 
 import logging
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose handlers and filters may raise: the record is lost, and whoever logs goes on.
+    """A logger whose handlers and filters may raise: the record is lost, and the caller goes on.
 
-    Users' code is called for the text of an exception, too: if that raises, the record is logged without its exception.
+    The text of an exception calls users' code, too. If that raises, the record is logged without its exception.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -27,11 +27,11 @@ class Log(logging.LoggerAdapter[logging.Logger]):
         """Log a record, as `logging.Logger.log` does."""
         if not self.isEnabledFor(level):
             return
-        # One frame more than logging's own lies between: the record names the line that logs.
+        # One frame more: the record then names the line of the caller.
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         try:
             self.logger.log(level, msg, *args, **kwargs)
-        except BaseException as error:  # noqa: BLE001 - a log server that is away must not end a loop
+        except BaseException as error:  # noqa: BLE001 - an unreachable log server must not end a loop
             if kwargs.pop("exc_info", None):
                 self.log(level, msg, *args, **kwargs)
             else:
@@ -44,14 +44,14 @@ def log_for(part: str) -> Log:
 
 
 def _complain(text: str) -> None:
-    # As logging does with what a handler's emit reports. stderr may be closed, or None.
+    # Like logging.Handler.handleError. stderr may be closed, or None.
     if logging.raiseExceptions:
         with suppress(Exception):
-            print(text, file=sys.stderr)  # noqa: T201 - logging itself is what has failed
+            print(text, file=sys.stderr)  # noqa: T201 - logging itself has failed
 
 
 def contained(call: Callable[[], T], otherwise: Callable[[BaseException], T]) -> T:
-    """Return what `call` returns, or what `otherwise` makes of the exception that it raised, whatever that is."""
+    """Return the result of `call`, or of `otherwise(error)` if it raised any exception."""
     try:
         return call()
     except BaseException as error:  # noqa: BLE001 - SystemExit of users' code ends its call, not the worker

@@ -1,8 +1,8 @@
-"""Processes that the handlers of a worker started, and that are left on this machine after the worker was killed.
+"""Orphans: processes that handlers of a worker started, and that are left on this machine after the worker was killed.
 
-The kernel ends a child process when its worker dies, but not what the child has started. Linux only: elsewhere nothing
-tells for certain that a process is such a one, and none is ended. This file also runs as a script, started by
-executors/cleaner.py, so that it imports nothing but the standard library.
+The kernel ends a child process when its worker dies, but not the processes that the child has started. On systems other
+than Linux nothing identifies these processes for certain, and none is ended. executors/cleaner.py also runs this file
+as a script: it imports the standard library only.
 """
 
 import os
@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 MARK = "_MAAS_BACKOFF_WORKER"
-"""The environment variable that names the worker to its children, and to all that they start.
+"""The environment variable with the worker's origin, which child processes and their own children inherit.
 
-A program that is to outlive the worker must be started without the variable. No option of a configuration can have this
-name: those begin with MAAS_BACKOFF_.
+A program that must outlive the worker must be started without the variable. No option can have this name: the variables
+of options begin with MAAS_BACKOFF_.
 """
 
 CHILD_MARK = "_MAAS_BACKOFF_CHILD"
-"""Likewise for all that the handlers of a child process start. Without the other it means nothing."""
+"""The same with the child process's origin, for processes that its handlers start. Ignored without MARK."""
 
 _PROC = Path("/proc")
 
 
 class Origin(NamedTuple):
-    """A process, told apart from all others that had or will have its number, also before a restart of the machine."""
+    """The identity of a process, which no other process with the same number has, even before a restart."""
 
     boot: str
     namespace: str
@@ -42,7 +42,7 @@ class Origin(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return what a text names; None for any other text."""
+        """Return the origin in a text of `str`; None for any other text."""
         try:
             boot, namespace, pid, started = text.split("/")
             return cls(boot, namespace, int(pid), int(started))
@@ -50,20 +50,20 @@ class Origin(NamedTuple):
             return None
 
     def is_gone(self, boot: str, namespace: str) -> bool:
-        """Return whether the process has ended for certain. Of another container or machine nothing is certain."""
+        """Return whether the process has certainly ended; False for a process of another container or machine."""
         if (self.boot, self.namespace) != (boot, namespace):
             return False
         try:
             state, started = _status(self.pid)
         except (OSError, ValueError):
             return not exists(self.pid)  # /proc may be hidden from this user
-        # A zombie may be a process whose first thread has ended, and no other.
+        # A process whose first thread has ended is a zombie, too, but its other threads still run.
         return started != self.started or (state in "ZX" and _threads(self.pid) <= 1)
 
 
 def this_process() -> Origin | None:
-    """Return this process; None where it cannot be told apart from others. The first call reads files."""
-    return _origin(os.getpid())  # a forked process is another one
+    """Return this process's origin; None on systems without one. The first call reads files."""
+    return _origin(os.getpid())  # a forked process has another origin
 
 
 @cache
@@ -83,14 +83,14 @@ def unmarked(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def mark_what_starts_here() -> None:
-    """In a child process: have all that is started from now on carry this process's mark."""
+    """Mark this child process's environment: every process that starts from now on inherits the mark."""
     origin = this_process()
     if origin is not None:
         os.environ[CHILD_MARK] = str(origin)
 
 
 def starter_of(pid: int) -> int | None:
-    """Return the child process whose handler has started a process, in whatever session; None where none has."""
+    """Return the child process whose handler has started a process, in any session; None if there is none."""
     if not _is_able():
         return None
     origin = _marks_of(pid).get(CHILD_MARK)
@@ -98,15 +98,15 @@ def starter_of(pid: int) -> int | None:
 
 
 def end_orphans() -> dict[int, list[int]]:
-    """Kill what handlers of ended workers and children have left; return the process ids, by that of who has ended.
+    """Kill the orphans of ended workers and children; return their process ids by that of the worker or child.
 
-    A process is killed only if it carries such a mark, belongs to this user, and the worker or child has ended for
-    certain. Blocks for some ms.
+    A process is killed only if it has a mark, belongs to this user, and the worker or child has certainly ended. Blocks
+    for some ms.
     """
     ended: dict[int, list[int]] = {}
     if not _is_able():
         return ended
-    for _ in range(3):  # what they start meanwhile
+    for _ in range(3):  # orphans may start further processes meanwhile
         found = [(pid, origin) for pid in _own_processes() if (origin := _ended_origin_of(pid)) is not None]
         for pid, origin in found:
             if _kill(pid):
@@ -117,7 +117,7 @@ def end_orphans() -> dict[int, list[int]]:
 
 
 def _kill(pid: int) -> bool:
-    """Kill a process if it is what was found. Its number may have gone to another one meanwhile."""
+    """Kill a process if it is still an orphan: another process may have its number by now."""
     if sys.platform != "linux":
         return False
     try:
@@ -137,9 +137,9 @@ def _kill(pid: int) -> bool:
 
 
 def _ended_origin_of(pid: int) -> Origin | None:
-    """Return the worker or the child whose mark a process carries, if it has ended."""
+    """Return the ended worker or child whose mark a process has; None if there is none."""
     machine, marks = _machine(), _marks_of(pid)
-    if MARK not in marks:  # it is to outlive the worker
+    if MARK not in marks:  # it was started to outlive the worker
         return None
     return next((origin for origin in marks.values() if origin.is_gone(*machine)), None)
 
@@ -148,7 +148,7 @@ def _marks_of(pid: int) -> dict[str, Origin]:
     """Return the marks that a process was started with."""
     try:
         environment = Path(_PROC, str(pid), "environ").read_bytes()
-    except OSError:  # it has ended, or is not ours to look at
+    except OSError:  # it has ended, or this user may not read it
         return {}
     found: dict[str, Origin] = {}
     for entry in environment.split(b"\0"):
@@ -159,7 +159,7 @@ def _marks_of(pid: int) -> dict[str, Origin]:
 
 
 def _own_processes() -> list[int]:
-    """Return the ids of this user's processes, but for this one."""
+    """Return the ids of this user's processes, without this process."""
     found: list[int] = []
     with suppress(OSError):
         for path in _PROC.iterdir():
@@ -172,7 +172,7 @@ def _own_processes() -> list[int]:
 
 @cache
 def _machine() -> tuple[str, str]:
-    """Return this start of the machine, and the namespace in which process ids mean something. Raises OSError."""
+    """Return the id of this boot, and the namespace of process ids. Raises OSError."""
     boot = Path(_PROC, "sys/kernel/random/boot_id").read_text("ascii").strip()
     return boot, str(Path(_PROC, "self/ns/pid").readlink()).strip("pid:[]")
 
@@ -191,7 +191,7 @@ def _is_able() -> bool:
 
 
 def _status(pid: int) -> tuple[str, int]:
-    """Return a process's state and when it was started. Raises OSError or ValueError."""
+    """Return a process's state and its start in clock ticks. Raises OSError or ValueError."""
     fields = Path(_PROC, str(pid), "stat").read_text("ascii", errors="replace").rpartition(")")[2].split()
     return fields[0], int(fields[19])
 
@@ -204,7 +204,7 @@ def _threads(pid: int) -> int:
 
 
 def exists(pid: int) -> bool:
-    """Return whether there is a process of this id here, of whatever user."""
+    """Return whether a process with this id exists here, of any user."""
     if not 0 < pid < 2**31:
         return False
     try:
@@ -217,19 +217,19 @@ def exists(pid: int) -> bool:
 
 
 def _main(worker: str) -> None:
-    """Wait until the worker at the other end of stdin is gone, and end what its handlers have left.
+    """Wait until the worker at the other end of stdin has ended, and kill its orphans.
 
-    A byte on stdin says that the worker stops in order.
+    A byte on stdin means that the worker stops in order: nothing is killed.
     """
     origin = Origin.parse(worker)
     if os.read(0, 1) or origin is None:
         return
-    for _ in range(100):  # the system closes files before the process is gone
+    for _ in range(100):  # the kernel closes files before the process has ended
         if origin.is_gone(*_machine()):
             break
         time.sleep(0.05)
     end_orphans()
-    time.sleep(0.5)  # what was being started just then
+    time.sleep(0.5)  # for processes that were just being started
     end_orphans()
 
 

@@ -1,4 +1,4 @@
-"""Seeing something through although its caller is cancelled."""
+"""A call that a cancellation of its caller does not interrupt."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,9 +10,9 @@ _T = TypeVar("_T")
 
 
 async def uninterrupted(coroutine: Coroutine[object, object, _T]) -> _T:
-    """Await a coroutine to its end, and only then let a cancellation of the caller through.
+    """Await a coroutine to its end, and only then raise a cancellation of the caller.
 
-    It runs in a task of its own: asyncio's cancellation goes through anyio's shields.
+    The coroutine runs in a task of its own: asyncio's cancellation ignores anyio's shields.
     """
     task = asyncio.create_task(coroutine)
     cancelled: asyncio.CancelledError | None = None

@@ -1,7 +1,7 @@
-"""The configuration: plain objects whose fields can be assigned, and are checked when they are.
+"""The configuration: plain objects whose fields are checked at each assignment.
 
-Durations are seconds, or a timedelta. A wrong value raises ConfigError, which names the option, what was expected
-and what was got.
+Durations are seconds, or a timedelta. A wrong value raises ConfigError, which names the option, the expected values
+and the value.
 """
 
 import os
@@ -49,12 +49,12 @@ class TaskBackoffConfig:
     gpu: GpuConfig = _section(GpuConfig)
 
     def copy(self) -> Self:
-        """Return a copy that later assignments to this one do not reach."""
+        """Return a copy that later assignments to this configuration do not change."""
         return attrs.evolve(self, **{name: attrs.evolve(getattr(self, name)) for name in _SECTIONS})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> Self:
-        """Return the configuration of `{"storage": {...}, "task": {...}, …}`; what is missing has its default."""
+        """Return the configuration of `{"storage": {...}, "task": {...}, …}`; a missing option has its default."""
         sections: dict[str, Any] = {}
         for name, fields in values.items():
             if name not in _SECTIONS:
@@ -70,8 +70,8 @@ class TaskBackoffConfig:
     @classmethod
     def from_env(cls, prefix: str = "MAAS_BACKOFF_", environ: Mapping[str, str] | None = None) -> Self:
         """Return the configuration of the environment: `MAAS_BACKOFF_<OPTION>`, for example MAAS_BACKOFF_URL,
-        MAAS_BACKOFF_BIZ_PREFIX, MAAS_BACKOFF_CONCURRENCY. The names of the options are those of the sections' fields.
-        An unknown name is refused.
+        MAAS_BACKOFF_BIZ_PREFIX, MAAS_BACKOFF_CONCURRENCY. The options are the fields of all sections.
+        An unknown name raises ConfigError.
         """  # noqa: D205 - one sentence and its examples
         values: dict[str, dict[str, Any]] = {}
         for variable, given in (os.environ if environ is None else environ).items():

@@ -1,4 +1,4 @@
-"""The server of the tasks: one server, or the master that Sentinels or a Cluster name; by fields or by a URL."""
+"""The options of the server: one server, or the master that Sentinels or a Cluster name; by fields or by a URL."""
 
 import os
 import re
@@ -26,7 +26,7 @@ _QUERY = ("db", "sentinel_username", "sentinel_password")
 
 @attrs.frozen(kw_only=True)
 class Endpoint:
-    """Whom to ask, and how to log in. `nodes` are the server, the Sentinels, or some nodes of the Cluster."""
+    """Addresses and logins. `nodes` are the server, the Sentinels, or some nodes of the Cluster."""
 
     type: Literal["redis", "sentinel", "cluster"] = "redis"
     nodes: tuple[Node, ...] = ()
@@ -42,7 +42,7 @@ class Endpoint:
 
     @classmethod
     def from_url(cls, url: str) -> "Endpoint":
-        """Return what a URL says. Raises ValueError with what was expected, which never repeats the URL."""
+        """Return the endpoint of a URL. Raises ValueError with the expected form, which never repeats the URL."""
         try:
             parts = urlsplit(url)
         except ValueError:
@@ -80,7 +80,7 @@ class Endpoint:
 
 
 def _socket(host: str, path: str) -> str:
-    """Return the path of a socket: of unix:///run/x, and in the home directory of unix://~/x or unix:///~/x."""
+    """Return the path of a socket, of unix:///run/x; unix://~/x and unix:///~/x are in the home directory."""
     if host.startswith("~"):
         path = f"/{host}{path}"
     elif host or not path:
@@ -92,7 +92,7 @@ def _socket(host: str, path: str) -> str:
 
 
 def node(given: str, kind: str = "redis") -> Node:
-    """Return host and port of `host:port`. Raises ValueError with what was expected."""
+    """Return host and port of `host:port`. Raises ValueError with the expected form."""
     match = _NODE.fullmatch(given)
     port = int(match["port"] or _PORTS.get(kind, 6379)) if match else 0
     if match is None or not 1 <= port <= 65_535:
@@ -110,7 +110,7 @@ _HOMELESS = "a path whose '~' is a home directory: there is no such user, or HOM
 
 
 def _expanded(path: str) -> str:
-    """Return a path with '~' or '~user' at its start replaced: no shell does so in an .env file or a unit."""
+    """Return a path with a leading '~' or '~user' replaced: no shell does that in an .env file or a unit."""
     return os.path.expanduser(path)  # noqa: PTH111 - Path would change "./~x" and a path's end
 
 
@@ -172,9 +172,9 @@ class StorageConfig:
     `redis+cluster://host:port,host:port`, with `valkey` for `redis` as well. A `~` at the start of a path, also of a
     socket's, is the home directory.
 
-    `credential_provider` takes the place of username and password, on the server, the master that the Sentinels name,
-    and the nodes of the Cluster. Credentials may change while processes run. A provider without a
-    `get_credentials_async` of its own is asked in a thread. Workers try for ever, whatever `timeout` is.
+    `credential_provider` replaces username and password, on the server, the master that the Sentinels name, and the
+    nodes of the Cluster. Credentials may change while processes run. A provider without a `get_credentials_async` of
+    its own is called in a thread. Workers repeat their calls without end, regardless of `timeout`.
     """
 
     type: StorageType = field(
@@ -249,7 +249,7 @@ class StorageConfig:
         metadata={"help": "seconds until a call without an answer raises StorageUnavailableError"},
     )
     strict: bool = field(
-        default=False, validator=flag(), metadata={"help": "whether a warning of the check at start is an error"}
+        default=False, validator=flag(), metadata={"help": "whether a warning of the preflight is an error"}
     )
     path: str | None = field(
         default=None,
@@ -260,7 +260,7 @@ class StorageConfig:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Whom to ask, by url or by fields. Raises ConfigError where fields do not go together; not for embedded."""
+        """The endpoint, by url or by fields; not for embedded. Raises ConfigError if fields exclude each other."""
         found = self._named()
         if self.credential_provider is not None:
             if found.username or found.password:

@@ -34,14 +34,14 @@ def _mirror(other: str) -> Callable[[Any, "attrs.Attribute[Any]", Any], Any]:
 @described
 @define(kw_only=True)
 class TaskConfig:
-    """The policy of the tasks of one queue; `create_task` may say otherwise for one of them.
+    """The policy of the tasks of one queue; `create_task` may override it for one task.
 
-    A task keeps the values of the process that creates it; every worker decides by those.
+    A task keeps the values of the process that creates it. Every worker decides by these values.
 
-    Delays: `Backoff`. A `backoff_interval` above `max_backoff_interval` is refused when the configuration is used; the
-    default gives way to a lower cap. `backoff_strategy` may be a callable from the retry's number (from 1) to seconds.
-    A callable lives in the workers; where there is none, the exponential formula stands in. A task that ran out of GPU
-    memory comes back for `oom_growth` times as much, or for the memory that it used if that is more.
+    `Backoff` describes the delays. A `backoff_interval` above `max_backoff_interval` is refused when the configuration
+    is used; a lower cap limits the default interval. `backoff_strategy` may be a callable from the retry's number (from
+    1) to seconds. Processes without the callable use the exponential formula. A task that ran out of GPU memory comes
+    back for `oom_growth` times as much, or for the memory that it used if that is more.
     """
 
     biz_prefix: str = field(
@@ -123,13 +123,13 @@ class TaskConfig:
     min_gpu_memory_gb: float = field(
         default=0,
         validator=number(0, 100_000, "GiB"),
-        metadata={"help": "GiB that must be free on one GPU; 0: no matter"},
+        metadata={"help": "GiB that must be free on one GPU; 0: no limit"},
     )
     max_gpu_utilization: float = field(
         default=0,
         validator=number(0, 100, "percent"),
         on_setattr=_mirror("min_gpu_utilization"),
-        metadata={"help": "percent that the utilisation of the GPU (mean of 5 s) must be below; 0: no matter"},
+        metadata={"help": "percent that the utilisation of the GPU (mean of 5 s) must be below; 0: no limit"},
     )
     min_gpu_utilization: float = field(
         default=0,
@@ -157,13 +157,13 @@ class TaskConfig:
         self.max_gpu_utilization = ceiling or old
 
     def check(self) -> None:
-        """Raise ConfigError for options that do not go together.
+        """Raise ConfigError for options that exclude each other.
 
-        Not done on assignment, as one option is assigned after the other: `policy`, `backoff` and the first use of a
-        scheduler do it.
+        Options are assigned one after the other. Therefore `policy`, `backoff` and the first use of a scheduler call
+        this, and assignments do not.
         """
         interval, most = self.backoff_interval, self.max_backoff_interval
-        # A callable needs no interval, and the default gives way to a lower cap.
+        # A callable needs no interval, and a lower cap limits the default interval.
         given = isinstance(self.backoff_strategy, str) and interval != attrs.fields(TaskConfig).backoff_interval.default
         if given and interval > most:
             expected = f"at most task.max_backoff_interval, which is {most:g} s (raise that one, or lower this one)"
@@ -171,7 +171,7 @@ class TaskConfig:
 
     @property
     def policy(self) -> Policy:
-        """The part that travels with each task. Raises ConfigError as `check` does."""
+        """The part that is stored with each task. Raises ConfigError as `check` does."""
         self.check()
         values: dict[str, Any] = {name: getattr(self, name) for name in attrs.fields_dict(Policy)}
         if self.custom_backoff is not None:
@@ -180,10 +180,10 @@ class TaskConfig:
 
     @property
     def backoff(self) -> Backoff:
-        """The delays of this configuration; `backoff.preview(n)` tells them before anything runs."""
+        """The delays of this configuration; `backoff.preview(n)` returns them before a task runs."""
         return self.policy.backoff(self.custom_backoff)
 
     @property
     def custom_backoff(self) -> BackoffCallable | None:
-        """The callable backoff, if there is one."""
+        """The callable backoff; None if there is none."""
         return None if isinstance(self.backoff_strategy, str) else self.backoff_strategy

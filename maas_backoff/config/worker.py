@@ -18,7 +18,7 @@ class ThreadPoolConfig:
     """How handlers run in a worker process.
 
     With `proc_mode="thread"`, plain functions run in threads, which nothing can stop from outside. A child process is
-    killed on timeout and on cancel. `exec_timeout` is for tasks without their own. `start()` waits for the first of
+    killed on timeout and on cancel. `exec_timeout` is for tasks without an override. `start()` waits for the first of
     the `warm_children`. If tasks need a GPU, only that child is started before there is a task.
     """
 
@@ -57,7 +57,7 @@ class ThreadPoolConfig:
 @described
 @define(kw_only=True)
 class SchedulerConfig:
-    """The rhythm of a worker.
+    """The times of a worker.
 
     A worker sends a heartbeat every third of `lease`, and looks for lost tasks every quarter of it.
     """
@@ -72,7 +72,7 @@ class SchedulerConfig:
         default=30,
         converter=in_seconds,
         validator=duration(3, 86_400),
-        metadata={"help": "seconds for which a lease holds without a heartbeat, at least 3"},
+        metadata={"help": "seconds for which a lease is valid without a heartbeat, at least 3"},
     )
     shutdown_grace: float = field(
         default=30,
@@ -91,7 +91,7 @@ def _as_gpus(given: str | Sequence[int | str]) -> Gpus:
         return "all"
     names = [name for name in given.split(",") if name] if isinstance(given, str) else given
     if not isinstance(names, list | tuple):
-        return cast(Gpus, given)  # the validator's business
+        return cast(Gpus, given)  # the validator refuses it
     return tuple(int(name) if isinstance(name, str) and name.isdecimal() else name for name in names)
 
 
@@ -107,7 +107,7 @@ def _are_gpus(given: object) -> bool:
 @described
 @define(kw_only=True)
 class GpuConfig:
-    """Which GPUs a worker uses, and how. A GPU that CUDA_VISIBLE_DEVICES hides is not used."""
+    """The GPUs of a worker. A GPU that CUDA_VISIBLE_DEVICES hides is not used."""
 
     gpus: Gpus = field(
         default="all",

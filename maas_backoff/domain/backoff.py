@@ -1,4 +1,4 @@
-"""How long to wait before a retry."""
+"""The backoff: the delay before a retry."""
 
 import hashlib
 import math
@@ -14,11 +14,11 @@ from maas_backoff.domain.seconds import in_seconds
 log: Log = log_for("worker")
 
 BackoffCallable = Callable[[int], float | timedelta]
-"""A backoff of one's own: the retry's number, from 1, to seconds or a timedelta."""
+"""A user's backoff: takes the retry's number, from 1, and returns seconds or a timedelta."""
 
 
 class BackoffStrategy(StrEnum):
-    """How the delay grows with the number of the retry."""
+    """The growth of the delay with the number of the retry."""
 
     FIXED = "fixed"
     LINEAR = "linear"
@@ -30,9 +30,8 @@ class Backoff:
     """Delays in seconds before the retries n = 1, 2, 3.
 
     fixed: `interval`; linear: `interval * n`; exponential: `interval * multiplier ** (n - 1)`.
-    `custom` replaces the formula. All are capped by `max_interval`; then `jitter`, a share of the delay,
-    moves it up or down, but not above the cap: a capped delay is moved down only. Both intervals are seconds, or a
-    timedelta.
+    `custom` replaces the formula. `max_interval` caps the delay. `jitter`, a share of the delay, then makes the delay
+    longer or shorter, but never longer than the cap. Both intervals are seconds, or a timedelta.
     """
 
     strategy: str = BackoffStrategy.EXPONENTIAL
@@ -45,8 +44,8 @@ class Backoff:
     def delay(self, retry: int, task_id: str = "") -> float:
         """Return the seconds to wait before retry number `retry` of a task.
 
-        The jitter is drawn from the task's id and the retry's number, so it spreads a burst of failures
-        and can still be told in advance.
+        The jitter follows from the task's id and the retry's number: it spreads a burst of failures, and `preview`
+        can compute it.
         """
         delay = min(max(self._base(retry), 0.0), self.max_interval)
         if not self.jitter:
@@ -55,9 +54,9 @@ class Backoff:
         return min(least + (most - least) * _draw(task_id, retry), self.max_interval)
 
     def spread(self, after: float, task_id: str, what: str) -> float:
-        """Return the seconds to wait where a handler asked for `after`: so many, or more by the jitter's share.
+        """Return the seconds to wait if a handler asked for `after`: at least `after`, and more by the jitter's share.
 
-        Never fewer, as another server may have named them. `what` tells apart what one task asks for.
+        Never fewer: another server may have named `after`. `what` distinguishes the requests of one task.
         """
         return after * (1 + self.jitter * _draw(task_id, what)) if self.jitter else after
 
@@ -84,7 +83,7 @@ class Backoff:
 
 
 def _call(custom: BackoffCallable, retry: int) -> float | None:
-    """Return what a user's callable gives, if that is a delay; None, and a log line, if not."""
+    """Return the delay that a user's callable returns. If it returns none, log the error and return None."""
     return contained(lambda: _seconds(custom(retry), retry), lambda error: _failed(error, retry))
 
 

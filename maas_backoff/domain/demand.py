@@ -1,4 +1,4 @@
-"""A task's demand on a GPU: it must be met before the task starts."""
+"""A task's demand on a GPU, which must be met before the task starts."""
 
 from typing import Self
 
@@ -9,19 +9,19 @@ MIB_PER_GIB = 1024
 
 @attrs.frozen
 class Demand:
-    """Free memory in MiB, and a utilisation in percent that the device must be below (0: no matter)."""
+    """Free memory in MiB, and a utilisation in percent that the device must be below (0: no limit)."""
 
     memory: int
     ceiling: float = 0
 
     @property
     def name(self) -> str:
-        """How the queue lists it: "<MiB>:<percent>"."""
+        """The stored name: "<MiB>:<percent>"."""
         return f"{self.memory}:{self.ceiling:g}"
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Return the demand of a name."""
+        """Return the demand with this name."""
         memory, _, ceiling = name.partition(":")
         return cls(int(memory), float(ceiling or 0))
 
@@ -36,9 +36,9 @@ class Demand:
 
 @attrs.frozen
 class Waiting:
-    """The tasks that wait with one demand: the rank of the first, and for how many seconds it is due.
+    """The tasks that wait with one demand: the rank of the first task, and the seconds since it was due.
 
-    `name` is that of the set they are in, and `avoid` the device that the first should rather not get.
+    `name` is the name of their set, and `avoid` the device that the first task avoids if it can.
     """
 
     name: str
@@ -49,5 +49,5 @@ class Waiting:
 
 
 def gib(mib: float) -> str:
-    """Return an amount of memory in words."""
+    """Return an amount of memory in GiB, in words."""
     return f"{round(mib / MIB_PER_GIB, 2):g} GiB"

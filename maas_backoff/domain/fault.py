@@ -1,14 +1,14 @@
-"""Which errors tell of a GPU: its memory did not suffice, something is wrong with it, or a program has broken its use.
+"""The errors that mean a GPU fault: too little memory, a broken GPU, or a program's own error.
 
-Told by the names and texts of the errors, so that no framework has to be imported. Each text is one that a framework,
-named beside it, was seen to say.
+They are recognised by class name and text, so that no framework must be imported. Each text was seen in an error of
+the framework that is named beside it.
 """
 
 import re
 from typing import Literal
 
 Fault = Literal["", "out_of_memory", "gpu", "program"]
-"""`program`: the handler's own doing, on any device; CUDA is of no use any more in that process."""
+"""`program`: an error of the handler, on any device. CUDA does not work any more in that process."""
 
 WORST_FIRST: tuple[Fault, ...] = ("out_of_memory", "gpu", "program")
 
@@ -26,7 +26,7 @@ _OOM_TEXT = _any(
     "CUDA_ERROR_OUT_OF_MEMORY",
     "cudaErrorMemoryAllocation",
     r"\bCU[A-Z]+_(?:STATUS_)?ALLOC_FAILED",  # cuBLAS, cuDNN, cuFFT, cuSOLVER, cuSPARSE
-    r"INTERNAL ASSERT FAILED at [^\n]*CUDACachingAllocator",  # PyTorch, when NVML cannot tell how much is free
+    r"INTERNAL ASSERT FAILED at [^\n]*CUDACachingAllocator",  # PyTorch, when NVML does not report the free memory
     r"BFCArena::\w+ Failed to allocate memory",  # ONNX Runtime
     r"RESOURCE_EXHAUSTED: [^\n]*(?:memory|allocat)",  # JAX
     "OOM when allocating",  # TensorFlow
@@ -74,7 +74,7 @@ _FAULT_TEXT = _any(
 
 
 def fault_of(kind: str, message: str) -> Fault:
-    """Return what an error, by the name of its class and its message, tells of the GPU."""
+    """Return the GPU fault that an error means, by the name of its class and its message; else ""."""
     if (kind in _OOM_TYPES and not _NOT_OF_A_GPU.search(message)) or _OOM_TEXT.search(message):
         return "out_of_memory"
     if _OF_PROGRAMS.search(message):
@@ -88,10 +88,10 @@ _ANOTHER_PROCESS = re.compile(r"\bProcess (\d+) has [\d.]+ \w+ memory in use")
 
 
 def other_processes(message: str) -> list[int]:
-    """Return the ids of other processes that an error names as users of the memory, as PyTorch does."""
+    """Return the ids of other processes that an error of PyTorch names as users of the memory."""
     return [int(pid) for pid in _ANOTHER_PROCESS.findall(message)]
 
 
 def may_come_back(fault: Fault) -> bool:
-    """Return whether a failure is a GPU's: on one, its task comes back without using a retry."""
+    """Return whether a task comes back after this fault on a GPU without using a retry."""
     return fault in {"out_of_memory", "gpu"}

@@ -1,4 +1,4 @@
-"""GPUs as users see them: the one that a task was given, and all of a queue's workers."""
+"""GPUs as users see them: the GPU of a task, and all GPUs of a queue's workers."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -10,10 +10,10 @@ from maas_backoff.domain.demand import MIB_PER_GIB
 
 @attrs.frozen
 class GpuAssignment:
-    """The device an attempt runs on, as `task.gpu`.
+    """The device of an attempt: `task.gpu`.
 
-    `index` is what CUDA calls it in the handler's process: 0 in a child process, which sees no other device; in
-    thread mode its place among the worker's visible devices, in the order of their PCI addresses.
+    `index` is the number of the device for CUDA in the handler's process. It is 0 in a child process, which sees no
+    other device. In thread mode it is the place among the worker's visible devices, by PCI address.
     """
 
     uuid: str
@@ -28,13 +28,13 @@ class GpuAssignment:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any] | None) -> Self | None:
-        """Return what `attrs.asdict` made of one."""
+        """Return the assignment in a dict of `attrs.asdict`; None for None."""
         return None if data is None else cls(**data)
 
 
 @attrs.frozen
 class GpuTask:
-    """A task that a device's memory is reserved for."""
+    """A task with a reservation on a device."""
 
     task_id: str
     queue: str
@@ -46,10 +46,9 @@ class GpuTask:
 class GpuStatus:
     """A device of a live worker. Amounts are GiB.
 
-    `strangers_gb` is what programs use that are none of ours; `reserved_gb` what is promised to our tasks and idle
-    children, whether they use it yet or not; `free_gb` what NVML calls free; `room_gb` what a new task could be given
-    now. `health` is "ok", or what is wrong.
-    `age` is how many seconds ago it was read.
+    `strangers_gb` is the memory of other processes. `reserved_gb` is the sum of all reservations, used or not.
+    `free_gb` is the free memory by NVML. `room_gb` is the most that a new task could reserve now. `health` is "ok", or
+    the trouble. `age` is the seconds since the GPU sample.
     """
 
     uuid: str
@@ -69,7 +68,7 @@ class GpuStatus:
 
     @property
     def healthy(self) -> bool:
-        """Whether tasks may start here, be it only one that the device is held for."""
+        """Whether tasks may start here, or only tasks that the device is held for."""
         return self.health.partition(",")[0] == "ok"
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,15 +1,15 @@
-"""Whether a process runs tasks as it should."""
+"""The health of a worker."""
 
 import attrs
 
 
 @attrs.frozen
 class Health:
-    """`ready` is for a readiness probe; `reasons` say in words what is wrong."""
+    """The health of a worker: `ready` for a readiness probe, and the `reasons` in words if it is not ready."""
 
     reasons: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no reason against it."""
         return not self.reasons

@@ -1,4 +1,4 @@
-"""The history of a queue, in numbers: tallied by workers, kept by the minute and for all time."""
+"""The history of a queue in numbers, which workers count: by the minute and for all time."""
 
 import math
 from collections import defaultdict
@@ -13,13 +13,13 @@ from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskStatus
 
 BUCKETS = 24
-"""Buckets of durations: bucket n holds those below 2**n ms, and not below 2**(n-1); the last one all that is longer."""
+"""Buckets of durations: bucket n has those from 2**(n-1) to below 2**n ms; the last one has all longer ones."""
 
 BOUNDS: tuple[float, ...] = tuple(2.0**n / 1000 for n in range(BUCKETS - 1))
 """Upper ends of all buckets but the last, in seconds."""
 
 _MEMORY_BUCKETS = 84
-"""Buckets of GPU memory: bucket n has amounts up to 2**(n/4) MiB, each is 19 % wide; the last one all above."""
+"""Buckets of GPU memory: bucket n has amounts up to 2**(n/4) MiB, each is 19 % wide; the last one has all above."""
 
 _MEMORY_BOUNDS: tuple[float, ...] = tuple(2 ** (n / 4) / MIB_PER_GIB for n in range(_MEMORY_BUCKETS - 1))
 
@@ -28,34 +28,34 @@ _NAME = 64
 
 
 class Tally:
-    """Durations and amounts of GPU memory, counted since a worker last told the server."""
+    """Durations and amounts of GPU memory since the worker's last batch request."""
 
     def __init__(self) -> None:
         self.waits: defaultdict[int, int] = defaultdict(int)
-        """Claims, by how long their tasks had been due."""
+        """Claims, by the time since their tasks were due."""
         self.runs: defaultdict[int, int] = defaultdict(int)
-        """Calls of the handler, by how long they took."""
+        """Calls of the handler, by duration."""
         self.settles: defaultdict[int, int] = defaultdict(int)
-        """Settlements, by how long the call took that settled them."""
+        """Settlements, by the duration of the call that sent them."""
         self.peaks: defaultdict[int, int] = defaultdict(int)
-        """Attempts with a GPU, by the most memory that their process was seen to use."""
+        """Attempts with a GPU, by the most memory seen in use by their process."""
         self.needs: defaultdict[int, int] = defaultdict(int)
-        """The same attempts, by the memory that their tasks asked for."""
+        """The same attempts, by the memory demand of their tasks."""
 
     def count_wait(self, milliseconds: float) -> None:
-        """Count a claim, by how long its task had been due."""
+        """Count a claim, by the time since its task was due."""
         self.waits[int(milliseconds).bit_length()] += 1
 
     def count_run(self, seconds: float) -> None:
-        """Count a call of the handler, by how long it took."""
+        """Count a call of the handler, by its duration."""
         self.runs[_bucket(seconds)] += 1
 
     def count_settles(self, seconds: float, number: int) -> None:
-        """Count settlements that one call has sent, by how long the call took."""
+        """Count the settlements of one call, by the duration of the call."""
         self.settles[_bucket(seconds)] += number
 
     def count_gpu_memory(self, peak: int, need: int) -> None:
-        """Count an attempt on a GPU, by MiB: the most that its process used, and what its task asked for."""
+        """Count an attempt on a GPU, by MiB: the most that its process used, and its task's demand."""
         self.peaks[_memory_bucket(peak)] += 1
         self.needs[_memory_bucket(need)] += 1
 
@@ -63,7 +63,7 @@ class Tally:
         return {"w": self.waits, "r": self.runs, "s": self.settles, "g": self.peaks, "n": self.needs}
 
     def take(self) -> str:
-        """Return all that was counted as lines "name number", and begin anew."""
+        """Return the counts as lines "name number", and reset them."""
         lines: list[str] = []
         for letter, counts in self._all().items():
             last = _LAST_BUCKETS[letter]
@@ -72,7 +72,7 @@ class Tally:
         return "\n".join(lines)
 
     def put_back(self, taken: str) -> None:
-        """Count again what `take` has returned, as the server has not counted it."""
+        """Add the counts that `take` returned again, because the server has not counted them."""
         counts = self._all()
         for line in taken.splitlines():
             name, _, number = line.partition(" ")
@@ -91,9 +91,9 @@ _LAST_BUCKETS = dict.fromkeys("wrs", BUCKETS - 1) | dict.fromkeys("gn", _MEMORY_
 
 
 def tallied(settlement: Settlement, before: Counts) -> str:
-    """Return what came of an attempt, but for the end of its task: names, which the server counts if it accepts that.
+    """Return the names that an accepted settlement counts under. The end of a task is counted elsewhere.
 
-    The first is that of a comeback, or empty.
+    The first name is that of a comeback, or empty.
     """
     name = ""
     if settlement.status is TaskStatus.PENDING:
@@ -119,20 +119,21 @@ _COMEBACKS = {"retry": "retried", "lost": "lost", "snooze": "snoozed", "oom": "o
 
 @attrs.frozen
 class _Histogram:
-    """How often something was measured: `counts` by bucket, whose upper ends, but the last one's, are `bounds`."""
+    """The `counts` of measurements by bucket; `bounds` are the upper ends of all buckets but the last."""
 
     counts: tuple[int, ...]
     bounds: ClassVar[tuple[float, ...]]
 
     @property
     def count(self) -> int:
-        """How many there were."""
+        """The number of measurements."""
         return sum(self.counts)
 
     def quantile(self, share: float) -> float | None:
-        """Return what a share of them was at most, as exactly as a bucket is wide; None if there were none.
+        """Return the value that a `share` of the measurements does not exceed; None if there are none.
 
-        Interpolated linearly within the bucket, as Prometheus' histogram_quantile does.
+        The error is at most the width of a bucket. The value is interpolated linearly within the bucket, as by
+        Prometheus' histogram_quantile.
         """
         rank, below = share * self.count, 0
         if not self.count:
@@ -151,7 +152,7 @@ class _Histogram:
 
 @attrs.frozen
 class Durations(_Histogram):
-    """How often something took how long, in seconds: each bucket ends at twice the end of the one before."""
+    """A histogram of durations in seconds: each bucket ends at twice the end of the one before."""
 
     counts: tuple[int, ...] = (0,) * BUCKETS
     bounds: ClassVar[tuple[float, ...]] = BOUNDS
@@ -159,7 +160,7 @@ class Durations(_Histogram):
 
 @attrs.frozen
 class MemorySizes(_Histogram):
-    """How often how much GPU memory was used or asked for, in GiB: a bucket is at most 19 % wide."""
+    """A histogram of GPU memory in GiB: a bucket is at most 19 % wide."""
 
     counts: tuple[int, ...] = (0,) * _MEMORY_BUCKETS
     bounds: ClassVar[tuple[float, ...]] = _MEMORY_BOUNDS
@@ -167,13 +168,13 @@ class MemorySizes(_Histogram):
 
 @attrs.frozen
 class Activity:
-    """The events of a minute, from `start` on, or, without a start, of all time.
+    """The events of the minute from `start` on; without a start, of all time.
 
     `completed`, `failed` and `cancelled` are ends of tasks; `retried`, `lost`, `snoozed`, `out_of_memory`, `gpu_fault`
-    and `released` (handed back, nothing used) are attempts whose task came back. `errors` counts failed attempts by the
-    type of their error: 400 names are kept, those seen last; the rest are "other". `waits` are from due to claimed,
-    `runs` of the handler, `settles` of the calls that settled attempts. `gpu_peaks` are of attempts in child processes
-    with a GPU: the most memory that NVML has shown for each; `gpu_needs` what the tasks of the same attempts asked for.
+    and `released` (given back, nothing used) are attempts whose task came back. `errors` counts failed attempts by the
+    type of their error. The 400 names seen last are kept; all others are "other". `waits` are from due to claimed,
+    `runs` of the handler, `settles` of the calls that settled attempts. `gpu_peaks` are the most memory that NVML has
+    shown for each attempt in a child process with a GPU. `gpu_needs` are the demands of the same attempts.
     """
 
     start: datetime | None = None
@@ -195,7 +196,7 @@ class Activity:
 
     @classmethod
     def of(cls, numbers: Mapping[str, int], start: datetime | None = None) -> Self:
-        """Return what stored names and numbers say; those of a newer release are ignored."""
+        """Return the activity in stored names and numbers; names of a newer release are ignored."""
         plain = {name: numbers[name] for name in _PLAIN if name in numbers}
         errors = {name[2:]: number for name, number in numbers.items() if name.startswith("e:")}
         waits, runs, settles = (Durations(_counts(letter, numbers)) for letter in "wrs")
@@ -242,11 +243,11 @@ class History:
 
 
 ENOUGH = 20
-"""Attempts on a GPU that a hint needs."""
+"""Least number of attempts on a GPU for a hint."""
 
 
 def gpu_memory_hint(activity: Activity) -> str:
-    """Return advice on what tasks ask for, where most of it is not used, or more is used than asked for; else ""."""
+    """Return a hint if tasks use much less GPU memory than their demand, or more; else ""."""
     half, most = (activity.gpu_needs.quantile(share) for share in (0.5, 0.99))
     peak = activity.gpu_peaks.quantile(0.99)
     if half is None or most is None or peak is None or activity.gpu_peaks.count < ENOUGH:

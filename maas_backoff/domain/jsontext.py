@@ -1,4 +1,4 @@
-"""JSON text, one spelling per value: what is stored, compared and passed to child processes. Never pickle."""
+"""JSON text with one spelling per value, to be stored, compared and passed to child processes. Never pickle."""
 
 import json
 import sys
@@ -21,17 +21,17 @@ _encode = json.JSONEncoder(
     allow_nan=False,
     sort_keys=True,
     separators=(",", ":"),
-    check_circular=False,  # too deep for the checks here
+    check_circular=False,  # MAX_DEPTH refuses a circular value before
 ).encode
 
 
 def canonical(value: object, option: str, limit: int) -> str:
     """Return the one JSON text of `value`: keys sorted, no spaces, at most `limit` bytes of UTF-8.
 
-    Tuples become arrays. Raises PayloadError with the path of the first value that JSON cannot hold
-    without changing it (`task_params.images[3]`), and PayloadTooLargeError. No error shows a part of the value.
+    Tuples become arrays. Raises PayloadError with the path of the first value that JSON would change
+    (`task_params.images[3]`), and PayloadTooLargeError. No error shows a part of the value.
     """
-    if value is None:  # what most handlers return
+    if value is None:  # most handlers return None
         return "null"
     if not _plain(value, MAX_DEPTH):
         _check(value, option, MAX_DEPTH)
@@ -47,14 +47,14 @@ def canonical(value: object, option: str, limit: int) -> str:
 
 
 def size_of(text: str | None) -> int:
-    """Return the bytes that a text takes as UTF-8. None takes none."""
+    """Return the number of bytes of a text in UTF-8; 0 for None."""
     if text is None or text.isascii():
         return len(text or "")
     return len(text.encode())
 
 
 def is_utf8(text: str) -> bool:
-    """Whether UTF-8 can hold a text: a lone surrogate, half of an emoji, is none of its characters."""
+    """Return whether a text can be written in UTF-8: a lone surrogate, half of an emoji, cannot."""
     if text.isascii():
         return True
     try:
@@ -72,12 +72,12 @@ def parse(text: str | bytes) -> Any:
         value, end = _decoder.raw_decode(text)
     except ValueError:
         value, end = None, -1
-    # decode() looks for white space first, of which we write none, and takes half as long again.
+    # decode() would search for white space first, which `canonical` does not write: it takes half as long again.
     return value if end == len(text) else _decoder.decode(text)
 
 
 def _plain(value: object, depth: int) -> bool:  # noqa: PLR0911 - one return per kind of JSON value
-    """Whether a value is certainly good. Most are, and this takes a third of the time that finding the path takes."""
+    """Return whether a value is certainly good. Most are; this takes a third of the time of `_check`."""
     kind = type(value)
     if kind is str:
         return cast(str, value).isascii()
@@ -133,5 +133,5 @@ def _refuse(path: str, expected: str, got: object) -> NoReturn:
 
 
 def plain(values: Mapping[str, object]) -> str:
-    """Return the JSON text of our own small records (policies, errors, frames), which need no checking."""
+    """Return the JSON text of the library's own small records (policies, errors, frames) without checks."""
     return _encode(dict(values))

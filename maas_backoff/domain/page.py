@@ -1,4 +1,4 @@
-"""One page of a listing."""
+"""The pages of a listing."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _CURSOR = re.compile(r"[a-z]+(:[~0-9.:]{1,40})? ([-+]inf|-?[0-9]+(\.[0-9]+)?(e[-
 
 @attrs.frozen
 class TaskPage:
-    """Some tasks in one state, and the cursor to go on with; None at the end."""
+    """Some tasks in one state, and the cursor of the next page; None at the end."""
 
     tasks: list[TaskEntity]
     cursor: str | None
@@ -24,7 +24,7 @@ class TaskPage:
 
 @attrs.frozen
 class Listing:
-    """Which tasks of a state a page is to have, and what of them. The arguments of `list_tasks`."""
+    """The arguments of `list_tasks`: the tasks of a state that a page has."""
 
     limit: int = 100
     cursor: str | None = None
@@ -35,7 +35,7 @@ class Listing:
 
     @property
     def first(self) -> str:
-        """The score at which an index is begun; "now+<ms>" is by the server's clock."""
+        """The score at which a listing begins in an index; "now+<ms>" is by the server's clock."""
         if isinstance(self.due_from, timedelta):
             return f"now+{self.due_from.total_seconds() * 1000:.0f}"
         if self.due_from is not None:
@@ -43,10 +43,10 @@ class Listing:
         return "+inf" if self.reverse else "-inf"
 
     def start(self, names: Sequence[str]) -> tuple[int, str, str]:
-        """Return where the page begins in the indexes of these names: the place among them, score and skip.
+        """Return where the page begins: the place among these names of indexes, score and skip.
 
-        A cursor has the name of its index. One that is gone meanwhile, as no task waits for such a GPU any more, is
-        gone on behind.
+        A cursor has the name of its index. If no task waits with that demand any more, the index is gone: the page
+        begins with the next one.
         """
         if self.cursor is None:
             return 0, self.first, "0"
@@ -57,11 +57,11 @@ class Listing:
 
     @property
     def due_only(self) -> bool:
-        """Whether what is scheduled for later is left out."""
+        """Whether tasks that are not due yet are left out."""
         return self.waiting_for == "slot"
 
     def check(self, status: str) -> None:
-        """Raise InvalidValueError for what no page can be."""
+        """Raise InvalidValueError for a wrong argument."""
         for option in ("reverse", "brief"):
             if not isinstance(getattr(self, option), bool):
                 raise InvalidValueError(option, "True or False", getattr(self, option))
@@ -83,6 +83,6 @@ class Listing:
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Pending tasks: what needs no GPU, then what does, by what it needs, then what is not due."""
+    """Return the place of an index of pending tasks: without a GPU, then by demand, then not due yet."""
     place = 1 if name.startswith("gpu:") else 2 if name == "scheduled" else 0
     return place, name

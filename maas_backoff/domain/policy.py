@@ -1,4 +1,4 @@
-"""The rules a task was created under, as they travel with it."""
+"""The policy that a task was created under, which is stored with the task."""
 
 import base64
 import hashlib
@@ -16,10 +16,10 @@ from maas_backoff.domain.demand import MIB_PER_GIB, Demand
 
 @attrs.frozen(slots=False, kw_only=True)
 class Policy:
-    """Everything that decides what an outcome leads to: made by `TaskConfig`, which declares these options.
+    """The options that decide the settlement of an outcome, declared in `TaskConfig`.
 
-    Stored once per queue under its digest; a task keeps the digest and its own overrides, so that every
-    worker, reaper and mark from outside decides alike.
+    A queue stores a policy once, under its digest. A task has the digest and its own overrides: every worker, reaper
+    and operation decides alike.
     """
 
     max_retry_count: int
@@ -39,7 +39,7 @@ class Policy:
     max_ooms: int
 
     def backoff(self, custom: BackoffCallable | None = None) -> Backoff:
-        """Return the backoff; `custom` is this process's callable, used when the policy asks for one."""
+        """Return the backoff; `custom` is this process's callable, used if the policy names a callable."""
         if custom is None or self.backoff_strategy != CUSTOM_STRATEGY:
             return self._declared
         return attrs.evolve(self._declared, custom=custom)
@@ -56,14 +56,14 @@ class Policy:
 
     @cached_property
     def demand(self) -> Demand | None:
-        """The demand of a task under this policy on a GPU; None: it needs none."""
+        """The demand on a GPU of a task under this policy; None: it needs none."""
         if self.min_gpu_memory_gb <= 0 and self.max_gpu_utilization <= 0:
             return None
         return Demand(math.ceil(self.min_gpu_memory_gb * MIB_PER_GIB), self.max_gpu_utilization)
 
     @cached_property
     def text(self) -> str:
-        """The JSON text that is stored."""
+        """The stored JSON text."""
         return jsontext.plain(attrs.asdict(self))
 
     @cached_property
@@ -72,11 +72,11 @@ class Policy:
         return base64.urlsafe_b64encode(hashlib.blake2b(self.text.encode(), digest_size=6).digest()).decode()
 
     def overridden(self, values: Mapping[str, Any]) -> Self:
-        """Return this policy with other values for some options. Names of no option of a policy are ignored."""
+        """Return this policy with other values for some options. Other names are ignored."""
         known = attrs.fields_dict(type(self))
         mine = {name: value for name, value in values.items() if name in known}
         return attrs.evolve(self, **mine) if mine else self
 
 
 CUSTOM_STRATEGY = "custom"
-"""How a callable backoff is stored: it lives in workers only. Elsewhere the exponential formula stands in."""
+"""The stored name of a callable backoff. Processes without the callable use the exponential formula."""

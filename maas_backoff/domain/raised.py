@@ -1,13 +1,14 @@
-"""The parts of an exception: the members of a group, and the errors that it was raised because of.
+"""The parts of an exception: the members of a group, and its causes.
 
-An exception's class is a user's: nothing here asks for its truth, its `__class__`, or what it can make a property.
+A user writes the exception's class. Nothing here uses its `__bool__`, its `__class__`, or an attribute that it can
+make a property.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 MOST = 1000
-"""Exceptions that are looked at: causes may be a circle, and groups may be endless."""
+"""Exceptions that are read: causes may be circular, and groups may be endless."""
 
 _members_of: Callable[[BaseException], Sequence[BaseException]] = vars(BaseExceptionGroup)["exceptions"].__get__
 _cause_of: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
@@ -17,7 +18,7 @@ _place_of: Callable[[BaseException], TracebackType | None] = vars(BaseException)
 
 
 def members(error: BaseException) -> list[BaseException]:
-    """Return the exceptions of a group and of the groups in it, at most MOST; of another exception, itself."""
+    """Return the exceptions of a group and of its groups, at most MOST; a single exception returns itself."""
     found: list[BaseException] = []
     waiting = [error]
     while waiting and len(found) < MOST:
@@ -30,7 +31,7 @@ def members(error: BaseException) -> list[BaseException]:
 
 
 def related(error: BaseException) -> Iterator[BaseException]:
-    """Give an exception, and all that Python prints with it: causes and members of groups, at most MOST."""
+    """Yield an exception, its causes and the members of groups, as Python prints them, at most MOST."""
     waiting, seen = [error], set[int]()
     while waiting and len(seen) < MOST:
         one = waiting.pop()
@@ -46,7 +47,7 @@ def related(error: BaseException) -> Iterator[BaseException]:
 
 
 def cause(error: BaseException, *, hidden: bool = False) -> BaseException | None:
-    """Return what an exception was raised because of (`from`), or while handling; with `hidden` also `from None`."""
+    """Return the cause (`from`) or the context of an exception; with `hidden`, also a context after `from None`."""
     because = _cause_of(error)
     if because is not None or (_hides_context(error) and not hidden):
         return because
@@ -54,7 +55,7 @@ def cause(error: BaseException, *, hidden: bool = False) -> BaseException | None
 
 
 def from_outside(error: BaseException, package: str) -> BaseException:
-    """Return the exception, its traceback without the first frames that are of a package of ours."""
+    """Return the exception, with the first frames of `package` removed from its traceback."""
     place = _place_of(error)
     while place is not None and place.tb_frame.f_globals.get("__name__", "").startswith(package):
         place = place.tb_next
@@ -62,5 +63,5 @@ def from_outside(error: BaseException, package: str) -> BaseException:
 
 
 def is_group(error: BaseException) -> bool:
-    """Whether an exception is a group, by its real class."""
+    """Return whether an exception is a group, by its real class."""
     return issubclass(type(error), BaseExceptionGroup)

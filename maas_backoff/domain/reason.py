@@ -1,4 +1,4 @@
-"""Why nothing runs, or not all that waits, in one sentence."""
+"""The reason why due tasks wait, in one sentence."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ def reason(
     waiting: Sequence[tuple[Demand, int]],
     suspects_running: int = 0,
 ) -> str:
-    """Return the sentence; `next_due` is in seconds, `waiting` how many due tasks need what of a GPU.
+    """Return the reason. `next_due` is in seconds; `waiting` are demands with their number of due tasks.
 
-    `suspects_running` tasks run again that were lost with their worker.
+    `suspects_running` is the number of running tasks that were lost with their worker before.
     """
     due = stats.pending_count - stats.scheduled_count
     running = f"{_tasks(stats.processing_count)} running" if stats.processing_count else "nothing runs"
@@ -45,7 +45,7 @@ def reason(
 
 
 def _suspects(number: int, running: int, fleet: Sequence[Worker]) -> str:
-    """Return how tasks come back that were lost with their worker."""
+    """Return in words how `number` tasks come back after the loss of their worker."""
     how = "in halves"
     if all(worker.in_children for worker in fleet):
         how = "at once in child processes, in halves where they were lost twice"

@@ -11,7 +11,7 @@ class ResultEntity:
     """The outcome of a handler as a value. Any other JSON value that a handler returns means success, too.
 
     `code` is 0 for success. `message`, `code` and `result` of a failure are kept with the failed attempt.
-    `timestamp` is in seconds since 1970 and is not used by the library; neither is `task_id`.
+    `timestamp` is in seconds since 1970. The library uses neither `timestamp` nor `task_id`.
     """
 
     code: int = 0

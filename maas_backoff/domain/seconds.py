@@ -1,8 +1,8 @@
-"""Durations: seconds, or a timedelta, wherever one is taken."""
+"""Durations: seconds, or a timedelta."""
 
 from datetime import timedelta
 
 
 def in_seconds(value: float | timedelta) -> float:
-    """Return a timedelta in seconds, and anything else as it is: what it must be is checked afterwards."""
+    """Return a timedelta in seconds, and any other value unchanged. The caller checks the result."""
     return value.total_seconds() if isinstance(value, timedelta) else value

@@ -1,4 +1,4 @@
-"""The state change that an outcome leads to."""
+"""The settlement: the state change that an outcome leads to."""
 
 import math
 from typing import Self, assert_never
@@ -27,10 +27,10 @@ BLAME_DIGITS = 4
 
 @attrs.frozen
 class Counts:
-    """How often a task has come back, and why; `suspect`: its last attempt was lost, perhaps by its own doing.
+    """How often a task has come back, by reason. `suspect`: its last attempt was lost.
 
-    `oom` and `fault` count attempts that a GPU's memory, or a GPU itself, failed; they use no retry.
-    `blame` is what the losses count towards `max_lost`: each counts fully, unless others were lost with the task.
+    `oom` and `fault` count attempts that failed for lack of GPU memory, or by a GPU fault. They use no retry.
+    `blame` is the sum of the losses for `max_lost`. A loss counts fully, unless other tasks were lost with this one.
     A suspect comes back with its `cohort`, which has `cohort_size` tasks at most: see suspicion.py.
     """
 
@@ -45,7 +45,7 @@ class Counts:
     cohort_size: int = 1
 
     def cleared(self, **changes: int) -> "Counts":
-        """Return the counts after an attempt that ended otherwise than by a loss: no suspicion is left."""
+        """Return the counts after an attempt that was not lost: no suspicion is left."""
         return attrs.evolve(self, suspect=False, cohort="", cohort_size=1, **changes)
 
 
@@ -54,10 +54,10 @@ _COMPLETED = TaskStatus.COMPLETED  # to find a member of an enum takes 0.2 us in
 
 @attrs.define  # made for each task; a frozen one takes twice as long
 class Settlement:
-    """The next state of a task. Made by one of the constructors below, so that its parts fit together.
+    """The next state of a task, made by one of the constructors below.
 
-    `delay` is in seconds, for a task that becomes pending again; `ttl` is in seconds, for one that is finished,
-    or that a requested cancel finishes instead.
+    `delay` is in seconds, for a task that becomes pending again. `ttl` is in seconds, for a task that is finished, also
+    by a requested cancel instead of the comeback.
     """
 
     status: TaskStatus
@@ -68,55 +68,55 @@ class Settlement:
     error: TaskError | None = None
     traceback: str = ""
     params: str | None = attrs.field(default=None, repr=False)
-    """JSON text that takes the place of the task's params."""
+    """JSON text that replaces the task's params."""
     gpu: tuple[Demand, str] | None = None
-    """The task's new demand on a GPU, and the UUID of the device that it should rather not get."""
+    """The task's new demand on a GPU, and the UUID of the device to avoid."""
     exception: BaseException | None = attrs.field(default=None, eq=False, repr=False)
     """The handler's exception, for the log of a task that failed for good."""
 
     @property
     def event(self) -> str:
-        """The event in a word: the name of the task's new state, `retried`, or `released`."""
+        """The name of the event: the task's new state, `retried`, or `released`."""
         if self.status is not TaskStatus.PENDING:
             return self.status.value
         return "released" if self.error is None else "retried"
 
     @classmethod
     def complete(cls, result: str, policy: Policy) -> Self:
-        """Completed, with the JSON text of its result."""
+        """Return the end of a completed task, with the JSON text of its result."""
         return cls(_COMPLETED, policy.result_ttl, result=result)
 
     @classmethod
     def cancel(cls, policy: Policy) -> Self:
-        """Return the end of a task that somebody cancelled."""
+        """Return the end of a cancelled task."""
         return cls(TaskStatus.CANCELLED, policy.result_ttl)
 
     @classmethod
     def fail(cls, error: TaskError, policy: Policy, *, traceback: str = "", counts: Counts | None = None) -> Self:
-        """Failed for good."""
+        """Return the end of a failed task."""
         return cls(TaskStatus.FAILED, policy.failed_ttl, error=error, traceback=traceback, counts=counts)
 
     @classmethod
     def give_up(cls, failed: Failed, policy: Policy) -> Self:
-        """Failed for good by its last attempt."""
+        """Return the end of a task that failed in its last attempt."""
         settlement = cls.fail(failed.error, policy, traceback=failed.traceback)
         settlement.exception = failed.exception
         return settlement
 
     @classmethod
     def retry(cls, failed: Failed, counts: Counts, delay: float, policy: Policy) -> Self:
-        """Pending again after `delay`, one retry used."""
+        """Return a comeback after `delay` that uses one retry."""
         used = counts.cleared(retry=counts.retry + 1)
-        error, trace = failed.error, failed.traceback
+        error, text = failed.error, failed.traceback
         return cls(
-            TaskStatus.PENDING, policy.result_ttl, delay, used, error=error, traceback=trace, params=failed.params
+            TaskStatus.PENDING, policy.result_ttl, delay, used, error=error, traceback=text, params=failed.params
         )
 
     @classmethod
     def retry_on_gpu(
         cls, failed: Failed, counts: Counts, delay: float, demand: Demand, avoid: str, policy: Policy
     ) -> Self:
-        """Pending again after `delay`, no retry used: a GPU is to blame."""
+        """Return a comeback after `delay` that uses no retry, because of a GPU fault."""
         error = failed.error
         settlement = cls(TaskStatus.PENDING, policy.result_ttl, delay, counts, error=error, traceback=failed.traceback)
         settlement.params, settlement.gpu = failed.params, (demand, avoid)
@@ -124,25 +124,25 @@ class Settlement:
 
     @classmethod
     def snooze(cls, delay: float, counts: Counts, policy: Policy) -> Self:
-        """Pending again after `delay`, no retry used."""
+        """Return a comeback after `delay` that uses no retry."""
         used = counts.cleared(snooze=counts.snooze + 1)
         return cls(TaskStatus.PENDING, policy.result_ttl, delay, used)
 
     @classmethod
     def release(cls, policy: Policy) -> Self:
-        """Pending again at once, nothing used: handed back unstarted, or by a worker that drains."""
+        """Return a comeback at once that uses nothing: not started, or released by a worker that drains."""
         return cls(TaskStatus.PENDING, policy.result_ttl)
 
     @classmethod
     def lose(cls, error: TaskError, counts: Counts, policy: Policy) -> Self:
-        """Pending again at once, the loss counted: its worker died."""
+        """Return a comeback at once that counts a loss: its worker died."""
         return cls(TaskStatus.PENDING, policy.result_ttl, counts=counts, error=error)
 
 
 def decide(  # noqa: PLR0911 - one return per outcome
     outcome: Outcome, task_id: str, counts: Counts, policy: Policy, backoff: Backoff
 ) -> Settlement | None:
-    """Return what an outcome leads to; None where nothing may be written, because the task is somebody else's."""
+    """Return the settlement of an outcome; None if the lease was lost, because another attempt may have the task."""
     match outcome:
         case Succeeded(result):
             return Settlement.complete(result, policy)
@@ -182,7 +182,7 @@ def _after_gpu_failure(
     failed, demand = outcome.failed, outcome.demand
     if failed.permanent or counts.oom + counts.fault >= policy.max_ooms:
         return _after_failure(failed, task_id, counts, policy, backoff)
-    # At once, when there is room elsewhere, unless the handler asked for a delay.
+    # No delay unless the handler asked for one: another device may have room.
     delay = backoff.spread(failed.retry_after or 0, task_id, f"gpu {counts.oom + counts.fault + 1}")
     if failed.fault == "gpu":
         again = counts.cleared(fault=counts.fault + 1)
@@ -194,22 +194,22 @@ def _after_gpu_failure(
 
 
 def _grown(outcome: FailedOnGpu, growth: float) -> int:
-    """Return the MiB that a task needs which ran out of memory: never less than before, nor more than can be had."""
+    """Return the MiB that a task needs after it ran out of memory: at least as before, at most `outcome.most`."""
     before = outcome.demand.memory
     return max(before, min(max(outcome.peak, math.ceil(before * growth)), outcome.most))
 
 
 def _after_loss(loss: LeaseExpired, counts: Counts, policy: Policy) -> Settlement:
-    """Count the loss as one n-th where n tasks were lost: only a task that was lost alone is surely to blame."""
+    """Return the settlement of a loss. It counts 1/n if n tasks were lost: a task lost alone is surely to blame."""
     blame = round(counts.blame + 1 / loss.together, BLAME_DIGITS)
     lost = attrs.evolve(
         counts, lost=counts.lost + 1, suspect=True, blame=blame, cohort=loss.cohort, cohort_size=loss.size
     )
-    told = f"lost {lost.lost} of {policy.max_lost} times"
+    how_often = f"lost {lost.lost} of {policy.max_lost} times"
     if blame != lost.lost:
-        told = f"lost with {loss.together - 1} others; that adds up to {blame:.3g} of {policy.max_lost} losses"
-    error = TaskError("lease_lost", f"its worker stopped renewing the lease; {told}")
-    # Three thirds are one, whatever rounding has left of them.
+        how_often = f"lost with {loss.together - 1} others; that adds up to {blame:.3g} of {policy.max_lost} losses"
+    error = TaskError("lease_lost", f"its worker stopped renewing the lease; {how_often}")
+    # The sum of three rounded thirds is a little less than 1.
     if blame > policy.max_lost - 0.01:
         return Settlement.fail(error, policy, counts=lost)
     return Settlement.lose(error, lost, policy)

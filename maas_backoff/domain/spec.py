@@ -1,4 +1,4 @@
-"""A task that is to be created."""
+"""The specification of a new task, and the changes of a pending one."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -7,20 +7,20 @@ from typing import TypedDict, Unpack
 import attrs
 
 
-class Move(TypedDict, total=False):
-    """Changes of a pending task's place: its `priority`, and when it is due, by `delay` or `run_at`."""
+class Reschedule(TypedDict, total=False):
+    """A new `priority` of a pending task, and a new due time, as `delay` or `run_at`."""
 
     priority: int
     delay: float | timedelta
     run_at: datetime
 
 
-class TaskOptions(Move, total=False):
-    """The options of one task: when, how urgent, and its own values in place of the queue's policy.
+class TaskOptions(Reschedule, total=False):
+    """The options of one task: due time, priority, and overrides of the queue's policy.
 
     `priority` is -1000 … 1000, lower first. `delay` (seconds or timedelta) and `run_at` (aware datetime) exclude
-    each other. The others override the field of the same name of `TaskConfig`, and `exec_timeout` that of
-    `ThreadPoolConfig`, for this task alone.
+    each other. `exec_timeout` overrides the field of `ThreadPoolConfig` for this task alone. Every other option
+    overrides the field of the same name of `TaskConfig`.
     """
 
     exec_timeout: float | timedelta

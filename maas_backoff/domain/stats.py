@@ -5,13 +5,13 @@ import attrs
 
 @attrs.frozen
 class QueueStats:
-    """How many tasks a queue holds, by state, at one moment; finished tasks count until their time to live ends.
+    """The number of a queue's tasks in each state at one moment. Finished tasks count until their time to live ends.
 
-    `scheduled_count` is the part of `pending_count` that is not due yet. `oldest_pending_age` is for how many
-    seconds the task at the head of the queue has been due; 0 when nothing is due. `gpu_count` is the part of
-    `pending_count` that is due and waits for room on a GPU; `unfit_count` the part of that which asks for more memory
-    than any device of a live worker has. While `paused`, nothing is claimed. `suspect_count` is the part of
-    `pending_count` that is due and whose last attempt was lost with its worker: these tasks come back in halves.
+    `scheduled_count` is the part of `pending_count` that is not due yet. `oldest_pending_age` is the seconds since the
+    task at the head of the queue was due; 0 if no task is due. `gpu_count` is the part of `pending_count` that is due
+    and waits for room on a GPU. `unfit_count` is the part of `gpu_count` that asks for more memory than any device of a
+    live worker has. While `paused`, nothing is claimed. `suspect_count` is the part of `pending_count` that is due and
+    was lost with its worker: these tasks come back in halves.
     """
 
     pending_count: int

@@ -1,7 +1,7 @@
-"""Lost tasks are suspects: which of them come back together, and how much a loss counts.
+"""Suspects: the cohorts in which lost tasks come back, and the share that a loss counts.
 
-A task in a worker's own process can end that process. Nobody knows afterwards which task did it. So tasks that were
-lost together come back together, but in two cohorts of half the size. Innocent tasks complete there. A task that ends
+A task in a worker's own process can end that process, and nothing shows which task did it. Tasks that were lost
+together therefore come back together, in two cohorts of half the size. Innocent tasks complete there. A task that ends
 its workers is alone after log2(n) losses, and only then do its losses count fully.
 """
 
@@ -17,7 +17,7 @@ from maas_backoff.domain.settlement import Counts
 
 @attrs.frozen
 class Lost:
-    """An attempt whose lease ran out: the worker that held the lease, its token, and the task's counts before."""
+    """An attempt whose lease ran out: its worker, its token, and the task's counts before."""
 
     worker: str
     token: int
@@ -26,9 +26,9 @@ class Lost:
 
 @attrs.frozen
 class Losses:
-    """How many tasks a worker has lost: `fresh` ones, and `suspects` that it had taken from a cohort.
+    """The number of tasks that a worker has lost: `fresh` ones, and `suspects` that it had claimed from a cohort.
 
-    The `_left` numbers leave out those that came back before.
+    The `_left` numbers leave out tasks that have come back already.
     """
 
     fresh: int = 0
@@ -38,10 +38,10 @@ class Losses:
 
 
 def judge(lost: Sequence[Lost], by_worker: Mapping[str, Losses]) -> list[LeaseExpired]:
-    """Return for each lost attempt how many tasks share the blame, and the cohort that the task comes back in.
+    """Return for each lost attempt how many tasks share the blame, and the task's new cohort.
 
-    Suspects take the whole blame of their worker among themselves. Fresh tasks share it with the suspects beside them.
-    The result depends only on the arguments: two reapers that look at once agree.
+    Suspects share the whole blame for their worker among themselves. Fresh tasks share it with all lost suspects, too.
+    The result depends only on the arguments: two reapers at the same time agree.
     """
     order = sorted(range(len(lost)), key=lambda n: (lost[n].counts.cohort, lost[n].token))
     places: Counter[tuple[str, bool]] = Counter()
@@ -52,7 +52,7 @@ def judge(lost: Sequence[Lost], by_worker: Mapping[str, Losses]) -> list[LeaseEx
         of_kind, left = (known.suspects, known.suspects_left) if suspect else (known.fresh, known.fresh_left)
         place = of_kind - left + places[one.worker, suspect]
         places[one.worker, suspect] += 1
-        # By turns, so that tasks which come back in several steps are halved as well.
+        # In turns, so that tasks that come back in several steps are halved as well.
         half = place % 2
         together = of_kind if suspect else known.fresh + known.suspects
         found[n] = LeaseExpired(max(1, together), _name(one, half), max(1, (of_kind + 1 - half) // 2))
@@ -60,15 +60,15 @@ def judge(lost: Sequence[Lost], by_worker: Mapping[str, Losses]) -> list[LeaseEx
 
 
 def _name(one: Lost, half: int) -> str:
-    """Return a cohort's name: the same for all tasks that one worker lost of one cohort, and for no others."""
-    told = f"{one.worker}\n{one.counts.suspect}\n{one.counts.cohort}\n{half}"
-    return hashlib.blake2s(told.encode(), digest_size=6).hexdigest()
+    """Return the name of a new cohort: the same for all tasks of one half that one worker lost of one cohort."""
+    origin = f"{one.worker}\n{one.counts.suspect}\n{one.counts.cohort}\n{half}"
+    return hashlib.blake2s(origin.encode(), digest_size=6).hexdigest()
 
 
 def comes_back_at_once(counts: Counts) -> bool:
     """Return whether a suspect needs no cohort in a worker whose tasks run in child processes.
 
-    A task there takes only its child with it. Where it is lost again, it may have ended the whole worker all the same:
-    some machines end all processes of a container when one of them runs out of memory.
+    A task ends only its child there. A task that is lost again may have ended the whole worker: some machines end all
+    processes of a container when one of them runs out of memory.
     """
     return counts.suspect and counts.lost <= 1

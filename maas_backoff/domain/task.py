@@ -14,7 +14,7 @@ from maas_backoff.errors import InvalidValueError, PayloadError
 
 
 class TaskStatus(StrEnum):
-    """The state of a task. Why a pending task waits is `TaskEntity.waiting_for`."""
+    """The state of a task. `TaskEntity.waiting_for` says why a pending task waits."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -24,7 +24,7 @@ class TaskStatus(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more happens to a task in this state by itself."""
+        """Whether a task in this state changes only by operations."""
         return self in _FINISHED
 
 
@@ -33,9 +33,9 @@ _FINISHED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCE
 
 @attrs.frozen
 class TaskError:
-    """Why an attempt, or the task, failed.
+    """The error of an attempt or a task.
 
-    `type` is the exception's class name, or one of ours: `failed` (ResultEntity.fail), `timeout`, `crashed`
+    `type` is the exception's class name, or one of: `failed` (ResultEntity.fail), `timeout`, `crashed`
     (the child process died), `lease_lost`, `discarded`, `snoozed_too_often`, `not_serializable`, `corrupt`.
     """
 
@@ -49,7 +49,7 @@ class TaskError:
 
 @attrs.frozen
 class FailedAttempt:
-    """One failed attempt: its number, when and where it ran, and what it said."""
+    """One failed attempt: its number, times, worker and error."""
 
     number: int
     started_at: datetime
@@ -65,17 +65,17 @@ ProgressReport = Callable[[int, float, str | None], None]
 
 @attrs.frozen(slots=False)  # made for each task: a third of the time
 class TaskEntity:
-    """A task as it was when it was read. Times are aware datetimes in UTC, by the server's clock.
+    """A task at the moment when it was read. Times are aware datetimes in UTC, by the server's clock.
 
-    `attempt` counts claims from 1 and never goes back; `retry_count` counts the failed attempts that were
-    retried and is the only one that meets `max_retry_count`. `token` is a fencing token for your own writes:
-    it only grows, from claim to claim, over the whole queue. It is never below the server's clock in microseconds, so
-    that a server which has lost its data gives none twice if that clock is right; and below 2**53. `gpu` is the device
-    of an attempt that asked for one; `oom_count` counts the attempts that ran out of GPU memory and came back without
-    using a retry: a handler may shrink its batch by it.
+    `attempt` counts claims from 1 and never goes back. `retry_count` counts the failed attempts that were retried;
+    `max_retry_count` limits only this. `token` is a fencing token for your own writes: it grows from claim to claim
+    over the whole queue, and is below 2**53. It is never below the server's clock in microseconds: a server that has
+    lost its data gives no token twice if that clock is right. `gpu` is the device of an attempt that asked for one.
+    `oom_count` counts the attempts that ran out of GPU memory and came back without using a retry: a handler may shrink
+    its batch.
 
-    Its text (`repr`) has neither params nor result. A copy of the entity that a handler was called with reports
-    progress as the entity does. A pickled one does not: `update_progress` does nothing in another process.
+    The `repr` has neither params nor result. A copy of the entity of a handler reports progress as the entity does. A
+    pickled copy does not: `update_progress` does nothing in another process.
     """
 
     task_id: str
@@ -104,11 +104,11 @@ class TaskEntity:
     _report: ProgressReport | None = attrs.field(default=None, repr=False, eq=False)
 
     def update_progress(self, progress: float, message: str | None = None) -> None:
-        """Note how far this attempt is, 0 to 100; not awaited, from a coroutine, a thread or a child process.
+        """Report the progress of this attempt, 0 to 100, from a coroutine, a thread or a child process. Not awaited.
 
-        The newest value is sent within a tenth of a second, and 2000 characters of the message. Does nothing outside
-        the handler that was called with this entity. Raises InvalidValueError for a value outside 0..100, or a message
-        that is no text.
+        The newest value is sent within a tenth of a second, with 2000 characters of the message. Does nothing outside
+        of the handler that was called with this entity. Raises InvalidValueError for a value outside 0..100, or a
+        message that is no text.
         """
         checked_progress(progress)
         message = checked_message(message)
@@ -116,7 +116,7 @@ class TaskEntity:
             self._report(self.token, progress, message)
 
     def connected(self, report: ProgressReport) -> Self:
-        """Return this entity, fresh from the store, with its progress going to `report`."""
+        """Return this entity, fresh from the store, with `report` as the receiver of its progress."""
         self.__dict__["_report"] = report  # a copy of 25 fields per attempt would be the alternative
         return self
 
@@ -135,12 +135,12 @@ class TaskEntity:
         return copied
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the task as JSON-able values; times in ISO 8601."""
+        """Return the task as values for JSON; times in ISO 8601."""
         return {name: _jsonable(value) for name, value in self.__dict__.items() if name != "_report"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], report: ProgressReport | None = None) -> Self:
-        """Return the task that `to_dict` described; `report` is called by `update_progress`."""
+        """Return the task in a dict of `to_dict`; `update_progress` calls `report`."""
         fields = _with_times(data, "next_execute_time", "created_at", "started_at", "finished_at")
         fields["status"] = TaskStatus(fields["status"])
         fields["error"] = fields["error"] and TaskError(**fields["error"])
@@ -151,7 +151,7 @@ class TaskEntity:
 
 
 def checked_status(status: object, *allowed: TaskStatus) -> TaskStatus:
-    """Return `status` if it is one of those that are allowed, else raise InvalidValueError."""
+    """Return `status` if it is one of `allowed`, else raise InvalidValueError."""
     if not isinstance(status, str) or status not in allowed:
         raise InvalidValueError("status", "one of " + ", ".join(one for one in TaskStatus if one in allowed), status)
     return TaskStatus(status)
@@ -169,11 +169,11 @@ LONGEST_MESSAGE = 2000
 
 
 def checked_message(message: object) -> str | None:
-    """Return what is kept of `message`; raise InvalidValueError if it is neither None nor text that can be stored."""
+    """Return the part of `message` that is kept. Raises InvalidValueError unless it is None or text in UTF-8."""
     if message is None:
         return None
     expected = "None, or text that UTF-8 can hold"
-    # Its type only is shown: it may be the task's params, by mistake.
+    # The error shows the type only: by mistake, the value may be the task's params.
     if not isinstance(message, str) or not jsontext.is_utf8(message):
         raise PayloadError("message", expected, message)
     return message[:LONGEST_MESSAGE]
@@ -183,7 +183,7 @@ _PLAIN = frozenset({str, int, float, bool, dict, list, type(None)})
 
 
 def _jsonable(value: Any) -> Any:
-    if type(value) in _PLAIN:  # most are, and `match` takes several times as long to find that out
+    if type(value) in _PLAIN:  # most values are plain, and `match` takes several times as long
         return value
     match value:
         case datetime():

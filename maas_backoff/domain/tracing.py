@@ -1,4 +1,4 @@
-"""Tracing of a task from its creation into its handler: `maas_backoff.otel`, or none."""
+"""The interface of tracing from a task's creation into its handler: `maas_backoff.otel`, or none."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,26 +9,26 @@ from maas_backoff.domain.task import TaskEntity
 
 
 class AttemptSpan(Protocol):
-    """One attempt as it is traced. It is the current span of whoever started it, until its end."""
+    """The span of one attempt. It is the current span of the caller that started it, until its end."""
 
     @property
     def in_child(self) -> Mapping[str, str] | None:
-        """The way to make it the current span of a child process: `module.follow(trace)` is called there."""
+        """The `module` and `trace` for a child process, which calls `module.follow(trace)` to make the span current."""
         ...
 
     def end(self, outcome: Outcome | None) -> None:
-        """Note that the attempt has ended. None: nobody knows how; the task is left to its lease."""
+        """End the span. None: the outcome is unknown, and the task's lease runs out."""
         ...
 
 
 @runtime_checkable
 class Tracing(Protocol):
-    """Makes spans of creates and attempts. Nothing here raises: no task is to fail because it cannot be followed."""
+    """The maker of spans for creations and attempts. No method raises: a fault of tracing must not fail a task."""
 
     def create(self, queue: str, task_ids: Sequence[str]) -> AbstractContextManager[str]:
-        """Follow the creation of tasks; the text that is entered is stored with them, if it is not empty."""
+        """Trace the creation of tasks. The text of the context manager is stored with them if it is not empty."""
         ...
 
     def attempt(self, task: TaskEntity, trace: str) -> AttemptSpan:
-        """Begin to follow an attempt; `trace` is the text that was stored with its task."""
+        """Start the span of an attempt; `trace` is the text that was stored with its task."""
         ...

@@ -1,4 +1,4 @@
-"""The checks at the door: what a task must be to be sent to the server at all."""
+"""The validation of a new task, before it is sent to the server."""
 
 import base64
 import secrets
@@ -8,16 +8,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maas_backoff.domain.seconds import in_seconds
-from maas_backoff.domain.spec import Move, TaskOptions
+from maas_backoff.domain.spec import Reschedule, TaskOptions
 from maas_backoff.errors import InvalidValueError, PayloadError
 
 LONGEST_ID = 256
 LARGEST_PRIORITY = 1000
 _TIME = 2**42 - 1  # what 7 characters hold
 HORIZON = timedelta(days=3650)
-"""How far ahead a task may be scheduled."""
+"""The longest time ahead for which a task may be scheduled."""
 
-# Base 64 with its digits in the order of their bytes, so that ids sort by the time they were made.
+# Base 64 with its digits in the order of their bytes, so that ids sort by the time of their creation.
 _DIGITS = bytes.maketrans(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
     b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz",
@@ -27,13 +27,13 @@ _DIGITS = bytes.maketrans(
 def new_task_id() -> str:
     """Return a new id: 16 characters, 7 of the time in ms and 9 (54 bits) random.
 
-    The time begins anew in 2109, and every 139 years: ids stay unique, and sort by time until then.
+    The time starts over in 2109, and every 139 years: ids stay unique, and sort by time until then.
     """
     return _digits((_now() | secrets.randbits(54)).to_bytes(12))
 
 
 def new_task_ids(number: int) -> list[str]:
-    """Return as many new ids, in half of the time each."""
+    """Return `number` new ids; each takes half of the time of `new_task_id`."""
     now = _now()
     random = secrets.token_bytes(7 * number)  # two bits of each seven bytes are left over
     values = [now | int.from_bytes(random[at : at + 7]) >> 2 for at in range(0, len(random), 7)]
@@ -50,17 +50,17 @@ def _digits(packed: bytes) -> str:
 
 
 def checked_task_id(task_id: object) -> str:
-    """Return `task_id` if it is one. Ids are kept as they are; nothing is parsed from them."""
+    """Return `task_id` if it is valid. Ids are stored unchanged, and never parsed."""
     if not isinstance(task_id, str) or not 1 <= len(task_id) <= LONGEST_ID or not task_id.isprintable():
         raise InvalidValueError("task_id", f"text of 1 to {LONGEST_ID} printable characters", task_id)
     return task_id
 
 
 def checked_params(params: object, option: str = "task_params") -> Mapping[str, object]:
-    """Return `params` if they are a dict; their values are checked when they are written as JSON."""
+    """Return `params` if they are a dict. `jsontext.canonical` checks their values."""
     if not isinstance(params, dict):
         raise PayloadError(option, "a dict", params)
-    return params  # pyright: ignore[reportUnknownVariableType] - a user's dict; jsontext.canonical looks at each key
+    return params  # pyright: ignore[reportUnknownVariableType] - a user's dict; jsontext.canonical checks each key
 
 
 def checked_priority(priority: object) -> int:
@@ -71,7 +71,7 @@ def checked_priority(priority: object) -> int:
     return priority
 
 
-def checked_due(options: Move) -> float | datetime:
+def checked_due(options: Reschedule) -> float | datetime:
     """Return when the task is due: seconds from now, or an aware datetime."""
     if "run_at" in options:
         if "delay" in options:
@@ -93,7 +93,7 @@ def _checked_moment(run_at: object) -> datetime:
 
 
 def overrides_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a task's options that replaces the queue's policy; unknown names are refused."""
+    """Return the options of a task that override the queue's policy. Raises InvalidValueError for unknown names."""
     for name in options:
         if name not in _OPTIONS:
             raise InvalidValueError(name, "one of the options " + ", ".join(sorted(_OPTIONS)), options[name])

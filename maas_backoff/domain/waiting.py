@@ -1,4 +1,4 @@
-"""Why a pending task waits."""
+"""The reason why a pending task waits."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ def waiting_for(
     paused: bool = False,
     counts: Counts = _FRESH,
 ) -> str:
-    """Return the reason in words; `fleet` are the live workers, `ahead` the tasks that come before it (-1: unknown)."""
+    """Return the reason in words; `fleet` are the live workers, `ahead` the number of tasks before it (-1: unknown)."""
     if due_ms > now_ms:
         return f"due at {at(due_ms).isoformat(timespec='milliseconds')}"
     if paused:
@@ -37,7 +37,7 @@ def waiting_for(
 
 
 def _suspect_reason(counts: Counts) -> str:
-    """Return how a task comes back that was lost with its worker."""
+    """Return in words how a task comes back after the loss of its worker."""
     others = counts.cohort_size - 1
     if not others:
         return "suspect: its worker was lost; each worker runs one such task at a time, this one alone"
@@ -54,7 +54,7 @@ NOT_YET = "and others come first"
 
 
 def gpu_reason(demand: Demand, fleet: Sequence[Worker]) -> str:
-    """Return why no device of a fleet takes a task that needs this."""
+    """Return in words why no device of a fleet takes a task with this demand."""
     devices = [device for worker in fleet for device in worker.devices]
     if not devices:
         return "and no running worker has a GPU"

@@ -1,4 +1,4 @@
-"""A worker's entry in the registry, and conclusions from it."""
+"""A worker's entry in the registry."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -11,11 +11,11 @@ from maas_backoff.domain.demand import Demand
 
 @attrs.frozen
 class Device:
-    """A GPU as its worker has read it; amounts are MiB.
+    """A GPU in its worker's last GPU sample; amounts are MiB.
 
-    `room` is what a task could be given now, `most` what it could be given if none of ours ran there. `strangers` is
-    what other programs are seen to use (None: an older worker does not tell). `closed` is what keeps tasks away
-    although the device is well. `age` is in seconds.
+    `room` is the most that a task could reserve now, `most` the same without any other reservation. `strangers` is the
+    memory of other processes (None: an older worker does not report it). `closed` is the reason that keeps tasks away
+    from a healthy device. `age` is in seconds.
     """
 
     uuid: str
@@ -52,11 +52,11 @@ _PLAIN = {
 
 @attrs.frozen
 class Worker:
-    """A live worker, as it said with its last heartbeat: where it is, its slots and GPUs.
+    """A live worker at its last heartbeat: host, process, slots and GPUs.
 
-    `lag` is for how many seconds its event loop kept a call waiting. `trouble` is what keeps it from running tasks as
-    it should: it is starting, or the reasons of its `health()`; "" if nothing does. `in_children`: its tasks run in
-    child processes.
+    `lag` is the seconds for which its event loop delayed a call. `trouble` is the reason why it is not ready: the
+    worker is starting, or the reasons of its `health()`; "" if it is ready. `in_children`: its tasks run in child
+    processes.
     """
 
     name: str
@@ -72,29 +72,29 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether nothing keeps it from running tasks."""
+        """Whether the worker has no trouble."""
         return not self.trouble
 
     @classmethod
     def of(cls, name: str, text: bytes) -> Self:
-        """Return what a stored text says; it may have expired, be of another release, or be written over by hand."""
+        """Return the worker of a stored text, which may be expired, overwritten, or of another release."""
         try:
-            return cls._told(name, jsontext.parse(text)) if text else cls(name)
+            return cls._of_entry(name, jsontext.parse(text)) if text else cls(name)
         except (ValueError, TypeError, AttributeError):
             return cls(name)
 
     @classmethod
-    def _told(cls, name: str, told: Mapping[str, Any]) -> Self:
+    def _of_entry(cls, name: str, entry: Mapping[str, Any]) -> Self:
         fields = attrs.fields(Device)
         needed = {field.name for field in fields if field.default is attrs.NOTHING}
         devices = (
             Device(**{field.name: one[field.name] for field in fields if field.name in one})
-            for one in told.get("gpus", ())
+            for one in entry.get("gpus", ())
             if needed <= one.keys()
         )
-        plain = {field: told[field] for field, kind in _PLAIN.items() if isinstance(told.get(field), kind)}
+        plain = {field: entry[field] for field, kind in _PLAIN.items() if isinstance(entry.get(field), kind)}
         return cls(name, devices=tuple(devices), **plain)
 
     def could_fit(self, demand: Demand) -> bool:
-        """Whether a device here is large enough, whatever runs on it now."""
+        """Return whether a device of the worker is large enough, regardless of running tasks."""
         return any(device.total >= demand.memory for device in self.devices)

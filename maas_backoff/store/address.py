@@ -12,7 +12,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from maas_backoff.config.storage import StorageConfig
 
-# A peer that is gone without a word is noticed by the kernel in half a minute, also where nobody waits for an answer.
+# The kernel notices a silent peer in half a minute (15 + 3 * 5 s), also while no call waits for an answer.
 _PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _KEEPALIVE: dict[str, Any] = {
     "socket_keepalive": True,
@@ -34,7 +34,7 @@ class Address:
         return self.path or f"{self.host}:{self.port}"
 
     def connection(self, tls: dict[str, Any] | None, **options: Any) -> Any:
-        """Return a connection there, not connected yet; `tls` are those of `tls_options`, `options` redis-py's."""
+        """Return an unconnected connection; `tls` comes from `tls_options`, `options` are redis-py's."""
         options = {**_common(), **options}
         if self.path is not None:
             return UnixDomainSocketConnection(path=self.path, **options)
@@ -48,13 +48,13 @@ def _common() -> dict[str, Any]:
     return {
         "socket_connect_timeout": 3.0,
         "socket_timeout": None,
-        # redis-py would send a script again whose reply was lost; we do, where it may be.
+        # redis-py would repeat each script whose reply was lost. `Server.run` repeats only calls that may be repeated.
         "retry": Retry(NoBackoff(), 0),
         "protocol": 3,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         "decode_responses": False,
         "client_name": "maas-backoff",
-        # Its default reads the package's metadata from disk, on the event loop, for each connection.
+        # redis-py's default reads its package metadata from disk, on the event loop, for each connection.
         "driver_info": None,
     }
 

@@ -1,4 +1,4 @@
-"""The batch request of a worker and its reply: settlements there, claimed tasks back."""
+"""The batch request of a worker, which carries settlements, and the batch reply, which carries claimed tasks."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -16,12 +16,12 @@ from maas_backoff.store.connection import QueueConnection
 Precondition = Literal["lease", "expired", "pending", "external", "finished"]
 
 ACCEPTED = frozenset({"ok", "already", "cancelled"})
-"""Answers to a worker's settle that was accepted."""
+"""Answers that mean that a worker's settle was accepted."""
 
 
 @attrs.define  # made for each task; a frozen one takes twice as long
 class Settle:
-    """One state change, and what must be true of the task for it to happen; no token means any."""
+    """One state change of a task, and its precondition. No token means any token."""
 
     task_id: str
     precondition: Precondition
@@ -31,19 +31,19 @@ class Settle:
     info: AttemptInfo | None = None
     progress: tuple[float, str | None] | None = None
     overrides: bytes | None = attrs.field(default=None, repr=False)
-    """The task's own, as they are stored: needed where its params are replaced."""
+    """The task's overrides, as they are stored. Only a settlement with new params needs them."""
     extra: Sequence[str] = attrs.field(default=(), repr=False)
-    """Further fields of the task, names and values in turn: a change of when it is due, or how urgent."""
+    """Further fields of the task, names and values in turn: a new due time or priority."""
 
 
 def settle_args(settles: Iterable[Settle], status: str | None = None) -> list[Any]:
-    """Return settles as settle.lua takes them: the number of groups, and those that follow each other and are alike.
+    """Return the arguments of settle.lua: the number of groups, and groups of neighbours that are alike.
 
-    `status` takes the place of the settlements' own.
+    `status` replaces the status of the settlements.
     """
     args: list[Any] = [0]
     last: object = None
-    count = 0  # where the last group says how many it has
+    count = 0  # index of the last group's size
     for settle in settles:
         settlement = settle.settlement
         fields = settlement_fields(settlement, settle.counts, settle.info, settle.progress, settle.overrides)
@@ -65,7 +65,7 @@ def settle_args(settles: Iterable[Settle], status: str | None = None) -> list[An
 
 
 def _tally(settle: Settle) -> str:
-    """Return what a settle counts as in the history: nothing, where it is of no attempt."""
+    """Return the names that a settle counts under in the history: none if it ends no attempt."""
     settlement = settle.settlement
     if settlement.result is not None or not (settle.info is not None or settle.precondition in {"lease", "expired"}):
         return ""
@@ -73,7 +73,7 @@ def _tally(settle: Settle) -> str:
 
 
 def suspicion_text(*, may: bool, cohort: str, in_children: bool) -> str:
-    """Return as scripts take it which suspects a worker may claim: see _suspects.lua."""
+    """Return the argument that says which suspects a worker may claim: see _suspects.lua."""
     return f"{may:d} {in_children:d} {cohort or '-'}"
 
 
@@ -92,7 +92,7 @@ def settle_head(
     tally: str = "",
     lease_ms: str = "",
 ) -> list[Any]:
-    """Return the arguments of settle.lua that stand before its groups. `lease_ms`: the configured lease, if empty."""
+    """Return the arguments of settle.lua before its groups. An empty `lease_ms` means the configured lease."""
     config = queue.config
     lease_ms = lease_ms or f"{config.scheduler.lease * 1000:.0f}"
     head = [queue.clock, queue.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
@@ -101,7 +101,7 @@ def settle_head(
 
 @attrs.define  # made for each task; a frozen one takes twice as long
 class Claimed:
-    """A task that this worker holds a lease on; `defect` says why it cannot be run."""
+    """A task whose lease this worker has; `defect` says why the task cannot run."""
 
     task: TaskEntity
     token: int
@@ -112,15 +112,15 @@ class Claimed:
     defect: str | None = None
     overrides: bytes | None = attrs.field(default=None, repr=False)
     waited_ms: float = 0
-    """For how long it had been due."""
+    """The time from its due time to the claim."""
     fit: int = -1
-    """Which of the request's fits it takes; -1: it needs no GPU."""
+    """The number of its placement in the request's `fits`; -1: it needs no GPU."""
     demand: Demand | None = None
 
 
 @attrs.frozen
 class BatchRequest:
-    """A request of an exchange loop. Frozen: it is sent again, as it is, until it is answered."""
+    """A request of an exchange loop. It is frozen: the loop repeats it unchanged until the server answers."""
 
     settles: tuple[Settle, ...]
     claims: int
@@ -128,18 +128,18 @@ class BatchRequest:
     request_id: str
     exchange: int
     tally: str = ""
-    """Counts since the last request, for the history."""
+    """Counts for the history since the last request."""
     fits: tuple[str, ...] = ()
-    """Claims only tasks that need a GPU: for each, the demand's name and the device that has room for it."""
+    """Placements, one for each claim: a demand's name and a device with room. If any, only GPU tasks are claimed."""
     cohort: str = ""
-    """The cohort whose suspects may be claimed; empty: those of any one cohort."""
+    """The only cohort whose suspects may be claimed; empty: any one cohort."""
     in_children: bool = False
-    """Whether attempts run in child processes: then tasks that were lost once may be claimed in any number."""
+    """Whether attempts run in child processes. Tasks that were lost once then need no cohort."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
 
     @property
     def suspicion(self) -> str:
-        """Which suspects may be claimed, as scripts take it: see _suspects.lua."""
+        """The argument that says which suspects may be claimed: see _suspects.lua."""
         return suspicion_text(may=self.may_claim_suspect, cohort=self.cohort, in_children=self.in_children)
 
     def __attrs_post_init__(self) -> None:

@@ -4,9 +4,9 @@ A task's fields: p creation (see _queue.lua: a line with time and policy, then t
 q demand of a GPU where it is not that of its creation, and the device to avoid ("<MiB>:<percent> uuid"),
 s state (none: pending), t token, n attempt, k counts ("retries losses snoozes [ooms faults] suspect"; none: all 0),
 c suspicion of a task that was lost ("blame cohort cohort_size"; none: each loss counts fully, the task is run alone),
-u due ms, y held by ("started_ms worker", then a line "uuid index MiB"), f finished ms, g progress, m progress message,
+u due ms, y runner ("started_ms worker", then a line "uuid index MiB"), f finished ms, g progress, m progress message,
 r result (none: null), e error, a0…a9 failed attempts, x cancel requested, d settled by ("token:settle_id").
-Short, because memory is counted per task, and few: each costs the server time whenever a task is read or written.
+Names are short, because each task takes memory for them. Each field costs the server time in every read and write.
 """
 
 import re
@@ -26,10 +26,10 @@ from maas_backoff.store.creation import Creation
 
 KEPT_ATTEMPTS = 10
 PARAMS = "params"
-"""Among a task's overrides: params that have replaced the first ones, which stay as they are for the idempotency."""
+"""The override for params that replaced the first ones. The first params stay stored for the idempotency check."""
 TRACE = "tp"
-"""Among them: where in a trace the task was created. With a W3C traceparent and nothing else a task's overrides have 64
-bytes, and its hash still is a compact one: one more would take 160."""
+"""The override for the place in a trace where the task was created. With a W3C traceparent alone, overrides have 64
+bytes, and the task's hash still is a compact one. One byte more would take 160 bytes."""
 NO_COUNTS = Counts()
 
 EXTERNAL = "external"
@@ -38,7 +38,7 @@ EXTERNAL = "external"
 
 @attrs.frozen
 class AttemptInfo:
-    """When and where the attempt ran that is being settled."""
+    """The number, times and worker of the attempt that is being settled."""
 
     number: int
     started_ms: float
@@ -53,7 +53,7 @@ def settlement_fields(
     progress: tuple[float, str | None] | None = None,
     overrides: bytes | None = None,
 ) -> list[str]:
-    """Return the fields, names and values in turn, that a settlement sets; `before` are the counts so far."""
+    """Return the fields that a settlement sets, names and values in turn; `before` are the counts so far."""
     fields: list[str] = []
     if progress is not None:
         fields += "g", f"{progress[0]:g}", "m", progress[1] or ""
@@ -84,25 +84,25 @@ def settlement_fields(
 
 
 def traced(overrides: str, trace: str) -> str:
-    """Return a task's overrides, as they are stored, with the place in a trace among them."""
+    """Return stored overrides with the place in a trace added."""
     own: dict[str, Any] = jsontext.parse(overrides) if overrides else {}
     return jsontext.plain({**own, TRACE: trace})
 
 
 def trace_of(stored: bytes | None) -> str:
-    """Return where in a trace the task of these overrides was created; empty where nobody traced it."""
+    """Return the place in a trace that stored overrides have; empty if the creation was not traced."""
     trace = jsontext.parse(stored).get(TRACE) if stored else None
     return trace if isinstance(trace, str) else ""
 
 
-def now_and_ahead(told: bytes) -> tuple[float, float]:
-    """Return the queue's time that a script told, and what it is ahead of the server's, in ms: see _time.lua."""
-    now, _, ahead = told.partition(b" ")
+def now_and_ahead(time: bytes) -> tuple[float, float]:
+    """Return the queue's time in a reply, and how far it is ahead of the server's, in ms: see _time.lua."""
+    now, _, ahead = time.partition(b" ")
     return float(now), float(ahead or 0)
 
 
 def by_server_clock(fields: Mapping[bytes, bytes], ahead_ms: float) -> Mapping[bytes, bytes]:
-    """Return a task's fields with their times by the server's clock, of which the queue's is ahead."""
+    """Return a task's fields with times by the server's clock; the queue's clock is `ahead_ms` ahead of it."""
     if not ahead_ms:
         return fields
     shown = {name: _earlier(value, ahead_ms) if name in _TIMES else value for name, value in fields.items()}
@@ -124,7 +124,7 @@ def _earlier(value: bytes, by_ms: float) -> bytes:
 
 
 def counts_of(stored: bytes | None, suspicion: bytes | None = None) -> Counts:
-    """Return how often a task has come back, of its fields k and c."""
+    """Return how often a task has come back, from its fields k and c."""
     if stored is None:
         return NO_COUNTS
     retry, lost, snooze, *gpu, suspect = map(int, stored.split())
@@ -138,7 +138,7 @@ def counts_of(stored: bytes | None, suspicion: bytes | None = None) -> Counts:
 
 
 def counts_of_claim(stored: bytes | None) -> Counts:
-    """Return the counts that settle.lua gives with a claim: k, and of a suspect a line with c."""
+    """Return the counts in a claim of settle.lua: field k, and for a suspect a second line with field c."""
     if stored is None:
         return NO_COUNTS
     counts, _, suspicion = stored.partition(b"\n")
@@ -146,12 +146,15 @@ def counts_of_claim(stored: bytes | None) -> Counts:
 
 
 def demand_of(stored: bytes | None, policy: Policy) -> Demand | None:
-    """Return what a task needs of a GPU: what it ran out of memory with before, or what its policy says."""
+    """Return a task's demand on a GPU: its field q if it ran out of memory before, else its policy's demand."""
     return Demand.parse(stored.split(b" ", 1)[0].decode()) if stored else policy.demand
 
 
 def held_by(stored: bytes | None) -> tuple[float | None, str, GpuAssignment | None]:
-    """Return when the last attempt was started, in ms, the worker and its GPU; from outside there is none."""
+    """Return the start of the last attempt in ms, its worker and its GPU, from the field y.
+
+    A task that was marked processing from outside has no field y.
+    """
     if stored is None:
         return None, "", None
     line, _, device = stored.decode().partition("\n")
@@ -207,7 +210,7 @@ def decode(
 
 
 def _parsed(text: bytes | None, otherwise: Any) -> Any:
-    """Return what a field says, or `otherwise`: a field that was written over by hand must not hide its task."""
+    """Return a field's value, or `otherwise` if a person has overwritten the field: its task must stay visible."""
     try:
         return otherwise if text is None else jsontext.parse(text)
     except ValueError:

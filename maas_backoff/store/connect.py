@@ -1,4 +1,4 @@
-"""Clients of the server: one command at a time, on whichever connection is free."""
+"""A client of the server: sends each command on a free connection."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ _R = TypeVar("_R")
 
 
 class Client:
-    """One kind of connections to the master, at most `connections` of them; more callers than that wait.
+    """At most `connections` connections to the master; further callers wait for a free one.
 
-    It follows the master: a command goes to where the location says it is when the command is sent.
+    Each command goes to the address that the location has for the master at that moment.
     """
 
     def __init__(self, location: Location, *, connections: int = 32, timeout: float = 5.0) -> None:
-        """`timeout` is how long an answer may take, in seconds."""
+        """Take the location; `timeout`: seconds that an answer may take."""
         self._location = location
         self._timeout = timeout
         self._address: Address | None = None
@@ -32,7 +32,7 @@ class Client:
         self._free = asyncio.Semaphore(connections)
 
     async def execute(self, *command: str | bytes | float) -> Any:
-        """Send one command, once, and return the answer. Raises StorageError and its kinds."""
+        """Send one command, once, and return the answer. Raises StorageError and its subclasses."""
         return (await self._ask(command))[0]
 
     async def execute_together(self, *commands: tuple[str | bytes | float, ...]) -> list[Any]:
@@ -40,20 +40,20 @@ class Client:
         return await self._ask(*commands)
 
     async def run(self, script: Script[_R], keys: Sequence[str], args: Sequence[Any]) -> _R:
-        """Run a script, once: by digest, and with its text where the server does not know it. Errors as `execute`."""
+        """Run a script once: by digest, or by its text if the server does not know it. Errors as `execute`."""
         return script.reply((await self._ask(("EVALSHA", script.digest, len(keys), *keys, *args), text=script.text))[0])
 
     async def run_after(
         self, command: tuple[str, ...], script: Script[_R], keys: Sequence[str], args: Sequence[Any]
     ) -> tuple[Any, _R]:
-        """Send a blocking command and a script that the server runs when that has ended. Errors as `execute`."""
+        """Send a blocking command, and a script that the server runs after the command. Errors as `execute`."""
         call = ("EVALSHA", script.digest, len(keys), *keys, *args)
         answers = await self._ask(command, call, text=script.text)
-        # Without its text the script was not known, and was sent alone a second time.
+        # One answer: the server did not know the digest, and the script was sent alone with its text.
         return answers[0] if len(answers) > 1 else None, script.reply(answers[-1])
 
     async def subscribe(self, channel: str) -> Subscription:
-        """Return a subscription at the master, which the caller closes. Raises StorageError and its kinds."""
+        """Return a subscription at the master, which the caller closes. Raises StorageError and its subclasses."""
         address = await self._at_master()
         subscription = Subscription(self._location.link(address, self._timeout), channel)
         try:
@@ -64,11 +64,11 @@ class Client:
         return subscription
 
     async def stayed(self) -> bool:
-        """Whether the master is still where the last command went. Raises StorageUnavailableError if nobody knows."""
+        """Return whether the master still has the last command's address. Raises StorageUnavailableError."""
         return await self._location.get() == self._address
 
     def deposed(self) -> bool:
-        """Have the master asked for anew, as this server is none; False where no other could be named."""
+        """Note that this server is no master. Return False if the location is fixed, so that no other can be found."""
         if self._address is not None:
             self._location.doubt(self._address)
         return not self._location.fixed
@@ -80,8 +80,8 @@ class Client:
         await asyncio.gather(*(link.aclose() for link in links))
 
     async def _ask(self, *commands: tuple[Any, ...], text: str | None = None) -> list[Any]:
-        """Send commands, and the last with a script's text in place of its digest when the server does not know it."""
-        together = packed(commands)  # what cannot be packed is the caller's error, and no outage
+        """Send commands; repeat the last with a script's `text` if the server does not know its digest."""
+        together = packed(commands)  # outside of the try: commands that cannot be packed are the caller's error
         async with self._free:
             try:
                 return await self._exchange(together, len(commands))
@@ -110,20 +110,20 @@ class Client:
     async def _at_master(self) -> Address:
         address = await self._location.get()
         if address != self._address:
-            # Callers that wait for the old master's answer are told that the connection is lost, and ask again.
+            # Callers that wait for the old master get StorageUnavailableError, and try again.
             self._address = address
             self._drop(self._links)
         return address
 
     def _learn(self, error: StorageError, address: Address) -> None:
-        """Note what an error tells of the master, and of the other connections."""
+        """Note a new or doubtful master, and drop idle connections after a timeout."""
         if isinstance(error.__cause__, MovedError):
             host, port = str(error.__cause__).rsplit(" ", 1)[-1].rsplit(":", 1)
             self._location.moved(host or address.host, int(port))
         elif isinstance(error, StorageUnavailableError):
             self._location.doubt(address)
         if isinstance(error.__cause__, TimeoutError):
-            # A network that has forgotten one connection has forgotten the others: each would cost as long again.
+            # A network that dropped one connection has dropped the others, too: each would cost one more timeout.
             self._drop(set(self._idle))
 
     def _drop(self, links: set[Link]) -> None:

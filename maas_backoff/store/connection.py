@@ -17,10 +17,10 @@ _R = TypeVar("_R")
 
 
 class QueueConnection:
-    """Runs scripts on one queue. It connects on first use."""
+    """The connection to one queue. It connects on first use."""
 
     def __init__(self, config: TaskBackoffConfig, embedded: EmbeddedServer | None = None) -> None:
-        """`embedded` is a server that is shared with others; they stop it."""
+        """Take the configuration; `embedded` is a shared server, which its owner stops."""
         self.config = config
         self.keys: Keys = Keys(config.task.biz_prefix)
         self.server: Server = Server(config.storage, self.keys.prefix, embedded)
@@ -29,17 +29,17 @@ class QueueConnection:
         """The time for scripts, in ms; empty for the server's own. Only tests set it."""
 
     def over(self, client: Client) -> Self:
-        """Return this connection over one client: that of another event loop, for example."""
+        """Return this connection over another client, for example the client of another event loop."""
         other = copy.copy(self)
         other.server = self.server.over(client)
         return other
 
     async def run(self, script: Script[_R], args: Sequence[Any], **own: str) -> _R:
-        """Run a script until it is answered, or `storage.timeout` is over. `own` are keys that one call has."""
+        """Run a script until the server answers, or `storage.timeout` is over. `own` are the call's own keys."""
         return await self.server.run(script, self.keys.all(script.keys, **own), args)
 
     async def learn(self, creations: Iterable[Creation]) -> None:
-        """Read the policies of other configurations under which these tasks were created."""
+        """Read the policies of these creations that this process does not know yet."""
         unknown = self.policies.unknown(creation.policy for creation in creations)
         if unknown:
             self.policies.add(unknown, await self.server.execute("HMGET", self.keys("policies"), *unknown))

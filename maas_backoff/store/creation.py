@@ -1,4 +1,4 @@
-"""The fields of a task that are stored at its creation, and never change."""
+"""The fields of a task that are stored at its creation."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -11,7 +11,7 @@ from maas_backoff.domain.policy import Policy
 
 
 class Creation(NamedTuple):
-    """A task as it is created."""
+    """The stored creation of a task."""
 
     created_ms: int
     priority: int
@@ -22,12 +22,12 @@ class Creation(NamedTuple):
 
     @classmethod
     def of(cls, stored: bytes) -> "Creation":
-        """Return the parts of what is stored, and what _queue.lua describes, that matter outside Lua."""
+        """Return the creation in a field p; _queue.lua describes its form."""
         line, _, params = stored.partition(b"\n")
         try:
             return cls._make((*_terms(line), params))
         except (ValueError, IndexError):
-            # Somebody has written over it. It is none of our policies, and its params are no JSON, as a rule.
+            # A person has overwritten the field. The task fails if its params are no JSON.
             return cls(0, 0, b"", stored)
 
 
@@ -39,7 +39,7 @@ def _terms(line: bytes) -> tuple[int, int, bytes]:
 
 @attrs.define  # made for each task; a frozen one takes three times as long
 class NewTask:
-    """A checked task that is to be created; `due` is seconds from now, or a moment."""
+    """A validated task before its creation; `due` is seconds from now, or a moment."""
 
     task_id: str
     params: str = attrs.field(repr=False)
@@ -49,7 +49,7 @@ class NewTask:
     overrides: str
 
     def terms(self, digest: str) -> tuple[str, ...]:
-        """Return what enqueue.lua takes of this task and all that are alike; `digest` names the queue's policy."""
+        """Return the head of this task's group for enqueue.lua; `digest` names the queue's policy."""
         record = digest
         demand = self.policy.demand
         if self.priority or demand is not None:
@@ -63,7 +63,7 @@ class NewTask:
 
 
 def reprioritized(stored: bytes, priority: int, policy: Policy) -> bytes:
-    """Return what is stored of a task's creation with another priority."""
+    """Return a stored creation with another priority."""
     line, _, params = stored.partition(b"\n")
     created, digest, *rest = line.split(b" ")
     demand = rest[2] if len(rest) > 2 else b"-"
@@ -72,10 +72,10 @@ def reprioritized(stored: bytes, priority: int, policy: Policy) -> bytes:
 
 
 def enqueue_args(tasks: Iterable[NewTask], digest: str) -> list[Any]:
-    """Return tasks as enqueue.lua takes them: the number of groups, and those that follow each other and are alike."""
+    """Return the arguments of enqueue.lua: the number of groups, and groups of neighbours that are alike."""
     args: list[Any] = [0]
     last: object = None
-    count = 0  # where the last group says how many it has
+    count = 0  # index of the last group's size
     for task in tasks:
         alike = task.due, task.priority, task.overrides, task.policy
         if alike != last:

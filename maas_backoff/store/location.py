@@ -1,4 +1,4 @@
-"""The address of the server that holds a queue: fixed, or as Sentinels or a Cluster's nodes tell it."""
+"""The address of a queue's server: fixed, or asked from Sentinels or from a Cluster's nodes."""
 
 import contextlib
 import time
@@ -17,19 +17,19 @@ from maas_backoff.store.link import Link, packed
 log: Log = log_for("storage")
 
 ASK_TIMEOUT = 1.0
-"""Seconds that one Sentinel or node may take to say where the master is."""
+"""Seconds that one Sentinel or node may take to name the master."""
 
 FRESH = 1.0
-"""Seconds for which a Sentinel's answer is believed."""
+"""Seconds for which a Sentinel's answer is used."""
 
 
 class Location:
-    """The address of the master of `key`. Shared by all clients of a store, also by those of other threads."""
+    """The address of the master of `key`, shared by all clients of a store in all threads."""
 
     def __init__(self, storage: StorageConfig, key: str, *, socket: str | None = None, name: str = "") -> None:
-        """`socket` is that of an embedded server. Raises ConfigError for fields that do not go together.
+        """Take the `socket` of an embedded server. Raises ConfigError for fields that exclude each other.
 
-        `name` is what errors call the server, where nothing else in them tells which one it is.
+        `name` names the server in errors that do not name it otherwise.
         """
         self.name = name
         self._endpoint = Endpoint(path=socket) if socket is not None else storage.endpoint
@@ -44,9 +44,9 @@ class Location:
             self._address = Address(path=self._endpoint.path) if self._endpoint.path else Address(*self._nodes[0])
 
     async def get(self) -> Address:
-        """Return where the master is as far as is known. Raises StorageUnavailableError where nobody can tell."""
+        """Return the known address of the master, else ask. Raises StorageUnavailableError if no node knows it."""
         if self._endpoint.type == "sentinel" and time.monotonic() - self._looked_at > FRESH:
-            # A master that was deposed goes on answering for ten seconds; all it is told is lost. One caller asks.
+            # A deposed master answers for ten seconds more, and all writes to it are lost. One caller asks.
             self._looked_at = time.monotonic()
             if self._address is not None:
                 with contextlib.suppress(StorageUnavailableError):
@@ -54,24 +54,24 @@ class Location:
         return self._address or await self.look()
 
     async def look(self) -> Address:
-        """Ask, and return what is told. Raises StorageUnavailableError where nobody can tell."""
+        """Ask for the master's address and return it. Raises StorageUnavailableError if no node knows it."""
         if not self.fixed:
             self._moved(await self._asked())
         assert self._address is not None
         return self._address
 
     def doubt(self, address: Address) -> None:
-        """Ask again at the next use, as nothing good was heard from there."""
+        """Note a failure of this address: the next use asks again."""
         if not self.fixed and self._address == address:
             self._address = None
 
     def moved(self, host: str, port: int) -> None:
-        """Believe a Cluster's node that says who holds the slot now."""
+        """Take the slot's new master, which a node of the Cluster has named."""
         if not self.fixed:
             self._moved(Address(host, port))
 
     def link(self, address: Address, timeout: float) -> Link:
-        """Return a link to a server; `timeout`: seconds that an answer may take."""
+        """Return a link to the server at `address`; `timeout`: seconds that an answer may take."""
         login = {"db": self._endpoint.database, **self._login()}
         return Link(lambda: address.connection(self._tls, **login), timeout, self.name)
 
@@ -87,10 +87,10 @@ class Location:
             log.warning("the master has moved from %s to %s", before, address)
 
     async def _asked(self) -> Address:
-        why = "nobody was asked"
+        why = "no node was asked"
         for node in self._nodes:
             try:
-                # A time of its own: the connections' own limits add up.
+                # The connection's own limits add up to more.
                 with anyio.fail_after(2 * ASK_TIMEOUT):
                     found = await self._ask(node)
             except (StorageError, TimeoutError) as error:
@@ -98,12 +98,12 @@ class Location:
             else:
                 if found is not None:
                     if self._endpoint.type == "sentinel":
-                        # Whoever answered is asked first the next time.
+                        # The next question goes first to the node that answered.
                         self._nodes = (node, *(other for other in self._nodes if other != node))
                     return found
                 why = f"{node[0]}:{node[1]} does not know it"
         what = f"master {self._endpoint.master!r}" if self._endpoint.type == "sentinel" else f"slot {self._slot}"
-        raise StorageUnavailableError(f"no node tells where {what} is, the last one asked: {why}")
+        raise StorageUnavailableError(f"no node knows where {what} is; the last one asked: {why}")
 
     async def _ask(self, node: Node) -> Address | None:
         end = self._endpoint
@@ -119,7 +119,7 @@ class Location:
         return _master_in(answer) if sentinel else self._owner_in(answer, node)
 
     def _owner_in(self, ranges: Any, asked: Node) -> Address | None:
-        # Masters that are not the asked one may know more than a seed that has gone.
+        # The other masters are asked next time, too: a configured node may be gone then.
         known = [(_host(row[2][0]) or asked[0], int(row[2][1])) for row in ranges]
         self._nodes = tuple(dict.fromkeys([*known, *self._endpoint.nodes]))
         return next(
@@ -132,6 +132,6 @@ def _master_in(answer: Any) -> Address | None:
 
 
 def _host(given: bytes | None) -> str:
-    """Return the host that a node names; a node that does not know its own says '' or '?'."""
+    """Return the host in a node's answer; "" if the node does not know its own host, which it reports as '' or '?'."""
     text = (given or b"").decode()
     return "" if text == "?" else text

@@ -1,4 +1,4 @@
-"""Lost attempts: those whose worker has stopped renewing their lease."""
+"""Lost attempts: attempts whose worker has stopped renewing their lease."""
 
 from collections.abc import Sequence
 
@@ -14,17 +14,17 @@ from maas_backoff.store.replies import LeaseRow
 
 
 class LostAttempts:
-    """The attempts of one queue whose lease has ended."""
+    """The lost attempts of one queue."""
 
     def __init__(self, queue: QueueConnection) -> None:
         self._queue = queue
 
     async def find(self, gap: float, grace: float, limit: int = 100) -> list[Found]:
-        """Return up to `limit` of them. If nobody looked for `gap` seconds, wait `grace` seconds first: return none."""
+        """Return up to `limit` lost attempts. After `gap` seconds without a call, return none for `grace` seconds."""
         queue = self._queue
         args = [queue.clock, queue.keys.prefix, f"{gap * 1000:.0f}", f"{grace * 1000:.0f}", limit]
         reply = await queue.run(scripts.REAP, args)
-        # A lease without a task: its key was deleted by hand. Settling it would answer "unknown" for ever.
+        # A person has deleted the key of the task. A settle of the lease would answer "unknown" for ever.
         orphans = [row[0] for row in reply.rows if row[2] is None]
         if orphans:
             await (await queue.server.connect()).execute("ZREM", queue.keys("leases"), *orphans)
@@ -37,7 +37,7 @@ class LostAttempts:
         return [attrs.evolve(one, loss=loss) for one, loss in zip(found, losses, strict=True)]
 
     async def settle(self, settles: Sequence[Settle], worker: str) -> list[str]:
-        """Settle lost attempts. Their settle id is another one than that of the worker's own settlements."""
+        """Settle lost attempts, under another settle id than the worker's own settlements."""
         queue, settle_id = self._queue, f"{worker}/reap"
         args = [*settle_head(queue, settle_id, settle_id), *settle_args(settles)]
         reply = await queue.run(scripts.SETTLE, args, request=queue.keys.request(worker, 0))

@@ -10,7 +10,7 @@ _KEPT = 10
 
 
 class Markers:
-    """The wake-ups of one queue. A marker is a hint: whoever takes one looks for tasks."""
+    """The wake-ups of one queue. A marker is a hint: a worker that takes it looks for tasks."""
 
     def __init__(self, queue: QueueConnection) -> None:
         self._queue = queue
@@ -38,7 +38,7 @@ class Markers:
         """End a worker's sleep, or its next one."""
         marker = self._queue.keys.marker(worker)
         client = await self._queue.server.connect()
-        # Together: a caller that is stopped in between would leave a key without an end.
+        # In one message: a caller that is stopped between the two would leave a key without an expiry.
         await client.execute_together(("ZADD", marker, 0, "0"), ("EXPIRE", marker, _KEPT))
 
     async def wake_next(self, client: Client) -> None:
@@ -46,5 +46,5 @@ class Markers:
         await client.execute("ZADD", self._queue.keys("marker"), 0, "0")
 
     async def wake_for_gpu(self) -> None:
-        """Let the next worker with GPUs know that tasks wait for one."""
+        """Wake the next worker with GPUs: tasks wait for a GPU."""
         await self._queue.server.execute("ZADD", self._queue.keys("gpu_marker"), "0", "0")

@@ -1,4 +1,4 @@
-"""Tasks that are in no index: what a script that was cut in half, or somebody by hand, has left behind."""
+"""Orphans: tasks that are in no index, after a script that was cut in half or a change by a person."""
 
 import attrs
 
@@ -6,7 +6,7 @@ from maas_backoff.store import scripts
 from maas_backoff.store.connection import QueueConnection
 
 MOST_KEYS = 1_000_000
-"""Keys of the server that one search looks at, unless it is told otherwise."""
+"""Keys of the server that one search reads by default."""
 
 _AT_ONCE = 500
 """Tasks per call of orphans.lua: 2 to 3 ms of the server's time."""
@@ -14,7 +14,7 @@ _AT_ONCE = 500
 
 @attrs.frozen
 class Search:
-    """How many tasks were looked at, how many of them are in no index, and whether these were all tasks."""
+    """The result of a search: the tasks read, the tasks in no index, and whether all tasks were read."""
 
     tasks: int
     orphans: int
@@ -22,10 +22,10 @@ class Search:
 
 
 async def find_orphans(queue: QueueConnection, *, repair: bool, keys: int = MOST_KEYS) -> Search:
-    """Look for tasks in no index, among about `keys` keys of the server; put them back if `repair`.
+    """Count tasks in no index, among about `keys` keys of the server; put them back if `repair`.
 
-    Those that run get the configured lease; finished ones are kept for their configured time. Raises
-    StorageDeniedError where the user may not SCAN.
+    Running tasks get the configured lease. Finished tasks are kept for their configured time. Raises
+    StorageDeniedError if the user may not SCAN.
     """
     config = queue.config
     lease_ms = f"{config.scheduler.lease * 1000:.0f}"

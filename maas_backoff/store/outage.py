@@ -1,4 +1,4 @@
-"""One line in the log when the server is lost and one when it is back, however many loops try meanwhile."""
+"""Outages of the server: one log line at the start and one at the end, however many loops try meanwhile."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ log: Log = log_for("storage")
 
 
 class Outage:
-    """The state of the server, as the loops of one process, in several threads, have found it together."""
+    """The outage that the loops of one process, in several threads, have found together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -21,23 +21,23 @@ class Outage:
         self._failures = 0
 
     def failed(self, who: str, error: Exception) -> None:
-        """Note a failed try, and warn if it is the first of this outage, or the first of its kind."""
+        """Note a failed call. Warn if it is the first of this outage, or the first with this class of error."""
         with self._lock:
             if who in self._late and not self._failing:
-                return  # it has failed on since the end of the last outage, which was told of
+                return  # a late failure of the last outage, which was logged
             if not self._failing:
                 self._since, self._failures = time.monotonic(), 0
                 self._kinds.clear()
             self._failing.add(who)
             self._failures += 1
-            told = type(error) in self._kinds
+            logged = type(error) in self._kinds
             self._kinds.add(type(error))
-        if not told:
-            trace = None if isinstance(error, StorageError) else error
-            log.warning("%s cannot reach the server: %s; trying again until it works", who, error, exc_info=trace)
+        if not logged:
+            shown = None if isinstance(error, StorageError) else error
+            log.warning("%s cannot reach the server: %s; trying again until it works", who, error, exc_info=shown)
 
     def restored(self, who: str) -> None:
-        """Note that a try has worked. The outage is over when the first that has failed works again."""
+        """Note a call that worked. The outage is over when the first failed loop works again."""
         with self._lock:
             self._late.discard(who)
             if who not in self._failing:

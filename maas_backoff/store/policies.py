@@ -1,4 +1,4 @@
-"""The policies that tasks were created under, as far as this process knows them. Policies never change."""
+"""The policies that this process knows, of its own and other configurations. A policy never changes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -10,27 +10,27 @@ from maas_backoff.domain.policy import Policy
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _DEFAULT = TaskConfig().policy
-"""Stands in for the options that the stored policy of an older release lacks."""
+"""The values of options that the stored policy of an older release lacks."""
 
 
 class Policies:
-    """Policies by their digest; `own` is that of this process's configuration."""
+    """Policies by digest; `own` is the policy of this process's configuration."""
 
     def __init__(self, own: Policy) -> None:
         self.own = own
         self._known: dict[bytes, Policy] = {own.digest.encode(): own}
 
     def unknown(self, digests: Iterable[bytes]) -> list[bytes]:
-        """Return those that have to be read first."""
+        """Return the digests of policies that must be read first."""
         return sorted(set(digests) - self._known.keys())
 
     def add(self, digests: Sequence[bytes], texts: Sequence[bytes | None]) -> None:
-        """Note what was read. A policy can only be missing if somebody deleted it; ours is the best guess then."""
+        """Add policies that were read. If a person has deleted a policy, use the own one for it."""
         for digest, text in zip(digests, texts, strict=True):
             self._known[digest] = self.own if text is None else _DEFAULT.overridden(jsontext.parse(text))
 
     def effective(self, digest: bytes, overrides: bytes | None) -> tuple[Policy, Mapping[str, Any]]:
-        """Return a task's policy with its own overrides, and these."""
+        """Return a task's policy with the task's overrides, and the overrides."""
         policy = self._known[digest]
         if not overrides:
             return policy, _NONE

@@ -1,4 +1,4 @@
-"""The store of one queue: a connection, and those who read and change the queue over it."""
+"""The store of one queue: a connection, and the objects that read and change the queue over it."""
 
 from typing import Self
 
@@ -17,7 +17,7 @@ from maas_backoff.store.writer import Writer
 
 
 class QueueStore:
-    """The state of one queue, as one process reads and changes it."""
+    """The store of one queue in one process."""
 
     def __init__(self, connection: QueueConnection) -> None:
         self.connection = connection
@@ -30,17 +30,17 @@ class QueueStore:
 
     @classmethod
     def of(cls, config: TaskBackoffConfig, embedded: EmbeddedServer | None = None) -> Self:
-        """Return the store of the queue of a configuration. `embedded`: as `QueueConnection` takes it."""
+        """Return the store of a configuration's queue. `embedded`: as in `QueueConnection`."""
         return cls(QueueConnection(config, embedded))
 
     def over(self, client: Client) -> Self:
-        """Return this store over one client: that of another event loop, for example."""
+        """Return this store over another client, for example the client of another event loop."""
         return type(self)(self.connection.over(client))
 
     async def check(self, *, worker: bool) -> list[Finding]:
-        """Do the preflight: raise StorageError if the server does not answer in time, or if tasks are not safe on it.
+        """Run the preflight and return its warnings. `worker`: check the rights of a worker, too.
 
-        Return the warnings. `worker` also asks for the rights of a worker.
+        Raises StorageError if the server does not answer in time, or if tasks are not safe on it.
         """
         queue = self.connection
         strict = queue.config.storage.strict

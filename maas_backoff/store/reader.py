@@ -1,4 +1,4 @@
-"""Reading a queue, without changing it."""
+"""The reader of a queue."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,14 +28,14 @@ _LIVE: dict[str, Precondition] = {"pending": "pending", "processing": "lease", E
 
 
 class Reader:
-    """Reads one queue."""
+    """The calls that read one queue."""
 
     def __init__(self, queue: QueueConnection, registry: Registry) -> None:
         self._queue = queue
         self._registry = registry
 
     async def get(self, task_id: str, *, watch: float = 0) -> TaskEntity | None:
-        """Return a task; `watch` seconds long its changes are published."""
+        """Return a task. Its changes are published for `watch` seconds."""
         queue = self._queue
         args = [queue.clock, task_id, f"{watch * 1000:.0f}"]
         reply = await queue.run(scripts.GET, args, task=queue.keys.task(task_id))
@@ -45,7 +45,7 @@ class Reader:
         return (await self._entities([(task_id, fields)], reply.now, reply.ahead, paused=bool(reply.paused)))[0]
 
     async def page(self, status: TaskStatus, listing: Listing) -> TaskPage:
-        """Return some tasks in one state, in the order of its indexes."""
+        """Return one page of the tasks in one state, in the order of its indexes."""
         queue = self._queue
         names = await indexes(queue, status, listing)
         place, score, skip = listing.start(names)
@@ -59,7 +59,7 @@ class Reader:
         found = [(task_id, fields) for task_id, fields in found if b"p" in fields]
         tasks = await self._entities(found, reply.now, paused=bool(reply.paused))
         if listing.brief:
-            # Params that a Retry has put in the place of the first ones come with the overrides.
+            # The overrides may have params, which a Retry has set.
             tasks = [attrs.evolve(task, task_params={}) if task.task_params else task for task in tasks]
         cursor = f"{names[reply.place - 1]} {reply.score.decode()} {reply.skip}" if reply.place else None
         return TaskPage([*tasks], cursor)
@@ -72,22 +72,22 @@ class Reader:
         return _with_unfit(stats, waiting, await self._registry.fleet())
 
     async def next_due(self) -> float | None:
-        """Return in how many seconds the next task becomes due that is not yet; None if there is none."""
+        """Return the seconds until the next scheduled task is due; None if there is none."""
         return (await self._counts())[2]
 
     async def count_external(self) -> int:
-        """Return how many tasks were marked processing from outside, and run nowhere."""
+        """Return how many tasks are marked processing from outside."""
         return int(await self._queue.server.execute("ZCARD", self._queue.keys("external")))
 
     async def explain(self) -> str:
-        """Return why nothing runs, or not all that waits, in one sentence."""
+        """Return in one sentence why due tasks wait."""
         stats, waiting, next_due, suspects_running = await self._counts()
         return reason(stats, await self._registry.fleet(), next_due, waiting, suspects_running)
 
     async def _counts(self) -> tuple[QueueStats, list[tuple[Demand, int]], float | None, int]:
-        """Return the counts, due tasks by what they need of a GPU, seconds to the next due task, suspects that run."""
+        """Return the counts, due tasks by GPU demand, seconds to the next due task, and running suspects."""
         reply = await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix])
-        # Of a set that several demands share, the size that none of them is above stands for all.
+        # The name of a set that several demands share is the size that none of them is above.
         names = [name.decode().removeprefix("~") for name in reply.demands[::2]]
         waiting = [(Demand.parse(name), count) for name, count in zip(names, reply.demands[1::2], strict=True)]
         stats = QueueStats(
@@ -106,12 +106,12 @@ class Reader:
         return stats, waiting, next_due, reply.suspects_running
 
     async def upcoming(self, step: float, steps: int) -> list[int]:
-        """Return how many tasks become due in each of the next steps of so many seconds."""
+        """Return how many tasks become due in each of the next `steps` steps of `step` seconds."""
         reply = await self._queue.run(scripts.UPCOMING, [self._queue.clock, f"{step * 1000:.0f}", steps])
         return list(map(int, reply.counts))
 
     async def history(self, minutes: int) -> History:
-        """Return what has happened in the last minutes, this one included, and in all time."""
+        """Return the history of the last minutes, this one included, and of all time."""
         reply = await self._queue.run(scripts.HISTORY, [self._queue.clock, self._queue.keys.prefix, minutes])
         finished = (int(number or 0) for number in reply.finished)
         ends = dict(zip(("completed", "failed", "cancelled"), finished, strict=True))
@@ -123,9 +123,9 @@ class Reader:
         return History(Activity.of({**_numbers(reply.totals), **ends}), found[::-1])
 
     async def demands(self, suspicion: str) -> tuple[Sequence[Waiting], float, str]:
-        """Return what waits for GPUs, the rank of the first task that needs none, or infinity, and the hold.
+        """Return the demands that wait for GPUs, the rank of the first task without one or infinity, and the hold.
 
-        `suspicion` says which suspects may be claimed, as BatchRequest.suspicion does; the others are left out.
+        `suspicion` says which suspects may be claimed, as BatchRequest.suspicion does. Others are left out.
         """
         reply = await self._queue.run(scripts.DEMANDS, [self._queue.clock, self._queue.keys.prefix, suspicion])
         waiting = list[Waiting]()
@@ -136,7 +136,7 @@ class Reader:
         return waiting, float(reply.first_ready or "inf"), reply.hold.decode()
 
     async def find_live(self, task_id: str) -> Found | None:
-        """Return a task that is not finished as it is now, for a settle on the condition that it still is."""
+        """Return an unfinished task, for a settle on the condition that the task does not change meanwhile."""
         queue = self._queue
         names = ("t", "p", "o", "n", "k", "y", "c", "s")
         *fields, state = await queue.server.execute("HMGET", queue.keys.task(task_id), *names)
@@ -148,7 +148,7 @@ class Reader:
         return Found.of(row, precondition, time.time() * 1000, queue.policies)
 
     async def find_pending(self, task_id: str) -> Pending | None:
-        """Return a pending task as it is now, for a change of its place in the queue."""
+        """Return a pending task, in order to reschedule it."""
         queue = self._queue
         row = await queue.server.execute("HMGET", queue.keys.task(task_id), "p", "s", "t", "u", "o")
         created, state, token, due, overrides = row
@@ -163,7 +163,7 @@ class Reader:
     async def _entities(
         self, found: Sequence[tuple[str, Mapping[bytes, bytes]]], now: bytes, ahead: int = -1, *, paused: bool
     ) -> Sequence[TaskEntity]:
-        """Return tasks of their stored fields; `ahead`: how many come before the first of them, or -1."""
+        """Return the tasks of stored fields. `ahead`: the tasks before the first of them, or -1 if unknown."""
         now_ms, ahead_ms = now_and_ahead(now)
         found = [(task_id, by_server_clock(fields, ahead_ms)) for task_id, fields in found]
         await self._queue.learn(Creation.of(fields[b"p"]) for _, fields in found)
@@ -194,7 +194,7 @@ class Reader:
 
 
 def _mapping(flat: Any) -> dict[bytes, bytes]:
-    """Lua gives names and values in turn."""
+    """Return the dict of names and values in turn, as Lua gives them."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The registry of workers: what each says of itself, its leases, and the requests to it."""
+"""The registry of workers: their entries, leases and cancel requests."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ class Registry:
         self._queue = queue
 
     async def fleet(self) -> Sequence[Worker]:
-        """Return what the live workers of this queue say of themselves, at most 1000 of them."""
+        """Return the entries of this queue's live workers, at most 1000."""
         queue = self._queue
         entries = await queue.run(scripts.FLEET, [queue.clock, queue.keys.prefix, LARGEST_FLEET])
         return [Worker.of(name.decode(), text) for name, text in zip(entries[::2], entries[1::2], strict=True)]
@@ -30,7 +30,7 @@ class Registry:
         await self._queue.run(scripts.RENEW, args, info=self._queue.keys.info(worker))
 
     async def renew(self, client: Client, worker: str, info: str, leases: Iterable[tuple[str, int]]) -> RenewReply:
-        """Renew a worker's entry and its leases (id and token of each task), by one client, once."""
+        """Renew a worker's entry and its leases (id and token of each task). Send the call once, by `client`."""
         keys = self._queue.keys
         names = keys.all(scripts.RENEW.keys, info=keys.info(worker))
         return await client.run(scripts.RENEW, names, self._renew_args(worker, info, leases))
@@ -44,7 +44,7 @@ class Registry:
         return args
 
     async def cancel_request(self, client: Client, worker: str, seconds: float) -> str | None:
-        """Wait for a request to cancel a task of this worker. Return the id of the task; None: there was none."""
+        """Wait for a request to cancel a task of this worker. Return the task's id; None if none came."""
         taken = await client.execute("BZPOPMIN", self._queue.keys.control(worker), f"{seconds:.3f}")
         return None if taken is None else taken[1].decode()
 

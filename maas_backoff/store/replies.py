@@ -43,7 +43,7 @@ class RenewReply(NamedTuple):
 
 
 class ReapReply(NamedTuple):
-    """The reply of reap.lua. `rows` are those of `LeaseRow`; `workers` their name and the numbers of `Losses`."""
+    """The reply of reap.lua. `rows` have the values of `LeaseRow`; `workers` a name and the numbers of `Losses`."""
 
     now: bytes
     rows: list[list[Any]]
@@ -73,7 +73,7 @@ class DemandsReply(NamedTuple):
 
 
 class DemandRow(NamedTuple):
-    """A demand in the reply of demands.lua, by the first task that has it."""
+    """A demand in the reply of demands.lua, with values of its first task."""
 
     name: bytes
     demand: bytes

@@ -1,4 +1,4 @@
-"""The Lua scripts: loaded once, called by digest. Each file's header says what it takes and gives."""
+"""The Lua scripts: loaded once, called by digest. Each file's header names its keys, arguments and reply."""
 
 import hashlib
 import re
@@ -25,13 +25,13 @@ _R_co = TypeVar("_R_co", covariant=True)
 
 _FOLDER = files("maas_backoff.store") / "lua"
 _INCLUDE = re.compile(r"^--#include (\w+)\n", re.MULTILINE)
-# Half of the text: it is sent where a server does not know the script, and all of it at the start of each process.
+# Comments are half of the text. The text is sent to a server that does not know the script, and in each preflight.
 _COMMENTS = re.compile(r"--\[\[.*?\]\]\n|^ *--[^\n]*\n|^ +|^\n", re.DOTALL | re.MULTILINE)
 
 
 @attrs.frozen
 class Script(Generic[_R_co]):
-    """One transition. `keys` and `args` are the names in the header of its file, in order."""
+    """One script. `keys` and `args` are the names in the header of its file, in order."""
 
     name: str
     keys: tuple[str, ...]
@@ -39,7 +39,7 @@ class Script(Generic[_R_co]):
     text: str = attrs.field(repr=False)
     digest: str = attrs.field(repr=False)
     reply: Callable[[Any], _R_co] = attrs.field(repr=False)
-    """Makes a typed value of what the server replies."""
+    """Returns the typed value of a reply."""
 
 
 def _load(name: str, keys: str, args: str, reply: Callable[[Any], _R_co]) -> Script[_R_co]:
@@ -66,7 +66,7 @@ def _word(reply: bytes | None) -> bytes | None:
 
 
 def _several(reply: Any) -> Any:
-    """Return a reply of several forms, as it is."""
+    """Return a reply unchanged: it has several forms."""
     return reply
 
 
@@ -116,7 +116,7 @@ QUEUE = (
     *(ENQUEUE, SETTLE, RENEW, LEAVE, REAP, CANCEL, PROGRESS, DEMANDS, HOLD),
     *(GET, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, ORPHANS),
 )
-"""Those that work on a queue."""
+"""The scripts that work on a queue."""
 
 RESERVE = _load("reserve", "ledger", "now id mib free limit lease_ms settle_ms holder owner rest", _several)
 KEEP = _load("keep", "ledger", "now lease_ms seen_ms how", _words)
@@ -125,6 +125,6 @@ POST = _load("post", "ledger", "now field lease_ms value", int)
 DOUBT = _load("doubt", "ledger", "now task limit shut_ms reason queue", int)
 
 DEVICE = (RESERVE, KEEP, LEDGER, POST, DOUBT)
-"""Those that work on the ledger of a GPU, which is another place in a Cluster."""
+"""The scripts that work on the ledger of a GPU, which may be on another node of a Cluster."""
 
 ALL = QUEUE + DEVICE

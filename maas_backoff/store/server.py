@@ -1,4 +1,4 @@
-"""The server that holds a queue, for one process: started if it is an embedded one, connected to, asked patiently."""
+"""The server of a queue: an embedded one is started; calls are repeated until `storage.timeout` is over."""
 
 import contextlib
 import random
@@ -20,12 +20,12 @@ _T = TypeVar("_T")
 
 
 class Server:
-    """Connects on first use; `connect` may be called to do so early. Raises ConfigError for options that do not fit."""
+    """The server of one queue. It connects on first use. Raises ConfigError for options that exclude each other."""
 
     def __init__(self, storage: StorageConfig, key: str, shared: EmbeddedServer | None = None) -> None:
-        """`key` is any key of the queue: all of them live in one place.
+        """Take any key of the queue: all of them are on one server.
 
-        `shared` is the embedded server where others use it, too, and stop it.
+        `shared` is an embedded server that others use, too. Its owner stops it.
         """
         self._storage = storage
         self._key = key
@@ -43,7 +43,7 @@ class Server:
         return self.location.clustered
 
     async def connect(self) -> Client:
-        """Return the client for commands; the first call starts the embedded server, if that is what is asked for."""
+        """Return the client for commands. The first call starts the embedded server if the type is embedded."""
         if self._client is None:
             async with self._connecting:
                 if self._client is None:
@@ -56,21 +56,21 @@ class Server:
         return self._client
 
     async def revive(self) -> None:
-        """Start the embedded server again if it died: somebody has to, and all its users may."""
+        """Start the embedded server again if it died. Every user may do so."""
         if self._process is not None:
             with contextlib.suppress(StorageError, OSError):  # the caller tries again anyway
                 await self._process.start()
 
     def over(self, client: Client) -> "Server":
-        """Return this server, reached by one client: that of another event loop, say. The client stays the caller's."""
+        """Return this server over another client, for example of another event loop. The caller closes the client."""
         other = Server(self._storage, self._key)
         other.location, other.outage, other._client = self.location, self.outage, client
         return other
 
     def new_client(self, *, connections: int = 32, timeout: float | None = None) -> Client:
-        """Return a client of one's own; `connect` has been called before. `timeout`: how long an answer may take."""
+        """Return a new client; call `connect` before. `timeout`: seconds that an answer may take."""
         if timeout is None:
-            # There must be time for a second try within `storage.timeout`, on another connection.
+            # `storage.timeout` must leave time for a second call, on another connection.
             timeout = min(5.0, max(0.5, self._storage.timeout / 2))
         return Client(self.location, connections=connections, timeout=timeout)
 
@@ -84,22 +84,22 @@ class Server:
             await process.stop()
 
     async def run(self, script: Script[_T], keys: Sequence[str], args: Sequence[Any]) -> _T:
-        """Run a script until it is answered, or `storage.timeout` is over."""
+        """Run a script until the server answers, or `storage.timeout` is over."""
         return await self.patiently(lambda client: client.run(script, keys, args))
 
     async def execute(self, *command: str | bytes) -> Any:
-        """Send a command that only reads, likewise."""
+        """Send a command that only reads, until the server answers or `storage.timeout` is over."""
         return await self.patiently(lambda client: client.execute(*command))
 
     async def patiently(self, send: Callable[[Client], Awaitable[_T]]) -> _T:
-        """Send until there is an answer; StorageUnavailableError when `storage.timeout` is over."""
+        """Call `send` until it returns. Raises StorageUnavailableError when `storage.timeout` is over."""
         deadline = time.monotonic() + self._storage.timeout
         refused = False
         for attempt in range(1_000_000):
             try:
                 return await send(await self.connect())
             except StorageDeniedError:
-                # Once, the credentials may have changed between the provider's answer and the server's.
+                # One refusal is no error: the credentials may have changed after the provider gave them.
                 if refused or self._storage.credential_provider is None:
                     raise
                 refused = True

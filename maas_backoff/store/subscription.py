@@ -1,4 +1,4 @@
-"""A subscription to a channel, on a connection of its own that must give a sign of life."""
+"""A subscription to a channel, on a connection of its own that must answer while it is silent."""
 
 from typing import cast
 
@@ -6,18 +6,18 @@ from maas_backoff.errors import StorageUnavailableError
 from maas_backoff.store.link import Link, packed
 
 QUIET = 3.0
-"""Seconds of silence after which the server is asked for a sign of life."""
+"""Seconds of silence after which the server is asked for an answer."""
 
 ANSWER_WITHIN = 3.0
-"""Seconds that the sign may take. After both together, a connection that was dropped without a word is left."""
+"""Seconds that this answer may take. After both together, a silently dropped connection is closed."""
 
 
 class Subscription:
-    """A subscription to one channel. Its calls raise StorageError where it cannot be made, or is lost."""
+    """A subscription to one channel. Its calls raise StorageError if it cannot be made, or is lost."""
 
     def __init__(self, link: Link, channel: str) -> None:
         self._link = link
-        # Sent again, it changes nothing and is confirmed: a PING that needs no right of its own.
+        # A second SUBSCRIBE changes nothing and is confirmed. It serves as a PING, which would need one more right.
         self._subscribe = packed([("SUBSCRIBE", channel)])
 
     async def start(self) -> None:
@@ -26,7 +26,7 @@ class Subscription:
         await self._awaited()
 
     async def message(self) -> bytes | None:
-        """Return the next message, or None where none came for some seconds and the connection lives."""
+        """Return the next message, or None if none came for some seconds and the connection still works."""
         came = await self._link.push(QUIET)
         if came is None:
             await self._link.send(self._subscribe)

@@ -1,4 +1,4 @@
-"""Those who watch tasks, woken by what the scripts publish."""
+"""Waiters for changes of tasks, woken by the messages that scripts publish."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ _WHO = "the subscription of wait_task and watch"
 
 
 class Waiters:
-    """Hears, on one connection, of the changes of tasks; from the first wait until it is closed."""
+    """The waiters of one event loop, on one connection, which lives from the first wait until `aclose`."""
 
     def __init__(self, client: Client, channel: str, outage: Outage) -> None:
         self._client = client
@@ -23,7 +23,7 @@ class Waiters:
 
     @contextlib.asynccontextmanager
     async def waiting(self, task_id: str) -> AsyncGenerator[asyncio.Event, None]:
-        """Give an event that is set when the task may have changed: read it again then."""
+        """Yield an event that is set when the task may have changed: then read the task again."""
         event = asyncio.Event()
         self._events.setdefault(task_id, set()).add(event)
         try:
@@ -36,7 +36,7 @@ class Waiters:
                 del self._events[task_id]
 
     def abandon(self) -> None:
-        """Let go of the listening task, whose event loop was closed: else asyncio would log that it is pending."""
+        """Abandon the listening task of a closed event loop: asyncio would log that the task is pending."""
         listening: Any = self._listening
         if listening is not None:
             listening._log_destroy_pending = False  # noqa: SLF001 - as asyncio.gather does
@@ -45,7 +45,7 @@ class Waiters:
         """Stop listening, and close the connection."""
         listening, self._listening = self._listening, None
         while listening is not None and not listening.done():
-            # A cancel that meets an arriving message may be swallowed by redis-py.
+            # redis-py may swallow a cancel that meets an arriving message.
             listening.cancel()
             await asyncio.wait([listening], timeout=0.1)
         await self._client.aclose()
@@ -54,7 +54,7 @@ class Waiters:
         while True:
             try:
                 await self._hear()
-            except Exception as error:  # noqa: BLE001 - whatever it was, all waits depend on the next try
+            except Exception as error:  # noqa: BLE001 - all waits depend on the next subscription
                 self._outage.failed(_WHO, error)
             self._wake_all()
             await asyncio.sleep(0.2)
@@ -63,7 +63,7 @@ class Waiters:
         subscription = await self._client.subscribe(self._channel)
         try:
             self._outage.restored(_WHO)
-            # Changes before this moment were not heard of.
+            # Changes before the subscription were missed.
             self._wake_all()
             while await self._client.stayed():
                 message = await subscription.message()

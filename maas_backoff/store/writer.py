@@ -1,6 +1,6 @@
-"""The calls that change a queue from outside of its workers: by producers, and by hand.
+"""The calls that change a queue from outside of its workers: creations and operations.
 
-Each call by hand carries an id of its own. The server keeps its answer under that id: see lua/_call.lua.
+Each operation has a call id of its own. The server keeps the answer under that id: see lua/_call.lua.
 """
 
 import secrets
@@ -24,20 +24,23 @@ ENQUEUE_LIMIT = 1000
 
 SETTLE_LIMIT = 100
 PURGE_LIMIT = 500
-"""Tasks per call of settle.lua and purge.lua, by a call by hand: 2 to 3 ms."""
+"""Tasks per call of settle.lua and purge.lua by an operation: 2 to 3 ms of the server's time."""
 
 ANSWER_KEPT = 60.0
-"""Seconds for which the answer to a call by hand is kept at least. Its repetition comes within `storage.timeout`."""
+"""Least seconds for which the answer to an operation is kept. A repeated call comes within `storage.timeout`."""
 
 
 class Writer:
-    """Changes one queue. Each method may be repeated when its reply was lost."""
+    """The calls that change one queue. A call may be repeated when its reply was lost."""
 
     def __init__(self, queue: QueueConnection) -> None:
         self._queue = queue
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
-        """Create up to ENQUEUE_LIMIT tasks; per task 'created', 'exists' or 'conflict'. Raises QueueFullError."""
+        """Create up to ENQUEUE_LIMIT tasks. Return 'created', 'exists' or 'conflict' for each.
+
+        Raises QueueFullError.
+        """
         queue, policy = self._queue, self._queue.policies.own
         digest = policy.digest
         items = enqueue_args(tasks, digest)
@@ -53,7 +56,7 @@ class Writer:
         return [word.decode() for word in answer]
 
     async def settle(self, settle: Settle, *, external: bool = False, settle_id: str | None = None) -> str:
-        """Change the state of one task; return the answer of settle.lua. `external`: mark it as processing."""
+        """Change the state of one task; return the answer of settle.lua. `external`: mark the task processing."""
         return (await self.settle_all([settle], settle_id, external=external))[0]
 
     async def settle_all(
@@ -67,7 +70,7 @@ class Writer:
         return [word.decode() for word in reply.answers]
 
     async def report_progress(self, notes: Sequence[tuple[str, int | None, float, str | None]]) -> list[bool]:
-        """Note the progress of tasks: id, token (None: from outside), 0..100, message."""
+        """Store the progress of tasks: id, token (None: from outside), 0..100, message. Return which are stored."""
         items: list[Any] = [self._queue.keys.prefix]
         for task_id, token, progress, message in notes:
             items += task_id, "" if token is None else token, f"{progress:g}", message or ""
@@ -95,18 +98,18 @@ class Writer:
         return reply.number, bool(reply.more)
 
     async def pause(self, *, on: bool) -> bool:
-        """Stop all claims, or let them go on. Return False if it was so before."""
+        """Pause or resume all claims. Return False if nothing changed."""
         queue = self._queue
         args = [queue.clock, queue.keys.prefix, int(on), self._answer_ms]
         return bool(await queue.run(scripts.PAUSE, args, call=queue.keys.call(_new_call())))
 
     async def hold(self, value: str, seconds: float) -> bool:
-        """Hold a device for a demand: "name uuid worker". Return False where another device is held."""
+        """Hold a device for a demand: "name uuid worker". Return False if another device is held."""
         return bool(await self._queue.run(scripts.HOLD, [self._queue.clock, value, f"{seconds * 1000:.0f}"]))
 
     @property
     def _answer_ms(self) -> str:
-        """For how long the answer to a call by hand is kept, in ms."""
+        """The time for which the answer to an operation is kept, in ms."""
         return f"{max(ANSWER_KEPT, 3 * self._queue.config.storage.timeout) * 1000:.0f}"
 
 

@@ -21,7 +21,7 @@ from maas_backoff.store.connect import Client
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.location import Location
 from maas_backoff.store.preflight import check as checking
-from maas_backoff.store.preflight import rehearsal
+from maas_backoff.store.preflight import trial
 from maas_backoff.store.preflight.check import check
 from maas_backoff.store.preflight.findings import Finding, judge, judge_schema
 
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.anyio
 
 KEYS = Keys("test")
 MINIMAL = ["+info", "+eval", "+evalsha", "+client|setname", "+bzpopmin", "+subscribe", "+unsubscribe"]
-SCRIPTED = sorted({c for s in scripts.ALL for c in rehearsal._COMMAND.findall(s.text)})
+SCRIPTED = sorted({c for s in scripts.ALL for c in trial._COMMAND.findall(s.text)})
 
 
 @pytest.fixture(autouse=True)
-def nothing_told_yet() -> None:
-    checking._told.clear()
+def nothing_logged_yet() -> None:
+    checking._logged.clear()
 
 
 @contextlib.asynccontextmanager
@@ -117,25 +117,25 @@ async def test_it_leaves_the_schema_and_nothing_else(any_server: Server) -> None
 
 
 async def test_every_command_of_every_script_is_run(any_server: Server) -> None:
-    """By the server's own count: in the rehearsal itself, too, and not only when the rights are tried."""
+    """By the server's own count: in the trial itself, too, and not only when the rights are tried."""
     await findings(any_server.storage)
     any_server.client.config_resetstat()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rehearsal, "_COMMAND", rehearsal.re.compile("(?!)"))
+        patch.setattr(trial, "_COMMAND", trial.re.compile("(?!)"))
         await findings(any_server.storage)
     counted = {name.split("_", 1)[1].upper() for name in any_server.client.info("commandstats")}
     assert set(SCRIPTED) <= counted
 
 
 async def test_a_script_with_a_new_command_has_to_say_how_to_try_it() -> None:
-    assert set(SCRIPTED) == set(rehearsal._HARMLESS)
+    assert set(SCRIPTED) == set(trial._HARMLESS)
 
 
-async def test_the_life_that_is_rehearsed_is_a_whole_one(server: Server) -> None:
+async def test_the_trial_runs_a_whole_life(server: Server) -> None:
     """Run step by step, by the store's own way, all settles and claims are accepted."""
     told: list[Any] = []
     async with client_of(server.storage) as client:
-        for script, keys, args in rehearsal._Scratch(KEYS).life():
+        for script, keys, args in trial._Scratch(KEYS).life():
             told.append((script.name, await client.run(script, keys, args)))
     names = {name for name, _ in told}
     assert names == {script.name for script in scripts.QUEUE}
@@ -143,7 +143,7 @@ async def test_the_life_that_is_rehearsed_is_a_whole_one(server: Server) -> None
     assert [len(answer[2]) // 6 for answer in settles] == [1, 0, 2, 0, 0, 0, 1], "claims, of six values each"
     assert [answer[1] for answer in settles] == [[], [b"ok"], [], [b"lost"], [b"ok"] * 3, [b"ok"], []]
     assert dict(told)["delete"] == 1 and dict(told)["progress"] == [1, 0]
-    assert {*map(bytes.decode, server.client.keys())} <= set(rehearsal._Scratch(KEYS).names()), "all would be removed"
+    assert {*map(bytes.decode, server.client.keys())} <= set(trial._Scratch(KEYS).names()), "all would be removed"
     server.client.flushall()
 
 
@@ -312,7 +312,7 @@ async def test_a_replica_is_named_with_its_master(tmp_path: Path, server: Server
 
 @pytest.mark.parametrize("name", ["valkey-9.1", "valkey-8.1", "redis-7.0", "redis-6.2"])
 async def test_a_replica_that_does_not_say_so_is_unavailable(tmp_path: Path, server: Server, name: str) -> None:
-    """Where INFO is not allowed, the refused writes of the rehearsal are no defect of a script."""
+    """Where INFO is not allowed, the refused writes of the trial are no defect of a script."""
     with started(tmp_path, name, "--replicaof", "127.0.0.1", str(server.port)) as replica:
         async with client_of(user(replica, "+@all", "-info", "~maas:{test}:*", "&maas:{test}:*")) as client:
             with pytest.raises(StorageUnavailableError, match=r"(?i)read.?only"):

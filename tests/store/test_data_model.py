@@ -19,7 +19,7 @@ from maas_backoff.store.batch import BatchRequest, Settle
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.markers import Markers
-from maas_backoff.store.preflight import rehearsal
+from maas_backoff.store.preflight import trial
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
@@ -361,7 +361,7 @@ def test_the_keys_of_a_script_are_on_the_page(script: scripts.Script[object]) ->
 @pytest.mark.parametrize("key", keys().values(), ids=lambda key: key.name)
 def test_a_key_is_written_by_scripts_that_reach_it(key: Key) -> None:
     known = {script.name: script for script in scripts.ALL}
-    places = {"Markers": Markers, "Ledgers": Ledgers, "": rehearsal}
+    places = {"Markers": Markers, "Ledgers": Ledgers, "": trial}
     assert key.writers
     for writer in key.writers:
         owner, _, name = writer.rpartition(".")

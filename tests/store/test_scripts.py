@@ -7,7 +7,7 @@ import pytest
 from support import Server
 
 from maas_backoff.store import scripts
-from maas_backoff.store.preflight.rehearsal import SCHEMA
+from maas_backoff.store.preflight.trial import SCHEMA
 from maas_backoff.store.scripts import Script
 
 FOLDER = Path(scripts.__file__).parent / "lua"

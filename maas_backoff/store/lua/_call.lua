@@ -1,6 +1,6 @@
--- Calls by hand: each has a key of its own, which keeps its answer.
--- A call whose reply was lost is sent again, and is then given the same answer: nothing is done twice, nor to a task that
--- was created anew under the same id. A copy of the call that the network delivers late does nothing, either.
+-- Operations: each call has a key of its own, which keeps its answer.
+-- A repeated call gets the same answer. It changes nothing twice, and no task that was created anew under the same id.
+-- A copy of the call that the network delivers late changes nothing, either.
 
 local function answered_before(call) return redis.call('HGET', call, 'answer') end
 

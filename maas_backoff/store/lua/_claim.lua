@@ -1,6 +1,6 @@
 -- Claiming: due tasks become leased ones.
 
--- What a worker needs of a task, in the order in which it is read.
+-- The fields of a task that a worker needs, in the order in which they are read.
 local CREATION, ATTEMPT, OVERRIDES, COUNTS, DUE = 1, 2, 3, 4, 5
 
 local function read_task(key)
@@ -16,11 +16,11 @@ local function claim_of(id, from, task)
   return { id = id, from = from, task = task, token = 0, attempt = (task[ATTEMPT] or 0) + 1 }
 end
 
--- Claims of suspects that need no GPU, the oldest first. Where any one cohort may be claimed, one of which no task was
--- claimed yet comes first: so two workers take the two halves of what was lost together.
+-- Claims of suspects that need no GPU, the oldest first. If any one cohort may be claimed, a cohort without a claim
+-- comes first: two workers then take the two halves of the tasks that were lost together.
 local function claims_of_suspects(suspicion, suspects, wanted, tasks, orphans)
   if string.sub(suspicion, 1, 3) == NO_SUSPECTS then return {} end
-  -- Twice as many, as the other half is among them.
+  -- Twice as many: the other half is among them.
   local ids = redis.call('ZRANGE', suspects, 0, 2 * wanted + 99)
   if #ids == 0 then return {} end
   local rule, found, waiting, claims = suspicion_of(suspicion), {}, {}, {}
@@ -48,7 +48,7 @@ local function claims_of_suspects(suspicion, suspects, wanted, tasks, orphans)
   return claims
 end
 
--- The claims of an earlier, identical request that are still held: the reply to it was lost. `fits`: as they were given.
+-- The claims of an earlier, identical request that still have their lease: its reply was lost. `fits`: as then returned.
 local function replay(ids, first_token, fits, tasks)
   local held, token = {}, tonumber(first_token)
   local next_fit = string.gmatch(fits or '', '%d+')
@@ -65,7 +65,7 @@ local function replay(ids, first_token, fits, tasks)
   return held
 end
 
--- Which of the places has enough memory for a task of a set that several demands share.
+-- The placement with enough memory for a task of a set that several demands share.
 local function place_for(task, key, places)
   local memory = tonumber(string.match(demand_of(redis.call('HGET', key, 'q'), task[CREATION]), '^[^:]+'))
   for n, place in ipairs(places) do
@@ -74,7 +74,7 @@ local function place_for(task, key, places)
   return nil
 end
 
--- Claims of tasks that wait for a GPU: as many of each demand as there are fits, the oldest first.
+-- Claims of tasks that wait for a GPU: as many of each demand as there are placements, the oldest first.
 local function claims_on_fits(fits, prefix, tasks, rule, orphans)
   local claims, names, by_demand = {}, {}, {}
   local number = 0

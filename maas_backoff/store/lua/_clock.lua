@@ -1,6 +1,6 @@
 -- Two clocks: the server's, and the queue's, which never runs backwards.
 
--- The server's time in ms with a fraction, or the one a test gave. Read once: TIME moves on within a script on Redis.
+-- The server's time in ms with a fraction, or a test's time. Read once: TIME advances within a script on Redis.
 local function clock(given)
   if given ~= '' then return tonumber(given) end
   local time = redis.call('TIME')

@@ -1,9 +1,9 @@
--- What has happened, in numbers: a hash a minute for the charts, and one of all time, both of the names that domain/history.py makes.
+-- The history in numbers: a hash for each minute, and one for all time. domain/history.py makes their names.
 
 local KEPT_S, MOST_NAMES, OTHER = 7200, 400, 'e:other'
 
--- Drops the name of an error that was not seen for longest: what it has counted goes to "other". So no release whose
--- names hold an id takes the place of those that matter for good.
+-- Drops the name of the error that was seen least recently, and adds its count to "other". Names that contain an id
+-- therefore do not displace other names for good.
 local function drop_oldest_name(minute, totals, names)
   local oldest = redis.pcall('ZRANGE', names, 0, 0)[1]
   if not oldest then return end
@@ -17,7 +17,7 @@ local function drop_oldest_name(minute, totals, names)
   redis.pcall('ZREM', names, oldest)
 end
 
--- Notes that an error was seen; the name that it is counted under. The names come from users: MOST_NAMES of them are kept.
+-- Notes an error, and returns the name that it is counted under. Names come from users: MOST_NAMES of them are kept.
 local function error_name(name, now, minute, totals, names)
   local is_new = redis.pcall('ZADD', names, whole(now), name)
   if type(is_new) ~= 'number' then return OTHER end
@@ -35,9 +35,8 @@ local function error_name(name, now, minute, totals, names)
   return name
 end
 
--- Counts what a worker has tallied, lines "name number"; how often what came of a settled attempt (`tallied`: names and
--- how often); and the tasks that were finished. For the writing part of a script, which must not end half-way: a key that
--- somebody has written over is left alone.
+-- Counts a worker's tally (lines "name number"), the outcomes of settled attempts (`tallied`: numbers by name), and the
+-- finished tasks. For the writing part of a script, which must not end half-way: an overwritten key is left alone.
 local function note_history(prefix, minute, totals, now, tally, tallied, finished)
   local names = prefix .. 'errors'
   local function count(name, by)

@@ -1,17 +1,17 @@
 -- The ledger of one device: a hash, shared by all workers of all queues that use it.
 -- r:<id>  a reservation: "expiry_ms MiB state start_until_ms owner worker queue task"; `owner` is "<pid namespace>:<pid>" of the
 --         process that uses the memory, or '-'. State: running, idle (a warm child without a task), ending (to be given back).
--- u:<id>  what its worker has seen that process use, for workers in other containers, which do not see it: "expiry_ms MiB"
--- hold    "expiry_ms MiB holder": nothing else starts here, so that the holder's task finds room one day
--- need    "expiry_ms MiB": somebody wants that much: idle children are to go
--- shut    "until_ms reason": the device is in quarantine; after that, one task at a time is let in, and one success ends it
--- trial   the reservation of the task that tries it then
--- shut:<queue> trial:<queue>  likewise, for the tasks of one queue
--- faults:<queue>  its last tasks, one a line, that failed here as on a broken device, with no success in between
--- clock   "seen_ms ahead_ms": the time of the last write, and what the ledger's clock is ahead of the server's
+-- u:<id>  memory that its worker saw that process use, for workers in other containers, which do not see it: "expiry_ms MiB"
+-- hold    "expiry_ms MiB holder": no other task starts here, so that the holder's task gets room
+-- need    "expiry_ms MiB": a task needs that much, and workers end idle children
+-- shut    "until_ms reason": the device is in quarantine; after that, one task at a time may start, and one success ends it
+-- trial   the reservation of the task that tries the device then
+-- shut:<queue> trial:<queue>  the same for the tasks of one queue
+-- faults:<queue>  its last tasks, one a line, that failed here with a GPU fault, with no success in between
+-- clock   "seen_ms ahead_ms": the time of the last write, and how far the ledger's clock is ahead of the server's
 
--- The ledger's clock never runs backwards, as that of a queue: see _time.lua. Returns also what it is ahead, and whether
--- the server's clock was set back since the last write: then the clock stands still until begin_writing notes it.
+-- The ledger's clock never runs backwards, like a queue's: see _time.lua. Returns also how far it is ahead, and whether
+-- the server's clock was set back since the last write. The clock then stands still until begin_writing notes it.
 local function ledger_time(given, stored)
   local time, seen, ahead = clock(given), string.match(stored or '', '^(%d+) (%d+)$')
   seen, ahead = tonumber(seen or 0), tonumber(ahead or 0)
@@ -20,11 +20,11 @@ local function ledger_time(given, stored)
   return math.max(time + ahead, seen), ahead, is_back
 end
 
--- A device that nobody uses any more is forgotten.
+-- The ledger of an unused device expires.
 local KEPT_S = 86400
 
--- Tries each command that a script writes with, and notes the time. The first is one that a full memory does not refuse;
--- after it, none is refused: what runs is to be kept in the ledger.
+-- Tries each command that a script writes with, and notes the time. A server whose memory is full does not refuse the
+-- first command, and none after it: the ledger must keep running tasks.
 local function begin_writing(ledger, now, ahead)
   redis.call('HDEL', ledger, '')
   local is_there = redis.call('EXPIRE', ledger, KEPT_S) == 1

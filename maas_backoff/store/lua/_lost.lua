@@ -1,9 +1,9 @@
--- How many tasks a dead worker held. Its leases run out at different times and are listed in steps, but it died once.
+-- How many tasks a dead worker ran. Its leases run out at different times and are listed in steps, but it died once.
 
 local MOST_BESIDE = 1000
 
--- Reads the numbers of each worker of these rows: worker fresh fresh_left suspects suspects_left. The `_left` ones have
--- not come back; `until_ms` is up to when the leases of a dead worker run out.
+-- Reads the numbers of each worker of these rows: worker fresh fresh_left suspects suspects_left. The `_left` numbers
+-- count tasks that have not come back. The leases of a dead worker run out until `until_ms`.
 local function count_lost(rows, prefix, leases, until_ms)
   local left, numbers = {}, {}
   local function note(holder, counts, is_new)
@@ -27,7 +27,7 @@ local function count_lost(rows, prefix, leases, until_ms)
   return numbers
 end
 
--- Keeps the numbers for the steps to come. For the writing part of a script, which has called EXPIRE before.
+-- Keeps the numbers for the next steps. For the writing part of a script, which has called EXPIRE before.
 local function note_lost(numbers, prefix, keep_ms)
   for _, one in ipairs(numbers) do
     local key = prefix .. 'lost:' .. one[1]

@@ -1,3 +1,3 @@
--- The form of the data, as store/rehearsal.py numbers it. It is missing after a server has lost its data, and is then written
--- again; that of another release is left.
+-- The schema of the data, as store/preflight/trial.py numbers it. It is written again after a server has lost its data.
+-- The schema of another release is left as it is.
 local SCHEMA = '1'

@@ -16,7 +16,7 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
       local state, token = task[1], task[2] or '0'
       if given == '' then given = token end
       local created, counts, demand = true, false, false
-      -- A running task is there; what else is needed of it, only a comeback needs.
+      -- A running task exists. Only a comeback needs more of its fields.
       if not state or status == 'pending' then
         local more = fields_of(key, 'p', 'k', 'q') or {}
         created, counts, demand, state = more[1], more[2], more[3], state or 'pending'
@@ -36,7 +36,7 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
       else answer = state == kind and same and 'ok' or state end
 
       local accepted = answer == 'ok'
-      -- A request that an earlier run has met does not count against a task that is taken up again.
+      -- A cancel request that an earlier attempt has met does not stop a task that is retried.
       if accepted and status == 'pending' and task[4] and kind ~= 'finished' then answer = 'cancelled' end
       items[#items + 1] = {
         id = id, key = key, given = given, answer = answer, accepted = accepted,
@@ -50,8 +50,8 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
   return items
 end
 
--- The oldest of a finished state beyond the limit. `theirs`: ids whose task is still that one, and not made anew. A few
--- entries that ran out of their time are put into `from`.
+-- The oldest tasks of a finished state beyond the limit. `theirs`: ids whose task is still the finished one, and was not
+-- created anew. A few entries past their time to live are put into `from`.
 local function overflow(key, adding, limit, tasks, status, from, now)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 2 * adding)) do append(from, key, id) end
   local excess = redis.call('ZCARD', key) + adding - limit

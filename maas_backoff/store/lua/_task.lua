@@ -1,7 +1,7 @@
 -- Reads of a task's hash, before the first write of a script.
 
--- A key of another type holds no task: nil. Any other error ends the script, with nothing written: when a Cluster moves
--- the queue, key by key, a task that is on its way must not be taken for one that is gone.
+-- A key of another type has no task: nil. Any other error ends the script, with nothing written. A Cluster moves the
+-- queue key by key: a task that is being moved must not count as deleted.
 local function fields_of(key, ...)
   local task = redis.pcall('HMGET', key, ...)
   if not task.err then return task end
@@ -9,5 +9,5 @@ local function fields_of(key, ...)
   error(task.err, 0)
 end
 
--- The counts are: retries losses snoozes suspect (0 or 1); a task that has not come back has none.
+-- The counts are: retries losses snoozes suspect (0 or 1). A task that has not come back has none.
 local function is_suspect(counts) return counts and string.sub(counts, -1) == '1' end

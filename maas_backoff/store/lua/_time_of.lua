@@ -5,6 +5,5 @@ local function queue_time_of(given, meta)
   return queue_time(clock(given), fields[1], fields[2])
 end
 
--- What a script returns for the time: "now", or "now ahead" where the clock is ahead of the server's. Times are shown to
--- users by the server's clock.
+-- The time in a reply: "now", or "now ahead" if the clock is ahead of the server's. Users see times by the server's clock.
 local function told_time(now, ahead) return ahead and whole(now) .. ' ' .. ahead or whole(now) end

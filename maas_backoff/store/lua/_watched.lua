@@ -1,7 +1,7 @@
--- Who watches a task, or waits for its end, has put its id into `watched`, and reads the task again when it is published.
+-- A client that watches a task has put the id into `watched`. It reads the task again when the id is published.
 
--- Publishes those of the ids that somebody watches. For the writing part of a script, which must not end half-way: where
--- a key was written over, or the user may not publish, nothing is published, and who watches looks by itself.
+-- Publishes the watched ones of the ids. For the writing part of a script, which must not end half-way: if a key was
+-- overwritten, or the user may not publish, nothing is published. The watching client then reads the task by itself.
 local function publish_changed(prefix, watched, ids)
   for i = 1, #ids, 1000 do
     local chunk = { unpack(ids, i, math.min(i + 999, #ids)) }

@@ -1,8 +1,8 @@
---[[ Ask the worker that runs a task to stop it. Changes no state: the attempt's own settlement does.
+--[[ Ask the worker that runs a task to stop it. The attempt's own settlement changes the state.
 KEYS: task call meta
 ARGV: prefix id keep_ms call_ms
 Returns: the task's state, or nil
-A call by hand, with a `call` of its own: it is given the same answer again for call_ms.
+An operation, with a `call` of its own: a repeated call gets the same answer for call_ms.
 ]]
 --#include _call
 local told = answered_before(KEYS[2])
@@ -10,7 +10,7 @@ if told then return told ~= '' and told end
 local task = redis.call('HMGET', KEYS[1], 'p', 's', 'y')
 local state = task[1] and (task[2] or 'pending')
 local control = state == 'processing' and ARGV[1] .. 'ctl:' .. string.match(task[3], '^%S+ ([^\n]*)')
--- Each command is tried before the first write that changes anything; the first is one that a full memory does not refuse.
+-- Each command is tried before the first real write. A server whose memory is full does not refuse the first command.
 redis.call('HDEL', KEYS[3], '')
 redis.call('EXPIRE', ARGV[1] .. 'never', 1)
 if control then redis.call('ZADD', control, 'XX', 0, '') end

@@ -1,8 +1,8 @@
---[[ Delete a task that nobody runs.
+--[[ Delete a task that no worker runs.
 KEYS: task ready suspects scheduled external completed failed cancelled watched call
 ARGV: prefix id call_ms
 Returns: 1 deleted, 0 not there or running
-A call by hand, with a `call` of its own: it is given the same answer again for call_ms, and deletes no task that was created anew.
+An operation, with a `call` of its own: a repeated call gets the same answer for call_ms, and deletes no task that was created anew.
 ]]
 --#include _call
 --#include _queue
@@ -16,8 +16,8 @@ for k = 2, 8 do append(from, KEYS[k], id) end
 for _, set in ipairs(gpu_sets(prefix)) do append(from, set, id) end
 local task = redis.call('HMGET', KEYS[1], 'p', 's')
 local may = task[1] and task[2] ~= 'processing'
--- Each command is tried before the first real write. While a Cluster moves the queue, a key that never is is refused, and
--- some of these may be gone.
+-- Each command is tried before the first real write. While a Cluster moves the queue, it refuses a key that does not
+-- exist, and some of these may be moved already.
 redis.call('ZCARD', never)
 try_indexes(from, {})
 redis.call('EXPIRE', never, 1)

@@ -1,8 +1,8 @@
 --[[ Return the tasks that wait for a GPU, by their demand, and the first of each demand.
 KEYS: demands ready hold meta
 ARGV: now prefix suspicion
-Returns: now, rank of the first ready task or '', what is held for whom or '', and per demand: name of its set, demand, rank of the first, ms since it was due, the device it should rather not get or ''
-A paused queue has no demand. A suspect that may not be claimed counts as not there, else memory would be reserved for it. If several demands share a set, each demand among its first 1,000 tasks is returned, at most 64.
+Returns: now, rank of the first ready task or '', the hold ("name uuid worker") or '', and per demand: name of its set, demand, rank of the first, ms since it was due, the device to avoid or ''
+A paused queue has no demand. A suspect that may not be claimed is left out, else memory would be reserved for it. If several demands share a set, each demand among its first 1,000 tasks is returned, at most 64.
 ]]
 --#include _clock
 --#include _time
@@ -18,7 +18,7 @@ local listed = state[3] and {} or redis.call('HKEYS', KEYS[1])
 local function add_first(name, ids, seen)
   for n = 1, #ids, 2 do
     local task = fields_of(prefix .. 't:' .. ids[n], 'u', 'p', 'q', 'k', 'c') or {}
-    -- One whose hash is gone or of the wrong type is dropped by whoever claims it: it needs nothing.
+    -- A task whose hash is gone or of another type has no demand. The next claim drops it.
     local demand = not is_shared(name) and name or task[2] and demand_of(task[3], task[2]) or '0:0'
     if not seen[demand] and rule.may_claim(ids[n], task[4], task[5]) then
       seen[demand], seen.count = true, seen.count + 1
@@ -30,7 +30,7 @@ local function add_first(name, ids, seen)
   end
 end
 
--- A set that many demands share is looked through, so that large tasks in front hide no small one that fits.
+-- A set that many demands share is searched, so that large tasks in front do not hide a small one that fits.
 local MOST_DEMANDS = 64
 
 for _, name in ipairs(listed) do

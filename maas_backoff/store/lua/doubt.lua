@@ -1,8 +1,8 @@
---[[ Note that a task failed as on a broken device, or that the device itself says it is broken; or that a task succeeded.
+--[[ Note a GPU fault of a task, or of the device itself; or note that a task succeeded.
 KEYS: ledger
 ARGV: now task limit shut_ms reason queue
 Returns: 1 if the device is in quarantine now
-No `reason`: it works. No `task`: the device says so itself, to all queues. What tasks say counts for their own `queue`: a bug of one queue takes no device from the others. Only different tasks make `limit`: one may be at fault itself.
+No `reason`: a success. No `task`: a fault of the device, for all queues. A fault of a task counts for its own `queue`: a bug of one queue takes no device from the others. Only faults of different tasks add up to `limit`: one task may cause all of its own.
 ]]
 --#include _clock
 --#include _ledger
@@ -17,7 +17,7 @@ local function shut_until(of)
 end
 
 if reason == '' then
-  -- A task that had begun before the device was shut proves nothing.
+  -- The success of a task that began before the quarantine proves nothing.
   for _, of in ipairs({ '', of_queue }) do
     if (shut_until(of) or 0) <= now then redis.call('HDEL', ledger, 'shut' .. of, 'faults' .. of, 'trial' .. of) end
   end

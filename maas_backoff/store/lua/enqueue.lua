@@ -1,9 +1,9 @@
 --[[ Create tasks. An id that exists is left alone.
 KEYS: ready scheduled marker policies meta
 ARGV: now prefix policy policy_text max_queue_size groups | per group: record when overrides count, and per task of it: id params
-Returns: 'policy' when its text must be sent too, nothing done; {'full', size, ms until there may be room, ids that are there already}, nothing done; else per task 'created', 'exists' or 'conflict'
-`record` is what _queue.lua says, without the time; `when` is '' (now), 'in <ms>' or 'at <ms>'.
-The first write is a ZADD that is no more than a hint: a server whose memory is full, or a right that is missing, refuses the whole call.
+Returns: 'policy' when its text must be sent too, nothing done; {'full', size, ms until there may be room, ids that exist already}, nothing done; else per task 'created', 'exists' or 'conflict'
+`record` is the creation's line in _queue.lua without the time; `when` is '' (now), 'in <ms>' or 'at <ms>'.
+The first write is a ZADD of a marker, which is a hint: a full memory or a missing right refuses the whole call there.
 ]]
 --#include _clock
 --#include _time
@@ -63,14 +63,14 @@ end
 local function due_of(when)
   if when == '' then return now end
   local kind, ms = string.match(when, '^(%a+) (.+)$')
-  -- A moment is by the clock of users.
+  -- A moment is by the server's clock, as users see it.
   return math.max(now, (kind == 'in' and now or ahead) + ms)
 end
 
 local next_due = delayed and tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
 
--- Try: ZADD comes before the first HSET, so that nothing is done for want of a right to either. The wake-up will do, where
--- there is one to give; it is a hint. What is read below of GPUs was called before, too.
+-- Try: ZADD comes before the first HSET, so that a missing right to either leaves nothing done. The ZADD of a marker
+-- serves for this if there is one to add. The commands that read GPU sets below were called before, too.
 local wake, wake_gpu = false, false
 local only = groups == 1 and not delayed and created[2]
 local is_woken = only and not paused and not string.find(ARGV[only], ' ', 1, true)
@@ -103,14 +103,14 @@ for n = 1, #created, 2 do
     end
   end
   redis.call('HSET', tasks .. id, 'p', line .. params, unpack(fields))
-  -- In the order in which they are given.
+  -- In the order of the arguments.
   local turn = due + (n - 1) / 8192
   append(indexes, index, index == scheduled and string.format('%.4f', turn) or rank(turn, head_start), id)
 end
 for key, args in pairs(indexes) do
   local answer = redis.pcall('ZADD', key, unpack(args))
   if type(answer) == 'table' then
-    -- An index of another type: none of these tasks is there.
+    -- An index of another type: undo, so that none of these tasks exists.
     for n = 1, #created, 2 do redis.call('UNLINK', tasks .. ARGV[created[n]]) end
     for other, entered in pairs(indexes) do
       for n = 2, #entered, 2 do redis.pcall('ZREM', other, entered[n]) end

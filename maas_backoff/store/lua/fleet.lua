@@ -1,4 +1,4 @@
---[[ Read what the live workers say of themselves.
+--[[ Read the entries of the live workers.
 KEYS: workers meta
 ARGV: now prefix limit
 Returns: name and text in turn

@@ -1,4 +1,4 @@
---[[ Read a task; say for how long somebody watches it.
+--[[ Read a task; note for how long a client watches it.
 KEYS: task ready watched meta
 ARGV: now id watch_ms
 Returns: now, how many ready tasks come before it or -1, the task's fields, whether the queue is paused (1 or 0)

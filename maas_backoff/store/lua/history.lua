@@ -1,7 +1,7 @@
---[[ Read what has happened, by the minute.
+--[[ Read the history by the minute, and of all time.
 KEYS: totals meta
 ARGV: now prefix minutes
-Returns: now, the names and numbers of all time, those of the finished in `meta`, and per minute, the newest first, its names and numbers
+Returns: now, the names and numbers of all time, the numbers of finished tasks in `meta`, and per minute, the newest first, its names and numbers
 ]]
 --#include _clock
 --#include _time

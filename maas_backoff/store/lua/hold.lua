@@ -1,8 +1,8 @@
---[[ Hold one device of the whole fleet for the tasks of one demand that have waited too long; or go on holding it.
+--[[ Hold one device of the whole fleet for the tasks of one demand that have waited too long; or extend the hold.
 KEYS: hold meta
 ARGV: now value lease_ms
-Returns: 1 held, 0 another is
-The key is "expiry_ms value": its time to live alone would last longer by as much as the server's clock is set back.
+Returns: 1 held, 0 another device is held
+The key is "expiry_ms value": if the server's clock is set back, a time to live alone would last longer.
 ]]
 --#include _clock
 --#include _time

@@ -1,9 +1,9 @@
---[[ Renew reservations, with what has changed about them.
+--[[ Renew reservations, with their changes.
 KEYS: ledger
 ARGV: now lease_ms seen_ms how | per reservation: id mib state owner rest seen
-Returns: ids that are not there (any more)
-`how` is 'renew': longer, as it is; 'change': and as it is given; 'enter': also where it is not there. `seen` is the MiB
-that its process was seen to use, which others believe for `seen_ms`; 0: nothing.
+Returns: ids of missing reservations
+`how` is 'renew': extend only; 'change': extend, with the values given; 'enter': also enter missing ones. `seen` is the MiB
+that its process was seen to use, which others use for `seen_ms`; 0: nothing.
 ]]
 --#include _clock
 --#include _ledger

@@ -1,4 +1,4 @@
---[[ Take a worker off the registry; wake another in case this one held a wake-up.
+--[[ Remove a worker from the registry; wake another worker, because this one may have taken a marker.
 KEYS: workers info marker ready scheduled demands gpu_marker suspects
 ARGV: worker
 Returns: nothing

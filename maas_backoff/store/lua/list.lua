@@ -2,8 +2,8 @@
 KEYS: meta | the indexes of the state
 ARGV: now prefix limit index score skip reverse brief due_only
 Returns: now, the tasks' ids and fields, index, score, skip, whether the queue is paused (1 or 0)
-The cursor is the index to go on with (0: the end), the score reached there, and how many tasks of that score were read.
-A score of "now+<ms>" is that time. A brief task comes without params, result and failed attempts. Due only: of the last index, whose scores are times, what is due.
+The cursor is the next index (0: the end), the score reached there, and how many tasks of that score were read.
+A score of "now+<ms>" is that time. A brief task has no params, result and failed attempts. `due_only`: in the last index, whose scores are times, only due tasks.
 ]]
 --#include _clock
 --#include _time
@@ -39,7 +39,7 @@ local tasks = {}
 while limit > 0 and KEYS[index + 1] do
   local page = range(KEYS[index + 1])
   for i = 1, #page, 2 do
-    -- Past its time to live, but not trimmed yet: without fields.
+    -- A task past its time to live that is not trimmed yet: no fields.
     tasks[#tasks + 1] = { page[i], read(prefix .. 't:' .. page[i]) }
     skip = page[i + 1] == score and skip + 1 or 1
     score = page[i + 1]

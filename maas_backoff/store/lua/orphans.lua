@@ -1,8 +1,8 @@
---[[ Find tasks that are in no index of their state, so that nobody ever finds them; put them back.
+--[[ Find tasks that are in no index of their state, so that no worker and no listing finds them; put them back.
 KEYS: ready suspects scheduled leases external completed failed cancelled meta marker gpu_marker
 ARGV: now prefix repair lease_ms result_ttl_s failed_ttl_s | ids
-Returns: those of the ids whose tasks are in no index of their state
-A pending task waits again where it should; a running one gets a lease, which its worker renews or the reaper ends; a finished one is kept for its ttl_s from now, unless that is over.
+Returns: the ids whose tasks are in no index of their state
+A pending task goes into its index. A running task gets a lease, which its worker renews or the reaper ends. A finished task is kept for its ttl_s from now, unless that is over.
 ]]
 --#include _clock
 --#include _time
@@ -18,12 +18,12 @@ indexes.pending = { ready, suspects, scheduled, unpack(gpu_sets(prefix)) }
 
 local function ttl_of(state) return state == 'failed' and failed_ttl_s or result_ttl_s end
 
--- An index forgets a finished task when its time is over; its hash goes by the server's clock, maybe a little later.
+-- An index drops a finished task when its time is over. The hash expires by the server's clock, maybe a little later.
 local function is_over(task, state)
   return task[6] and state ~= 'pending' and tonumber(task[6]) + ttl_of(state) * 1000 <= now
 end
 
--- The index that a task belongs into, and its score there.
+-- The index of a task, and its score there.
 local function place_of(task, state, new_names)
   if state == 'processing' then return leases, whole(now + lease_ms) end
   if state == 'external' then return external, whole(now) end

@@ -1,8 +1,8 @@
---[[ Stop all claims of a queue, or let them go on.
+--[[ Pause or resume all claims of a queue.
 KEYS: meta marker gpu_marker call
 ARGV: now prefix on call_ms
 Returns: 1 changed, 0 it was so before
-A call by hand, with a `call` of its own: it is given the same answer again for call_ms, and undoes nothing that came later.
+An operation, with a `call` of its own: a repeated call gets the same answer for call_ms, and undoes no later change.
 The first write is an HDEL: a server whose memory is full does not refuse to pause.
 ]]
 --#include _clock
@@ -21,7 +21,7 @@ if on then
   redis.call('HSET', meta, 'paused', stamp)
 else
   redis.call('HDEL', meta, 'paused')
-  -- One sleeper wakes, and wakes the next while there is work.
+  -- One sleeping worker wakes, and wakes the next while there is work.
   redis.pcall('ZADD', KEYS[2], 0, '0')
   redis.pcall('ZADD', KEYS[3], 0, '0')
 end

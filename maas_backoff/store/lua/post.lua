@@ -1,7 +1,7 @@
---[[ Say on a device's ledger, for a while, that it is held for somebody or that room is needed; unless somebody else has said so.
+--[[ Note on a device's ledger, for a while, that the device is held or that room is needed; unless another value stands there.
 KEYS: ledger
 ARGV: now field lease_ms value
-Returns: 1, or 0 where it says something else
+Returns: 1 written, 0 another value stands there
 ]]
 --#include _clock
 --#include _ledger

@@ -1,8 +1,8 @@
---[[ Note how far tasks are, while they are processing.
+--[[ Store the progress of tasks that are processing.
 KEYS: meta watched
 ARGV: prefix | per task: id token progress message
-Returns: per task 1 noted, 0 not
-An empty token means any: a note from outside. An empty message keeps the last one.
+Returns: per task 1 stored, 0 not
+An empty token means any: progress from outside. An empty message keeps the last one.
 The first write is an HDEL: a server whose memory is full does not refuse it.
 ]]
 --#include _task

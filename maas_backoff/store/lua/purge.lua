@@ -1,9 +1,9 @@
---[[ Delete the tasks of one state, the first so many of them.
+--[[ Delete the first `limit` tasks of one state.
 KEYS: meta watched call | the indexes of the state
 ARGV: prefix status limit call_ms
 Returns: how many were deleted, 1 if there may be more
-`status` is pending, completed, failed or cancelled. A task whose hash says something else is left alone.
-A call by hand, with a `call` of its own: it is given the same answer again for call_ms, and deletes no further tasks.
+`status` is pending, completed, failed or cancelled. A task whose hash has another state is left alone.
+An operation, with a `call` of its own: a repeated call gets the same answer for call_ms, and deletes no further tasks.
 ]]
 --#include _call
 --#include _queue
@@ -25,8 +25,8 @@ for k = 4, #KEYS do
   end
   if listed >= limit then break end
 end
--- Each command is tried before the first real write. While a Cluster moves the queue, a key that never is is refused, and
--- some of these may be gone.
+-- Each command is tried before the first real write. While a Cluster moves the queue, it refuses a key that does not
+-- exist, and some of these may be moved already.
 redis.call('HDEL', KEYS[1], '')
 redis.call('HKEYS', prefix .. 'demands')
 redis.call('ZCARD', never)

@@ -1,9 +1,9 @@
 --[[ List leases that ran out, drop the index entries of finished tasks that are gone, and measure the pace.
 KEYS: leases completed failed cancelled meta
 ARGV: now prefix gap_ms grace_ms limit
-Returns: now, per lease: id token creation overrides attempt counts held_by suspicion, and per worker of those, the numbers of _lost.lua
-A server's clock that was set back is noted in meta: see _time.lua.
-A gap is a time in which nobody looked: the server, or all workers, stood still. Live workers then get grace_ms to renew, and no lease is listed.
+Returns: now, per lease: id token creation overrides attempt counts held_by suspicion, and per worker of the leases, the numbers of _lost.lua
+If the server's clock was set back, the difference is noted in meta: see _time.lua.
+A gap is a time of gap_ms without a call: the server, or all workers, stood still. Live workers then get grace_ms to renew, and no lease is listed.
 Changes no task: the leases that ran out are settled by settle.lua.
 ]]
 --#include _clock
@@ -16,14 +16,14 @@ local prefix, gap_ms, grace_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARG
 
 local seen = redis.call('HMGET', meta, 'reaped_at', 'grace_until', 'ahead', 'schema')
 local last, grace_until, ahead = tonumber(seen[1] or 0) or 0, tonumber(seen[2] or 0) or 0, tonumber(seen[3] or 0) or 0
--- A server whose clock is this far behind was set back. Less passes by itself: the queue's clock stands still so long.
+-- A server whose clock is this far behind was set back. For less, the queue's clock stands still that long.
 local time = clock(ARGV[1])
 local back = last - ahead - time
 if back > 1000 then ahead = math.floor(ahead + back) end
 local now = queue_time(time, ahead, last)
 if now - last > gap_ms or back > 1000 then grace_until = now + grace_ms end
 
--- How many tasks are finished per ms: of the last 30 seconds and more, or of the last minutes when nobody looked.
+-- How many tasks are finished per ms: over the last 30 seconds or more, since the last measurement.
 local pace = redis.call('HMGET', meta, 'paced_at', 'paced_total', 'completed', 'failed', 'cancelled')
 local paced_at = tonumber(pace[1] or 0)
 local total = tonumber(pace[3] or 0) + tonumber(pace[4] or 0) + tonumber(pace[5] or 0)
@@ -37,8 +37,8 @@ if now >= grace_until then
     rows[#rows + 1] = task
   end
 end
--- Half a lease ahead: the last claims of a dead worker run out up to a third of a lease after the others, and those of a
--- live one later.
+-- Half a lease ahead: the last leases of a dead worker run out up to a third of a lease after its first, and leases of a
+-- live worker later.
 local numbers = #rows > 0 and count_lost(rows, prefix, leases, now + gap_ms) or {}
 
 local gone = {}

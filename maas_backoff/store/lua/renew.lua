@@ -1,7 +1,7 @@
---[[ Renew the leases a worker holds, and its entry in the registry.
+--[[ Renew the leases of a worker, and its entry in the registry.
 KEYS: leases workers info meta
 ARGV: now prefix worker info lease_ms | per lease: id token
-Returns: tokens of the leases that are lost, ids of the tasks somebody wants cancelled
+Returns: tokens of lost leases, ids of tasks to cancel
 The first write is a ZREM: a bare ZADD would be refused when the server's memory is full, and every lease would run out.
 ]]
 --#include _clock

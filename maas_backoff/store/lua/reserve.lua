@@ -1,10 +1,10 @@
---[[ Promise a device's memory to a task, if there is room: its free memory, less what is promised and not used yet.
+--[[ Reserve a device's memory for a task, if there is room: its free memory, less reserved memory that is not used yet.
 KEYS: ledger
 ARGV: now id mib free limit lease_ms settle_ms holder owner rest | per process that uses the device: owner used
-Returns: 'ok', or what stands against it: 'room', 'busy', 'starting', 'held', 'shut'
-`free` and `used` are of one reading, in MiB. An id that has a reservation is given a larger or smaller one, and the memory its
-process uses counts as free for it; a smaller one is never refused for want of room. `limit` is how many tasks may run here at once, 0: no matter; -1: nothing else may have a reservation; -2: no other worker may. `settle_ms` says how long
-nothing else may start after this, unless its memory shows before; 0: nothing starts. `rest` is "worker queue task". An empty `holder`: the task has begun, and its reservation has lapsed.
+Returns: 'ok', or the obstacle: 'room', 'busy', 'starting', 'held', 'shut'
+`free` and `used` are of one GPU sample, in MiB. An existing reservation of the id is changed to the new size, and the memory that its
+process uses counts as free. A smaller size is never refused for lack of room. `limit` is the most tasks at once; 0: any number; -1: no other reservation; -2: no other worker. For `settle_ms`,
+no other task may start here, unless the task's memory shows before; 0: nothing starts. `rest` is "worker queue task". An empty `holder`: the task has begun, and its reservation has lapsed.
 ]]
 --#include _clock
 --#include _ledger
@@ -41,7 +41,7 @@ end
 
 local hold = fields.hold
 local held = hold and until_of(hold) > now and string.match(hold, '^%d+ %d+ (.*)$')
--- A reservation that has lapsed is asked for again: holds and quarantines are for tasks that have not begun.
+-- A lapsed reservation of a running task is renewed: holds and quarantines are for tasks that have not begun.
 local begins = holder ~= ''
 local of_queue, tries = ':' .. string.match(rest, '^%S+ (%S+)'), {}
 for _, of in ipairs({ '', of_queue }) do

@@ -2,13 +2,13 @@
 KEYS: ready suspects scheduled leases external completed failed cancelled meta marker watched totals request
 ARGV: now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
 Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs
-Preconditions: `lease` (held under token), `expired` (so, and run out), `pending`, `external`, `finished`; an empty token means any.
+Preconditions: `lease` (the task runs under this token), `expired` (the same, and its lease has run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
-`fits` is '' or, for each claim, a line "demand device": only tasks that wait for a GPU are claimed then, and only so many of each demand.
-A claim is seven values: id token attempt creation overrides counts due; of a suspect, `counts` has a second line, its suspicion. The same request_id gets the same claims again. A paused queue gives none.
-`tally` is lines "name number" for the history, which are taken once: with the first of equal calls that settles anything. That of a group is names, counted for each of its settles that is accepted; the first, which is of a comeback, only if the task comes back.
-A call by hand has the request_id 'call', and its own `request`: it is given the same answers again for lease_ms, whatever happened meanwhile. A due time "at <ms>" is by the clock of users.
-Reads everything first, and tries each command that it will write with. The first of those is a ZREM: nothing here is refused when the server's memory is full.
+`fits` is '' or, for each claim, a line "demand device" (a placement): only tasks that wait for a GPU are claimed then, as many of each demand as it has lines.
+A claim is seven values: id token attempt creation overrides counts due; `counts` of a suspect has a second line, its suspicion. The same request_id gets the same claims again. A paused queue gives none.
+`tally` is lines "name number" for the history. They are counted once: by the first of equal calls that settles a task. The `tally` of a group is names, counted for each accepted settle of the group. The first name, of a comeback, is counted only if the task comes back.
+An operation has the request_id 'call', and its own `request`: a repeated call gets the same answers for lease_ms. A due time "at <ms>" is by the clock of users.
+Reads everything first, and tries each command that it will write with. The first of these is a ZREM: a server whose memory is full refuses nothing here.
 ]]
 --#include _clock
 --#include _time
@@ -32,8 +32,8 @@ local state = redis.call('HMGET', meta, 'paused', 'token', 'ahead', 'reaped_at')
 local paused, ahead = state[1], state[3] and tonumber(state[3]) or 0
 local now = queue_time(clock(ARGV[1]), ahead, state[4])
 local stamp = whole(now)
--- The last token: never below the clock in microseconds. A server that has lost its newest data, or all of it, gives none
--- a second time, if its clock is not behind that of the one before.
+-- The last token: never below the clock in microseconds. A server that has lost its newest data, or all data, gives no
+-- token a second time, if its clock is not behind the clock before the loss.
 local token = math.max(tonumber(state[2] or 0) or 0, math.floor(now * 1000))
 local unused = token
 
@@ -61,7 +61,7 @@ for status, count in pairs(adding) do
   dropped[status] = overflow(finished[status], count, max_finished, tasks, status, from, now)
 end
 
--- Read: the tasks to claim, the due ones of `scheduled` in their turn among the ready ones.
+-- Read: the tasks to claim, with the due ones of `scheduled` by rank among the ready ones.
 local claims, moves, orphans, replayed = {}, {}, {}, false
 if wanted > 0 then
   local last = redis.call('HMGET', request, 'id', 'claims', 'first_token', 'fits')
@@ -102,7 +102,7 @@ if wanted > 0 then
     else
       claims = claims_of_suspects(suspicion, suspects, wanted, tasks, orphans)
       if #candidates == 0 then
-        -- Without their scores, which take the server longer to write out than to find.
+        -- Without scores: the server takes longer to write the scores than to find the tasks.
         for _, id in ipairs(redis.call('ZRANGE', ready, 0, wanted - 1)) do
           if #claims < wanted then claim(id, ready) end
         end
@@ -128,7 +128,7 @@ end
 local dropped_entries = next(orphans) ~= nil
 local is_watched = #items + #claims > 0 and redis.call('EXISTS', watched) == 1
 
--- Plan: where the settled go.
+-- Plan: the indexes of the settled tasks.
 local wake, wake_gpu, new_names, earliest, comes_back, retaken, drops = false, false, {}, false, false, false, false
 for _, item in ipairs(items) do
   if item.accepted then
@@ -181,7 +181,7 @@ for status, ids in pairs(dropped) do
   for _, id in ipairs(ids) do append(from, finished[status], id) end
 end
 
--- Plan: where the claimed go.
+-- Plan: the indexes of the claimed tasks.
 local ids, fitting, leased = {}, {}, {}
 if not replayed then
   for index, orphaned in pairs(orphans) do
@@ -207,11 +207,10 @@ end
 
 local minute, request_s, is_kept = prefix .. 'h:' .. math.floor(now / 60000), math.ceil(2 * lease_ms / 1000), false
 if by_hand or fits ~= '' or next(from) then
-  -- Try: every command that the rest of this script calls has been called before its first real write, as a read or where
-  -- it changes nothing, and every index was read, or is here. So whatever is refused, for want of a right or because a key
-  -- is of another type, is refused as a whole: a user's rights do not change while a script runs. `never` is a key that
-  -- never is. While a Cluster moves the queue, key by key, it refuses every key that is not there, and an index that gets
-  -- empty half-way would be one: it refuses this one before.
+  -- Try: every later command of this script is called before the first real write, as a read or without a change. Every
+  -- index was read, or is tried here. A missing right, or a key of another type, therefore refuses the whole call: a
+  -- user's rights do not change while a script runs. The key `never` does not exist. While a Cluster moves the queue, key
+  -- by key, it refuses every missing key. An index that gets empty half-way would be one: the Cluster refuses `never` first.
   redis.call('ZREM', leases, '')
   redis.call('ZADD', never, 'XX', 0, '')
   is_kept = redis.call('EXPIRE', #changed > 0 and minute or request, #changed > 0 and KEPT_S or request_s) == 1
@@ -226,8 +225,8 @@ if by_hand or fits ~= '' or next(from) then
   if fits ~= '' then redis.call('HKEYS', prefix .. 'demands') redis.call('ZCARD', never) end
   if retaken then redis.call('PERSIST', never) end
   if drops then redis.call('UNLINK', never) end
-  -- HINCRBY and HSET write whenever they are called. So the counts come first, and are taken back when the first HSET, which
-  -- does no more than use up tokens, is refused.
+  -- HINCRBY and HSET write at each call. The counts come first, and are taken back if the server refuses the first HSET,
+  -- which only uses up tokens.
   local refusal, counted = false, {}
   for status, count in pairs(adding) do
     local answer = redis.pcall('HINCRBY', meta, status, count)
@@ -245,10 +244,10 @@ if by_hand or fits ~= '' or next(from) then
   end
 end
 
--- Write: the settled.
+-- Write: the settled tasks.
 for _, item in ipairs(items) do
   if item.accepted then
-    -- Of what is marked processing, `given` is the new token, so that a repeated call is answered "already".
+    -- For a task that is marked processing, `given` is the new token: a repeated call is answered "already".
     local key, status, mark = item.key, item.status, item.given .. ':' .. settle_id
     if finished[item.was] then
       redis.call('PERSIST', key)
@@ -256,7 +255,7 @@ for _, item in ipairs(items) do
     end
     if status == 'pending' then
       redis.call('HSET', key, 's', status, 'd', mark, 'u', item.delay, unpack(ARGV, item.first, item.last))
-      -- How far an attempt got is over with it.
+      -- The progress of an attempt ends with it.
       redis.call('HDEL', key, 'g', 'm')
     elseif status == 'external' then
       redis.call('HSET', key, 's', status, 'd', mark, 't', item.given, 'y', stamp .. ' ', unpack(ARGV, item.first, item.last))
@@ -267,7 +266,7 @@ for _, item in ipairs(items) do
   end
 end
 
--- Write: the claimed.
+-- Write: the claimed tasks.
 if not replayed and #claims > 0 then
   local held_by = stamp .. ' ' .. worker
   for _, claim in ipairs(claims) do
@@ -293,7 +292,7 @@ if #changed > 0 then
   if not is_kept then redis.call('EXPIRE', minute, KEPT_S) end
 end
 
--- An entry that was dropped took the place of a task that may be there.
+-- A dropped entry took the place of another task, which may exist.
 local hit = wanted > 0 and fits == '' and not paused and (#claims >= wanted or dropped_entries)
 if hit then wake = wake or redis.call('ZRANGE', ready, 0, 0)[1] ~= nil end
 local rows, fitted, took_suspect = {}, {}, false
@@ -309,7 +308,7 @@ for n, claim in ipairs(claims) do
   took_suspect = took_suspect or claim.from == suspects
   if claim.fit then fitted[2 * n - 1], fitted[2 * n] = claim.fit, claim.raised end
 end
--- This worker takes suspects of no other cohort until these have ended; another may.
+-- This worker takes suspects of no other cohort until these have ended. Another worker may.
 if took_suspect then wake = wake or redis.call('ZRANGE', suspects, 0, 0)[1] ~= nil end
 if wake and not paused then redis.pcall('ZADD', marker, 0, '0') end
 if wake_gpu and not paused then redis.pcall('ZADD', prefix .. 'gpu_marker', 0, '0') end

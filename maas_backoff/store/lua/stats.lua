@@ -1,7 +1,7 @@
 --[[ Count a queue's tasks by state.
 KEYS: ready suspects scheduled leases external completed failed cancelled meta
 ARGV: now prefix
-Returns: now, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per set of those that wait for a GPU its name and how many there are, 1 if the queue is paused, ms to the next due task or -1, how many suspects wait and how many run
+Returns: now, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per GPU set its name and its number of tasks, 1 if the queue is paused, ms to the next due task or -1, how many suspects wait and how many run
 Suspects that wait for a GPU are counted among the first 100 of a set; running ones only if some wait, among 1000 leases.
 ]]
 --#include _clock

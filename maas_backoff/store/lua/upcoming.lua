@@ -1,7 +1,7 @@
---[[ Count the tasks that become due in the next while, by steps of time.
+--[[ Count the tasks that become due in each of the next steps of time.
 KEYS: scheduled meta
 ARGV: now step_ms steps
-Returns: now, and per step how many
+Returns: now, and per step how many tasks
 ]]
 --#include _clock
 --#include _time

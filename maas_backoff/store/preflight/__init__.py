@@ -1,1 +1,1 @@
-"""The preflight: what is wrong with the server is named before any task is taken."""
+"""The preflight: checks the server before a worker claims the first task."""

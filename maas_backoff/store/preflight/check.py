@@ -1,4 +1,4 @@
-"""The check at start: names what is wrong with the server before any task is taken."""
+"""The steps of the preflight: INFO, rights, and the trial of the scripts."""
 
 import re
 from collections.abc import Mapping
@@ -11,29 +11,28 @@ from maas_backoff.store.connect import Client
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.link import translated
 from maas_backoff.store.preflight.findings import UNREADABLE, Finding, judge, judge_schema
-from maas_backoff.store.preflight.rehearsal import SCHEMA, Rehearsal, rehearse
 from maas_backoff.store.preflight.rights import Rights
+from maas_backoff.store.preflight.trial import SCHEMA, Trial, try_scripts
 
 log: Log = log_for("worker")
 
 _RIGHT = re.compile(r"run the '([a-z|]+)' command")
 _PASSING = re.compile(r"READONLY|MISCONF|NOREPLICAS|LOADING|MASTERDOWN")
-_told: set[tuple[str, str]] = set()
+_logged: set[tuple[str, str]] = set()
 
 
 async def check(client: Client, keys: Keys, *, worker: bool, strict: bool) -> list[Finding]:
-    """Return the warnings there are, each of which is logged once a process and server.
+    """Return the warnings. Each is logged once in a process for each server. `worker`: check the rights of a worker.
 
-    Raises StorageUnfitError if there is anything worse, or, if `strict`, anything at all; StorageUnavailableError if
-    the server cannot answer now; StorageDeniedError if it refuses the credentials. `worker` asks for the rights of
-    one that runs tasks.
+    Raises StorageUnfitError for a fatal finding, or, if `strict`, for any finding. Raises StorageUnavailableError if
+    the server cannot answer now, and StorageDeniedError if it refuses the credentials.
     """
     found, server = await _check(client, keys, worker=worker)
     if any(finding.fatal or strict for finding in found):
         raise StorageUnfitError([finding.text for finding in found])
     for finding in found:
-        if (server, finding.text) not in _told:
-            _told.add((server, finding.text))
+        if (server, finding.text) not in _logged:
+            _logged.add((server, finding.text))
             log.warning("%s", finding.text)
     return found
 
@@ -45,7 +44,7 @@ async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Find
         right = _RIGHT.search(str(error))
         if right is None:
             raise  # the credentials, or the certificate
-        if right[1] != "info":  # what is sent when a connection is made
+        if right[1] != "info":  # a command that is sent when a connection is made
             return [Finding.commands(["client|setname" if right[1] == "client" else right[1]])], ""
         found, server = [UNREADABLE], ""
     except StorageError as error:
@@ -60,12 +59,12 @@ async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Find
     else:
         found, server = judge(info), str(info.get("run_id", ""))
         if any(finding.fatal for finding in found):
-            return found, server  # too old, or a replica: what else fails there comes from that
+            return found, server  # too old, or a replica: further failures would come from that
     rights = Rights(keys.prefix)
     if await _may_run_scripts(client, keys, rights):
-        found += await _rehearsed(client, keys, rights, worker=worker)
+        found += await _try_scripts(client, keys, rights, worker=worker)
     if worker:
-        # A time-out that is refused: it neither waits nor takes anything.
+        # The server refuses this timeout: the command neither waits nor takes a marker.
         await rights.ask(client, "BZPOPMIN", keys("marker"), keys.control("check"), "-1")
     await rights.subscribe(client, keys.changed_channel)
     return [*found, *rights.findings()], server
@@ -86,24 +85,24 @@ async def _may_run_scripts(client: Client, keys: Keys, rights: Rights) -> bool:
     return rights.count == before
 
 
-async def _rehearsed(client: Client, keys: Keys, rights: Rights, *, worker: bool) -> list[Finding]:
+async def _try_scripts(client: Client, keys: Keys, rights: Rights, *, worker: bool) -> list[Finding]:
     try:
-        came = await rehearse(client, keys, worker=worker)
+        trial = await try_scripts(client, keys, worker=worker)
     except StorageDeniedError as error:
         rights.add("EVAL", str(error))
         return []
-    for command, text in came.errors.items():
+    for command, text in trial.errors.items():
         rights.add(command, text)
-    schema = judge_schema(came.schema, SCHEMA) if came.schema else None
-    return [finding for finding in (schema, _broken(came)) if finding is not None]
+    schema = judge_schema(trial.schema, SCHEMA) if trial.schema else None
+    return [finding for finding in (schema, _broken(trial)) if finding is not None]
 
 
-def _broken(came: Rehearsal) -> Finding | None:
-    if not came.broken:
+def _broken(trial: Trial) -> Finding | None:
+    if not trial.broken:
         return None
-    if _PASSING.search(came.why) or isinstance(translated(ResponseError(came.why)), StorageUnavailableError):
-        raise StorageUnavailableError(f"the server cannot answer now: {came.why}")
+    if _PASSING.search(trial.why) or isinstance(translated(ResponseError(trial.why)), StorageUnavailableError):
+        raise StorageUnavailableError(f"the server cannot answer now: {trial.why}")
     return Finding(
-        f"the script {came.broken}.lua does not run on this server ({came.why}): use Redis 6.2, Valkey 8 or newer",
+        f"the script {trial.broken}.lua does not run on this server ({trial.why}): use Redis 6.2, Valkey 8 or newer",
         fatal=True,
     )

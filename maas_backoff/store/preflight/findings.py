@@ -1,4 +1,4 @@
-"""Findings of the check at start about a server, and how they are read from the server's own numbers."""
+"""The findings of the preflight, and those that the server's INFO leads to."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 OLDEST = (6, 2)
-"""The first release of Redis that has all commands; Valkey says of itself which one it stands for."""
+"""The first release of Redis that has all commands. Valkey reports the release of Redis that it is compatible with."""
 
 
 @attrs.frozen
 class Finding:
-    """One sentence: what is wrong, and what to do. Tasks are not safe with a fatal one."""
+    """One sentence: the fault of the server, and the remedy. Tasks are not safe if it is fatal."""
 
     text: str
     fatal: bool = False
 
     @classmethod
     def commands(cls, names: Iterable[str]) -> "Finding":
-        """Return that the user may not run these commands; a subcommand is written `client|setname`."""
+        """Return the finding that the user may not run these commands; a subcommand is written `client|setname`."""
         names = sorted(set(names))
         shown, rules = ", ".join(name.upper().replace("|", " ") for name in names), " ".join(f"+{n}" for n in names)
         return cls(
@@ -27,7 +27,7 @@ class Finding:
 
     @classmethod
     def keys(cls, prefix: str) -> "Finding":
-        """Return that the user may not read and write the queue's keys."""
+        """Return the finding that the user may not use the queue's keys."""
         rule = f"~{prefix}*"
         return cls(
             f"the server's user may not use all keys {prefix}*: grant it with ACL SETUSER <user> {rule}", fatal=True
@@ -35,13 +35,13 @@ class Finding:
 
     @classmethod
     def channels(cls, prefix: str) -> "Finding":
-        """Return that the user may not use the queue's channels."""
-        does = f"may not use all channels {prefix}*, which tell those who watch of changes of a task"
+        """Return the finding that the user may not use the queue's channels."""
+        does = f"may not use all channels {prefix}*, which report changes of a task to its watchers"
         return cls(f"the server's user {does}: grant it with ACL SETUSER <user> &{prefix}*", fatal=True)
 
     @classmethod
     def renamed(cls, names: Iterable[str]) -> "Finding":
-        """Return that the server does not have these commands."""
+        """Return the finding that the server does not have these commands."""
         shown = ", ".join(sorted(set(names)))
         return cls(f"the server does not know {shown}: remove rename-command from its configuration", fatal=True)
 
@@ -53,7 +53,7 @@ UNREADABLE = Finding(
 
 
 def judge(info: Mapping[str, object]) -> list[Finding]:
-    """Return what is wrong with a server by the fields of its INFO; those that are not there are not judged."""
+    """Return the findings about a server, from the fields of its INFO. Missing fields are not judged."""
     found = [_version(info), _role(info), _eviction(info), _persistence(info)]
     return [finding for finding in found if finding is not None]
 
@@ -85,7 +85,7 @@ def _eviction(info: Mapping[str, object]) -> Finding | None:
     if policy.startswith("allkeys-"):
         loss = "when its memory is full it deletes tasks that have not run"
     else:
-        # What has a time to live: finished tasks, and what a lost answer is repeated from.
+        # Keys with a time to live are those of finished tasks, and answers that are kept for a repeated call.
         loss = (
             "when its memory is full it deletes finished tasks before their time, with their results and ids, and may "
             "let a task run twice"
@@ -94,7 +94,7 @@ def _eviction(info: Mapping[str, object]) -> Finding | None:
 
 
 def _persistence(info: Mapping[str, object]) -> Finding | None:
-    # INFO does not tell whether snapshots are made by a schedule, and CONFIG is often forbidden.
+    # INFO does not show whether snapshots have a schedule, and CONFIG is often forbidden.
     if info.get("aof_enabled", 1) not in {0, "0"}:
         return None
     return Finding(
@@ -104,7 +104,7 @@ def _persistence(info: Mapping[str, object]) -> Finding | None:
 
 
 def judge_schema(stored: str, ours: int) -> Finding | None:
-    """Return what is wrong with the schema that the queue's data say they have."""
+    """Return the finding about a queue's stored schema; None if it is `ours`."""
     if stored == str(ours):
         return None
     newer = not stored.isdecimal() or int(stored) > ours

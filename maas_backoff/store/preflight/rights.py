@@ -1,4 +1,4 @@
-"""The rights of the server's user, found out by commands that do nothing."""
+"""The rights of the server's user, tried by commands that do nothing."""
 
 from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.store.connect import Client
@@ -19,7 +19,7 @@ class Rights:
         return len(self._commands) + len(self._renamed) + self._keys + self._channels
 
     def add(self, command: str, error: str) -> None:
-        """Take what a command was answered with; anything but a missing right or command is none of our business."""
+        """Note a command's error if it names a missing right or command; ignore other errors."""
         text = error.lower()
         if "unknown" in text and "command" in text:
             self._renamed.add(command)
@@ -33,7 +33,7 @@ class Rights:
             self._commands.add(command)
 
     async def ask(self, client: Client, *command: str | int) -> None:
-        """Send a command that does nothing, for what the server says to it."""
+        """Send a command that does nothing, and note its error."""
         try:
             await client.execute(*command)
         except StorageUnavailableError:
@@ -42,7 +42,7 @@ class Rights:
             self.add(str(command[0]), str(error))
 
     async def subscribe(self, client: Client, channel: str) -> None:
-        """Listen to a channel, and stop."""
+        """Subscribe to a channel and unsubscribe, and note the error."""
         try:
             (await client.subscribe(channel)).close()
         except StorageUnavailableError:

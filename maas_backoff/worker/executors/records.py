@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from maas_backoff.domain import trace
+from maas_backoff.domain import tracebacks
 from maas_backoff.domain.context import current_task
 from maas_backoff.domain.outcome import TEXT_LIMIT, cut
 from maas_backoff.domain.task import TaskEntity
@@ -189,7 +189,7 @@ def _traceback(record: logging.LogRecord) -> str | None:
     try:
         text = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
     except BaseException:  # noqa: BLE001 - it calls __str__
-        text = trace.frames_of(record.exc_info[1])
+        text = tracebacks.frames_of(record.exc_info[1])
     return text.encode(errors="backslashreplace")[-TEXT_LIMIT:].decode(errors="ignore")
 
 

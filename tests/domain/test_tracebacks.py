@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from maas_backoff.domain import trace
+from maas_backoff.domain import tracebacks
 
 
 def plainly() -> None:
@@ -62,11 +62,11 @@ def test_it_is_what_python_prints(fail: Callable[[], None]) -> None:
     for _ in range(3):
         with pytest.raises(BaseException) as caught:  # noqa: PT011 - any
             fail()
-        assert trace.text_of(caught.value) == "".join(traceback.format_exception(caught.value))
+        assert tracebacks.text_of(caught.value) == "".join(traceback.format_exception(caught.value))
 
 
 def test_an_error_that_was_not_raised_has_no_places() -> None:
-    assert trace.text_of(KeyError("x")) == "KeyError: 'x'\n"
+    assert tracebacks.text_of(KeyError("x")) == "KeyError: 'x'\n"
 
 
 def test_a_deep_traceback_is_told_from_its_end() -> None:
@@ -77,14 +77,14 @@ def test_a_deep_traceback_is_told_from_its_end() -> None:
 
     with pytest.raises(ValueError, match="deep") as caught:
         sink(200)
-    lines = trace.text_of(caught.value).splitlines()
-    assert len([line for line in lines if line.startswith("  File")]) == trace.FRAMES
+    lines = tracebacks.text_of(caught.value).splitlines()
+    assert len([line for line in lines if line.startswith("  File")]) == tracebacks.FRAMES
     assert lines[-1] == "ValueError: deep"
 
 
 def test_what_is_kept_is_bounded() -> None:
-    for number in range(3 * trace._KEPT):
+    for number in range(3 * tracebacks._KEPT):
         with pytest.raises(ZeroDivisionError) as caught:
             exec(compile("1 / 0", f"<{number}>", "exec"))
-        assert f'File "<{number}>"' in trace.text_of(caught.value)
-    assert len(trace._texts) <= trace._KEPT
+        assert f'File "<{number}>"' in tracebacks.text_of(caught.value)
+    assert len(tracebacks._texts) <= tracebacks._KEPT

@@ -1,9 +1,9 @@
-"""The scripts, run on scratch keys of a queue: shows whether the user may do all they do, and that they run there.
+"""The trial of the scripts on scratch keys of a queue: shows that the user has all rights, and that the scripts run.
 
-One EVAL does it all. Every command of the scripts is tried first, with arguments that it refuses, or on a key that is
-not there: what a right is missing for is then known by name, and nothing was written. Only with all rights comes the
-life of four tasks, and it ends with the removal of its keys: nobody else sees them, and none is left behind even if
-this process dies. Its first write frees memory, so it is not refused by a server that is full.
+One EVAL does both. First it tries every command of the scripts, with arguments that the server refuses, or on a missing
+key. The answers name each missing right, and nothing is written. If no right is missing, the scripts run the life of
+four tasks. The EVAL removes their keys at its end: no other process sees them, and none is left if this process dies.
+The first write frees memory, because a full server would refuse another one.
 """
 
 import re
@@ -17,14 +17,14 @@ from maas_backoff.store.keys import Keys
 from maas_backoff.store.scripts import Script
 
 SCHEMA = 1
-"""The form of the data, as _schema.lua writes it. A release that an older one would misread has the next number."""
+"""The form of the data, as _schema.lua writes it. The number grows if an older release would misread new data."""
 
 _NOW = 1_700_000_000_000
-"""ms: any moment will do, but one whose minute is known."""
+"""The time of the trial, in ms: fixed, so that the key of its minute is known."""
 
 _WORKERS_ONLY = (scripts.RENEW, scripts.REAP, scripts.LEAVE, scripts.DEMANDS, scripts.HOLD)
 _COMMAND = re.compile(r"redis\.p?call\('([A-Z]+)'")
-# Nothing is done by any of these: a value that is refused, or nothing there. `$` is a key, `&` a channel.
+# None of these changes anything: the server refuses a value, or the key is missing. `$` is a key, `&` a channel.
 _HARMLESS = {
     command: rest.split()
     for command, _, rest in (
@@ -103,8 +103,8 @@ TEXT = f"local scripts = {{}}\n{_PARTS}\n{_MAIN}"
 
 
 @attrs.frozen
-class Rehearsal:
-    """The result: error texts by command, the script that failed and why, the schema of the queue's data."""
+class Trial:
+    """The result of a trial: error texts by command, the script that failed and why, the schema of the queue's data."""
 
     errors: dict[str, str]
     broken: str
@@ -112,8 +112,8 @@ class Rehearsal:
     schema: str
 
 
-async def rehearse(client: Client, keys: Keys, *, worker: bool) -> Rehearsal:
-    """Try what a producer sends to the server, or all that a worker does. Raises StorageError and its kinds."""
+async def try_scripts(client: Client, keys: Keys, *, worker: bool) -> Trial:
+    """Try the scripts of a producer, or all of a `worker`. Raises StorageError and its subclasses."""
     scratch = _Scratch(keys)
     used = [script for script in scripts.QUEUE if worker or script not in _WORKERS_ONLY]
     commands = sorted({command for script in used for command in _COMMAND.findall(script.text)})
@@ -126,7 +126,7 @@ async def rehearse(client: Client, keys: Keys, *, worker: bool) -> Rehearsal:
     written = [keys("meta"), *scratch.names()]
     schema, errors, broken, why = await client.execute("EVAL", TEXT, len(written), *written, *args)
     texts = {command: error.decode() for command, error in zip(commands, errors, strict=True)}
-    return Rehearsal(texts, broken.decode(), why.decode(), schema.decode())
+    return Trial(texts, broken.decode(), why.decode(), schema.decode())
 
 
 def _counted(words: Sequence[str]) -> list[str]:
@@ -134,7 +134,7 @@ def _counted(words: Sequence[str]) -> list[str]:
 
 
 class _Scratch:
-    """A queue within the queue, which no other process looks at."""
+    """A queue of scratch keys within the queue, which no other process reads."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = Keys("")
@@ -160,7 +160,7 @@ class _Scratch:
         return sorted({*found, *tasks, self._keys.control(self._worker)})
 
     def life(self) -> Iterator[tuple[Script[object], Sequence[str], list[str]]]:
-        """Four tasks, from their creation to their end, so that all is run that a script may do."""
+        """Yield the steps of four tasks from creation to end, so that every part of the scripts runs."""
         settle = scripts.SETTLE
         now, later, gpu = (
             ("policy 0 0 -", "", "", "2"),
@@ -249,5 +249,5 @@ class _Scratch:
 
 
 def _settled(task_id: str, precondition: str, status: str) -> tuple[str, ...]:
-    """Return a group of one."""
+    """Return a group of one settle."""
     return precondition, status, "0", "60", "retried e:error", "1", "1", task_id, "", "k", "0 0 0 0"

@@ -1,25 +1,25 @@
-"""The text of a traceback. Tasks that fail do so often and in the same places, so what a place looks like is kept."""
+"""The text of a traceback. The texts of frames are cached: tasks often fail in the same places."""
 
 import traceback
 from types import CodeType, TracebackType
 
 FRAMES = 50
-"""Frames that are told, the innermost."""
+"""The innermost frames that a traceback shows."""
 
 _KEPT = 1000
 _texts: dict[tuple[CodeType, str, int], str] = {}
 
 
 def text_of(error: BaseException) -> str:
-    """Return the traceback as Python prints it. Raises whatever the error's own `__str__` raises."""
+    """Return the traceback as Python prints it. Raises what the error's `__str__` raises."""
     shown = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if shown is not None or hasattr(error, "exceptions"):  # it has more to tell than its own places
+    if shown is not None or hasattr(error, "exceptions"):  # Python prints more than this error's own frames
         return "".join(traceback.format_exception(error, limit=-FRAMES))
     return frames_of(error) + "".join(traceback.format_exception_only(error))
 
 
 def frames_of(error: BaseException) -> str:
-    """Return the part that tells where it was raised."""
+    """Return the frames of the traceback, without the error itself."""
     places: list[TracebackType] = []
     place = error.__traceback__
     while place is not None:
