@@ -1,7 +1,7 @@
-"""The command line: `maas-backoff worker module:scheduler`, and what looks at a queue or steers it; `--help` lists all.
+"""The command line: `maas-backoff worker module:scheduler`, and the commands that read or change a queue.
 
-Exit codes: 0 all is well; 1 tasks failed, the worker died, or what was asked for is not so or not there; 2 wrong usage
-or a failed import; 3 the storage cannot be reached; 130 stopped.
+Exit codes: 0 success; 1 a task or the worker failed, a check is negative, or the task does not exist; 2 wrong usage or
+a failed import; 3 the server cannot be reached; 130 stopped.
 """
 
 import argparse
@@ -35,7 +35,7 @@ OK, FAILED, USAGE, STORAGE, STOPPED = 0, 1, 2, 3, 130
 ON_QUEUES = reading.COMMANDS | steering.COMMANDS
 
 LINGER = 1.0
-"""Seconds in which threads may end by themselves when everything else has."""
+"""Seconds that threads have to end after the command has ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
         return _complain(options, error, USAGE)
     except (KeyboardInterrupt, asyncio.CancelledError):
         return _complain(options, "stopped", STOPPED)
-    except BrokenPipeError:  # `| head`: nobody reads any more, and the interpreter's last flush must not say so
+    except BrokenPipeError:  # as by `| head`; the last flush of the interpreter must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
 
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     demo = commands.add_parser(
         "demo",
-        help="push the lines of a text file through a slow, overloaded model server, with no set-up",
+        help="send the lines of a text file through a slow, overloaded model server, without set-up",
         description="Start an embedded server and a small model server, run one task for each line of a text file, and "
         "check that every line has exactly one result.",
     )
@@ -90,11 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     worker = commands.add_parser(
         "worker",
         help="run a worker until SIGTERM, SIGHUP or Ctrl-C",
-        description="Run the tasks of a TaskBackoffScheduler. SIGTERM, SIGHUP or Ctrl-C: finish what runs, and end; a "
-        "second one: hand back what runs.",
+        description="Run the tasks of a TaskBackoffScheduler. SIGTERM, SIGHUP or Ctrl-C: finish running tasks and end; "
+        "a second signal: hand back running tasks.",
     )
     worker.add_argument(
-        "scheduler", metavar="module:scheduler", help="where it is, or a function without arguments giving it"
+        "scheduler", metavar="module:scheduler", help="where the scheduler, or a function that returns it, is defined"
     )
     levels = ["debug", "info", "warning", "error"]
     worker.add_argument("--log-level", choices=levels, default="info", help="(default: %(default)s)")
@@ -102,24 +102,24 @@ def _parser() -> argparse.ArgumentParser:
     gpus = commands.add_parser(
         "gpus",
         help="show this machine's GPUs, and what is reserved on them",
-        description="Show this machine's GPUs as workers see them: what other programs use, what workers of all queues "
-        "have reserved, what is free, and the tasks that run there. The server is that of --url, or of the environment "
-        "(MAAS_BACKOFF_URL, …); without one, nothing is known of reservations.",
+        description="Show this machine's GPUs as workers see them: memory that other processes use, that all queues "
+        "have reserved, and that is free; and the running tasks. --url or the environment (MAAS_BACKOFF_URL, …) names "
+        "the server; without a server, reservations are unknown.",
     )
     add_option(gpus, StorageConfig, "url")
     gpus.add_argument("--json", action="store_true", help="print JSON")
     preview.arguments(commands.add_parser("preview", help="show when a policy retries, as a table and a bar chart"))
-    doctor = commands.add_parser("doctor", help="say what is wrong with server, queue and GPUs (1: something is)")
+    doctor = commands.add_parser("doctor", help="find faults of server, queue and GPUs (1: there is one)")
     _queue_of(doctor)
     doctor.add_argument("--json", action="store_true", help="print JSON")
-    doctor.add_argument("--repair", action="store_true", help="put tasks back that are in no index of the queue")
+    doctor.add_argument("--repair", action="store_true", help="put back tasks that are in no index of the queue")
     doctor.add_argument(
-        "--keys", type=int, default=1_000_000, metavar="N", help="look for them among N keys (default: %(default)s)"
+        "--keys", type=int, default=1_000_000, metavar="N", help="search N keys for such tasks (default: %(default)s)"
     )
-    dashboard = commands.add_parser("dashboard", help="show a queue, and steer it, in a browser on this machine")
+    dashboard = commands.add_parser("dashboard", help="show and change a queue in a browser on this machine")
     dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="(default: %(default)s)")
-    dashboard.add_argument("--act", action="store_true", help="with the buttons that cancel, retry and pause")
-    dashboard.add_argument("--payloads", action="store_true", help="with the params and results of tasks")
+    dashboard.add_argument("--act", action="store_true", help="show the buttons that cancel, retry and pause")
+    dashboard.add_argument("--payloads", action="store_true", help="show the params and results of tasks")
     _queue_of(dashboard)
     for name, command in ON_QUEUES.items():
         one = commands.add_parser(name, help=command.help)
@@ -148,7 +148,7 @@ def _port(text: str) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from maas_backoff.demo.run import run  # an HTTP server, which workers do without
+    from maas_backoff.demo.run import run  # imports an HTTP server, which workers do not need
 
     return run(options.input, tasks_at_once=options.tasks_at_once, seed=options.seed)
 
@@ -159,13 +159,13 @@ def _worker(options: argparse.Namespace) -> int:
     plain = PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if options.log_format == "json" else plain)
     handler.addFilter(TaskLogFilter())
-    # Does nothing where the module has configured logging itself.
+    # Has no effect if the module has configured logging itself.
     logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
     queue, slots = scheduler.config.task.biz_prefix, scheduler.config.threadpool.concurrency
     log.info("starting: queue %r, %d at a time, pid %d", queue, slots, os.getpid())
     try:
         anyio.run(scheduler.run_until_stopped)
-    except WorkerEndedError:  # it has said so
+    except WorkerEndedError:  # it is logged already
         return FAILED
     except MaasBackoffError:
         raise
@@ -179,8 +179,8 @@ def _worker(options: argparse.Namespace) -> int:
 def _gpus(options: argparse.Namespace) -> int:
     from maas_backoff.commands.gpus import as_json, as_table, gpus
 
-    told = StorageConfig(url=options.url) if options.url is not None else TaskBackoffConfig.from_env().storage
-    storage = None if told == StorageConfig() else told
+    given = StorageConfig(url=options.url) if options.url is not None else TaskBackoffConfig.from_env().storage
+    storage = None if given == StorageConfig() else given
     try:
         found = anyio.run(gpus, storage)
     except LookupError as error:
@@ -209,18 +209,18 @@ def _queue(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from maas_backoff.commands.doctor import as_json, examine
 
-    logging.getLogger("maas_backoff").addHandler(logging.NullHandler())  # what it warns of is in the findings
+    logging.getLogger("maas_backoff").addHandler(logging.NullHandler())  # its warnings are in the result
 
     async def run() -> int:
         scheduler = TaskBackoffScheduler(_config(options))
         store = QueueStore.of(scheduler.config)
         try:
-            words = await examine(scheduler, store, repair=options.repair, keys=options.keys)
+            lines = await examine(scheduler, store, repair=options.repair, keys=options.keys)
         finally:
             await store.aclose()
             await scheduler.shutdown()
-        print(as_json(words) if options.json else "\n".join(map(str, words)))
-        return FAILED if any(word.kind == "wrong" for word in words) else OK
+        print(as_json(lines) if options.json else "\n".join(map(str, lines)))
+        return FAILED if any(line.kind == "wrong" for line in lines) else OK
 
     return anyio.run(run)
 
@@ -253,9 +253,9 @@ def _config(options: argparse.Namespace) -> TaskBackoffConfig:
 
 
 def _leave_threads_behind(code: int) -> None:
-    """End the process when threads, such as those of handlers that never return, would keep it alive for ever.
+    """End the process if threads keep it alive, such as those of handlers that never return.
 
-    A daemon beside the usual end of the interpreter, which joins idle thread pools and runs what is registered at exit.
+    Runs in a daemon thread, beside the usual end of the interpreter, which joins thread pools and calls atexit hooks.
     """
     time.sleep(LINGER)
     left = [

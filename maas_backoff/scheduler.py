@@ -1,4 +1,4 @@
-"""The one object that users hold."""
+"""The scheduler: the main object of the public API."""
 
 import asyncio
 import os
@@ -52,17 +52,17 @@ _L = TypeVar("_L", bound=Lifespan)
 
 
 class TaskBackoffScheduler:
-    """Creates tasks, and runs them where a handler is set.
+    """Creates tasks, and runs them if a handler is set.
 
-    Building one does no I/O. Calls before `start` connect on their own; without a handler the scheduler is a producer
-    and claims nothing. The configuration is copied when it is first used, and again by `start`.
+    The constructor does no I/O. Calls before `start` connect by themselves. Without a handler the scheduler is a
+    producer and claims no tasks. The configuration is copied at the first use, and again by `start`.
 
-    Each event loop that uses the scheduler, in any thread, has connections of its own, which end with the loop: by
-    `shutdown`, or when `asyncio.run` ends it. So do processes after a fork. The worker belongs to the event loop of
-    `start`; `start` and `shutdown` in another one raise EventLoopError.
+    Each event loop that uses the scheduler, in any thread, has its own connections. They are closed by `shutdown`, or
+    when `asyncio.run` closes the loop. A process after a fork has its own connections, too. The worker belongs to the
+    event loop of `start`; `start` and `shutdown` in another event loop raise EventLoopError.
 
-    Every call may raise StorageUnavailableError when the server does not answer within `storage.timeout`, and may then
-    be repeated.
+    Every call may raise StorageUnavailableError if the server does not answer within `storage.timeout`. The call may
+    then be repeated.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class TaskBackoffScheduler:
         gpu_probe: Probe | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        """`tracing` follows tasks from their creation into their handlers: `maas_backoff.otel.OpenTelemetry()`.
+        """`tracing` traces tasks from their creation into their handlers: `maas_backoff.otel.OpenTelemetry()`.
 
-        `gpu_probe` takes the place of NVML, in tests: `maas_backoff.testing.FakeGpuProbe`.
+        `gpu_probe` replaces NVML in tests: `maas_backoff.testing.FakeGpuProbe`.
         """
         if tracing is not None and (isinstance(tracing, type) or not isinstance(tracing, Tracing)):
             raise InvalidValueError("tracing", "a maas_backoff.otel.OpenTelemetry(), or None", tracing)
@@ -99,11 +99,12 @@ class TaskBackoffScheduler:
     def set_custom_task_handler(self, handler: _H) -> _H:
         """Set the function that runs tasks, `async def` or `def`; works as a decorator.
 
-        It is called with the TaskEntity, and with what the worker_lifespan yields where there is one. Returning
-        ResultEntity.ok(…) or any JSON value completes the task; ResultEntity.fail(…) or an exception fails the
-        attempt; Retry, Snooze and Discard say what shall happen. What a plain function returns is awaited on the event
-        loop if it can be: `async def` behind a plain decorator.
-        Raises HandlerError for what cannot be called this way, with the remedy.
+        The handler is called with the TaskEntity and, if there is a worker_lifespan, the value that it yields. If the
+        handler returns ResultEntity.ok(…) or any JSON value, the task completes. ResultEntity.fail(…) or an
+        exception fails the attempt. Retry, Snooze and Discard decide what happens next. If a `def` function returns an
+        awaitable, as an `async def` behind a plain decorator does, the event loop awaits it.
+
+        Raises HandlerError, with the remedy, for a handler that cannot be called this way.
         """
         self._check_stopped("handler")
         check_handler("handler", handler, 1, 2)
@@ -113,17 +114,20 @@ class TaskBackoffScheduler:
         return handler
 
     def set_worker_lifespan(self, lifespan: _L) -> _L:
-        """Set what each process that calls the handler does once, before its first task; works as a decorator.
+        """Set the start-up of each process that calls the handler, such as loading a model; works as a decorator.
 
-        `lifespan` is a function that gives a context manager (@contextmanager, or @asynccontextmanager): it loads the
-        model and warms up, and what it yields is handed to the handler as its second argument. One with a parameter is
-        called with the GpuAssignment of its child process, or None where there is none.
-        In process mode every child enters it, which sees its own GPU only; else the worker does. One asyncio task
-        enters and leaves it, so it may have a task group around its `yield`; what that runs goes on between tasks, also
-        in a child, where only a handler that is not `async def` holds it up. One that ends by itself ends the worker,
-        or its child.
-        It does not count in `exec_timeout`; `start` waits for the first one. Where tasks need a GPU, and none has room
-        at the start, the first task that gets one waits for it instead. Raises HandlerError as for handlers.
+        `lifespan` is a function that returns a context manager (@contextmanager, or @asynccontextmanager). The yielded
+        value is the second argument of the handler. A `lifespan` with a parameter is called with the GpuAssignment of
+        its child process, or None without a GPU.
+
+        In process mode every child, which sees only its own GPU, enters the lifespan; otherwise the worker does. One
+        asyncio task enters and leaves it, so it may have a task group around its `yield`. The task group runs on
+        between tasks; in a child, only a handler that is not `async def` blocks it. A lifespan that ends by itself ends
+        the worker, or its child.
+
+        The lifespan does not count in `exec_timeout`. `start` waits until the first one is entered. If tasks need a GPU
+        and none has room at the start, the first task that gets a GPU waits instead. Raises HandlerError like
+        `set_custom_task_handler`.
         """
         self._check_stopped("worker_lifespan")
         if not callable(lifespan):
@@ -137,9 +141,9 @@ class TaskBackoffScheduler:
     def set_custom_task_exception_handler(self, handler: _E) -> _E:
         """Set a function that is called after an attempt that raised, timed out or lost its child process.
 
-        It is called in the worker with the TaskEntity, whose `error` is that of the attempt, and may take as long as
-        the attempt might have. Returning ResultEntity.ok(…) completes the task with that fallback;
-        ResultEntity.fail(…) sets code and message of the failed attempt. What it raises is logged and changes nothing.
+        `handler` is called in the worker with the TaskEntity, whose `error` is that of the attempt. It may take as long
+        as the attempt. If it returns ResultEntity.ok(…), the task completes with that fallback. ResultEntity.fail(…)
+        sets the code and message of the failed attempt. An exception of `handler` is logged and changes nothing.
         """
         self._check_stopped("exception handler")
         check_handler("exception handler", handler, 1)
@@ -148,11 +152,11 @@ class TaskBackoffScheduler:
 
     @property
     def has_handler(self) -> bool:
-        """Whether a task handler is set; without one, the scheduler is a producer."""
+        """Whether a task handler is set; without a handler, the scheduler is a producer."""
         return self._handler is not None
 
     def health(self) -> Health:
-        """Return whether this process runs tasks as it should, and what keeps it from that. Does no I/O."""
+        """Return whether this process runs tasks as it should, and the reasons if not. Does no I/O."""
         if self._handler is None:
             return Health((f"no task handler is set for {self.config.task.biz_prefix!r}",))
         if self._service is None:
@@ -166,9 +170,9 @@ class TaskBackoffScheduler:
     # Start and stop
 
     async def start(self) -> None:
-        """Connect, and start to run tasks if there is a handler. Does nothing if it has been started.
+        """Connect, and start to run tasks if there is a handler. Does nothing if the scheduler is started.
 
-        Installs no signal handlers. Raises ConfigError, HandlerError or StorageError; then nothing is left running.
+        Installs no signal handlers. Raises ConfigError, HandlerError or StorageError; then nothing runs.
         """
         async with self._opened.lock():
             self._check_home("start", takes=self._handler is not None)
@@ -198,14 +202,14 @@ class TaskBackoffScheduler:
     async def shutdown(self) -> None:
         """Drain and stop: running tasks may end within `shutdown_grace`, others are handed back without using a retry.
 
-        Does nothing if the scheduler was not started, or was stopped. Raises what the worker died of, if it died;
-        HandlerError when a handler calls it.
+        Does nothing if the scheduler was not started, or was stopped. Raises the error that ended the worker, if any.
+        Raises HandlerError if a handler calls it.
         """
         task = current.get()
         if task is not None and self._service is not None and self._service.runs(task):
-            raise HandlerError("shutdown: a handler cannot wait for its own end; tell your main task to call it")
+            raise HandlerError("shutdown: a handler cannot wait for its own end; call shutdown from your main task")
         self._check_home("shutdown")
-        await uninterrupted(self._stop())  # a worker must not be left half stopped; stop() is bounded
+        await uninterrupted(self._stop())  # a worker must not be left half stopped; the time of stop() is bounded
 
     async def _stop(self) -> None:
         async with self._opened.lock():
@@ -217,9 +221,9 @@ class TaskBackoffScheduler:
                 await self._opened.close()
 
     def _check_home(self, what: str, *, takes: bool = False) -> None:
-        """Raise EventLoopError where the worker runs in another event loop; forget a worker whose loop was closed.
+        """Raise EventLoopError if the worker runs in another event loop; forget a worker whose loop is closed.
 
-        `takes` makes the running loop the one of the worker.
+        `takes` makes the running event loop the one of the worker.
         """
         here = asyncio.get_running_loop()
         with self._mutex:
@@ -233,7 +237,7 @@ class TaskBackoffScheduler:
                 self._home = here
 
     def _forked(self) -> None:
-        """Begin anew in a child process: the worker is the parent's."""
+        """Reset the state in a child process after a fork: the worker stays in the parent process."""
         forks.inherited.append(self._service)
         self._service = self._home = None
         self._mutex = threading.Lock()
@@ -252,10 +256,11 @@ class TaskBackoffScheduler:
         await self.shutdown()
 
     async def run_until_stopped(self) -> None:
-        """Run as a worker process: start, and drain on SIGTERM, SIGINT or SIGHUP; return when that is done.
+        """Run as a worker process: start, drain on SIGTERM, SIGINT or SIGHUP, and return after the drain.
 
-        A second signal cancels what runs and hands it back; a third ends the process at once. SIGHUP stays ignored
-        where it was (`nohup`). Raises what the worker died of, if it died, or WorkerEndedError.
+        A second signal cancels running attempts and hands back their tasks. A third signal ends the process at once.
+        SIGHUP stays ignored if it was ignored before (`nohup`). Raises the error that ended the worker, if any, or
+        WorkerEndedError.
         """
         if self._handler is None:
             raise HandlerError("run_until_stopped: there is no task handler to run; set one before")
@@ -290,45 +295,46 @@ class TaskBackoffScheduler:
     async def create_task(
         self, task_params: Mapping[str, object], task_id: str | None = None, **options: Unpack[TaskOptions]
     ) -> str:
-        """Create a task and return its id; made before the first send when None: 16 characters that sort by time.
+        """Create a task and return its id.
 
-        `task_params` is a dict of JSON values. An id that exists, in any state, with equal params is returned, and
-        nothing created: an idempotency key, until the finished task's time to live ends. Options (TaskOptions) are
-        not compared.
+        `task_params` is a dict of JSON values. `task_id` is an idempotency key. If a task with this id and equal params
+        exists, in any state, its id is returned and nothing is created, until the time to live of the finished task
+        ends. `options` (TaskOptions) are not compared. Without a `task_id`, an id of 16 characters is made before the
+        first send; such ids sort by time.
 
-        Raises TaskConflictError for an id with other params; InvalidValueError, ConfigError, PayloadError before
-        anything is sent; StorageFullError.
+        Raises TaskConflictError for an id with other params. Raises InvalidValueError, ConfigError or PayloadError
+        before anything is sent, and StorageFullError.
         """
         return await self._client.create(task_params, task_id, options)
 
     async def create_tasks(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
-        """Create many tasks and return their ids in order; an item is the params, or a TaskSpec with the options.
+        """Create many tasks and return their ids in order. An item is the params, or a TaskSpec with the options.
 
-        All items are checked before the first is sent. They are sent 1,000 at a time. Conflicts are raised at the end,
-        as one TaskConflictError with `conflicts` and `created`. QueueFullError and other StorageErrors have `created`:
-        the ids of this call that are in the queue for certain. If all items have ids, the same call may be repeated.
+        All items are checked before the first is sent; 1,000 are sent at a time. Conflicts are raised at the end: one
+        TaskConflictError with `conflicts` and `created`. QueueFullError and other StorageErrors have `created`: the ids
+        of this call that are in the queue for certain. If all items have ids, the same call may be repeated.
         """
         return await self._client.create_many(items)
 
     # Reading tasks
 
     async def get_task(self, task_id: str) -> TaskEntity | None:
-        """Return the task, or None if there is none of that id (any more)."""
+        """Return the task, or None if there is no task with this id (any more)."""
         return await self._client.get(task_id)
 
     async def wait_task(self, task_id: str, timeout: float | timedelta | None = None) -> TaskEntity:
-        """Return the task when it is finished: completed, failed or cancelled. None waits for ever.
+        """Wait until the task is finished (completed, failed or cancelled), and return it.
 
-        Raises TaskTimeoutError after `timeout` (seconds, or a timedelta), and TaskNotFoundError.
+        Raises TaskTimeoutError after `timeout` (seconds, or a timedelta; None waits for ever), and TaskNotFoundError.
         """
         return await self._client.wait(task_id, timeout)
 
     async def watch(self, task_id: str, *, after: str | None = None) -> AsyncGenerator[TaskEvent, None]:
-        """Give the task as it is, and again whenever its state or progress changes, until it is finished.
+        """Yield the task now, and again whenever its state or progress changes, until it is finished.
 
-        `after` is the id of the last event that was seen: it is not given again, and a lost connection costs nothing
-        but what came in between. Changes that follow each other quickly may be seen as one. Raises TaskNotFoundError,
-        also when the task is deleted meanwhile.
+        `after` is the id of the last event that was received, for example before a lost connection; this event is not
+        yielded again. Quick changes may be joined into one event. Raises TaskNotFoundError, also if the task is deleted
+        meanwhile.
         """
         async with aclosing(self._client.watch(task_id, after)) as events:
             async for event in events:
@@ -343,19 +349,19 @@ class TaskBackoffScheduler:
         disconnected: Disconnected | None = None,
         **options: Unpack[TaskOptions],
     ) -> AsyncGenerator[str, None]:
-        """Create a task for as long as somebody is there for it: `async with scheduler.call(params) as task_id:`.
+        """Create a task that is cancelled with its caller: `async with scheduler.call(params) as task_id:`.
 
-        When the block is left before the task is finished, by an exception, a return, or as its caller was cancelled,
-        the task is cancelled, wherever it runs; also one that was there before under the same id.
+        If the block ends before the task is finished, by an exception, a return or a cancel, the task is cancelled,
+        wherever it runs. This is also true for a task that existed before under the same id.
 
-        `disconnected` is a function, awaited twice a second, that says whether the caller has hung up:
-        `request.is_disconnected` in an endpoint, which a web framework does not cancel. Once it returns True, the block
-        is cancelled, and CallerGoneError raised. Other arguments and errors are those of `create_task`.
+        `disconnected` is a function that is awaited twice a second, and returns whether the caller has hung up, such as
+        `request.is_disconnected`: a web framework does not cancel an endpoint. If it returns True, the block is
+        cancelled, and CallerGoneError is raised. Other arguments and errors are those of `create_task`.
         """
         task_id = new_task_id() if task_id is None else task_id
         try:
             await uninterrupted(self.create_task(task_params, task_id, **options))
-        except asyncio.CancelledError:  # the task may be there all the same, and even run
+        except asyncio.CancelledError:  # the task may have been created, and may run
             await uninterrupted(self.cancel_task(task_id, running=True))
             raise
         try:
@@ -380,82 +386,81 @@ class TaskBackoffScheduler:
     ) -> TaskPage:
         """Return up to `limit` (1..1000) tasks in a state, as `.tasks`; pass `.cursor` to go on, until it is None.
 
-        Pending and processing tasks come in the order in which they are due or run out, finished ones in that in which
-        they expire; with `reverse` the last comes first. Of the pending ones, `waiting_for="gpu"` lists those that are
-        due and wait for room on a GPU, `waiting_for="slot"` those that are due and need none, and `due_from` those that
-        are delayed, or wait to be retried, from that moment on (a timedelta: from now). With
-        `brief` they come without params, result and failed attempts, at a fraction of the cost. A task that changes
-        its state meanwhile may be missed or seen twice.
+        Pending tasks are sorted by due time, processing tasks by the end of their lease, finished tasks by the time at
+        which they expire; `reverse` reverses the order. Three filters are for pending tasks. `waiting_for="gpu"` lists
+        due tasks that wait for room on a GPU, `waiting_for="slot"` due tasks that need no GPU. `due_from` lists delayed
+        tasks and retries from that moment on (a timedelta: from now). `brief` leaves out params, result and failed
+        attempts, at a fraction of the cost. A task that changes its state meanwhile may be missed or listed twice.
         """
         return await self._client.page(status, Listing(limit, cursor, reverse, waiting_for, due_from, brief))
 
     async def get_queue_stats(self) -> QueueStats:
-        """Return how many tasks are in which state, in constant time."""
+        """Return the number of tasks in each state, in constant time."""
         return await self._client.store.reader.stats()
 
     async def explain(self) -> str:
-        """Return in one sentence why nothing runs, or not all that waits."""
+        """Return one sentence: why no task runs, or why tasks wait."""
         return await self._client.store.reader.explain()
 
     async def get_history(self, minutes: int = 60) -> History:
-        """Return what has happened in the last 1 to 120 minutes, this one included, and in all time.
+        """Return the numbers of the last 1 to 120 minutes, with the present minute, and of all time.
 
-        Kept by whoever settles attempts, at no cost worth naming; minutes are those of the server's clock.
+        Each settlement counts them, at almost no cost. Minutes are those of the server's clock.
         """
         return await self._client.history(minutes)
 
     async def get_upcoming(self, step: float | timedelta = 30, steps: int = 20) -> list[int]:
-        """Return how many tasks become due in each of the next `steps` (1 to 200) steps.
+        """Return the number of tasks that become due in each of the next `steps` (1 to 200) steps.
 
-        `step` is the length of one, seconds or a timedelta, at most a day.
+        `step` is the length of a step: seconds or a timedelta, at most a day.
         """
         return await self._client.upcoming(step, steps)
 
     async def workers(self) -> list[Worker]:
-        """Return the live workers of this queue, as each told with its last heartbeat; at most 1,000."""
+        """Return the live workers of this queue, as of their last heartbeat; at most 1,000."""
         return list(await self._client.store.registry.fleet())
 
     async def gpus(self) -> list[GpuStatus]:
-        """Return the GPUs of all live workers of this queue, with what every queue has reserved there."""
+        """Return the GPUs of all live workers of this queue, with the reservations of all queues."""
         return await self._client.gpus()
 
     # Changing tasks
 
     async def cancel_task(self, task_id: str, *, running: bool = False) -> bool:
-        """Cancel a pending task at once. With `running`, ask for the end of an attempt that runs, wherever it runs.
+        """Cancel a pending task at once. With `running`, request the cancellation of a running task, wherever it runs.
 
-        True if the task is cancelled, or its attempt will be stopped within a moment; an attempt that completes first
-        wins. False for a finished or unknown task, and for a running one without `running`.
+        Return True if the task is cancelled or its cancellation was requested; an attempt that completes first wins.
+        Return False for a finished or unknown task, and without `running` for a running one.
         """
         return await self._client.operations.cancel(task_id, running=running)
 
     async def mark_task_processing(self, task_id: str) -> bool:
-        """Take a pending task out of the queue: somebody else works on it. No lease; nobody runs or reaps it."""
+        """Take a pending task out of the queue, for work elsewhere. It has no lease; no worker runs or reaps it."""
         return await self._client.operations.mark_processing(task_id)
 
     async def mark_task_completed(self, task_id: str, result: object = None) -> bool:
-        """Complete a task that is not finished, with any JSON value. A running attempt loses its right to settle."""
+        """Complete an unfinished task, with any JSON value. A running attempt loses its lease."""
         return await self._client.operations.mark_completed(task_id, result)
 
     async def mark_task_failed(self, task_id: str, reason: str = "", *, retry: bool = True) -> bool:
-        """Count a failed attempt for a task that is not finished: retried while it has retries left, else failed.
+        """Record a failed attempt of an unfinished task: it is retried while retries remain, else it fails.
 
-        `retry=False` fails it at once. A running attempt loses its right to settle.
+        `retry=False` fails the task at once. A running attempt loses its lease.
         """
         return await self._client.operations.mark_failed(task_id, reason, retry=retry)
 
     async def update_task_progress(self, task_id: str, progress: float, message: str | None = None) -> bool:
-        """Note how far a task is, 0 to 100, while it is processing; from its own handler, while it holds the lease."""
+        """Set the progress of a processing task, 0 to 100; in its own handler, only while the attempt has the lease."""
         return await self._client.operations.update_progress(task_id, progress, message)
 
     async def retry_task(self, task_id: str) -> bool:
-        """Make a failed or cancelled task pending again, with all its retries."""
+        """Make a failed or cancelled task pending again, with no retry used."""
         return await self._client.operations.retry(task_id)
 
     async def retry_tasks(self, status: str = "failed", *, error: str | None = None) -> int:
-        """Retry all tasks that are failed, or cancelled, now; return how many.
+        """Retry all tasks that are failed, or cancelled, now; return their number.
 
-        `error` picks those whose error, "type: message", has this text in it, in whatever case.
+        `error` selects tasks with this text in their error, "type: message", in upper or lower case.
         """
         return await self._client.operations.retry_all(status, error)
 
@@ -464,24 +469,24 @@ class TaskBackoffScheduler:
         return await self._client.operations.update(task_id, options)
 
     async def delete_task(self, task_id: str) -> bool:
-        """Delete a task, unless an attempt of it runs."""
+        """Delete a task, unless it is running."""
         return await self._client.operations.delete(task_id)
 
     async def purge_tasks(self, status: str) -> int:
-        """Delete all tasks that are pending, completed, failed or cancelled now; return how many."""
+        """Delete all tasks that are pending, completed, failed or cancelled now; return their number."""
         return await self._client.operations.purge(status)
 
-    # Steering the queue
+    # Pausing the queue
 
     async def pause(self) -> bool:
-        """Have no worker claim anything more until `resume`, from the next claim on; what runs goes on.
+        """Stop all claims of the queue until `resume`, from the next claim on; running tasks go on.
 
-        For the whole queue, and lasting: it survives all workers. False if it was paused already.
+        The pause is stored on the server, and outlives all workers. Return False if the queue was paused already.
         """
         return await self._client.operations.pause(on=True)
 
     async def resume(self) -> bool:
-        """Let the queue's workers go on; False if it was not paused."""
+        """Let the workers of the queue claim again. Return False if the queue was not paused."""
         return await self._client.operations.pause(on=False)
 
 

@@ -1,4 +1,4 @@
-"""The parts of a command on a queue."""
+"""The parts of a command that reads or changes a queue."""
 
 import argparse
 import sys
@@ -17,22 +17,22 @@ Run = Callable[[TaskBackoffScheduler, Options], Awaitable[int]]
 
 
 def no_arguments(_: Arguments) -> None:
-    """For a command that has none of its own."""
+    """Add no arguments."""
 
 
 def task_id(parser: Arguments) -> None:
-    """For a command on one task."""
+    """Add the argument ID, the id of a task."""
     parser.add_argument("task_id", metavar="ID")
 
 
 def add_option(parser: Arguments, section: type[attrs.AttrsInstance], name: str, flag: str = "") -> None:
-    """Add the flag of an option of the configuration: its type and its help are those of the declaration."""
+    """Add a flag for an option of the configuration, with the type and the help of its declaration."""
     option = attrs.fields_dict(section)[name]
     otherwise = "" if option.default in {"", None} else f", or {option.default}"
-    told = f"{option.metadata['help']} (default: MAAS_BACKOFF_{name.upper()}{otherwise})"
+    text = f"{option.metadata['help']} (default: MAAS_BACKOFF_{name.upper()}{otherwise})"
     flag = flag or f"--{name.replace('_', '-')}"
     kind = kind_of(option)
-    parser.add_argument(flag, type=kind, metavar=_METAVARS.get(kind), help=told.replace("%", "%%"))
+    parser.add_argument(flag, type=kind, metavar=_METAVARS.get(kind), help=text.replace("%", "%%"))
 
 
 _METAVARS: dict[type[bool | float | str], str] = {float: "X", int: "N"}
@@ -40,19 +40,19 @@ _METAVARS: dict[type[bool | float | str], str] = {float: "X", int: "N"}
 
 @attrs.frozen
 class Command:
-    """A command on a queue: what it does, what it runs, and its own arguments; the result is the exit code.
+    """A command that reads or changes a queue. `run` returns the exit code.
 
-    All take `--url` and `--queue` besides.
+    Each command also takes `--url` and `--queue`.
     """
 
     help: str
     run: Run
     arguments: Callable[[Arguments], object] = no_arguments
     prints_json: bool = False
-    """Whether it takes `--json`, too, to print what it has read."""
+    """Whether the command also takes `--json`."""
 
 
-def not_so(options: Options, why: str) -> int:
-    """Say why a command has done nothing; its exit code."""
+def failed(options: Options, why: str) -> int:
+    """Print why a command failed; return the exit code FAILED."""
     print(f"maas-backoff {options.command}: {why}", file=sys.stderr)
     return FAILED

@@ -1,4 +1,4 @@
-"""`maas-backoff dashboard`: the page by itself, on this machine only."""
+"""`maas-backoff dashboard`: serve the page on this machine only."""
 
 import argparse
 import socket
@@ -18,7 +18,7 @@ HERE = "127.0.0.1"
 
 
 async def serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace) -> None:
-    """Serve the page until a signal comes. Raises InvalidValueError for a port that is taken, and StorageError."""
+    """Serve the page until a signal arrives. Raises InvalidValueError for a port in use, and StorageError."""
     with _listening(options.port) as listening:
         await scheduler.get_queue_stats()
         await _serve(scheduler, options, listening)
@@ -39,7 +39,7 @@ async def _serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace, l
         return access
 
     page = dashboard(scheduler, authorize=authorize, payloads=options.payloads)
-    # A name that somebody else's page has pointed here is none of ours.
+    # Refuse other host names: another web site may point its own name to this address (DNS rebinding).
     app = TrustedHostMiddleware(page, allowed_hosts=[HERE, "localhost"], www_redirect=False)
     print(
         f"http://{HERE}:{options.port}/  ({'with' if options.act else 'without'} actions; Ctrl-C ends it)", flush=True

@@ -1,4 +1,4 @@
-"""`maas-backoff doctor`: what is wrong here, and what to do about it."""
+"""`maas-backoff doctor`: find what is wrong, and say what to do."""
 
 import json
 import statistics
@@ -17,12 +17,12 @@ from maas_backoff.store.queue_store import QueueStore
 
 PINGS = 20
 LARGEST_SKEW = 1.0
-"""Seconds between the clock here and the server's that are worth a word."""
+"""The difference in seconds between the local clock and the server's above which the doctor warns."""
 
 
 @attrs.frozen
-class Word:
-    """One line: `ok`, `warning` or `wrong`, and what about."""
+class Line:
+    """One line of the result: `ok`, `warning` or `wrong`, and a text."""
 
     kind: str
     text: str
@@ -31,70 +31,71 @@ class Word:
         return f"{self.kind:8} {self.text}"
 
 
-def as_json(words: Sequence[Word]) -> str:
+def as_json(lines: Sequence[Line]) -> str:
     """Return the lines as JSON."""
-    return json.dumps([attrs.asdict(word) for word in words], indent=2)
+    return json.dumps([attrs.asdict(line) for line in lines], indent=2)
 
 
 async def examine(
     scheduler: TaskBackoffScheduler, store: QueueStore, *, repair: bool = False, keys: int = MOST_KEYS
-) -> list[Word]:
-    """Return all there is to say. Raises StorageError when the server cannot be reached.
+) -> list[Line]:
+    """Check the server, the clocks, the workers, the queue and the GPUs, and return the results.
 
-    Tasks that are in no index are looked for among `keys` keys of the server, and put back if `repair`.
+    Searches `keys` keys of the server for tasks that are in no index, and puts them back if `repair`. Raises
+    StorageError if the server cannot be reached.
     """
-    words = [*await _server(store), *await _clock(store)]
+    lines = [*await _server(store), *await _clock(store)]
     stats = await scheduler.get_queue_stats()
     fleet = await scheduler.workers()
-    words.append(Word("ok" if fleet else "warning", f"workers: {len(fleet)} alive"))
+    lines.append(Line("ok" if fleet else "warning", f"workers: {len(fleet)} alive"))
     versions = {worker.version for worker in fleet}
     if len(versions) > 1:
-        words.append(Word("warning", f"workers: of several releases ({', '.join(sorted(versions))}); upgrade them all"))
-    words.extend(
-        Word("warning", f"worker {worker.name}: its event loop kept a call waiting for {worker.lag:.1f} s")
+        lines.append(Line("warning", f"workers: of several releases ({', '.join(sorted(versions))}); upgrade them all"))
+    lines.extend(
+        Line("warning", f"worker {worker.name}: its event loop kept a call waiting for {worker.lag:.1f} s")
         for worker in fleet
         if worker.lag > 1
     )
-    words.extend(
-        Word("warning", f"worker {worker.name}: not ready: {worker.trouble}") for worker in fleet if not worker.ready
+    lines.extend(
+        Line("warning", f"worker {worker.name}: not ready: {worker.trouble}") for worker in fleet if not worker.ready
     )
-    words.append(
-        Word("warning" if stats.paused or stats.suspect_count else "ok", f"queue: {await scheduler.explain()}")
+    lines.append(
+        Line("warning" if stats.paused or stats.suspect_count else "ok", f"queue: {await scheduler.explain()}")
     )
     if stats.unfit_count:
         too_much = "ask for more GPU memory than any worker's device has"
-        words.append(Word("wrong", f"queue: {stats.unfit_count} tasks {too_much}"))
-    words += await _orphans(store, repair=repair, keys=keys)
-    return [*words, *await anyio.to_thread.run_sync(_gpus)]
+        lines.append(Line("wrong", f"queue: {stats.unfit_count} tasks {too_much}"))
+    lines += await _orphans(store, repair=repair, keys=keys)
+    return [*lines, *await anyio.to_thread.run_sync(_gpus)]
 
 
-async def _server(store: QueueStore) -> list[Word]:
+async def _server(store: QueueStore) -> list[Line]:
     try:
         found = await store.check(worker=True)
     except StorageUnfitError as error:
-        return [Word("wrong", f"server: {problem}") for problem in error.findings]
-    return [Word("warning", f"server: {one.text}") for one in found] or [Word("ok", "server: fit, with all rights")]
+        return [Line("wrong", f"server: {problem}") for problem in error.findings]
+    return [Line("warning", f"server: {one.text}") for one in found] or [Line("ok", "server: fit, with all rights")]
 
 
-async def _orphans(store: QueueStore, *, repair: bool, keys: int) -> list[Word]:
+async def _orphans(store: QueueStore, *, repair: bool, keys: int) -> list[Line]:
     try:
         found = await find_orphans(store.connection, repair=repair, keys=keys)
     except StorageDeniedError:
-        return [Word("warning", "queue: tasks in no index were not looked for: grant ACL SETUSER <user> +scan")]
-    words: list[Word] = []
+        return [Line("warning", "queue: tasks in no index were not looked for: grant ACL SETUSER <user> +scan")]
+    lines: list[Line] = []
     if found.orphans and repair:
-        words.append(Word("ok", f"queue: {found.orphans} tasks that were in no index were put back"))
+        lines.append(Line("ok", f"queue: {found.orphans} tasks that were in no index were put back"))
     elif found.orphans:
         wrong = "tasks are in no index, and nobody finds them"
-        words.append(Word("wrong", f"queue: {found.orphans} {wrong}: run maas-backoff doctor --repair"))
+        lines.append(Line("wrong", f"queue: {found.orphans} {wrong}: run maas-backoff doctor --repair"))
     if not found.complete:
-        words.append(
-            Word("warning", f"queue: only {found.tasks} tasks were looked at; --keys {10 * keys} looks at more")
+        lines.append(
+            Line("warning", f"queue: only {found.tasks} tasks were looked at; --keys {10 * keys} looks at more")
         )
-    return words
+    return lines
 
 
-async def _clock(store: QueueStore) -> list[Word]:
+async def _clock(store: QueueStore) -> list[Line]:
     trips: list[float] = []
     skew = 0.0
     for _ in range(PINGS):
@@ -103,29 +104,29 @@ async def _clock(store: QueueStore) -> list[Word]:
         trips.append(time.monotonic() - begun)
         skew = int(seconds) + int(micros) / 1e6 - (time.time() - trips[-1] / 2)
     latency = f"server: answers in {statistics.median(trips) * 1000:.2f} ms (median of {PINGS})"
-    words = [Word("ok", latency)]
+    lines = [Line("ok", latency)]
     if abs(skew) > LARGEST_SKEW:
         harmless = "only run_at is taken by the caller's clock; set both by NTP"
-        words.append(Word("warning", f"clock: here and on the server it differs by {skew:+.1f} s; {harmless}"))
+        lines.append(Line("warning", f"clock: here and on the server it differs by {skew:+.1f} s; {harmless}"))
     else:
-        words.append(Word("ok", f"clock: within {abs(skew) * 1000:.0f} ms of the server's"))
+        lines.append(Line("ok", f"clock: within {abs(skew) * 1000:.0f} ms of the server's"))
     ahead = int(await store.connection.server.execute("HGET", store.connection.keys("meta"), "ahead") or 0) / 1000
     if ahead:
-        what = "by so much the server's was set back; times are shown by the server's"
-        words.append(Word("ok", f"clock: the queue's is {ahead:.1f} s ahead of the server's: {what}"))
-    return words
+        why = "the server's was set back by that; times are shown by the server's"
+        lines.append(Line("ok", f"clock: the queue's is {ahead:.1f} s ahead of the server's: {why}"))
+    return lines
 
 
-def _gpus() -> list[Word]:
+def _gpus() -> list[Line]:
     try:
-        readings = probed()
+        samples = probed()
     except LookupError as error:
         why = str(error)
         usual = why.startswith(NO_DRIVER) or why == NO_DEVICE
-        return [Word("ok", f"gpus: none here ({why})") if usual else Word("wrong", f"gpus: {why}")]
+        return [Line("ok", f"gpus: none here ({why})") if usual else Line("wrong", f"gpus: {why}")]
     return [
-        Word("wrong", f"gpu {one.index}: {one.trouble}")
+        Line("wrong", f"gpu {one.index}: {one.trouble}")
         if one.trouble
-        else Word("ok", f"gpu {one.index}: {one.name}, {one.free / 1024:.1f} of {one.total / 1024:.1f} GiB free")
-        for one in readings
+        else Line("ok", f"gpu {one.index}: {one.name}, {one.free / 1024:.1f} of {one.total / 1024:.1f} GiB free")
+        for one in samples
     ]

@@ -1,4 +1,4 @@
-"""`maas-backoff gpus`: the GPUs of this machine, and what the queues' workers have reserved there."""
+"""`maas-backoff gpus`: the GPUs of this machine, and the reservations of all queues on them."""
 
 import json
 import threading
@@ -18,13 +18,13 @@ from maas_backoff.store.ledger import DeviceLedger, Ledgers
 from maas_backoff.store.server import Server
 
 PATIENCE = 15.0
-"""Seconds that NVML may take to answer: a GPU that sleeps takes some to wake."""
+"""The most seconds to wait for NVML: a GPU that sleeps needs seconds to wake."""
 
 
 async def gpus(storage: StorageConfig | None) -> list[GpuStatus]:
-    """Return this machine's GPUs; without a storage, nothing is known of reservations.
+    """Return the GPUs of this machine, without their reservations if `storage` is None.
 
-    Raises LookupError where there are none, with the reason.
+    Raises LookupError with the reason if there are none.
     """
     samples = probed()
     server = None if storage is None else Server(storage, key_of(samples[0].uuid))
@@ -42,7 +42,7 @@ async def gpus(storage: StorageConfig | None) -> list[GpuStatus]:
 
 
 def probed() -> Sequence[GpuSample]:
-    """Return samples of this machine's devices; raises LookupError where there are none, with the reason."""
+    """Return a sample of each GPU of this machine. Raises LookupError with the reason if there are none."""
     probe, read = NvmlProbe(), threading.Event()
     probe.start(read.set)
     deadline = time.monotonic() + PATIENCE
@@ -72,12 +72,12 @@ def _device(sample: GpuSample, ledger: DeviceLedger) -> Device:
 
 
 def as_json(found: Sequence[GpuStatus]) -> str:
-    """Return the devices as JSON."""
+    """Return the GPUs as JSON."""
     return json.dumps([device.to_dict() for device in found], indent=2)
 
 
 def as_table(found: Sequence[GpuStatus], *, reservations: bool) -> str:
-    """Return the devices as lines for people; amounts in GiB."""
+    """Return the GPUs as a table for people; amounts are in GiB."""
     head = ("gpu", "name", "total", "strangers", "reserved", "free", "util", "temp", "tasks", "health", "uuid")
     lines = [table(head, (_row(device, reservations=reservations) for device in found))]
     for device in found:

@@ -1,4 +1,4 @@
-"""The scheduler that `module:scheduler` names, for `maas-backoff worker`."""
+"""The import of the scheduler `module:scheduler` for `maas-backoff worker`."""
 
 import importlib
 import inspect
@@ -12,11 +12,11 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 
 
 class UsageError(Exception):
-    """Raised for what the caller of a command can put right; the message is one sentence."""
+    """Raised for an error that the caller of a command can correct; the message is one sentence."""
 
 
 def load_scheduler(reference: str) -> TaskBackoffScheduler:
-    """Return the scheduler that `module:attribute` names; raises UsageError where there is none that could work."""
+    """Return the scheduler that `module:attribute` names. Raises UsageError if there is none with a handler."""
     module, _, attribute = reference.partition(":")
     if not _is_dotted_name(module) or not _is_dotted_name(attribute):
         raise UsageError(f"expected module:scheduler, like my_service.tasks:scheduler, got {reference!r}")
@@ -24,7 +24,7 @@ def load_scheduler(reference: str) -> TaskBackoffScheduler:
     if not isinstance(found, TaskBackoffScheduler) and callable(found):
         found = _call(reference, found)
         if inspect.iscoroutine(found):
-            found.close()  # or Python would warn, out of place, that it was never awaited
+            found.close()  # avoids a warning of Python that the coroutine was never awaited
     if not isinstance(found, TaskBackoffScheduler):
         raise UsageError(
             f"{reference!r}: expected a TaskBackoffScheduler or a function giving it, got {type(found).__name__}"
@@ -42,13 +42,13 @@ def _is_dotted_name(text: str) -> bool:
 
 def _import(module: str, attribute: str) -> object:
     if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds str
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as above; a console script has its own directory there instead
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as above; a console script has its own directory in sys.path instead
     try:
         loaded = importlib.import_module(module)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
             raise UsageError(f"there is no module {error.name!r} here or among the installed ones") from error
-        traceback.print_exc()  # the fault is inside the module, and where is what its author needs
+        traceback.print_exc()  # the author of the module needs the place of the error
         raise UsageError(f"the module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
     try:
         return attrgetter(attribute)(loaded)

@@ -1,4 +1,4 @@
-"""`maas-backoff preview`: when a policy would retry, before anything runs."""
+"""`maas-backoff preview`: the delays of a policy."""
 
 import argparse
 import json
@@ -17,19 +17,19 @@ OPTIONS = (
     "max_retry_count",
 )
 BAR = 40
-"""Characters of the longest bar."""
+"""The number of characters of the longest bar."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the options of TaskConfig that the delays depend on."""
+    """Add a flag for each option of TaskConfig on which the delays depend."""
     for name in OPTIONS:
         add_option(parser, TaskConfig, name)
-    parser.add_argument("--id", default="", metavar="ID", help="the task whose jitter is drawn")
+    parser.add_argument("--id", default="", metavar="ID", help="id of the task; the jitter depends on it")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def preview(options: argparse.Namespace, config: TaskConfig) -> str:
-    """Return the exact delays as a table with bars, or as JSON; options take the place of the configuration's."""
+    """Return the exact delays as a table with bars, or as JSON; `options` replace those of `config`."""
     for name in OPTIONS:
         if (value := getattr(options, name)) is not None:
             setattr(config, name, value)

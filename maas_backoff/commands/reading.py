@@ -1,4 +1,4 @@
-"""The commands that look at a queue."""
+"""The commands that read a queue."""
 
 import json
 import socket
@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from maas_backoff.commands.command import FAILED, OK, Arguments, Command, Options, not_so, task_id
+from maas_backoff.commands.command import FAILED, OK, Arguments, Command, Options, failed, task_id
 from maas_backoff.commands.text import cell, is_rich, moment, span, table
 from maas_backoff.domain.history import Activity, gpu_memory_hint
 from maas_backoff.domain.task import TaskEntity, TaskStatus
@@ -24,8 +24,8 @@ async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
     stats, why = await scheduler.get_queue_stats(), await scheduler.explain()
     history = await scheduler.get_history(60)
     if options.json:
-        told = attrs.asdict(stats) | {"reason": why}
-        _json({**told, "last_hour": _activity(history.recent), "total": _activity(history.total)})
+        counts = attrs.asdict(stats) | {"reason": why}
+        _json({**counts, "last_hour": _activity(history.recent), "total": _activity(history.total)})
         return OK
     due = stats.pending_count - stats.scheduled_count
     counts = {"due": due, "scheduled": stats.scheduled_count, "processing": stats.processing_count}
@@ -54,11 +54,11 @@ async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
 
 
 def _activity(activity: Activity) -> dict[str, Any]:
-    told = attrs.asdict(activity, filter=lambda field, _: field.name != "start" and field.name not in _MEASURED)
+    view = attrs.asdict(activity, filter=lambda field, _: field.name != "start" and field.name not in _MEASURED)
     for name in _MEASURED:
         found = getattr(activity, name)
-        told[name] = {"count": found.count, **{f"p{share}": found.quantile(share / 100) for share in (50, 95, 99)}}
-    return {**told, "gpu_hint": gpu_memory_hint(activity)}
+        view[name] = {"count": found.count, **{f"p{share}": found.quantile(share / 100) for share in (50, 95, 99)}}
+    return {**view, "gpu_hint": gpu_memory_hint(activity)}
 
 
 _MEASURED = ("waits", "runs", "settles", "gpu_peaks", "gpu_needs")
@@ -83,7 +83,7 @@ async def _workers(scheduler: TaskBackoffScheduler, options: Options) -> int:
 def _for_list(parser: Arguments) -> None:
     parser.add_argument("--state", default="pending", choices=[str(status) for status in TaskStatus])
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="1 to 1000 (default: %(default)s)")
-    parser.add_argument("--cursor", metavar="C", help="go on where a page ended")
+    parser.add_argument("--cursor", metavar="C", help="the cursor of the last page, to read the next one")
 
 
 async def _list(scheduler: TaskBackoffScheduler, options: Options) -> int:
@@ -105,7 +105,7 @@ def _row(task: TaskEntity) -> Sequence[object]:
 
 
 def _why(task: TaskEntity, *, when: bool = True) -> str:
-    """Return why a task is in its state: what it waits for, how far it is, or how it ended."""
+    """Return why a task is in its state: its reason to wait, its progress, or its end."""
     error = "" if task.error is None else str(task.error)
     if task.status.finished:
         return error or task.progress_message or ""
@@ -118,13 +118,13 @@ def _why(task: TaskEntity, *, when: bool = True) -> str:
 async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
     task = await scheduler.get_task(options.task_id)
     if task is None:
-        return not_so(options, "there is no such task")
-    told = task.to_dict()
+        return failed(options, "there is no such task")
+    fields = task.to_dict()
     if options.json:
-        _json(told)
+        _json(fields)
         return OK
-    attempts = told.pop("attempts")
-    for name, value in told.items():
+    attempts = fields.pop("attempts")
+    for name, value in fields.items():
         if value is not None:
             print(f"{name:18} {printable(json.dumps(value) if isinstance(value, dict | list) else value)}")
     for attempt in attempts:
@@ -159,25 +159,25 @@ def _drawing(options: Options) -> AbstractContextManager[Callable[[str, str, flo
 
 
 def _for_check(parser: Arguments) -> None:
-    parser.add_argument("--ready", action="store_true", help="also ask for a ready worker of the queue on this host")
+    parser.add_argument("--ready", action="store_true", help="also check for a ready worker of the queue on this host")
 
 
 async def _check(scheduler: TaskBackoffScheduler, options: Options) -> int:
     here = [worker for worker in await scheduler.workers() if worker.host == socket.gethostname()]
     if options.ready and not here:
-        return not_so(options, "no worker of this queue is alive on this host")
+        return failed(options, "no worker of this queue is alive on this host")
     if options.ready and not any(worker.ready for worker in here):
-        return not_so(options, f"no worker of this queue on this host is ready: {here[0].trouble}")
+        return failed(options, f"no worker of this queue on this host is ready: {here[0].trouble}")
     print(f"ok: the server answers; live workers of this queue on this host: {len(here)}")
     return OK
 
 
 COMMANDS = {
-    "stats": Command("count tasks by state, and say why nothing runs", _stats, prints_json=True),
+    "stats": Command("count tasks by state, and show why nothing runs", _stats, prints_json=True),
     "workers": Command("list the live workers (exit code 1: none)", _workers, prints_json=True),
     "list": Command("list the tasks in a state", _list, _for_list, prints_json=True),
     "get": Command("show a task with its failed attempts (1: there is none)", _get, task_id, prints_json=True),
     "watch": Command("follow a task to its end (1: it did not complete)", _watch, task_id, prints_json=True),
-    "check": Command("ask whether the server answers, for probes (1: not ready)", _check, _for_check),
+    "check": Command("check whether the server answers, for probes (1: not ready)", _check, _for_check),
 }
-"""By name."""
+"""The commands by name."""

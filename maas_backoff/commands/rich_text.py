@@ -1,4 +1,4 @@
-"""The same for people at a terminal, where rich is installed: the extra `cli`. Texts of tasks are never its markup."""
+"""Tables and progress bars by rich (extra `cli`) for terminals. Texts of tasks are never parsed as rich's markup."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -10,17 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 Show = Callable[[str, str, float], None]
-"""A function that shows a state, a line of text, and percent."""
+"""A function that shows a state, a line of text, and a percentage."""
 
 _WHOLE = {"id", "worker", "uuid", "due", "ended"}
 _STYLES = {"processing": "cyan", "completed": "green", "ok": "green", "failed": "red", "cancelled": "dim"}
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """Return a table as wide as the terminal at most, with its escapes; the first line is the head."""
+    """Return a table, at most as wide as the terminal, with escape sequences; the first line is the head."""
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in lines[0]:
-        # What is copied stays in one piece.
+        # People copy these cells: no line break inside.
         shown.add_column(_text(name), overflow="fold", no_wrap=name in _WHOLE)
     for line in lines[1:]:
         shown.add_row(*map(_text, line))
@@ -37,18 +37,18 @@ def _text(cell: str) -> Text:
 
 @contextmanager
 def progress_bar() -> Generator[Show]:
-    """Give a function that draws how far a task is; in a new state, its line stays."""
-    console, told = Console(), ""
+    """Yield a function that draws the progress of a task, and prints a line for each new state."""
+    console, shown = Console(), ""
     columns = (BarColumn(20), TextColumn("{task.description}", markup=False))
-    # Without rich's thread that draws it again and again: nothing moves between two events.
+    # No refresh thread of rich: nothing changes between two events.
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
         bar = progress.add_task("")
 
         def show(state: str, line: str, percent: float) -> None:
-            nonlocal told
-            if state != told:
+            nonlocal shown
+            if state != shown:
                 console.print(Text(line), soft_wrap=True)
-            told = state
+            shown = state
             progress.update(bar, completed=percent, description=line, refresh=True)
 
         yield show

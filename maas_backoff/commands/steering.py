@@ -1,23 +1,23 @@
-"""The commands that steer a queue."""
+"""The commands that change a queue or its tasks."""
 
 import json
 import sys
 
-from maas_backoff.commands.command import OK, Arguments, Command, Options, not_so, task_id
+from maas_backoff.commands.command import OK, Arguments, Command, Options, failed, task_id
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 
-def _done(what: str) -> int:
-    print(what)
+def _done(text: str) -> int:
+    print(text)
     return OK
 
 
 def _for_create(parser: Arguments) -> None:
     parser.add_argument("params", metavar="JSON", help='the params, a JSON object; "-" reads them from stdin')
-    parser.add_argument("--id", metavar="ID", help="its id, an idempotency key (default: a new one)")
+    parser.add_argument("--id", metavar="ID", help="id of the task, an idempotency key (default: a new id)")
     _for_move(parser)
 
 
@@ -33,16 +33,16 @@ async def _create(scheduler: TaskBackoffScheduler, options: Options) -> int:
 
 def _for_move(parser: Arguments) -> None:
     parser.add_argument("--priority", type=int, metavar="N", help="-1000 to 1000, lower first")
-    parser.add_argument("--delay", type=float, metavar="S", help="due in so many seconds")
+    parser.add_argument("--delay", type=float, metavar="S", help="seconds until the task is due")
 
 
 def _move(options: Options) -> Reschedule:
-    told: Reschedule = {}
+    move: Reschedule = {}
     if options.priority is not None:
-        told["priority"] = options.priority
+        move["priority"] = options.priority
     if options.delay is not None:
-        told["delay"] = options.delay
-    return told
+        move["delay"] = options.delay
+    return move
 
 
 def _for_update(parser: Arguments) -> None:
@@ -52,7 +52,7 @@ def _for_update(parser: Arguments) -> None:
 
 async def _update(scheduler: TaskBackoffScheduler, options: Options) -> int:
     done = await scheduler.update_task(options.task_id, **_move(options))
-    return _done("changed") if done else not_so(options, "it is not pending")
+    return _done("changed") if done else failed(options, "it is not pending")
 
 
 def _for_cancel(parser: Arguments) -> None:
@@ -62,13 +62,13 @@ def _for_cancel(parser: Arguments) -> None:
 
 async def _cancel(scheduler: TaskBackoffScheduler, options: Options) -> int:
     done = await scheduler.cancel_task(options.task_id, running=options.running)
-    return _done("cancelled") if done else not_so(options, "it runs, is finished, or is not there")
+    return _done("cancelled") if done else failed(options, "it is running (add --running), finished, or unknown")
 
 
 def _for_retry(parser: Arguments) -> None:
     parser.add_argument("task_id", metavar="ID", nargs="?")
-    parser.add_argument("--all-failed", action="store_true", help="all that have failed")
-    parser.add_argument("--error", metavar="TEXT", help='of these, those with TEXT in "type: message"')
+    parser.add_argument("--all-failed", action="store_true", help="retry all failed tasks")
+    parser.add_argument("--error", metavar="TEXT", help='only tasks with TEXT in their error, "type: message"')
 
 
 async def _retry(scheduler: TaskBackoffScheduler, options: Options) -> int:
@@ -78,7 +78,7 @@ async def _retry(scheduler: TaskBackoffScheduler, options: Options) -> int:
         number = await scheduler.retry_tasks(error=options.error)
         return _done("1 task is pending again" if number == 1 else f"{number} tasks are pending again")
     done = await scheduler.retry_task(options.task_id)
-    return _done("pending again") if done else not_so(options, "it is neither failed nor cancelled")
+    return _done("pending again") if done else failed(options, "it is neither failed nor cancelled")
 
 
 async def _pause(scheduler: TaskBackoffScheduler, _: Options) -> int:
@@ -91,7 +91,7 @@ async def _resume(scheduler: TaskBackoffScheduler, _: Options) -> int:
 
 def _for_purge(parser: Arguments) -> None:
     parser.add_argument("state", choices=["pending", "completed", "failed", "cancelled"])
-    parser.add_argument("--yes", action="store_true", help="really")
+    parser.add_argument("--yes", action="store_true", help="confirm the deletion")
 
 
 async def _purge(scheduler: TaskBackoffScheduler, options: Options) -> int:
@@ -104,9 +104,9 @@ COMMANDS = {
     "create": Command("create a task, and print its id", _create, _for_create),
     "update": Command("change a pending task's priority or time", _update, _for_update),
     "cancel": Command("cancel a task", _cancel, _for_cancel),
-    "retry": Command("make a failed or cancelled task pending again, or all failed", _retry, _for_retry),
-    "pause": Command("have no worker of the queue claim anything", _pause),
-    "resume": Command("let the queue's workers go on", _resume),
+    "retry": Command("make a failed or cancelled task, or all failed ones, pending again", _retry, _for_retry),
+    "pause": Command("stop all claims of the queue's workers; running tasks go on", _pause),
+    "resume": Command("let the queue's workers claim again", _resume),
     "purge": Command("delete all tasks in a state", _purge, _for_purge),
 }
-"""By name."""
+"""The commands by name."""

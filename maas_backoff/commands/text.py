@@ -1,4 +1,4 @@
-"""Lines for terminals: whatever text a task carries, it is shown and not obeyed."""
+"""Lines for terminals. Control characters in the texts of tasks are shown, and have no effect."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -8,22 +8,22 @@ from importlib.util import find_spec
 from maas_backoff.logs import printable
 
 WIDEST = 60
-"""Characters of a cell."""
+"""The most characters of a cell."""
 
 
 def is_rich() -> bool:
-    """Whether somebody looks, and rich is installed (the extra `cli`)."""
+    """Return whether stdout is a terminal, and rich is installed (extra `cli`)."""
     return sys.stdout.isatty() and find_spec("rich") is not None
 
 
 def cell(text: object) -> str:
-    """Return printable text that fits into a table."""
+    """Return printable text for a cell of a table."""
     shown = printable(text)
     return shown if len(shown) <= WIDEST else f"{shown[: WIDEST - 1]}…"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table, its columns as wide as they need to be; one of rich's where that is to be used."""
+    """Return a table with columns as wide as their cells, or a table of rich if `is_rich`."""
     lines = [tuple(head), *(tuple(map(cell, row)) for row in rows)]
     if is_rich():
         from maas_backoff.commands import rich_text
@@ -34,7 +34,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """Return a duration in two or three figures; "-" for none."""
+    """Return a duration as text with two or three figures; "-" for None."""
     if seconds is None:
         return "-"
     if seconds < 1:
@@ -46,5 +46,5 @@ def span(seconds: float | None) -> str:
 
 
 def moment(at: datetime | None) -> str:
-    """Return a moment in UTC to the second; "-" for none."""
+    """Return a moment in UTC, to the second; "-" for None."""
     return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"

@@ -1,4 +1,4 @@
-"""A page that shows a queue and steers it. Extra `dashboard`: `app.mount("/tasks", dashboard(scheduler))`."""
+"""A web page that shows and changes a queue. Extra `dashboard`: `app.mount("/tasks", dashboard(scheduler))`."""
 
 from maas_backoff.errors import MissingExtraError
 

@@ -1,4 +1,4 @@
-"""Access to the page, to look and to act: checked before anything else, for every request."""
+"""Access to the page, to read or to act, checked first for every request."""
 
 import inspect
 from collections.abc import Awaitable, Callable
@@ -21,12 +21,12 @@ class Access(StrEnum):
 
 
 Authorize = Callable[[Request], Access | bool | Awaitable[Access | bool]]
-"""Says what a request may do; True is to act, False nothing. It may raise starlette's (or FastAPI's) HTTPException."""
+"""Returns the rights of a request; True means ACT, False NONE. May raise HTTPException of starlette or FastAPI."""
 
 _HEADERS = [
     (name.encode(), value.encode())
     for name, value in {
-        # Nothing from elsewhere, nothing inline; and no text of a task can ever be made markup, by mistake either.
+        # Nothing from other servers, nothing inline. The text of a task can never become markup, even by mistake.
         "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'",
@@ -38,14 +38,14 @@ _HEADERS = [
 
 
 class Guard:
-    """Lets through what may pass to `app`, with `request.state.access`, and gives each answer its headers."""
+    """Passes allowed requests to `app`, with `request.state.access`, and adds headers to each response."""
 
     def __init__(self, app: ASGIApp, authorize: Authorize | None) -> None:
         self._app = app
         self._authorize = authorize
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; there are no others, and no lifespan."""
+        """Answer an HTTP request; other scopes go to `app`."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -63,7 +63,7 @@ class Guard:
         try:
             request.state.access = access = await self._access(request)
         except HTTPException as error:
-            # FastAPI's detail may be anything that JSON can hold.
+            # The detail of FastAPI's HTTPException may be any JSON value.
             return JSONResponse({"error": error.detail}, error.status_code, error.headers)
         if access is Access.NONE:
             return _refused("you may not see this")
@@ -96,11 +96,11 @@ def _refused(why: str) -> Response:
 
 
 def is_same_origin(request: Request) -> bool:
-    """Whether a browser sent this from our own page, or a program says so.
+    """Return whether a browser sent this request from our own page, or a program claims so.
 
-    Browsers tell where a request comes from (Sec-Fetch-Site), and no page can say otherwise; over plain HTTP, and from
-    browsers before 2023, there is only Origin, which has to name the host that was asked. Neither knows whether that
-    name is one of ours: starlette's TrustedHostMiddleware does.
+    Browsers send the origin of a request in Sec-Fetch-Site, and a page cannot change this header. Over plain HTTP, and
+    from browsers before 2023, there is only Origin, which must name the host of the request. Neither header shows
+    whether that host name is ours: TrustedHostMiddleware of starlette checks it.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:

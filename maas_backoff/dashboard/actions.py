@@ -1,4 +1,4 @@
-"""The page's actions on the queue and its tasks. access.py checks before who may act, and from where."""
+"""The page's actions on the queue and its tasks. access.py has checked the rights and the origin before."""
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,14 +12,14 @@ log: Log = log_for("dashboard")
 
 
 class Actions:
-    """The answers to POST requests: `{"done": …}`, a bool, or of how many tasks."""
+    """The responses to POST requests: `{"done": …}` with a bool, or with the number of tasks."""
 
     def __init__(self, scheduler: TaskBackoffScheduler, feed: Feed) -> None:
         self._scheduler = scheduler
         self._feed = feed
 
     async def on_task(self, request: Request) -> Response:
-        """Do something to the task `?id=`: cancel it, retry it, or let it be due now."""
+        """Cancel the task `?id=`, retry it, or make it due now."""
         task_id = request.query_params.get("id", "")
         match request.path_params["action"]:
             case "cancel":
@@ -33,7 +33,7 @@ class Actions:
         return self._done(request, done, f" {task_id!r}")
 
     async def on_queue(self, request: Request) -> Response:
-        """Pause or resume the queue, or retry its failed tasks, all or those whose error has `?error=` in it."""
+        """Pause or resume the queue, or retry its failed tasks: all, or those with `?error=` in their error."""
         match request.path_params["action"]:
             case "pause":
                 done: bool | int = await self._scheduler.pause()
@@ -45,8 +45,8 @@ class Actions:
                 raise HTTPException(404)
         return self._done(request, done, "")
 
-    def _done(self, request: Request, done: bool | int, what: str) -> Response:
-        self._feed.spoil()
-        who = request.client.host if request.client else "?"
-        log.info("%s%s: %s, asked for by %s", request.path_params["action"], what, done, who)
+    def _done(self, request: Request, done: bool | int, target: str) -> Response:
+        self._feed.read_again()
+        client = request.client.host if request.client else "?"
+        log.info("%s%s: %s, requested by %s", request.path_params["action"], target, done, client)
         return JSONResponse({"done": done})

@@ -1,4 +1,4 @@
-"""The dashboard as an ASGI application, to be mounted anywhere."""
+"""The dashboard as an ASGI application."""
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -28,13 +28,14 @@ def dashboard(
 ) -> ASGIApp:
     """Return a page that shows the scheduler's queue, as an application for `app.mount("/tasks", …)`.
 
-    `authorize` is asked for each request what it may do: `Access.ACT` (or True), `Access.READ`, `Access.NONE` (or
-    False); without it everybody may look and nobody act. `title` is the queue's name if None. `payloads` shows params
-    and results of tasks, and else nobody sees them here. It needs no lifespan of its own, and may be mounted any number
-    of times; the scheduler may be a producer, started or not. Raises MissingExtraError without the extra `dashboard`.
+    `authorize` is called for each request. It returns the rights of the request: `Access.ACT` (or True), `Access.READ`,
+    or `Access.NONE` (or False). Without `authorize` everybody may read and nobody may act. `title` is the name of the
+    queue if None. `payloads` shows the params and results of tasks. The application needs no lifespan, and may be
+    mounted any number of times. The scheduler may be a producer, started or not. Raises MissingExtraError without the
+    extra `dashboard`.
     """
     if authorize is None:
-        log.warning("everybody who reaches the dashboard may look, as it has no `authorize`; nobody may act")
+        log.warning("the dashboard has no `authorize`: everybody who reaches it may read, and nobody may act")
     assets = Assets()
     feed = Feed(scheduler)
     reading, actions = Reading(scheduler, feed, payloads=payloads), Actions(scheduler, feed)
@@ -56,16 +57,16 @@ def dashboard(
                 Route("/api/task/{action}", actions.on_task, methods=["POST"]),
                 Route("/api/queue/{action}", actions.on_queue, methods=["POST"]),
             ],
-            exception_handlers={MaasBackoffError: _told, HTTPException: _refused},
+            exception_handlers={MaasBackoffError: _error_response, HTTPException: _http_error_response},
         ),
         authorize,
     )
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _http_error_response(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-async def _told(_: Request, error: Exception) -> Response:
+async def _error_response(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 503 if isinstance(error, StorageError) else 400)

@@ -1,4 +1,4 @@
-"""The files of the page: read once, served under a name that changes with them."""
+"""The files of the page: read once, served under a name that changes with their content."""
 
 import hashlib
 import html
@@ -16,7 +16,7 @@ _TYPES = {
 
 
 class Assets:
-    """The page and what it loads."""
+    """The page and the files that it loads."""
 
     def __init__(self) -> None:
         found = {file.name: file.read_bytes() for file in files("maas_backoff.dashboard").joinpath("static").iterdir()}
@@ -25,7 +25,7 @@ class Assets:
         self.version: str = hashlib.blake2b(b"".join(found[name] for name in sorted(found)), digest_size=6).hexdigest()
 
     def page(self, **values: str) -> str:
-        """Return the page with these values in their places."""
+        """Return the page with `{name}` replaced by the value of that name."""
         page = self._page
         for name, value in {**values, "static": f"static/{self.version}"}.items():
             page = page.replace(f"{{{name}}}", html.escape(value))

@@ -1,4 +1,4 @@
-"""The numbers on all open pages: read once for all of them, when the first page asks."""
+"""The numbers on all open pages, read once for all pages when the first one asks."""
 
 import json
 import time
@@ -15,29 +15,29 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 log: Log = log_for("dashboard")
 
 PERIOD = 1.0
-"""Seconds between two reads of what changes quickly."""
+"""Seconds between two reads of the parts that change quickly."""
 
 PATIENCE = 5.0
-"""Seconds after which a read is given up, and the page told so."""
+"""Seconds after which a read is given up and reported on the page."""
 
 STEP, STEPS = 30, 20
-"""The timeline: so many seconds each, so many."""
+"""The seconds of one step of the timeline, and the number of steps."""
 
 MINUTES = 60
-"""Minutes of history that the page shows."""
+"""The minutes of history on the page."""
 
 
 @attrs.define
-class Told:
-    """JSON text, and the version of the feed in which it became that; 0: it is not known yet."""
+class VersionedText:
+    """A JSON text, and the version of the feed that changed it last; 0 if it was not read yet."""
 
     text: str = "null"
     version: int = 0
 
 
 @attrs.define
-class Part(Told):
-    """A part of the page: how often it is read, and how; when next, and what kept it from being read the last time."""
+class Part(VersionedText):
+    """A part of the page: its period and read function, the time of its next read, the trouble of its last read."""
 
     period: float = attrs.field(kw_only=True)
     read: Callable[[], Awaitable[object]] = attrs.field(kw_only=True)
@@ -46,12 +46,12 @@ class Part(Told):
 
 
 class Feed:
-    """The parts of the page. Without pages there is nobody who reads, and so nothing to start or stop."""
+    """The parts of the page. Nothing is read while no page is open, so there is no start and no stop."""
 
     def __init__(self, scheduler: TaskBackoffScheduler) -> None:
         self._scheduler = scheduler
         self._lock = anyio.Lock()
-        self._trouble = Told()
+        self._trouble = VersionedText()
         self._parts = {
             "queue": Part(period=PERIOD, read=self._queue),
             "workers": Part(period=PERIOD, read=self._workers),
@@ -63,7 +63,7 @@ class Feed:
         self.version: int = 0
 
     async def changes(self, since: int) -> dict[str, str]:
-        """Return the parts that have become others since a version, as JSON; 0: all that could be read so far."""
+        """Return the parts that have changed after version `since`, as JSON; for 0, all parts that were read so far."""
         async with self._lock:
             if self._due <= time.monotonic():
                 await self._refresh()
@@ -73,14 +73,14 @@ class Feed:
             changed["trouble"] = self._trouble.text
         return changed
 
-    def spoil(self) -> None:
-        """Have everything read anew: somebody has changed the queue from here."""
+    def read_again(self) -> None:
+        """Read all parts again at the next call of `changes`: the page has changed the queue."""
         self._due = 0
         for part in self._parts.values():
             part.due = 0
 
     async def _refresh(self) -> None:
-        away = None
+        outage = None
         try:
             with anyio.fail_after(PATIENCE):
                 for name, part in self._parts.items():
@@ -88,11 +88,11 @@ class Feed:
                         part.trouble = await self._read(name, part)
                         part.due = time.monotonic() + part.period
         except (StorageUnavailableError, TimeoutError) as error:
-            away = str(error) or "the server does not answer"
-        self._set(self._trouble, next(filter(None, [away, *(part.trouble for part in self._parts.values())]), None))
+            outage = str(error) or "the server does not answer"
+        self._set(self._trouble, next(filter(None, [outage, *(part.trouble for part in self._parts.values())]), None))
 
     async def _read(self, name: str, part: Part) -> str | None:
-        """Read a part; what cannot be read, as somebody has written over it, keeps no other from being shown."""
+        """Read a part and return its trouble. A part that other code has overwritten must not hide the other parts."""
         try:
             self._set(part, await part.read())
         except (StorageUnavailableError, TimeoutError):
@@ -105,11 +105,11 @@ class Feed:
             return f"{name} cannot be shown: {type(error).__name__}"
         return None
 
-    def _set(self, told: Told, value: object) -> None:
+    def _set(self, stored: VersionedText, value: object) -> None:
         text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-        if text != told.text or not told.version:
+        if text != stored.text or not stored.version:
             self.version += 1
-            told.text, told.version = text, self.version
+            stored.text, stored.version = text, self.version
 
     async def _queue(self) -> object:
         return queue_view(await self._scheduler.get_queue_stats(), await self._scheduler.explain())

@@ -1,4 +1,4 @@
-"""The page's reads: all numbers at once, their changes, and tasks."""
+"""The page's reads: all numbers once, their changes as a stream, and tasks."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.feed import PATIENCE, PERIOD, Feed
 from maas_backoff.dashboard.search import search
-from maas_backoff.dashboard.stream import Open, Stream
+from maas_backoff.dashboard.stream import OpenStreams, Stream
 from maas_backoff.dashboard.views import row_view, task_view
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.task import TaskEntity
@@ -28,31 +28,31 @@ log: Log = log_for("dashboard")
 LARGEST_PAGE = 100
 
 FINISHED_PERIOD = 5.0
-"""Seconds between two looks at an open task that is finished: it may be retried."""
+"""Seconds between two reads of an open finished task, which may be retried."""
 
 STREAM_LIFE = 300.0
-"""Seconds after which a page must ask for its stream again, and `authorize` is asked about it."""
+"""Seconds after which a stream ends. The page requests it again, and `authorize` is called again."""
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Reading:
-    """The answers to GET requests for data."""
+    """The responses to GET requests for data."""
 
     def __init__(self, scheduler: TaskBackoffScheduler, feed: Feed, *, payloads: bool) -> None:
         self._scheduler = scheduler
         self._feed = feed
         self._payloads = payloads
-        self._open = Open()
+        self._open = OpenStreams()
         self._run = secrets.token_hex(4)
 
     async def snapshot(self, _: Request) -> Response:
-        """Return all parts of the page, once."""
+        """Return all parts of the page."""
         parts = await self._feed.changes(0)
         return JSONResponse({name: json.loads(text) for name, text in parts.items()}, headers=_NO_STORE)
 
     async def events(self, request: Request) -> Response:
-        """Return a stream of the parts as they change, and of the task whose page is open (`?task=`)."""
+        """Return a stream of the parts and of the open task (`?task=`), each whenever it changes."""
         if self._open.full:
             raise HTTPException(503, "too many pages are open", {"Retry-After": "10"})
         task_id = request.query_params.get("task")
@@ -63,33 +63,33 @@ class Reading:
         return Stream(self._open, self._events(since, task_id))
 
     async def _events(self, since: int, task_id: str | None) -> AsyncIterator[dict[str, str]]:
-        """Give the parts that are new, and the task when it has changed; end after a while, to be asked for again."""
+        """Yield the parts and the task whenever they change, for STREAM_LIFE seconds."""
         yield {"event": "clock", "data": f"{time.time():.3f}"}
-        end, shown, look_at = time.monotonic() + STREAM_LIFE, "", 0.0
+        end, shown, next_read = time.monotonic() + STREAM_LIFE, "", 0.0
         while time.monotonic() < end:
             parts = list((await self._feed.changes(since)).items())
             since = self._feed.version
             for name, text in parts[:-1]:
                 yield {"event": name, "data": text}
-            for name, text in parts[-1:]:  # with the last one, all have been seen
+            for name, text in parts[-1:]:  # the id goes with the last part: then the page has all parts of this version
                 yield {"event": name, "id": f"{self._run}.{since}", "data": text}
-            if task_id is not None and look_at <= time.monotonic():
+            if task_id is not None and next_read <= time.monotonic():
                 text, period = await self._task(task_id)
-                look_at = time.monotonic() + period
+                next_read = time.monotonic() + period
                 if text and text != shown:
                     shown = text
                     yield {"event": "task", "data": text}
             await anyio.sleep(PERIOD)
 
     async def _task(self, task_id: str) -> tuple[str, float]:
-        """Return a task as JSON, and after how many seconds to look again; empty if the server does not answer."""
+        """Return a task as JSON, and the seconds until its next read; an empty text if the server does not answer."""
         try:
             with anyio.fail_after(PATIENCE):
                 task = await self._scheduler.get_task(task_id)
         except (StorageUnavailableError, TimeoutError):
-            return "", 0  # the feed tells of it
+            return "", 0  # the feed reports it
         except Exception as error:
-            log.exception("task %r cannot be shown", task_id)  # somebody has written over it
+            log.exception("task %r cannot be shown", task_id)  # other code has overwritten it
             return json.dumps({"task_id": task_id, "unreadable": type(error).__name__}), FINISHED_PERIOD
         if task is None:
             return "null", FINISHED_PERIOD
@@ -106,7 +106,7 @@ class Reading:
     async def tasks(self, request: Request) -> Response:
         """Return a page of tasks without their payloads: `?state=&cursor=&limit=&waiting_for=&due_in=&text=`.
 
-        Finished tasks come with the last first. A task whose id is the text is found in whatever state.
+        The last finished task comes first. A task whose id equals `text` is found in any state.
         """
         query = request.query_params
         state, cursor, text = query.get("state", "pending"), query.get("cursor"), query.get("text", "")

@@ -1,28 +1,28 @@
-"""Tasks that have a text in them, found by looking at some thousand of them at a time."""
+"""The search for tasks that contain a text, among two thousand tasks at a time."""
 
 from collections.abc import Awaitable, Callable
 
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.task import TaskEntity
 
-LOOKED_AT_ONCE = 100
-"""Tasks per call: short enough to delay nobody else on the server."""
+SEARCHED_AT_ONCE = 100
+"""Tasks per call of the server: few, so that other clients are not delayed."""
 
-MOST_LOOKED_AT = 2000
-"""Tasks per search; whoever wants to go on, asks again with the cursor."""
+MOST_SEARCHED = 2000
+"""Tasks per search; the next search goes on from the cursor."""
 
 Page = Callable[[int, str | None], Awaitable[TaskPage]]
-"""Reads a page of so many tasks from a cursor on."""
+"""Returns a page of at most so many tasks, from a cursor on."""
 
 
 async def search(page: Page, text: str, limit: int, cursor: str | None) -> TaskPage:
-    """Return tasks that have `text` in their id, error, progress message or reason to wait, until there are `limit`.
+    """Return about `limit` tasks with `text` in their id, error, progress message or reason to wait.
 
-    Some more than that where they come in the same call; or fewer, even none, and still a cursor to go on with.
+    There may be some more, from the same call of the server. There may be fewer, even none, together with a cursor.
     """
     wanted, found = text.casefold(), list[TaskEntity]()
-    for _ in range(MOST_LOOKED_AT // LOOKED_AT_ONCE):
-        some = await page(LOOKED_AT_ONCE, cursor)
+    for _ in range(MOST_SEARCHED // SEARCHED_AT_ONCE):
+        some = await page(SEARCHED_AT_ONCE, cursor)
         found += [task for task in some.tasks if _has(task, wanted)]
         cursor = some.cursor
         if cursor is None or len(found) >= limit:

@@ -1,4 +1,4 @@
-"""A stream of server-sent events to one page, and how many there are."""
+"""A stream of server-sent events to one page, and the number of open streams."""
 
 from collections.abc import AsyncIterator
 
@@ -10,33 +10,33 @@ from maas_backoff.common.guard import Log, log_for
 log: Log = log_for("dashboard")
 
 MOST_STREAMS = 200
-"""Pages that may be open at once, of one process."""
+"""The most open streams of one process, one for each page."""
 
 SEND_TIMEOUT = 10.0
-"""Seconds after which a client that takes nothing is dropped; it comes back by itself."""
+"""Seconds after which a client that reads nothing is disconnected; the page reconnects by itself."""
 
 
-class Open:
-    """How many streams are open."""
+class OpenStreams:
+    """The number of open streams."""
 
     count = 0
 
     @property
     def full(self) -> bool:
-        """Whether there is room for no other."""
+        """Whether no other stream may be opened."""
         return self.count >= MOST_STREAMS
 
 
 class Stream(EventSourceResponse):
-    """Events until their end, or that of the client, or of uvicorn."""
+    """A stream that ends with its events, its client, or uvicorn."""
 
-    def __init__(self, opened: Open, events: AsyncIterator[dict[str, str]]) -> None:
+    def __init__(self, opened: OpenStreams, events: AsyncIterator[dict[str, str]]) -> None:
         headers = {"Cache-Control": "no-store"}
         super().__init__(events, send_timeout=SEND_TIMEOUT, headers=headers)  # pyright: ignore[reportUnknownMemberType] - of its `content`
         self._opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them; the response is ended also where sse-starlette leaves it open, as uvicorn stops."""
+        """Send the events. End the response also if uvicorn stops: sse-starlette leaves it open then."""
         ended = False
 
         async def send_and_see(message: Message) -> None:
@@ -50,6 +50,6 @@ class Stream(EventSourceResponse):
             if not ended:
                 await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
-            log.info("a page that has taken nothing for %g s is dropped", SEND_TIMEOUT)
+            log.info("disconnected a page that read nothing for %g s", SEND_TIMEOUT)
         finally:
             self._opened.count -= 1

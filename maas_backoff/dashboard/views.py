@@ -1,4 +1,4 @@
-"""The page's values, ready for JSON: pure functions."""
+"""The values of the page, as JSON values. Pure functions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,20 +14,20 @@ from maas_backoff.domain.worker import Worker
 View = dict[str, Any]
 
 WORST = 20
-"""Types of errors, the most frequent first."""
+"""The most types of errors in a view, the most frequent first."""
 
 STALE = 10.0
-"""Seconds after which a reading is called old."""
+"""Seconds after which a GPU sample is shown as old."""
 
 SHOWN = 50
-"""Workers, devices, and tasks of a device."""
+"""The most workers, GPUs, and tasks of a GPU in a view."""
 
 LONGEST = 300
-"""Characters of a text in a list; a task by itself is shown whole."""
+"""The most characters of a text in a list; the view of one task has all of them."""
 
 
 def queue_view(stats: QueueStats, reason: str) -> View:
-    """Return the counts by state, the part of pending that is due, and why nothing runs."""
+    """Return the counts by state, with pending tasks split by their reason to wait, and why nothing runs."""
     waiting = stats.pending_count - stats.scheduled_count - stats.gpu_count
     return {
         "reason": reason,
@@ -47,7 +47,7 @@ def queue_view(stats: QueueStats, reason: str) -> View:
 
 
 def workers_view(fleet: Sequence[Worker]) -> View:
-    """Return how many workers there are, and the first of them; devices are shown by themselves."""
+    """Return the number of workers, and the first of them, without their GPUs."""
     return {"count": len(fleet), "first": [_worker_view(worker) for worker in fleet[:SHOWN]]}
 
 
@@ -57,18 +57,18 @@ def _worker_view(worker: Worker) -> View:
 
 
 def gpus_view(gpus: Sequence[GpuStatus]) -> View:
-    """Return how many devices there are, and the first of them, each with the first of its tasks."""
+    """Return the number of GPUs, and the first of them, each with the first of its tasks."""
     return {"count": len(gpus), "first": [_gpu_view(gpu) for gpu in gpus[:SHOWN]]}
 
 
 def _gpu_view(gpu: GpuStatus) -> View:
     view = attrs.evolve(gpu, tasks=gpu.tasks[:SHOWN]).to_dict()
-    del view["age"]  # it would make it another one each time
+    del view["age"]  # the age always changes, and the feed sends what has changed
     return {**view, "stale": gpu.age > STALE, "healthy": gpu.healthy, "task_count": len(gpu.tasks)}
 
 
 def history_view(history: History) -> View:
-    """Return the minutes, the oldest first, and all of them together."""
+    """Return the minutes, the oldest first, and their sum."""
     recent = history.recent
     worst = sorted(recent.errors.items(), key=lambda one: -one[1])[:WORST]
     return {
@@ -78,7 +78,7 @@ def history_view(history: History) -> View:
 
 
 def _gpu_memory_view(activity: Activity) -> View | None:
-    """Return what attempts used of GPUs and asked for, in GiB, and a hint; None where NVML has shown nothing."""
+    """Return the GPU memory that attempts used and asked for, in GiB, and a hint; None if NVML has shown none."""
     if not activity.gpu_peaks.count:
         return None
     used, asked = (
@@ -102,7 +102,7 @@ def _quantiles(durations: Durations) -> Sequence[float | None]:
 
 
 def row_view(task: TaskEntity) -> View:
-    """Return a task as a list shows it."""
+    """Return a task for a list, with short texts."""
     view = task_view(task, payloads=False)
     for name in ("progress_message", "waiting_for"):
         view[name] = view[name] and view[name][:LONGEST]
@@ -112,7 +112,7 @@ def row_view(task: TaskEntity) -> View:
 
 
 def task_view(task: TaskEntity, *, payloads: bool) -> View:
-    """Return a task; params and result only with `payloads`."""
+    """Return a task, with params and result only if `payloads`."""
     view = task.to_dict()
     if not payloads:
         del view["task_params"], view["result"]

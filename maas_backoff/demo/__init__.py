@@ -1,1 +1,1 @@
-"""The library at work: a file's lines go through a model server that is slow, often full and sometimes ill."""
+"""The demo: the lines of a file go through a model server that is slow, often full and sometimes broken."""

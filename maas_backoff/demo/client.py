@@ -1,4 +1,4 @@
-"""The handler: it sends a task's prompt to the model server. This is what a user of the library writes."""
+"""The handler, the part that a user of the library writes: it sends the prompt of a task to the model server."""
 
 import json
 import urllib.request
@@ -13,7 +13,7 @@ _SHED = 503
 
 
 def handler_for(url: str) -> Callable[[TaskEntity], object]:
-    """Return the handler that asks the model server at `url`."""
+    """Return a handler that sends prompts to the model server at `url`."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our loopback
 
     def ask_the_model(task: TaskEntity) -> object:

@@ -1,4 +1,4 @@
-"""How far the demo is: one line that is rewritten on a terminal, a new one every second elsewhere."""
+"""The progress of the demo: one line, rewritten on a terminal, printed anew every second elsewhere."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ _BAR = 8
 
 
 class Progress:
-    """Shows a queue's numbers as they change."""
+    """Shows the changing numbers of a queue."""
 
     def __init__(self, total: int, model: ModelServer) -> None:
         self._total = total
@@ -22,11 +22,11 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """The time since the start."""
+        """The seconds since the start."""
         return time.monotonic() - self._started
 
     def show(self, stats: QueueStats, *, last: bool = False) -> None:
-        """Print the numbers, if it is time to."""
+        """Print the numbers: always on a terminal, once a second elsewhere."""
         if self._live:
             width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be rewritten
             print(f"\r{self._line(stats):{width}.{width}}", end="", flush=True)
@@ -35,7 +35,7 @@ class Progress:
             print(self._line(stats), flush=True)
 
     def end(self) -> None:
-        """Leave the line that was rewritten."""
+        """End the rewritten line."""
         if self._live:
             print()
 
@@ -50,5 +50,5 @@ class Progress:
 
 
 def finished(stats: QueueStats) -> int:
-    """Return how many tasks will not change any more."""
+    """Return the number of finished tasks."""
     return stats.completed_count + stats.failed_count + stats.cancelled_count

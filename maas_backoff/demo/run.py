@@ -1,4 +1,4 @@
-"""The demo: an embedded server, a model server, a task for each line, and a summary that checks every result."""
+"""The run of the demo: an embedded server, a model server, a task for each line, and a check of every result."""
 
 import asyncio
 import logging
@@ -20,19 +20,19 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.embedded import check_extra
 
 STALLED = 30.0
-"""Seconds without a finished task after which the demo gives up."""
+"""The most seconds without a finished task; then the demo gives up."""
 
 
 def run(path: Path | None, *, tasks_at_once: int, seed: int) -> int:
     """Run the demo, and return its exit code.
 
-    Raises MissingExtraError, before anything is printed; InputError for a file it cannot use; StorageError;
-    KeyboardInterrupt or CancelledError when it is stopped.
+    Raises MissingExtraError before any output, InputError for an unusable file, and StorageError. Raises
+    KeyboardInterrupt or CancelledError if it is stopped.
     """
     check_extra()
     lines = read_lines(path)
-    logging.getLogger("maas_backoff").setLevel(logging.ERROR)  # retries are warnings, and here they are the point
-    capacity = max(1, tasks_at_once * 2 // 3)  # too little, so that the server has to refuse some
+    logging.getLogger("maas_backoff").setLevel(logging.ERROR)  # hides warnings about retries, which are intended
+    capacity = max(1, tasks_at_once * 2 // 3)  # too low, so that the server refuses some requests
     with ModelServer(capacity=capacity, seed=seed) as model:
         print(
             f"{len(lines)} lines, {tasks_at_once} tasks at once, a model server with {capacity} places at {model.url}"
@@ -58,7 +58,7 @@ async def _push(lines: list[str], model: ModelServer, tasks_at_once: int) -> int
 
 
 def _cancel_on_signals() -> None:
-    """Let whatever stops the demo stop its servers too; the embedded one would outlive it."""
+    """Stop the demo and its servers on a signal: without this, the embedded server would outlive the demo."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""A small model server on loopback: slow, of limited capacity, and now and then ill."""
+"""A small model server on loopback: slow, of limited capacity, and sometimes broken."""
 
 import json
 import random
@@ -13,13 +13,13 @@ from typing import Any, Self, cast
 import attrs
 
 PATIENCE = 0.03
-"""Seconds that a request waits for a place before it is refused."""
+"""Seconds that a request waits for a free place before it is refused."""
 
 Model = dict[str, int | str]
 
 
 def generate(prompt: str) -> Model:
-    """Return what the model makes of a prompt."""
+    """Return the output of the model for a prompt."""
     return {"characters": len(prompt), "words": len(prompt.split()), "reversed": prompt[::-1]}
 
 
@@ -35,8 +35,8 @@ class Reply:
 class ModelServer(ThreadingTCPServer):  # not ThreadingHTTPServer, which asks the DNS for its own name
     """`POST /v1/generate {"id": ..., "prompt": ...}`, with at most `capacity` requests in work at a time.
 
-    Which requests fail and how often, and how long an answer takes, depend on `seed` and the request's id alone;
-    which are refused depends on how many there are.
+    The failures and the duration of a request depend only on `seed` and the id of the request. Refusals depend on the
+    number of requests.
     """
 
     daemon_threads = True
@@ -69,10 +69,10 @@ class ModelServer(ThreadingTCPServer):  # not ThreadingHTTPServer, which asks th
         self.server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that hangs up is no news."""
+        """Do nothing: a client may hang up."""
 
     def reply(self, request_id: str, prompt: str) -> Reply:
-        """Answer one request, if there is a place for it."""
+        """Answer one request: 503 if no place is free."""
         if not self._places.acquire(timeout=PATIENCE):
             times = self._count(self.refused, request_id)
             return Reply(503, {"error": "no place"}, self._dice(request_id, "refused", times).choice((0.2, 0.5, 1.0)))
@@ -82,10 +82,10 @@ class ModelServer(ThreadingTCPServer):  # not ThreadingHTTPServer, which asks th
             self._places.release()
 
     def _work(self, request_id: str, prompt: str) -> Reply:
-        illnesses = self._dice(request_id, "ill").choices((0, 1, 2), weights=(85, 10, 5))[0]
+        failures = self._dice(request_id, "ill").choices((0, 1, 2), weights=(85, 10, 5))[0]
         so_far = self.broken[request_id]
         time.sleep(self._dice(request_id, "takes", so_far).uniform(0.03, 0.12))
-        if so_far < illnesses:
+        if so_far < failures:
             self._count(self.broken, request_id)
             return Reply(500, {"error": "the model fell over"})
         self._count(self.answered, request_id)
@@ -124,4 +124,4 @@ class _Request(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by BaseHTTPRequestHandler
-        """Say nothing: the demo shows what happens."""
+        """Do nothing: the demo shows the requests itself."""

@@ -1,4 +1,4 @@
-"""The result of every line: read back, compared, counted."""
+"""The summary of the demo: the result of every line is read, compared and counted."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ _SHOWN = 5
 
 
 def show(prompts: Mapping[str, str], tasks: Sequence[TaskEntity], model: ModelServer, seconds: float) -> int:
-    """Print the summary, and return 0 if every line has exactly one result, and 1 if not."""
+    """Print the summary; return 0 if every line has exactly one result, else 1."""
     faults = list(_faults(prompts, tasks, model.answered))
     print("\nSummary")
     for name, text in _rows(tasks, model, seconds):
@@ -62,21 +62,21 @@ def _rows(tasks: Sequence[TaskEntity], model: ModelServer, seconds: float) -> It
         f"{model.answered.total()} answers, {model.refused.total()} refused (503), {model.broken.total()} broken (500)",
     )
     if several := sum(times > 1 for times in model.answered.values()):
-        # The promise is at least once: an answer that is lost with its lease is asked for again.
+        # Tasks run at least once: an answer that is lost with its lease is requested again.
         yield "", f"{several} lines were answered more than once, and one answer of each was accepted"
 
 
 def _running(task: TaskEntity) -> float:
-    """Return the seconds in which a handler worked on the task, in all its attempts."""
+    """Return the seconds of all attempts of a task."""
     spans = [attempt.ended_at - attempt.started_at for attempt in task.attempts]
-    # The last attempt of a task that failed is among the failed ones already.
+    # `attempts` has failed attempts only, also the last one of a failed task.
     if task.status is TaskStatus.COMPLETED and task.started_at is not None and task.finished_at is not None:
         spans.append(task.finished_at - task.started_at)
     return sum(spans, timedelta()).total_seconds()
 
 
 def _waiting(task: TaskEntity) -> float:
-    """Return the seconds in which nobody worked on the task: for a slot, or for its next retry."""
+    """Return the seconds in which a task waited for a slot or for its next retry."""
     assert task.finished_at is not None
     return (task.finished_at - task.created_at).total_seconds() - _running(task)
 

@@ -1,7 +1,7 @@
 """Traces of OpenTelemetry (extra `otel`): a span for each create and for each attempt, linked.
 
-`TaskBackoffScheduler(config, tracing=OpenTelemetry())`, in whatever process creates or runs tasks. Child processes that
-are to export spans of their own set their SDK up in the handler's module, or in its worker_lifespan.
+Use `TaskBackoffScheduler(config, tracing=OpenTelemetry())` in each process that creates or runs tasks. If child
+processes should export their own spans, set up the SDK in the handler's module or in the worker_lifespan.
 """
 
 from maas_backoff.errors import MissingExtraError

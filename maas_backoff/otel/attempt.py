@@ -9,23 +9,23 @@ from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Tracer, set_
 from maas_backoff.domain.outcome import Outcome
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.otel import child
+from maas_backoff.otel.attributes import about, ended
 from maas_backoff.otel.place import place_of, text_of
-from maas_backoff.otel.telling import about, ended
-from maas_backoff.otel.unharmed import Unharmed
+from maas_backoff.otel.suppressed import SuppressedErrors
 
 
 class Attempt:
-    """A span that is the current one, and the only one, from now to its `end`."""
+    """A span that is the current span from its creation to `end`, without a parent."""
 
-    def __init__(self, tracer: Tracer, unharmed: Unharmed, task: TaskEntity, trace: str) -> None:
-        self._unharmed = unharmed
+    def __init__(self, tracer: Tracer, suppressed: SuppressedErrors, task: TaskEntity, trace: str) -> None:
+        self._suppressed = suppressed
         self._span: Span = INVALID_SPAN
         self._token: Token[Context] | None = None
-        with unharmed:
+        with suppressed:
             created = place_of(trace)
             self._span = tracer.start_span(
                 f"process {task.biz_prefix}",
-                Context(),  # that of whoever started the worker has nothing to do with the task
+                Context(),  # empty: the context in which the worker was started is not the task's
                 SpanKind.CONSUMER,
                 {
                     **about(task.biz_prefix, "process", "process"),
@@ -40,14 +40,14 @@ class Attempt:
 
     @property
     def in_child(self) -> Mapping[str, str] | None:
-        """The span's place in its trace, and the module that makes it current in a child process."""
-        with self._unharmed:
+        """The place of the span in its trace, and the module that makes the span current in a child process."""
+        with self._suppressed:
             if trace := text_of(self._span):
                 return {"module": child.__name__, "trace": trace}
         return None
 
     def end(self, outcome: Outcome | None) -> None:
-        """End it with what came of the attempt."""
-        with self._unharmed:
+        """End the span with the outcome of the attempt; None if the attempt was abandoned."""
+        with self._suppressed:
             ended(self._span, outcome)
-        self._unharmed.leave(self._span, self._token)
+        self._suppressed.leave(self._span, self._token)

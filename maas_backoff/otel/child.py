@@ -1,4 +1,4 @@
-"""In a child process: the span of the attempt, which lives in the parent, is the current one."""
+"""The context in a child process: the current span is that of the attempt, which is in the parent process."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from maas_backoff.otel.place import context_of
 
 @contextmanager
 def follow(trace: str) -> Generator[None]:
-    """Let spans that are made within be children of the one at that place."""
+    """Make new spans in this context children of the span at this place in a trace."""
     token = attach(context_of(trace))
     try:
         yield

@@ -1,4 +1,4 @@
-"""A queue's numbers for Prometheus, read from the server when somebody asks: the extra `prometheus`."""
+"""The numbers of a queue for Prometheus, read from the server at each scrape. Extra `prometheus`."""
 
 from maas_backoff.errors import MissingExtraError
 

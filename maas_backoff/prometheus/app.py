@@ -1,4 +1,4 @@
-"""An ASGI application for the scraper."""
+"""The ASGI application that Prometheus scrapes."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -13,8 +13,7 @@ Send = Callable[[dict[str, object]], Awaitable[None]]
 class MetricsApp:
     """Answers GET with the numbers of a scheduler's queue: `app.mount("/metrics", MetricsApp(scheduler))`.
 
-    The scheduler is started and stopped by the application that it is mounted in. Scrapes that come while one is on
-    its way share its answer.
+    The outer application starts and stops the scheduler. Scrapes that arrive during another scrape share one answer.
     """
 
     def __init__(self, scheduler: TaskBackoffScheduler) -> None:
@@ -24,7 +23,7 @@ class MetricsApp:
         self._text = b""
 
     async def __call__(self, scope: Mapping[str, object], _: object, send: Send) -> None:
-        """Answer a request, as ASGI 3 asks for."""
+        """Answer a request of ASGI 3."""
         if scope["type"] != "http":
             return
         status, text = (200, await self._latest()) if scope["method"] in {"GET", "HEAD"} else (405, b"expected GET\n")

@@ -1,4 +1,4 @@
-"""A snapshot as metric families of prometheus_client. No I/O."""
+"""A snapshot as metric families of prometheus_client, without I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
@@ -17,20 +17,20 @@ Samples = Iterable[tuple[Labels, float]]
 
 _GIB = 2**30
 _EACH_OCTAVE = 4
-"""Buckets of memory that make one here: their upper ends double."""
+"""The number of memory buckets that make one bucket of Prometheus: the upper ends of those double."""
 _NO_SUM = "Their sum is not known."
 _SUFFIXES = {"counter": "_total", "histogram": "_bucket"}
 
 
-@attrs.frozen(eq=False)  # a registry wants a hash
+@attrs.frozen(eq=False)  # a registry needs a hash
 class Collector:
-    """The families of one queue; without a snapshot, as the server was away, only `up`."""
+    """The metric families of one queue; only `up` if the server did not answer and there is no snapshot."""
 
     queue: str
     snapshot: Snapshot | None
 
     def collect(self) -> Iterator[Metric]:
-        """Give the families, as prometheus_client asks for them."""
+        """Yield the families, for prometheus_client."""
         snapshot = self.snapshot
         yield self._one("gauge", "up", "Whether the server answered this scrape.", snapshot is not None)
         if snapshot is not None:
@@ -49,8 +49,8 @@ class Collector:
             "failed": stats.failed_count,
             "cancelled": stats.cancelled_count,
         }
-        held = "Tasks in the queue, each in one state; finished ones until their time to live ends."
-        yield self._family("gauge", "tasks", held, (({"state": state}, number) for state, number in states.items()))
+        text = "Tasks in the queue, each in one state; finished ones until their time to live ends."
+        yield self._family("gauge", "tasks", text, (({"state": state}, number) for state, number in states.items()))
         unfit = "Tasks that wait for a GPU, and ask for more memory than any device of a live worker has."
         yield self._one("gauge", "unfit_tasks", unfit, stats.unfit_count)
         suspect = "Due tasks whose last attempt was lost with its worker; they come back in halves."
@@ -100,9 +100,9 @@ class Collector:
         for name, attribute, text in (
             ("total", "total_gb", "Memory of the GPU."),
             ("free", "free_gb", "Memory that NVML calls free."),
-            ("reserved", "reserved_gb", "Memory that is promised to tasks of all queues, used yet or not."),
-            ("strangers", "strangers_gb", "Memory that programs use which are none of ours."),
-            ("room", "room_gb", "Memory that a new task could be given now."),
+            ("reserved", "reserved_gb", "Memory reserved for tasks of all queues, used yet or not."),
+            ("strangers", "strangers_gb", "Memory that other processes use, outside of all queues."),
+            ("room", "room_gb", "Memory that is free for a new task."),
         ):
             amounts = ((labels, getattr(gpu, attribute) * _GIB) for labels, gpu in found)
             yield self._family("gauge", f"gpu_memory_{name}_bytes", text, amounts)
@@ -111,7 +111,9 @@ class Collector:
         warm = ((labels, gpu.temperature) for labels, gpu in found if gpu.temperature is not None)
         yield self._family("gauge", "gpu_temperature_celsius", "Temperature of the GPU.", warm)
         well = ((labels, gpu.healthy) for labels, gpu in found)
-        yield self._family("gauge", "gpu_healthy", "Whether tasks may start on the GPU: 0 if broken or shut.", well)
+        yield self._family(
+            "gauge", "gpu_healthy", "Whether tasks may start on the GPU: 0: broken or quarantined.", well
+        )
         tasks = ((labels, len(gpu.tasks)) for labels, gpu in found)
         yield self._family("gauge", "gpu_tasks", "Tasks of all queues on the GPU.", tasks)
 
@@ -126,13 +128,13 @@ class Collector:
     def _family(self, kind: str, name: str, text: str, samples: Samples) -> Metric:
         family = Metric(f"maas_backoff_{name}", text, kind)
         for labels, value in samples:
-            told = {label: _text(value) for label, value in labels.items()}
-            family.add_sample(family.name + _SUFFIXES.get(kind, ""), {"queue": self.queue, **told}, value)
+            texts = {label: _text(value) for label, value in labels.items()}
+            family.add_sample(family.name + _SUFFIXES.get(kind, ""), {"queue": self.queue, **texts}, value)
         return family
 
 
 def _buckets(found: Durations | MemorySizes, *, unit: float = 1, step: int = 1) -> Samples:
-    """Return the counts by upper end in multiples of `unit`: those of each `step` buckets together."""
+    """Return the cumulative counts by upper end times `unit`, with each `step` buckets joined to one."""
     counts = list(accumulate(found.counts))
     ends = [(str(end * unit), number) for end, number in zip(found.bounds, counts, strict=False)]
     return (({"le": end}, number) for end, number in [*ends[::step], ("+Inf", counts[-1])])
@@ -143,5 +145,5 @@ def _labels(gpu: GpuStatus) -> Labels:
 
 
 def _text(value: str) -> str:
-    """Return a label's value as UTF-8 can hold it; prometheus_client escapes quotes, line ends and backslashes."""
+    """Return the value of a label as valid UTF-8; prometheus_client escapes quotes, line ends and backslashes."""
     return value.encode(errors="replace").decode()

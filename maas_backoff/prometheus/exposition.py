@@ -1,4 +1,4 @@
-"""The numbers of a queue as Prometheus reads them."""
+"""The numbers of a queue in the text format of Prometheus."""
 
 from weakref import WeakKeyDictionary
 
@@ -17,20 +17,21 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The content type of `metrics`."""
 
 PATIENCE = 5.0
-"""Seconds that a scrape may take: Prometheus itself gives up after 10, and would not learn why."""
+"""The most seconds of a scrape. Prometheus gives up after 10, and would then not get the reason."""
 
 _failures: WeakKeyDictionary[TaskBackoffScheduler, int] = WeakKeyDictionary()
-"""Scrapes that have failed in a row: an outage is one line in the log, and its end another."""
+"""The number of failed scrapes in a row: only the first failure and its end are logged."""
 
 
 async def metrics(scheduler: TaskBackoffScheduler) -> bytes:
-    """Return the numbers of the scheduler's queue in Prometheus' text format: CONTENT_TYPE.
+    """Return the numbers of the scheduler's queue in the text format of Prometheus, CONTENT_TYPE.
 
-    They are the server's: whichever process is asked, started or not, the answer is the same. When the server cannot
-    be read within 5 seconds, or `storage.timeout`, the text is `maas_backoff_up 0` alone, and a warning says why.
+    The numbers come from the server, so all processes return the same, with a started scheduler or not. If the server
+    does not answer within 5 seconds, or `storage.timeout`, the text is only `maas_backoff_up 0`, and a warning is
+    logged with the reason.
     """
     collector = Collector(scheduler.config.task.biz_prefix, await _read(scheduler))
-    # A thousand workers and GPUs take 90 ms; and the usual limiter may have no thread left for us.
+    # In a thread: a thousand workers and GPUs take 90 ms. The default limiter may have no thread left.
     return await anyio.to_thread.run_sync(_rendered, collector, limiter=anyio.CapacityLimiter(1))
 
 

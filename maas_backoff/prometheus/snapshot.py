@@ -1,4 +1,4 @@
-"""The numbers that one scrape has read."""
+"""The numbers of one scrape."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -14,7 +14,7 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 
 @attrs.frozen
 class Snapshot:
-    """A queue as its server knows it; all processes that ask get the same."""
+    """The numbers of a queue on its server, the same for all processes."""
 
     stats: QueueStats
     total: Activity
@@ -23,7 +23,7 @@ class Snapshot:
 
     @classmethod
     async def of(cls, scheduler: TaskBackoffScheduler) -> Self:
-        """Read it, with three commands; one more while tasks wait for a GPU; with GPUs, one more and one for each."""
+        """Read a snapshot: 3 commands, 1 more while tasks wait for a GPU, and with GPUs 1 more plus 1 for each."""
         stats = await scheduler.get_queue_stats()
         history = await scheduler.get_history(1)
         workers = await scheduler.workers()

@@ -1,6 +1,6 @@
 """A fixture for pytest: `pytest_plugins = ["maas_backoff.testing.fixtures"]` in your tests' topmost conftest.py.
 
-It does not register itself: every run of pytest beside it would load the whole library. Needs the extra `embedded`.
+It does not register itself, because then every run of pytest would load the whole library. Needs the extra `embedded`.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -14,10 +14,10 @@ from maas_backoff.testing.simulated import Simulate, SimulatedScheduler
 
 
 async def simulating() -> AsyncGenerator[Simulate, None]:
-    """Give a Simulate, and stop what it made when the test is over.
+    """Yield a Simulate, and stop its schedulers after the test.
 
-    This is the fixture `simulate` for anyio's plugin, and for pytest-asyncio's auto mode. For its strict mode:
-    `simulate = pytest_asyncio.fixture(simulating)`, in a conftest.py, instead of `pytest_plugins`.
+    This is the fixture `simulate` for the plugin of anyio, and for the auto mode of pytest-asyncio. For the strict mode
+    of pytest-asyncio, write `simulate = pytest_asyncio.fixture(simulating)` in a conftest.py instead.
     """
     async with AsyncExitStack() as made:
 

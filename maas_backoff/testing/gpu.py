@@ -1,4 +1,4 @@
-"""GPUs that are not there."""
+"""Fake GPUs for tests."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ from maas_backoff.gate.sample import GpuSample
 
 @attrs.define
 class FakeGpu:
-    """A GPU that is not there. Fields may be assigned while a worker runs; amounts are GiB.
+    """A fake GPU. Fields may be assigned while a worker runs; amounts are in GiB.
 
-    `processes` is what the processes of these ids use; `strangers_gb` what nobody knows the user of. `trouble` breaks
-    it.
+    `processes` is the memory used by process id. `strangers_gb` is memory used by other, unknown processes. A text in
+    `trouble` makes the GPU unusable.
     """
 
     uuid: str = attrs.field(validator=must("text without blanks", lambda uuid: uuid == "".join(str(uuid).split())))
@@ -29,9 +29,9 @@ class FakeGpu:
 
 
 class FakeGpuProbe:
-    """Stands in for NVML: `TaskBackoffScheduler(config, gpu_probe=FakeGpuProbe([FakeGpu("GPU-a", total_gb=24)]))`.
+    """Replaces NVML: `TaskBackoffScheduler(config, gpu_probe=FakeGpuProbe([FakeGpu("GPU-a", total_gb=24)]))`.
 
-    A change of `gpus` is seen when somebody looks, at once.
+    `readings` always shows the present `gpus`.
     """
 
     trouble = ""
@@ -43,21 +43,21 @@ class FakeGpuProbe:
         self._changed: Callable[[], None] | None = None
 
     def start(self, changed: Callable[[], None]) -> None:
-        """Begin."""
+        """Set the function to call after a change, and call it."""
         self._changed = changed
         changed()
 
     def stop(self) -> None:
-        """End."""
+        """Forget the function to call after a change."""
         self._changed = None
 
     def poke(self) -> None:
-        """Have the worker look again: to be called after a change of `gpus`, or a second passes."""
+        """Make the worker check the GPUs now, after a change of `gpus`; without this it checks within a second."""
         if self._changed is not None:
             self._changed()
 
     def samples(self) -> list[GpuSample]:
-        """Return the devices as they are now."""
+        """Return a sample of each GPU."""
         return [_sample(index, gpu) for index, gpu in enumerate(self.gpus)]
 
 

@@ -1,4 +1,4 @@
-"""A scheduler whose time the test moves: a day of retries passes in the milliseconds that its handlers take."""
+"""A scheduler with a clock that the test moves: a day of retries passes in the milliseconds of its handlers."""
 
 import time
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.testing.gpu import FakeGpu, FakeGpuProbe
 
 PATIENCE = 60.0
-"""Real seconds that handlers may take before `drain` gives up."""
+"""The most real seconds of handlers before `drain` gives up."""
 
 _LEASE = 86_400.0
-"""Seconds, the longest there is: a jump of the clock is not to look like the death of a worker."""
+"""The longest lease in seconds: a jump of the clock must not look like the death of a worker."""
 
 
 class SimulatedScheduler(TaskBackoffScheduler):
-    """Runs the real worker on a private embedded server (extra `embedded`), on a clock that stands still.
+    """Runs the real worker on a private embedded server (extra `embedded`), with a clock that the test moves.
 
-    `advance` moves it from one due time to the next, and lets everything run there; delays, retries, snoozes,
-    priorities and times to live of finished tasks are those of the moved clock. What a handler itself waits for, and
-    its `exec_timeout`, take real time.
+    `advance` moves the clock from one due time to the next, and lets all due tasks run. Delays, retries, snoozes,
+    priorities and times to live of finished tasks follow this clock. A wait inside a handler, and `exec_timeout`, take
+    real time.
     """
 
     def __init__(self, config: TaskBackoffConfig | None = None, *, gpus: Sequence[FakeGpu] = ()) -> None:
-        """`config` is copied; its storage, lease and interval are the simulation's own."""
+        """Copy `config`, but with another storage and lease."""
         mine = TaskBackoffConfig() if config is None else config.copy()
         mine.storage = StorageConfig(type="embedded")
         mine.scheduler.lease = _LEASE
@@ -47,7 +47,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
 
     @property
     def _client(self) -> QueueClient:
-        # Each call is a ms later than the one before: tasks come in the order in which they are created.
+        # Each call is 1 ms later than the one before: tasks run in the order of their creation.
         client = super()._client
         self._set(client, self._now_ms + 1)
         return client
@@ -57,20 +57,20 @@ class SimulatedScheduler(TaskBackoffScheduler):
         client.store.connection.clock = f"{now_ms:.0f}"
 
     async def drain(self) -> None:
-        """Wait until nothing runs, and nothing is due that could start now.
+        """Wait until no task runs, and no due task can start.
 
-        Due tasks of a paused queue, or without room on a GPU, are left. Raises MaasBackoffError when it takes more
-        than a minute, as a handler hangs.
+        Due tasks of a paused queue, or without room on a GPU, stay pending. Raises MaasBackoffError after a minute,
+        for example if a handler hangs.
         """
         with anyio.move_on_after(PATIENCE):
             await self._expire()
-            while not await self._is_quiet():  # noqa: ASYNC110 - what it waits for is on the server
+            while not await self._is_quiet():  # noqa: ASYNC110 - the state is on the server
                 await anyio.sleep(0.001)
             return
         raise MaasBackoffError(f"drain: tasks still run after {PATIENCE:g} s: {await self.explain()}")
 
     async def _expire(self) -> None:
-        """Delete the finished tasks whose time to live is over by this clock; the server's own goes by the real one."""
+        """Delete finished tasks whose time to live is over by this clock; the server expires them by the real clock."""
         store = self._client.store
         for status in TaskStatus:
             if not status.finished:
@@ -78,7 +78,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
             index = store.connection.keys(status)
             for task_id in await store.connection.server.execute("ZRANGEBYSCORE", index, "-inf", f"{self._now_ms:.0f}"):
                 key = store.connection.keys.task(task_id.decode())
-                # One that was made anew under the same id is not finished, or not so.
+                # A new task under the same id is not finished, or in another state.
                 if await store.connection.server.execute("HGET", key, "s") == status.encode():
                     await store.connection.server.execute("UNLINK", key)
                 await store.connection.server.execute("ZREM", index, task_id)
@@ -95,7 +95,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
         return not due or stats.paused or (stats.gpu_count == due and await self._finds_no_room(due))
 
     async def _finds_no_room(self, due: int) -> bool:
-        """Whether none of the tasks that wait for a GPU starts within a few looks of the worker."""
+        """Return whether none of the tasks that wait for a GPU starts within 0.2 s."""
         for _ in range(20):
             await anyio.sleep(0.01)
             if (await self.get_queue_stats()).gpu_count != due:
@@ -103,7 +103,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
         return True
 
     async def advance(self, by: float | timedelta) -> None:
-        """Let so much time pass, seconds or a timedelta: everything that becomes due meanwhile runs when it is due."""
+        """Move the clock by seconds, or a timedelta; each task that becomes due meanwhile runs at its due time."""
         await self.drain()
         end = self._now_ms + 1000 * in_seconds(by)
         while True:
@@ -121,5 +121,5 @@ class Simulate(Protocol):
     """The type of the fixture `simulate` of `maas_backoff.testing.fixtures`."""
 
     def __call__(self, config: TaskBackoffConfig | None = None, *, gpus: Sequence[FakeGpu] = ()) -> SimulatedScheduler:
-        """Return a scheduler that is not started: set its handlers, then `await scheduler.start()`."""
+        """Return a scheduler that is not started. Set its handlers, then `await scheduler.start()`."""
         ...

@@ -1,1 +1,1 @@
-"""The worker's half: it claims tasks, runs each as an attempt, and settles it. Begin with work.py."""
+"""The worker's half of the library: claim tasks, run each as an attempt, settle the attempt. Begin with work.py."""

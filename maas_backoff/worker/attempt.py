@@ -1,4 +1,4 @@
-"""An attempt in this process: what holds a lease, and may be stopped."""
+"""An attempt in this process: it has a lease and can be cancelled."""
 
 import asyncio
 import logging
@@ -22,14 +22,14 @@ log: Log = log_for("worker")
 
 
 class Attempt:
-    """One claimed task in this process, from its claim to the answer to its settlement."""
+    """One claimed task in this process, from the claim to the reply to its settlement."""
 
     outcome: Outcome | None = None
-    """The handler's outcome, before it is known whether it was stopped."""
+    """The outcome of the handler, before a cancel of the attempt is taken into account."""
     call: "asyncio.Task[None] | None" = None
     """The asyncio task that calls the handler, then the one that calls the exception handler."""
     began: bool = False
-    """Whether that asyncio task has begun: one that is cancelled before never runs, and would settle nothing."""
+    """Whether `call` has begun. An asyncio task that is cancelled before it begins never runs, and settles nothing."""
     reason: CancelReason | None = None
     started_at: float | None = None
     """When the handler began, by time.monotonic()."""
@@ -52,16 +52,16 @@ class Attempt:
     ) -> None:
         """Make the attempt of a claimed task.
 
-        `lease_until` is the moment, by time.monotonic(), until which the lease holds for certain. The handler may not
-        begin in the last `margin` seconds before it. `watch` is told of the deadline, `report` of the handler's
-        progress. Neither may reference this attempt: that would create a reference cycle.
+        `lease_until` is the moment, by time.monotonic(), until which the lease is valid for certain. The handler may
+        not begin in the last `margin` seconds before `lease_until`. `watch` is called with the deadline, `report` with
+        the handler's progress. Neither may reference this attempt: that would create a reference cycle.
         """
         self.claimed = claimed
         self.grant = grant
         self.token: int = claimed.token
         self.timeout = timeout
         self.lease_until: float = lease_until
-        """The lease holds at least until this moment, by time.monotonic(); `renewed` moves it."""
+        """The lease is valid at least until this moment, by time.monotonic(); `renewed` moves the moment."""
         self._margin = margin
         self._watch = watch
         self._begun = time.monotonic()
@@ -74,15 +74,15 @@ class Attempt:
 
     @property
     def start_before(self) -> float:
-        """The handler may not begin after this moment, by time.monotonic(): the lease might run out too soon."""
+        """The last moment, by time.monotonic(), for the handler to begin: later, too little of the lease is left."""
         return self.lease_until - self._margin
 
     def renewed(self, until: float) -> None:
-        """Note that the lease was renewed and holds until that moment. Called from the heartbeat's thread."""
+        """Note that the lease was renewed, and is valid until this moment. Called from the heartbeat's thread."""
         self.lease_until = max(self.lease_until, until)
 
     def started(self) -> None:
-        """From here on the timeout counts."""
+        """Start the time of the timeout."""
         self.started_at = time.monotonic()
         self.deadline = self.started_at + self.timeout
         self._watch(self.deadline)
@@ -90,7 +90,7 @@ class Attempt:
             log.debug("task %r: attempt %d begins", self.task.task_id, self.task.attempt, extra=self.about("started"))
 
     def extend(self) -> None:
-        """Give the exception handler as much time as the handler had; the lease is kept as long."""
+        """Give the exception handler as much time as the handler had; the lease is renewed as long."""
         self.deadline = time.monotonic() + self.timeout
 
     def lingers(self, ended: asyncio.Event) -> None:
@@ -98,19 +98,19 @@ class Attempt:
         self.lingering = ended
 
     def cancel(self, reason: CancelReason) -> None:
-        """Stop the handler. The first reason stands, but for a lost lease; it is recorded before the cancel is seen."""
+        """Stop the handler. The first reason is kept, except that a lost lease replaces it."""
         if not self.over and (self.reason is None or reason is CancelReason.LEASE_LOST):
             self.reason = reason
             if self.call is not None and self.began:
                 cancel_call(self.call)
 
     def abandon(self) -> "asyncio.Task[None] | None":
-        """Leave the attempt to its lease: nothing of it is settled. Returns the asyncio task of its handler."""
+        """Leave the attempt to its lease: it is not settled. Return the asyncio task of its handler."""
         self.over = True
         return self.call
 
     def about(self, event: str) -> dict[str, object]:
-        """Return what a log record of this attempt carries."""
+        """Return the extra fields of a log record about this attempt."""
         return about(event, self.task.task_id, self.task.attempt, self.token)
 
     def info(self, worker: str) -> AttemptInfo:

@@ -18,11 +18,11 @@ from maas_backoff.worker.wake_ups import WakeUps
 log: Log = log_for("worker")
 
 MARGIN = 0.1
-"""The part of a lease that a handler must have left to begin: for the next heartbeat to find it running."""
+"""The part of a lease that must be left when a handler begins: the next heartbeat then renews the lease in time."""
 
 
 class Attempts:
-    """Gives claimed tasks their slots, and hands the settlements of those that have ended to the outbox."""
+    """Gives claimed tasks their slots, and puts the settlements of ended attempts into the outbox."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Attempts:
         self._watch, self._report = deadlines.watch, self.notes.take
 
     def expect(self, sent: float) -> None:
-        """See to it that attempts whose claim was sent then are stopped with their lease, if they can be."""
+        """Watch the lease of attempts whose claim was sent at `sent`, if attempts are stopped with their lease."""
         if self._deadlines.by_lease:
             self._deadlines.watch(sent + self._context.lease)
 
     def claimed(self, claimed: Claimed, sent: float, grant: Grant | None = None) -> Attempt:
-        """Give a claimed task a slot, with what it was granted of a GPU; returns the attempt, which has not begun.
+        """Give a claimed task a slot, and its grant on a GPU; return the attempt, which has not begun.
 
-        `sent` is when the claim was sent, by time.monotonic(): the lease counts from then, for all that is known here.
+        `sent` is when the claim was sent, by time.monotonic(). The lease began then or later.
         """
         context = self._context
         attempt = Attempt(
@@ -68,7 +68,7 @@ class Attempts:
         return attempt
 
     def end(self, attempt: Attempt, settlement: Settlement | None) -> None:
-        """Send what came of an attempt, once; None: nothing may be written, its task is somebody else's."""
+        """Put the settlement of an attempt into the outbox, once. None: its lease is lost, nothing may be written."""
         if attempt.over:
             return
         attempt.over = True
@@ -100,6 +100,6 @@ class Attempts:
             self._tally.count_gpu_memory(attempt.grant.child.peak, attempt.grant.demand.memory)
 
     def give_back(self, grant: Grant) -> None:
-        """Note that an attempt has no more use for what it was granted."""
+        """Give back the grant of an attempt that has ended."""
         grant.attempt_ended()
         self._wake_ups.gpu.set()

@@ -1,6 +1,6 @@
-"""How a call of users' code is cancelled: as by a cancel scope of anyio around it, which is made only when needed.
+"""The cancel of a call of users' code: as by a cancel scope of anyio around the call, but without a scope.
 
-To enter and leave a scope takes three times as long as the asyncio task that it would be in, for each attempt.
+For each attempt, to enter and leave a scope takes three times as long as the asyncio task around the scope.
 """
 
 import asyncio
@@ -8,11 +8,11 @@ import sys
 from typing import Any
 
 AGAIN = 0.005
-"""Seconds after which a call that goes on is cancelled once more."""
+"""Seconds after which a call that still runs is cancelled once more."""
 
 
 def cancel_call(call: "asyncio.Task[Any]") -> None:
-    """Cancel a call, and again until it has ended: one that swallows its cancel is met at its next wait.
+    """Cancel a call again and again until it has ended, also a call that swallows its cancel.
 
     A part that anyio shields (`CancelScope(shield=True)`, `to_thread.run_sync`) may end first.
     """
@@ -24,10 +24,10 @@ def cancel_call(call: "asyncio.Task[Any]") -> None:
 
 
 def is_shielded(call: "asyncio.Task[Any]") -> bool:
-    """Whether the asyncio task is inside a shielded scope of anyio.
+    """Return whether the asyncio task is inside a shielded scope of anyio.
 
-    anyio tells this of the current task only, so its own record is read. If a later anyio keeps the record elsewhere,
-    shields hold nothing off; a test fails then.
+    The public API of anyio answers for the current task only, so this reads a private record of anyio. If a later
+    anyio keeps the record elsewhere, shields have no effect here; a test fails then.
     """
     states: Any = getattr(sys.modules.get("anyio._backends._asyncio"), "_task_states", {})
     scope: Any = getattr(states.get(call), "cancel_scope", None)

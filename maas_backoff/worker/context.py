@@ -1,4 +1,4 @@
-"""The identity of a worker, and the settings and the store that its parts share."""
+"""The name of a worker, and the settings and the store that its parts share."""
 
 from typing import Self
 
@@ -10,17 +10,17 @@ from maas_backoff.store.queue_store import QueueStore
 
 @attrs.frozen
 class WorkerContext:
-    """One worker, as its parts know it. Durations are in seconds."""
+    """The values of one worker that its parts share. Durations are in seconds."""
 
     name: str
     """The worker's name in the registry of workers."""
     store: QueueStore
     lease: float
-    """For how long a claim or a renewal gives the right to run a task."""
+    """The duration of a lease after a claim or a renewal."""
     interval: float
-    """The longest time between two looks for tasks."""
+    """The longest time between two polls of the queue."""
     exec_timeout: float
-    """The longest time of an attempt whose task names none."""
+    """The timeout of an attempt, unless the task has its own."""
 
     @classmethod
     def of(cls, name: str, store: QueueStore, config: TaskBackoffConfig) -> Self:

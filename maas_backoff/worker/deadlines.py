@@ -1,4 +1,4 @@
-"""When the next attempt of a worker must be stopped: its timeout is over, or its lease."""
+"""The moment at which the next attempt of a worker must be stopped: its timeout or its lease is over."""
 
 import asyncio
 import math
@@ -12,23 +12,23 @@ log: Log = log_for("worker")
 
 
 class Deadlines:
-    """The earliest moment, by time.monotonic(), at which an attempt has to be stopped: one timer for all of them."""
+    """The earliest moment, by time.monotonic(), at which an attempt must be stopped: one timer for all attempts."""
 
     def __init__(self, *, by_lease: bool) -> None:
-        """`by_lease`: attempts are stopped when their lease is over. Threads cannot be, and their outcome may count."""
+        """`by_lease`: attempts are stopped with their lease. Threads cannot be stopped, and their outcome may count."""
         self.by_lease = by_lease
         self.next: float = math.inf
         self.earlier: asyncio.Event = asyncio.Event()
         """Set when `next` has become earlier."""
 
     def watch(self, moment: float) -> None:
-        """See to it that attempts are looked at by `moment`."""
+        """Have the attempts checked at `moment`, by time.monotonic(), at the latest."""
         if moment < self.next:
             self.next = moment
             self.earlier.set()
 
     def stop_overdue(self, attempts: Iterable[Attempt], now: float) -> None:
-        """Cancel the attempts whose timeout, or whose lease, is over, and find the next such moment."""
+        """Cancel the attempts whose timeout or lease is over, and find the next such moment."""
         self.next = math.inf
         for attempt in attempts:
             if attempt.over or attempt.reason is not None:

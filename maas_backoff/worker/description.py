@@ -1,4 +1,4 @@
-"""The description of a worker, for the registry."""
+"""The description of a worker for the registry of workers."""
 
 import os
 import socket
@@ -12,11 +12,11 @@ from maas_backoff.domain import jsontext
 log: Log = log_for("worker")
 
 LONGEST_TROUBLE = 1000
-"""Characters that the registry keeps of the troubles of a worker."""
+"""The most characters of the troubles of a worker in the registry."""
 
 
 class Description:
-    """Describes one worker. Called from the thread of the heartbeat, too."""
+    """Describes one worker. The heartbeat calls it from its own thread, too."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Description:
         troubles: Callable[[], Sequence[str]],
         gpus: Callable[[], Sequence[dict[str, object]]],
     ) -> None:
-        """`troubles` tells what keeps the worker from running tasks; `gpus` describes its devices."""
+        """`troubles` returns the reasons why the worker does not run tasks as it should; `gpus` describes its GPUs."""
         self._fixed: dict[str, object] = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -37,14 +37,14 @@ class Description:
         self._is_without_gpus = False
 
     def text(self, running: int, lag: float) -> str:
-        """Return the description as JSON: with so many attempts, and so many seconds of lag of the event loop."""
+        """Return the description as JSON. `running` is a number of attempts, `lag` is that of the event loop in s."""
         about = {**self._fixed, "running": running, "lag": lag}
         about["trouble"] = "; ".join(self._troubles())[:LONGEST_TROUBLE]
-        # Leases are renewed with this text: no failure to describe a device may keep them from being renewed.
+        # The renewal of leases sends this text: a failure to describe a device must not stop the renewal.
         try:
             return jsontext.plain({**about, "gpus": self._gpus()})
         except Exception:
             if not self._is_without_gpus:
-                log.exception("the GPUs cannot be described; the registry of workers lists none of this worker")
+                log.exception("the GPUs cannot be described; the registry lists no GPU of this worker")
             self._is_without_gpus = True
             return jsontext.plain({**about, "gpus": []})

@@ -1,4 +1,4 @@
-"""The drain of a worker: claim nothing more, let attempts end, cancel those that do not, settle."""
+"""The drain of a worker: claim nothing more, let attempts end, cancel the attempts that go on, settle all."""
 
 import asyncio
 import contextlib
@@ -13,18 +13,18 @@ from maas_backoff.worker.parts import Parts
 log: Log = log_for("worker")
 
 SETTLE_GRACE = 5.0
-"""Seconds that the last settlements may take at a shutdown, after the handlers have ended."""
+"""The most seconds of a shutdown for the last settlements, after the handlers have ended."""
 
 
 async def drain(parts: Parts, cancel_running: asyncio.Event) -> None:
-    """End the attempts of a worker within `shutdown_grace`, or when `cancel_running` is set; hand back the others.
+    """Wait for the attempts of a worker until `shutdown_grace` is over or `cancel_running` is set; hand back the rest.
 
-    It is worse to lose a task than to run it twice: an attempt that cannot be settled in time is left to its lease.
+    An attempt that cannot be settled in time is left to its lease: a task may run twice, but must not be lost.
     """
     slots = parts.slots
     slots.close()
     with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
-        await parts.context.store.markers.wake(parts.context.name)  # the claim that sleeps on the server ends
+        await parts.context.store.markers.wake(parts.context.name)  # this ends the claim that sleeps on the server
     with anyio.move_on_after(parts.config.scheduler.shutdown_grace):
         async with anyio.create_task_group() as group:
             group.start_soon(_cancel_when_set, cancel_running, group.cancel_scope)

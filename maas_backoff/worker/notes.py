@@ -1,4 +1,4 @@
-"""The newest progress of each attempt that was not sent yet."""
+"""The newest progress of each attempt, until it is sent."""
 
 import asyncio
 
@@ -14,13 +14,13 @@ class Notes:
 
     def __init__(self, slots: Slots) -> None:
         self.waiting: asyncio.Event = asyncio.Event()
-        """Set when there is a note to be sent."""
+        """Set when there is a note to send."""
         self._slots = slots
         self._noted: dict[int, Attempt] = {}
         self._loop = asyncio.get_running_loop()
 
     def take(self, token: int, progress: float, message: str | None) -> None:
-        """Have an attempt's progress sent soon; a message stands until the next one."""
+        """Note the progress of an attempt, to be sent soon; without a message, the last message is kept."""
         attempt = self._slots.attempts.get(token)
         if attempt is None or attempt.over:
             return
@@ -31,11 +31,11 @@ class Notes:
             self._loop.call_soon_threadsafe(self.waiting.set)
 
     def drop(self, attempt: Attempt) -> None:
-        """Send no more of an attempt that has ended: its settlement carries the last note."""
+        """Forget the note of an attempt that has ended: its settlement carries the last note."""
         self._noted.pop(attempt.token, None)
 
     def newest(self) -> list[Note]:
-        """Return the newest note of each attempt since the last call."""
+        """Return the newest note of each attempt that has made one since the last call."""
         self.waiting.clear()
         noted, self._noted = self._noted, {}
         return [(a.task.task_id, a.token, *a.progress) for a in noted.values() if a.progress and not a.over]

@@ -1,4 +1,4 @@
-"""The settlements of a worker that were not sent yet."""
+"""The settlements of a worker that wait to be sent."""
 
 from collections import deque
 
@@ -7,14 +7,14 @@ from maas_backoff.store.batch import Settle
 from maas_backoff.worker.attempt import Attempt
 
 MOST_SETTLES = 100
-"""Settlements in one request: a script call of 1 to 2 ms."""
+"""The most settlements in one batch request: its script runs for 1 to 2 ms."""
 
 MOST_BYTES = 4 * 1_048_576
-"""Results and new params in one request, about; a hundred large ones would hold up the server."""
+"""The approximate size of results and new params in one batch request; a hundred large ones would delay the server."""
 
 
 class Outbox:
-    """Settlements in the order of their attempts' ends, each with its attempt."""
+    """Settlements in the order in which their attempts ended, each with its attempt."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Settle, Attempt]] = deque()
@@ -23,11 +23,11 @@ class Outbox:
         return len(self._waiting)
 
     def put(self, settle: Settle, attempt: Attempt) -> None:
-        """Have a settlement sent with the next request."""
+        """Add a settlement for the next batch request."""
         self._waiting.append((settle, attempt))
 
     def take(self) -> tuple[list[Settle], list[Attempt]]:
-        """Take the settlements, and their attempts, that one request may carry: one at least, if there is any."""
+        """Remove and return the settlements for one batch request, and their attempts: at least one if there is any."""
         settles: list[Settle] = []
         attempts: list[Attempt] = []
         size = 0

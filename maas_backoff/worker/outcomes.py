@@ -1,4 +1,4 @@
-"""One attempt: the handler called, and what came of it."""
+"""The outcome of one attempt, and its tracing span."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ from maas_backoff.worker.executors.base import Executor
 
 
 async def run_traced(executor: Executor, attempt: Attempt, tracing: Tracing) -> HandlerOutcome:
-    """Run an attempt inside a tracing span; spans made by the handler become its children. Raises as `executor.run`."""
+    """Run an attempt inside a tracing span; the handler's spans become its children. Raises like `executor.run`."""
     span = attempt.span = tracing.attempt(attempt.task, trace_of(attempt.claimed.overrides))
     try:
         attempt.outcome = await executor.run(attempt)
@@ -29,15 +29,15 @@ async def run_traced(executor: Executor, attempt: Attempt, tracing: Tracing) -> 
     else:
         return attempt.outcome
     finally:
-        # Neither, where the worker ends and leaves the attempt to its lease.
+        # The outcome is unknown if the worker ends and leaves the attempt to its lease.
         known = not attempt.over and (attempt.outcome is not None or attempt.reason is not None)
         span.end(outcome_of(attempt) if known else None)
 
 
 def outcome_of_cancel(attempt: Attempt, error: asyncio.CancelledError) -> HandlerOutcome | None:
-    """Return what a cancel comes to that nobody here has asked for; None: the attempt is being stopped.
+    """Return the outcome of a cancel that did not come from the worker; None: the worker stops the attempt.
 
-    The handler cancelled its own task, or awaited a cancelled one.
+    In the first case, the handler cancelled its own asyncio task, or awaited a cancelled one.
     """
     return None if attempt.reason is not None else outcome_of_error(error)
 
@@ -45,7 +45,7 @@ def outcome_of_cancel(attempt: Attempt, error: asyncio.CancelledError) -> Handle
 def outcome_of(attempt: Attempt) -> Outcome:
     """Return the outcome of an attempt that has ended.
 
-    A handler that finished although it was being stopped has finished. One that turned its cancel into another error
+    A handler that returned in spite of its cancel has succeeded. A handler that turned its cancel into another error
     was stopped, with that error as the cause.
     """
     outcome = attempt.outcome

@@ -1,4 +1,4 @@
-"""A thread with an event loop of its own, for work that must go on while the worker's event loop is blocked."""
+"""A thread with its own event loop, for work that must go on while the worker's event loop is blocked."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ class OwnLoop:
     """Runs one coroutine function in a daemon thread, from `start` until it returns or `stop` is called."""
 
     def __init__(self, main: Callable[[], Awaitable[None]], name: str) -> None:
-        """`name` is that of the thread."""
+        """`name` is the name of the thread."""
         self._main = main
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._stopping = threading.Event()
@@ -33,7 +33,7 @@ class OwnLoop:
         self._stopping.set()
         loop, scope = self._loop, self._scope
         if loop is not None and scope is not None and not loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # it has just ended
+            with contextlib.suppress(RuntimeError):  # the thread's event loop has just ended
                 loop.call_soon_threadsafe(scope.cancel)
         await anyio.to_thread.run_sync(self._thread.join)
 

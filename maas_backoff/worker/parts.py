@@ -1,4 +1,4 @@
-"""The parts of one worker, put together."""
+"""The parts of one worker, and how they are put together."""
 
 import asyncio
 import os
@@ -43,20 +43,20 @@ from maas_backoff.worker.work import Work
 log: Log = log_for("worker")
 
 EXCHANGES = 2
-"""Exchange loops: the server works on the request of one while this process works on the reply of the other."""
+"""The number of exchange loops: the server handles the request of one while this process handles the other's reply."""
 
 Loop = Callable[[], Awaitable[None]]
 
 
 @attrs.frozen
 class Parts:
-    """The parts of one worker, each of which knows the others that it needs. `Service` starts and stops them."""
+    """The parts of one worker. Each part has references to the parts that it needs. `Service` starts and stops them."""
 
     config: TaskBackoffConfig
     context: WorkerContext
     executor: Executor
     setback: Setback | None
-    """Tells whether children or threads can be started, where handlers need some."""
+    """The record of failed starts of children or threads; None if handlers need neither."""
     wake_ups: WakeUps
     slots: Slots
     deadlines: Deadlines
@@ -75,7 +75,7 @@ class Parts:
         probe: Probe,
         tracing: Tracing | None = None,
     ) -> Self:
-        """Put a worker together, under a new name."""
+        """Return the parts of a worker with a new name."""
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         in_children = config.threadpool.proc_mode == "process"
         context = WorkerContext.of(name, store, config)
@@ -109,7 +109,7 @@ class Parts:
         )  # fmt: skip
 
     def loops(self, waker: Client) -> list[tuple[str, Loop]]:
-        """Return the loops of the worker, with their names. `waker` is a client that sleeps on the server."""
+        """Return the loops of the worker with their names. `waker` is the client that sleeps on the server."""
         context, slots, wake_ups, requests = self.context, self.slots, self.wake_ups, self.requests
         *exchanges, for_sleep, for_gpu = (
             ExchangeLoop(number, context, requests, wake_ups, self.work) for number in range(EXCHANGES + 2)
@@ -131,7 +131,7 @@ class Parts:
         return named
 
     async def start_executor(self) -> None:
-        """Start the executor. Its first child starts on a GPU where a lifespan is to be entered on one."""
+        """Start the executor. If the lifespan needs a GPU, the first child starts on one."""
         grant = await self._grant_to_start_on()
         try:
             await self.executor.start(grant)
@@ -140,7 +140,7 @@ class Parts:
                 grant.attempt_ended()
 
     async def _grant_to_start_on(self) -> Grant | None:
-        """Return a part of a GPU for the first child, where a lifespan is to be entered on one and there is room."""
+        """Return a grant on a GPU for the first child; None if the lifespan needs no GPU, or no GPU has room."""
         demand = self.config.task.policy.demand
         if demand is None or not self.executor.wants_gpu:
             return None
@@ -152,12 +152,12 @@ class Parts:
         return None
 
     def troubles(self, now: float) -> list[str]:
-        """Return what keeps attempts from running as they should, at that time of time.monotonic()."""
+        """Return the reasons why attempts do not run as they should, at the time `now` of time.monotonic()."""
         found = [f"task {one.task.task_id!r} ignores its timeout" for one in self.slots.stuck(now, grace=5)]
         if self.gate.devices.trouble is not None:
             found.append(self.gate.devices.trouble)
         if self.setback is not None and self.setback.trouble is not None:
             found.append(self.setback.trouble)
         if self.slots.lingering:
-            found.append(f"{self.slots.lingering} threads outlive their timeout and hold a slot each")
+            found.append(f"{self.slots.lingering} threads outlive their timeout and take a slot each")
         return found

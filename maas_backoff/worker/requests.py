@@ -1,6 +1,6 @@
-"""The batch requests of a worker: each settles attempts that have ended, and claims tasks for the slots that are free.
+"""The batch requests of a worker: each settles ended attempts, and claims tasks for free slots.
 
-No I/O, and no `await` between looking at the state and changing it.
+This module does no I/O, and does not `await` between a read of the state and its change.
 """
 
 import itertools
@@ -18,18 +18,18 @@ from maas_backoff.worker.suspects import Suspects
 from maas_backoff.worker.wake_ups import WakeUps
 
 SLEEPING_CLAIMS = 2
-"""One would always look like the first of many."""
+"""The tasks of a claim that sleeps on the server. A claim of 1 would always look like the first of many."""
 
 log: Log = log_for("worker")
 
 
 class BatchRequests:
-    """Makes the batch requests of one worker, and takes their replies."""
+    """Makes the batch requests of one worker, and handles their replies."""
 
     def __init__(
         self, slots: Slots, outbox: Outbox, wake_ups: WakeUps, suspects: Suspects, tally: Tally, *, batch_size: int
     ) -> None:
-        """`batch_size`: the most tasks that one request claims."""
+        """`batch_size` is the most tasks that one batch request claims."""
         self._slots = slots
         self._outbox = outbox
         self._wake_ups = wake_ups
@@ -45,19 +45,19 @@ class BatchRequests:
 
     @property
     def sleeps_on_slots(self) -> bool:
-        """Whether a claim that sleeps on the server keeps slots from others."""
+        """Whether a claim that sleeps on the server has reserved slots."""
         return self._asleep is not None
 
     def suspects_on_gpus(self) -> str:
-        """Return which suspects a claim of tasks that need a GPU could take now, as scripts take it."""
+        """Return the suspects that a claim of tasks that need a GPU could take now, as an argument of a script."""
         return self._suspects.on_gpus(self._slots.attempts.values())
 
     def next(self, exchange: int) -> BatchRequest | None:
-        """Return what an exchange loop is to send now, or None.
+        """Return the batch request that an exchange loop should send now, or None.
 
-        While the other loop's request is on its way, only what fills one is sent: the rest would cost the server ten
-        times as much for each task, and goes with that loop's next request. Settlements fill a request; so do claims,
-        if the last claim has found as many tasks as it asked for.
+        While a request of the other loop is on its way, only a full request is sent. A smaller request would cost the
+        server ten times as much for each task; its content goes with the next request of the other loop. Settlements
+        can fill a request. Claims can fill it, too, if the last claim found as many tasks as it asked for.
         """
         if self._busy and len(self._outbox) < self._batch and not (self._plenty and self._slots.wanted >= self._batch):
             return None
@@ -70,10 +70,10 @@ class BatchRequests:
         return self._made(settles, attempts, claims, exchange)
 
     def sleeping(self, exchange: int) -> BatchRequest | None:
-        """Return a claim that the server runs when a task becomes ready, or None where too few slots are free for one.
+        """Return a claim that the server runs when a task becomes ready, or None if too few slots are free.
 
-        It is a small one: a worker that stands still, or is cut off, would keep so many from all others for a lease.
-        Of a larger number the next requests take the rest. One slot at least is left for what becomes due meanwhile.
+        The claim is small: a worker that is frozen or disconnected keeps the claimed tasks from others for a lease.
+        The next requests claim more. At least one slot is left for tasks that become due meanwhile.
         """
         claims = min(self._slots.claimable - 1 - self._slots.spare, SLEEPING_CLAIMS)
         if self._slots.closing or claims < 1:
@@ -82,7 +82,7 @@ class BatchRequests:
         return self._asleep
 
     def for_gpus(self, fits: Sequence[str], exchange: int) -> BatchRequest | None:
-        """Return a claim of tasks that need a GPU, one for each of `fits`, or None where too few slots are free."""
+        """Return a claim of tasks that need a GPU, one for each of `fits`, or None if too few slots are free."""
         if self._slots.closing or not fits or self._slots.free < len(fits):
             return None
         return self._made([], [], len(fits), exchange, tuple(fits))
@@ -108,17 +108,17 @@ class BatchRequests:
         claim = claims, may_claim_suspect, request_id, exchange, tally, fits, cohort, self._suspects.in_children
         try:
             return BatchRequest(tuple(settles), *claim)
-        except Exception as error:  # noqa: BLE001 - nothing that one task gives may keep the others from being settled
+        except Exception as error:  # noqa: BLE001 - a bad outcome of one task must not stop the settlements of the others
             log.error("an outcome cannot be sent: %s", type(error).__name__)  # noqa: TRY400 - the traceback may show the outcome
             return BatchRequest(tuple(map(_sendable, settles)), *claim)
 
     def answered(self, request: BatchRequest, reply: BatchReply, seconds: float) -> list[Attempt]:
-        """Free the slots of what is settled, and return it, in the order of the request. It took so many seconds."""
+        """Free the slots of the settled attempts, and return them in the order of the request, which took `seconds`."""
         settled, wakes = self._in_flight.pop(request.request_id)
         if settled:
             self._tally.count_settles(seconds, len(settled))
         if request.tally and not ACCEPTED.intersection(reply.answers):
-            self._tally.put_back(request.tally)  # the server counts it with the first settle that it accepts
+            self._tally.put_back(request.tally)  # the server counts a tally with the first settlement that it accepts
         freed = bool(settled)
         if request is self._asleep:
             self._asleep, freed = None, True
@@ -126,7 +126,7 @@ class BatchRequests:
             self._busy -= 1
         self._suspects.answered(request)
         if request.claims and not request.fits:
-            # A wake-up while the request was on its way may belong to a task that came after the claim.
+            # A wake-up during the request may belong to a task that was created after the claim.
             self._plenty = reply.hit
             self._wake_ups.note_work(found=reply.hit or wakes != self._wake_ups.count)
         self._slots.answered(settled, request.claims)
@@ -136,10 +136,10 @@ class BatchRequests:
 
 
 def _sendable(settle: Settle) -> Settle:
-    """Return the settle, or a failure in its place if it cannot be written down."""
+    """Return `settle`, or a failure in its place if its outcome cannot be encoded."""
     try:
         settle_args([settle])
-    except Exception as error:  # noqa: BLE001 - whatever it is
+    except Exception as error:  # noqa: BLE001 - an outcome may raise any error
         failed = TaskError("unknown_outcome", f"the outcome cannot be sent: {type(error).__name__}")
         settlement = Settlement(TaskStatus.FAILED, settle.settlement.ttl, error=failed)
         return Settle(settle.task_id, settle.precondition, settle.token, settlement, settle.counts, settle.info)

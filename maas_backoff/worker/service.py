@@ -1,4 +1,4 @@
-"""The one host task of a worker: owns the task group, and the order of start, drain and stop."""
+"""The host task of a worker. It owns the task group, and the order of start, drain and stop."""
 
 import asyncio
 import contextlib
@@ -24,12 +24,12 @@ log: Log = log_for("worker")
 
 
 class Service:
-    """Runs tasks from `start` to `stop`. For one use; both are called by the scheduler, once each."""
+    """Runs tasks from `start` to `stop`. The scheduler calls each of them once."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.failure: BaseException | None = None
-        """The error that has ended the worker."""
+        """The error that ended the worker."""
         self._heartbeat: Heartbeat | None = None
         self._host: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -39,16 +39,16 @@ class Service:
 
     @property
     def alive(self) -> bool:
-        """Whether tasks are being claimed."""
+        """Whether the worker claims tasks."""
         return self._host is not None and not self._host.done() and not self._stopping.is_set()
 
     def runs(self, task: TaskEntity) -> bool:
-        """Whether the task is being run by this worker."""
+        """Return whether this worker runs the task now."""
         attempt = self.parts.slots.attempts.get(task.token)
         return attempt is not None and attempt.task is task
 
     def troubles(self) -> list[str]:
-        """Return what keeps this worker from running tasks as it should."""
+        """Return the reasons why this worker does not run tasks as it should."""
         if self.failure is not None:
             return [f"the worker has died: {self.failure}"]
         found = self._troubles_here()
@@ -57,21 +57,21 @@ class Service:
         return found
 
     def _troubles_here(self) -> list[str]:
-        """Return those that the heartbeat tells the registry. Called from its thread as well."""
+        """Return the troubles for the registry, without those of the heartbeat, whose thread calls this, too."""
         if not self.alive:
             return ["shutting down" if self._stopping.is_set() else "the worker has ended"]
         return self.parts.troubles(time.monotonic()) if self._started else ["starting"]
 
     async def start(self) -> None:
-        """Start, and return when tasks are being claimed. Raises what kept it from that."""
-        # A task of its own, as a group cannot be left by another task than entered it. A context of its own, as the
-        # tasks that it runs must not see the web request, say, that starts the worker.
+        """Start the worker, and return when it claims tasks. Raises the error that prevented the start."""
+        # The task group must be left by the asyncio task that entered it: so the worker has its own asyncio task. The
+        # context is empty: tasks must not see the context of the caller, such as a web request.
         self._host = asyncio.create_task(self._run(), name="maas-backoff", context=Context())
         self._host.add_done_callback(self._ended)
         try:
             await asyncio.shield(self._ready)
         except asyncio.CancelledError:
-            # redis-py swallows a cancel that meets an answer; then the host goes on, to a stop already asked for.
+            # redis-py swallows a cancel that arrives together with a reply. Then the host task goes on, and drains.
             self._stopping.set()
             self._cancelling.set()
             self._host.cancel()
@@ -80,26 +80,26 @@ class Service:
             raise
 
     def close(self) -> None:
-        """Begin to drain: claim nothing more, let what runs end."""
+        """Begin to drain: claim nothing more, let running attempts end."""
         self._stopping.set()
 
     def cancel_running(self) -> None:
-        """Cancel what runs and hand it back, in a drain that has begun."""
+        """Cancel the running attempts and hand back their tasks, after `close`."""
         self._cancelling.set()
 
     async def wait(self) -> None:
-        """Wait until the worker has ended, after `close` or by its death."""
+        """Wait until the worker has ended, after `close` or by a failure."""
         if self._host is not None:
             await asyncio.wait([self._host])
 
     async def stop(self) -> None:
-        """Drain and stop. Raises what the host task died of."""
+        """Drain and stop. Raises the error that ended the worker, if any."""
         self.close()
         patience = self.parts.config.scheduler.shutdown_grace + 3 * SETTLE_GRACE
         with anyio.move_on_after(patience) as scope:
             await self.wait()
         if scope.cancelled_caught:
-            # Nothing can end a coroutine that swallows its cancellation. Its lease is not renewed any more.
+            # Nothing can end a coroutine that swallows its cancel. Its lease is no longer renewed.
             log.critical("a handler ignores its cancellation; the worker is left behind")
         if self.failure is not None:
             raise self.failure
@@ -132,16 +132,16 @@ class Service:
             await store.check(worker=True)
             heartbeat.start()
             try:
-                await orphans.look()  # they may hold what the handlers need: memory, a GPU, a port
+                await orphans.check()  # they may occupy memory, a GPU or a port that the handlers need
                 await parts.start_executor()
                 self._started = True
-                with contextlib.suppress(StorageError):  # the next beat tells it, too
+                with contextlib.suppress(StorageError):  # the next heartbeat reports it, too
                     await heartbeat.announce()
                 await self._loop_and_work(waker)
             finally:
                 with anyio.CancelScope(shield=True):
                     await heartbeat.stop()
-                    # After the last beat, which would enter it again. Without an answer the entry expires by itself.
+                    # After the last heartbeat, which would enter the worker again. If this fails, the entry expires.
                     with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
                         await store.registry.leave(parts.context.name)
         finally:
@@ -151,7 +151,7 @@ class Service:
                     await parts.executor.aclose()
                 finally:
                     with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
-                        await parts.gate.aclose()  # without an answer, by lease
+                        await parts.gate.aclose()  # if this fails, the reservations expire with their lease
 
     async def _loop_and_work(self, waker: Client) -> None:
         parts = self.parts
@@ -170,7 +170,7 @@ class Service:
             group.cancel_scope.cancel()
 
     async def _run_loop(self, name: str, loop: Loop) -> None:
-        """Run a loop. Its end is the worker's failure, unless the worker is being stopped."""
+        """Run a loop. Raise WorkerEndedError if the loop ends before the worker is stopped."""
         try:
             await loop()
         except asyncio.CancelledError:
@@ -186,7 +186,7 @@ def _was_cancelled() -> WorkerEndedError:
 
 
 def _cause(error: BaseException | None) -> BaseException | None:
-    """Return the one exception in our groups, which users need to see."""
+    """Return the only exception inside nested exception groups, or the group if it has several."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     group = cast("BaseExceptionGroup[BaseException]", error)

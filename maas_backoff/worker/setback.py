@@ -1,4 +1,4 @@
-"""Whether a worker can start child processes, or threads, and how many tasks are left to a worker that cannot."""
+"""The record of child processes or threads that a worker could not start, and the tasks that it may claim then."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ log: Log = log_for("worker")
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
-"""Seconds between two tries to start a child, at most."""
+"""The most seconds between two tries to start a child."""
 
 CHILD, THREAD = "child process", "thread"
 CANNOT_START = {CHILD: "no child process can be started", THREAD: "no thread can be started"}
@@ -20,17 +20,17 @@ CANNOT_START = {CHILD: "no child process can be started", THREAD: "no thread can
 class Setback:
     """The state of a worker's child processes, or threads, since the last one that it could not start.
 
-    The task of that child goes back unharmed, so it would come back at once: the sick worker would be the fastest of
-    all. From then on the worker claims for the children that it has. It tries to start another one by itself, after
-    pauses that grow, until that works.
+    The task of a child that could not be started is handed back. Without a limit, the sick worker would claim it again
+    at once, faster than all other workers. So the worker claims only as many tasks as it has children. It tries to
+    start another child by itself, after growing pauses, until a child starts.
     """
 
     def __init__(
         self, children: Callable[[], int], changed: Callable[[], None] = lambda: None, *, kind: str = CHILD
     ) -> None:
-        """`children` counts the children that are ready and were given no GPU. `changed` is called at each change.
+        """`children` returns the number of ready children without a GPU. `changed` is called at each change.
 
-        `kind` names the children: THREAD means that every task needs one, also a task with a GPU.
+        `kind` is CHILD or THREAD. With THREAD, a task with a GPU needs a thread of this count, too.
         """
         self._children = children
         self.kind = kind
@@ -40,9 +40,9 @@ class Setback:
         self._began = 0.0
         self._failed_at = 0.0
         self._tries = 0
-        """Tasks that may be claimed although they need a new child, to see whether it can be started."""
+        """The number of tasks that may be claimed to try whether a new child starts."""
         self.is_trial: bool = False
-        """Whether all but a GPU's part of a start has worked since: a task must show the rest."""
+        """Whether a start without a GPU has worked since: only a task can show whether a start with a GPU works."""
         self.begun: asyncio.Event = asyncio.Event()
         """Set while children cannot be started."""
 
@@ -53,7 +53,7 @@ class Setback:
 
     @property
     def trouble(self) -> str | None:
-        """The reason why children cannot be started, in one line; None if none is known."""
+        """The reason why children cannot be started, in one line; None if they can, or during a trial."""
         if not self.held or self.is_trial:
             return None
         lines = self._reason.splitlines() or [""]
@@ -62,17 +62,17 @@ class Setback:
 
     @property
     def children(self) -> int:
-        """How many tasks that need no GPU may run while children cannot be started."""
+        """The number of tasks without a GPU that may run while children cannot be started."""
         return self._children() + self._tries
 
     @property
     def pause(self) -> float:
-        """Seconds until the next try; a random part keeps workers from trying at the same time."""
+        """Seconds until the next try, in part random, so that workers do not try at the same time."""
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(self._failures - 1, 10)))
         return longest * random.uniform(0.5, 1)  # noqa: S311 - spreads the tries
 
     def failed(self, reason: str, *, probe: bool = False) -> None:
-        """Note that a child could not be started. `probe`: the worker tried by itself; it waits longer then."""
+        """Note that a child could not be started. `probe`: the worker tried by itself; its next pause is longer."""
         self._failed_at = time.monotonic()
         self._reason = reason
         if not self.held:
@@ -90,7 +90,7 @@ class Setback:
         self.changed()
 
     def worked(self, begun_at: float) -> None:
-        """Note that a child whose start began at this moment, by time.monotonic(), is ready for tasks."""
+        """Note that a child is ready for tasks; its start began at `begun_at`, by time.monotonic()."""
         if not self.held or begun_at < self._failed_at:
             return
         log.warning(
@@ -104,12 +104,12 @@ class Setback:
         self.changed()
 
     def let_one_try(self) -> None:
-        """Let one task try: a child starts as far as it can without a GPU, and the rest only a task can show."""
+        """Let one task try to start a child with a GPU. A start without a GPU has worked."""
         self._tries, self.is_trial = 1, True
         self.changed()
 
     def take_try(self) -> bool:
-        """Return whether a task that needs a new child may be claimed; if it may, no other one may after it."""
+        """Return whether a task that needs a new child may be claimed, and use up the try that allows it."""
         if not self.held:
             return True
         allowed, self._tries = self._tries > 0, 0

@@ -1,47 +1,47 @@
-"""Events for a worker's loops: work may be available, the plan has changed, tasks for a GPU may be available.
+"""Events for a worker's loops: work may be available, a poll was replanned, tasks that need a GPU may be available.
 
-No I/O, and no `await` between looking at the state and changing it.
+This module does no I/O, and does not `await` between a read of the state and its change.
 """
 
 import asyncio
 
 
 class WakeUps:
-    """The events by which the loops of one worker wake each other. Belongs to the event loop that makes it."""
+    """The events by which the loops of one worker wake each other. Used in one event loop only."""
 
     def __init__(self) -> None:
         self.idle: asyncio.Event = asyncio.Event()
-        """Set while the queue holds no task for a free slot, as far as is known."""
+        """Set while the queue has no task for a free slot, as far as is known."""
         self.idle.set()
         self.to_send: asyncio.Event = asyncio.Event()
         """Set when an exchange loop may have something to send."""
         self.look_at: float = 0.0
-        """When to look for tasks again, on the event loop's clock, if nothing wakes this worker before."""
+        """The time of the next poll, on the event loop's clock, if nothing wakes this worker before."""
         self.replanned: asyncio.Event = asyncio.Event()
         """Set when `look_at` has changed."""
         self.count: int = 0
-        """How often this worker was woken."""
+        """The number of wake-ups of this worker."""
         self.gpu: asyncio.Event = asyncio.Event()
         """Set when something may have changed for tasks that need a GPU."""
         self.gpu_marked: bool = False
-        """Whether this worker was woken because a task waits for a GPU."""
+        """Whether a task that needs a GPU has woken this worker."""
         self.listens_for_gpu = False
-        """Whether it is to be woken then: not while it looks by itself, as something waits that does not fit."""
+        """Whether tasks that need a GPU should wake this worker: not while it polls for a task that does not fit."""
         self.hears_gpu = False
-        """Whether its sleep on the server ends when a task waits for a GPU."""
+        """Whether tasks that need a GPU end the present sleep of this worker on the server."""
 
     @property
     def has_work(self) -> bool:
-        """Whether the queue may hold a task for a free slot."""
+        """Whether the queue may have a task for a free slot."""
         return not self.idle.is_set()
 
     def wake(self) -> None:
-        """Look for tasks now."""
+        """Poll the queue now."""
         self.count += 1
         self.note_work(found=True)
 
     def note_work(self, *, found: bool) -> None:
-        """Note whether the queue may hold a task for a free slot."""
+        """Note whether the queue may have a task for a free slot."""
         if found:
             self.idle.clear()
             self.to_send.set()
@@ -49,7 +49,7 @@ class WakeUps:
             self.idle.set()
 
     def plan(self, look_at: float) -> None:
-        """Look for tasks at `look_at`, on the event loop's clock."""
+        """Set the time of the next poll, on the event loop's clock."""
         self.look_at = look_at
         self.replanned.set()
 
@@ -59,13 +59,13 @@ class WakeUps:
         self.gpu.set()
 
     def suspect_ended(self) -> None:
-        """Note that a suspect has ended here: the next cohort may come."""
+        """Note that a suspect has ended in this worker: it may claim the next cohort."""
         self.wake()
-        # While it listens for a GPU, the server told of no suspect that it could not have claimed.
+        # The server has sent no GPU wake-up for suspects that this worker could not claim.
         if self.listens_for_gpu:
             self.mark_gpu()
 
     def reconsider(self) -> None:
-        """Look again at what can be claimed, with a GPU and without."""
+        """Check again what can be claimed, with a GPU and without."""
         self.to_send.set()
         self.gpu.set()

@@ -44,10 +44,10 @@ log: Log = log_for("worker")
 
 @attrs.frozen
 class Work:
-    """The way of each claimed task.
+    """Takes each claimed task from its claim to its settlement.
 
-    Users' code runs in asyncio tasks and contexts of its own: the handler in one, the exception handler in another. So
-    a cancel, a context variable or a session that one call leaves behind is never met by the next one.
+    Each call of users' code has its own asyncio task and context: one for the handler, one for the exception handler.
+    A cancel, a context variable or a session that one call leaves behind has no effect on the next call.
     """
 
     attempts: Attempts
@@ -59,21 +59,21 @@ class Work:
     gate: Gate
     tracing: Tracing | None = None
     _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
-    """Asyncio tasks that go on after an attempt: exception handlers, and waits for threads."""
+    """Asyncio tasks that run after an attempt: exception handlers, and waits for threads."""
 
     def begin(self, claimed: Iterable[Claimed], sent: float, grants: Sequence[Grant] = ()) -> None:
-        """Begin an attempt of each claimed task; the claim was sent then, by time.monotonic(). Never raises.
+        """Begin an attempt of each claimed task. `sent` is when the claim was sent, by time.monotonic(). Never raises.
 
-        `grants` are the reservations on GPUs that the tasks were claimed for.
+        `grants` are the reservations on GPUs for which the tasks were claimed.
         """
         self.attempts.expect(sent)
         for one in claimed:
             self._begin(self.attempts.claimed(one, sent, grants[one.fit] if grants else None))
 
     def _begin(self, attempt: Attempt) -> None:
-        """Begin an attempt. Returns at its first wait, or before it has begun."""
+        """Begin an attempt, and return at its first wait, or before it begins."""
         call = own_task(self._attempt(attempt), "maas-backoff-attempt")
-        # An eager task may have ended by now, and the exception handler's be the attempt's own.
+        # An eager asyncio task may have ended by now; then `attempt.call` is that of the exception handler.
         if attempt.call is None:
             attempt.call = call
 
@@ -85,7 +85,7 @@ class Work:
                 self._settle(attempt, outcome_of(attempt))
 
     async def stop(self) -> None:
-        """Cancel what still runs and wait, for a moment, until it has ended; nothing of it is settled."""
+        """Cancel all running attempts, settle none of them, and wait up to 1 s for their end."""
         calls = [*self._following, *(attempt.abandon() for attempt in list(self.slots.attempts.values()))]
         left = [call for call in calls if call is not None and not call.done()]
         for call in left:
@@ -105,13 +105,13 @@ class Work:
                     outcome = await run_traced(self.executor, attempt, self.tracing)
             except asyncio.CancelledError as error:
                 outcome = outcome_of_cancel(attempt, error)
-            except Exception as error:  # noqa: BLE001 - our own fault must not end the worker either
+            except Exception as error:  # noqa: BLE001 - an error of the executor must not end the worker
                 outcome = outcome_of_error(error)
         attempt.outcome = outcome
         self._conclude(attempt)
 
     def _admit(self, attempt: Attempt) -> Outcome | None:
-        """Return the outcome of a task that may not start; None: it may."""
+        """Return the outcome of a task that may not start; None if it may."""
         if attempt.claimed.defect is not None:
             return Failed(TaskError("corrupt", attempt.claimed.defect), permanent=True)
         late = time.monotonic() >= attempt.start_before
@@ -120,7 +120,7 @@ class Work:
         return None
 
     def _conclude(self, attempt: Attempt) -> None:
-        """Settle an attempt that has ended, unless the exception handler has a say in it."""
+        """Settle an attempt that has ended, after a call of the exception handler if it needs one."""
         outcome = outcome_of(attempt)
         if self._needs_exception_handler(outcome):
             attempt.call = self._follow(self._ask_exception_handler(attempt, outcome))
@@ -130,7 +130,7 @@ class Work:
     def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
         try:
             settlement = self._decide(attempt, outcome)
-        except Exception as error:  # noqa: BLE001 - no task may end the worker of all others
+        except Exception as error:  # noqa: BLE001 - one task must not end the worker of all others
             settlement = self._undecided(attempt, error)
         self.attempts.end(attempt, settlement)
         if attempt.lingering is not None and not attempt.lingering.is_set():
@@ -139,7 +139,7 @@ class Work:
     def _decide(self, attempt: Attempt, outcome: Outcome) -> Settlement | None:
         claimed = attempt.claimed
         if not isinstance(outcome, Succeeded) and attempt.reason is CancelReason.LEASE_LOST:
-            return None  # lost while the exception handler ran
+            return None  # the lease was lost while the exception handler ran
         if isinstance(outcome, Failed):
             outcome = outcome.limited(self.max_payload_bytes)
         if attempt.grant is not None:
@@ -148,14 +148,14 @@ class Work:
         return decide(outcome, attempt.task.task_id, claimed.counts, claimed.policy, backoff)
 
     def _undecided(self, attempt: Attempt, error: BaseException) -> Settlement | None:
-        """Return what an attempt comes to whose outcome cannot be told."""
+        """Return the settlement of an attempt whose settlement could not be computed because of `error`."""
         claimed = attempt.claimed
-        log.error("the outcome of task %r cannot be told", attempt.task.task_id, exc_info=error)
+        log.error("the outcome of task %r cannot be settled", attempt.task.task_id, exc_info=error)
         failed = Failed(TaskError("unknown_outcome", "see the worker's log"), raised=True)
         return decide(failed, attempt.task.task_id, claimed.counts, claimed.policy, claimed.policy.backoff())
 
     def _as_on_gpu(self, attempt: Attempt, grant: Grant, outcome: Outcome) -> Outcome:
-        """Tell what a failure has to do with the GPU it happened on, and the gate what is to be thought of that GPU."""
+        """Return the outcome with the GPU's part in a failure, and report the GPU's success or failure to the gate."""
         if isinstance(attempt.outcome, Succeeded):
             self.gate.faults.succeeded(grant.uuid)
         if not isinstance(outcome, Failed):
@@ -176,7 +176,7 @@ class Work:
         return self.exception_handler is not None and isinstance(outcome, Failed) and outcome.raised
 
     async def _ask_exception_handler(self, attempt: Attempt, failed: Failed) -> None:
-        """Let the user's exception handler replace an exception, a timeout or a crash, or give it code and message."""
+        """Let the exception handler replace an exception, a timeout or a crash, or give it a code and a message."""
         assert self.exception_handler is not None
         attempt.extend()
         task = attrs.evolve(attempt.task, error=failed.error)
@@ -200,14 +200,14 @@ class Work:
         fallback = outcome_of_value(value, self.max_payload_bytes)
         return fallback if isinstance(fallback, Succeeded) else failed
 
-    # Threads that go on
+    # Threads that cannot be stopped
 
     async def _wait_for_thread(self, attempt: Attempt, ended: asyncio.Event) -> None:
-        """Keep the slot while a thread that could not be stopped goes on."""
+        """Keep the slot until the thread, which could not be stopped, has ended."""
         log.warning("the thread of task %r goes on after its attempt ended; its slot stays taken", attempt.task.task_id)
         self.slots.linger(1)
         while not (ended.is_set() or self.slots.closing):
-            with suppress(asyncio.CancelledError):  # of other code: the thread goes on, whoever is cancelled
+            with suppress(asyncio.CancelledError):  # other code may cancel this wait, but the thread still runs
                 await ended.wait()
         self.slots.linger(-1)
         if attempt.grant is not None:

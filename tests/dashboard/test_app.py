@@ -19,7 +19,7 @@ from support import Server, load_scripts
 from maas_backoff import TaskBackoffScheduler, TaskSpec
 from maas_backoff.dashboard.feed import PERIOD, Feed
 from maas_backoff.dashboard.reading import Reading
-from maas_backoff.dashboard.search import MOST_LOOKED_AT
+from maas_backoff.dashboard.search import MOST_SEARCHED
 from maas_backoff.dashboard.stream import MOST_STREAMS
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
@@ -177,7 +177,7 @@ def test_what_cannot_be_asked_is_said_in_one_sentence(served: Served) -> None:
 
 def test_a_search_finds_text_and_stops_in_between(served: Served, create: Callable[..., None]) -> None:
     """However many tasks there are, a request looks at some of them and gives the cursor to go on with."""
-    create(*(TaskSpec({}, f"task-{n:05}", delay=3600 + n) for n in range(MOST_LOOKED_AT + 500)))
+    create(*(TaskSpec({}, f"task-{n:05}", delay=3600 + n) for n in range(MOST_SEARCHED + 500)))
     query = {"text": "TASK-02"}
     page = served.client.get("/tasks/api/tasks", params=query).json()
     assert page["tasks"] == [] and page["cursor"]
@@ -201,7 +201,7 @@ async def test_all_pages_together_cost_what_one_costs(scheduler: TaskBackoffSche
     feed = Feed(scheduler)
 
     async def cost(pages: int) -> int:
-        feed.spoil()
+        feed.read_again()
         server.client.config_resetstat()
         async with anyio.create_task_group() as group:
             for _ in range(pages):

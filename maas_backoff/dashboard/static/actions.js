@@ -1,4 +1,4 @@
-// What may be done to the queue and its tasks: by POST, and only where the server has said so.
+// Actions on the queue and its tasks, by POST, if the server has granted them to this page.
 
 import { h, byId } from "./dom.js";
 import { now, tasks } from "./format.js";
@@ -9,12 +9,12 @@ export const mayAct = document.documentElement.dataset.access === "act";
 
 let whenDone = () => {};
 
-/** Have this called after each action, with the id of the task it was about, or null. */
+/** Call `listener` after each action, with the id of its task, or null for an action on the queue. */
 export function onDone(listener) {
   whenDone = listener;
 }
 
-/** Do something, and say in words what has come of it. */
+/** Send an action, and show its result in words. */
 async function act(path, query, words) {
   try {
     const { done } = await post(path, query);
@@ -31,7 +31,7 @@ const OF_TASK = {
   now: ["Run now", (done) => (done ? "is due now" : "is not pending any more")],
 };
 
-/** The buttons for what can be done to a task as it is. */
+/** Return the buttons for the possible actions on a task. */
 export function taskButtons(task, where) {
   if (!mayAct) return [];
   const delayed = task.status === "pending" && Date.parse(task.next_execute_time) > now();
@@ -54,7 +54,7 @@ export function steer(paused) {
   );
 }
 
-/** Retry all failed tasks, or those with a text in their error. */
+/** Retry all failed tasks, or those with `text` in their error. */
 export function retryAll(text, count) {
   const which = text ? `all failed tasks that have “${text}” in their error` : `${count === 1 ? "the" : "all"} ${tasks(count)} that failed`;
   return ask(`Retry ${which}?`, "Each becomes pending now, with all its retries.", "Retry", () =>
@@ -75,7 +75,7 @@ function ask(question, about, label, run) {
       "div",
       { class: "buttons" },
       h("button", { type: "button", class: "main", onclick: yes }, label),
-      // A key that is still held down must not confirm.
+      // The focus is on this button: a key that is still pressed must not confirm.
       h("button", { type: "button", autofocus: true, onclick: () => dialog.close() }, "Leave it"),
     ),
   );

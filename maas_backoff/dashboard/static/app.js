@@ -1,4 +1,4 @@
-// The page: what comes in by the stream, and where it goes.
+// The page: it passes each event of the stream to the part of the page that shows it.
 
 import { byId } from "./dom.js";
 import { mayAct, onDone, retryAll, steer } from "./actions.js";
@@ -11,7 +11,7 @@ import { errors, gpuMemory, gpus, states, workers } from "./overview.js";
 import { Stream } from "./server.js";
 
 const LIST_PERIOD = 3000; // ms between two reads of the list
-const FIRST = ["processing", "due", "gpu", "scheduled", "failed", "completed"]; // what is listed: the first there are any of
+const FIRST = ["processing", "due", "gpu", "scheduled", "failed", "completed"]; // the list shows the first state that has tasks
 
 const list = new List();
 const charts = new Charts(byId("throughput"), byId("latency"));
@@ -21,18 +21,18 @@ let troubled = false;
 const stream = new Stream(
   {
     clock: setClock,
-    queue(told) {
-      queue = told;
+    queue(view) {
+      queue = view;
       if (list.state === null) choose(FIRST.find((state) => queue.counts[state]) ?? "due");
       drawQueue();
     },
     workers,
     gpus,
-    upcoming: (told) => upcoming(byId("upcoming"), told, (ahead) => choose("scheduled", { ahead })),
-    history(told) {
-      charts.take(told);
-      errors(told.recent, listFailing);
-      gpuMemory(told.recent.gpu_memory);
+    upcoming: (view) => upcoming(byId("upcoming"), view, (ahead) => choose("scheduled", { ahead })),
+    history(view) {
+      charts.take(view);
+      errors(view.recent, listFailing);
+      gpuMemory(view.recent.gpu_memory);
     },
     trouble(text) {
       if (text) notice(`The numbers are old: ${text}`, { bad: true, kind: "trouble" });
@@ -55,13 +55,13 @@ function drawQueue() {
   if (mayAct) byId("pause").textContent = queue.paused ? "Resume queue" : "Pause queue";
 }
 
-async function choose(state, what = {}) {
-  await attempted(list.choose(state, what));
+async function choose(state, filter = {}) {
+  await attempted(list.choose(state, filter));
   if (queue) drawQueue();
-  if (what.text || what.ahead) byId("tasks").scrollIntoView();
+  if (filter.text || filter.ahead) byId("tasks").scrollIntoView();
 }
 
-/** List the failed tasks with an error, or where there are none, those that are to be retried after it. */
+/** List the failed tasks with an error; if there are none, the tasks that wait for a retry after this error. */
 async function listFailing(type) {
   await choose("failed", { text: type });
   if (!list.tasks.length) await choose("scheduled", { text: type });

@@ -1,11 +1,11 @@
-// Charts of an hour, a column per minute, as SVG; numbers beside them as text.
+// Charts of an hour as SVG, one column per minute, with the numbers as text below.
 
 import { h, pointed, s, show } from "./dom.js";
 import { clock, number, span } from "./format.js";
 
 const HEIGHT = 110;
 
-/** The two charts of an hour. One that somebody's pointer is on stays as it is until it is left. */
+/** The two charts of an hour. A chart does not change while the pointer is on it. */
 export class Charts {
   constructor(...places) {
     [throughput, latency].forEach((draw, at) => {
@@ -22,7 +22,7 @@ export class Charts {
   }
 }
 
-/** What came to an end, or back, in each minute. */
+/** Draw the tasks that completed, failed, or will be retried, by minute. */
 function throughput(place, history) {
   const kinds = [
     ["completed", "completed"],
@@ -53,12 +53,12 @@ function throughput(place, history) {
     low: "0",
     marks: marks.flat(),
     minutes,
-    told: (minute) => kinds.map(([kind, name]) => `${number(minute[kind])} ${name}`).join(", "),
+    describe: (minute) => kinds.map(([kind, name]) => `${number(minute[kind])} ${name}`).join(", "),
     legend: kinds,
   });
 }
 
-/** How long tasks had been due when they were started, and how long they ran, on a logarithmic scale. */
+/** Draw how long tasks waited after they were due, and how long they ran, on a logarithmic scale. */
 function latency(place, history) {
   const { minutes, recent } = history;
   const lines = [
@@ -80,19 +80,19 @@ function latency(place, history) {
     );
   });
   const both = (minute, name) => `${span(minute[name][0])} (p50), ${span(minute[name][1])} (p95)`;
-  const told = (minute) => `waited ${both(minute, "wait")}; ran ${both(minute, "run")}`;
+  const describe = (minute) => `waited ${both(minute, "wait")}; ran ${both(minute, "run")}`;
   draw(place, {
-    words: told(recent),
+    words: describe(recent),
     top: span(10 ** high),
     low: span(10 ** low),
     marks,
     minutes,
-    told,
+    describe,
     legend: lines.map(([name, at, text]) => [`${name} ${at ? "p95" : "p50"}`, text]),
   });
 }
 
-/** The stretches without a gap, as points. */
+/** Return the points of each stretch of values without a gap. */
 function runs(values) {
   const found = [[]];
   values.forEach((value, at) => {
@@ -102,7 +102,7 @@ function runs(values) {
   return found.filter((points) => points.length);
 }
 
-function draw(place, { words, top, low, marks, minutes, told, legend }) {
+function draw(place, { words, top, low, marks, minutes, describe, legend }) {
   const line = h("p", { class: "words" }, `Last hour: ${words}.`);
   const width = minutes.length * 10;
   const svg = s(
@@ -115,7 +115,7 @@ function draw(place, { words, top, low, marks, minutes, told, legend }) {
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const minute = minutes[Math.min(minutes.length - 1, Math.floor(((event.clientX - box.left) / box.width) * minutes.length))];
-    line.textContent = `${clock(minute.start)}: ${told(minute)}.`;
+    line.textContent = `${clock(minute.start)}: ${describe(minute)}.`;
   });
   place.replaceChildren(
     h("span", { class: "top" }, top),
@@ -127,7 +127,7 @@ function draw(place, { words, top, low, marks, minutes, told, legend }) {
   );
 }
 
-/** When delayed tasks and retries are due: a button per step, which lists them. */
+/** Draw when delayed tasks and retries are due: a button for each step, which lists its tasks. */
 export function upcoming(place, { step, counts }, list) {
   const most = Math.max(1, ...counts);
   const sum = counts.reduce((total, count) => total + count, 0);

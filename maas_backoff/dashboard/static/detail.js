@@ -1,4 +1,4 @@
-// One task: all that is known of it, as it changes. Its id is in the address, so that it can be linked to.
+// The dialog of one task, kept up to date. The id of the task is in the address: links can open the dialog.
 
 import { h, byId, show } from "./dom.js";
 import { gib, moment, when } from "./format.js";
@@ -41,7 +41,7 @@ export class Detail {
     this.stream.watch(null);
   }
 
-  /** By Escape, or its button: then the address has to follow. The event comes late; there may be another task by now. */
+  /** Remove the id from the address after a close of the dialog. The event is late: another task may be open by now. */
   closed() {
     if (this.id === null || this.dialog.open) return;
     this.leave();
@@ -83,11 +83,11 @@ function about(task) {
     params: payloads ? json("params", task.task_params) : "not shown here",
     result: task.status === "completed" && (payloads ? json("result", task.result) : "not shown here"),
   };
-  const told = Object.entries(facts).filter(([, value]) => value || value === 0);
+  const known = Object.entries(facts).filter(([, value]) => value || value === 0);
   return [
     h("div", { class: "buttons", "data-key": "buttons" }, taskButtons(task, "detail")),
     progress(task),
-    h("dl", { "data-key": "facts" }, told.map(([name, value]) => [h("dt", { "data-key": name }, name), h("dd", { "data-key": `${name}-is` }, value)])),
+    h("dl", { "data-key": "facts" }, known.map(([name, value]) => [h("dt", { "data-key": name }, name), h("dd", { "data-key": `${name}-is` }, value)])),
     task.attempts.length ? h("h3", { "data-key": "h-attempts" }, "Failed attempts") : null,
     h("ol", { class: "attempts", "data-key": "attempts" }, [...task.attempts].reverse().map(attempt)),
   ];

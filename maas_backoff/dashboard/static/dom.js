@@ -1,16 +1,16 @@
-// Elements made of names and text. Text is only ever text: no function here, or elsewhere, reads markup.
+// Elements from names and text. No function of the page parses markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
  * Return an element; `about` are attributes, and listeners under names like "onclick". Children may be text.
- * What has listeners, or a state of its own, has a "data-key" that says what it is: see `show`.
+ * An element with listeners or a state needs a "data-key" that identifies it: see `show`.
  */
 export function h(name, about = {}, ...children) {
   return fill(document.createElement(name), about, children);
 }
 
-/** The same for SVG. */
+/** Return an SVG element: `h` for SVG. */
 export function s(name, about = {}, ...children) {
   return fill(document.createElementNS(SVG, name), about, children);
 }
@@ -33,21 +33,21 @@ function shown(children) {
 export const byId = (id) => document.getElementById(id);
 
 /**
- * Make what is in an element look like these, and leave alone what does: focus, selection, scrolling, a click that is
- * half done. Elements with the same data-key are taken for the same, listeners included.
+ * Change the content of an element to `children`, and keep equal parts with their focus, selection, scroll position and
+ * pressed buttons. Two elements with the same data-key count as the same, including their listeners.
  */
 export function show(element, ...children) {
-  const held = element.contains(document.activeElement);
+  const hadFocus = element.contains(document.activeElement);
   match(element, shown(children));
-  if (held && document.activeElement === document.body) element.closest("dialog, [tabindex]")?.focus();
+  if (hadFocus && document.activeElement === document.body) element.closest("dialog, [tabindex]")?.focus();
 }
 
-/** Whether somebody's pointer is on an element: what is under it should not move. A finger leaves no pointer behind. */
+/** Return whether the pointer is on an element, which should not move then. A finger leaves no pointer behind. */
 export const pointed = (element) => element.matches(":hover") && matchMedia("(hover: hover)").matches;
 
 function match(parent, wanted) {
   const keys = new Set(wanted.map((child) => child.dataset?.key));
-  // Before others are looked at: what stays is not to be moved, as that would take its focus away.
+  // Remove first: a remaining element must not be moved, as it would lose its focus.
   for (const child of [...parent.children]) {
     if (child.dataset.key && !keys.has(child.dataset.key)) child.remove();
   }
@@ -82,7 +82,7 @@ function update(old, fresh) {
   }
   for (const { name, value } of fresh.attributes) {
     if (old.getAttribute(name) === value) continue;
-    if (name === "style") old.style.cssText = value; // the policy forbids the attribute, and not this
+    if (name === "style") old.style.cssText = value; // the content security policy forbids the attribute, but allows this
     else old.setAttribute(name, value);
   }
   match(old, [...fresh.childNodes]);

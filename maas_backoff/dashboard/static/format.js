@@ -1,4 +1,4 @@
-// Numbers, times and spans as people read them.
+// Numbers, times and durations as text for people.
 
 import { h } from "./dom.js";
 
@@ -6,16 +6,16 @@ const whole = new Intl.NumberFormat("en");
 
 export const number = (value) => whole.format(value);
 
-let ahead = 0; // ms, of the server's clock to this one
+let ahead = 0; // ms by which the server's clock is ahead of this one
 
-/** Take the server's time, in seconds, for the right one. */
+/** Set the time of the server, in seconds. */
 export function setClock(seconds) {
   ahead = seconds * 1000 - Date.now();
 }
 
 export const now = () => Date.now() + ahead;
 
-/** A duration in seconds, in two or three figures. */
+/** Return a duration in seconds as text with two or three figures. */
 export function span(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 1) return `${Number((seconds * 1000).toPrecision(3))} ms`;
@@ -33,7 +33,7 @@ function ago(iso) {
   return seconds > 0 ? `in ${text}` : `${text} ago`;
 }
 
-/** A moment as an element that stays right: "due in 5 s"; with `whole` also in the reader's own time zone. */
+/** Return a moment as an element that `tick` updates: "due in 5 s"; with `whole` also in the reader's time zone. */
 export function when(iso, { word = "", whole = false } = {}) {
   const before = [word, whole && moment(iso)].filter(Boolean).join(" ");
   return h("time", { datetime: iso, title: moment(iso), "data-before": before, "data-whole": whole }, text(iso, before, whole));
@@ -43,15 +43,15 @@ function text(iso, before, inBrackets) {
   return `${before} ${inBrackets ? `(${ago(iso)})` : ago(iso)}`.trim();
 }
 
-/** Have all moments on the page told anew. */
+/** Update all moments on the page. */
 export function tick() {
   for (const time of document.querySelectorAll("time")) {
-    const told = text(time.dateTime, time.dataset.before, "whole" in time.dataset);
-    if (time.textContent !== told) time.firstChild.data = told;
+    const fresh = text(time.dateTime, time.dataset.before, "whole" in time.dataset);
+    if (time.textContent !== fresh) time.firstChild.data = fresh;
   }
 }
 
-/** A moment in the reader's own time zone, to the second. */
+/** Return a moment in the reader's time zone, to the second. */
 export function moment(iso) {
   return new Date(iso).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
 }

@@ -1,4 +1,4 @@
-// The list of tasks: one state, or what a search finds, page by page.
+// The list of tasks: those in one state, or the results of a search, page by page.
 
 import { h, byId, pointed, show } from "./dom.js";
 import { when } from "./format.js";
@@ -6,7 +6,7 @@ import { STATES, table, taskLink } from "./overview.js";
 import { mayAct, taskButtons } from "./actions.js";
 import { read } from "./server.js";
 
-const MOST_ROWS = 500; // more than anybody reads
+const MOST_ROWS = 500; // more than anyone reads
 const NAMES = Object.fromEntries(STATES);
 const QUERIES = {
   due: { state: "pending", waiting_for: "slot" },
@@ -17,21 +17,21 @@ export class List {
   constructor() {
     this.state = null;
     this.text = "";
-    this.ahead = 0; // seconds, of what is scheduled
+    this.ahead = 0; // seconds from now on, for scheduled tasks
     this.tasks = [];
     this.cursor = null;
     this.pages = 0;
     this.asked = 0;
   }
 
-  /** Show another state, what becomes due so many seconds from now, or what has a text in it. */
+  /** List the tasks in a state, those due in `ahead` seconds or later, or those that contain a text. */
   async choose(state, { text = "", ahead = 0 } = {}) {
     Object.assign(this, { state, text, ahead });
     byId("text").value = text;
     await this.load(null);
   }
 
-  /** Follow what changes: not under somebody's pointer, and not what was asked for by hand. Whether it has read. */
+  /** Read the list again; return whether it was read. Search results and further pages are not read again. */
   async refresh() {
     if (this.state === null || this.busy || this.pages > 1 || this.text) return false;
     return this.load(null, { onlyRows: pointed(byId("list")) });
@@ -41,7 +41,7 @@ export class List {
     await this.load(this.cursor);
   }
 
-  /** Read one task again, or all, after an action. */
+  /** Read one task, or for null all tasks, again after an action. */
   async changed(id) {
     const known = this.tasks.some((task) => task.task_id === id);
     if (known) {
@@ -58,7 +58,7 @@ export class List {
     this.busy = true;
     try {
       const page = await read("api/tasks", this.query(cursor));
-      if (mine !== this.asked) return false; // somebody has chosen something else meanwhile
+      if (mine !== this.asked) return false; // another list was chosen meanwhile
       this.take(page, cursor, onlyRows);
       return true;
     } finally {
@@ -88,8 +88,8 @@ export class List {
   }
 
   draw() {
-    const what = this.text ? `${NAMES[this.state]}, with “${this.text}”` : NAMES[this.state];
-    byId("h-tasks").textContent = `Tasks: ${what}`;
+    const title = this.text ? `${NAMES[this.state]}, with “${this.text}”` : NAMES[this.state];
+    byId("h-tasks").textContent = `Tasks: ${title}`;
     const head = ["id", "state", "attempt", "retries", "when", "why", "do"];
     const rows = this.tasks.map((task) => ({
       key: `row-${task.task_id}`,

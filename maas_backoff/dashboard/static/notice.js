@@ -1,8 +1,8 @@
-// What has come of an action, or keeps the page from being right: in words, where the reader looks.
+// Notices: the result of an action, or the reason why the page is out of date.
 
 import { byId } from "./dom.js";
 
-/** Say something until something else is said; `kind` of trouble that `clear` can take away. */
+/** Show a notice until the next one; `clear` removes a notice by its `kind`. */
 export function notice(text, { bad = false, kind = "" } = {}) {
   const place = byId("detail").open ? byId("detail-notice") : byId("notice");
   place.textContent = text;

@@ -13,7 +13,7 @@ export const STATES = [
   ["cancelled", "cancelled"],
 ];
 
-/** The counts, each a button that lists its tasks. */
+/** Show the counts by state, each as a button that lists its tasks. */
 export function states(queue, chosen, choose) {
   const age = queue.oldest > 0 ? `oldest due for ${span(queue.oldest)}` : "";
   const notes = { due: age, gpu: queue.unfit ? `${number(queue.unfit)} fit no device` : queue.counts.due ? "" : age };
@@ -38,11 +38,11 @@ export function gpus({ count, first }) {
   show(byId("gpus"), first.map(device), more(count - first.length));
 }
 
-/** How much memory attempts have used and asked for, and advice where that is far apart. */
+/** Show how much memory attempts used and asked for, and a hint if the two differ much. */
 export function gpuMemory(memory) {
   const both = ([half, most]) => `${gib(half)} (p50), ${gib(most)} (p99)`;
-  const told = memory && `Last hour: ${number(memory.count)} attempts used ${both(memory.used)}, and asked for ${both(memory.asked)}.`;
-  show(byId("gpu-memory"), told && h("p", { class: "words" }, told), memory?.hint ? h("p", { class: "words warn" }, memory.hint) : null);
+  const line = memory && `Last hour: ${number(memory.count)} attempts used ${both(memory.used)}, and asked for ${both(memory.asked)}.`;
+  show(byId("gpu-memory"), line && h("p", { class: "words" }, line), memory?.hint ? h("p", { class: "words warn" }, memory.hint) : null);
 }
 
 function more(count) {
@@ -50,7 +50,7 @@ function more(count) {
 }
 
 function device(gpu) {
-  const words = `${gib(gpu.strangers_gb)} used by others, ${gib(gpu.reserved_gb)} reserved, ${gib(gpu.room_gb)} to give, of ${gib(gpu.total_gb)}`;
+  const words = `${gib(gpu.strangers_gb)} used by other processes, ${gib(gpu.reserved_gb)} reserved, ${gib(gpu.room_gb)} to give, of ${gib(gpu.total_gb)}`;
   const bar = h("div", { class: "memory", role: "img", "aria-label": words });
   for (const [kind, amount] of [["strangers", gpu.strangers_gb], ["reserved", gpu.reserved_gb]]) {
     const part = h("span", { class: kind });
@@ -87,7 +87,7 @@ function reservation(task, gpu) {
   return h("li", {}, link, ` ${gib(task.memory_gb)}, queue ${task.queue}`);
 }
 
-/** A link that opens a task: the address names it. */
+/** Return a link that opens a task: its address has the id. */
 export function taskLink(id, key) {
   return h("a", { href: `#task=${encodeURIComponent(id)}`, "data-key": key, title: id, class: "id" }, id);
 }
@@ -108,7 +108,7 @@ export function workers({ count, first }) {
   );
 }
 
-/** The types of errors, with how many attempts they ended; each lists the failed tasks that have it. */
+/** Show the types of errors with their numbers of attempts, each as a button that lists the failed tasks. */
 export function errors(recent, list) {
   const rows = recent.errors.map(([type, count]) => ({
     key: type,
@@ -120,7 +120,7 @@ export function errors(recent, list) {
   );
 }
 
-/** A table of rows, each with its key and cells, which know the name of their column: on a narrow screen each row is a card. */
+/** Return a table of rows with a key and cells. Cells have the name of their column: a narrow screen shows rows as cards. */
 export function table(caption, head, rows, about = {}) {
   return h(
     "table",

@@ -1,7 +1,7 @@
-// What the page asks of the server: a stream of events while somebody looks, single reads, and actions.
+// Requests to the server: a stream of events while the page is visible, single reads, and actions.
 
-const AGAIN = 3000; // ms until the next attempt, when the server has refused a stream
-const SLOW = 2000; // ms after which it is said that there is no stream: every five minutes there is a new one
+const AGAIN = 3000; // ms until the next try after the server refused a stream
+const SLOW = 2000; // ms after which the page shows that there is no stream; every five minutes the stream is replaced
 
 export async function read(path, query = {}) {
   return answer(await fetch(`${path}?${new URLSearchParams(query)}`));
@@ -14,24 +14,24 @@ export async function post(path, query) {
 async function answer(response) {
   if (response.ok) return response.json();
   const text = await response.text();
-  let told = text || response.statusText;
+  let reason = text || response.statusText;
   try {
-    told = JSON.parse(text).error;
+    reason = JSON.parse(text).error;
   } catch {
-    // Somebody else's answer, of a proxy perhaps: its text has to do.
+    // The response is not from this library, but perhaps from a proxy: show its text.
   }
   const hint = response.status === 401 ? " Reload the page to log in." : "";
-  const error = new Error(`${typeof told === "string" ? told : JSON.stringify(told)}.${hint}`);
+  const error = new Error(`${typeof reason === "string" ? reason : JSON.stringify(reason)}.${hint}`);
   error.status = response.status;
   throw error;
 }
 
-/** One stream of server-sent events for the whole page; none while nobody looks, or it is held. */
+/** The stream of server-sent events of the page; closed while the page is hidden or updates are held. */
 export class Stream {
-  /** `parts`: what to call with which event's data. `told` is called with the state of the connection, and why. */
-  constructor(parts, told) {
+  /** `parts` has a function for the data of each event. `report` is called with the state of the stream, and a reason. */
+  constructor(parts, report) {
     this.parts = parts;
-    this.told = told;
+    this.report = report;
     this.task = null;
     this.held = false;
     document.addEventListener("visibilitychange", () => this.follow());
@@ -57,20 +57,20 @@ export class Stream {
   follow() {
     if (document.hidden || this.held) {
       this.close();
-      this.told(this.held ? "Updates are held" : "Not shown");
+      this.report(this.held ? "Updates are held" : "Not shown");
     } else if (!this.source) {
       this.open();
     }
   }
 
-  /** Read everything, once: what an action, or a click, asks for while updates are held. */
+  /** Read all parts once, after an action or a click while updates are held. */
   async once() {
     try {
       for (const [name, value] of Object.entries(await read("api/snapshot"))) this.parts[name](value);
       if (this.task !== null) this.parts.task(await read("api/task", { id: this.task }));
     } catch (error) {
       if (error.status === 404) this.parts.task(null);
-      else this.told("Updates are held", error.message);
+      else this.report("Updates are held", error.message);
     }
   }
 
@@ -86,23 +86,23 @@ export class Stream {
   }
 
   async lost(source) {
-    this.slow ??= setTimeout(() => this.told("Connecting…"), SLOW);
-    if (source.readyState !== EventSource.CLOSED || source !== this.source) return; // it tries by itself
+    this.slow ??= setTimeout(() => this.report("Connecting…"), SLOW);
+    if (source.readyState !== EventSource.CLOSED || source !== this.source) return; // the browser reconnects by itself
     this.close();
     this.timer = setTimeout(() => this.follow(), AGAIN);
     try {
-      const response = await fetch(source.url); // a stream does not tell why it is refused
+      const response = await fetch(source.url); // an EventSource does not show why it was refused
       if (response.ok) await response.body.cancel();
       else await answer(response);
     } catch (error) {
-      if (!this.source && !this.held) this.told("Connecting…", error.message);
+      if (!this.source && !this.held) this.report("Connecting…", error.message);
     }
   }
 
   opened() {
     clearTimeout(this.slow);
     this.slow = null;
-    this.told("Live");
+    this.report("Live");
   }
 
   close() {

@@ -1,1 +1,1 @@
-"""The endless coroutines of a worker, and the parts that only they use."""
+"""The endless coroutines of a worker, and the parts that only these coroutines use."""

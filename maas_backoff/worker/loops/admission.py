@@ -1,6 +1,6 @@
-"""Admission to GPUs: looks at what waits for one, reserves room, and claims exactly what has got some.
+"""Admission to GPUs: read the demands of waiting tasks, reserve room, and claim exactly the tasks that have room.
 
-Devices are reserved first and tasks claimed after: a full GPU costs no writes, and a busy box leaves tasks to others.
+Room is reserved before tasks are claimed. So a full GPU causes no writes, and a busy machine leaves tasks to others.
 """
 
 import math
@@ -26,11 +26,11 @@ from maas_backoff.worker.wake_ups import WakeUps
 log: Log = log_for("gpu")
 
 PAUSE = 1.0
-"""Seconds between two looks while something waits that does not fit. A new sample comes as often."""
+"""Seconds between two checks while a task waits that does not fit. A new GPU sample comes as often."""
 
 
 class Admission:
-    """Starts tasks that need a GPU where there is room. One for each worker; idle while nothing waits."""
+    """Starts tasks that need a GPU where there is room. One for each worker; idle while no task waits for a GPU."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Admission:
         gate: Gate,
         exchange: ExchangeLoop,
     ) -> None:
-        """`exchange` is a loop that nobody else uses."""
+        """`exchange` is an exchange loop that nothing else uses."""
         self._worker = context.name
         self._store = context.store
         self._interval = context.interval
@@ -55,11 +55,11 @@ class Admission:
         self._patience = Patience("a worker's admission to GPUs", context.store.connection.server.outage)
 
     async def run(self) -> None:
-        """Look, and look again when something has changed."""
+        """Check what can start, again after each change."""
         while True:
             self._wake_ups.gpu.clear()
             try:
-                waiting = await self._look()
+                waiting = await self._check()
                 self._patience.restored()
             except StorageError as error:
                 await self._patience.after(error)
@@ -69,17 +69,17 @@ class Admission:
             await self._pause(waiting=waiting)
 
     async def _pause(self, *, waiting: bool) -> None:
-        """Wait until a look is worth its while: a new sample alone is not while nothing waits."""
+        """Wait until the next check is due. While nothing waits, a new GPU sample alone is no reason for a check."""
         longest = anyio.current_time() + self._interval
         while True:
             with anyio.move_on_after(PAUSE):
                 await self._wake_ups.gpu.wait()
             self._wake_ups.gpu.clear()
-            if waiting or self._is_watchful() or anyio.current_time() >= longest:
+            if waiting or self._must_check() or anyio.current_time() >= longest:
                 return
 
-    def _is_watchful(self) -> bool:
-        """Whether something here may have changed that matters to tasks, or nothing would tell of one that comes."""
+    def _must_check(self) -> bool:
+        """Return whether the state here may have changed for waiting tasks, or no wake-up would report a new task."""
         gate, wake_ups = self._gate, self._wake_ups
         return (
             gate.grants.awaits_sample
@@ -87,37 +87,36 @@ class Admission:
             or gate.grants.have_warm_children
             or wake_ups.gpu_marked
             or bool(gate.devices.usable) != self._usable
-            # While it is busy with other tasks it does not sleep where the marker could wake it.
+            # While the worker has other tasks it does not sleep on the server, and no marker can wake it.
             or (self._usable and wake_ups.has_work)
         )
 
-    async def _look(self) -> bool:
-        """Start what fits; True where something is left that waits."""
+    async def _check(self) -> bool:
+        """Start the tasks that fit; return whether a task still waits."""
         await self._gate.tidy()
-        samples = self._gate.devices.usable
-        self._usable = bool(samples)
-        able = bool(samples) and not self._slots.closing
+        self._usable = bool(self._gate.devices.usable)
+        able = self._usable and not self._slots.closing
         if not able:
             self._slots.keep_for_gpu(0)
         waiting = able and await self._start_what_fits()
         useless = waiting or not able
         self._wake_ups.listens_for_gpu = not useless
         if not useless and not self._wake_ups.hears_gpu and not self._wake_ups.has_work:
-            await self._store.markers.wake(self._worker)  # it sleeps, and would not hear of it
+            await self._store.markers.wake(self._worker)  # its present sleep does not end for a task that needs a GPU
         if useless and self._wake_ups.gpu_marked:
             await self._store.markers.wake_for_gpu()  # another worker may have room
         self._wake_ups.gpu_marked = False
         return waiting
 
     async def _start_what_fits(self) -> bool:
-        """Start one task after the other, the oldest that fits first; True where something is left that waits."""
+        """Start the tasks that fit, the oldest first; return whether a task still waits."""
         slots = self._slots
         waiting, first_ready, held = await self._demands()
         while waiting:
             free = slots.free
             made = await self._gate.plan(waiting, slots=max(1, free), held=held)
             await self._post(made)
-            # While all slots are taken, the next free one is for whoever comes first.
+            # While all slots are taken, the next free slot goes to the task that comes first, with a GPU or without.
             first = made.starts[0].waiting.rank if made.starts else math.inf
             slots.keep_for_gpu(len(made.starts) if free else int(bool(made.starts) and first <= first_ready))
             if not free:
@@ -148,7 +147,7 @@ class Admission:
         await self._gate.post(made)
 
     async def _start(self, starts: list[Placement]) -> bool:
-        """Reserve, claim, and give back what was not needed; False where nothing could be started."""
+        """Reserve room, claim tasks, and give back unused reservations; return whether a task was started."""
         grants: list[Grant] = []
         fits: list[str] = []
         try:
@@ -160,17 +159,17 @@ class Admission:
             request = self._requests.for_gpus(fits, self._exchange.number)
             return request is not None and await self._claim(request, grants)
         finally:
-            # What no task has taken, also when the server did not answer.
+            # Reservations that no task has taken, also if the server did not answer.
             for grant in grants:
                 if not grant.task_id:
                     grant.attempt_ended()
 
     async def _claim(self, request: BatchRequest, grants: list[Grant]) -> bool:
-        """Claim tasks for what was reserved; False where there were none (any more)."""
+        """Claim tasks for the reservations; return whether there were any (left)."""
         sent = time.monotonic()
         reply = await self._exchange.send(request)
         for claimed in reply.claimed:
             grants[claimed.fit].claimed(claimed.task.task_id, claimed.demand)
         self._exchange.apply(request, reply, sent, grants)
-        await self._gate.tidy()  # so that the ledger tells of the tasks
+        await self._gate.tidy()  # so that the ledger names the tasks
         return bool(reply.claimed)

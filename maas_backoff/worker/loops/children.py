@@ -1,4 +1,4 @@
-"""Keeps child processes ready for tasks. If a child, or a thread, cannot be started, it tries again, ever later."""
+"""The loop that keeps children ready for tasks. If a child or thread cannot start, it tries again, later each time."""
 
 import contextlib
 
@@ -11,11 +11,11 @@ from maas_backoff.worker.executors.thread import ThreadExecutor
 from maas_backoff.worker.slots import Slots
 
 REST = 10.0
-"""Seconds before a child is replaced that ended although no task had used it: the next one may end as well."""
+"""Seconds before the replacement of a child that ended unused: the next child may end as well."""
 
 
 async def run(executor: ProcessExecutor | ThreadExecutor, slots: Slots, context: WorkerContext) -> None:
-    """Start children, one at a time, while one is missing or the last one could not be started."""
+    """Start children, one at a time, while a child is missing or the last one could not be started."""
     setback = executor.setback
     while True:
         await executor.lacking.wait()
@@ -24,7 +24,7 @@ async def run(executor: ProcessExecutor | ThreadExecutor, slots: Slots, context:
             if executor.unused_ended():
                 await anyio.sleep(REST)
             if setback.held:
-                # A claim that sleeps on the server would take more tasks than there are children for.
+                # End the claim that sleeps on the server: it would take more tasks than there are children.
                 with contextlib.suppress(StorageError):
                     await context.store.markers.wake(context.name)
                 await anyio.sleep(setback.pause)

@@ -1,6 +1,6 @@
-"""An exchange loop: sends what is to be settled and claims what is due, one batch request after the other.
+"""An exchange loop: settle ended attempts and claim due tasks, one batch request after the other.
 
-Two of them run, so that the server works on one request while this process works on the other.
+Two loops run, so that the server handles one request while this process handles the reply to the other.
 """
 
 import logging
@@ -32,7 +32,7 @@ class ExchangeLoop:
     def __init__(
         self, number: int, context: WorkerContext, requests: BatchRequests, wake_ups: WakeUps, work: Work
     ) -> None:
-        """Tell the loops of one worker apart by `number`: the server remembers the last request of each."""
+        """Take a `number` that names the loop in its worker: the server remembers the last request of each loop."""
         self.number = number
         self._context = context
         self._requests = requests
@@ -41,7 +41,7 @@ class ExchangeLoop:
         self._patience = Patience(f"a worker's exchange loop {number}", context.store.connection.server.outage)
 
     async def run(self) -> None:
-        """Send requests as there is something to send."""
+        """Send a batch request whenever there is something to send."""
         while True:
             request = self._requests.next(self.number)
             if request is None:
@@ -53,12 +53,12 @@ class ExchangeLoop:
             self.apply(request, reply, sent)
 
     async def send(self, request: BatchRequest) -> BatchReply:
-        """Send the same request until it is answered; what ends meanwhile waits for the next one."""
+        """Send the same request until the server replies; attempts that end meanwhile wait for the next request."""
         store = self._context.store
         while True:
             try:
                 reply = await store.exchange.send(request, self._context.name)
-            except StorageError as error:  # whatever it refuses, it has changed nothing
+            except StorageError as error:  # a request that the server refused has changed nothing
                 await self._patience.after(error)
                 await store.connection.server.revive()
             else:
@@ -66,11 +66,11 @@ class ExchangeLoop:
                 return reply
 
     def apply(self, request: BatchRequest, reply: BatchReply, sent: float, grants: Sequence[Grant] = ()) -> None:
-        """Begin what was claimed, and free the slots of what is settled. `sent`: when, by time.monotonic().
+        """Begin the claimed tasks, and free the slots of the settled ones.
 
-        `grants` are what the request's fits stand for.
+        `sent` is when the request was sent, by time.monotonic(). `grants` belong to the request's `fits`.
         """
-        # The claims come first: nothing that an idle worker does next is to keep a task waiting.
+        # Claimed tasks come first: no other work should make them wait.
         if reply.claimed:
             self._work.begin(reply.claimed, sent, grants)
         settled = self._requests.answered(request, reply, time.monotonic() - sent)
@@ -83,7 +83,7 @@ class ExchangeLoop:
 
 
 def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
-    """Log the end of an attempt: the only place that does."""
+    """Log the end of an attempt; no other code logs it."""
     if word == "ok" and settlement.error is None and not log.isEnabledFor(logging.DEBUG):
         return
     task = attempt.task
@@ -99,30 +99,30 @@ def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
         _report_failure(task, settlement, extra)
     else:
         then = "cancelled" if word == "cancelled" else f"again in {settlement.delay:g} s"
-        # A handler that asks for a retry, and for nothing else, tells of no trouble.
+        # A retry that the handler asked for, without a cause, is no trouble.
         asked_for = settlement.error.type == Retry.__name__ and not settlement.traceback
         level = logging.INFO if asked_for else logging.WARNING
         log.log(level, "task %r: attempt %d: %s; %s", task.task_id, task.attempt, settlement.error, then, extra=extra)
 
 
 def _report_failure(task: TaskEntity, settlement: Settlement, extra: dict[str, object]) -> None:
-    """Log that a task has failed for good: with its exception, or with the traceback that a child process told."""
-    told = (task.task_id, task.attempt, settlement.error)
+    """Log that a task has failed for good: with its exception, or with the traceback from a child process."""
+    details = (task.task_id, task.attempt, settlement.error)
     error, settlement.exception = settlement.exception, None  # it keeps the handler's variables alive
     if error is not None and _is_printable(error):
         exc_info = (type(error), error, error.__traceback__)
-        log.error("task %r: attempt %d: %s; failed", *told, extra=extra, exc_info=exc_info)
+        log.error("task %r: attempt %d: %s; failed", *details, extra=extra, exc_info=exc_info)
     elif settlement.traceback:
-        log.error("task %r: attempt %d: %s; failed\n%s", *told, settlement.traceback.rstrip(), extra=extra)
+        log.error("task %r: attempt %d: %s; failed\n%s", *details, settlement.traceback.rstrip(), extra=extra)
     else:
-        log.error("task %r: attempt %d: %s; failed", *told, extra=extra)
+        log.error("task %r: attempt %d: %s; failed", *details, extra=extra)
 
 
 def _is_printable(error: BaseException) -> bool:
-    """Whether UTF-8 can hold the texts of an exception and its causes: a log file could not hold a lone surrogate."""
+    """Return whether UTF-8 can encode an exception and its causes: it cannot encode a lone surrogate for a log file."""
     try:
         for one in related(error):
             str(one).encode()
-    except BaseException:  # noqa: BLE001 - of a hostile __str__, too
+    except BaseException:  # noqa: BLE001 - a hostile __str__ may raise anything
         return False
     return True

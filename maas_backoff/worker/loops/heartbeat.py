@@ -1,7 +1,7 @@
-"""The heartbeat: keeps the leases of what runs here, from a thread with a loop and a connection of its own.
+"""The heartbeat: renews the leases of running attempts, in a thread with its own event loop and connection.
 
-That way, a handler that blocks the event loop keeps its lease, and a cancel reaches it as soon as it lets go. The
-thread also looks for tasks that other workers have lost.
+A handler that blocks the worker's event loop keeps its lease. A cancel reaches the handler as soon as the loop runs
+again. The thread also looks for tasks that other workers have lost.
 """
 
 import time
@@ -26,10 +26,10 @@ log: Log = log_for("worker")
 
 
 class Heartbeat:
-    """Renews leases every third of a lease; hands lost leases and cancel requests to the event loop."""
+    """Renews leases every third of a lease, and passes lost leases and cancel requests to the worker's event loop."""
 
     def __init__(self, context: WorkerContext, slots: Slots, gate: Gate, description: Description) -> None:
-        """Ask `description` with each beat, in the heartbeat's thread."""
+        """Call `description` at each heartbeat, in the heartbeat's thread."""
         self._context = context
         self._slots = slots
         self._gate = gate
@@ -44,7 +44,7 @@ class Heartbeat:
 
     @property
     def trouble(self) -> str | None:
-        """The reason why the leases are not renewed, if the last beat is missing."""
+        """The reason why the leases are not renewed; None if the last heartbeat was in time."""
         silent = time.monotonic() - self._renewed_at
         if silent < self._context.lease / 2:
             return None
@@ -55,11 +55,11 @@ class Heartbeat:
         self._own_loop.start()
 
     async def stop(self) -> None:
-        """End the thread, and wait for it."""
+        """Stop the thread, and wait for its end."""
         await self._own_loop.stop()
 
     async def announce(self) -> None:
-        """Tell the registry at once what the next beat would. To be called on the worker's own loop."""
+        """Write the worker's description to the registry, without a heartbeat. Called on the worker's event loop."""
         info = self._description.text(running=0, lag=self._watch.lag)
         await self._context.store.registry.enter(self._context.name, info)
 
@@ -67,19 +67,19 @@ class Heartbeat:
 
     @property
     def _longest_block(self) -> float:
-        """Seconds that one call may wait for cancel requests."""
+        """The most seconds that one call waits for cancel requests."""
         return min(self._context.lease / 3, 5.0)
 
     @property
     def _deadline(self) -> float:
-        """Seconds that the server may take to answer: few, so that a dead connection is left in time."""
+        """The most seconds of a server call: few, so that a dead connection is given up in time."""
         return max(1.0, self._context.lease / 10)
 
     async def _beat_for_ever(self) -> None:
         server = self._context.store.connection.server
         client = server.new_client(connections=1, timeout=self._longest_block + self._deadline)
         try:
-            # A loop that was closed without `shutdown` took its attempts with it: their leases run out.
+            # If the event loop was closed without `shutdown`, its attempts are gone, and their leases must run out.
             while not self._own_loop.stopping and not self._watch.is_closed:
                 await self._beat(client)
             if self._watch.is_closed:
@@ -98,12 +98,12 @@ class Heartbeat:
             self._missed += 1
             self._error = str(error) or "no answer in time"
             self._patience.failed(error if isinstance(error, StorageError) else StorageUnavailableError(self._error))
-            # Soon again, but a connection takes time, too.
+            # Not at once: a connection takes time, too.
             await anyio.sleep(min(1.0, period / 10))
         except Exception as error:
             if self._watch.is_closed:
                 return
-            # Whatever it was, all leases of this worker depend on the next beat.
+            # After any error the heartbeat must go on: all leases of this worker depend on it.
             self._missed += 1
             self._error = f"{type(error).__name__}: {error}"
             if self._missed == 1:
@@ -112,10 +112,10 @@ class Heartbeat:
 
     async def _renew_and_listen(self, client: Client, period: float) -> None:
         next_beat = time.monotonic() + period
-        self._watch.look(period)
+        self._watch.check(period)
         location = self._context.store.connection.server.location
         if not location.fixed:
-            # A master that was deposed may still answer; what it is told is lost.
+            # A deposed master may still answer; writes to it are lost.
             with anyio.fail_after(self._deadline):
                 await location.look()
         await self._renew(client)
@@ -128,8 +128,8 @@ class Heartbeat:
         context, attempts = self._context, self._renewable()
         info = self._description.text(len(attempts), self._watch.lag)
         leases = [(attempt.task.task_id, attempt.token) for attempt in attempts]
-        sent = time.monotonic()  # the lease counts from the renewal on the server, which is later
-        # Longer after each failure: on a slow network, a new connection alone may take longer than the first deadline.
+        sent = time.monotonic()  # the lease begins with the renewal on the server, which is later
+        # The deadline grows with each failure: on a slow network, a new connection may take longer than the first one.
         with anyio.fail_after(min(self._deadline * 2 ** min(self._missed, 10), context.lease)):
             reply = await context.store.registry.renew(client, context.name, info, leases)
         self._renewed_at = time.monotonic()
@@ -145,14 +145,14 @@ class Heartbeat:
             self._watch.call(self._slots.cancel_task, task_id.decode())
 
     async def _renew_grants(self, client: Client) -> None:
-        """Renew what this worker was granted of GPUs; in a Cluster that lies elsewhere, for each device."""
+        """Renew the reservations of this worker, for each GPU: in a Cluster, each ledger may be on another node."""
         failure: StorageError | TimeoutError | None = None
         for uuid, reservations in self._gate.grants.renewal.by_device().items():
             try:
                 with anyio.fail_after(self._deadline):
                     missing = await self._gate.grants.renewal.renew(uuid, reservations, client)
             except (StorageError, TimeoutError) as error:
-                failure = error  # the others are not to run out because of this one
+                failure = error  # renew the other reservations all the same
                 continue
             if missing:
                 self._watch.call(self._gate.grants.renewal.note_missing, missing)
@@ -160,13 +160,13 @@ class Heartbeat:
             raise failure
 
     def _renewable(self) -> list[Attempt]:
-        """All but those that ignore their timeout: they would hold their lease for ever."""
+        """Return all attempts except those that ignore their timeout, which would keep their lease for ever."""
         attempts = list(self._slots.attempts.values())
         stuck = set(self._slots.stuck(time.monotonic(), self._context.lease))
         return [attempt for attempt in attempts if attempt not in stuck]
 
     async def _listen(self, client: Client, seconds: float) -> None:
-        """Wait for cancel requests until the next beat is due."""
+        """Wait for a cancel request, `seconds` at most, and pass it on."""
         block = max(0.05, min(seconds, self._longest_block))
         task_id = await self._context.store.registry.cancel_request(client, self._context.name, block)
         if task_id is not None:

@@ -1,4 +1,4 @@
-"""Ends what the handlers of killed workers, and of ended children, have left on this machine."""
+"""The loop that ends processes which handlers of killed workers and of ended children left on this machine."""
 
 import asyncio
 
@@ -11,27 +11,27 @@ from maas_backoff.common.orphans import end_orphans
 log: Log = log_for("worker")
 
 PERIOD = 60.0
-"""Seconds between two looks, while no child of this worker ends."""
+"""Seconds between two checks, while no child of this worker ends."""
 
 REST = 1.0
-"""Seconds between two looks, at least."""
+"""The least seconds between two checks."""
 
 
 async def run(soon: asyncio.Event) -> None:
-    """Look when `soon` is set, as a child has ended; and now and then: another worker may have been killed."""
+    """Check when `soon` is set because a child has ended, and every PERIOD: another worker may have been killed."""
     while True:
         with anyio.move_on_after(PERIOD):
             await soon.wait()
         soon.clear()
-        await look()
+        await check()
         await anyio.sleep(REST)
 
 
-async def look() -> None:
-    """End what is there. What keeps a worker from looking keeps it from nothing else."""
+async def check() -> None:
+    """End the left processes. An error of the check is logged, and does not stop the worker."""
     try:
         ended = await to_thread.run_sync(end_orphans, limiter=anyio.CapacityLimiter(1))
-    except (OSError, RuntimeError, MemoryError) as error:  # no thread can be started, for one
+    except (OSError, RuntimeError, MemoryError) as error:  # for example, no thread can be started
         log.info("could not look for processes of killed workers: %s", error)
         return
     for origin, pids in ended.items():

@@ -1,4 +1,4 @@
-"""How a loop waits for a server that does not answer: for ever, with jittered backoff."""
+"""The pauses of a loop while the server does not answer: without end, with jittered backoff."""
 
 import random
 
@@ -10,7 +10,7 @@ LONGEST_PAUSE = 5.0
 
 
 class Patience:
-    """Counts the failures of one loop in a row; the log hears of an outage once, for all loops."""
+    """Counts the failures of one loop in a row. An outage is logged once for all loops."""
 
     def __init__(self, who: str, outage: Outage) -> None:
         """`who` names the loop in the log."""
@@ -19,7 +19,7 @@ class Patience:
         self._failures = 0
 
     async def after(self, error: Exception) -> None:
-        """Wait 0.1 to 5 seconds, longer with each failure, at random."""
+        """Note a failure, and wait 0.1 to 5 seconds, at random, and longer after each failure."""
         self.failed(error)
         await anyio.sleep(random.uniform(0.5, 1) * min(0.1 * 2 ** min(self._failures, 10), LONGEST_PAUSE))  # noqa: S311 - spreads reconnects
 
@@ -29,7 +29,7 @@ class Patience:
         self._outage.failed(self._who, error)
 
     def restored(self) -> None:
-        """Note that it works."""
+        """Note that the server answered."""
         if self._failures:
             self._failures = 0
             self._outage.restored(self._who)

@@ -1,4 +1,4 @@
-"""When to look for tasks: when one is due, at the latest after `interval`. Between that, loops/wake.py."""
+"""The poll: look for tasks when a task is due, and after `interval` at the latest. loops/wake.py wakes in between."""
 
 import anyio
 
@@ -6,7 +6,7 @@ from maas_backoff.worker.wake_ups import WakeUps
 
 
 async def run(wake_ups: WakeUps) -> None:
-    """Wake the exchange loops when the time has come that the last claim, or a settlement, has named."""
+    """Wake the exchange loops at the time that the last claim or settlement planned."""
     while True:
         await wake_ups.idle.wait()
         wake_ups.replanned.clear()

@@ -1,4 +1,4 @@
-"""Progress notes of running attempts, sent together."""
+"""The loop that sends the progress notes of running attempts together."""
 
 import anyio
 

@@ -1,4 +1,4 @@
-"""The reaper: settles attempts whose worker has stopped renewing their lease."""
+"""The reaper: settles attempts whose worker no longer renews their lease."""
 
 import logging
 import random
@@ -24,14 +24,14 @@ LIMIT = 100
 class Reaper:
     """Looks for lost attempts every quarter of a lease. The heartbeat calls it, in its thread and on its connection.
 
-    That way, a handler that blocks the event loop keeps no lost task from coming back. If nobody has looked for twice
-    that long, the server or all workers stood still: live workers then get the time of one heartbeat and 2 seconds to
-    renew before anything is reaped.
+    So lost tasks come back also while a handler blocks the event loop. If no worker has looked for half a lease, the
+    server or all workers stood still. Then live workers get the time of one heartbeat and 2 seconds to renew their
+    leases, before any attempt is reaped.
     """
 
     def __init__(self, store: QueueStore, worker: str, lease: float) -> None:
         self.due: float = 0.0
-        """When to look next, by time.monotonic()."""
+        """The time of the next look, by time.monotonic()."""
         self._store = store
         self._worker = worker
         self._lease = lease
@@ -39,11 +39,11 @@ class Reaper:
         self._patience = Patience("a worker's reaper", store.connection.server.outage)
 
     async def look(self, client: Client, within: float) -> None:
-        """Look, if it is time, for `within` seconds at most. A server that does not answer is asked again later."""
+        """Look for lost attempts, if `due`, for `within` seconds at most. After an error, look again later."""
         if time.monotonic() < self.due:
             return
         store = self._store.over(client)
-        self.due = time.monotonic() + self._period * random.uniform(0.9, 1.1)  # noqa: S311 - so that workers do not look in step
+        self.due = time.monotonic() + self._period * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the looks of several workers
         try:
             with anyio.fail_after(within):
                 lost = await store.lost.find(gap=2 * self._period, grace=self._lease / 3 + 2, limit=LIMIT)
@@ -57,7 +57,7 @@ class Reaper:
 
 
 async def settle_lost(store: QueueStore, worker: str, lost: list[Found]) -> None:
-    """Settle lost attempts. Two reapers at once do no harm: the second is answered "lost"."""
+    """Settle lost attempts. Two reapers at once do no harm: the server replies "lost" to the second."""
     settles = [settle for settle in map(_settle, lost) if settle is not None]
     if not settles:
         return

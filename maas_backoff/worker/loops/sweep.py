@@ -1,4 +1,4 @@
-"""Attempts whose asyncio task other code has cancelled before it began: they are handed back."""
+"""The sweep: hand back attempts whose asyncio task was cancelled by other code before it began."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import anyio
 
 
 async def run(sweep: Callable[[], None], lease: float) -> None:
-    """Look for such attempts every third of a lease: nothing else would ever tell of them."""
+    """Call `sweep` every third of a lease. Nothing else finds such attempts."""
     while True:
         await anyio.sleep(lease / 3)
         sweep()

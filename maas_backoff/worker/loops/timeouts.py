@@ -1,4 +1,4 @@
-"""Timeouts: one loop watches the earliest deadline, so that no attempt needs a timer of its own."""
+"""The loop of the timeouts: it watches the earliest deadline, so that no attempt needs its own timer."""
 
 import time
 
@@ -9,7 +9,7 @@ from maas_backoff.worker.slots import Slots
 
 
 async def run(deadlines: Deadlines, slots: Slots) -> None:
-    """Cancel attempts when their time is over."""
+    """Cancel attempts at their deadline."""
     while True:
         deadlines.earlier.clear()
         with anyio.move_on_after(deadlines.next - time.monotonic()):

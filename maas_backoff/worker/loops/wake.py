@@ -1,6 +1,6 @@
-"""The wake-up: sleeps on the server until a task becomes ready, on a connection of its own, and wakes with it in hand.
+"""The wake-up: sleeps on the server, on its own connection, until a task becomes ready, and claims the task.
 
-The claim waits on the server behind the blocking command, so that no message goes to and fro between the two.
+The claim waits on the server behind the blocking command: no message is needed between wake-up and claim.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from maas_backoff.worker.slots import Slots
 from maas_backoff.worker.wake_ups import WakeUps
 
 LONGEST_BLOCK = 5.0
-"""Seconds. A marker can be lost with a connection; nobody sleeps on longer than this."""
+"""The longest sleep in seconds. A marker can be lost with a connection, so no sleep is longer."""
 
 
 class Wake:
-    """Takes the marker when it is set, and what has become ready.
+    """Takes the marker when it is set, and claims the tasks that have become ready.
 
-    The marker is a hint: after every return, time-out or error, tasks are looked for. The blocking call is never
-    cancelled to time something: its own timeout is late by up to 100 ms, and a cancelled one may take the marker with
-    it. At a shutdown the worker's own marker ends it.
+    The marker is a hint: the worker looks for tasks after every return, timeout or error. The blocking call is never
+    cancelled, because a cancelled call may lose the marker. Its own timeout may be up to 100 ms late. At a shutdown
+    the worker's own marker ends the call.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Wake:
         client: Client,
         exchange: ExchangeLoop,
     ) -> None:
-        """`client` is a connection of its own. `exchange` is a loop that nobody else uses: it sends a claim again."""
+        """`client` has its own connection. `exchange` is a loop that nothing else uses, which sends a claim again."""
         self._context = context
         self._store = context.store
         self._requests = requests
@@ -45,12 +45,12 @@ class Wake:
         self._wake_ups = wake_ups
         self._client = client
         self._exchange = exchange
-        # The lease counts from before the sleep, for all that is known here.
+        # Short, as the lease of a claimed task may have begun when the sleep began.
         self._block = min(LONGEST_BLOCK, context.lease / 3)
         self._patience = Patience("a worker's wake-up", context.store.connection.server.outage)
 
     async def run(self) -> None:
-        """Sleep whenever there is nothing to claim, until the worker is closing."""
+        """Sleep on the server whenever there is nothing to claim, until the worker is closing."""
         while True:
             await self._wake_ups.idle.wait()
             if self._slots.closing:
@@ -72,7 +72,7 @@ class Wake:
         marker = await self._store.markers.sleep(self._client, self._context.name, self._block, gpu=gpu)
         self._note(marker)
         if marker == "marker" and self._slots.claimable <= self._slots.spare:
-            # No slot here: let another worker have it.
+            # No slot is free: let another worker have the marker.
             await self._store.markers.wake_next(self._client)
         self._wake_ups.wake()
 
@@ -87,10 +87,10 @@ class Wake:
         except StorageError as error:
             self._wake_ups.hears_gpu = False
             await self._patience.after(error)
-            # It may have been run.
+            # The server may have run the claim: send it again for its reply.
             reply = await self._exchange.send(request)
         self._exchange.apply(request, reply, sent)
-        await asyncio.sleep(0)  # the handlers begin before the next sleep is arranged
+        await asyncio.sleep(0)  # lets the handlers begin before the next sleep
 
     def _note(self, marker: str) -> None:
         self._wake_ups.hears_gpu = False

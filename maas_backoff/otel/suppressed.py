@@ -1,4 +1,4 @@
-"""Tracing that is broken harms no task."""
+"""The handling of tracing errors: they must not fail a task."""
 
 from contextvars import Token
 from types import TracebackType
@@ -11,11 +11,11 @@ from maas_backoff.common.guard import Log, log_for
 log: Log = log_for("otel")
 
 
-class Unharmed:
-    """A context manager that lets no exception out, and logs the first one."""
+class SuppressedErrors:
+    """A context manager that suppresses every exception, and logs the first one."""
 
     def __init__(self) -> None:
-        self._told = False
+        self._logged = False
 
     def __enter__(self) -> None:
         pass
@@ -25,13 +25,13 @@ class Unharmed:
     ) -> bool:
         if not isinstance(error, Exception):
             return False
-        if not self._told:
-            self._told = True
-            log.error("tasks run, but are not traced as they should be; this is logged once: %s", error, exc_info=error)
+        if not self._logged:
+            self._logged = True
+            log.error("an error of tracing: spans may be missing, tasks run on; logged once: %s", error, exc_info=error)
         return True
 
     def leave(self, span: Span, token: Token[Context] | None) -> None:
-        """End a span, and let what was current before it be so again."""
+        """End a span, and restore the context before it."""
         if token is not None:
             with self:
                 detach(token)

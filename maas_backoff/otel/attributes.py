@@ -1,4 +1,4 @@
-"""The attributes of spans, by OpenTelemetry's conventions for messaging: never params, nor results."""
+"""The attributes of spans, by OpenTelemetry's conventions for messaging: never params or results."""
 
 from opentelemetry.trace import Span, StatusCode
 
@@ -6,7 +6,7 @@ from maas_backoff.domain.outcome import Cancelled, CancelReason, Failed, Outcome
 
 
 def about(queue: str, name: str, kind: str) -> dict[str, str | int]:
-    """Return what any span tells: an operation of ours, and its type by the conventions."""
+    """Return the attributes of every span: the queue, the name of the operation, and its type by the conventions."""
     return {
         "messaging.system": "maas_backoff",
         "messaging.operation.name": name,
@@ -16,13 +16,13 @@ def about(queue: str, name: str, kind: str) -> dict[str, str | int]:
 
 
 def failed(span: Span, kind: str, message: str) -> None:
-    """Say that what the span is about has failed."""
+    """Mark the operation of a span as failed."""
     span.set_attribute("error.type", kind)
     span.set_status(StatusCode.ERROR, message)
 
 
 def ended(span: Span, outcome: Outcome | None) -> None:
-    """Say what came of an attempt. That somebody stopped it is no error; that its lease was lost is one."""
+    """Set the outcome of an attempt. A cancel is no error, but a lost lease is one."""
     match outcome:
         case None:
             word = "abandoned"
@@ -35,14 +35,14 @@ def ended(span: Span, outcome: Outcome | None) -> None:
             word = "cancelled"
             span.set_attribute("maas_backoff.cancel_reason", reason)
             if reason is CancelReason.LEASE_LOST:
-                failed(span, reason, "the task is somebody else's")
+                failed(span, reason, "another worker has the lease of the task")
         case _:
             word = type(outcome).__name__.lower()  # succeeded, snoozed
     span.set_attribute("maas_backoff.outcome", word)
 
 
 def _exception(span: Span, outcome: Failed) -> None:
-    told = {"exception.type": outcome.error.type, "exception.message": outcome.error.message}
+    details = {"exception.type": outcome.error.type, "exception.message": outcome.error.message}
     if outcome.traceback:
-        told["exception.stacktrace"] = outcome.traceback
-    span.add_event("exception", told)
+        details["exception.stacktrace"] = outcome.traceback
+    span.add_event("exception", details)
