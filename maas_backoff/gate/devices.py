@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.demand import Waiting
 from maas_backoff.gate.sample import GpuSample, Probe
 from maas_backoff.gate.visible import chosen, unknown, visible_to_cuda
 
-log = log_for("gpu")
+log: Log = log_for("gpu")
 
 QUIETEST = 0.05
 """Seconds between two samples out of turn."""

@@ -13,7 +13,7 @@ class Driver:
 
     def __init__(self, nvml: Library, faults: FaultLog) -> None:
         self.library = nvml
-        self.trouble = ""
+        self.trouble: str = ""
         """Why NVML cannot be started; "" if it is started."""
         self._faults = faults
 

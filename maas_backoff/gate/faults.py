@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.known import KnownLedgers
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import Ledgers
 
-log = log_for("gpu")
+log: Log = log_for("gpu")
 
 
 class Faults:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
@@ -24,7 +24,7 @@ from maas_backoff.gate.sample import GpuSample, Probe
 from maas_backoff.gate.upkeep import Upkeep
 from maas_backoff.store.ledger import ONE_PROCESS, ONE_WORKER, DeviceLedger, Ledgers, Reservation
 
-log = log_for("gpu")
+log: Log = log_for("gpu")
 
 HOLD = 5.0
 """Seconds that a hold, or a call for room, lasts without being said again."""
@@ -37,12 +37,12 @@ class Gate:
         self, probe: Probe, ledgers: Ledgers, context: GateContext, hand_back: Callable[[Grant], None]
     ) -> None:
         """`hand_back` is called to end the attempt that has a grant, and to hand its task back."""
-        self.devices = Devices(probe, context.config.gpus, context.clock)
-        self.grants = Grants(self.devices, ledgers, context)
+        self.devices: Devices = Devices(probe, context.config.gpus, context.clock)
+        self.grants: Grants = Grants(self.devices, ledgers, context)
         self._known = KnownLedgers(ledgers)
         self._own = OwnProcess(in_children=context.in_children)
-        self.faults = Faults(ledgers, self._known, context)
-        self.overview = Overview(self.devices, self.grants, self._known, self._own, context)
+        self.faults: Faults = Faults(ledgers, self._known, context)
+        self.overview: Overview = Overview(self.devices, self.grants, self._known, self._own, context)
         self._ledgers = ledgers
         self._context = context
         self._others: defaultdict[str, Others] = defaultdict(Others)

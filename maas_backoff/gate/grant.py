@@ -53,17 +53,17 @@ class Grant:
     def __init__(self, name: str, context: GateContext, sample: GpuSample, index: int, demand: Demand) -> None:
         """Make a grant on the device of a GPU sample. `index` is CUDA's number of the device for the handler."""
         self.id = name
-        self.uuid = sample.uuid
+        self.uuid: str = sample.uuid
         self.index = index
-        self.cuda_name = sample.cuda_name
-        self.demand = demand
-        self.mib = demand.memory
-        self.task_id = ""
-        self.child = ChildUse()
+        self.cuda_name: str = sample.cuda_name
+        self.demand: Demand = demand
+        self.mib: int = demand.memory
+        self.task_id: str = ""
+        self.child: ChildUse = ChildUse()
         self.state: State = "running"
-        self.since = context.clock()
+        self.since: float = context.clock()
         """When its state began."""
-        self.changed = False
+        self.changed: bool = False
         """Whether the ledger says something else."""
         self._context = context
 

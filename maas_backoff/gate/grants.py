@@ -25,8 +25,8 @@ class Grants:
         self._context = context
         self._held: dict[str, Grant] = {}
         self._numbers = itertools.count(1)
-        self.renewal = Renewal(self._held, ledgers, context.changed)
-        self.reports = UseReports(self._held)
+        self.renewal: Renewal = Renewal(self._held, ledgers, context.changed)
+        self.reports: UseReports = UseReports(self._held)
 
     def __iter__(self) -> Iterator[Grant]:
         """Iterate over a copy: also for other threads."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
@@ -11,7 +11,7 @@ from maas_backoff.gate.others import with_told
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import Ledgers
 
-log = log_for("gpu")
+log: Log = log_for("gpu")
 
 
 class Lapsed:

@@ -28,7 +28,7 @@ class Listing:
         self.devices: list[NvmlDevice] = []
         self.gone: dict[str, float] = {}
         """When the devices were missed that were there once. Each is kept for some time, so that it is seen."""
-        self.trouble = "it has not answered yet"
+        self.trouble: str = "it has not answered yet"
         """Why there are no devices; "" if there are some."""
         self._driver = driver
         self._faults = faults

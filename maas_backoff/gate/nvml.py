@@ -4,13 +4,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.gate import listing
 from maas_backoff.gate.library import Library
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.gate.sampling import Sampling
 
-log = log_for("gpu")
+log: Log = log_for("gpu")
 
 PERIOD = 1.0
 """Seconds between the starts of two rounds."""

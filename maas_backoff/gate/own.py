@@ -12,7 +12,7 @@ class OwnProcess:
     """The worker's own process as a user of devices. Where tasks run in child processes, it counts as using nothing."""
 
     def __init__(self, *, in_children: bool) -> None:
-        self.owner = owner_in_session(os.getpid())
+        self.owner: str = owner_in_session(os.getpid())
         self._in_children = in_children
         self._resident: dict[str, int] = {}
         """MiB that this process used of a device before its first task there: a model of the worker_lifespan, say."""

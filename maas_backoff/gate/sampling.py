@@ -5,7 +5,7 @@ import time
 
 import attrs
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.gate import library, listing
 from maas_backoff.gate.device import MIB, NvmlDevice, by_owner, memory_of
 from maas_backoff.gate.driver import Driver
@@ -16,7 +16,7 @@ from maas_backoff.gate.optional import optional
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.gate.xids import Xids
 
-log = log_for("gpu")
+log: Log = log_for("gpu")
 
 FAILING_FOR = 10.0
 """Seconds after which a device whose memory cannot be read is broken. Until then its last sample grows old: nothing
@@ -31,7 +31,7 @@ class Sampling:
     def __init__(self, nvml: Library) -> None:
         self._faults = FaultLog(log)
         self._xids = Xids()
-        self.driver = Driver(nvml, self._faults)
+        self.driver: Driver = Driver(nvml, self._faults)
         self._listing = Listing(self.driver, self._faults, self._xids)
         self.samples: dict[str, GpuSample] = {}
         """By UUID, in NVML's order."""

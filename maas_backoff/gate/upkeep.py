@@ -1,6 +1,6 @@
 """Keeps the ledgers of devices true: after each GPU sample, and after a worker stood still."""
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.faults import Faults
@@ -11,7 +11,7 @@ from maas_backoff.gate.others import with_told
 from maas_backoff.gate.placement import room_of
 from maas_backoff.gate.sample import GpuSample
 
-log = log_for("gpu")
+log: Log = log_for("gpu")
 
 
 class Upkeep:

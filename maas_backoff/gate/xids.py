@@ -5,10 +5,10 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from maas_backoff.common.guard import log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.gate.library import Library, NvmlError, NvmlHandle
 
-log = log_for("gpu")
+log: Log = log_for("gpu")
 
 MOST = 100
 """Events that are taken in one round."""
