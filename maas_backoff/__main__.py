@@ -247,7 +247,7 @@ def _config(options: argparse.Namespace) -> TaskBackoffConfig:
         config.task.biz_prefix = options.queue
     if config.storage.url is None and config.storage.type == "embedded" and config.storage.path is None:
         raise UsageError(
-            "an embedded server without a path is nobody else's: set MAAS_BACKOFF_PATH to that of the queue"
+            "an embedded server without a path belongs to one process: set MAAS_BACKOFF_PATH to that of the queue"
         )
     return config
 

@@ -86,7 +86,7 @@ async def _orphans(store: QueueStore, *, repair: bool, keys: int) -> list[Line]:
     if found.orphans and repair:
         lines.append(Line("ok", f"queue: {found.orphans} tasks that were in no index were put back"))
     elif found.orphans:
-        wrong = "tasks are in no index, and nobody finds them"
+        wrong = "tasks are in no index, so no worker finds them"
         lines.append(Line("wrong", f"queue: {found.orphans} {wrong}: run maas-backoff doctor --repair"))
     if not found.complete:
         lines.append(

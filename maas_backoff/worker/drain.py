@@ -31,7 +31,7 @@ async def drain(parts: Parts, cancel_running: asyncio.Event) -> None:
             await slots.empty.wait()
             group.cancel_scope.cancel()
     if parts.executor.stoppable:
-        slots.cancel(list(slots.attempts), CancelReason.SHUTDOWN)
+        slots.attempts.cancel(list(slots.attempts), CancelReason.SHUTDOWN)
     if parts.executor.stoppable or slots.unsettled:
         with anyio.move_on_after(SETTLE_GRACE):
             await slots.empty.wait()

@@ -92,7 +92,7 @@ class Parts:
             probe,
             Ledgers(config.storage, server, lease=config.scheduler.lease, queue=queue),
             GateContext(config.gpu, worker=name, queue=queue, in_children=in_children, changed=wake_ups.gpu),
-            hand_back=slots.hand_back,
+            hand_back=slots.attempts.hand_back,
         )
         work = Work(
             attempts,
@@ -153,7 +153,7 @@ class Parts:
 
     def troubles(self, now: float) -> list[str]:
         """Return the reasons why attempts do not run as they should, at the time `now` of time.monotonic()."""
-        found = [f"task {one.task.task_id!r} ignores its timeout" for one in self.slots.stuck(now, grace=5)]
+        found = [f"task {one.task.task_id!r} ignores its timeout" for one in self.slots.attempts.stuck(now, grace=5)]
         if self.gate.devices.trouble is not None:
             found.append(self.gate.devices.trouble)
         if self.setback is not None and self.setback.trouble is not None:

@@ -6,9 +6,8 @@ No I/O, and no `await` between looking at the state and changing it.
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from maas_backoff.domain.outcome import CancelReason
-from maas_backoff.gate.grant import Grant
 from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.running import RunningAttempts
 from maas_backoff.worker.setback import THREAD, Setback
 from maas_backoff.worker.wake_ups import WakeUps
 
@@ -22,7 +21,7 @@ class Slots:
     def __init__(self, concurrency: int, wake_ups: WakeUps, setback: Setback | None = None) -> None:
         """`setback` tells whether children or threads can be started, where handlers need some."""
         self.concurrency = concurrency
-        self.attempts: dict[int, Attempt] = {}
+        self.attempts: RunningAttempts = RunningAttempts()
         """The attempts that have a slot, by token."""
         self.closing: bool = False
         self.empty: asyncio.Event = asyncio.Event()
@@ -115,28 +114,3 @@ class Slots:
         """Claim nothing more."""
         self.closing = True
         self._wake_ups.to_send.set()
-
-    # Cancels
-
-    def cancel(self, tokens: Iterable[int], reason: CancelReason) -> None:
-        """Cancel attempts by their tokens; those that ended meanwhile are left alone."""
-        for token in tokens:
-            attempt = self.attempts.get(token)
-            if attempt is not None:
-                attempt.cancel(reason)
-
-    def cancel_task(self, task_id: str) -> None:
-        """Cancel a task's attempt because a user asked for it."""
-        for attempt in list(self.attempts.values()):
-            if attempt.task.task_id == task_id:
-                attempt.cancel(CancelReason.USER)
-
-    def hand_back(self, grant: Grant) -> None:
-        """Stop the attempt that has this grant, and hand its task back, with no retry used."""
-        for attempt in list(self.attempts.values()):
-            if attempt.grant is grant:
-                attempt.cancel(CancelReason.CUT_OFF)
-
-    def stuck(self, now: float, grace: float) -> list[Attempt]:
-        """Return the attempts that are past their timeout plus `grace` seconds and have not ended."""
-        return [a for a in list(self.attempts.values()) if not a.over and a.deadline + grace < now]

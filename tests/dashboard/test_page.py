@@ -156,7 +156,7 @@ def test_who_may_only_look_has_no_buttons_that_act(visit: Callable[..., Page], c
     page = visit("/look/#task=x")
     expect(page.locator("#detail .attempts li")).to_have_count(1)
     expect(page.locator("#list tbody tr")).to_have_count(1)
-    expect(page.locator("#only-read")).to_have_text("You may look, and not act.")
+    expect(page.locator("#only-read")).to_have_text("Read-only")
     names = page.locator("button").all_inner_texts()
     assert {"Hold updates", "Search", "Close"} <= set(names)
     assert not [name for name in names if re.match("Pause|Retry|Cancel|Run", name)]
@@ -216,13 +216,13 @@ def test_a_server_that_is_away_is_said_over_an_open_task(
     expect(page.locator("#detail")).to_contain_text("created")
     server.pause()
     try:
-        expect(page.locator("#detail-notice")).to_contain_text("The numbers are old", timeout=20_000)
+        expect(page.locator("#detail-notice")).to_contain_text("The numbers are out of date", timeout=20_000)
     finally:
         server.go_on()
     expect(page.locator("#detail-notice")).to_have_text("The server answers again.", timeout=20_000)
     page.keyboard.press("Escape")
     page.route("**/api/tasks?*", lambda route: route.fulfill(status=503, json={"error": "away"}))
-    expect(page.locator("#notice")).to_have_text("The list is old: away.")
+    expect(page.locator("#notice")).to_have_text("The list is out of date: away.")
     page.unroute_all()
     expect(page.locator("#notice")).to_have_text("")
 

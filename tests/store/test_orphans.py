@@ -81,7 +81,7 @@ async def test_what_ran_when_it_was_lost_runs_again_and_what_waited_runs(server:
         assert runs == []
         store = QueueStore.of(config)
         words = [str(word) for word in await examine(scheduler, store)]
-        wrong = "wrong    queue: 2 tasks are in no index, and nobody finds them: run maas-backoff doctor --repair"
+        wrong = "wrong    queue: 2 tasks are in no index, so no worker finds them: run maas-backoff doctor --repair"
         assert wrong in words
         words = [str(word) for word in await examine(scheduler, store, repair=True)]
         assert "ok       queue: 2 tasks that were in no index were put back" in words

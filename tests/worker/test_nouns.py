@@ -147,15 +147,15 @@ class TestSlots:
         slots, one, other = Parts(4).slots, attempt(1), attempt(2)
         slots.take(one)
         slots.take(other)
-        slots.cancel([1, 99], CancelReason.SHUTDOWN)
-        slots.cancel_task("task 2")
+        slots.attempts.cancel([1, 99], CancelReason.SHUTDOWN)
+        slots.attempts.cancel_task("task 2")
         assert (one.reason, other.reason) == (CancelReason.SHUTDOWN, CancelReason.USER)
 
     async def test_those_that_ignore_their_timeout_are_stuck(self) -> None:
         slots = Parts(4).slots
         for one in (attempt(1, deadline=10), attempt(2, deadline=10, over=True), attempt(3, deadline=12)):
             slots.take(one)
-        assert [one.token for one in slots.stuck(now=13, grace=2)] == [1]
+        assert [one.token for one in slots.attempts.stuck(now=13, grace=2)] == [1]
 
 
 class TestOutbox:

@@ -35,7 +35,7 @@ const stream = new Stream(
       gpuMemory(view.recent.gpu_memory);
     },
     trouble(text) {
-      if (text) notice(`The numbers are old: ${text}`, { bad: true, kind: "trouble" });
+      if (text) notice(`The numbers are out of date: ${text}`, { bad: true, kind: "trouble" });
       else if (troubled) notice("The server answers again.");
       troubled = Boolean(text);
     },
@@ -71,7 +71,7 @@ async function attempted(promise) {
   try {
     if ((await promise) !== false) clear("list");
   } catch (error) {
-    notice(`The list is old: ${error.message}`, { bad: true, kind: "list" });
+    notice(`The list is out of date: ${error.message}`, { bad: true, kind: "list" });
   }
 }
 

@@ -140,9 +140,9 @@ class Heartbeat:
             if attempt.token not in gone:
                 attempt.renewed(sent + context.lease)
         if gone:
-            self._watch.call(self._slots.cancel, list(gone), CancelReason.LEASE_LOST)
+            self._watch.call(self._slots.attempts.cancel, list(gone), CancelReason.LEASE_LOST)
         for task_id in reply.cancelled:
-            self._watch.call(self._slots.cancel_task, task_id.decode())
+            self._watch.call(self._slots.attempts.cancel_task, task_id.decode())
 
     async def _renew_grants(self, client: Client) -> None:
         """Renew the reservations of this worker, for each GPU: in a Cluster, each ledger may be on another node."""
@@ -162,7 +162,7 @@ class Heartbeat:
     def _renewable(self) -> list[Attempt]:
         """Return all attempts except those that ignore their timeout, which would keep their lease for ever."""
         attempts = list(self._slots.attempts.values())
-        stuck = set(self._slots.stuck(time.monotonic(), self._context.lease))
+        stuck = set(self._slots.attempts.stuck(time.monotonic(), self._context.lease))
         return [attempt for attempt in attempts if attempt not in stuck]
 
     async def _listen(self, client: Client, seconds: float) -> None:
@@ -170,4 +170,4 @@ class Heartbeat:
         block = max(0.05, min(seconds, self._longest_block))
         task_id = await self._context.store.registry.cancel_request(client, self._context.name, block)
         if task_id is not None:
-            self._watch.call(self._slots.cancel_task, task_id)
+            self._watch.call(self._slots.attempts.cancel_task, task_id)

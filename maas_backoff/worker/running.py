@@ -1,0 +1,34 @@
+"""The attempts that have a slot, by token: found, cancelled, given back."""
+
+from collections.abc import Iterable
+
+from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.gate.grant import Grant
+from maas_backoff.worker.attempt import Attempt
+
+
+class RunningAttempts(dict[int, Attempt]):
+    """The attempts of this process that have a slot, by token."""
+
+    def cancel(self, tokens: Iterable[int], reason: CancelReason) -> None:
+        """Cancel attempts by their tokens; those that ended meanwhile are left alone."""
+        for token in tokens:
+            attempt = self.get(token)
+            if attempt is not None:
+                attempt.cancel(reason)
+
+    def cancel_task(self, task_id: str) -> None:
+        """Cancel a task's attempt because a user asked for it."""
+        for attempt in list(self.values()):
+            if attempt.task.task_id == task_id:
+                attempt.cancel(CancelReason.USER)
+
+    def hand_back(self, grant: Grant) -> None:
+        """Stop the attempt that has this grant, and hand its task back. That uses no retry."""
+        for attempt in list(self.values()):
+            if attempt.grant is grant:
+                attempt.cancel(CancelReason.CUT_OFF)
+
+    def stuck(self, now: float, grace: float) -> list[Attempt]:
+        """Return the attempts that are past their timeout plus `grace` seconds and have not ended."""
+        return [one for one in list(self.values()) if not one.over and one.deadline + grace < now]
