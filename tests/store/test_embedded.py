@@ -612,7 +612,8 @@ async def test_a_process_that_forgets_to_stop_gets_no_warning(path: Path) -> Non
     """At exit nothing is complained about, and the server serves whoever comes next."""
     code = USER.replace("await server.stop()", "").replace("await anyio.to_thread", "0 and await anyio.to_thread")
     done = await anyio.run_process([sys.executable, "-X", "dev", "-W", "error", "-c", code, str(path)])
-    assert done.stderr == b""
+    # On a busy machine the debug mode of asyncio complains about a slow callback.
+    assert [line for line in done.stderr.splitlines() if not line.startswith(b"Executing <")] == []
     process = await process_of(json.loads(done.stdout))
     assert process.ppid() != os.getpid()
     process.kill()
