@@ -80,11 +80,11 @@ class DeviceLedger:
         )
         reservations = {one.id: one for one in found if one is not None}
         hold, need = _current(fields.get("hold"), now_ms), _current(fields.get("need"), now_ms)
-        part, until, reason = _quarantine(fields, queue)
-        trying = reservations.get(fields.get(f"trial{part}", ""))
+        parts, until, reason = _quarantine(fields, queue)
+        trials = [reservations.get(fields.get(f"trial{part}", "")) for part in parts]
         return cls(
             reservations=reservations,
-            tried=trying is not None and trying.state == "running",
+            tried=any(one is not None and one.state == "running" for one in trials),
             held_for=hold.partition(" ")[2],
             needed=int(need or 0),
             quarantine=reason,
@@ -212,17 +212,20 @@ class Ledgers:
         await self._run(scripts.DOUBT, uuid, ["", 1, "0", "", self._queue])
 
 
-def _quarantine(fields: Mapping[str, str], queue: str) -> tuple[str, float, str]:
-    """Return which quarantine counts for a queue ("": the device's own; without a queue any), its end, and its reason.
+def _quarantine(fields: Mapping[str, str], queue: str) -> tuple[list[str], float, str]:
+    """Return the quarantines that count for a queue ("": the device's own), the end of the last, and the reason.
 
-    A quarantine of the device itself comes first. The fields are "shut" and "shut:<queue>".
+    The reason is that of the device's own quarantine, if there is one. Without a queue, all quarantines count. The
+    fields are "shut" and "shut:<queue>".
     """
     parts = [name[4:] for name in sorted(fields) if name.startswith("shut")]
-    part = next((one for one in parts if one in {"", f":{queue}"} or not queue), "")
-    until, _, reason = fields.get(f"shut{part}", "").partition(" ")
-    if part and not queue:
-        reason = f"for queue {part[1:]}: {reason}"
-    return part, float(until or 0), reason
+    parts = [one for one in parts if one in {"", f":{queue}"} or not queue]
+    if not parts:
+        return [], 0.0, ""
+    reason = fields[f"shut{parts[0]}"].partition(" ")[2]
+    if parts[0] and not queue:
+        reason = f"for queue {parts[0][1:]}: {reason}"
+    return parts, max(float(fields[f"shut{one}"].partition(" ")[0]) for one in parts), reason
 
 
 def _current(value: str | None, now_ms: float) -> str:

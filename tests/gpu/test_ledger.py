@@ -306,6 +306,50 @@ async def test_what_one_queue_s_tasks_say_of_a_device_is_that_queue_s_own(server
         await one._server.aclose()
 
 
+async def test_a_device_that_is_shut_for_two_reasons_opens_when_both_are_over(server: Server) -> None:
+    """The ledger tells a worker so before the script refuses its task: the task is tried on another device."""
+    ledgers = _ledgers(server)
+    ledgers.clock = f"{START}"
+    assert await ledgers.doubt("GPU-2", "", "Xid 79", limit=1, seconds=10)
+    assert await ledgers.doubt("GPU-2", "a task", "CUDA error", limit=1, seconds=60)
+
+    async def look_and_take() -> tuple[str, float, str]:
+        found, wanted = await ledgers.read("GPU-2"), _reservation("w/1", 1)
+        taken = await ledgers.reserve("GPU-2", wanted, free=TOTAL, used={}, limit=0, start_grace=0, holder="q 1:0")
+        return found.quarantine, found.quarantine_for, taken
+
+    assert await look_and_take() == ("Xid 79", 60, "shut")
+    ledgers.clock = f"{START + 11_000}"
+    assert await look_and_take() == ("Xid 79", 49, "shut")
+    ledgers.clock = f"{START + 60_001}"
+    assert await look_and_take() == ("Xid 79", 0, "ok")
+    assert (await ledgers.read("GPU-2")).tried
+    await ledgers._server.aclose()
+
+
+async def test_a_warm_child_keeps_what_it_uses_if_others_were_promised_more_than_there_is(server: Server) -> None:
+    """Its memory does not become free by a refusal. A new task finds no room."""
+    ledgers = _ledgers(server)
+
+    async def reserve(name: str, mib: int, used: int, free: int) -> str:
+        return await ledgers.reserve(
+            "GPU-k",
+            _reservation(name, mib),
+            free=free,
+            used={_owner("w/1"): used},
+            limit=0,
+            start_grace=0,
+            holder="q 1:0",
+        )
+
+    assert await reserve("w/1", 4, 0, TOTAL) == "ok"
+    assert await reserve("v/1", 8, 4, TOTAL - 4) == "ok"
+    # Another program takes 7, and the child uses 2 more than it was promised.
+    assert [await reserve("w/1", mib, 6, 3) for mib in (7, 6)] == ["room", "ok"]
+    assert await reserve("w/2", 0, 6, 3) == "room"
+    await ledgers._server.aclose()
+
+
 async def test_a_success_of_what_began_before_proves_nothing_and_a_lost_answer_shortens_nothing(server: Server) -> None:
     """Only when the quarantine is over may a task open the device again."""
     ledgers = _ledgers(server)
