@@ -224,7 +224,7 @@ async def stores(server: Server) -> AsyncIterator[tuple[Way, Stores, Stores]]:
     own = StorageConfig(host="127.0.0.1", port=server.port, username="app", password="secret")
     made = [_stores(server.storage), _stores(own)]
     try:
-        yield Way(server.client, made[0][0]._config.task.policy), *made
+        yield Way(server.client, made[0][0].connection.config.task.policy), *made
     finally:
         for store, ledgers in made:
             await ledgers.aclose()
@@ -254,7 +254,7 @@ async def test_without_a_right_a_script_writes_nothing(any_server: Server) -> No
     refused: set[str] = set()
     async with stores(any_server) as (way, (admin, ledgers), (user, user_ledgers)):
         for name, step in way.steps():
-            user.clock = admin.clock
+            user.connection.clock = admin.connection.clock
             before, saved, held = way.state(), way.saved(), dict(way.held)
             for rule in [*(f"-{command}" for command in COMMANDS), "resetchannels", "resetkeys"]:
                 _rights(any_server, rule)
@@ -266,7 +266,7 @@ async def test_without_a_right_a_script_writes_nothing(any_server: Server) -> No
                 else:
                     way.restore(saved)
                     way.held = dict(held)
-                user.clock = admin.clock
+                user.connection.clock = admin.connection.clock
             await step(admin, ledgers)
     # TIME is not asked for: the clock is the test's own.
     assert {f"-{command}" for command in COMMANDS} - refused == {*(f"-{hint}" for hint in HINTS), "-time"}
@@ -281,8 +281,8 @@ async def test_with_a_key_of_another_type_a_script_does_nothing_by_halves(server
     refused = 0
     async with stores(server) as (way, (admin, ledgers), _):
         for name, step in way.steps():
-            saved, held, clock = way.saved(), dict(way.held), admin.clock
-            others = {admin.keys(other).encode() for other in named | {"gpu:1:0", "gpu:3:0", "lost:w"}}
+            saved, held, clock = way.saved(), dict(way.held), admin.connection.clock
+            others = {admin.connection.keys(other).encode() for other in named | {"gpu:1:0", "gpu:3:0", "lost:w"}}
             for key in sorted({key for key, _, _ in saved} | others):
                 server.client.set(key, "nonsense")
                 before = way.state()
@@ -292,6 +292,6 @@ async def test_with_a_key_of_another_type_a_script_does_nothing_by_halves(server
                     refused += 1
                     assert way.state() == before, f"{name} with {key!r} written over: cut in half"
                 way.restore(saved)
-                way.held, admin.clock = dict(held), clock
+                way.held, admin.connection.clock = dict(held), clock
             await step(admin, ledgers)
     assert refused > 100
