@@ -31,8 +31,7 @@ def test_equal_values_have_equal_texts() -> None:
     )
 
 
-def deep(levels: int) -> object:
-    value: object = 1
+def deep(levels: int, value: object = 1) -> object:
     for _ in range(levels):
         value = [value]
     return value
@@ -51,6 +50,7 @@ def deep(levels: int) -> object:
         ({"a": "\ud800"}, "task_params.a"),
         ({"\udfff": 1}, "task_params"),
         ({"a": deep(2000)}, "task_params.a" + "[0]" * 99),
+        ({"a": deep(99, {})}, "task_params.a" + "[0]" * 99),
     ],
 )
 def test_what_is_not_json_is_refused_by_its_path(value: object, path: str) -> None:

@@ -108,6 +108,14 @@ class TestSlots:
         slots.linger(-1)
         assert slots.free == 2
 
+    async def test_only_the_attempt_that_has_a_grant_is_handed_back_with_it(self) -> None:
+        slots, mine, other = Parts(2).slots, object(), object()
+        one, two = attempt(1, grant=mine), attempt(2, grant=other)
+        slots.take(one)
+        slots.take(two)
+        slots.attempts.hand_back(mine)  # type: ignore[arg-type]
+        assert (one.reason, two.reason) == (CancelReason.CUT_OFF, None)
+
     async def test_while_no_child_can_be_started_only_the_children_that_are_there_count(self) -> None:
         setback = Setback(lambda: 2)
         slots = Parts(8, setback).slots
