@@ -19,6 +19,8 @@ from maas_backoff.store.writer import Writer
 class QueueStore:
     """The store of one queue in one process."""
 
+    __slots__ = ("connection", "exchange", "lost", "markers", "reader", "registry", "writer")
+
     def __init__(self, connection: QueueConnection) -> None:
         self.connection = connection
         self.registry: Registry = Registry(connection)

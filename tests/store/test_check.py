@@ -138,7 +138,7 @@ async def test_the_trial_runs_a_whole_life(server: Server) -> None:
         for script, keys, args in trial._Scratch(KEYS).life():
             told.append((script.name, await client.run(script, keys, args)))
     names = {name for name, _ in told}
-    assert names == {script.name for script in scripts.QUEUE}
+    assert names == {script.name for script in scripts.QUEUE}, "trial.py: _Scratch.life needs a step for each script"
     settles = [answer for name, answer in told if name == "settle"]
     assert [len(answer[2]) // 6 for answer in settles] == [1, 0, 2, 0, 0, 0, 1], "claims, of six values each"
     assert [answer[1] for answer in settles] == [[], [b"ok"], [], [b"lost"], [b"ok"] * 3, [b"ok"], []]
