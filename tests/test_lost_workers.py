@@ -447,15 +447,19 @@ async def test_a_start_or_a_run_that_is_cancelled_leaves_no_worker_behind(schedu
 async def test_a_shutdown_whose_caller_is_cancelled_goes_on_to_its_end(scheduler: TaskBackoffScheduler) -> None:
     """asyncio's own cancellation goes through anyio's shields; the worker is stopped whole all the same."""
 
+    began = anyio.Event()
+
     @scheduler.set_custom_task_handler
     async def handler(task: TaskEntity) -> str:
+        began.set()
         await anyio.sleep(0.3)
         return "done"
 
     task_id = await scheduler.create_task({})
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.15), scheduler:
-            await eventually(lambda: _status(scheduler, task_id, "processing"), "it runs")
+        async with asyncio.timeout(None) as limit, scheduler:
+            await began.wait()
+            limit.reschedule(asyncio.get_running_loop().time())
             await anyio.sleep(60)
     assert scheduler.health().reasons == ("not started",)
     assert await _status(scheduler, task_id, "completed")
