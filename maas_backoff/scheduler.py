@@ -34,7 +34,7 @@ from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import EventLoopError, HandlerError, InvalidValueError
 from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.sample import Probe
-from maas_backoff.worker.executors.base import ExceptionHandler, Executor, Handler
+from maas_backoff.worker.executors.base import ExceptionHandler, Executor, Handler, TaskHandler
 from maas_backoff.worker.executors.call import check_handler, check_takes, is_coroutine_handler
 from maas_backoff.worker.executors.inline import InlineExecutor
 from maas_backoff.worker.executors.lifespan import Lifespan
@@ -46,7 +46,7 @@ from maas_backoff.worker.service import Service
 
 log: Log = log_for("scheduler")
 
-_H = TypeVar("_H", bound=Handler)
+_H = TypeVar("_H", bound=TaskHandler)
 _E = TypeVar("_E", bound=ExceptionHandler)
 _L = TypeVar("_L", bound=Lifespan)
 

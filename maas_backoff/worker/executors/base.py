@@ -2,18 +2,21 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan
 
-Handler = Callable[..., object]
+TaskHandler = Callable[[TaskEntity], object] | Callable[[TaskEntity, Any], object]
 """A user's function from a task to its result: `async def` or `def`, returning ResultEntity or any JSON value.
 
-Where there is a worker_lifespan, it is called with what that yielded as a second argument.
+The second argument is the value that the worker_lifespan yields. Any: a decorator cannot know that type.
 """
+
+Handler = Callable[..., object]
+"""A TaskHandler, as executors call it: with the task, and with the value of the lifespan if there is one."""
 
 ExceptionHandler = Callable[[TaskEntity], object]
 """A user's function that is called with the task whose attempt raised, timed out or crashed; likewise."""
