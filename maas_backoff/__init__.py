@@ -11,6 +11,7 @@ from maas_backoff.domain.health import Health
 from maas_backoff.domain.history import Activity, Durations, History, MemorySizes
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.result import ResultEntity
+from maas_backoff.domain.signals import Discard, Retry, Snooze
 from maas_backoff.domain.spec import TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
@@ -18,7 +19,6 @@ from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import (
     CallerGoneError,
     ConfigError,
-    Discard,
     EventLoopError,
     HandlerError,
     InvalidValueError,
@@ -27,8 +27,6 @@ from maas_backoff.errors import (
     PayloadError,
     PayloadTooLargeError,
     QueueFullError,
-    Retry,
-    Snooze,
     StorageDeniedError,
     StorageError,
     StorageFullError,

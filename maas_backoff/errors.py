@@ -1,4 +1,4 @@
-"""The errors of this library, and the signals that a handler may raise.
+"""The errors of this library.
 
 MaasBackoffError
 ├── InvalidValueError (ValueError)         an argument
@@ -19,32 +19,30 @@ MaasBackoffError
 │   ├── StorageUnfitError                  fatal findings of the preflight
 │   └── StorageFullError                   no room for new tasks
 │       └── QueueFullError                 by max_queue_size
-└── HandlerSignal                          raised *by* handlers
+└── HandlerSignal                          raised *by* handlers: domain/signals.py
     ├── Retry
     ├── Snooze
     └── Discard
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
+
+from maas_backoff.common.shown import shown, type_name
 
 __all__ = [
     "CallerGoneError",
     "ConfigError",
-    "Discard",
     "EventLoopError",
     "HandlerError",
-    "HandlerSignal",
     "InvalidValueError",
     "MaasBackoffError",
     "MissingExtraError",
     "PayloadError",
     "PayloadTooLargeError",
     "QueueFullError",
-    "Retry",
-    "Snooze",
     "StorageDeniedError",
     "StorageError",
     "StorageFullError",
@@ -102,22 +100,6 @@ def _rebuilt(kind: type[_E], args: tuple[Any, ...]) -> _E:
     return error
 
 
-def type_name(value: object) -> str:
-    """Return the name of a value's class, without calling its metaclass."""
-    return str.__str__(_name_of(type(value)))
-
-
-_name_of = vars(type)["__name__"].__get__
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a hostile __repr__ must not hide the error that is being reported
-        text = f"<{type_name(value)}>"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 _PLAIN = (str, int, float, bytes, timedelta, datetime, type(None))
 
 
@@ -133,12 +115,12 @@ class InvalidValueError(MaasBackoffError, ValueError):
         self.option = option
         self.expected = expected
         self.got = got
-        super().__init__(f"{option}: expected {expected}, got {_shown(got)}")
+        super().__init__(f"{option}: expected {expected}, got {shown(got)}")
 
     def _state(self) -> dict[str, Any]:
         state = super()._state()
         if "got" in state and not isinstance(self.got, _PLAIN):
-            state["got"] = _shown(self.got)  # a lock, a lambda or an open file cannot be pickled
+            state["got"] = shown(self.got)  # a lock, a lambda or an open file cannot be pickled
         return state
 
 
@@ -198,8 +180,8 @@ class TaskConflictError(MaasBackoffError, ValueError):
     def __init__(self, conflicts: Sequence[str], created: Sequence[str] = ()) -> None:
         self.conflicts: list[str] = list(conflicts)
         self.created: list[str] = list(created)
-        shown = ", ".join(map(_shown, self.conflicts[:5])) + (", …" if len(self.conflicts) > 5 else "")
-        super().__init__(f"task_id: expected a new id or the params it was created with, got {shown} with other params")
+        ids = ", ".join(map(shown, self.conflicts[:5])) + (", …" if len(self.conflicts) > 5 else "")
+        super().__init__(f"task_id: expected a new id or the params it was created with, got {ids} with other params")
 
 
 class TaskNotFoundError(MaasBackoffError, LookupError):
@@ -209,7 +191,7 @@ class TaskNotFoundError(MaasBackoffError, LookupError):
 
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
-        super().__init__(f"no task {_shown(task_id)}: never created, deleted, or past its time to live")
+        super().__init__(f"no task {shown(task_id)}: never created, deleted, or past its time to live")
 
 
 class TaskTimeoutError(MaasBackoffError, TimeoutError):
@@ -220,7 +202,7 @@ class TaskTimeoutError(MaasBackoffError, TimeoutError):
     def __init__(self, task_id: str, timeout: float) -> None:
         self.task_id = task_id
         self.timeout = timeout
-        super().__init__(f"task {_shown(task_id)} did not finish within {timeout:g} s")
+        super().__init__(f"task {shown(task_id)} did not finish within {timeout:g} s")
 
 
 class CallerGoneError(MaasBackoffError):
@@ -233,7 +215,7 @@ class CallerGoneError(MaasBackoffError):
 
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
-        super().__init__(f"the caller of task {_shown(task_id)} has hung up: the task is cancelled")
+        super().__init__(f"the caller of task {shown(task_id)} has hung up: the task is cancelled")
 
 
 class MissingExtraError(MaasBackoffError, ImportError):
@@ -316,67 +298,3 @@ class QueueFullError(StorageFullError):
     def http_detail(self) -> str:
         """The message, which has only numbers."""
         return str(self)
-
-
-class HandlerSignal(MaasBackoffError):  # noqa: N818 - a signal of a handler is no error
-    """The root of the signals that a handler raises to choose the outcome of its attempt."""
-
-
-def seconds_of(after: object) -> float:
-    """Return `after` in seconds. Raises InvalidValueError unless it is seconds from 0 to ten years, or a timedelta."""
-    seconds = after.total_seconds() if isinstance(after, timedelta) else after
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 315_360_000:
-        raise InvalidValueError("after", "seconds from 0 to ten years, or a timedelta", after)
-    return float(seconds)
-
-
-class Retry(HandlerSignal):
-    """Raise to be retried after `after` seconds (or a timedelta) instead of after the backoff's delay.
-
-    `backoff_jitter` may make the wait longer, never shorter. `params`, a dict of JSON values, replace the task's params
-    from then on. A Retry uses one of the task's retries; if none is left, the task fails. It uses none if it is raised
-    because of an error for lack of GPU memory (`from error`, or in its `except`).
-    """
-
-    # For subclasses that do not call `super().__init__()`.
-    after: float | None = None
-    reason: str = "retry requested"
-    params: Mapping[str, object] | None = None
-
-    def __init__(
-        self,
-        after: float | timedelta | None = None,
-        reason: str = "retry requested",
-        *,
-        params: Mapping[str, object] | None = None,
-    ) -> None:
-        self.after = None if after is None else seconds_of(after)
-        self.reason = reason
-        if params is not None and not isinstance(params, dict):
-            raise PayloadError("params", "a dict, or None", params)
-        self.params = params
-        super().__init__(reason)
-
-
-class Snooze(HandlerSignal):
-    """Raise to come back after `after` seconds (or a timedelta) without using a retry.
-
-    `backoff_jitter` may make the wait longer, never shorter. `snooze_count` counts the snoozes. A task that snoozes
-    more than `max_snoozes` times fails.
-    """
-
-    after: float
-
-    def __init__(self, after: float | timedelta) -> None:
-        self.after = seconds_of(after)
-        super().__init__(f"snoozed for {self.after:g} s")
-
-
-class Discard(HandlerSignal):
-    """Raise to fail the task at once, even if it has retries left."""
-
-    reason: str = "discarded by its handler"  # for subclasses that do not call `super().__init__()`
-
-    def __init__(self, reason: str = "discarded by its handler") -> None:
-        self.reason = reason
-        super().__init__(reason)

@@ -12,6 +12,7 @@ import pytest
 
 import maas_backoff
 from maas_backoff import errors
+from maas_backoff.domain import signals
 from maas_backoff.domain.worker import Device
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
@@ -59,20 +60,20 @@ VALUES: list[Any] = [
 ERRORS: list[errors.MaasBackoffError] = [
     errors.CallerGoneError("x"),
     errors.ConfigError("task.x", "a number", "x"),
-    errors.Discard("bad prompt"),
+    signals.Discard("bad prompt"),
     errors.HandlerError("task handler: expected a function"),
     errors.EventLoopError("shutdown: the worker runs in another event loop"),
     errors.WorkerEndedError("the worker ended although nobody stopped it"),
-    errors.HandlerSignal("text"),
+    signals.HandlerSignal("text"),
     errors.InvalidValueError("option", "a number", timedelta(seconds=3)),
     errors.MaasBackoffError("text"),
     errors.MissingExtraError("The dashboard", "dashboard"),
     errors.PayloadError("task_params.a", "JSON", b"x"),
     errors.PayloadTooLargeError("result", 10, 20),
     errors.QueueFullError(10, 11, 3.5, created=["a"], asked=3),
-    errors.Retry(),
-    errors.Retry(timedelta(seconds=2), "busy", params={"a": [1]}),
-    errors.Snooze(60),
+    signals.Retry(),
+    signals.Retry(timedelta(seconds=2), "busy", params={"a": [1]}),
+    signals.Snooze(60),
     errors.StorageDeniedError("no"),
     errors.StorageError("no"),
     errors.StorageFullError("no"),
@@ -94,7 +95,7 @@ def test_all_public_names_are_tested_here() -> None:
     """All but the scheduler, a function, and the version."""
     tested = {type(value).__name__ for value in (*VALUES, *ERRORS)} | {"TaskOptions"}
     assert set(maas_backoff.__all__) - tested == {"TaskBackoffScheduler", "current_task", "__version__"}
-    assert set(errors.__all__) <= tested
+    assert {*errors.__all__, *signals.__all__} <= tested
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
@@ -119,7 +120,7 @@ def test_an_error_is_the_same_afterwards(error: errors.MaasBackoffError) -> None
             assert again.msg == error.msg
 
 
-class OfAUser(errors.Retry):
+class OfAUser(signals.Retry):
     def __init__(self, one: int, two: int) -> None:
         self.sum = one + two
         super().__init__(one)

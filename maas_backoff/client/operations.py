@@ -9,9 +9,10 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
 from maas_backoff.domain.context import current
-from maas_backoff.domain.outcome import Failed, Outcome, Succeeded, cut
+from maas_backoff.domain.outcome import Failed, Outcome, Succeeded
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Counts, Settlement, decide
+from maas_backoff.domain.shorten import cut
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.task import (
     TaskEntity,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.error import HTTPError
 
+from maas_backoff.domain.signals import Retry
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.errors import Retry
 
 _SHED = 503
 

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, cast
 
-from maas_backoff.errors import PayloadError, PayloadTooLargeError, type_name
+from maas_backoff.common.shown import type_name
+from maas_backoff.errors import PayloadError, PayloadTooLargeError
 
 MAX_DEPTH = 100
 """Deepest nesting accepted. Other languages' parsers stop at about 100 to 1000 levels."""

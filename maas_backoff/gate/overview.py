@@ -55,7 +55,7 @@ class Overview:
         return sample is not None and used > 0 and sample.free + used < grant.mib
 
     def _described(self, one: GpuSample) -> Device:
-        ledger = self._known[one.uuid]
+        ledger = self._with_own_grants(one.uuid)
         shown = with_told(one, ledger)
         age = self._devices.age(one)
         stale = f"the last reading is {age:.0f} s old" if self._devices.is_old(one) else ""
@@ -75,16 +75,22 @@ class Overview:
             strangers=used_by_other_processes(ledger, shown, self._own.used(one)),
         )
 
+    def _with_own_grants(self, uuid: str) -> DeviceLedger:
+        """Return the known ledger of a device, with the grants that this worker got since it read the ledger."""
+        ledger = self._known[uuid]
+        mine = {one.id: one.reservation for one in self._grants if one.uuid == uuid}
+        return attrs.evolve(ledger, reservations={**ledger.reservations, **mine})
+
     def _most_on(self, sample: GpuSample) -> int:
-        """As `most_of`, with what this worker was granted since it read the ledger, and what it uses itself."""
-        ledger = self._known[sample.uuid]
-        mine = {one.id: one.reservation for one in self._grants if one.uuid == sample.uuid}
+        """Return the MiB of `most_of`; the memory that this worker's own process uses counts as free for its tasks."""
+        ledger = self._with_own_grants(sample.uuid)
         sample = with_told(sample, ledger)
         if self._context.in_children:
-            return most_of(attrs.evolve(ledger, reservations={**ledger.reservations, **mine}), sample)
+            return most_of(ledger, sample)
         # Its tasks and what they leave behind are all in its own process.
+        mine = {one.id: one.mib for one in self._grants if one.uuid == sample.uuid}
         others = {name: one for name, one in ledger.reservations.items() if name not in mine}
-        own = max(self._own.used(sample), sum(one.mib for one in mine.values()))
+        own = max(self._own.used(sample), sum(mine.values()))
         return min(sample.total, most_of(attrs.evolve(ledger, reservations=others), sample) + own)
 
     def _closed(self, ledger: DeviceLedger) -> str:

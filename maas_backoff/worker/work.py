@@ -13,20 +13,11 @@ from maas_backoff.common.guard import Log, contained, log_for
 from maas_backoff.domain.backoff import BackoffCallable
 from maas_backoff.domain.context import current
 from maas_backoff.domain.fault import may_come_back, other_processes
-from maas_backoff.domain.outcome import (
-    CancelReason,
-    Failed,
-    FailedOnGpu,
-    Outcome,
-    Succeeded,
-    Unstarted,
-    code_of,
-    cut,
-    outcome_of_error,
-    outcome_of_value,
-)
+from maas_backoff.domain.handler_outcome import code_of, outcome_of_error, outcome_of_value
+from maas_backoff.domain.outcome import CancelReason, Failed, FailedOnGpu, Outcome, Succeeded, Unstarted
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.settlement import Settlement, decide
+from maas_backoff.domain.shorten import cut
 from maas_backoff.domain.task import TaskError
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.gate.gate import Gate

@@ -3,7 +3,8 @@
 import pytest
 
 from maas_backoff.domain.fault import Fault, fault_of, may_come_back, other_processes
-from maas_backoff.domain.outcome import Failed, outcome_of_error
+from maas_backoff.domain.handler_outcome import outcome_of_error
+from maas_backoff.domain.outcome import Failed
 
 OUT_OF_MEMORY = [
     ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 8 GiB"),

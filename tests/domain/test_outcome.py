@@ -3,7 +3,9 @@
 import pytest
 
 from maas_backoff import Discard, ResultEntity, Retry, Snooze, TaskError
+from maas_backoff.domain import handler_outcome as h
 from maas_backoff.domain import outcome as o
+from maas_backoff.domain.shorten import TEXT_LIMIT
 
 
 @pytest.mark.parametrize(
@@ -16,13 +18,13 @@ from maas_backoff.domain import outcome as o
     ],
 )
 def test_a_value_is_an_outcome(value: object, expected: o.Outcome) -> None:
-    assert o.outcome_of_value(value, 100) == expected
+    assert h.outcome_of_value(value, 100) == expected
 
 
 @pytest.mark.parametrize("value", [object(), {1: 2}, b"x", "x" * 200, float("nan"), ResultEntity.ok(object())])
 def test_a_result_that_is_no_json_fails_for_good(value: object) -> None:
     """It is not retried: the same code would return the same value."""
-    outcome = o.outcome_of_value(value, 100)
+    outcome = h.outcome_of_value(value, 100)
     assert isinstance(outcome, o.Failed)
     assert outcome.error.type == "not_serializable"
     assert outcome.permanent
@@ -31,7 +33,7 @@ def test_a_result_that_is_no_json_fails_for_good(value: object) -> None:
 def test_a_coroutine_that_was_not_awaited_fails_for_good_without_a_warning() -> None:
     async def handler() -> None: ...
 
-    outcome = o.outcome_of_value(handler(), 100)
+    outcome = h.outcome_of_value(handler(), 100)
     assert isinstance(outcome, o.Failed)
     assert outcome.permanent
 
@@ -45,7 +47,7 @@ def test_a_coroutine_that_was_not_awaited_fails_for_good_without_a_warning() -> 
     ],
 )
 def test_a_signal_is_an_outcome(error: BaseException, expected: o.Outcome) -> None:
-    assert o.outcome_of_error(error) == expected
+    assert h.outcome_of_error(error) == expected
 
 
 class Hostile(Exception):
@@ -68,12 +70,12 @@ class Hostile(Exception):
     ],
 )
 def test_any_exception_is_an_outcome_of_bounded_text(error: BaseException, kind: str) -> None:
-    outcome = o.outcome_of_error(error)
+    outcome = h.outcome_of_error(error)
     assert isinstance(outcome, o.Failed)
     assert outcome.raised
     assert outcome.error.type == kind
-    assert len(outcome.error.message.encode()) <= o.TEXT_LIMIT
-    assert len(outcome.traceback.encode()) <= o.TEXT_LIMIT
+    assert len(outcome.error.message.encode()) <= TEXT_LIMIT
+    assert len(outcome.traceback.encode()) <= TEXT_LIMIT
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from maas_backoff import Discard, Retry, Snooze, TaskError
+from maas_backoff.domain import handler_outcome as h
 from maas_backoff.domain import outcome as o
 from maas_backoff.domain import raised
+from maas_backoff.domain.result import ResultEntity
+from maas_backoff.domain.shorten import TEXT_LIMIT
 
 
 class OutOfMemoryError(RuntimeError):
@@ -44,11 +47,11 @@ DISCARDED = o.Failed(TaskError("discarded", "bad prompt"), permanent=True)
 )
 def test_signals_in_groups_do_what_they_say(error: BaseException, expected: o.Outcome) -> None:
     """Of several kinds the strongest counts: Discard, Retry, Snooze; of a kind the longest delay."""
-    assert o.outcome_of_error(error) == expected
+    assert h.outcome_of_error(error) == expected
 
 
 def test_a_retry_beside_an_error_tells_of_both() -> None:
-    outcome = o.outcome_of_error(group(Retry(9, "busy"), ValueError("no model")))
+    outcome = h.outcome_of_error(group(Retry(9, "busy"), ValueError("no model")))
     assert isinstance(outcome, o.Failed)
     assert (outcome.error, outcome.retry_after) == (RETRY.error, 9)
     assert "ValueError: no model" in outcome.traceback
@@ -56,14 +59,14 @@ def test_a_retry_beside_an_error_tells_of_both() -> None:
 
 def test_a_snooze_hides_no_error() -> None:
     """It uses no retry: a fault of the handler would go on for a thousand snoozes."""
-    outcome = o.outcome_of_error(group(Snooze(5), ValueError("no model")))
+    outcome = h.outcome_of_error(group(Snooze(5), ValueError("no model")))
     assert isinstance(outcome, o.Failed)
     assert outcome.raised and outcome.error.type == "ExceptionGroup"
     assert "ValueError: no model" in outcome.error.message
 
 
 def test_the_message_of_a_group_tells_of_its_members() -> None:
-    outcome = o.outcome_of_error(group(*(ValueError(n) for n in range(9))))
+    outcome = h.outcome_of_error(group(*(ValueError(n) for n in range(9))))
     assert isinstance(outcome, o.Failed)
     expected = "; ".join(f"ValueError: {n}" for n in range(5))
     assert outcome.error.message == f"unhandled errors (9 sub-exceptions): {expected}; 4 more"
@@ -100,7 +103,7 @@ def while_handling(error: BaseException, context: BaseException, *, hidden: bool
     ],
 )
 def test_errors_of_a_gpu_are_found_in_groups_and_causes(error: BaseException, fault: str) -> None:
-    outcome = o.outcome_of_error(error)
+    outcome = h.outcome_of_error(error)
     assert isinstance(outcome, o.Failed)
     assert outcome.fault == fault
     assert outcome.exception is (None if fault else error), "its traceback would keep the GPU's memory"
@@ -140,7 +143,7 @@ def test_signals_that_come_from_a_process_pool_do_what_they_say(pool: concurrent
         with pytest.raises(Exception) as caught:  # noqa: PT011 - any
             pool.submit(in_a_pool, kind).result(30)
         assert "in_a_pool" in str(caught.value.__cause__)
-        told[kind] = o.outcome_of_error(caught.value)
+        told[kind] = h.outcome_of_error(caught.value)
     assert told["retry"] == o.Failed(TaskError("Retry", "busy"), retry_after=9, params='{"a":1}')
     assert told["snooze"] == o.Snoozed(5)
     assert told["discard"] == DISCARDED
@@ -155,7 +158,7 @@ def test_a_line_of_code_in_a_remote_traceback_tells_nothing() -> None:
         text = traceback.format_exc()
         error.__cause__ = concurrent.futures.process._RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[attr-defined] # typeshed does not list it
         assert "CUDA out of memory" in text
-        outcome = o.outcome_of_error(error)
+        outcome = h.outcome_of_error(error)
     assert isinstance(outcome, o.Failed) and outcome.fault == ""
 
 
@@ -199,13 +202,13 @@ class Odd(Retry):
     ],
 )
 def test_a_subclass_that_sets_nothing_has_the_defaults_of_its_class(error: BaseException, expected: o.Outcome) -> None:
-    assert o.outcome_of_error(error) == expected
-    assert o.outcome_of_error(pickle.loads(pickle.dumps(error))) == expected
+    assert h.outcome_of_error(error) == expected
+    assert h.outcome_of_error(pickle.loads(pickle.dumps(error))) == expected
 
 
 @pytest.mark.parametrize(("error", "got"), [(Never(), "None"), (Soon(), "'soon'")])
 def test_a_signal_that_says_nothing_sensible_is_a_failure(error: BaseException, got: str) -> None:
-    outcome = o.outcome_of_error(error)
+    outcome = h.outcome_of_error(error)
     assert isinstance(outcome, o.Failed) and outcome.raised and not outcome.permanent
     assert outcome.error.type == type(error).__name__
     assert outcome.error.message == f"after: expected seconds from 0 to ten years, or a timedelta, got {got}"
@@ -279,11 +282,11 @@ def test_nothing_that_an_exception_does_escapes(base: type[BaseException], membe
         try:
             fail(error)
         except BaseException as caught:
-            outcome = o.outcome_of_error(caught)
+            outcome = h.outcome_of_error(caught)
         assert isinstance(outcome, o.Failed | o.Snoozed)
         if isinstance(outcome, o.Failed):
             assert type(outcome.error.type) is type(outcome.error.message) is str
-            assert len(f"{outcome.error}".encode()) <= o.TEXT_LIMIT + o.LONGEST_NAME
+            assert len(f"{outcome.error}".encode()) <= TEXT_LIMIT + h.LONGEST_NAME
         o.to_dict(outcome)
 
 
@@ -292,7 +295,7 @@ class EvilGroup(BaseExceptionGroup[BaseException]):
 
 
 def test_a_group_that_hides_its_members_is_read_all_the_same() -> None:
-    assert o.outcome_of_error(EvilGroup("x", [Discard("bad prompt")])) == DISCARDED
+    assert h.outcome_of_error(EvilGroup("x", [Discard("bad prompt")])) == DISCARDED
 
 
 class EvilDict(dict[str, object]):
@@ -300,14 +303,14 @@ class EvilDict(dict[str, object]):
         raise SystemExit("items")
 
 
-class EvilResult(o.ResultEntity):
+class EvilResult(ResultEntity):
     def __getattribute__(self, name: str) -> object:
         raise SystemExit(name)
 
 
 @pytest.mark.parametrize("make", [EvilDict, EvilResult, lambda: evil_class(ValueError, __class__=EVIL)])
 def test_a_value_is_an_outcome_whatever_it_does(make: Callable[[], object]) -> None:
-    assert isinstance(o.outcome_of_value(make(), 100), o.Failed)
+    assert isinstance(h.outcome_of_value(make(), 100), o.Failed)
 
 
 def test_an_exception_for_the_log_is_without_our_frames() -> None:
@@ -321,7 +324,7 @@ def test_an_exception_for_the_log_is_without_our_frames() -> None:
     try:
         namespace["run"](handler)  # type: ignore[operator] - made by exec
     except ValueError as error:
-        outcome = o.outcome_of_error(error.with_traceback(error.__traceback__.tb_next))  # type: ignore[union-attr] - it has one
+        outcome = h.outcome_of_error(error.with_traceback(error.__traceback__.tb_next))  # type: ignore[union-attr] - it has one
     assert isinstance(outcome, o.Failed) and outcome.exception is not None
     assert "in run" in outcome.traceback
     names = [frame.name for frame in traceback.extract_tb(outcome.exception.__traceback__)]

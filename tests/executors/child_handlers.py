@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maas_backoff.domain.result import ResultEntity
+from maas_backoff.domain.signals import Discard, Retry, Snooze
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.errors import Discard, Retry, Snooze
 
 
 def params(task: TaskEntity) -> object:

@@ -25,7 +25,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskConfig
 from maas_backoff.errors import ConfigError, MissingExtraError, StorageUnavailableError
-from maas_backoff.store import embedded
+from maas_backoff.store import data_directory
 from maas_backoff.store.embedded import EmbeddedServer
 
 pytestmark = pytest.mark.anyio
@@ -410,7 +410,7 @@ async def test_a_server_that_cannot_start_says_why(path: Path) -> None:
 
 async def test_an_option_the_server_refuses_says_why(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it prints before it has a log is in the log as well."""
-    monkeypatch.setitem(embedded._OPTIONS, "appendfsync", "never")
+    monkeypatch.setitem(data_directory._OPTIONS, "appendfsync", "never")
     with pytest.raises(StorageUnavailableError, match=r"(?s)it ended with status 1.*appendfsync"):
         await EmbeddedServer(str(path)).start()
 
@@ -419,7 +419,7 @@ async def test_a_server_that_does_not_answer_never_gets_a_second_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that hangs still has the data open: that is an error, not a reason to start another."""
-    monkeypatch.setattr(embedded, "_PATIENCE", 0.2)
+    monkeypatch.setattr(data_directory, "_PATIENCE", 0.2)
     server, other = EmbeddedServer(str(path)), EmbeddedServer(str(path))
     process = await process_of(await server.start())
     process.suspend()
@@ -439,7 +439,7 @@ async def test_a_socket_that_was_removed_never_gets_a_second_server(
     server, other = EmbeddedServer(str(path)), EmbeddedServer(str(path))
     socket = await server.start()
     Path(socket).rename(f"{socket}-hidden")
-    monkeypatch.setattr(embedded, "_PATIENCE", 0.2)
+    monkeypatch.setattr(data_directory, "_PATIENCE", 0.2)
     with pytest.raises(StorageUnavailableError, match="it runs, and does not answer"):
         await other.start()
     assert len(servers_in(path)) == 1
@@ -457,8 +457,10 @@ async def test_loading_is_a_sign_of_life(path: Path, monkeypatch: pytest.MonkeyP
         await pipe.execute()
     await server.stop()
 
-    monkeypatch.setitem(embedded._OPTIONS, "key-load-delay", "150")  # µs; it answers in between, every 1024 commands
-    monkeypatch.setattr(embedded, "_PATIENCE", 0.4)
+    monkeypatch.setitem(
+        data_directory._OPTIONS, "key-load-delay", "150"
+    )  # µs; it answers in between, every 1024 commands
+    monkeypatch.setattr(data_directory, "_PATIENCE", 0.4)
     before = anyio.current_time()
     socket = await server.start()
     assert anyio.current_time() - before > 0.7

@@ -18,15 +18,9 @@ from typing import TYPE_CHECKING, Any
 from maas_backoff.common.orphans import mark_what_starts_here
 from maas_backoff.domain.context import current
 from maas_backoff.domain.gpu import GpuAssignment
-from maas_backoff.domain.outcome import (
-    TEXT_LIMIT,
-    HandlerOutcome,
-    Unstarted,
-    cut,
-    outcome_of_error,
-    outcome_of_value,
-    to_dict,
-)
+from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
+from maas_backoff.domain.outcome import HandlerOutcome, Unstarted, to_dict
+from maas_backoff.domain.shorten import TEXT_LIMIT, cut
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.child_loop import ChildLoop
 from maas_backoff.worker.executors.connection import Connection

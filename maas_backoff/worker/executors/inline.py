@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable
 from typing import cast
 
-from maas_backoff.domain.outcome import HandlerOutcome, outcome_of_error, outcome_of_value
+from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
+from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
 from maas_backoff.worker.executors.lifespan import InThisProcess, Lifespan
 

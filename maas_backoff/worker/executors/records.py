@@ -17,7 +17,7 @@ from typing import Any
 
 from maas_backoff.domain import tracebacks
 from maas_backoff.domain.context import current_task
-from maas_backoff.domain.outcome import TEXT_LIMIT, cut
+from maas_backoff.domain.shorten import TEXT_LIMIT, cut
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.logs import OWN_FIELDS, printable
 

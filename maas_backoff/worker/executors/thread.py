@@ -15,7 +15,8 @@ import anyio
 import attrs
 from anyio import to_thread
 
-from maas_backoff.domain.outcome import HandlerOutcome, Unstarted, outcome_of_error, outcome_of_value
+from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
+from maas_backoff.domain.outcome import HandlerOutcome, Unstarted
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
 from maas_backoff.worker.executors.call import own_task

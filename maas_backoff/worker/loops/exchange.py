@@ -12,8 +12,9 @@ import anyio
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.raised import related
 from maas_backoff.domain.settlement import Settlement
+from maas_backoff.domain.signals import Retry
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.errors import Retry, StorageError
+from maas_backoff.errors import StorageError
 from maas_backoff.gate.grant import Grant
 from maas_backoff.store.batch import BatchReply, BatchRequest
 from maas_backoff.worker.attempt import Attempt

@@ -1,0 +1,230 @@
+"""The calls on one queue: tasks are created, read, waited for, changed; the queue is paused and resumed."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Unpack
+
+from maas_backoff.client.caller import Disconnected, until_gone
+from maas_backoff.client.client import QueueClient
+from maas_backoff.common.uninterrupted import uninterrupted
+from maas_backoff.domain.event import TaskEvent
+from maas_backoff.domain.gpu import GpuStatus
+from maas_backoff.domain.history import History
+from maas_backoff.domain.page import Listing, TaskPage
+from maas_backoff.domain.spec import Reschedule, TaskOptions, TaskSpec
+from maas_backoff.domain.stats import QueueStats
+from maas_backoff.domain.task import TaskEntity
+from maas_backoff.domain.validation import new_task_id
+from maas_backoff.domain.worker import Worker
+
+
+class QueueCalls(ABC):
+    """The half of TaskBackoffScheduler that needs no worker: the calls on the queue, each with its documentation."""
+
+    @property
+    @abstractmethod
+    def _client(self) -> QueueClient:
+        """The client of the running event loop."""
+        ...
+
+    # Creating tasks
+
+    async def create_task(
+        self, task_params: Mapping[str, object], task_id: str | None = None, **options: Unpack[TaskOptions]
+    ) -> str:
+        """Create a task and return its id.
+
+        `task_params` is a dict of JSON values. `task_id` is an idempotency key. If a task with this id and equal params
+        exists, in any state, its id is returned and nothing is created, until the time to live of the finished task
+        ends. `options` (TaskOptions) are not compared. Without a `task_id`, an id of 16 characters is made before the
+        first send; such ids sort by time.
+
+        Raises TaskConflictError for an id with other params. Raises InvalidValueError, ConfigError or PayloadError
+        before anything is sent, and StorageFullError.
+        """
+        return await self._client.create(task_params, task_id, options)
+
+    async def create_tasks(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
+        """Create many tasks and return their ids in order. An item is the params, or a TaskSpec with the options.
+
+        All items are checked before the first is sent; 1,000 are sent at a time. Conflicts are raised at the end: one
+        TaskConflictError with `conflicts` and `created`. QueueFullError and other StorageErrors have `created`: the ids
+        of this call that are in the queue for certain. If all items have ids, the same call may be repeated.
+        """
+        return await self._client.create_many(items)
+
+    # Reading tasks
+
+    async def get_task(self, task_id: str) -> TaskEntity | None:
+        """Return the task, or None if there is no task with this id (any more)."""
+        return await self._client.get(task_id)
+
+    async def wait_task(self, task_id: str, timeout: float | timedelta | None = None) -> TaskEntity:
+        """Wait until the task is finished (completed, failed or cancelled), and return it.
+
+        Raises TaskTimeoutError after `timeout` (seconds, or a timedelta; None waits for ever), and TaskNotFoundError.
+        """
+        return await self._client.wait(task_id, timeout)
+
+    async def watch(self, task_id: str, *, after: str | None = None) -> AsyncGenerator[TaskEvent, None]:
+        """Yield the task now, and again whenever its state or progress changes, until it is finished.
+
+        `after` is the id of the last event that was received, for example before a lost connection; this event is not
+        yielded again. Quick changes may be joined into one event. Raises TaskNotFoundError, also if the task is deleted
+        meanwhile.
+        """
+        async with aclosing(self._client.watch(task_id, after)) as events:
+            async for event in events:
+                yield event
+
+    @asynccontextmanager
+    async def call(
+        self,
+        task_params: Mapping[str, object],
+        task_id: str | None = None,
+        *,
+        disconnected: Disconnected | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> AsyncGenerator[str, None]:
+        """Create a task that is cancelled with its caller: `async with scheduler.call(params) as task_id:`.
+
+        If the block ends before the task is finished, by an exception, a return or a cancel, the task is cancelled,
+        wherever it runs. This is also true for a task that existed before under the same id.
+
+        `disconnected` is a function that is awaited twice a second, and returns whether the caller has hung up, such as
+        `request.is_disconnected`: a web framework does not cancel an endpoint. If it returns True, the block is
+        cancelled, and CallerGoneError is raised. Other arguments and errors are those of `create_task`.
+        """
+        task_id = new_task_id() if task_id is None else task_id
+        try:
+            await uninterrupted(self.create_task(task_params, task_id, **options))
+        except asyncio.CancelledError:  # the task may have been created, and may run
+            await uninterrupted(self.cancel_task(task_id, running=True))
+            raise
+        try:
+            if disconnected is None:
+                yield task_id
+            else:
+                async with until_gone(disconnected, task_id):
+                    yield task_id
+        finally:
+            await uninterrupted(self.cancel_task(task_id, running=True))
+
+    async def list_tasks(
+        self,
+        status: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        reverse: bool = False,
+        waiting_for: str | None = None,
+        due_from: datetime | timedelta | None = None,
+        brief: bool = False,
+    ) -> TaskPage:
+        """Return up to `limit` (1..1000) tasks in a state, as `.tasks`; pass `.cursor` to go on, until it is None.
+
+        Pending tasks are sorted by due time, processing tasks by the end of their lease, finished tasks by the time at
+        which they expire; `reverse` reverses the order. Three filters are for pending tasks. `waiting_for="gpu"` lists
+        due tasks that wait for room on a GPU, `waiting_for="slot"` due tasks that need no GPU. `due_from` lists delayed
+        tasks and retries from that moment on (a timedelta: from now). `brief` leaves out params, result and failed
+        attempts, at a fraction of the cost. A task that changes its state meanwhile may be missed or listed twice.
+        """
+        return await self._client.page(status, Listing(limit, cursor, reverse, waiting_for, due_from, brief))
+
+    async def get_queue_stats(self) -> QueueStats:
+        """Return the number of tasks in each state, in constant time."""
+        return await self._client.store.reader.stats()
+
+    async def explain(self) -> str:
+        """Return one sentence: why no task runs, or why tasks wait."""
+        return await self._client.store.reader.explain()
+
+    async def get_history(self, minutes: int = 60) -> History:
+        """Return the numbers of the last 1 to 120 minutes, with the present minute, and of all time.
+
+        Each settlement counts them, at almost no cost. Minutes are those of the server's clock.
+        """
+        return await self._client.history(minutes)
+
+    async def get_upcoming(self, step: float | timedelta = 30, steps: int = 20) -> list[int]:
+        """Return the number of tasks that become due in each of the next `steps` (1 to 200) steps.
+
+        `step` is the length of a step: seconds or a timedelta, at most a day.
+        """
+        return await self._client.upcoming(step, steps)
+
+    async def workers(self) -> list[Worker]:
+        """Return the live workers of this queue, as of their last heartbeat; at most 1,000."""
+        return list(await self._client.store.registry.fleet())
+
+    async def gpus(self) -> list[GpuStatus]:
+        """Return the GPUs of all live workers of this queue, with the reservations of all queues."""
+        return await self._client.gpus()
+
+    # Changing tasks
+
+    async def cancel_task(self, task_id: str, *, running: bool = False) -> bool:
+        """Cancel a pending task at once. With `running`, request the cancellation of a running task, wherever it runs.
+
+        Return True if the task is cancelled or its cancellation was requested; an attempt that completes first wins.
+        Return False for a finished or unknown task, and without `running` for a running one.
+        """
+        return await self._client.operations.cancel(task_id, running=running)
+
+    async def mark_task_processing(self, task_id: str) -> bool:
+        """Take a pending task out of the queue, for work elsewhere. It has no lease; no worker runs or reaps it."""
+        return await self._client.operations.mark_processing(task_id)
+
+    async def mark_task_completed(self, task_id: str, result: object = None) -> bool:
+        """Complete an unfinished task, with any JSON value. A running attempt loses its lease."""
+        return await self._client.operations.mark_completed(task_id, result)
+
+    async def mark_task_failed(self, task_id: str, reason: str = "", *, retry: bool = True) -> bool:
+        """Record a failed attempt of an unfinished task: it is retried while retries remain, else it fails.
+
+        `retry=False` fails the task at once. A running attempt loses its lease.
+        """
+        return await self._client.operations.mark_failed(task_id, reason, retry=retry)
+
+    async def update_task_progress(self, task_id: str, progress: float, message: str | None = None) -> bool:
+        """Set the progress of a processing task, 0 to 100; in its own handler, only while the attempt has the lease."""
+        return await self._client.operations.update_progress(task_id, progress, message)
+
+    async def retry_task(self, task_id: str) -> bool:
+        """Make a failed or cancelled task pending again, with no retry used."""
+        return await self._client.operations.retry(task_id)
+
+    async def retry_tasks(self, status: str = "failed", *, error: str | None = None) -> int:
+        """Retry all tasks that are failed, or cancelled, now; return their number.
+
+        `error` selects tasks with this text in their error, "type: message", in upper or lower case.
+        """
+        return await self._client.operations.retry_all(status, error)
+
+    async def update_task(self, task_id: str, **options: Unpack[Reschedule]) -> bool:
+        """Change when a pending task is due (`delay` or `run_at`), or its `priority`; False if it is not pending."""
+        return await self._client.operations.update(task_id, options)
+
+    async def delete_task(self, task_id: str) -> bool:
+        """Delete a task, unless it is running."""
+        return await self._client.operations.delete(task_id)
+
+    async def purge_tasks(self, status: str) -> int:
+        """Delete all tasks that are pending, completed, failed or cancelled now; return their number."""
+        return await self._client.operations.purge(status)
+
+    # Pausing the queue
+
+    async def pause(self) -> bool:
+        """Stop all claims of the queue until `resume`, from the next claim on; running tasks go on.
+
+        The pause is stored on the server, and outlives all workers. Return False if the queue was paused already.
+        """
+        return await self._client.operations.pause(on=True)
+
+    async def resume(self) -> bool:
+        """Let the workers of the queue claim again. Return False if the queue was not paused."""
+        return await self._client.operations.pause(on=False)
