@@ -269,12 +269,12 @@ class TaskBackoffScheduler(QueueCalls):
         scope.cancel()
 
     def _drain(self) -> None:
-        """finishing what runs; a second signal cancels it"""  # noqa: D400, D403, D415 - it is logged
+        """finishing running attempts; a second signal cancels them"""  # noqa: D400, D403, D415 - it is logged
         if self._service is not None:
             self._service.close()
 
     def _cancel_running(self) -> None:
-        """cancelling what runs; a third signal ends the process"""  # noqa: D400, D401, D403, D415 - it is logged
+        """cancelling running attempts; a third signal ends the process"""  # noqa: D400, D401, D403, D415 - it is logged
         if self._service is not None:
             self._service.cancel_running()
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -57,6 +58,22 @@ def without_opentelemetry() -> Iterator[None]:
 
 def knows_without(task: TaskEntity, _: None) -> bool:
     return knows_tracing(task)
+
+
+@contextmanager
+def in_a_folder_that_goes() -> Iterator[None]:
+    """A lifespan that leaves the process in a folder that is gone."""
+    folder = tempfile.mkdtemp()
+    os.chdir(folder)
+    Path(folder).rmdir()
+    yield
+
+
+def where(task: TaskEntity, _: None) -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "nowhere"
 
 
 def pid(task: TaskEntity) -> int:

@@ -52,7 +52,7 @@ def run(tmp_path: Path, body: str, storage: str) -> str:
         [sys.executable, *warnings, str(script)], capture_output=True, text=True, timeout=55, check=False
     )
     # A server for tests keeps nothing, which the check at start tells of.
-    usual = ("the server has no append-only file", "SIGTERM: finishing what runs")
+    usual = ("the server has no append-only file", "SIGTERM: finishing running attempts")
     said = [line for line in done.stderr.splitlines() if not line.startswith(usual)]
     assert (done.returncode, said) == (0, []), done.stderr
     return done.stdout

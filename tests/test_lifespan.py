@@ -177,3 +177,14 @@ async def test_a_lifespan_that_ends_by_itself_ends_its_child(scheduler: TaskBack
             pids.add(pid)
         assert len(pids) == 3
         assert scheduler.health().ready
+
+
+async def test_a_lifespan_that_leaves_its_folder_costs_no_task(scheduler: TaskBackoffScheduler) -> None:
+    """Each call after the first begins where the child was started."""
+    scheduler.config.threadpool.proc_mode = "process"
+    scheduler.config.threadpool.concurrency = 1
+    scheduler.set_custom_task_handler(handlers.where)
+    scheduler.set_worker_lifespan(handlers.in_a_folder_that_goes)
+    async with scheduler:
+        found = [(await scheduler.wait_task(await scheduler.create_task({}), 20)).result for _ in range(2)]
+    assert found == ["nowhere", str(Path.cwd())]

@@ -281,7 +281,7 @@ async def test_a_second_signal_ends_the_patience_of_a_drain(
     worker = start(mode=mode, grace=60)
     await eventually(lambda: starts(tmp_path), "it has begun")
     worker.terminate()
-    await eventually(lambda: b"finishing what runs" in (tmp_path / "output").read_bytes(), "it drains")
+    await eventually(lambda: b"finishing running attempts" in (tmp_path / "output").read_bytes(), "it drains")
     worker.terminate()
     assert await anyio.to_thread.run_sync(lambda: worker.wait(timeout=5)) == 0
     task = await scheduler.get_task("x")
@@ -297,7 +297,7 @@ async def test_a_third_signal_ends_the_worker_at_once(
     worker = start(grace=60)
     await eventually(lambda: starts(tmp_path), "it has begun")
     worker.terminate()
-    await eventually(lambda: b"finishing what runs" in (tmp_path / "output").read_bytes(), "it drains")
+    await eventually(lambda: b"finishing running attempts" in (tmp_path / "output").read_bytes(), "it drains")
     worker.terminate()
     await eventually(lambda: len(starts(tmp_path)) > 1, "it swallows its cancellation")
     worker.terminate()

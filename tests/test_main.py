@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,10 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_the_version_of_the_distribution_is_that_of_the_package() -> None:
+    assert version("maas_backoff") == __version__
 
 
 def test_the_version_is_told(tmp_path: Path) -> None:

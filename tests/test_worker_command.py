@@ -95,7 +95,7 @@ async def test_a_worker_runs_tasks_and_drains_when_told_to_stop(
     later = await producer.create_task({"seconds": 0})
     output, errors = worker.communicate(timeout=20)
     assert (worker.returncode, output) == (0, ""), errors
-    assert f"{number.name}: finishing what runs" in errors
+    assert f"{number.name}: finishing running attempts" in errors
     assert "Traceback" not in errors
     assert await status(producer, later) == TaskStatus.PENDING
 

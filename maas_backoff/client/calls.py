@@ -45,7 +45,7 @@ class QueueCalls(ABC):
         Raises TaskConflictError for an id with other params. Raises InvalidValueError, ConfigError or PayloadError
         before anything is sent, and StorageFullError.
         """
-        return await self._client.create(task_params, task_id, options)
+        return await self._client.creator.create(task_params, task_id, options)
 
     async def create_tasks(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
         """Create many tasks and return their ids in order. An item is the params, or a TaskSpec with the options.
@@ -54,7 +54,7 @@ class QueueCalls(ABC):
         TaskConflictError with `conflicts` and `created`. QueueFullError and other StorageErrors have `created`: the ids
         of this call that are in the queue for certain. If all items have ids, the same call may be repeated.
         """
-        return await self._client.create_many(items)
+        return await self._client.creator.create_many(items)
 
     # Reading tasks
 

@@ -18,7 +18,7 @@ def _done(text: str) -> int:
 def _for_create(parser: Arguments) -> None:
     parser.add_argument("params", metavar="JSON", help='the params, a JSON object; "-" reads them from stdin')
     parser.add_argument("--id", metavar="ID", help="id of the task, an idempotency key (default: a new id)")
-    _for_move(parser)
+    _for_reschedule(parser)
 
 
 async def _create(scheduler: TaskBackoffScheduler, options: Options) -> int:
@@ -27,31 +27,31 @@ async def _create(scheduler: TaskBackoffScheduler, options: Options) -> int:
         params = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidValueError("params", "a JSON object", text) from error
-    print(printable(await scheduler.create_task(params, options.id, **_move(options))))
+    print(printable(await scheduler.create_task(params, options.id, **_reschedule(options))))
     return OK
 
 
-def _for_move(parser: Arguments) -> None:
+def _for_reschedule(parser: Arguments) -> None:
     parser.add_argument("--priority", type=int, metavar="N", help="-1000 to 1000, lower first")
     parser.add_argument("--delay", type=float, metavar="S", help="seconds until the task is due")
 
 
-def _move(options: Options) -> Reschedule:
-    move: Reschedule = {}
+def _reschedule(options: Options) -> Reschedule:
+    reschedule: Reschedule = {}
     if options.priority is not None:
-        move["priority"] = options.priority
+        reschedule["priority"] = options.priority
     if options.delay is not None:
-        move["delay"] = options.delay
-    return move
+        reschedule["delay"] = options.delay
+    return reschedule
 
 
 def _for_update(parser: Arguments) -> None:
     task_id(parser)
-    _for_move(parser)
+    _for_reschedule(parser)
 
 
 async def _update(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    done = await scheduler.update_task(options.task_id, **_move(options))
+    done = await scheduler.update_task(options.task_id, **_reschedule(options))
     return _done("changed") if done else failed(options, "it is not pending")
 
 

@@ -97,6 +97,20 @@ def starter_of(pid: int) -> int | None:
     return origin.pid if origin is not None and (origin.boot, origin.namespace) == _machine() else None
 
 
+def descends(pid: int, ancestor: int) -> bool:
+    """Return whether a process is `ancestor`, or was started by it or by what it started."""
+    seen: set[int] = set()  # numbers are given anew, so a chain read one by one could be a circle
+    while pid != ancestor:
+        if pid <= 1 or pid in seen:
+            return False
+        seen.add(pid)
+        try:
+            pid = _parent(pid)
+        except (OSError, ValueError):  # it has ended, or there is no /proc
+            return False
+    return True
+
+
 def end_orphans() -> dict[int, list[int]]:
     """Kill the orphans of ended workers and children; return their process ids by that of the worker or child.
 
@@ -192,8 +206,18 @@ def _is_able() -> bool:
 
 def _status(pid: int) -> tuple[str, int]:
     """Return a process's state and its start in clock ticks. Raises OSError or ValueError."""
-    fields = Path(_PROC, str(pid), "stat").read_text("ascii", errors="replace").rpartition(")")[2].split()
+    fields = _stat(pid)
     return fields[0], int(fields[19])
+
+
+def _parent(pid: int) -> int:
+    """Return the id of the process that started a process. Raises OSError or ValueError."""
+    return int(_stat(pid)[1])
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what the kernel says of a process, from its state on. Raises OSError."""
+    return Path(_PROC, str(pid), "stat").read_text("ascii", errors="replace").rpartition(")")[2].split()
 
 
 def _threads(pid: int) -> int:

@@ -17,7 +17,7 @@ class GateContext:
     worker: str
     queue: str
     in_children: bool
-    """Whether attempts run in child processes, each for one device, whose memory NVML tells apart."""
+    """Whether attempts run in child processes, each for one device, whose memory NVML reports by process."""
     changed: asyncio.Event
     """Set when something may have changed for tasks that need a GPU."""
     clock: Callable[[], float] = time.monotonic

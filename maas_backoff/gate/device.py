@@ -35,7 +35,7 @@ class NvmlDevice:
     """When its memory could not be read for the first time since it could."""
 
     def note_load(self, now: float, load: float | None) -> None:
-        """Note the utilisation now; None if NVML does not tell."""
+        """Note the utilisation now; None if NVML does not report it."""
         if load is None:
             self.loads.clear()
         else:
@@ -72,8 +72,8 @@ def by_owner(processes: Iterable[tuple[int, int]], in_use: int) -> Mapping[str, 
     for pid, amount in processes:
         owner = owner_using(pid)
         used[owner] = used.get(owner, 0) + amount
-    told = sum(used.values())
-    share = in_use / told if told > in_use else 1
+    reported = sum(used.values())
+    share = in_use / reported if reported > in_use else 1
     return {owner: int(amount * share) // MIB for owner, amount in used.items()}
 
 

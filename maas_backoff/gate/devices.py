@@ -74,7 +74,7 @@ class Devices:
 
     @property
     def awaited(self) -> bool:
-        """Whether nobody can tell yet what devices there are."""
+        """Whether it is not known yet what devices there are."""
         return bool(self._gpus) and not self._probe.samples() and not self._probe.has_answered
 
     def is_old(self, sample: GpuSample) -> bool:
@@ -95,7 +95,7 @@ class Devices:
         devices = self.all
         if not devices or self.usable:
             return None
-        why = self._probe.trouble or devices[0].trouble or "the readings are too old"
+        why = self._probe.trouble or devices[0].trouble or "the GPU samples are too old"
         return f"none of {len(devices)} GPUs can be used: {why}"
 
     def trouble_of(self, uuid: str) -> str:
@@ -109,7 +109,7 @@ class Devices:
         for sample in self.usable:
             if sample.utilization is None:
                 self._without_load = True
-                log.warning("GPU %s tells no utilisation; max_gpu_utilization does not count there", sample.uuid)
+                log.warning("GPU %s reports no utilisation; max_gpu_utilization has no effect there", sample.uuid)
 
     @property
     def _seen_by_cuda(self) -> list[GpuSample]:

@@ -35,30 +35,31 @@ class Faults:
             self._proven.add(uuid)
             self._changed.set()
 
-    async def tell(self, devices: Iterable[GpuSample]) -> set[str]:
-        """Tell the ledgers. Return the UUIDs of the devices whose ledgers tasks have changed."""
-        told: set[str] = set()
+    async def write(self, devices: Iterable[GpuSample]) -> None:
+        """Write the evidence into the ledgers, and read those that tasks have changed."""
+        changed: set[str] = set()
         while self._faults:
             uuid, task_id, why = self._faults[0]
-            await self._tell_fault(uuid, task_id, why)
+            await self._write_fault(uuid, task_id, why)
             self._faults.pop(0)
-            told.add(uuid)
+            changed.add(uuid)
         while self._proven:
             uuid = next(iter(self._proven))
             await self._ledgers.trust(uuid)
             self._proven.discard(uuid)
-            told.add(uuid)
+            changed.add(uuid)
         for one in devices:
-            await self._tell_trouble(one)
-        return told
+            await self._write_trouble(one)
+        for uuid in changed:
+            await self._known.read(uuid)
 
-    async def _tell_fault(self, uuid: str, task_id: str, why: str) -> None:
+    async def _write_fault(self, uuid: str, task_id: str, why: str) -> None:
         limit, seconds = self._config.max_gpu_faults, self._config.gpu_quarantine
         if await self._ledgers.doubt(uuid, task_id, why, limit=limit, seconds=seconds):
             log.error("GPU %s is in quarantine: %s", uuid, why)
 
-    async def _tell_trouble(self, one: GpuSample) -> None:
-        """Tell once of a device that cannot be used."""
+    async def _write_trouble(self, one: GpuSample) -> None:
+        """Write once that a device cannot be used."""
         if not one.trouble:
             self._troubled.discard(one.uuid)
         elif one.uuid not in self._troubled:

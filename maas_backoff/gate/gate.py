@@ -16,7 +16,7 @@ from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.known import KnownLedgers
 from maas_backoff.gate.lapsed import Lapsed
-from maas_backoff.gate.others import Others, with_told
+from maas_backoff.gate.others import Others, with_reported
 from maas_backoff.gate.overview import Overview
 from maas_backoff.gate.own import OwnProcess
 from maas_backoff.gate.placement import Placement, Plan, plan, room_of
@@ -38,8 +38,8 @@ class Gate:
     ) -> None:
         """`hand_back` is called to end the attempt that has a grant, and to hand its task back."""
         self.devices: Devices = Devices(probe, context.config.gpus, context.clock)
-        self.grants: Grants = Grants(self.devices, ledgers, context)
         self._known = KnownLedgers(ledgers)
+        self.grants: Grants = Grants(self.devices, ledgers, self._known, context)
         self._own = OwnProcess(in_children=context.in_children)
         self.faults: Faults = Faults(ledgers, self._known, context)
         self.overview: Overview = Overview(self.devices, self.grants, self._known, self._own, context)
@@ -75,7 +75,6 @@ class Gate:
         ledgers = dict[str, DeviceLedger]()
         for one in map(self._own.with_cache_free, self.devices.usable):
             ledger = ledgers[one.uuid] = await self._known.read(one.uuid)
-            self.grants.reports.note_others(one.uuid, ledger)
             samples.append(self._others[one.uuid].believed(one, ledger))
         self.devices.warn_without_load(waiting)
         config = self._context.config
@@ -93,14 +92,14 @@ class Gate:
         )
 
     async def reserve(self, placement: Placement) -> Grant | None:
-        """Reserve the memory of a task. Return None if somebody else was faster."""
+        """Reserve the memory of a task. Return None if another worker was faster."""
         grant = placement.grant
         return await (self._reserve_anew(placement) if grant is None else self._reserve_in(grant, placement))
 
     async def first_grant(self, demand: Demand) -> Grant | None:
         """Return a place for a child that is started before there is a task; None where no device has room for it.
 
-        Waits for the first samples, and for start-ups of others to be over. No child of another worker ends for it.
+        Waits for the first samples, and for start-ups of others to be over. It ends no child of another worker.
         """
         changed = self._context.changed
         while True:
@@ -112,7 +111,7 @@ class Gate:
             await changed.wait()
 
     async def post(self, made: Plan) -> None:
-        """End idle children that are in the way, and tell other workers what is needed or held here."""
+        """End idle children that are in the way, and write into the ledgers what is needed or held here."""
         for grant in made.evictions:
             log.info("GPU %s: an idle child ends to make room", grant.uuid)
             grant.end_child()
@@ -129,7 +128,7 @@ class Gate:
 
     def _has_room_for(self, demand: Demand) -> bool:
         return any(
-            room_of(self._known[one.uuid], with_told(one, self._known[one.uuid])) >= demand.memory
+            room_of(self._known[one.uuid], with_reported(one, self._known[one.uuid])) >= demand.memory
             for one in self.devices.usable
             if one.uuid in self._known
         )
@@ -137,19 +136,21 @@ class Gate:
     # Reservations
 
     async def _reserve_in(self, grant: Grant, placement: Placement) -> Grant | None:
-        """Have the next task in a warm child."""
+        """Reserve the memory for the next task of a warm child."""
         demand, sample = placement.waiting.demand, placement.sample
         mib = max(demand.memory, sample.used.get(grant.owner, 0))  # what a warm child uses stays its own
         ledger = self._known[sample.uuid]
         # One task may start on a device that is held, or tried after a quarantine: the ledger decides which.
+        # A reservation that has lapsed is not there any more: others may have its memory.
         asks = demand.memory > grant.mib or self._limit(sample) or ledger.quarantine or ledger.held_for
+        asks = asks or grant.id not in ledger.reservations
         if asks and not await self._is_accepted(placement, attrs.evolve(grant.reservation, mib=mib)):
             return None
         grant.take_for(demand, mib)
         return grant
 
     async def _reserve_anew(self, placement: Placement) -> Grant | None:
-        """Have a task in a new child, or in this process."""
+        """Reserve the memory for a task in a new child, or in this process."""
         sample, in_children = placement.sample, self._context.in_children
         grant = self.grants.new(sample, 0 if in_children else self.devices.index(sample), placement.waiting.demand)
         start_grace = self._context.config.gpu_settle_time if in_children else 0

@@ -26,8 +26,8 @@ class ChildUse:
     ended: bool = False
     seen: int = 0
     """How much the process was last seen to use, for the ledger."""
-    told: bool = True
-    """Whether the ledger was told so."""
+    reported: bool = True
+    """Whether the ledger has that number."""
     peak: int = 0
     """The most that the process was seen to use in this attempt."""
     kept: int = 0
@@ -38,7 +38,7 @@ class ChildUse:
         if self.owner == "-" or self.ended:
             return
         self.seen = sample.used.get(self.owner, 0)
-        self.told = False
+        self.reported = False
         if in_attempt:
             self.peak = max(self.peak, self.seen)
 
@@ -128,14 +128,14 @@ class Grant:
             return
         self.child.evict = None
         self.child.ended = True
-        # Before others see its memory free, they are told that it uses none.
+        # Before others see its memory free, the ledger says that it uses none.
         self.changed = self.changed or self.child.seen > 0
         self.child.seen = 0
         if self.state == "idle":
             self._become("ending")
 
     def end_child(self) -> None:
-        """End the warm child; nobody takes its place here."""
+        """End the warm child; no other child takes its place here."""
         evict, self.child.evict = self.child.evict, None
         self._become("ending")
         if evict is not None:
@@ -151,10 +151,10 @@ class Grant:
     def written(self) -> None:
         """Note that the ledger says the same from now on."""
         self.changed = False
-        self.child.told = True
+        self.child.reported = True
 
     def write_again(self) -> None:
-        """Have the ledger told what the grant is now."""
+        """Have the grant written into the ledger again."""
         self.changed = True
 
     def _become(self, state: State) -> None:

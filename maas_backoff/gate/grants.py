@@ -7,6 +7,7 @@ from maas_backoff.domain.demand import Demand
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.grant import Grant
+from maas_backoff.gate.known import KnownLedgers
 from maas_backoff.gate.renewal import Renewal
 from maas_backoff.gate.reports import UseReports
 from maas_backoff.gate.sample import GpuSample
@@ -19,14 +20,14 @@ SOON = 2.0
 class Grants:
     """The grants of one worker, and what the ledgers say of them."""
 
-    def __init__(self, devices: Devices, ledgers: Ledgers, context: GateContext) -> None:
+    def __init__(self, devices: Devices, ledgers: Ledgers, known: KnownLedgers, context: GateContext) -> None:
         self._devices = devices
         self._ledgers = ledgers
         self._context = context
         self._held: dict[str, Grant] = {}
         self._numbers = itertools.count(1)
         self.renewal: Renewal = Renewal(self._held, ledgers, context.changed)
-        self.reports: UseReports = UseReports(self._held)
+        self.reports: UseReports = UseReports(self._held, known)
 
     def __iter__(self) -> Iterator[Grant]:
         """Iterate over a copy: also for other threads."""
@@ -41,8 +42,8 @@ class Grants:
         self._held[grant.id] = grant
 
     @property
-    def awaits_sample(self) -> bool:
-        """Whether some wait for a GPU sample: of memory that comes back, or of what a warm child keeps."""
+    def needs_tidy(self) -> bool:
+        """Whether `tidy` has work left: a write, a lapsed reservation, or memory that a GPU sample must show first."""
         read = {one.uuid: one.at for one in self._devices.all}
         return any(
             grant.changed
@@ -75,7 +76,7 @@ class Grants:
         gone: dict[str, list[Grant]] = {}
         changed: dict[str, list[Grant]] = {}
         for grant in self:
-            if self._is_over(grant, samples.get(grant.uuid)):
+            if self._follow(grant, samples.get(grant.uuid)):
                 del self._held[grant.id]
                 gone.setdefault(grant.uuid, []).append(grant)
             elif grant.changed or self.renewal.is_lapsed_thread(grant) or self.reports.is_due(grant):
@@ -93,8 +94,11 @@ class Grants:
             await self._ledgers.release(uuid, ids)
         self._held.clear()
 
-    def _is_over(self, grant: Grant, sample: GpuSample | None) -> bool:
-        """Whether nothing is left of a grant, by a GPU sample. A warm child's grant becomes as large as its use."""
+    def _follow(self, grant: Grant, sample: GpuSample | None) -> bool:
+        """Apply a GPU sample to a grant. Return whether the grant has ended.
+
+        The grant of a warm child becomes as large as its use.
+        """
         used = 0 if sample is None else sample.used.get(grant.owner, 0)
         fresh = sample is not None and not sample.trouble and sample.at > grant.since
         overdue = self._context.clock() - grant.since > self._context.config.gpu_release_timeout
@@ -104,12 +108,12 @@ class Grants:
             if sample is None or sample.trouble:
                 grant.end_child()
             elif fresh and used and grant.mib != used:
-                # Its next task is judged by what it uses now. What NVML attributes to nobody stays reserved.
+                # Its next task is judged by its use now. Memory that NVML assigns to no process stays reserved.
                 grant.resize(used)
             return False
         if grant.state == "idle" and grant.owner == "-":
             return fresh or overdue
-        # The process has ended, or is about to: until NVML shows its memory back, nobody else counts on it.
+        # The process has ended, or is about to: until NVML shows its memory back, no other task gets it.
         return (fresh and not used) or overdue
 
     async def _release(self, gone: dict[str, list[Grant]]) -> None:

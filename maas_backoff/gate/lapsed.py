@@ -7,7 +7,7 @@ from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.known import KnownLedgers
-from maas_backoff.gate.others import with_told
+from maas_backoff.gate.others import with_reported
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store.ledger import Ledgers
 
@@ -40,8 +40,8 @@ class Lapsed:
     async def _reclaim(self, grant: Grant) -> None:
         sample = self._devices.usable_one(grant.uuid)
         if sample is None:
-            return  # the next sample tells whether there is room
-        # The memory of a child that has ended needs no reservation: nobody counts on it before NVML shows it free.
+            return  # the next sample shows whether there is room
+        # The memory of a child that has ended needs no reservation: no task gets it before NVML shows it free.
         lives = grant.state != "ending" and not grant.child.ended
         if lives and not await self._is_reserved_again(grant, sample):
             log.warning("GPU %s: others have the room of a reservation that has lapsed: its child ends", grant.uuid)
@@ -51,7 +51,7 @@ class Lapsed:
         self._grants.renewal.reclaimed(grant)
 
     async def _is_reserved_again(self, grant: Grant, sample: GpuSample) -> bool:
-        shown = with_told(sample, await self._known.read(grant.uuid))
+        shown = with_reported(sample, await self._known.read(grant.uuid))
         answer = await self._ledgers.reserve(
             grant.uuid, grant.reservation, free=shown.free, used=shown.used, limit=0, start_grace=0, holder=""
         )

@@ -101,7 +101,7 @@ class Library:
         return self.call("nvmlEventSetCreate")
 
     def next_xid(self, events: Any) -> "tuple[NvmlHandle, int] | None":
-        """Return the device and the number of the next critical error that is told; None where there is none."""
+        """Return the device and the number of the next critical error; None if there is none."""
         try:
             event = self.call("nvmlEventSetWait", events, 0)
         except NvmlError:  # a timeout
@@ -148,7 +148,7 @@ class NvmlHandle:
         return int(memory.total), int(memory.free)
 
     def processes(self) -> list[tuple[int, int]]:
-        """Return the process ids that use the device, and the bytes that each uses, where NVML tells."""
+        """Return the process ids that use the device, and the bytes that each uses, if NVML reports them."""
         found = self._call("nvmlDeviceGetComputeRunningProcesses")
         return [(int(one.pid), int(one.usedGpuMemory)) for one in found if one.usedGpuMemory is not None]
 
@@ -161,11 +161,11 @@ class NvmlHandle:
         return float(self._call("nvmlDeviceGetTemperature", 0))
 
     def listen(self, events: Any) -> None:
-        """Have the device's critical errors told to an event set."""
+        """Send the device's critical errors to an event set."""
         self._call("nvmlDeviceRegisterEvents", self._nvml.constant("nvmlEventTypeXidCriticalError"), events)
 
     def recovery_action(self) -> int:
-        """Return what is to be done about the device, 0: nothing. Raises NvmlError where the driver does not tell."""
+        """Return what is to be done about the device, 0: nothing. Raises NvmlError if the driver names no action."""
         (value,) = self._call("nvmlDeviceGetFieldValues", [self._nvml.constant(_RECOVERY_ACTION)])
         if value.nvmlReturn:
             raise NvmlError(int(value.nvmlReturn), f"no {_RECOVERY_ACTION}")

@@ -39,7 +39,7 @@ class Listing:
         """How many devices could not be asked when they were listed."""
 
     def refresh(self, now: float, *, is_troubled: bool) -> None:
-        """List the devices anew when it is time to: earlier while one is missing, or if a sample tells of trouble."""
+        """List the devices anew when it is time to: earlier while one is missing, or if a sample has a trouble."""
         missed = not self.devices or self._unlisted or is_troubled
         if now - self._listed_at > (MISSED_FOR if missed else LISTED_FOR):
             self._listed_at = now

@@ -43,7 +43,7 @@ class NvmlProbe:
         threading.Thread(target=self._run, name="maas-backoff-nvml", daemon=True).start()
 
     def stop(self) -> None:
-        """Let the thread end: it may hang in the driver, so nobody waits for it."""
+        """Let the thread end: it may hang in the driver, so `stop` does not wait for it."""
         self._stop.set()
         self._poked.set()
 
@@ -74,7 +74,7 @@ class NvmlProbe:
 
     @property
     def has_answered(self) -> bool:
-        """Whether NVML has told what is there, be it that nothing is."""
+        """Whether the probe knows the devices, also if there are none."""
         return self._has_answered
 
     # In the thread

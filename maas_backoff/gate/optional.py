@@ -1,4 +1,4 @@
-"""Facts about a device that NVML need not tell."""
+"""Facts about a device that NVML may lack."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -10,7 +10,7 @@ from maas_backoff.gate.devices import Devices
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.grants import Grants
 from maas_backoff.gate.known import KnownLedgers
-from maas_backoff.gate.others import with_told
+from maas_backoff.gate.others import with_reported
 from maas_backoff.gate.own import OwnProcess
 from maas_backoff.gate.owner import owner_in_session
 from maas_backoff.gate.placement import most_of, room_of, used_by_other_processes
@@ -19,7 +19,7 @@ from maas_backoff.store.ledger import DeviceLedger, holder
 
 
 class Overview:
-    """What the newest GPU samples and ledgers say together. Only `describe` is for other threads."""
+    """Combines the newest GPU samples with the ledgers. Only `describe` is for other threads."""
 
     def __init__(
         self, devices: Devices, grants: Grants, known: KnownLedgers, own: OwnProcess, context: GateContext
@@ -37,13 +37,14 @@ class Overview:
     @property
     def most(self) -> int:
         """MiB that a task could be given at best on any device here."""
-        return max((self._most_on(one) for one in self._devices.usable), default=0)
+        devices = self._devices.usable
+        return max((self._most_on(one, self._with_own_grants(one.uuid)) for one in devices), default=0)
 
     def is_crowded(self, grant: Grant, pids: Iterable[int]) -> bool:
         """Whether other processes use memory that was reserved for an attempt.
 
         `pids` are the processes that the attempt's error names, our own children among them. Otherwise the newest GPU
-        sample tells, if NVML says how much the attempt's process uses.
+        sample decides, if NVML says how much the attempt's process uses.
         """
         reservations = self._known[grant.uuid].reservations.values()
         owners = {self._own.owner, grant.owner, *(one.owner for one in reservations)}
@@ -56,9 +57,9 @@ class Overview:
 
     def _described(self, one: GpuSample) -> Device:
         ledger = self._with_own_grants(one.uuid)
-        shown = with_told(one, ledger)
+        shown = with_reported(one, ledger)
         age = self._devices.age(one)
-        stale = f"the last reading is {age:.0f} s old" if self._devices.is_old(one) else ""
+        stale = f"the last GPU sample is {age:.0f} s old" if self._devices.is_old(one) else ""
         return Device(
             uuid=one.uuid,
             index=one.index,
@@ -66,7 +67,7 @@ class Overview:
             total=one.total,
             free=one.free,
             room=max(0, room_of(ledger, shown)),
-            most=self._most_on(one),
+            most=self._most_on(one, ledger),
             utilization=one.utilization,
             temperature=one.temperature,
             health=one.trouble or stale or (f"quarantine: {ledger.quarantine}" if ledger.quarantine else "ok"),
@@ -81,17 +82,16 @@ class Overview:
         mine = {one.id: one.reservation for one in self._grants if one.uuid == uuid}
         return attrs.evolve(ledger, reservations={**ledger.reservations, **mine})
 
-    def _most_on(self, sample: GpuSample) -> int:
+    def _most_on(self, sample: GpuSample, ledger: DeviceLedger) -> int:
         """Return the MiB of `most_of`; the memory that this worker's own process uses counts as free for its tasks."""
-        ledger = self._with_own_grants(sample.uuid)
-        sample = with_told(sample, ledger)
         if self._context.in_children:
-            return most_of(ledger, sample)
+            return most_of(ledger, with_reported(sample, ledger))
         # Its tasks and what they leave behind are all in its own process.
         mine = {one.id: one.mib for one in self._grants if one.uuid == sample.uuid}
         others = {name: one for name, one in ledger.reservations.items() if name not in mine}
+        ledger = attrs.evolve(ledger, reservations=others)
         own = max(self._own.used(sample), sum(mine.values()))
-        return min(sample.total, most_of(attrs.evolve(ledger, reservations=others), sample) + own)
+        return min(sample.total, most_of(ledger, with_reported(sample, ledger)) + own)
 
     def _closed(self, ledger: DeviceLedger) -> str:
         """Return what keeps all tasks, or all but one kind, from a device that is well."""

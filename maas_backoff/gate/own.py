@@ -4,15 +4,15 @@ import os
 
 import attrs
 
-from maas_backoff.gate.owner import owner_in_session
+from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.sample import GpuSample
 
 
 class OwnProcess:
-    """The worker's own process as a user of devices. Where tasks run in child processes, it counts as using nothing."""
+    """The worker's own process as a user of devices. If tasks run in child processes, it uses nothing."""
 
     def __init__(self, *, in_children: bool) -> None:
-        self.owner: str = owner_in_session(os.getpid())
+        self.owner: str = owner_of(os.getpid())
         self._in_children = in_children
         self._resident: dict[str, int] = {}
         """MiB that this process used of a device before its first task there: a model of the worker_lifespan, say."""
@@ -22,7 +22,7 @@ class OwnProcess:
         return 0 if self._in_children else sample.used.get(self.owner, 0)
 
     def note_first_task(self, sample: GpuSample) -> None:
-        """Note that a task starts on a device. What this process uses more from now on is memory of its tasks."""
+        """Note that a task starts on a device. Memory that this process takes from now on belongs to its tasks."""
         self._resident.setdefault(sample.uuid, self.used(sample))
 
     def with_cache_free(self, sample: GpuSample) -> GpuSample:

@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from maas_backoff.common.orphans import exists, starter_of
+from maas_backoff.common.orphans import descends, exists, starter_of
 
 
 def _namespace() -> str:
@@ -32,22 +32,27 @@ def is_elsewhere(owner: str) -> bool:
 
 
 def owner_of(pid: int) -> str:
-    """Return the owner's name of a process that leads its session, as children do."""
+    """Return the owner's name of a process that is an owner: a child, or a worker that runs tasks itself."""
     return f"{_NAMESPACE}:{pid}"
 
 
 def owner_using(pid: int) -> str:
-    """Return the owner's name of any process: what a child starts counts as its own, also in a session of its own.
+    """Return the owner's name of any process: what a child or this process starts counts as its own, in any session.
 
     Reads files.
     """
     starter = starter_of(pid)
+    if starter is None and descends(pid, os.getpid()):
+        starter = os.getpid()
     return owner_in_session(pid) if starter is None else owner_of(starter)
 
 
 def owner_in_session(pid: int) -> str:
-    """Return the owner's name of a process by its session."""
-    if not exists(pid):  # it has just ended, or is not to be seen here; 0 would be this process
+    """Return the owner's name of a process: its own if it is this process, else that of its session.
+
+    Workers that one shell or one server has started are of one session, but each uses memory of its own.
+    """
+    if pid == os.getpid() or not exists(pid):  # it has just ended, or is not to be seen here; 0 would be this process
         return owner_of(pid)
     with suppress(OSError):
         return owner_of(os.getsid(pid))

@@ -1,7 +1,8 @@
 """Which waiting task may start on which device: pure, from samples, ledgers and what this worker holds itself.
 
-A device's room is what NVML calls free, less what is reserved there and not seen in use yet. Who waits longest comes
-first; a smaller task may pass a larger one that does not fit, until that has starved: then a device is held for it.
+The room of a device is its free memory by NVML, less reserved memory that is not seen in use yet. The task that waits
+longest comes first. A smaller task may pass a larger one that does not fit. When the larger task has starved, a device
+is held for it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,7 +47,7 @@ def room_of(ledger: DeviceLedger, sample: GpuSample) -> int:
 def most_of(ledger: DeviceLedger, sample: GpuSample) -> int:
     """Return the MiB that a task could be given if nothing of ours ran on the device.
 
-    What tasks use that run in a worker's own process is not told apart; what they were promised stands for it.
+    NVML does not split the memory of a worker's own process by task. The reservations of its tasks count instead.
     """
     ours = (one.mib if one.owner == "-" else sample.used.get(one.owner, 0) for one in ledger.reservations.values())
     return min(sample.total, sample.free + sum(ours))
@@ -71,7 +72,7 @@ def plan(
     starvation_after: float,
     held: str,
 ) -> Plan:
-    """Return what to do now. At most one of each demand starts; who calls, calls again.
+    """Return what to do now. At most one task of each demand starts; the caller plans again after each start.
 
     `samples` are of the devices that may be used, `grants` this worker's. `limit` tasks run on a device at once (0: no
     matter). `starts_children` says that a task without a grant starts a process. `held` is the queue's own hold, "name
@@ -144,7 +145,7 @@ class _Device:
         return self.room + max(0, grant.mib - self.seen(grant)) + self.seen(grant)
 
     def room_freed(self, grant: Grant) -> int:
-        """MiB that the end of a warm child gives back, at most: where NVML does not tell, what it was given once."""
+        """MiB that the end of a warm child gives back, at most. Without a report of NVML: its largest reservation."""
         return self.seen(grant) or grant.child.kept
 
     def take(self, demand: Demand, grant: Grant | None, *, starts: bool) -> None:

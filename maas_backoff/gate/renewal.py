@@ -31,8 +31,9 @@ class Renewal:
 
     def note_missing(self, ids: Iterable[str]) -> None:
         """Note reservations that are not in the ledger: this worker stood still for longer than a lease."""
-        self._missing.update(name for name in ids if name in self._held)
-        if self._missing:
+        found = {name for name in ids if name in self._held}
+        self._missing = (self._missing & self._held.keys()) | found
+        if found:
             self._changed.set()
 
     def has_lapsed(self, grant: Grant) -> bool:

@@ -11,7 +11,7 @@ NO_DRIVER, NO_DEVICE = "no driver: ", "there is no device"
 
 @attrs.frozen
 class GpuSample:
-    """What NVML said of one device at one moment; amounts are MiB, `at` is time.monotonic() when NVML was asked.
+    """The state of one device at one moment, by NVML; amounts are MiB, `at` is time.monotonic() when NVML was asked.
 
     `used` is what NVML attributes to processes, by owner: "<pid namespace>:<session id>", as a child process leads a
     session with all it starts. `utilization` is in percent, averaged over the last samples; None: not supported.
@@ -62,7 +62,7 @@ class Probe(Protocol):
 
     @property
     def has_answered(self) -> bool:
-        """Whether the probe has told what is there, be it that nothing is."""
+        """Whether the probe knows the devices, also if there are none."""
         ...
 
     @property

@@ -57,7 +57,7 @@ class Sampling:
         try:
             total, free = memory_of(handle)
             processes = optional(self._faults, device.uuid, "process list", handle.processes) or []
-            # What was allocated or freed between the two is seen by one of them, and the smaller one is right.
+            # Memory may change between the two calls. The smaller number is safe.
             free = min(free, memory_of(handle)[1])
         except NvmlError as error:
             return self._unread(device, error, at)

@@ -13,9 +13,8 @@ log: Log = log_for("gpu")
 MOST = 100
 """Events that are taken in one round."""
 
-# Where the driver does not tell what is to be done: events that a program brings about itself, as NVIDIA's own device
-# plugin for Kubernetes has them (the first six), and those that only inform, or end one program (ECC errors that were
-# repaired, or contained).
+# Used if the driver names no action. Programs cause the first six events themselves (the list of NVIDIA's device plugin
+# for Kubernetes). The others only inform, or end one program (ECC errors that were repaired, or contained).
 _HARMLESS = frozenset({13, 31, 43, 45, 68, 109, 63, 92, 94})
 
 
@@ -49,15 +48,15 @@ class Xids:
                 continue
 
     def note(self, nvml: Library, uuids: Collection[str]) -> None:
-        """Note what was told since the last call."""
+        """Note the events since the last call."""
         for _ in range(MOST if self._events is not None else 0):
-            told = nvml.next_xid(self._events)
-            if told is None:
+            event = nvml.next_xid(self._events)
+            if event is None:
                 return
-            device, number = told
+            device, number = event
             try:
                 uuid = device.uuid()
-            except NvmlError:  # it is lost as well, as its sample will tell
+            except NvmlError:  # it is lost as well, as its sample will show
                 continue
             if uuid in uuids and _is_serious(device, number):
                 self._found[uuid] = time.monotonic(), f"Xid {number}"

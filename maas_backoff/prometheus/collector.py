@@ -112,7 +112,7 @@ class Collector:
         yield self._family("gauge", "gpu_temperature_celsius", "Temperature of the GPU.", warm)
         well = ((labels, gpu.healthy) for labels, gpu in found)
         yield self._family(
-            "gauge", "gpu_healthy", "Whether tasks may start on the GPU: 0: broken or quarantined.", well
+            "gauge", "gpu_healthy", "1 if tasks may start on the GPU; 0 if it is broken or in quarantine.", well
         )
         tasks = ((labels, len(gpu.tasks)) for labels, gpu in found)
         yield self._family("gauge", "gpu_tasks", "Tasks of all queues on the GPU.", tasks)

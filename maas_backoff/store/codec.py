@@ -153,7 +153,7 @@ def demand_of(stored: bytes | None, policy: Policy) -> Demand | None:
 def held_by(stored: bytes | None) -> tuple[float | None, str, GpuAssignment | None]:
     """Return the start of the last attempt in ms, its worker and its GPU, from the field y.
 
-    A task that was marked processing from outside has no field y.
+    For a task that was marked processing from outside, the worker is empty. Without the field y, the start is None.
     """
     if stored is None:
         return None, "", None

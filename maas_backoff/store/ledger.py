@@ -1,4 +1,4 @@
-"""The ledgers of GPUs: the reservations on each device, of all tasks of all queues. One method for each script."""
+"""The ledgers of GPUs: the reservations on each device, of all tasks of all queues."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self

@@ -19,6 +19,7 @@ from maas_backoff.store.writer import Writer
 class QueueStore:
     """The store of one queue in one process."""
 
+    # So that `store.clock = …` raises: the clock is the connection's.
     __slots__ = ("connection", "exchange", "lost", "markers", "reader", "registry", "writer")
 
     def __init__(self, connection: QueueConnection) -> None:

@@ -88,7 +88,7 @@ class Server:
         return await self.patiently(lambda client: client.run(script, keys, args))
 
     async def execute(self, *command: str | bytes) -> Any:
-        """Send a command that only reads, until the server answers or `storage.timeout` is over."""
+        """Send a command that may be repeated, until the server answers or `storage.timeout` is over."""
         return await self.patiently(lambda client: client.execute(*command))
 
     async def patiently(self, send: Callable[[Client], Awaitable[_T]]) -> _T:

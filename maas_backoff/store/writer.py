@@ -1,4 +1,4 @@
-"""The calls that change a queue from outside of its workers: creations and operations.
+"""The calls that change a queue: creations, operations, notes of progress.
 
 Each operation has a call id of its own. The server keeps the answer under that id: see lua/_call.lua.
 """

@@ -31,7 +31,7 @@ class FakeGpu:
 class FakeGpuProbe:
     """Replaces NVML: `TaskBackoffScheduler(config, gpu_probe=FakeGpuProbe([FakeGpu("GPU-a", total_gb=24)]))`.
 
-    `readings` always shows the present `gpus`.
+    `samples` always shows the present `gpus`.
     """
 
     trouble = ""

@@ -17,7 +17,9 @@ SETTLE_GRACE = 5.0
 
 
 async def drain(parts: Parts, cancel_running: asyncio.Event) -> None:
-    """Wait for the attempts of a worker until `shutdown_grace` is over or `cancel_running` is set; hand back the rest.
+    """Wait for the attempts of a worker until `shutdown_grace` is over or `cancel_running` is set.
+
+    Then cancel the attempts that still run, but no threads, and hand back their tasks.
 
     An attempt that cannot be settled in time is left to its lease: a task may run twice, but must not be lost.
     """

@@ -7,13 +7,18 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+from maas_backoff.common.guard import Log, log_for
+
+log: Log = log_for("worker")
+
 
 class OwnLoop:
     """Runs one coroutine function in a daemon thread, from `start` until it returns or `stop` is called."""
 
-    def __init__(self, main: Callable[[], Awaitable[None]], name: str) -> None:
-        """`name` is the name of the thread."""
+    def __init__(self, main: Callable[[], Awaitable[None]], name: str, when_failed: str) -> None:
+        """`name` is that of the thread. `when_failed` is logged if the coroutine, or its event loop, fails."""
         self._main = main
+        self._when_failed = when_failed
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._stopping = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -38,7 +43,10 @@ class OwnLoop:
         await anyio.to_thread.run_sync(self._thread.join)
 
     def _run(self) -> None:
-        asyncio.run(self._cancellable())
+        try:
+            asyncio.run(self._cancellable())
+        except Exception:
+            log.critical("%s", self._when_failed, exc_info=True)
 
     async def _cancellable(self) -> None:
         with anyio.CancelScope() as self._scope:

@@ -1,4 +1,4 @@
-"""The attempts that have a slot, by token: found, cancelled, given back."""
+"""The attempts that have a slot, by token."""
 
 from collections.abc import Iterable
 

@@ -1,6 +1,6 @@
-"""The slots of a worker: who has one, and how many tasks may be claimed.
+"""The slots of a worker: the attempts that have one, and how many tasks may be claimed.
 
-No I/O, and no `await` between looking at the state and changing it.
+There is no I/O here, and no `await` between a check of the state and its change.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ class Slots:
     """
 
     def __init__(self, concurrency: int, wake_ups: WakeUps, setback: Setback | None = None) -> None:
-        """`setback` tells whether children or threads can be started, where handlers need some."""
+        """`setback` records failed starts of children or threads; None if handlers need neither."""
         self.concurrency = concurrency
         self.attempts: RunningAttempts = RunningAttempts()
         """The attempts that have a slot, by token."""
@@ -30,7 +30,7 @@ class Slots:
         self.lingering: int = 0
         """Slots whose thread outlives its attempt."""
         self.spare: int = 0
-        """Slots that are not for the ready tasks: one that needs a GPU comes first."""
+        """Slots that are kept free for tasks that need a GPU."""
         self._leaving = 0
         self._coming = 0
         self._wake_ups = wake_ups

@@ -37,6 +37,7 @@ from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.owner import owner_of
+from maas_backoff.gate.placement import Placement
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.store import server as servers
 from maas_backoff.store.batch import BatchRequest
@@ -152,8 +153,8 @@ async def test_a_task_that_fits_nowhere_says_so_and_keeps_nobody_waiting(
 
     async with worker(gpu_config, two, handler) as scheduler:
         await scheduler.create_task({}, "huge", min_gpu_memory_gb=64)
-        await scheduler.create_task({}, "busy", max_gpu_utilization=10)
         two.gpus[0].utilization = two.gpus[1].utilization = 90
+        await scheduler.create_task({}, "busy", max_gpu_utilization=10)
         await scheduler.create_task({}, "small")
         await scheduler.wait_task("small", 20)
         await eventually(lambda: _waits_for(scheduler, "huge", "largest: 16 GiB"), "it says so")
@@ -457,7 +458,7 @@ async def test_a_device_that_tells_no_utilisation_passes_with_one_warning(
         for task_id in await scheduler.create_tasks([TaskSpec({}, max_gpu_utilization=10)] * 3):
             await scheduler.wait_task(task_id, 20)
     assert [record.message for record in caplog.records if "utilisation" in record.message] == [
-        f"GPU {gpu.uuid} tells no utilisation; max_gpu_utilization does not count there"
+        f"GPU {gpu.uuid} reports no utilisation; max_gpu_utilization has no effect there"
     ]
 
 
@@ -491,7 +492,7 @@ async def test_a_reading_that_is_too_old_admits_nothing(gpu_config: TaskBackoffC
         await scheduler.wait_task("cpu", 20)
         await anyio.sleep(0.1)
         assert ran == ["cpu"]
-        assert {gpu.health for gpu in await scheduler.gpus()} == {"the last reading is 3600 s old"}
+        assert {gpu.health for gpu in await scheduler.gpus()} == {"the last GPU sample is 3600 s old"}
         Hanging.age = 0
         probe.poke()
         await scheduler.wait_task("gpu", 20)
@@ -790,7 +791,7 @@ async def test_more_is_asked_for_although_the_memory_is_seen_to_be_full(
     async def handler(task: TaskEntity) -> None:
         assert task.gpu is not None
         asked.append(task.gpu.memory_gb)
-        gpu.processes[os.getsid(0)] = 15.5
+        gpu.processes[os.getpid()] = 15.5
         await anyio.sleep(0.05)
         if task.oom_count < 2:
             raise OutOfMemoryError
@@ -1223,6 +1224,22 @@ async def test_a_reservation_that_has_lapsed_is_asked_for_again(a_gate: AGate, t
     assert a_gate.gate.grants.renewal.lapsed_children == []
 
 
+@pytest.mark.parametrize("taken", [0, 8])
+async def test_a_warm_child_whose_reservation_is_gone_asks_for_its_next_task(a_gate: AGate, taken: int) -> None:
+    """After a standstill, a task may come before the heartbeat reports that the reservation has lapsed."""
+    grant = await a_gate.child(NOBODY, 10)
+    grant.attempt_ended()
+    await a_gate.ledgers.release(a_gate.uuid, [grant.id])
+    if taken:
+        await a_gate.another_worker_takes(taken)
+    demand = Demand(1024 * 10)
+    waiting = [Waiting(demand.name, demand, rank=0, age=0)]
+    await a_gate.gate.plan(waiting, slots=1, held="")  # reads the ledger
+    placement = Placement(waiting[0], a_gate.gate.devices.usable[0], grant)
+    assert (await a_gate.gate.reserve(placement) is grant) == (not taken)
+    assert await a_gate.reserved() == ({"other/1": taken} if taken else {grant.id: 10})
+
+
 async def test_a_lapsed_reservation_waits_for_a_reading(a_gate: AGate, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a standstill the last sample is as old as that: it says nothing about the room."""
     grant = await a_gate.child(NOBODY, 10)
@@ -1231,7 +1248,7 @@ async def test_a_lapsed_reservation_waits_for_a_reading(a_gate: AGate, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(FakeGpuProbe, "patience", -1.0)
         await a_gate.gate.tidy()
-        assert await a_gate.reserved() == {} and a_gate.gate.grants.awaits_sample
+        assert await a_gate.reserved() == {} and a_gate.gate.grants.needs_tidy
     await a_gate.gate.tidy()
     assert await a_gate.reserved() == {grant.id: 10}
 

@@ -87,7 +87,7 @@ def test_the_ledger_is_told_before_the_memory_of_a_child_is_seen_free() -> None:
     evictions(grant)
     grant.child.shown(GpuSample("GPU-a", 3, "Fake", 16, 9, 1, {owner_of(PID): 7}), in_attempt=True)
     grant.written()
-    assert (grant.reservation.seen, grant.child.peak, grant.changed, grant.child.told) == (7, 7, False, True)
+    assert (grant.reservation.seen, grant.child.peak, grant.changed, grant.child.reported) == (7, 7, False, True)
     grant.process_ended(PID)
     assert (grant.reservation.seen, grant.changed) == (0, True)
 

@@ -75,7 +75,7 @@ def test_a_device_and_what_changes_about_it(here: Driver, started: Started, monk
     here.change("GPU-a", used=6 * GIB, procs=f"{os.getpid()}:{2 * GIB},999999:{GIB},1:{2**64 - 1}")
     second = probing.next()["GPU-a"]
     assert second.free == 9 * 1024
-    assert second.used == {owner_of(os.getsid(0)): 2048, owner_of(999999): 1024}
+    assert second.used == {owner_of(os.getpid()): 2048, owner_of(999999): 1024}
 
 
 def test_utilisation_is_an_average_over_time(here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_a_garbled_list_of_processes(here: Driver, started: Started, monkeypatch
     me, other = os.getpid(), 999999
     here.device("GPU-a", used_gb=6, procs=f"{me}:{15 * GIB},{other}:{15 * GIB}")
     one = started().next()["GPU-a"]
-    assert one.used == {owner_of(os.getsid(me)): 3 * 1024, owner_of(other): 3 * 1024}
+    assert one.used == {owner_of(me): 3 * 1024, owner_of(other): 3 * 1024}
 
 
 def test_in_a_container_a_list_of_the_machine_s_process_ids_says_nothing(
@@ -159,7 +159,7 @@ def test_in_a_container_a_list_of_the_machine_s_process_ids_says_nothing(
     here.device("GPU-b", used_gb=2, procs=f"{me}:{GIB}")
     samples = started().next()
     assert samples["GPU-a"].used == {}
-    assert samples["GPU-b"].used == {owner_of(os.getsid(me)): 1024}
+    assert samples["GPU-b"].used == {owner_of(me): 1024}
 
 
 @pytest.mark.parametrize(("mode", "exclusive", "trouble"), [(0, False, ""), (3, True, ""), (2, False, "compute mode")])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maas_backoff.gate import others, owner
-from maas_backoff.gate.others import WATCHED_FOR, Others, with_told
+from maas_backoff.gate.others import WATCHED_FOR, Others, with_reported
 from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.placement import room_of, used_by_other_processes
 from maas_backoff.gate.sample import GpuSample
@@ -46,7 +46,7 @@ def test_a_child_in_another_container_counts_once_after_a_while() -> None:
 def test_a_child_of_this_container_is_what_the_reading_shows() -> None:
     """Also where it shows nothing: the process is not there, whatever was told."""
     told = ledger(10, seen=10, who=HERE)
-    assert with_told(sample(0, 6), told) == sample(0, 6)
+    assert with_reported(sample(0, 6), told) == sample(0, 6)
     assert watched((0, 6, told), (WATCHED_FOR, 6, told)) == -4
 
 
@@ -82,7 +82,7 @@ def test_nothing_is_believed_that_nobody_has_watched() -> None:
 def test_other_programs_are_told_apart_from_children_in_other_containers() -> None:
     told = ledger(10, seen=8)
     assert used_by_other_processes(told, sample(0, 6)) == 10
-    assert used_by_other_processes(told, with_told(sample(0, 6), told)) == 2
+    assert used_by_other_processes(told, with_reported(sample(0, 6), told)) == 2
 
 
 @settings(deadline=None)

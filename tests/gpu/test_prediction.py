@@ -36,7 +36,7 @@ from maas_backoff.config import GpuConfig
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.grant import Grant
-from maas_backoff.gate.others import with_told
+from maas_backoff.gate.others import with_reported
 from maas_backoff.gate.owner import owner_of
 from maas_backoff.gate.placement import plan, room_of
 from maas_backoff.gate.sample import GpuSample
@@ -132,7 +132,7 @@ class Scene:
         found = GpuSample(
             UUID, 0, "Fake", PLENTY, self.free, 0, {"0:1": 2, **used}, self.load, exclusive=self.exclusive
         )
-        return with_told(found, ledger)
+        return with_reported(found, ledger)
 
     def grants(self) -> list[Grant]:
         """Return what the worker itself holds: its reservations that the ledger has."""

@@ -1,9 +1,12 @@
 """The parts of a worker, each without a server: slots, outbox, wake-ups, deadlines, and batch requests."""
 
 import asyncio
+import logging
 import math
+import threading
 from typing import Any
 
+import anyio
 import attrs
 import pytest
 
@@ -15,6 +18,7 @@ from maas_backoff.store.batch import BatchReply, Settle
 from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.notes import Notes
 from maas_backoff.worker.outbox import MOST_BYTES, MOST_SETTLES, Outbox
+from maas_backoff.worker.own_loop import OwnLoop
 from maas_backoff.worker.requests import SLEEPING_CLAIMS, BatchRequests
 from maas_backoff.worker.setback import Setback
 from maas_backoff.worker.slots import Slots
@@ -164,6 +168,35 @@ class TestSlots:
         for one in (attempt(1, deadline=10), attempt(2, deadline=10, over=True), attempt(3, deadline=12)):
             slots.take(one)
         assert [one.token for one in slots.attempts.stuck(now=13, grace=2)] == [1]
+
+
+class TestOwnLoop:
+    async def test_a_thread_that_fails_is_critical(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def fails() -> None:
+            raise OSError("no file descriptor is left")
+
+        own = OwnLoop(fails, "a thread", "the leases will run out")
+        own.start()
+        await anyio.to_thread.run_sync(own._thread.join)
+        (record,) = caplog.records
+        assert (record.levelno, record.getMessage()) == (logging.CRITICAL, "the leases will run out")
+        assert record.exc_info is not None and isinstance(record.exc_info[1], OSError)
+
+    async def test_a_coroutine_that_waits_is_cancelled(self) -> None:
+        entered, left = threading.Event(), threading.Event()
+
+        async def waits() -> None:
+            entered.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                left.set()
+
+        own = OwnLoop(waits, "a thread", "it fails")
+        own.start()
+        assert await anyio.to_thread.run_sync(entered.wait, 5)
+        await own.stop()
+        assert left.is_set() and own.stopping
 
 
 class TestOutbox:

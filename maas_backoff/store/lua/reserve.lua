@@ -3,7 +3,7 @@ KEYS: ledger
 ARGV: now id mib free limit lease_ms settle_ms holder owner rest | per process that uses the device: owner used
 Returns: 'ok', or the obstacle: 'room', 'busy', 'starting', 'held', 'shut'
 `free` and `used` are of one GPU sample, in MiB. An existing reservation of the id is changed to the new size, and the memory that its
-process uses counts as free. A smaller size is never refused for lack of room, nor one that the process uses already. `limit` is the most tasks at once; 0: any number; -1: no other reservation; -2: no other worker. For `settle_ms`,
+process uses counts as free. A smaller size of an existing reservation is never refused for lack of room, nor one that its process uses already. `limit` is the most tasks at once; 0: any number; -1: no other reservation; -2: no other worker. For `settle_ms`,
 no other task may start here, unless the task's memory shows before; 0: nothing starts. `rest` is "worker queue task". An empty `holder`: the task has begun, and its reservation has lapsed.
 ]]
 --#include _clock

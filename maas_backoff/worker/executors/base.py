@@ -19,7 +19,10 @@ Handler = Callable[..., object]
 """A TaskHandler, as executors call it: with the task, and with the value of the lifespan if there is one."""
 
 ExceptionHandler = Callable[[TaskEntity], object]
-"""A user's function that is called with the task whose attempt raised, timed out or crashed; likewise."""
+"""A user's function that is called with the task whose attempt raised, timed out or crashed.
+
+It is `async def` or `def`; its result may replace the failure.
+"""
 
 
 class GpuGrant(Protocol):

@@ -36,9 +36,10 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> None:
-    """Serve the parent over the socket that is the first argument; the second is the parent's process id.
+    """Serve the parent.
 
-    Log records go to the parent over the socket that is the fourth; the third is where this library is.
+    The arguments are the number of the parent's socket, the parent's process id, the folder of this library, and the
+    number of the socket for log records.
     """
     fd, parent_pid = map(int, sys.argv[1:3])
     _die_with(parent_pid)
@@ -60,6 +61,7 @@ def main() -> None:
         lifespan = None if setup["lifespan"] is None else HandlerReference(**setup["lifespan"]).load()
         set_levels(setup["levels"])  # again: the modules may have set levels that the parent has changed since
         loop = ChildLoop(connection)
+        server = Server(connection, records, loop, handler, setup["max_payload_bytes"])
         if lifespan is not None and not setup["only_imports"]:
             what = "its worker_lifespan failed there"
             loop.enter(lifespan, GpuAssignment.from_dict(setup["gpu"]))
@@ -67,7 +69,7 @@ def main() -> None:
         connection.send({"error": f"{what}:\n{traceback.format_exc()[-TEXT_LIMIT:]}"})
         return
     connection.send({"ready": True})
-    Server(connection, records, loop, handler, setup["max_payload_bytes"]).serve()
+    server.serve()
 
 
 def _die_with(parent_pid: int) -> None:
@@ -84,8 +86,8 @@ def _die_with(parent_pid: int) -> None:
 def _leave_stopping_to_the_parent() -> None:
     """Let SIGINT and SIGTERM do nothing here: systemd sends them to every process, while the parent still drains.
 
-    They are not ignored: programs that a handler starts would inherit that, and could not be terminated. Nor can
-    what it forks (a data loader's workers) do nothing: held back during the fork, they meet the default there.
+    They are not ignored: programs that a handler starts would inherit that, and could not be terminated. A forked
+    process, such as a data loader's worker, gets the default handlers; the signals are blocked during the fork.
     """
     for number in _STOPPING:
         signal.signal(number, _do_nothing)
@@ -155,7 +157,7 @@ class Server:
         return self._connection.receive()
 
     def _follow(self, span: Record, stack: ExitStack) -> None:
-        """Make the parent's span the current one. What keeps it from being followed keeps no handler from its task."""
+        """Make the parent's span the current one. An error of tracing must not stop the task."""
         if not self._follows:
             return
         try:

@@ -16,7 +16,7 @@ from maas_backoff.common.guard import Log, log_for
 log: Log = log_for("worker")
 
 PATIENCE = 5.0
-"""Seconds that the process has to end, when it is told to."""
+"""Seconds that the process has to end, after it was asked to end."""
 
 
 class Cleaner:
@@ -26,7 +26,7 @@ class Cleaner:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process, where such processes can be told apart (Linux). What keeps it from starting is logged."""
+        """Start the process, on Linux. A failure to start is logged."""
         worker, script = orphans.this_process(), Path(orphans.__file__)
         if worker is None or not script.is_file():
             return

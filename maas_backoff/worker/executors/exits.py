@@ -14,7 +14,7 @@ _POLL = 0.02  # seconds; where no file descriptor tells that a process has ended
 
 
 class ExitWatch:
-    """Calls `ended` once, from the loop, when the process has ended and is not reaped yet (where that can be told)."""
+    """Calls `ended` once, from the loop, when the process has ended and is not reaped yet (on Linux)."""
 
     def __init__(self, process: Process, ended: Callable[[], None]) -> None:
         self._process = process

@@ -1,6 +1,6 @@
 """A child process from its parent's side: started, asked, killed, reaped.
 
-What runs here by itself are callbacks of the event loop, so a child needs no task that somebody must own.
+The event loop calls everything here back: a child needs no asyncio task of its own.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ class Child:
         self.ready = False
         """Whether it has imported the handler and entered the lifespan."""
         self.dismissed: bool = False
-        """Whether it was told to end."""
+        """Whether it was asked to end."""
         self._process = process
         self._when_ended = when_ended
         self._connection = connection
@@ -147,7 +147,7 @@ class Child:
         return self._ended.is_set()
 
     async def ask(self, request: bytes, call: Call | None = None) -> Record:
-        """Send a request and return its answer; tell `call` when the request was sent, and of progress.
+        """Send a request and return its answer; report to `call` when the request was sent, and its progress.
 
         Raises ChildError when the child ended instead: UnreadError where it cannot have begun.
         When cancelled, kills the child, and returns when it is gone.
@@ -199,7 +199,7 @@ class Child:
 
     def _let_end(self) -> None:
         if self.grant is not None:
-            self.grant.process_ended(self.pid)  # from now on, nobody is to count on its memory
+            self.grant.process_ended(self.pid)  # from now on, its memory is not for other tasks
         if self._killer is None and not self._ended.is_set():
             with suppress(OSError):  # it may have closed its side
                 self._connection.shutdown(socket.SHUT_WR)
@@ -225,7 +225,7 @@ class Child:
         except BlockingIOError:
             return False
         except ConnectionError:
-            # What the system says (Linux does) of an end with something in it that was not read.
+            # Linux reports so the end of a connection with data that the child did not read.
             self._left_unread = True
             data = b""
         if not data:
@@ -242,11 +242,11 @@ class Child:
 
     def _take(self, record: Record) -> None:
         if "progress" in record:
-            # What a thread that a call has left behind was about to send may come after the next call's start.
+            # A thread of an earlier call may report its progress after the next call has begun.
             if self._call is not None and record.get("call") == self.calls:
                 self._call.task.update_progress(record["progress"], record["message"])
         elif self._answer is None or self._answer.done():
-            raise ValueError("a frame that nobody asked for")
+            raise ValueError("a frame without a request")
         else:
             self._records.drain()  # what the handler has logged comes before what became of it
             self._answer.set_result(record)

@@ -31,7 +31,7 @@ class ChildPool:
         self._idle.append(child)
 
     def take(self, grant: GpuGrant | None) -> Child | None:
-        """Return an idle child: any without a GPU, or the one that uses the memory that was granted; None: no such."""
+        """Return an idle child with this grant (None: one without a GPU), or None if there is none."""
         for child in reversed(self._idle):
             if child.grant is grant:
                 self._idle.remove(child)
@@ -47,7 +47,7 @@ class ChildPool:
             child.dismiss()
 
     def evict(self, child: Child) -> None:
-        """Let an idle child end."""
+        """Let a child end, and keep it no longer if it is idle."""
         with suppress(ValueError):
             self._idle.remove(child)
         child.dismiss()

@@ -33,9 +33,9 @@ _TOO_LATE: Record = {"outcome": to_dict(Unstarted()), "reusable": True}
 class ProcessExecutor:
     """Calls the handler in child processes, one call at a time in each; they are started when needed, and kept.
 
-    One for a GPU sees no other device, and is used for that one only. A child that ends takes its own call with it and
-    nothing else. A cancelled call's child is killed, with the processes it started. A process that made a session of
-    its own is ended a moment later, by loops/orphans.py.
+    A child with a GPU sees only that GPU, and is used for that GPU only. The end of a child ends its own call only. A
+    cancelled call's child is killed, with the processes it started. A process that made a session of its own is ended a
+    moment later, by loops/orphans.py.
     """
 
     stoppable = True
@@ -51,8 +51,8 @@ class ProcessExecutor:
     ) -> None:
         """Make an executor that has no child yet.
 
-        `needs_gpu` says that tasks need a GPU, as a rule: then a lifespan is entered only where a GPU was granted, and
-        no child is kept ready before there is a task.
+        `needs_gpu`: whether tasks need a GPU unless they say otherwise. Then a lifespan is entered only on a GPU that
+        was granted, and no child is kept ready before there is a task.
         """
         slots = config.concurrency
         self._handler = handler
@@ -80,8 +80,8 @@ class ProcessExecutor:
     async def start(self, grant: GpuGrant | None = None, /) -> None:
         """Start the first child, warm if it can be: on the GPU that was granted, if tasks need one.
 
-        Raises HandlerError when a child cannot find the handler, import its module, or enter the lifespan; unless that
-        failed as on a GPU that is full or broken: the first task tries another.
+        Raises HandlerError if a child cannot find the handler, import its module, or enter the lifespan. If the GPU is
+        full or broken, only logs the error: the first task tries another GPU.
         """
         await self._starter.prepare(self._handler, self._lifespan)
         await to_thread.run_sync(self._cleaner.start)
@@ -115,7 +115,7 @@ class ProcessExecutor:
     async def warm_up(self) -> None:
         """Start a child before a task needs it, and note in `setback` what came of it.
 
-        A task that needs a child meanwhile waits for this one. Where only a task on a GPU can show the rest, one task
+        A task that needs a child meanwhile waits for this child. If only a task with a GPU can test the start, one task
         may try.
         """
         if not self.setback.is_trial:
@@ -160,9 +160,9 @@ class ProcessExecutor:
         return Unstarted()
 
     async def _ask(self, call: Call) -> tuple[Child, Record]:
-        """Have a child answer: a warm one that does, or a new one. Raises StartError if there is no child to ask.
+        """Send the call to a warm child, or to a new one. Raises StartError if no child can be started.
 
-        A warm one may be dying already (a large one takes the kernel some 100 ms), and has not begun then.
+        A warm child may be dying already (the end of a large one takes the kernel some 100 ms): it has not begun then.
         """
         while True:
             warm = self.pool.take(call.grant)

@@ -119,7 +119,7 @@ class Sender:
 
 
 def log_here(message: bytes, child_pid: int) -> None:
-    """In the parent: log a record that a child has sent. What is not a record is passed over."""
+    """Log a record that a child has sent, in the parent. Other messages are dropped."""
     try:
         told: dict[str, Any] = json.loads(message)
         record, taken, dropped = _record(told, child_pid), told["taken"], int(told["dropped"])

@@ -23,7 +23,7 @@ class ChildStarter:
     """Starts children that are ready for calls of one handler."""
 
     def __init__(self, pool: ChildPool, setback: Setback, *, max_payload_bytes: int, start_timeout: float) -> None:
-        """Put children into `pool`, and note in `setback` that one is ready. `start_timeout` is in seconds."""
+        """Put children into `pool`, and report to `setback` each child that is ready. `start_timeout` is in seconds."""
         self._pool = pool
         self._setback = setback
         self._max_payload = max_payload_bytes

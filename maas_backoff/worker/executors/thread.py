@@ -28,7 +28,7 @@ class ThreadExecutor:
     """Calls the handler in worker threads. Nothing can stop a thread: a cancelled call leaves it behind, lingering.
 
     The threads are anyio's, so that `anyio.from_thread` works in a handler; but each is asked for once and then takes
-    one call after the other, and those that end together are told of together. To ask for one for each call takes ten
+    one call after the other, and those that end together are delivered together. To ask for one for each call takes ten
     times as long.
     """
 
@@ -41,7 +41,7 @@ class ThreadExecutor:
         self._limit = max_payload_bytes
         self._calls: SimpleQueue[_ThreadCall | None] = SimpleQueue()
         self._ended: deque[_ThreadCall] = deque()
-        self._told = False
+        self._delivery_due = False
         self._running = 0
         self._left_behind = 0
         self._threads: set[asyncio.Task[None]] = set()
@@ -141,10 +141,10 @@ class ThreadExecutor:
         self._loop.call_soon_threadsafe(self._began, asked_at, began)
         while (call := self._calls.get()) is not None:
             call.result = call.context.run(self._call, call.call.task) if call.may_begin else Unstarted()
-            # In this order: either _deliver comes upon it, or is told again.
+            # In this order: _deliver finds the call, or is called again.
             self._ended.append(call)
-            if not self._told:
-                self._told = True
+            if not self._delivery_due:
+                self._delivery_due = True
                 with contextlib.suppress(RuntimeError):  # the loop is gone, and nobody waits
                     self._loop.call_soon_threadsafe(self._deliver)
 
@@ -156,7 +156,7 @@ class ThreadExecutor:
             return outcome_of_error(error)
 
     def _deliver(self) -> None:
-        self._told = False
+        self._delivery_due = False
         while self._ended:
             call = self._ended.popleft()
             assert call.result is not None

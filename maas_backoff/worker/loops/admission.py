@@ -64,7 +64,7 @@ class Admission:
             except StorageError as error:
                 await self._patience.after(error)
                 continue
-            if self._gate.grants.awaits_sample:
+            if self._gate.grants.needs_tidy:
                 self._gate.grants.soon()
             await self._pause(waiting=waiting)
 
@@ -82,7 +82,7 @@ class Admission:
         """Return whether the state here may have changed for waiting tasks, or no wake-up would report a new task."""
         gate, wake_ups = self._gate, self._wake_ups
         return (
-            gate.grants.awaits_sample
+            gate.grants.needs_tidy
             or gate.grants.reports.are_due
             or gate.grants.have_warm_children
             or wake_ups.gpu_marked

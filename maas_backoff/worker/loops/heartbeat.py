@@ -24,6 +24,8 @@ from maas_backoff.worker.slots import Slots
 
 log: Log = log_for("worker")
 
+FAILED = "the heartbeat has ended; leases of this worker will run out"
+
 
 class Heartbeat:
     """Renews leases every third of a lease, and passes lost leases and cancel requests to the worker's event loop."""
@@ -37,7 +39,7 @@ class Heartbeat:
         self._reaper = Reaper(context.store, context.name, context.lease)
         self._patience = Patience("a worker's heartbeat", context.store.connection.server.outage)
         self._watch = LoopWatch(slots)
-        self._own_loop = OwnLoop(self._beat_for_ever, "maas-backoff-heartbeat")
+        self._own_loop = OwnLoop(self._beat_for_ever, "maas-backoff-heartbeat", FAILED)
         self._renewed_at = time.monotonic()
         self._missed = 0
         self._error = ""
@@ -84,8 +86,6 @@ class Heartbeat:
                 await self._beat(client)
             if self._watch.is_closed:
                 log.critical("the worker's event loop was closed without shutdown(); its leases run out")
-        except Exception:
-            log.critical("the heartbeat has ended; leases of this worker will run out", exc_info=True)
         finally:
             with anyio.CancelScope(shield=True):
                 await client.aclose()

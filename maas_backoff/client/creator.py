@@ -1,0 +1,136 @@
+"""The creation of tasks: each is checked before it is sent."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from maas_backoff.common.guard import Log, log_for
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain import jsontext, validation
+from maas_backoff.domain.spec import TaskOptions, TaskSpec
+from maas_backoff.domain.tracing import Tracing
+from maas_backoff.errors import ConfigError, InvalidValueError, QueueFullError, StorageError, TaskConflictError
+from maas_backoff.logs import about
+from maas_backoff.store.codec import traced
+from maas_backoff.store.creation import NewTask
+from maas_backoff.store.writer import ENQUEUE_LIMIT, Writer
+
+log: Log = log_for("scheduler")
+
+_NO_OPTIONS = TaskOptions()
+
+
+class TaskCreator:
+    """Creates the tasks of one queue. `config` is a copy that does not change."""
+
+    def __init__(self, config: TaskBackoffConfig, writer: Writer, tracing: Tracing | None) -> None:
+        self._config = config
+        self._writer = writer
+        self._tracing = tracing
+        self._policy = config.task.policy
+
+    async def create(self, params: Mapping[str, object], task_id: str | None, options: TaskOptions) -> str:
+        task_id = validation.new_task_id() if task_id is None else validation.checked_task_id(task_id)
+        task = self._checked(params, task_id, options, "task_params")
+        await self._send([task])
+        return task.task_id
+
+    async def create_many(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
+        # All tasks are validated before the first is sent. Each is validated as the iterator yields it: an iterator
+        # may change earlier items.
+        tasks = [self._checked_item(item, f"tasks[{index}].task_params") for index, item in enumerate(items)]
+        nameless = [task for task in tasks if not task.task_id]
+        for task, task_id in zip(nameless, validation.new_task_ids(len(nameless)), strict=True):
+            task.task_id = task_id
+        await self._send(tasks)
+        return [task.task_id for task in tasks]
+
+    async def _send(self, tasks: Sequence[NewTask]) -> None:
+        if self._tracing is None or not tasks:
+            return await self._enqueue_all(tasks)
+        with self._tracing.create(self._config.task.biz_prefix, [task.task_id for task in tasks]) as trace:
+            if trace:
+                texts = {own: traced(own, trace) for own in {task.overrides for task in tasks}}
+                for task in tasks:
+                    task.overrides = texts[task.overrides]
+            return await self._enqueue_all(tasks)
+
+    async def _enqueue_all(self, tasks: Sequence[NewTask]) -> None:
+        answers: list[str] = []
+        for start in range(0, len(tasks), ENQUEUE_LIMIT):
+            try:
+                answers += await self._enqueue(tasks[start : start + ENQUEUE_LIMIT])
+            except StorageError as error:
+                raise _with_created(error, tasks, answers) from error.__cause__
+        if "conflict" in answers:
+            answered = [(task.task_id, answer == "conflict") for task, answer in zip(tasks, answers, strict=True)]
+            conflicts = [task_id for task_id, conflict in answered if conflict]
+            raise TaskConflictError(conflicts, [task_id for task_id, conflict in answered if not conflict])
+
+    async def _enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
+        answers = await self._writer.enqueue(tasks)
+        if log.isEnabledFor(logging.DEBUG):
+            for task, answer in zip(tasks, answers, strict=True):
+                if answer == "created":
+                    log.debug("task %r: created", task.task_id, extra=about("created", task.task_id))
+        return answers
+
+    def _checked_item(self, item: Mapping[str, object] | TaskSpec, where: str) -> NewTask:
+        """Return the validated task, with an empty id if it has none yet."""
+        if isinstance(item, TaskSpec):
+            task_id = "" if item.task_id is None else validation.checked_task_id(item.task_id)
+            return self._checked(item.task_params, task_id, item.options, where)
+        return self._checked(item, "", _NO_OPTIONS, where)
+
+    def _checked(self, params: Mapping[str, object], task_id: str, options: TaskOptions, where: str) -> NewTask:
+        text = jsontext.canonical(validation.checked_params(params), where, self._config.task.max_payload_bytes)
+        if not options:
+            return NewTask(task_id, text, 0, 0, self._policy, "")
+        policy, overrides = self._policy, ""
+        if own := validation.overrides_of(options):
+            own = self._checked_overrides(own)
+            policy, overrides = policy.overridden(own), jsontext.plain(own)
+        return NewTask(
+            task_id=task_id,
+            params=text,
+            priority=validation.checked_priority(options.get("priority", 0)),
+            due=validation.checked_due(options),
+            policy=policy,
+            overrides=overrides,
+        )
+
+    def _checked_overrides(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Return a task's overrides as they are stored, after the checks of the configuration."""
+        if callable(own.get("backoff_strategy")):
+            strategy = own["backoff_strategy"]
+            raise InvalidValueError("backoff_strategy", "a name: a callable cannot be stored with a task", strategy)
+        try:
+            return self._overrides(own)
+        except ConfigError as error:
+            error.http_status = InvalidValueError.http_status  # an error of the request, not of the service
+            raise
+
+    def _overrides(self, own: dict[str, Any]) -> dict[str, Any]:
+        checked: dict[str, Any] = {}
+        if "exec_timeout" in own:
+            timeout = attrs.evolve(self._config.threadpool, exec_timeout=own.pop("exec_timeout")).exec_timeout
+            checked["exec_timeout"] = timeout
+        if "min_gpu_utilization" in own:
+            own["max_gpu_utilization"] = own.pop("min_gpu_utilization")
+        if "max_gpu_utilization" in own:
+            own["min_gpu_utilization"] = own["max_gpu_utilization"]
+        config = attrs.evolve(self._config.task, **own)
+        config.check()
+        return checked | {name: getattr(config, name) for name in own if name != "min_gpu_utilization"}
+
+
+def _with_created(error: StorageError, tasks: Sequence[NewTask], answers: Sequence[str]) -> StorageError:
+    """Return the error to raise if only the first part of `tasks` was created, with the ids that are in the queue."""
+    created = [task.task_id for task, answer in zip(tasks, answers, strict=False) if answer != "conflict"]
+    created += [task_id for task_id in error.created if task_id not in set(created)]  # existed before this call
+    if isinstance(error, QueueFullError) and len(tasks) > 1:
+        return QueueFullError(error.limit, error.size, error.retry_after, created=created, asked=len(tasks))
+    error.created = created
+    return error
