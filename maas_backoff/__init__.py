@@ -1,43 +1,52 @@
-"""Tasks with retries and backoff over Redis or Valkey, for asyncio services that serve AI models."""
+"""Tasks with retries and backoff over Redis or Valkey, for asyncio services that serve AI models.
+
+A public name is imported when it is first used: a child process that only calls a handler starts without the client,
+the worker and redis-py, in a third of the time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from maas_backoff.common.version import __version__
-from maas_backoff.config import GpuConfig, SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
-from maas_backoff.config.storage import StorageConfig
-from maas_backoff.domain.backoff import Backoff, BackoffStrategy
-from maas_backoff.domain.context import current_task
-from maas_backoff.domain.event import TaskEvent
-from maas_backoff.domain.gpu import GpuAssignment, GpuStatus, GpuTask
-from maas_backoff.domain.health import Health
-from maas_backoff.domain.history import Activity, Durations, History, MemorySizes
-from maas_backoff.domain.page import TaskPage
-from maas_backoff.domain.result import ResultEntity
-from maas_backoff.domain.signals import Discard, Retry, Snooze
-from maas_backoff.domain.spec import TaskOptions, TaskSpec
-from maas_backoff.domain.stats import QueueStats
-from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
-from maas_backoff.domain.worker import Worker
-from maas_backoff.errors import (
-    CallerGoneError,
-    ConfigError,
-    EventLoopError,
-    HandlerError,
-    InvalidValueError,
-    MaasBackoffError,
-    MissingExtraError,
-    PayloadError,
-    PayloadTooLargeError,
-    QueueFullError,
-    StorageDeniedError,
-    StorageError,
-    StorageFullError,
-    StorageUnavailableError,
-    StorageUnfitError,
-    TaskConflictError,
-    TaskNotFoundError,
-    TaskTimeoutError,
-    WorkerEndedError,
-)
-from maas_backoff.scheduler import TaskBackoffScheduler
+
+if TYPE_CHECKING:
+    from maas_backoff.config import GpuConfig, SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
+    from maas_backoff.config.storage import StorageConfig
+    from maas_backoff.domain.backoff import Backoff, BackoffStrategy
+    from maas_backoff.domain.context import current_task
+    from maas_backoff.domain.event import TaskEvent
+    from maas_backoff.domain.gpu import GpuAssignment, GpuStatus, GpuTask
+    from maas_backoff.domain.health import Health
+    from maas_backoff.domain.history import Activity, Durations, History, MemorySizes
+    from maas_backoff.domain.page import TaskPage
+    from maas_backoff.domain.result import ResultEntity
+    from maas_backoff.domain.signals import Discard, Retry, Snooze
+    from maas_backoff.domain.spec import TaskOptions, TaskSpec
+    from maas_backoff.domain.stats import QueueStats
+    from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
+    from maas_backoff.domain.worker import Worker
+    from maas_backoff.errors import (
+        CallerGoneError,
+        ConfigError,
+        EventLoopError,
+        HandlerError,
+        InvalidValueError,
+        MaasBackoffError,
+        MissingExtraError,
+        PayloadError,
+        PayloadTooLargeError,
+        QueueFullError,
+        StorageDeniedError,
+        StorageError,
+        StorageFullError,
+        StorageUnavailableError,
+        StorageUnfitError,
+        TaskConflictError,
+        TaskNotFoundError,
+        TaskTimeoutError,
+        WorkerEndedError,
+    )
+    from maas_backoff.scheduler import TaskBackoffScheduler
 
 __all__ = [
     "Activity",
@@ -93,3 +102,72 @@ __all__ = [
     "__version__",
     "current_task",
 ]
+
+_MODULES = {
+    "Activity": "domain.history",
+    "Backoff": "domain.backoff",
+    "BackoffStrategy": "domain.backoff",
+    "CallerGoneError": "errors",
+    "ConfigError": "errors",
+    "Discard": "domain.signals",
+    "Durations": "domain.history",
+    "EventLoopError": "errors",
+    "FailedAttempt": "domain.task",
+    "GpuAssignment": "domain.gpu",
+    "GpuConfig": "config",
+    "GpuStatus": "domain.gpu",
+    "GpuTask": "domain.gpu",
+    "HandlerError": "errors",
+    "Health": "domain.health",
+    "History": "domain.history",
+    "InvalidValueError": "errors",
+    "MaasBackoffError": "errors",
+    "MemorySizes": "domain.history",
+    "MissingExtraError": "errors",
+    "PayloadError": "errors",
+    "PayloadTooLargeError": "errors",
+    "QueueFullError": "errors",
+    "QueueStats": "domain.stats",
+    "ResultEntity": "domain.result",
+    "Retry": "domain.signals",
+    "SchedulerConfig": "config",
+    "Snooze": "domain.signals",
+    "StorageConfig": "config.storage",
+    "StorageDeniedError": "errors",
+    "StorageError": "errors",
+    "StorageFullError": "errors",
+    "StorageUnavailableError": "errors",
+    "StorageUnfitError": "errors",
+    "TaskBackoffConfig": "config",
+    "TaskBackoffScheduler": "scheduler",
+    "TaskConfig": "config",
+    "TaskConflictError": "errors",
+    "TaskEntity": "domain.task",
+    "TaskError": "domain.task",
+    "TaskEvent": "domain.event",
+    "TaskNotFoundError": "errors",
+    "TaskOptions": "domain.spec",
+    "TaskPage": "domain.page",
+    "TaskSpec": "domain.spec",
+    "TaskStatus": "domain.task",
+    "TaskTimeoutError": "errors",
+    "ThreadPoolConfig": "config",
+    "Worker": "domain.worker",
+    "WorkerEndedError": "errors",
+    "current_task": "domain.context",
+}
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for a public one
+
+    def __getattr__(name: str) -> object:
+        """Import a public name."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return __all__
