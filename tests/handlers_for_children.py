@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 
-from maas_backoff import TaskEntity
+from maas_backoff import TaskEntity, current_task
 
 
 def sleeps(task: TaskEntity) -> str:
@@ -120,3 +120,10 @@ async def ticks_on_a_loop(task: TaskEntity, state: Ticking) -> int:
 def breaks(task: TaskEntity, state: Ticking) -> int:
     state.breaks = True
     return os.getpid()
+
+
+def name_of_current(task: TaskEntity) -> str:
+    """A handler that is not handed what it needs; for threads and children."""
+    current = current_task()
+    assert current is not None and current.task_id == task.task_id
+    return current.task_id

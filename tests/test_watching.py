@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import anyio
+import handlers_for_children as handlers
 import pytest
 from support import Server, eventually
 
@@ -205,25 +206,19 @@ async def test_a_call_whose_caller_goes_away_is_cancelled(scheduler: TaskBackoff
         assert (await scheduler.wait_task("pending", 1)).status is TaskStatus.CANCELLED
 
 
-def name_of_current(task: TaskEntity) -> str:
-    """A handler that is not handed what it needs; for threads and children."""
-    current = current_task()
-    assert current is not None and current.task_id == task.task_id
-    return current.task_id
-
-
 @pytest.mark.parametrize("mode", ["coroutine", "thread", "process"])
 @pytest.mark.blocks
 async def test_a_handler_finds_its_task_in_the_context(config: TaskBackoffConfig, mode: str) -> None:
     """Each its own, also side by side; nobody else has one."""
     config.threadpool.proc_mode = "process" if mode == "process" else "thread"
+    config.threadpool.concurrency = 4
     scheduler = TaskBackoffScheduler(config)
 
     async def on_the_loop(task: TaskEntity) -> str:
         await anyio.sleep(0.01)
-        return name_of_current(task)
+        return handlers.name_of_current(task)
 
-    scheduler.set_custom_task_handler(on_the_loop if mode == "coroutine" else name_of_current)
+    scheduler.set_custom_task_handler(on_the_loop if mode == "coroutine" else handlers.name_of_current)
     async with scheduler:
         ids = await scheduler.create_tasks([{}] * 20)
         assert [(await scheduler.wait_task(task_id, 20)).result for task_id in ids] == ids

@@ -24,7 +24,9 @@ config = TaskBackoffConfig(
     storage=StorageConfig(type="embedded", path="data"),
     task=TaskConfig(biz_prefix="worker"),
     threadpool=ThreadPoolConfig(
-        proc_mode=os.environ.get("PROC_MODE", "thread"), exec_timeout=float(os.environ.get("EXEC_TIMEOUT", "30"))
+        proc_mode=os.environ.get("PROC_MODE", "thread"),
+        concurrency=3,
+        exec_timeout=float(os.environ.get("EXEC_TIMEOUT", "30")),
     ),
     scheduler=SchedulerConfig(shutdown_grace=10),
 )

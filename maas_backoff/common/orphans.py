@@ -89,26 +89,25 @@ def mark_what_starts_here() -> None:
         os.environ[CHILD_MARK] = str(origin)
 
 
-def starter_of(pid: int) -> int | None:
-    """Return the child process whose handler has started a process, in any session; None if there is none."""
-    if not _is_able():
-        return None
-    origin = _marks_of(pid).get(CHILD_MARK)
-    return origin.pid if origin is not None and (origin.boot, origin.namespace) == _machine() else None
+def user_of(pid: int) -> int | None:
+    """Return whom a process works for, in any session: a child process, or this process; None if there is none.
 
-
-def descends(pid: int, ancestor: int) -> bool:
-    """Return whether a process is `ancestor`, or was started by it or by what it started."""
-    seen: set[int] = set()  # numbers are given anew, so a chain read one by one could be a circle
-    while pid != ancestor:
-        if pid <= 1 or pid in seen:
-            return False
+    A process works for what has started it, or has started one that did.
+    """
+    seen: set[int] = set()  # numbers are given anew, so a chain that is read one by one may be a circle
+    while _is_able() and pid > 1 and pid not in seen:
         seen.add(pid)
+        marks = _marks_of(pid)
+        origin = marks.get(CHILD_MARK)
+        if origin is not None and (origin.boot, origin.namespace) == _machine():
+            return origin.pid
+        if MARK in marks or pid == os.getpid():
+            return pid
         try:
             pid = _parent(pid)
-        except (OSError, ValueError):  # it has ended, or there is no /proc
-            return False
-    return True
+        except (OSError, ValueError):  # it has ended
+            return None
+    return None
 
 
 def end_orphans() -> dict[int, list[int]]:

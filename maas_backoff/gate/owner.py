@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from maas_backoff.common.orphans import descends, exists, starter_of
+from maas_backoff.common.orphans import exists, user_of
 
 
 def _namespace() -> str:
@@ -41,10 +41,8 @@ def owner_using(pid: int) -> str:
 
     Reads files.
     """
-    starter = starter_of(pid)
-    if starter is None and descends(pid, os.getpid()):
-        starter = os.getpid()
-    return owner_in_session(pid) if starter is None else owner_of(starter)
+    user = user_of(pid)
+    return owner_in_session(pid) if user is None else owner_of(user)
 
 
 def owner_in_session(pid: int) -> str:

@@ -1,4 +1,4 @@
-"""What runs in the worker processes of the tests, and in their children: tasks that "allocate" on a pretend driver."""
+"""What runs in the children of the tests' workers: tasks that "allocate" on a pretend driver."""
 
 import fcntl
 import os
@@ -7,17 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from maas_backoff import (
-    GpuAssignment,
-    GpuConfig,
-    SchedulerConfig,
-    StorageConfig,
-    TaskBackoffConfig,
-    TaskBackoffScheduler,
-    TaskConfig,
-    TaskEntity,
-    ThreadPoolConfig,
-)
+from maas_backoff import GpuAssignment, TaskEntity
 
 LOG = Path(os.environ.get("GPU_TEST_LOG", os.devnull))
 
@@ -51,22 +41,6 @@ def handle(task: TaskEntity, model: str) -> object:
         raise OutOfMemoryError(f"Tried to allocate {params['wants']} GiB")
     note("end", task.task_id, uuid)
     return [uuid, os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid(), model, gpu and gpu.index, gpu and gpu.memory_gb]
-
-
-def scheduler() -> TaskBackoffScheduler:
-    """The worker of the tests, as `maas-backoff worker gpu.handlers:scheduler` has it; options by environment."""
-    made = TaskBackoffScheduler(
-        TaskBackoffConfig(
-            storage=StorageConfig(host="127.0.0.1", port=int(os.environ["GPU_TEST_PORT"])),
-            task=TaskConfig(biz_prefix="test", min_gpu_memory_gb=4, result_ttl=600, failed_ttl=600),
-            threadpool=ThreadPoolConfig(concurrency=8, proc_mode="process", exec_timeout=30),
-            scheduler=SchedulerConfig(interval=1, lease=3, shutdown_grace=5),
-            gpu=GpuConfig(gpu_settle_time=float(os.environ.get("GPU_TEST_SETTLE", "0.1")), gpu_release_timeout=5),
-        )
-    )
-    made.set_custom_task_handler(handle)
-    made.set_worker_lifespan(lifespan)
-    return made
 
 
 def sleep_for_long(task: TaskEntity) -> None:
