@@ -47,11 +47,12 @@ class DataDirectory:
 
     def __init__(self, path: str) -> None:
         with _named("storage.path", path), ExitStack() as files:
-            self.path = os.path.realpath(path)
+            self.path: str = os.path.realpath(path)
             _make("storage.path", self.path)
-            self._lock, self.users, self._server = (
+            self._lock, users, self._server = (
                 files.enter_context(closing(_FileLock(self.path, name))) for name in ("lock", "users", "server")
             )
+            self.users: _FileLock = users
             self._files = files.pop_all()
 
     def serve(self, given_up: Event) -> str:
@@ -158,7 +159,7 @@ class _FileLock:
     """A lock that the kernel frees when no process has its file open, and a line of text in the file."""
 
     def __init__(self, directory: str, name: str) -> None:
-        self.fd = os.open(Path(directory, name), os.O_RDWR | os.O_CREAT, 0o600)
+        self.fd: int = os.open(Path(directory, name), os.O_RDWR | os.O_CREAT, 0o600)
 
     def take(self, how: int = fcntl.LOCK_EX) -> bool:
         try:

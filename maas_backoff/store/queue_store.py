@@ -23,7 +23,7 @@ class QueueStore:
     __slots__ = ("connection", "exchange", "lost", "markers", "reader", "registry", "writer")
 
     def __init__(self, connection: QueueConnection) -> None:
-        self.connection = connection
+        self.connection: QueueConnection = connection
         self.registry: Registry = Registry(connection)
         self.reader: Reader = Reader(connection, self.registry)
         self.writer: Writer = Writer(connection)
