@@ -20,8 +20,9 @@ from maas_backoff.commands import preview, reading, steering
 from maas_backoff.commands.command import add_option
 from maas_backoff.commands.load import UsageError, load_scheduler
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.parent import drain_with_parent
 from maas_backoff.common.version import __version__
-from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
+from maas_backoff.config import SchedulerConfig, StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.demo.lines import InputError
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError, WorkerEndedError
 from maas_backoff.logs import JsonFormatter, PlainFormatter, TaskLogFilter
@@ -91,11 +92,16 @@ def _parser() -> argparse.ArgumentParser:
         "worker",
         help="run a worker until SIGTERM, SIGHUP or Ctrl-C",
         description="Run the tasks of a TaskBackoffScheduler. SIGTERM, SIGHUP or Ctrl-C: finish running tasks and end; "
-        "a second signal: hand back running tasks.",
+        "a second signal: hand back running tasks. With --processes, a small parent starts as many workers, replaces "
+        "those that end, and hands signals on.",
     )
     worker.add_argument(
         "scheduler", metavar="module:scheduler", help="where the scheduler, or a function that returns it, is defined"
     )
+    worker.add_argument(
+        "--processes", type=_places, default=1, metavar="N", help="workers to run, 1 to 100 (default: %(default)s)"
+    )
+    add_option(worker, SchedulerConfig, "worker_name", "--name")
     levels = ["debug", "info", "warning", "error"]
     worker.add_argument("--log-level", choices=levels, default="info", help="(default: %(default)s)")
     worker.add_argument("--log-format", choices=["plain", "json"], default="plain", help="(default: %(default)s)")
@@ -154,13 +160,14 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
+    if options.processes > 1:
+        _log_as(options)
+        return _workers(options)
+    drain_with_parent(os.environ)
     scheduler = load_scheduler(options.scheduler)
-    handler = logging.StreamHandler(sys.stderr)
-    plain = PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if options.log_format == "json" else plain)
-    handler.addFilter(TaskLogFilter())
-    # Has no effect if the module has configured logging itself.
-    logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
+    if options.name is not None:
+        scheduler.config.scheduler.worker_name = options.name
+    _log_as(options)
     queue, slots = scheduler.config.task.biz_prefix, scheduler.config.threadpool.concurrency
     log.info("starting: queue %r, %d at a time, pid %d", queue, slots, os.getpid())
     try:
@@ -174,6 +181,27 @@ def _worker(options: argparse.Namespace) -> int:
         return FAILED
     log.info("stopped")
     return OK
+
+
+def _workers(options: argparse.Namespace) -> int:
+    from maas_backoff.commands.processes import Processes
+
+    own = [options.scheduler, "--log-level", options.log_level, "--log-format", options.log_format]
+    name = options.name or TaskBackoffConfig.from_env().scheduler.worker_name
+
+    async def run() -> int:
+        return await Processes(own, options.processes, name).run()
+
+    return anyio.run(run)
+
+
+def _log_as(options: argparse.Namespace) -> None:
+    """Log to stderr as the options say. Has no effect if the module of the scheduler has configured logging itself."""
+    handler = logging.StreamHandler(sys.stderr)
+    plain = PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if options.log_format == "json" else plain)
+    handler.addFilter(TaskLogFilter())
+    logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
 
 
 def _gpus(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What a mass loss costs: lost tasks come back in halves, simulated in virtual time.
+"""What a mass loss costs: tasks that are lost again come back in halves, simulated in virtual time.
 
 `python tests/halving.py` prints a table. One worker dies at 0 s with all of its tasks, and is replaced, as is each that
 dies later. A poison task ends its worker at once. What happens to a lost task is decided by the package's own
@@ -15,7 +15,7 @@ import attrs
 from maas_backoff.config import TaskConfig
 from maas_backoff.domain.backoff import Backoff
 from maas_backoff.domain.settlement import Counts, decide
-from maas_backoff.domain.suspicion import Losses, Lost, comes_back_at_once, judge
+from maas_backoff.domain.suspicion import Losses, Lost, judge
 
 LEASE, LOOK, RESTART = 30.0, 7.5, 1.0
 """Seconds: until a lost lease runs out, until somebody looks, and until a worker is replaced."""
@@ -60,13 +60,11 @@ class Result:
 class Simulation:
     """One queue, from the death of a worker with all of its tasks to the end of the last task."""
 
-    def __init__(
-        self, *, tasks: int, poison: int, workers: int, seconds: float, slots: int, fresh: int, in_children: bool
-    ) -> None:
+    def __init__(self, *, tasks: int, poison: int, workers: int, seconds: float, slots: int, fresh: int) -> None:
         """`tasks` are lost at first; `fresh` more come in each second for five minutes, and run beside those."""
         self.policy = TaskConfig().policy
         self.now, self.deaths = 0.0, 0
-        self._seconds, self._slots, self._in_children = seconds, slots, in_children
+        self._seconds, self._slots = seconds, slots
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order, self._tokens, self._names = itertools.count(), itertools.count(), itertools.count()
         # Poison is spread evenly.
@@ -119,22 +117,18 @@ class Simulation:
 
     def _claim(self, worker: Worker, most: int) -> None:
         free = min(most, self._slots - len(worker.running))
-        held = next((task.counts.cohort for task in worker.running if self._needs_cohort(task)), "")
+        held = next((task.counts.cohort for task in worker.running if task.counts.suspect), "")
         held = held or self._next_cohort()
-        chosen = [task for task in self._suspects if not self._needs_cohort(task) or task.counts.cohort == held][:free]
+        chosen = [task for task in self._suspects if task.counts.cohort == held][:free]
         chosen += self._ready[: free - len(chosen)]
         for task in chosen:
             (self._suspects if task in self._suspects else self._ready).remove(task)
             self._start(worker, task)
 
-    def _needs_cohort(self, task: Task) -> bool:
-        return task.counts.suspect and not (self._in_children and comes_back_at_once(task.counts))
-
     def _next_cohort(self) -> str:
-        bound = [task for task in self._suspects if self._needs_cohort(task)]
-        waiting = Counter(task.counts.cohort for task in bound)
-        whole = [task for task in bound if waiting[task.counts.cohort] >= task.counts.cohort_size]
-        return (whole or bound)[0].counts.cohort if bound else ""
+        waiting = Counter(task.counts.cohort for task in self._suspects)
+        whole = [task for task in self._suspects if waiting[task.counts.cohort] >= task.counts.cohort_size]
+        return (whole or self._suspects)[0].counts.cohort if self._suspects else ""
 
     # What becomes of tasks
 
@@ -173,7 +167,7 @@ class Simulation:
             assert settlement is not None and settlement.counts is not None
             task.counts, task.status = settlement.counts, str(settlement.status)
             if task.status == "pending":
-                self._suspects.append(task)
+                (self._suspects if task.counts.suspect else self._ready).append(task)
             else:
                 task.ended = self.now
 
@@ -186,7 +180,6 @@ def simulate(
     seconds: float = 10,
     slots: int = 100,
     fresh: int = 0,
-    in_children: bool = False,
 ) -> Result:
     return Simulation(
         tasks=tasks,
@@ -195,7 +188,6 @@ def simulate(
         seconds=seconds,
         slots=slots,
         fresh=fresh,
-        in_children=in_children,
     ).run()
 
 

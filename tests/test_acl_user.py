@@ -23,7 +23,7 @@ UNUSED = {"unsubscribe"}
 """Closing the connection does."""
 CHECKED = {"info"}
 """What the check at start looks at."""
-WORKERS_ONLY = {"bzpopmin", "set"}
+WORKERS_ONLY = {"bzpopmin", "set", "zscan"}
 """What a process without a handler does not send."""
 
 
@@ -67,6 +67,7 @@ async def test_the_rights_are_enough_for_all_there_is_and_each_is_needed(
     acl.client.script_flush()  # other tests run on this server, too
     monkeypatch.setattr(QueueStore, "check", _unchecked)
     config = _config(acl)
+    config.scheduler.worker_name = "named"
     scheduler = TaskBackoffScheduler(config)
 
     @scheduler.set_custom_task_handler
@@ -83,6 +84,7 @@ async def test_the_rights_are_enough_for_all_there_is_and_each_is_needed(
     await scheduler.create_task({}, "lost")
     await _ghost(config)
     async with scheduler:
+        assert await scheduler._client.store.registry.expire("ghost") == 1  # as where its process has ended
         await scheduler.create_task({"sleeps": True}, "running")
         await scheduler.create_task({"fails": True}, "retried")
         await scheduler.create_task({"discards": True}, "failed", max_retry_count=0)

@@ -296,7 +296,7 @@ async def test_an_absolute_time_is_the_callers_before_and_after_a_set_back(jumpi
 async def test_the_registry_and_holds_end_in_their_time_though_the_clock_is_set_back(jumping: QueueStore) -> None:
     keys = jumping.connection.keys.all(scripts.RENEW.keys, info=jumping.connection.keys.info("gone"))
     await jumping.connection.server.run(
-        scripts.RENEW, keys, [jumping.connection.clock, jumping.connection.keys.prefix, "gone", "{}", "3000"]
+        scripts.RENEW, keys, [jumping.connection.clock, jumping.connection.keys.prefix, "gone", "{}", "3000", ""]
     )
     assert await jumping.writer.hold("1:0 GPU-a gone", 5)
     at(jumping, -HOUR)

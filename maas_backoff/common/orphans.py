@@ -60,6 +60,10 @@ class Origin(NamedTuple):
         # A process whose first thread has ended is a zombie, too, but its other threads still run.
         return started != self.started or (state in "ZX" and _threads(self.pid) <= 1)
 
+    def has_ended(self) -> bool:
+        """Return whether this is a process of this machine and container that has certainly ended. Reads files."""
+        return _is_able() and self.is_gone(*_machine())
+
 
 def this_process() -> Origin | None:
     """Return this process's origin; None on systems without one. The first call reads files."""
@@ -224,6 +228,14 @@ def _threads(pid: int) -> int:
         return sum(1 for _ in Path(_PROC, str(pid), "task").iterdir())
     except OSError:
         return 0
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process with this id runs here. A process that has only to be waited for does not."""
+    try:
+        return _status(pid)[0] not in "ZX"
+    except (OSError, ValueError):
+        return exists(pid)
 
 
 def exists(pid: int) -> bool:

@@ -54,12 +54,18 @@ class ThreadPoolConfig:
     )
 
 
+def _is_name(given: object) -> bool:
+    return isinstance(given, str) and 1 <= len(given) <= 100 and not any(one.isspace() for one in given)
+
+
 @described
 @define(kw_only=True)
 class SchedulerConfig:
     """The times of a worker.
 
-    A worker sends a heartbeat every third of `lease`, and looks for lost tasks every quarter of it.
+    A worker sends a heartbeat every third of `lease`, and looks for lost tasks every quarter of it. A worker with a
+    `worker_name`, such as that of a systemd instance or of a StatefulSet's pod, takes over the running tasks of the
+    worker that had the name before. No two running workers of a queue may have the same one.
     """
 
     interval: float = field(
@@ -79,6 +85,11 @@ class SchedulerConfig:
         converter=in_seconds,
         validator=duration(0, 86_400),
         metadata={"help": "seconds for which running attempts may go on after a stop was requested"},
+    )
+    worker_name: str | None = field(
+        default=None,
+        validator=optional(must("1 to 100 characters without spaces", _is_name)),
+        metadata={"help": "name by which a worker takes over from its predecessor at once; None: by the lease"},
     )
 
 

@@ -17,7 +17,7 @@ def reason(
 ) -> str:
     """Return the reason. `next_due` is in seconds; `waiting` are demands with their number of due tasks.
 
-    `suspects_running` is the number of running tasks that were lost with their worker before.
+    `suspects_running` is the number of running tasks that were lost with their worker more than once.
     """
     due = stats.pending_count - stats.scheduled_count
     running = f"{_tasks(stats.processing_count)} running" if stats.processing_count else "nothing runs"
@@ -28,7 +28,7 @@ def reason(
     if not due:
         later = f"; the next of {_tasks(stats.scheduled_count)} is due in {_span(next_due)}" if next_due else ""
         return f"Nothing is due: {running}{later}."
-    suspects = _suspects(stats.suspect_count, suspects_running, fleet) if stats.suspect_count else ""
+    suspects = _suspects(stats.suspect_count, suspects_running) if stats.suspect_count else ""
     slots = sum(worker.slots for worker in fleet)
     taken = sum(worker.running for worker in fleet)
     if waiting and stats.gpu_count == due:
@@ -44,14 +44,11 @@ def reason(
     return f"{_tasks(due)} due, {running}{at_it}{suspects}."
 
 
-def _suspects(number: int, running: int, fleet: Sequence[Worker]) -> str:
-    """Return in words how `number` tasks come back after the loss of their worker."""
-    how = "in halves"
-    if all(worker.in_children for worker in fleet):
-        how = "at once in child processes, in halves where they were lost twice"
+def _suspects(number: int, running: int) -> str:
+    """Return in words how `number` tasks come back that lost their worker more than once."""
     if number == 1:
-        return f"; 1 task lost its worker and comes back {how}: {running:,} running now"
-    return f"; {number:,} tasks lost their worker and come back {how}: {running:,} running now"
+        return f"; 1 task lost its worker again and comes back in halves: {running:,} running now"
+    return f"; {number:,} tasks lost their worker again and come back in halves: {running:,} running now"
 
 
 def _tasks(number: int) -> str:

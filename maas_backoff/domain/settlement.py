@@ -27,7 +27,7 @@ BLAME_DIGITS = 4
 
 @attrs.frozen
 class Counts:
-    """How often a task has come back, by reason. `suspect`: its last attempt was lost.
+    """How often a task has come back, by reason. `suspect`: its last attempt was lost, and another one before.
 
     `oom` and `fault` count attempts that failed for lack of GPU memory, or by a GPU fault. They use no retry.
     `blame` is the sum of the losses for `max_lost`. A loss counts fully, unless other tasks were lost with this one.
@@ -202,9 +202,9 @@ def _grown(outcome: FailedOnGpu, growth: float) -> int:
 def _after_loss(loss: LeaseExpired, counts: Counts, policy: Policy) -> Settlement:
     """Return the settlement of a loss. It counts 1/n if n tasks were lost: a task lost alone is surely to blame."""
     blame = round(counts.blame + 1 / loss.together, BLAME_DIGITS)
-    lost = attrs.evolve(
-        counts, lost=counts.lost + 1, suspect=True, blame=blame, cohort=loss.cohort, cohort_size=loss.size
-    )
+    lost = attrs.evolve(counts.cleared(lost=counts.lost + 1), blame=blame)
+    if counts.lost:
+        lost = attrs.evolve(lost, suspect=True, cohort=loss.cohort, cohort_size=loss.size)
     how_often = f"lost {lost.lost} of {policy.max_lost} times"
     if blame != lost.lost:
         how_often = f"lost with {loss.together - 1} others; that adds up to {blame:.3g} of {policy.max_lost} losses"

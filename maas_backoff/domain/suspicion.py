@@ -1,8 +1,9 @@
 """Suspects: the cohorts in which lost tasks come back, and the share that a loss counts.
 
-A task in a worker's own process can end that process, and nothing shows which task did it. Tasks that were lost
-together therefore come back together, in two cohorts of half the size. Innocent tasks complete there. A task that ends
-its workers is alone after log2(n) losses, and only then do its losses count fully.
+A task in a worker's own process can end that process, and nothing shows which task did it. Mostly none did: the machine
+was taken away. So a task that is lost for the first time comes back as any other. Tasks that are lost again come back
+together, in two cohorts of half the size. Innocent tasks complete there. A task that ends its workers is alone after
+log2(n) losses, and only then do its losses count fully.
 """
 
 import hashlib
@@ -63,12 +64,3 @@ def _name(one: Lost, half: int) -> str:
     """Return the name of a new cohort: the same for all tasks of one half that one worker lost of one cohort."""
     origin = f"{one.worker}\n{one.counts.suspect}\n{one.counts.cohort}\n{half}"
     return hashlib.blake2s(origin.encode(), digest_size=6).hexdigest()
-
-
-def comes_back_at_once(counts: Counts) -> bool:
-    """Return whether a suspect needs no cohort in a worker whose tasks run in child processes.
-
-    A task ends only its child there. A task that is lost again may have ended the whole worker: some machines end all
-    processes of a container when one of them runs out of memory.
-    """
-    return counts.suspect and counts.lost <= 1

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 from maas_backoff.domain.demand import Demand, gib
 from maas_backoff.domain.settlement import Counts
-from maas_backoff.domain.suspicion import comes_back_at_once
 from maas_backoff.domain.worker import Worker
 
 _FRESH = Counts()
@@ -29,7 +28,7 @@ def waiting_for(
     if not fleet:
         return "worker: none is running"
     why = "" if demand is None else gpu_reason(demand, fleet)
-    if counts.suspect and why in {"", NOT_YET} and not _comes_back_at_once(counts, fleet):
+    if counts.suspect and why in {"", NOT_YET}:
         return _suspect_reason(counts)
     if demand is not None:
         return f"gpu: needs {demand}, {why}"
@@ -40,13 +39,9 @@ def _suspect_reason(counts: Counts) -> str:
     """Return in words how a task comes back after the loss of its worker."""
     others = counts.cohort_size - 1
     if not others:
-        return "suspect: its worker was lost; each worker runs one such task at a time, this one alone"
+        return "suspect: its worker was lost again; each worker runs one such task at a time, this one alone"
     number = "1 other task" if others == 1 else f"up to {others:,} other tasks"
-    return f"suspect: its worker was lost; it comes back in halves of what was lost, with {number}"
-
-
-def _comes_back_at_once(counts: Counts, fleet: Sequence[Worker]) -> bool:
-    return comes_back_at_once(counts) and any(worker.in_children for worker in fleet)
+    return f"suspect: its worker was lost again; it comes back in halves of what was lost, with {number}"
 
 
 NOT_YET = "and others come first"

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import attrs
 
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.threads import in_thread
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
@@ -19,6 +21,7 @@ from maas_backoff.gate.lapsed import Lapsed
 from maas_backoff.gate.others import Others, with_reported
 from maas_backoff.gate.overview import Overview
 from maas_backoff.gate.own import OwnProcess
+from maas_backoff.gate.owner import still_runs
 from maas_backoff.gate.placement import Placement, Plan, plan, room_of
 from maas_backoff.gate.sample import GpuSample, Probe
 from maas_backoff.gate.upkeep import Upkeep
@@ -122,6 +125,22 @@ class Gate:
             holder = f"{self._context.queue} {waiting.name}"
             await self._ledgers.hold(made.hold.sample.uuid, holder, waiting.demand.memory, HOLD)
 
+    async def release_ended(self, worker: str) -> bool:
+        """Delete the reservations of another worker of this host, which has ended.
+
+        Return False if a process still runs that has one of them: it may still use the memory.
+        """
+        done = True
+        for one in self.devices.all:
+            ledger = await self._known.read(one.uuid)
+            theirs = [reservation for reservation in ledger.reservations.values() if reservation.worker == worker]
+            free = await in_thread(partial(_ended, theirs))
+            if free:
+                await self._ledgers.release(one.uuid, free)
+            done = done and len(free or ()) == len(theirs)
+        self._context.changed.set()
+        return done
+
     def _sampled(self) -> None:
         self.grants.note_use()
         self._context.changed.set()
@@ -180,3 +199,8 @@ class Gate:
         if not sample.exclusive:
             return self._context.config.tasks_per_gpu or 0
         return ONE_PROCESS if self._context.in_children else ONE_WORKER
+
+
+def _ended(reservations: Iterable[Reservation]) -> list[str]:
+    """Return the ids of reservations whose process has ended. Reads files."""
+    return [one.id for one in reservations if not still_runs(one.owner)]

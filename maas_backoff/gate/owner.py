@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from maas_backoff.common.orphans import exists, user_of
+from maas_backoff.common.orphans import exists, runs, user_of
 
 
 def _namespace() -> str:
@@ -29,6 +29,12 @@ def is_contained() -> bool:
 def is_elsewhere(owner: str) -> bool:
     """Whether an owner is a process of another container, or of the machine outside of this one."""
     return owner != "-" and owner.partition(":")[0] != _NAMESPACE
+
+
+def still_runs(owner: str) -> bool:
+    """Return whether an owner is a process of this container that runs. Reads files."""
+    namespace, _, pid = owner.partition(":")
+    return namespace == _NAMESPACE and pid.isdecimal() and runs(int(pid))
 
 
 def owner_of(pid: int) -> str:

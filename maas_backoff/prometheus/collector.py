@@ -53,7 +53,7 @@ class Collector:
         yield self._family("gauge", "tasks", text, (({"state": state}, number) for state, number in states.items()))
         unfit = "Tasks that wait for a GPU, and ask for more memory than any device of a live worker has."
         yield self._one("gauge", "unfit_tasks", unfit, stats.unfit_count)
-        suspect = "Due tasks whose last attempt was lost with its worker; they come back in halves."
+        suspect = "Due tasks that lost their worker again; they come back in halves."
         yield self._one("gauge", "suspect_tasks", suspect, stats.suspect_count)
         oldest = "For how long the task at the head of the queue has been due; 0 when nothing is due."
         yield self._one("gauge", "oldest_pending_age_seconds", oldest, stats.oldest_pending_age)

@@ -72,12 +72,12 @@ def _tally(settle: Settle) -> str:
     return tallied(settlement, settle.counts)
 
 
-def suspicion_text(*, may: bool, cohort: str, in_children: bool) -> str:
+def suspicion_text(*, may: bool, cohort: str) -> str:
     """Return the argument that says which suspects a worker may claim: see _suspects.lua."""
-    return f"{may:d} {in_children:d} {cohort or '-'}"
+    return f"{may:d} {cohort or '-'}"
 
 
-NO_SUSPECTS = suspicion_text(may=False, cohort="", in_children=False)
+NO_SUSPECTS = suspicion_text(may=False, cohort="")
 
 
 def settle_head(
@@ -133,14 +133,12 @@ class BatchRequest:
     """Placements, one for each claim: a demand's name and a device with room. If any, only GPU tasks are claimed."""
     cohort: str = ""
     """The only cohort whose suspects may be claimed; empty: any one cohort."""
-    in_children: bool = False
-    """Whether attempts run in child processes. Tasks that were lost once then need no cohort."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
 
     @property
     def suspicion(self) -> str:
         """The argument that says which suspects may be claimed: see _suspects.lua."""
-        return suspicion_text(may=self.may_claim_suspect, cohort=self.cohort, in_children=self.in_children)
+        return suspicion_text(may=self.may_claim_suspect, cohort=self.cohort)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "args", settle_args(self.settles))

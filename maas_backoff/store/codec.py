@@ -63,8 +63,8 @@ def settlement_fields(
         counts = settlement.counts
         gpu = f" {counts.oom} {counts.fault}" if counts.oom or counts.fault else ""
         fields += "k", f"{counts.retry} {counts.lost} {counts.snooze}{gpu} {counts.suspect:d}"
-        if counts.cohort:
-            fields += "c", f"{counts.blame} {counts.cohort} {counts.cohort_size}"
+        if counts.blame != counts.lost or counts.cohort:
+            fields += "c", f"{counts.blame} {counts.cohort or '-'} {counts.cohort_size}"
     if settlement.gpu is not None:
         demand, avoid = settlement.gpu
         fields += "q", f"{demand.name} {avoid}"

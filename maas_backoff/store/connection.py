@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any, Self, TypeVar
 
+from maas_backoff.common.orphans import Origin
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.store.connect import Client
 from maas_backoff.store.creation import Creation
@@ -27,6 +28,8 @@ class QueueConnection:
         self.policies: Policies = Policies(config.task.policy)
         self.clock = ""
         """The time for scripts, in ms; empty for the server's own. Only tests set it."""
+        self.process: Origin | None = None
+        """The identity of this process for the registry of workers, which a worker sets; None if it cannot be told."""
 
     def over(self, client: Client) -> Self:
         """Return this connection over another client, for example the client of another event loop."""

@@ -48,6 +48,14 @@ class Keys:
         """Return the key of a worker's entry in the registry."""
         return f"{self.prefix}w:{worker}"
 
+    def host(self, boot: str, namespace: str) -> str:
+        """Return the key of the workers that run under one boot of a machine, in one namespace of process ids."""
+        return f"{self.prefix}host:{boot}/{namespace}"
+
+    def name(self, name: str) -> str:
+        """Return the key of the worker that has a `worker_name`."""
+        return f"{self.prefix}name:{name}"
+
     def ready_for_gpu(self, demand: str) -> str:
         """Return the name, for `__call__`, of the index of the ready tasks with this demand on a GPU."""
         return f"gpu:{demand}"

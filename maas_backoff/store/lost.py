@@ -20,7 +20,14 @@ class LostAttempts:
         self._queue = queue
 
     async def find(self, gap: float, grace: float, limit: int = 100) -> list[Found]:
-        """Return up to `limit` lost attempts. After `gap` seconds without a call, return none for `grace` seconds."""
+        """Return up to `limit` lost attempts, as `look` does."""
+        return (await self.look(gap, grace, limit))[0]
+
+    async def look(self, gap: float, grace: float, limit: int) -> tuple[list[Found], float | None]:
+        """Return up to `limit` lost attempts, and the seconds until the next lease ends; None if there is no other.
+
+        After `gap` seconds without a call, return for `grace` seconds only those of workers that have certainly ended.
+        """
         queue = self._queue
         args = [queue.clock, queue.keys.prefix, f"{gap * 1000:.0f}", f"{grace * 1000:.0f}", limit]
         reply = await queue.run(scripts.REAP, args)
@@ -34,7 +41,9 @@ class LostAttempts:
         found = [Found.of(row, "expired", now_ms, queue.policies) for row in rows]
         by_worker = {name.decode(): Losses(*counted) for name, *counted in reply.workers}
         losses = judge([Lost(one.info.worker, one.token, one.counts) for one in found], by_worker)
-        return [attrs.evolve(one, loss=loss) for one, loss in zip(found, losses, strict=True)]
+        lost = [attrs.evolve(one, loss=loss) for one, loss in zip(found, losses, strict=True)]
+        next_ms = float(reply.next_ms)
+        return lost, None if next_ms < 0 else next_ms / 1000
 
     async def settle(self, settles: Sequence[Settle], worker: str) -> list[str]:
         """Settle lost attempts, under another settle id than the worker's own settlements."""

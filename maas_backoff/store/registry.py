@@ -1,8 +1,9 @@
 """The registry of workers: their entries, leases and cancel requests."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from maas_backoff.common.orphans import Origin
 from maas_backoff.domain.worker import Worker
 from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
@@ -27,21 +28,55 @@ class Registry:
     async def enter(self, worker: str, info: str) -> None:
         """Write a worker's entry, until the server answers or `storage.timeout` is over."""
         args = self._renew_args(worker, info, ())
-        await self._queue.run(scripts.RENEW, args, info=self._queue.keys.info(worker))
+        await self._queue.run(scripts.RENEW, args, **self._keys_of(worker))
 
     async def renew(self, client: Client, worker: str, info: str, leases: Iterable[tuple[str, int]]) -> RenewReply:
         """Renew a worker's entry and its leases (id and token of each task). Send the call once, by `client`."""
-        keys = self._queue.keys
-        names = keys.all(scripts.RENEW.keys, info=keys.info(worker))
+        names = self._queue.keys.all(scripts.RENEW.keys, **self._keys_of(worker))
         return await client.run(scripts.RENEW, names, self._renew_args(worker, info, leases))
 
     def _renew_args(self, worker: str, info: str, leases: Iterable[tuple[str, int]]) -> list[Any]:
-        queue = self._queue
+        queue, process = self._queue, self._queue.process
         args: list[Any] = [queue.clock, queue.keys.prefix, worker, info]
-        args.append(f"{queue.config.scheduler.lease * 1000:.0f}")
+        args += f"{queue.config.scheduler.lease * 1000:.0f}", "" if process is None else str(process)
         for lease in leases:
             args += lease
         return args
+
+    def _keys_of(self, worker: str) -> dict[str, str]:
+        queue = self._queue
+        name = queue.keys.name(queue.config.scheduler.worker_name or "")
+        return {"info": queue.keys.info(worker), "host": self._host(), "name": name}
+
+    def _host(self) -> str:
+        """Return the key of the workers that can see this process."""
+        process = self._queue.process
+        return self._queue.keys.host(*(("", "") if process is None else (process.boot, process.namespace)))
+
+    async def named(self, name: str) -> tuple[str, Origin | None]:
+        """Return the worker that has a name, and its process if that is one of this host; "" if there is none."""
+        queue = self._queue
+        worker = await queue.server.execute("GET", queue.keys.name(name))
+        if worker is None:
+            return "", None
+        process = await queue.server.execute("HGET", self._host(), worker)
+        return worker.decode(), None if process is None else Origin.parse(process.decode())
+
+    async def take_name(self, name: str, worker: str) -> None:
+        """Give a name to a worker, for a lease. Heartbeats renew it."""
+        queue = self._queue
+        lease_ms = f"{queue.config.scheduler.lease * 1000:.0f}"
+        await queue.server.execute("SET", queue.keys.name(name), worker, "PX", lease_ms)
+
+    async def expire(self, worker: str) -> int:
+        """Let the leases of a worker run out whose process has ended, and remove its entry. Return how many leases."""
+        keys, cursor, ended = self._queue.keys, "0", 0
+        while True:
+            args = [keys.prefix, worker, cursor]
+            reply = await self._queue.run(scripts.EXPIRE, args, info=keys.info(worker), host=self._host())
+            cursor, ended = reply.cursor.decode(), ended + reply.ended
+            if cursor == "0":
+                return ended
 
     async def cancel_request(self, client: Client, worker: str, seconds: float) -> str | None:
         """Wait for a request to cancel a task of this worker. Return the task's id; None if none came."""
@@ -50,4 +85,11 @@ class Registry:
 
     async def leave(self, worker: str) -> None:
         """Remove a worker's entry."""
-        await self._queue.run(scripts.LEAVE, [worker], info=self._queue.keys.info(worker))
+        await self._queue.run(scripts.LEAVE, [worker], info=self._queue.keys.info(worker), host=self._host())
+
+
+def processes(neighbours: Sequence[bytes]) -> Mapping[str, Origin]:
+    """Return the processes of workers by their names, as renew.lua lists them."""
+    pairs = zip(neighbours[::2], neighbours[1::2], strict=True)
+    found = {name.decode(): Origin.parse(process.decode()) for name, process in pairs}
+    return {name: process for name, process in found.items() if process is not None}

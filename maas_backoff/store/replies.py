@@ -36,10 +36,12 @@ class ClaimRow(NamedTuple):
 
 
 class RenewReply(NamedTuple):
-    """The reply of renew.lua."""
+    """The reply of renew.lua. `neighbours` are names and processes in turn; `named` is the worker with its name."""
 
     lost: list[bytes]
     cancelled: list[bytes]
+    neighbours: list[bytes]
+    named: bytes
 
 
 class ReapReply(NamedTuple):
@@ -48,6 +50,14 @@ class ReapReply(NamedTuple):
     now: bytes
     rows: list[list[Any]]
     workers: list[list[Any]]
+    next_ms: bytes
+
+
+class ExpireReply(NamedTuple):
+    """The reply of expire.lua."""
+
+    ended: int
+    cursor: bytes
 
 
 class LeaseRow(NamedTuple):

@@ -10,6 +10,7 @@ import attrs
 
 from maas_backoff.store.replies import (
     DemandsReply,
+    ExpireReply,
     GetReply,
     HistoryReply,
     ListReply,
@@ -82,8 +83,11 @@ SETTLE = _load(
     "now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally groups",
     SettleReply._make,
 )
-RENEW = _load("renew", "leases workers info meta", "now prefix worker info lease_ms", RenewReply._make)
-LEAVE = _load("leave", "workers info marker ready scheduled demands gpu_marker suspects", "worker", _word)
+RENEW = _load(
+    "renew", "leases workers info meta host name", "now prefix worker info lease_ms process", RenewReply._make
+)
+LEAVE = _load("leave", "workers info marker ready scheduled demands gpu_marker suspects host", "worker", _word)
+EXPIRE = _load("expire", "leases workers info host", "prefix worker cursor", ExpireReply._make)
 REAP = _load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit", ReapReply._make)
 CANCEL = _load("cancel", "task call meta", "prefix id keep_ms call_ms", _word)
 PROGRESS = _load("progress", "meta watched", "prefix", _numbers)
@@ -113,7 +117,7 @@ ORPHANS = _load(
 FLEET = _load("fleet", "workers meta", "now prefix limit", _words)
 
 QUEUE = (
-    *(ENQUEUE, SETTLE, RENEW, LEAVE, REAP, CANCEL, PROGRESS, DEMANDS, HOLD),
+    *(ENQUEUE, SETTLE, RENEW, LEAVE, EXPIRE, REAP, CANCEL, PROGRESS, DEMANDS, HOLD),
     *(GET, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, ORPHANS),
 )
 """The scripts that work on a queue."""

@@ -44,7 +44,7 @@ class Description:
         try:
             return jsontext.plain({**about, "gpus": self._gpus()})
         except Exception:
-            if not self._is_without_gpus:
+            known, self._is_without_gpus = self._is_without_gpus, True
+            if not known:
                 log.exception("the GPUs cannot be described; the registry lists no GPU of this worker")
-            self._is_without_gpus = True
             return jsontext.plain({**about, "gpus": []})

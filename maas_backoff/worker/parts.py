@@ -28,9 +28,10 @@ from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.executors.base import ExceptionHandler, Executor
 from maas_backoff.worker.executors.process import ProcessExecutor
 from maas_backoff.worker.executors.thread import ThreadExecutor
-from maas_backoff.worker.loops import children, orphans, poll, progress, sweep, timeouts
+from maas_backoff.worker.loops import children, poll, progress, sweep, timeouts
 from maas_backoff.worker.loops.admission import Admission
 from maas_backoff.worker.loops.exchange import ExchangeLoop
+from maas_backoff.worker.loops.orphans import Orphans
 from maas_backoff.worker.loops.wake import Wake
 from maas_backoff.worker.outbox import Outbox
 from maas_backoff.worker.requests import BatchRequests
@@ -64,6 +65,7 @@ class Parts:
     requests: BatchRequests
     gate: Gate
     work: Work
+    orphans: Orphans
 
     @classmethod
     def of(
@@ -76,7 +78,8 @@ class Parts:
         tracing: Tracing | None = None,
     ) -> Self:
         """Return the parts of a worker with a new name."""
-        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        given = config.scheduler.worker_name or f"{socket.gethostname()}-{os.getpid()}"
+        name = f"{given}-{secrets.token_hex(3)}"
         in_children = config.threadpool.proc_mode == "process"
         context = WorkerContext.of(name, store, config)
         setback = executor.setback if isinstance(executor, ProcessExecutor | ThreadExecutor) else None
@@ -85,8 +88,7 @@ class Parts:
         deadlines = Deadlines(by_lease=executor.stoppable)
         outbox, tally = Outbox(), Tally()
         attempts = Attempts(context, slots, outbox, wake_ups, deadlines, tally)
-        suspects = Suspects(in_children=in_children)
-        requests = BatchRequests(slots, outbox, wake_ups, suspects, tally, batch_size=config.task.batch_size)
+        requests = BatchRequests(slots, outbox, wake_ups, Suspects(), tally, batch_size=config.task.batch_size)
         queue, server = config.task.biz_prefix, store.connection.server
         gate = Gate(
             probe,
@@ -104,8 +106,10 @@ class Parts:
             gate,
             tracing,
         )
+        child_ended = executor.pool.child_ended if isinstance(executor, ProcessExecutor) else asyncio.Event()
+        orphans = Orphans(child_ended, gate)
         return cls(
-            config, context, executor, setback, wake_ups, slots, deadlines, attempts, requests, gate, work
+            config, context, executor, setback, wake_ups, slots, deadlines, attempts, requests, gate, work, orphans
         )  # fmt: skip
 
     def loops(self, waker: Client) -> list[tuple[str, Loop]]:
@@ -114,7 +118,6 @@ class Parts:
         *exchanges, for_sleep, for_gpu = (
             ExchangeLoop(number, context, requests, wake_ups, self.work) for number in range(EXCHANGES + 2)
         )
-        child_ended = self.executor.pool.child_ended if isinstance(self.executor, ProcessExecutor) else asyncio.Event()
         named: list[tuple[str, Loop]] = [
             *((f"exchange {each.number}", each.run) for each in exchanges),
             ("poll", partial(poll.run, wake_ups)),
@@ -124,7 +127,7 @@ class Parts:
             ("progress", partial(progress.run, self.attempts.notes, context.store)),
             ("sweep", partial(sweep.run, self.work.sweep, context.lease)),
             ("lifespan", self.executor.watch),
-            ("orphans", partial(orphans.run, child_ended)),
+            ("orphans", self.orphans.run),
         ]
         if isinstance(self.executor, ProcessExecutor | ThreadExecutor):
             named.append(("children", partial(children.run, self.executor, slots, context)))

@@ -105,7 +105,7 @@ class BatchRequests:
         request_id = f"{next(self._numbers)}"
         self._in_flight[request_id] = attempts, self._wake_ups.count
         tally = self._tally.take() if settles else ""
-        claim = claims, may_claim_suspect, request_id, exchange, tally, fits, cohort, self._suspects.in_children
+        claim = claims, may_claim_suspect, request_id, exchange, tally, fits, cohort
         try:
             return BatchRequest(tuple(settles), *claim)
         except Exception as error:  # noqa: BLE001 - a bad outcome of one task must not stop the settlements of the others

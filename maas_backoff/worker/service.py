@@ -10,6 +10,8 @@ from typing import cast
 import anyio
 
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.orphans import this_process
+from maas_backoff.common.threads import in_thread
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import StorageError, WorkerEndedError
 from maas_backoff.store.connect import Client
@@ -19,6 +21,7 @@ from maas_backoff.worker.loops import orphans
 from maas_backoff.worker.loops.heartbeat import Heartbeat
 from maas_backoff.worker.loops.wake import LONGEST_BLOCK
 from maas_backoff.worker.parts import Loop, Parts
+from maas_backoff.worker.predecessor import take_over
 
 log: Log = log_for("worker")
 
@@ -125,11 +128,15 @@ class Service:
         parts, store = self.parts, self.parts.context.store
         await store.connection.server.connect()
         description = Description(parts.config.threadpool, self._troubles_here, parts.gate.overview.describe)
-        heartbeat = self._heartbeat = Heartbeat(parts.context, parts.slots, parts.gate, description)
+        heartbeat = self._heartbeat = Heartbeat(
+            parts.context, parts.slots, parts.gate, description, parts.orphans.neighbour_ended
+        )
         waker = store.connection.server.new_client(connections=1, timeout=LONGEST_BLOCK + 2)
         try:
             parts.gate.start()
             await store.check(worker=True)
+            store.connection.process = await in_thread(this_process)
+            await take_over(parts.context)
             heartbeat.start()
             try:
                 await orphans.check()  # they may occupy memory, a GPU or a port that the handlers need

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from maas_backoff.domain.suspicion import comes_back_at_once
 from maas_backoff.store.batch import BatchRequest, suspicion_text
 from maas_backoff.worker.attempt import Attempt
 
@@ -10,9 +9,7 @@ from maas_backoff.worker.attempt import Attempt
 class Suspects:
     """Decides for each claim of a worker which suspects it may take."""
 
-    def __init__(self, *, in_children: bool) -> None:
-        """`in_children`: whether attempts run in child processes."""
-        self.in_children = in_children
+    def __init__(self) -> None:
         self._asking = {True: 0, False: 0}
         """The number of unanswered claims that may take suspects: for tasks that need a GPU (True), others (False)."""
 
@@ -34,12 +31,12 @@ class Suspects:
     def on_gpus(self, attempts: Iterable[Attempt]) -> str:
         """Return the argument for suspects of a claim of tasks that need a GPU now."""
         may = not self._asking[True]
-        return suspicion_text(may=may, cohort=self._cohort(attempts), in_children=self.in_children)
+        return suspicion_text(may=may, cohort=self._cohort(attempts))
 
     def _cohort(self, attempts: Iterable[Attempt]) -> str:
         """Return the cohort that runs in this worker, or ""."""
         for attempt in attempts:
             counts = attempt.claimed.counts
-            if counts.suspect and not (self.in_children and comes_back_at_once(counts)):
+            if counts.suspect:
                 return counts.cohort or f"!{attempt.task.task_id}"
         return ""

@@ -11,7 +11,6 @@ from maas_backoff.domain.worker import Device, Worker
 
 IDLE = Worker("idle", slots=20, running=8)
 FULL = Worker("full", slots=8, running=8)
-IN_CHILDREN = Worker("in children", slots=20, running=8, in_children=True)
 GPU = Device("GPU-a", 0, "a GPU", 8192, 8192, 8192, 8192, 0, 40, "ok", 0)
 
 
@@ -19,7 +18,7 @@ def stats(pending: int, suspects: int, gpu: int = 0) -> QueueStats:
     return QueueStats(pending, 0, 8, 0, 0, 0, 1, suspect_count=suspects, gpu_count=gpu)
 
 
-LOST = "15 tasks lost their worker and come back in halves: 8 running now."
+LOST = "15 tasks lost their worker again and come back in halves: 8 running now."
 CASES = [
     ("nothing else waits", stats(15, 15), IDLE, f"15 tasks due, 8 tasks running; {LOST}"),
     ("others wait", stats(20, 15), IDLE, f"20 tasks due, 8 tasks running: 1 workers with 20 slots are at it; {LOST}"),
@@ -28,16 +27,7 @@ CASES = [
         "one",
         stats(1, 1),
         IDLE,
-        "1 task due, 8 tasks running; 1 task lost its worker and comes back in halves: 8 running now.",
-    ),
-    (
-        "child processes",
-        stats(2, 2),
-        IN_CHILDREN,
-        (
-            "2 tasks due, 8 tasks running; 2 tasks lost their worker and come back at once in child processes, "
-            "in halves where they were lost twice: 8 running now."
-        ),
+        "1 task due, 8 tasks running; 1 task lost its worker again and comes back in halves: 8 running now.",
     ),
 ]
 
@@ -56,20 +46,19 @@ def test_explain_blames_no_gpu_that_has_room() -> None:
     assert told.endswith(LOST)
 
 
-ONCE, ALONE = (Counts(lost=1, suspect=True, cohort="x", cohort_size=size) for size in (3, 1))
-WITH_OTHERS = "suspect: its worker was lost; it comes back in halves of what was lost, with up to 2 other tasks"
+TWICE, ALONE = (Counts(lost=2, suspect=True, cohort="x", cohort_size=size) for size in (3, 1))
+BY_ITSELF = "suspect: its worker was lost again; each worker runs one such task at a time, this one alone"
+WITH_OTHERS = "suspect: its worker was lost again; it comes back in halves of what was lost, with up to 2 other tasks"
 
 
 @pytest.mark.parametrize(
     ("counts", "worker", "demand", "expected"),
     [
-        (ONCE, IDLE, None, WITH_OTHERS),
-        (ALONE, IDLE, None, "suspect: its worker was lost; each worker runs one such task at a time, this one alone"),
-        (ONCE, IN_CHILDREN, None, "slot"),
-        (Counts(lost=2, suspect=True, cohort="x", cohort_size=3), IN_CHILDREN, None, WITH_OTHERS),
+        (TWICE, IDLE, None, WITH_OTHERS),
+        (ALONE, IDLE, None, BY_ITSELF),
         (Counts(lost=1), IDLE, None, "slot"),
-        (ONCE, Worker("w", devices=(GPU,)), Demand(1024), WITH_OTHERS),
-        (ONCE, IDLE, Demand(1024), "gpu: needs 1 GiB free, and no running worker has a GPU"),
+        (TWICE, Worker("w", devices=(GPU,)), Demand(1024), WITH_OTHERS),
+        (TWICE, IDLE, Demand(1024), "gpu: needs 1 GiB free, and no running worker has a GPU"),
     ],
 )
 def test_a_lost_task_says_what_it_waits_for(

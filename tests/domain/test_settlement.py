@@ -27,6 +27,9 @@ ERROR = TaskError("ValueError", "boom")
 FRESH, TIRED = Counts(), Counts(retry=2, lost=1, snooze=2)
 LOST_ONCE = TaskError("lease_lost", "its worker stopped renewing the lease; lost 1 of 2 times")
 LOST_TWICE = TaskError("lease_lost", "its worker stopped renewing the lease; lost 2 of 2 times")
+LOST_FIRST_WITH_OTHERS = TaskError(
+    "lease_lost", "its worker stopped renewing the lease; lost with 3 others; that adds up to 0.25 of 2 losses"
+)
 LOST_WITH_OTHERS = TaskError(
     "lease_lost", "its worker stopped renewing the lease; lost with 3 others; that adds up to 0.5 of 2 losses"
 )
@@ -60,7 +63,13 @@ TABLE: list[tuple[str, Outcome, Counts, Settlement | None]] = [
         "worker died",
         LeaseExpired(),
         Counts(retry=2),
-        Settlement("pending", 11, counts=Counts(2, 1, suspect=True), error=LOST_ONCE),
+        Settlement("pending", 11, counts=Counts(2, 1), error=LOST_ONCE),
+    ),
+    (
+        "worker died with three others for the first time",
+        LeaseExpired(4, "name", 2),
+        FRESH,
+        Settlement("pending", 11, counts=Counts(lost=1, blame=0.25), error=LOST_FIRST_WITH_OTHERS),
     ),
     (
         "worker died again",

@@ -3,10 +3,11 @@
 import asyncio
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -667,7 +668,7 @@ async def test_a_worker_that_is_stopped_gives_everything_back(gpu_config: TaskBa
 
 
 async def test_a_lost_task_is_run_by_an_idle_worker(gpu_config: TaskBackoffConfig, two: FakeGpuProbe) -> None:
-    """Its worker has died: a suspect, by halves, also while a claim of other tasks sleeps on the server."""
+    """Its worker has died; also while a claim of other tasks sleeps on the server."""
     gpu_config.threadpool.concurrency = 8
 
     async def handler(task: TaskEntity) -> int:
@@ -870,6 +871,46 @@ async def test_waiting_for_memory_to_come_back_keeps_nobody_busy(
         assert await reserved(scheduler, gpu.uuid) == 4096
         gpu.processes.clear()
         await eventually(lambda: _all_given_back(scheduler, FakeGpuProbe([gpu])), "it is given back")
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that belongs to nobody here."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+async def test_what_was_reserved_for_a_killed_neighbour_is_given_back_when_its_processes_have_ended(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid, child: subprocess.Popen[bytes]
+) -> None:
+    """The ledger's lease is not waited for. A child that is still being ended may use the memory until then."""
+    gpu_config.scheduler.lease = 300
+    gpu_config.threadpool.concurrency = 2
+    gpu = FakeGpu(new_uuid())
+
+    async def handler(task: TaskEntity) -> None:
+        pass
+
+    async with worker(gpu_config, FakeGpuProbe([gpu]), handler) as scheduler:
+        assert scheduler._service is not None
+        ledgers, parts = scheduler._client._ledgers, scheduler._service.parts
+        for number, (name, owner) in enumerate(
+            [("killed", owner_of(child.pid)), ("killed", "-"), ("other", owner_of(os.getpid()))]
+        ):
+            one = Reservation(f"{name}/{number}", 4096, "running", owner, name, "test", "x")
+            answer = await ledgers.reserve(
+                gpu.uuid, one, free=16_384, used={}, limit=0, start_grace=0, holder=f"test {number}"
+            )
+            assert answer == "ok"
+        parts.orphans.neighbour_ended("killed")
+        await eventually(lambda: _is_reserved(scheduler, gpu.uuid, 8192), "that of its own process is given back")
+        child.kill()
+        await eventually(lambda: _is_reserved(scheduler, gpu.uuid, 4096), "that of its child, too")
+
+
+async def _is_reserved(scheduler: TaskBackoffScheduler, uuid: str, mib: int) -> bool:
+    return await reserved(scheduler, uuid) == mib
 
 
 async def test_children_whose_memory_nobody_tells_of_serve_one_task_after_the_other(

@@ -21,6 +21,7 @@ from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.markers import Markers
 from maas_backoff.store.preflight import trial
 from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.store.registry import Registry
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = pytest.mark.anyio
@@ -263,7 +264,7 @@ async def by_a_worker_that_dies(scheduler: TaskBackoffScheduler, config: TaskBac
     later = QueueStore.of(config)
     later.connection.clock = f"{claimed[0].started_ms + 1000 * LEASE + 1:.0f}"
     for one in await later.lost.find(gap=LEASE / 2, grace=0):
-        settlement = decide(one.loss, one.task_id, one.counts, one.policy, one.policy.backoff())
+        settlement = decide(one.loss, one.task_id, attrs.evolve(one.counts, lost=1), one.policy, one.policy.backoff())
         assert settlement is not None
         assert await later.lost.settle([one.settle(settlement)], "reaper") != ["lost"]
     await later.aclose()
@@ -272,6 +273,7 @@ async def by_a_worker_that_dies(scheduler: TaskBackoffScheduler, config: TaskBac
 
 async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
     """Run the rest. Tasks want the same GPU, come back for each reason, and one is handed back at the end."""
+    config.scheduler.worker_name = "first"
     worker = TaskBackoffScheduler(config, gpu_probe=FakeGpuProbe([FakeGpu(GPU, total_gb=16)]))
     go_on = anyio.Event()
 
@@ -287,7 +289,9 @@ async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
 
     async with worker:
         large = [await worker.create_task({"does": "wait", "n": n}, min_gpu_memory_gb=10) for n in (1, 2)]
-        await seen.until("workers", "w:<worker>", "leases", "maas:gpu:{<uuid>}", "hold")
+        await seen.until(
+            "workers", "w:<worker>", "host:<boot>/<namespace>", "name:<name>", "leases", "maas:gpu:{<uuid>}", "hold"
+        )
         # The ledger is told after the queue.
         await eventually(lambda: seen.look() and "hold" in seen.fields["maas:gpu:{<uuid>}"], "the device is held")
         go_on.set()
@@ -334,7 +338,7 @@ def test_each_hash_has_its_fields_on_the_page() -> None:
 
 
 OWN = {"task": "t:<id>", "info": "w:<worker>", "request": "req:<worker>:<exchange>", "call": "call:<call id>"}
-OWN |= {"ledger": "maas:gpu:{<uuid>}"}
+OWN |= {"ledger": "maas:gpu:{<uuid>}", "host": "host:<boot>/<namespace>", "name": "name:<name>"}
 """Keys that a script is given under another name."""
 
 
@@ -361,7 +365,7 @@ def test_the_keys_of_a_script_are_on_the_page(script: scripts.Script[object]) ->
 @pytest.mark.parametrize("key", keys().values(), ids=lambda key: key.name)
 def test_a_key_is_written_by_scripts_that_reach_it(key: Key) -> None:
     known = {script.name: script for script in scripts.ALL}
-    places = {"Markers": Markers, "Ledgers": Ledgers, "": trial}
+    places = {"Markers": Markers, "Ledgers": Ledgers, "Registry": Registry, "": trial}
     assert key.writers
     for writer in key.writers:
         owner, _, name = writer.rpartition(".")

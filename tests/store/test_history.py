@@ -109,7 +109,7 @@ async def test_two_reapers_that_list_the_same_losses_count_each_once(queue: Queu
 async def test_what_was_not_counted_goes_with_the_next_request() -> None:
     """A request of which everything was refused: durations of other attempts went with it."""
     tally, outbox, wake_ups = Tally(), Outbox(), WakeUps()
-    requests = BatchRequests(Slots(2, wake_ups), outbox, wake_ups, Suspects(in_children=False), tally, batch_size=2)
+    requests = BatchRequests(Slots(2, wake_ups), outbox, wake_ups, Suspects(), tally, batch_size=2)
     tally.runs[3] += 2
     tally.waits[5] += 1
     tally.settles[40] += 1

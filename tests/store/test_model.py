@@ -159,10 +159,10 @@ class Machine(RuleBasedStateMachine):
 
     # What workers do
 
-    @rule(worker=workers, count=st.integers(1, 4), suspect=st.booleans(), in_children=st.booleans())
-    def claim(self, worker: str, count: int, suspect: bool, in_children: bool) -> None:
+    @rule(worker=workers, count=st.integers(1, 4), suspect=st.booleans())
+    def claim(self, worker: str, count: int, suspect: bool) -> None:
         self.requests += 1
-        request = BatchRequest((), count, suspect, f"request-{self.requests}", 0, in_children=in_children)
+        request = BatchRequest((), count, suspect, f"request-{self.requests}", 0)
         # Suspects that have just become due are put in their index first, and claimed by the next call.
         listed = [i.decode() for i in self.server.client.zrange("maas:{test}:suspects", 0, -1)]
         expected = self._suspects_for(listed, request)
@@ -178,19 +178,17 @@ class Machine(RuleBasedStateMachine):
         self._take(answer, worker, request)
 
     def _suspects_for(self, listed: list[str], request: BatchRequest) -> list[str]:
-        """Those of one cohort, of which all wait if there is one; in children, all that were lost once besides."""
+        """Those of one cohort, of which all wait if there is one."""
 
         def cohort_of(task_id: str) -> str:
             return self.model[task_id].counts.cohort or task_id
 
-        def is_free(task_id: str) -> bool:
-            return request.in_children and self.model[task_id].counts.lost == 1
-
+        if not request.may_claim_suspect or not listed:
+            return []
         waiting = Counter(map(cohort_of, listed))
-        bound = [i for i in listed if not is_free(i)] if request.may_claim_suspect else []
-        whole = [i for i in bound if waiting[cohort_of(i)] >= self.model[i].counts.cohort_size]
-        cohort = cohort_of((whole or bound)[0]) if bound else ""
-        return [i for i in listed if is_free(i) or cohort_of(i) == cohort][: request.claims]
+        whole = [i for i in listed if waiting[cohort_of(i)] >= self.model[i].counts.cohort_size]
+        cohort = cohort_of((whole or listed)[0])
+        return [i for i in listed if cohort_of(i) == cohort][: request.claims]
 
     @rule(
         worker=workers,
@@ -288,6 +286,9 @@ class Machine(RuleBasedStateMachine):
             assert (first, again) == (["ok"], ["already"])
             assert one.token not in known.accepted
             known.accepted.add(one.token)
+            counts = settlement.counts
+            if counts is not None:  # a worker does not know what is left of the blame: see _take
+                settlement = attrs.evolve(settlement, counts=attrs.evolve(counts, blame=known.counts.blame))
             self._become(known, settlement)
         elif known is None:
             assert first == again == ["unknown"]
@@ -313,17 +314,17 @@ class Machine(RuleBasedStateMachine):
         self.advance(LEASE)
         self.reap()
         for _ in range(3):
-            self.claim(worker, 3, suspect=True, in_children=False)
+            self.claim(worker, 3, suspect=True)
 
     @rule(worker=workers)
     def renew(self, worker: str) -> None:
         held = [one for one in self.claims if self._holds(one.task.task_id, one.token)]
         keys = self.store.connection.keys.all(scripts.RENEW.keys, info=self.store.connection.keys.info(worker))
-        args: list[Any] = [self.store.connection.clock, self.store.connection.keys.prefix, worker, "{}", str(LEASE)]
+        args: list[Any] = [self.store.connection.clock, self.store.connection.keys.prefix, worker, "{}", str(LEASE), ""]
         stale = [one for one in self.claims[-5:] if one not in held]
         for one in [*held, *stale]:
             args += one.task.task_id, one.token
-        lost, _ = self.do(self.store.connection.server.run(scripts.RENEW, keys, args))
+        lost, *_ = self.do(self.store.connection.server.run(scripts.RENEW, keys, args))
         assert sorted(int(token) for token in lost) == sorted(one.token for one in stale)
         for one in held:
             self.model[one.task.task_id].expiry = self.now + LEASE

@@ -85,6 +85,7 @@ class Way:
             ("delete", lambda s, _: s.writer.delete("gpu2")),
             ("create some of each", self.creates_some),
             ("purge", lambda s, _: s.writer.purge(TaskStatus.PENDING)),
+            ("expire", lambda s, _: s.registry.expire("w")),
             ("leave", lambda s, _: s.registry.leave("w")),
             ("reserve", lambda _, ledgers: self.reserve(ledgers)),
             ("keep", lambda _, ledgers: ledgers.keep("GPU-a", [self.reservation()])),
@@ -161,7 +162,7 @@ class Way:
     def renews(self, *ids: str) -> Step:
         def step(store: QueueStore, _: Ledgers) -> Awaitable[Any]:
             keys = store.connection.keys.all(scripts.RENEW.keys, info=store.connection.keys.info("w"))
-            args: list[Any] = [store.connection.clock, store.connection.keys.prefix, "w", "{}", "3000"]
+            args: list[Any] = [store.connection.clock, store.connection.keys.prefix, "w", "{}", "3000", "a/1/2/3"]
             for task_id in ids:
                 args += task_id, self.held[task_id].token
             return store.connection.server.run(scripts.RENEW, keys, args)

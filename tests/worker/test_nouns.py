@@ -76,7 +76,7 @@ class Parts:
     def __init__(self, concurrency: int = 4, setback: Setback | None = None, batch_size: int = 100) -> None:
         self.wake_ups, self.outbox, self.tally = WakeUps(), Outbox(), Tally()
         self.slots = Slots(concurrency, self.wake_ups, setback)
-        suspects = Suspects(in_children=False)
+        suspects = Suspects()
         self.requests = BatchRequests(
             *(self.slots, self.outbox, self.wake_ups, suspects, self.tally), batch_size=batch_size
         )

@@ -19,7 +19,7 @@ end
 -- Claims of suspects that need no GPU, the oldest first. If any one cohort may be claimed, a cohort without a claim
 -- comes first: two workers then take the two halves of the tasks that were lost together.
 local function claims_of_suspects(suspicion, suspects, wanted, tasks, orphans)
-  if string.sub(suspicion, 1, 3) == NO_SUSPECTS then return {} end
+  if suspicion == NO_SUSPECTS then return {} end
   -- Twice as many: the other half is among them.
   local ids = redis.call('ZRANGE', suspects, 0, 2 * wanted + 99)
   if #ids == 0 then return {} end
@@ -36,8 +36,7 @@ local function claims_of_suspects(suspicion, suspects, wanted, tasks, orphans)
   end
   for _, one in ipairs(found) do
     local cohort, size = rule.cohort_of(one.id, one.task.suspicion)
-    local is_whole = rule.needs_cohort(one.task[COUNTS]) and waiting[cohort] >= size
-    if is_whole and not rule.cohort then rule.cohort = cohort end
+    if waiting[cohort] >= size and not rule.cohort then rule.cohort = cohort end
   end
   for _, one in ipairs(found) do
     if #claims < wanted and rule.may_claim(one.id, one.task[COUNTS], one.task.suspicion) then

@@ -1,9 +1,9 @@
 --[[ List leases that ran out, drop the index entries of finished tasks that are gone, and measure the pace.
 KEYS: leases completed failed cancelled meta
 ARGV: now prefix gap_ms grace_ms limit
-Returns: now, per lease: id token creation overrides attempt counts held_by suspicion, and per worker of the leases, the numbers of _lost.lua
+Returns: now, per lease: id token creation overrides attempt counts held_by suspicion, per worker of the leases, the numbers of _lost.lua, and ms until the next look is worth it or -1
 If the server's clock was set back, the difference is noted in meta: see _time.lua.
-A gap is a time of gap_ms without a call: the server, or all workers, stood still. Live workers then get grace_ms to renew, and no lease is listed.
+A gap is a time of gap_ms without a call: the server, or all workers, stood still. Live workers then get grace_ms to renew, and no lease is listed, except those of workers whose process has ended: see expire.lua.
 Changes no task: the leases that ran out are settled by settle.lua.
 ]]
 --#include _clock
@@ -28,15 +28,16 @@ local pace = redis.call('HMGET', meta, 'paced_at', 'paced_total', 'completed', '
 local paced_at = tonumber(pace[1] or 0)
 local total = tonumber(pace[3] or 0) + tonumber(pace[4] or 0) + tonumber(pace[5] or 0)
 
-local rows = {}
-if now >= grace_until then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limit)) do
-    local task = fields_of(prefix .. 't:' .. id, 't', 'p', 'o', 'n', 'k', 'y', 'c') or { false, false }
-    task[2] = task[2] and string.match(task[2], '^[^\n]*\n?')  -- without the params
-    table.insert(task, 1, id)
-    rows[#rows + 1] = task
-  end
+local rows, ended = {}, now >= grace_until and now or 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', ended, 'LIMIT', 0, limit)) do
+  local task = fields_of(prefix .. 't:' .. id, 't', 'p', 'o', 'n', 'k', 'y', 'c') or { false, false }
+  task[2] = task[2] and string.match(task[2], '^[^\n]*\n?')  -- without the params
+  table.insert(task, 1, id)
+  rows[#rows + 1] = task
 end
+-- The next lease that ends, unless its worker renews it.
+local next_end = tonumber(redis.call('ZRANGEBYSCORE', leases, '(' .. whole(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or -1)
+if ended == 0 then next_end = grace_until end
 -- Half a lease ahead: the last leases of a dead worker run out up to a third of a lease after its first, and leases of a
 -- live worker later.
 local numbers = #rows > 0 and count_lost(rows, prefix, leases, now + gap_ms) or {}
@@ -57,4 +58,4 @@ end
 for k = 2, 4 do
   if #gone[k] > 0 then redis.call('ZREM', KEYS[k], unpack(gone[k])) end
 end
-return { whole(now), rows, numbers }
+return { whole(now), rows, numbers, next_end < 0 and '-1' or whole(next_end - now) }

@@ -22,7 +22,7 @@ SCHEMA = 1
 _NOW = 1_700_000_000_000
 """The time of the trial, in ms: fixed, so that the key of its minute is known."""
 
-_WORKERS_ONLY = (scripts.RENEW, scripts.REAP, scripts.LEAVE, scripts.DEMANDS, scripts.HOLD)
+_WORKERS_ONLY = (scripts.RENEW, scripts.EXPIRE, scripts.REAP, scripts.LEAVE, scripts.DEMANDS, scripts.HOLD)
 _COMMAND = re.compile(r"redis\.p?call\('([A-Z]+)'")
 # None of these changes anything: the server refuses a value, or the key is missing. `$` is a key, `&` a channel.
 _HARMLESS = {
@@ -56,6 +56,7 @@ _HARMLESS = {
             "ZRANK $ member",
             "ZREM $ member",
             "ZREMRANGEBYSCORE $ 0 0",
+            "ZSCAN $ 0",
             "ZSCORE $ member",
         )
     )
@@ -140,7 +141,12 @@ class _Scratch:
         self._keys = Keys("")
         self._keys.prefix = f"{keys.prefix}check:"
         self._worker = "worker"
-        self._own = {"request": self._keys.request(self._worker, 0), "info": self._keys.info(self._worker)}
+        self._own = {
+            "request": self._keys.request(self._worker, 0),
+            "info": self._keys.info(self._worker),
+            "host": self._keys.host("", ""),
+            "name": self._keys.name(""),
+        }
 
     def fill(self, word: str) -> str:
         """Return a word of a command, with a key or a channel in its place."""
@@ -186,6 +192,7 @@ class _Scratch:
         yield self._step(scripts.HOLD)
         yield self._step(scripts.FLEET)
         yield self._step(settle, claims="1", request_id="gpu", fits="1:0 GPU-a 0 1")
+        yield self._step(scripts.EXPIRE)
         yield self._step(scripts.REAP)
         yield self._step(scripts.LIST, keys=("ready", "completed"), id="a")
         yield self._step(scripts.STATS)
@@ -236,7 +243,9 @@ class _Scratch:
             "limit": "10",
             "claims": "0",
             "groups": "0",
-            "suspicion": "1 1 -",
+            "suspicion": "1 -",
+            "process": "boot/1/1/1",
+            "cursor": "0",
             "max_finished": "1",
             "max_queue_size": "1000",
             "index": "1",

@@ -5,6 +5,7 @@ again. The thread also looks for tasks that other workers have lost.
 """
 
 import time
+from collections.abc import Callable
 
 import anyio
 
@@ -13,10 +14,12 @@ from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.gate.gate import Gate
 from maas_backoff.store.connect import Client
+from maas_backoff.store.registry import processes
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.description import Description
 from maas_backoff.worker.loop_watch import LoopWatch
+from maas_backoff.worker.loops.neighbours import Neighbours
 from maas_backoff.worker.loops.patience import Patience
 from maas_backoff.worker.loops.reap import Reaper
 from maas_backoff.worker.own_loop import OwnLoop
@@ -30,8 +33,15 @@ FAILED = "the heartbeat has ended; leases of this worker will run out"
 class Heartbeat:
     """Renews leases every third of a lease, and passes lost leases and cancel requests to the worker's event loop."""
 
-    def __init__(self, context: WorkerContext, slots: Slots, gate: Gate, description: Description) -> None:
-        """Call `description` at each heartbeat, in the heartbeat's thread."""
+    def __init__(
+        self,
+        context: WorkerContext,
+        slots: Slots,
+        gate: Gate,
+        description: Description,
+        neighbour_ended: Callable[[str], object],
+    ) -> None:
+        """Call `description` at each heartbeat, in the heartbeat's thread; `neighbour_ended` in the event loop."""
         self._context = context
         self._slots = slots
         self._gate = gate
@@ -39,14 +49,19 @@ class Heartbeat:
         self._reaper = Reaper(context.store, context.name, context.lease)
         self._patience = Patience("a worker's heartbeat", context.store.connection.server.outage)
         self._watch = LoopWatch(slots)
+        self._neighbours = Neighbours(context, self._reaper, lambda worker: self._watch.call(neighbour_ended, worker))
         self._own_loop = OwnLoop(self._beat_for_ever, "maas-backoff-heartbeat", FAILED)
         self._renewed_at = time.monotonic()
         self._missed = 0
         self._error = ""
+        self._rival = ""
+        self._announced = False
 
     @property
     def trouble(self) -> str | None:
-        """The reason why the leases are not renewed; None if the last heartbeat was in time."""
+        """The reason why the leases are not kept; None if the last heartbeat was in time."""
+        if self._rival:
+            return f"worker {self._rival} has started under the same worker_name, and has taken this one's tasks"
         silent = time.monotonic() - self._renewed_at
         if silent < self._context.lease / 2:
             return None
@@ -62,6 +77,7 @@ class Heartbeat:
 
     async def announce(self) -> None:
         """Write the worker's description to the registry, without a heartbeat. Called on the worker's event loop."""
+        self._announced = True
         info = self._description.text(running=0, lag=self._watch.lag)
         await self._context.store.registry.enter(self._context.name, info)
 
@@ -80,15 +96,20 @@ class Heartbeat:
     async def _beat_for_ever(self) -> None:
         server = self._context.store.connection.server
         client = server.new_client(connections=1, timeout=self._longest_block + self._deadline)
+        for_neighbours = server.new_client(connections=1, timeout=self._deadline)
         try:
-            # If the event loop was closed without `shutdown`, its attempts are gone, and their leases must run out.
-            while not self._own_loop.stopping and not self._watch.is_closed:
-                await self._beat(client)
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._neighbours.run, for_neighbours)
+                # If the event loop was closed without `shutdown`, its attempts are gone, and their leases must run out.
+                while not self._own_loop.stopping and not self._watch.is_closed:
+                    await self._beat(client)
+                group.cancel_scope.cancel()
             if self._watch.is_closed:
                 log.critical("the worker's event loop was closed without shutdown(); its leases run out")
         finally:
             with anyio.CancelScope(shield=True):
                 await client.aclose()
+                await for_neighbours.aclose()
 
     async def _beat(self, client: Client) -> None:
         period = self._context.lease / 3
@@ -118,7 +139,10 @@ class Heartbeat:
             # A deposed master may still answer; writes to it are lost.
             with anyio.fail_after(self._deadline):
                 await location.look()
+        announced = self._announced
         await self._renew(client)
+        if announced != self._announced:
+            await self._renew(client)  # this one's description may have come after the announced one, and is older
         await self._renew_grants(client)
         while next_beat > time.monotonic():
             await self._reaper.look(client, self._deadline)
@@ -135,6 +159,8 @@ class Heartbeat:
         self._renewed_at = time.monotonic()
         self._missed = 0
         self._patience.restored()
+        self._neighbours.note(processes(reply.neighbours))
+        self._note_name(reply.named.decode())
         gone = {int(token) for token in reply.lost}
         for attempt in attempts:
             if attempt.token not in gone:
@@ -143,6 +169,14 @@ class Heartbeat:
             self._watch.call(self._slots.attempts.cancel, list(gone), CancelReason.LEASE_LOST)
         for task_id in reply.cancelled:
             self._watch.call(self._slots.attempts.cancel_task, task_id.decode())
+
+    def _note_name(self, named: str) -> None:
+        """Note which worker has this worker's name."""
+        has_name = self._context.store.connection.config.scheduler.worker_name
+        rival = named if has_name and named != self._context.name else ""
+        if rival and rival != self._rival:
+            log.error("worker %s has started under the same worker_name; names must differ", rival)
+        self._rival = rival
 
     async def _renew_grants(self, client: Client) -> None:
         """Renew the reservations of this worker, for each GPU: in a Cluster, each ledger may be on another node."""

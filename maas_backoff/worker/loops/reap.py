@@ -22,11 +22,11 @@ LIMIT = 100
 
 
 class Reaper:
-    """Looks for lost attempts every quarter of a lease. The heartbeat calls it, in its thread and on its connection.
+    """Looks for lost attempts when the next lease ends, and every quarter of a lease.
 
-    So lost tasks come back also while a handler blocks the event loop. If no worker has looked for half a lease, the
-    server or all workers stood still. Then live workers get the time of one heartbeat and 2 seconds to renew their
-    leases, before any attempt is reaped.
+    The heartbeat calls it, in its thread and on its connection. So lost tasks come back also while a handler blocks the
+    event loop. If no worker has looked for half a lease, the server or all workers stood still. Then live workers get
+    the time of one heartbeat and 2 seconds to renew their leases, before any attempt of theirs is reaped.
     """
 
     def __init__(self, store: QueueStore, worker: str, lease: float) -> None:
@@ -42,11 +42,12 @@ class Reaper:
         """Look for lost attempts, if `due`, for `within` seconds at most. After an error, look again later."""
         if time.monotonic() < self.due:
             return
-        store = self._store.over(client)
-        self.due = time.monotonic() + self._period * random.uniform(0.9, 1.1)  # noqa: S311 - spreads the looks of several workers
+        store, spread = self._store.over(client), random.uniform(0.9, 1.1)  # noqa: S311 - spreads the looks of several workers
+        self.due = time.monotonic() + self._period * spread
         try:
             with anyio.fail_after(within):
-                lost = await store.lost.find(gap=2 * self._period, grace=self._lease / 3 + 2, limit=LIMIT)
+                gap, grace = 2 * self._period, self._lease / 3 + 2
+                lost, next_end = await store.lost.look(gap, grace, LIMIT)
                 await settle_lost(store, self._worker, lost)
         except (StorageError, TimeoutError) as error:
             self._patience.failed(error if isinstance(error, StorageError) else StorageUnavailableError("no answer"))
@@ -54,6 +55,8 @@ class Reaper:
         self._patience.restored()
         if len(lost) >= LIMIT:
             self.due = time.monotonic()
+        elif next_end is not None:
+            self.due = min(self.due, time.monotonic() + next_end + 0.02 * self._period * spread)
 
 
 async def settle_lost(store: QueueStore, worker: str, lost: list[Found]) -> None:
