@@ -32,6 +32,13 @@ def long(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """Run histories of a fleet in virtual time: `-- --seeds 1000`, `-- --mutants`, `-- --shrink SEED`."""
+    session.install("--editable", ".[dev]")
+    session.run("python", "-m", "simulation", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, format and the direction of imports."""
     session.install("--editable", ".[dev]")

@@ -53,6 +53,13 @@ class Story:
     starts: list[Event] = attrs.field(factory=list)
     ends: dict[int, Event] = attrs.field(factory=dict)
     settles: list[Event] = attrs.field(factory=list)
+    sent: list[Event] = attrs.field(factory=list)
+    """Settlements on their way, where they are noted: a worker may die before it hears of their end."""
+
+    @property
+    def unanswered(self) -> list[Event]:
+        answered = {settle["token"] for settle in self.settles}
+        return [one for one in self.sent if one["token"] not in answered]
 
     @property
     def accepted(self) -> list[Event]:
@@ -76,6 +83,8 @@ class Story:
                 self.ends[event["token"]] = event
             case "settle":
                 self.settles.append(event)
+            case "sent":
+                self.sent.append(event)
 
 
 def stories(events: Iterable[Event], finals: Mapping[str, Final]) -> dict[str, Story]:
@@ -179,7 +188,8 @@ def bounded(story: Story) -> Iterator[str]:
         return
     if final.retry > MAX_RETRY:
         yield f"{final.retry} retries of {MAX_RETRY}"
-    released = sum(settle["status"] == "pending" and settle["error"] is None for settle in story.accepted)
+    ended = [*story.accepted, *story.unanswered]
+    released = sum(settle["status"] == "pending" and settle["error"] is None for settle in ended)
     if len(story.starts) > 1 + final.retry + final.lost + released:
         runs = len(story.starts)
         yield f"{runs} runs with {final.retry} retries, {final.lost} losses and {released} hand-backs"

@@ -1,0 +1,72 @@
+"""Faults that are put into the library on purpose: a simulation that does not find them proves nothing."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest import mock
+
+import attrs
+
+from maas_backoff.common.orphans import Origin
+from maas_backoff.errors import StorageUnavailableError
+from maas_backoff.store import scripts
+from maas_backoff.store.batch import Settle
+from maas_backoff.store.writer import Writer
+from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.outbox import Outbox
+
+
+@contextmanager
+def _script(name: str, before: str, after: str) -> Iterator[None]:
+    script = getattr(scripts, name)
+    assert script.text.count(before) == 1, (name, before)
+    text = script.text.replace(before, after)
+    digest = hashlib.sha1(text.encode()).hexdigest()
+    with mock.patch.object(scripts, name, attrs.evolve(script, text=text, digest=digest)):
+        yield
+
+
+@contextmanager
+def _forgetful_outbox() -> Iterator[None]:
+    put, count = Outbox.put, 0
+
+    def forget(self: Outbox, settle: Settle, attempt: Attempt) -> None:
+        nonlocal count
+        count += 1
+        if count % 25:
+            put(self, settle, attempt)
+
+    with mock.patch.object(Outbox, "put", forget):
+        yield
+
+
+@contextmanager
+def _lie() -> Iterator[None]:
+    enqueue = Writer.enqueue
+
+    async def lying(self: Writer, tasks: Any) -> Any:
+        try:
+            return await enqueue(self, tasks)
+        except StorageUnavailableError:
+            return ["created"] * len(tasks)
+
+    with mock.patch.object(Writer, "enqueue", lying):
+        yield
+
+
+MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "no token fence": lambda: _script("SETTLE", "local same = token == given", "local same = true"),
+    "a settlement of the reaper without a look at the lease": lambda: _script(
+        "SETTLE", "answer = held and expiry <= now and 'ok' or 'lost'", "answer = held and 'ok' or 'lost'"
+    ),
+    "a reaper that ignores a pause": lambda: _script("REAP", "now - last > gap_ms or back > 1000", "back > 1000"),
+    "an outbox that forgets": _forgetful_outbox,
+    "a repeated request that claims anew": lambda: _script("SETTLE", "if last[1] == request_id then", "if false then"),
+    "a start after the lease": lambda: mock.patch.object(Attempt, "start_before", float("inf")),
+    "an answer that lies": _lie,
+    "a live neighbour that is taken for dead": lambda: mock.patch.object(Origin, "has_ended", return_value=True),
+    "a settlement that is not repeated": lambda: _script(
+        "SETTLE", "elseif task[3] == given .. ':' .. settle_id then answer = 'already'", "elseif false then"
+    ),
+}

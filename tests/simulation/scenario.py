@@ -1,0 +1,570 @@
+"""One history: what is created, what goes wrong and when, by a seed; and whether it kept the promises."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import math
+import random
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import attrs
+from chaos.checker import TOLERANCE, Final, Violation, check, check_counts
+from chaos.history import Event
+from chaos.setting import POISON_MAX_LOST, setting
+
+from maas_backoff import StorageError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
+from maas_backoff.common.orphans import Origin
+from maas_backoff.domain.settlement import Settlement
+from maas_backoff.store.batch import Settle
+from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.loops import exchange
+from maas_backoff.worker.outbox import Outbox
+from simulation.loop import Node, NothingLeft, SimulatedLoop
+from simulation.mutants import MUTANTS
+from simulation.network import CLOCK, START_MS, Network, RealServer, SimulatedLink
+
+LEASE = 30.0
+
+SECONDS = 400.0
+"""How long tasks are created and things go wrong."""
+
+PATIENCE = 9000.0
+"""Seconds of virtual time, after all is well again, in which everything must end."""
+
+KINDS = {"plain": 60, "flaky": 20, "doomed": 5, "delayed": 8, "regretted": 5, "interrupted": 3, "poison": 1}
+
+FAULTS = {
+    "kill": 4,
+    "outage": 1,
+    "poweroff": 1,
+    "stop": 3,
+    "drain": 2,
+    "cut": 3,
+    "slow": 1,
+    "restart": 2,
+    "flush": 1,
+    "clock": 1,
+    "deny": 1,
+    "lose_writes": 0.25,
+}
+
+
+MILD = {"outage", "drain", "slow", "restart", "flush"}
+"""Faults after which no live worker may lose a task, however long the server was away."""
+
+
+@attrs.frozen
+class Step:
+    """One thing that happens: a task that is created, or a fault."""
+
+    at: float
+    what: str
+    seed: str
+
+
+@attrs.frozen
+class Plan:
+    """All that a seed has happen."""
+
+    seed: str
+    workers: int
+    hosts: int
+    noise: float
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def of(cls, seed: str) -> "Plan":
+        choice = random.Random(f"plan {seed}")
+        tasks = choice.randint(5, 60)
+        found = [Step(choice.uniform(0, SECONDS), "create", f"{seed}-{n}") for n in range(tasks)]
+        for n in range(choice.randint(0, 10)):
+            what = choice.choices(list(FAULTS), list(FAULTS.values()))[0]
+            found.append(Step(choice.uniform(0, SECONDS), what, f"{seed}-{n}"))
+        noise = choice.choice([0, 0.005, 0.02, 0.1])
+        workers = choice.randint(1, 4)
+        return cls(seed, workers, choice.randint(1, workers), noise, tuple(sorted(found, key=lambda step: step.at)))
+
+
+@attrs.frozen
+class Outcome:
+    """What came of a history."""
+
+    plan: Plan
+    violations: list[Violation]
+    events: list[Event]
+    statuses: Counter[str]
+    worker_seconds: float
+    faults: Counter[str]
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same history, whatever process has run it."""
+        return hashlib.sha256(repr(self.events).encode()).hexdigest()[:16]
+
+
+class World:
+    """One simulated fleet with its producers, in front of a real server."""
+
+    def __init__(self, plan: Plan, server: RealServer) -> None:
+        self.plan = plan
+        self.loop = SimulatedLoop()
+        self.network = Network(self.loop, server, random.Random(f"network {plan.seed}"), plan.noise)
+        self.server = server
+        self.events: list[Event] = []
+        self.workers: dict[int, tuple[Node, TaskBackoffScheduler]] = {}
+        self.faults: Counter[str] = Counter()
+        self.worker_seconds = 0.0
+        self.violations: list[Violation] = []
+        self._numbers = iter(range(100, 1_000_000))
+        self._nodes: dict[int, Node] = {}
+        self._loses = False
+        self._jumps = False
+        self._creating: list[asyncio.Task[Any]] = []
+        self.finals: dict[str, Final] = {}
+        self._renewed: dict[Node, float] = {}
+        """When the leases of a worker were renewed last."""
+
+    # What the patched parts of the library ask
+
+    def monotonic(self) -> float:
+        return self.loop.now
+
+    def time(self) -> float:
+        """The time of all nodes: the server's clock alone is ever off."""
+        return START_MS / 1000 + self.loop.now
+
+    def origin(self) -> Origin | None:
+        node = self.loop.node
+        return (
+            None if node is None or node.number < 100 else Origin("boot", node.name.partition("/")[0], node.number, 1)
+        )
+
+    def has_ended(self, origin: Origin) -> bool:
+        here = self.origin()
+        same_host = here is not None and here.namespace == origin.namespace
+        return same_host and self._nodes[origin.pid].dead
+
+    def note(self, event: str, **fields: Any) -> None:
+        self.events.append({"event": event, "time": self.time(), **fields})
+
+    def note_renewal(self, attempt: Attempt, until: float) -> None:
+        """Note that a worker knows a lease to be valid until then."""
+        node = self.loop.node
+        assert node is not None
+        self._renewed[node] = self.loop.now
+        self.note("renewed", id=attempt.task.task_id, token=attempt.token, until=until)
+
+    # Nodes
+
+    def new_node(self, name: str) -> Node:
+        number = next(self._numbers)
+        node = self._nodes[number] = Node(name, number)
+        return node
+
+    def config(self) -> TaskBackoffConfig:
+        config = setting(1)
+        config.gpu.gpus = ()
+        config.scheduler.lease, config.scheduler.interval, config.scheduler.shutdown_grace = LEASE, 10, 20
+        config.threadpool.exec_timeout = 300
+        return config
+
+    def scheduler(self) -> TaskBackoffScheduler:
+        scheduler = TaskBackoffScheduler(self.config())
+        scheduler._client.store.connection.clock = CLOCK
+        return scheduler
+
+    async def start_worker(self, place: int) -> None:
+        node = self.new_node(f"host-{place % self.plan.hosts}/{place}")
+
+        async def run() -> None:
+            scheduler = self.scheduler()
+            scheduler.set_custom_task_handler(self.handler)
+            self.workers[place] = node, scheduler
+            while True:
+                try:
+                    await scheduler.start()
+                except StorageError:
+                    await asyncio.sleep(1)
+                    continue
+                return
+
+        await self.loop.spawn(node, run())
+
+    async def handler(self, task: TaskEntity) -> dict[str, int]:
+        node = self.loop.node
+        assert node is not None
+        params = task.task_params
+        about = {"attempt": task.attempt, "token": task.token, "retry": task.retry_count, "lost": task.lost_count}
+        self.note("start", id=task.task_id, worker=node.number, **about)
+        how = "ok"
+        try:
+            if params["kind"] == "poison":
+                self._die(node)
+                await asyncio.sleep(0)
+            await asyncio.sleep(params["seconds"])
+            if task.retry_count < params["fails"]:
+                raise ConnectionError("not yet")
+        except BaseException as error:
+            how = type(error).__name__
+            raise
+        finally:
+            self.note("end", id=task.task_id, token=task.token, how=how)
+        return {"token": task.token}
+
+    def _die(self, node: Node, after: float | None = None) -> None:
+        """Kill a worker; another takes its place."""
+        node.dead = True
+        self.note("died", worker=node.number)
+        place = next(place for place, (other, _) in self.workers.items() if other is node)
+        pause = random.Random(f"{self.plan.seed} {node.number}").uniform(0.1, 60) if after is None else after
+        self._outside(pause, lambda: self.loop.spawn(None, self.start_worker(place)))
+
+    def _outside(self, seconds: float, callback: Callable[[], object]) -> None:
+        """Call something later, whatever becomes of the node that asks for it."""
+        before, self.loop.node = self.loop.node, None
+        self.loop.call_later(seconds, callback)
+        self.loop.node = before
+
+    # The history
+
+    async def run(self) -> None:
+        for place in range(self.plan.workers):
+            await self.start_worker(place)
+        producers = [self.scheduler(), self.scheduler()]
+        nodes = [self.new_node(f"producer-{n}/") for n in range(2)]
+        start = self.loop.now
+        for step in self.plan.steps:
+            await asyncio.sleep(max(0.0, start + step.at - self.loop.now))
+            choice = random.Random(step.seed + step.what)
+            if step.what == "create":
+                n = choice.randrange(2)
+                self._creating.append(self.loop.spawn(nodes[n], self._create(producers[n], step.seed, choice)))
+            else:
+                self.faults[step.what] += 1
+                getattr(self, f"fault_{step.what}")(choice)
+        await asyncio.sleep(3 * LEASE)  # the longest fault
+        self._heal()
+        await asyncio.gather(*self._creating)
+        reader = self.scheduler()
+        await self._drain(reader)
+        self.worker_seconds = (self.loop.now - start) * self.plan.workers
+        await self._judge(reader)
+
+    async def _create(self, scheduler: TaskBackoffScheduler, task_id: str, choice: random.Random) -> None:
+        """Create one task, and change one's mind about some, as chaos/producer.py does."""
+        kind = choice.choices(list(KINDS), list(KINDS.values()))[0]
+        fails = {"flaky": choice.randint(1, 2), "doomed": 99}.get(kind, 0)
+        seconds = 40.0 if kind == "interrupted" else choice.choice([0.0, choice.uniform(0, 1), choice.uniform(0, 80)])
+        delay = choice.uniform(0.3, 60) if kind in {"delayed", "regretted"} else 0.0
+        params = {"kind": kind, "seconds": round(seconds, 3), "fails": fails}
+        self.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails)
+        while True:
+            try:
+                options: dict[str, Any] = {"max_lost": POISON_MAX_LOST} if kind == "poison" else {"delay": delay}
+                await scheduler.create_task(params, task_id, **options)
+            except StorageError:
+                self.note("unknown", id=task_id)
+                if choice.random() < 0.5:
+                    return
+                await asyncio.sleep(0.5)
+            else:
+                self.note("acked", id=task_id)
+                break
+        if kind in {"regretted", "interrupted"}:
+            await asyncio.sleep(choice.uniform(0, 20))
+            try:
+                answer = await scheduler.cancel_task(task_id, running=kind == "interrupted")
+            except StorageError:
+                answer = None
+            self.note("cancel", id=task_id, answer=answer if kind == "regretted" else None)
+
+    # Faults
+
+    def _some_worker(self, choice: random.Random) -> Node | None:
+        there = [node for node, _ in self.workers.values() if not node.dead and not node.still]
+        return choice.choice(there) if there else None
+
+    def fault_kill(self, choice: random.Random) -> None:
+        if (node := self._some_worker(choice)) is not None:
+            self._die(node)
+
+    def fault_poweroff(self, choice: random.Random) -> None:
+        """All workers of a host die at once."""
+        if (one := self._some_worker(choice)) is not None:
+            host = one.name.partition("/")[0]
+            for node, _ in list(self.workers.values()):
+                if node.name.partition("/")[0] == host and not node.dead:
+                    self._die(node)
+
+    def fault_stop(self, choice: random.Random) -> None:
+        """A worker stands still, mostly for longer than its leases, and often until just after their end."""
+        if (node := self._some_worker(choice)) is not None:
+            node.still = True
+            self.note("stop", worker=node.number)
+            seconds = choice.uniform(0.2, 2.5) * LEASE
+            if choice.random() < 0.6:
+                end = self._renewed.get(node, self.loop.now) + LEASE
+                seconds = max(0.1, end - self.loop.now + choice.uniform(0.1, 0.3))
+            self._outside(seconds, lambda: self.loop.go_on(node))
+
+    def fault_drain(self, choice: random.Random) -> None:
+        """A worker drains, and another takes its place."""
+        node = self._some_worker(choice)
+        for place, (other, scheduler) in list(self.workers.items()):
+            if other is node:
+                self.loop.spawn(node, scheduler.shutdown())
+                self.loop.spawn(None, self.start_worker(place))
+
+    def fault_cut(self, choice: random.Random) -> None:
+        if (node := self._some_worker(choice)) is not None:
+            self.network.cut.add(node)
+            self._outside(choice.uniform(0.1, 2.5) * LEASE, lambda: self.network.cut.discard(node))
+
+    def fault_slow(self, choice: random.Random) -> None:
+        self.network.slowness = choice.uniform(10, 200)
+        self._outside(choice.uniform(1, 60), lambda: setattr(self.network, "slowness", 1.0))
+
+    def fault_outage(self, choice: random.Random) -> None:
+        """The server is away for longer than a lease."""
+        self.network.down = True
+        self.network.reset_all()
+        self._outside(choice.uniform(0.5, 2.5) * LEASE, lambda: setattr(self.network, "down", False))
+
+    def fault_restart(self, choice: random.Random) -> None:
+        self.network.down = True
+        self.network.reset_all()
+
+        def up() -> None:
+            self.server.forget_scripts()
+            self.network.down = False
+
+        self._outside(choice.choice([0.05, 2, 20]) * choice.random(), up)
+
+    def fault_lose_writes(self, choice: random.Random) -> None:
+        """The server comes back as it was a moment ago."""
+        self._loses = True
+        before = self.server.snapshot()
+
+        def down() -> None:
+            self.server.restore(before)
+            self.fault_restart(choice)
+
+        self._outside(choice.uniform(0.01, 1), down)
+
+    def fault_flush(self, choice: random.Random) -> None:
+        self.server.forget_scripts()
+
+    def fault_clock(self, choice: random.Random) -> None:
+        self._jumps = True
+        self.network.offset_ms += choice.choice([-1, 1]) * choice.choice([50, 1500, 20_000, 200_000])
+
+    def fault_deny(self, choice: random.Random) -> None:
+        self.network.denied = True
+        self._outside(choice.uniform(0.1, 30), lambda: setattr(self.network, "denied", False))
+
+    def _heal(self) -> None:
+        self.network.noise, self.network.slowness = 0.0, 1.0
+        self.network.denied = self.network.down = False
+        self.network.cut.clear()
+
+    # The end
+
+    async def _drain(self, reader: TaskBackoffScheduler) -> None:
+        deadline = self.loop.now + PATIENCE
+        while self.loop.now < deadline:
+            stats = await reader.get_queue_stats()
+            if not stats.pending_count and not stats.processing_count:
+                return
+            await asyncio.sleep(2)
+
+    async def _judge(self, reader: TaskBackoffScheduler) -> None:
+        finals = self.finals
+        for task_id in sorted({event["id"] for event in self.events if "id" in event}):
+            task = await reader.get_task(task_id)
+            if task is not None:
+                finals[task_id] = Final(
+                    status=task.status,
+                    token=task.token,
+                    attempt=task.attempt,
+                    retry=task.retry_count,
+                    lost=task.lost_count,
+                    error=None if task.error is None else task.error.type,
+                    result=task.result,
+                    failed_attempts=tuple(attempt.number for attempt in task.attempts),
+                )
+        found = check(self.events, finals)
+        if self._loses:
+            # Acknowledged writes are gone. What is left to promise is that nothing is stuck.
+            found = [one for one in found if one.promise == "stuck"]
+        else:
+            found += late_starts(self.events)
+            if not self._jumps:
+                found += robbed(self.events)
+        if self._jumps:
+            found = [one for one in found if one.promise != "early"]
+        kinds = {event["kind"] for event in self.events if event["event"] == "invoke"}
+        if self.faults.keys() <= MILD and "poison" not in kinds:
+            lost = [task_id for task_id, final in finals.items() if final.lost]
+            found += [Violation("needless", task_id, "lost, although no worker was") for task_id in lost]
+        self.violations += found
+        stats = await reader.get_queue_stats()
+        names = ("pending", "processing", "completed", "failed", "cancelled")
+        self.violations += check_counts(finals, {name: getattr(stats, f"{name}_count") for name in names}, "stats")
+        if not self._loses:
+            totals = {name: int(self.server.one("HGET", "maas:{chaos}:meta", name) or 0) for name in names[2:]}
+            self.violations += check_counts(finals, totals, "totals")
+        for name in ("ready", "suspects", "scheduled", "leases", "external"):
+            if self.server.one("ZCARD", f"maas:{{chaos}}:{name}"):
+                self.violations.append(Violation("counts", "", f"{name} is not empty"))
+
+
+def late_starts(events: list[Event]) -> Iterator[Violation]:
+    """No run begins after another worker has begun a later one."""
+    newest: dict[str, int] = {}
+    for event in events:
+        if event["event"] == "start":
+            if event["token"] < newest.get(event["id"], 0):
+                yield Violation("late", event["id"], f"attempt {event['attempt']} began after a later one")
+            newest[event["id"]] = max(event["token"], newest.get(event["id"], 0))
+
+
+def robbed(events: list[Event]) -> Iterator[Violation]:
+    """A lease that was renewed is kept until its end, while its worker lives."""
+    dead = {event["worker"]: event["time"] for event in events if event["event"] == "died"}
+    until: dict[int, float] = {}
+    before: dict[str, Event] = {}
+    for event in events:
+        if event["event"] == "renewed":
+            until[event["token"]] = event["until"]
+        elif event["event"] == "start":
+            first = before.get(event["id"])
+            before[event["id"]] = event
+            if first is None or event["lost"] <= first["lost"] or first["attempt"] + 1 != event["attempt"]:
+                continue
+            if dead.get(first["worker"], math.inf) > event["time"] < until.get(first["token"], 0) - TOLERANCE:
+                yield Violation("robbed", event["id"], f"attempt {first['attempt']} had a lease, and was lost")
+
+
+class OwnLoopHere:
+    """Stands in for worker/own_loop.py: runs the coroutine on the loop of the simulation, and not in a thread."""
+
+    def __init__(self, main: Callable[[], Any], name: str, when_failed: str) -> None:
+        self._main = main
+        self.stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._main())
+
+    async def stop(self) -> None:
+        self.stopping = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+
+@contextlib.contextmanager
+def simulated(world: World) -> Iterator[None]:
+    """Put the world in the place of clocks, threads, the network and chance."""
+    chance = random.Random(f"chance {world.plan.seed}")
+    report = exchange.report
+
+    def noted(attempt: Attempt, settlement: Settlement, answer: str) -> None:
+        status = "cancelled" if answer == "cancelled" else str(settlement.status)
+        error = None if settlement.error is None else settlement.error.type
+        world.note("settle", id=attempt.task.task_id, token=attempt.token, status=status, error=error, answer=answer)
+        report(attempt, settlement, answer)
+
+    put, renewed = Outbox.put, Attempt.renewed
+
+    def kept(self: Attempt, until: float) -> None:
+        world.note_renewal(self, START_MS / 1000 + until)
+        renewed(self, until)
+
+    def sent(self: Outbox, settle: Settle, attempt: Attempt) -> None:
+        settlement = settle.settlement
+        error = None if settlement.error is None else settlement.error.type
+        world.note("sent", id=settle.task_id, token=attempt.token, status=str(settlement.status), error=error)
+        put(self, settle, attempt)
+
+    async def nothing(*_: object, **__: object) -> list[object]:
+        return []
+
+    SimulatedLink.network = world.network
+    with contextlib.ExitStack() as stack:
+        for target, name, value in (
+            (time, "monotonic", world.monotonic),
+            (time, "time", world.time),
+            (secrets, "token_hex", lambda size: f"{chance.getrandbits(8 * size):0{2 * size}x}"),
+            (secrets, "token_bytes", lambda size: chance.getrandbits(8 * size).to_bytes(size)),
+            (secrets, "randbits", chance.getrandbits),
+            (exchange, "report", noted),
+            (QueueStore, "check", nothing),
+            (Outbox, "put", sent),
+            (Attempt, "renewed", kept),
+        ):
+            stack.enter_context(mock.patch.object(target, name, value))
+        for place, value in (
+            ("maas_backoff.worker.loops.heartbeat.OwnLoop", OwnLoopHere),
+            ("maas_backoff.worker.loops.orphans.check", nothing),
+            ("maas_backoff.worker.loops.neighbours.os", SimpleNamespace(pidfd_open=_no_pidfd, close=lambda _: None)),
+            ("maas_backoff.common.orphans.Origin.has_ended", lambda origin: world.has_ended(origin)),  # noqa: PLW0108 - as a method
+            ("maas_backoff.worker.service.this_process", world.origin),
+            ("maas_backoff.worker.service.in_thread", _here),
+            ("maas_backoff.worker.loops.neighbours.in_thread", _here),
+            ("maas_backoff.store.location.Location.link", lambda _self, _address, timeout: SimulatedLink(timeout)),
+        ):
+            stack.enter_context(mock.patch(place, value))
+        random.seed(f"jitter {world.plan.seed}")
+        yield
+
+
+async def _here(read: Callable[[], object]) -> object:
+    return read()
+
+
+def _no_pidfd(_: int) -> int:
+    raise OSError(38, "a simulated process has no file")
+
+
+def run(plan: Plan, server: RealServer, mutant: str = "") -> Outcome:
+    """Run one history; with a `mutant`, of a library with that fault."""
+    server.one("FLUSHALL")
+    server.forget_scripts()
+    world = World(plan, server)
+    logging.getLogger("maas_backoff").setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda _: None
+    with simulated(world), MUTANTS[mutant]() if mutant else contextlib.nullcontext():
+        try:
+            world.loop.run_until_complete(world.run())
+        except NothingLeft:
+            world.violations.append(Violation("stuck", "", "nothing is left that could happen"))
+        statuses = Counter(str(final.status) for final in world.finals.values())
+    for task in world.loop.kept:
+        task._log_destroy_pending = False  # type: ignore[attr-defined] - what dead nodes have left
+    return Outcome(plan, world.violations, world.events, statuses, world.worker_seconds, world.faults)
+
+
+def shrink(plan: Plan, breaks: Callable[[Plan], bool]) -> Plan:
+    """Return a smaller plan that still breaks a promise: steps are left out as long as that holds."""
+    size = len(plan.steps)
+    while size:
+        at = 0
+        while at < len(plan.steps):
+            smaller = attrs.evolve(plan, steps=plan.steps[:at] + plan.steps[at + size :])
+            if breaks(smaller):
+                plan = smaller
+            else:
+                at += size
+        size //= 2
+    quiet = attrs.evolve(plan, noise=0)
+    return quiet if plan.noise and breaks(quiet) else plan

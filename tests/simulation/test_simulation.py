@@ -1,0 +1,59 @@
+"""Histories of a whole fleet in virtual time keep the promises; faults that are put in are found."""
+
+from collections.abc import Iterator
+
+import attrs
+import pytest
+from support import Server
+
+from simulation.mutants import MUTANTS
+from simulation.network import RealServer
+from simulation.scenario import Plan, run, shrink
+
+SEEDS = [f"{n}" for n in range(12)]
+"""With each kind of fault among them. `nox -s simulate` runs any number."""
+
+
+@pytest.fixture
+def real(server: Server) -> Iterator[RealServer]:
+    one = RealServer(server.port)
+    yield one
+    one.one("FLUSHALL")
+    one.close()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_history_keeps_the_promises(seed: str, real: RealServer) -> None:
+    outcome = run(Plan.of(seed), real)
+    assert not outcome.violations
+    assert sum(outcome.statuses.values()) >= 5
+
+
+def test_a_seed_is_one_history(real: RealServer) -> None:
+    """What it was run after changes nothing."""
+    first = run(Plan.of("2"), real)
+    run(Plan.of("3"), real)
+    assert run(Plan.of("2"), real).fingerprint == first.fingerprint != run(Plan.of("3"), real).fingerprint
+
+
+def test_a_failing_history_is_shrunk(real: RealServer) -> None:
+    """An outbox that forgets leaves one task stuck, whatever else happens."""
+
+    def breaks(plan: Plan) -> bool:
+        return any(one.promise == "stuck" for one in run(plan, real, "an outbox that forgets").violations)
+
+    plan = attrs.evolve(Plan.of("1"), workers=1, hosts=1)
+    assert breaks(plan)
+    small = shrink(plan, breaks)
+    assert breaks(small) and len(small.steps) < len(plan.steps) / 2
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "mutant", ["no token fence", "an outbox that forgets", "a live neighbour that is taken for dead"]
+)
+def test_a_fault_is_found(mutant: str, real: RealServer) -> None:
+    """The others take up to 1,000 seeds: `python -m simulation --mutants --seeds 1000`."""
+    assert mutant in MUTANTS
+    assert any(run(Plan.of(f"{seed}"), real, mutant).violations for seed in range(20))
