@@ -37,7 +37,7 @@ LEASE = 30.0
 SECONDS = 400.0
 """How long tasks are created and things go wrong."""
 
-PATIENCE = 9000.0
+PATIENCE = 3000.0
 """Seconds of virtual time, after all is well again, in which everything must end."""
 
 KINDS = {"plain": 60, "flaky": 20, "doomed": 5, "delayed": 8, "regretted": 5, "interrupted": 3, "poison": 1}
