@@ -16,22 +16,18 @@ from pathlib import Path
 
 import anyio
 
-from maas_backoff.commands import preview, reading, steering
-from maas_backoff.commands.command import add_option
-from maas_backoff.commands.load import UsageError, load_scheduler
+from maas_backoff.commands import preview, reading, steering, worker
+from maas_backoff.commands.command import FAILED, OK, STOPPED, STORAGE, USAGE, add_option, one_to_a_hundred
+from maas_backoff.commands.load import UsageError
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.common.parent import drain_with_parent
 from maas_backoff.common.version import __version__
-from maas_backoff.config import SchedulerConfig, StorageConfig, TaskBackoffConfig, TaskConfig
+from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.demo.lines import InputError
-from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError, WorkerEndedError
-from maas_backoff.logs import JsonFormatter, PlainFormatter, TaskLogFilter
+from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.queue_store import QueueStore
 
 log: Log = log_for("command")
-
-OK, FAILED, USAGE, STORAGE, STOPPED = 0, 1, 2, 3, 130
 
 ON_QUEUES = reading.COMMANDS | steering.COMMANDS
 
@@ -48,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        own = {"demo": _demo, "worker": _worker, "gpus": _gpus, "preview": _preview, "doctor": _doctor}
+        own = {"demo": _demo, "worker": worker.run, "gpus": _gpus, "preview": _preview, "doctor": _doctor}
         own["dashboard"] = _dashboard
         return own.get(options.command, _queue)(options)
     except StorageError as error:
@@ -84,27 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--input", type=Path, metavar="FILE", help="a UTF-8 text file, one prompt a line (default: a sample)"
     )
-    demo.add_argument("--tasks-at-once", type=_places, default=8, metavar="N", help="1 to 100 (default: %(default)s)")
+    demo.add_argument(
+        "--tasks-at-once", type=one_to_a_hundred, default=8, metavar="N", help="1 to 100 (default: %(default)s)"
+    )
     demo.add_argument(
         "--seed", type=int, default=1, metavar="N", help="decides which requests fail (default: %(default)s)"
     )
-    worker = commands.add_parser(
-        "worker",
-        help="run a worker until SIGTERM, SIGHUP or Ctrl-C",
-        description="Run the tasks of a TaskBackoffScheduler. SIGTERM, SIGHUP or Ctrl-C: finish running tasks and end; "
-        "a second signal: hand back running tasks. With --processes, a small parent starts as many workers, replaces "
-        "those that end, and hands signals on.",
-    )
-    worker.add_argument(
-        "scheduler", metavar="module:scheduler", help="where the scheduler, or a function that returns it, is defined"
-    )
-    worker.add_argument(
-        "--processes", type=_places, default=1, metavar="N", help="workers to run, 1 to 100 (default: %(default)s)"
-    )
-    add_option(worker, SchedulerConfig, "worker_name", "--name")
-    levels = ["debug", "info", "warning", "error"]
-    worker.add_argument("--log-level", choices=levels, default="info", help="(default: %(default)s)")
-    worker.add_argument("--log-format", choices=["plain", "json"], default="plain", help="(default: %(default)s)")
+    worker.arguments(commands.add_parser("worker", help=worker.HELP))
     gpus = commands.add_parser(
         "gpus",
         help="show this machine's GPUs, and what is reserved on them",
@@ -141,12 +123,6 @@ def _queue_of(parser: argparse.ArgumentParser) -> None:
     add_option(parser, TaskConfig, "biz_prefix", "--queue")
 
 
-def _places(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100, got {text!r}")
-    return int(text)
-
-
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 65_535:
         raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
@@ -157,51 +133,6 @@ def _demo(options: argparse.Namespace) -> int:
     from maas_backoff.demo.run import run  # imports an HTTP server, which workers do not need
 
     return run(options.input, tasks_at_once=options.tasks_at_once, seed=options.seed)
-
-
-def _worker(options: argparse.Namespace) -> int:
-    if options.processes > 1:
-        _log_as(options)
-        return _workers(options)
-    drain_with_parent(os.environ)
-    scheduler = load_scheduler(options.scheduler)
-    if options.name is not None:
-        scheduler.config.scheduler.worker_name = options.name
-    _log_as(options)
-    queue, slots = scheduler.config.task.biz_prefix, scheduler.config.threadpool.concurrency
-    log.info("starting: queue %r, %d at a time, pid %d", queue, slots, os.getpid())
-    try:
-        anyio.run(scheduler.run_until_stopped)
-    except WorkerEndedError:  # it is logged already
-        return FAILED
-    except MaasBackoffError:
-        raise
-    except Exception:
-        log.exception("the worker has died")
-        return FAILED
-    log.info("stopped")
-    return OK
-
-
-def _workers(options: argparse.Namespace) -> int:
-    from maas_backoff.commands.processes import Processes
-
-    own = [options.scheduler, "--log-level", options.log_level, "--log-format", options.log_format]
-    name = options.name or TaskBackoffConfig.from_env().scheduler.worker_name
-
-    async def run() -> int:
-        return await Processes(own, options.processes, name).run()
-
-    return anyio.run(run)
-
-
-def _log_as(options: argparse.Namespace) -> None:
-    """Log to stderr as the options say. Has no effect if the module of the scheduler has configured logging itself."""
-    handler = logging.StreamHandler(sys.stderr)
-    plain = PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if options.log_format == "json" else plain)
-    handler.addFilter(TaskLogFilter())
-    logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
 
 
 def _gpus(options: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
-"""What a mass loss costs: tasks that are lost again come back in halves, simulated in virtual time.
+"""The cost of a mass loss, in virtual time: tasks that are lost again come back in halves.
 
 `python tests/halving.py` prints a table. One worker dies at 0 s with all of its tasks, and is replaced, as is each that
 dies later. A poison task ends its worker at once. What happens to a lost task is decided by the package's own
-functions. What a worker claims is said here again, as that is settle.lua's part: store/test_model.py compares it.
+functions. The choice of a claim is repeated here, as it is part of settle.lua: store/test_model.py compares it.
 """
 
 import heapq

@@ -9,7 +9,8 @@ import attrs
 from maas_backoff.config.options import kind_of
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-OK, FAILED = 0, 1
+OK, FAILED, USAGE, STORAGE, STOPPED = 0, 1, 2, 3, 130
+"""Exit codes."""
 
 Arguments = argparse.ArgumentParser
 Options = argparse.Namespace
@@ -23,6 +24,13 @@ def no_arguments(_: Arguments) -> None:
 def task_id(parser: Arguments) -> None:
     """Add the argument ID, the id of a task."""
     parser.add_argument("task_id", metavar="ID")
+
+
+def one_to_a_hundred(text: str) -> int:
+    """Return a whole number from 1 to 100. Raises ArgumentTypeError."""
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100, got {text!r}")
+    return int(text)
 
 
 def add_option(parser: Arguments, section: type[attrs.AttrsInstance], name: str, flag: str = "") -> None:

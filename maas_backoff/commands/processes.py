@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Sequence
 
+from maas_backoff.commands.command import FAILED, OK, STOPPED, USAGE
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.parent import PARENT
 
 log: Log = log_for("command")
-
-OK, FAILED, USAGE, STOPPED = 0, 1, 2, 130
 
 SECOND = 2
 """The signal that hands running tasks back; the next one ends a worker at once."""

@@ -3,7 +3,7 @@
 from chaos.checker import Final
 from chaos.setting import setting
 
-from maas_backoff import StorageUnavailableError, TaskBackoffScheduler
+from maas_backoff import StorageUnavailableError, TaskBackoffScheduler, TaskEntity
 from maas_backoff.domain.stats import QueueStats
 
 
@@ -21,14 +21,19 @@ async def read_finals(port: int, ids: list[str]) -> dict[str, Final]:
         for task_id in ids:
             task = await scheduler.get_task(task_id)
             if task is not None:
-                finals[task_id] = Final(
-                    status=task.status,
-                    token=task.token,
-                    attempt=task.attempt,
-                    retry=task.retry_count,
-                    lost=task.lost_count,
-                    error=None if task.error is None else task.error.type,
-                    result=task.result,
-                    failed_attempts=tuple(attempt.number for attempt in task.attempts),
-                )
+                finals[task_id] = final_of(task)
     return finals
+
+
+def final_of(task: TaskEntity) -> Final:
+    """Return the end of a task."""
+    return Final(
+        status=task.status,
+        token=task.token,
+        attempt=task.attempt,
+        retry=task.retry_count,
+        lost=task.lost_count,
+        error=None if task.error is None else task.error.type,
+        result=task.result,
+        failed_attempts=tuple(attempt.number for attempt in task.attempts),
+    )

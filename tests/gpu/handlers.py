@@ -1,4 +1,4 @@
-"""What runs in the children of the tests' workers: tasks that "allocate" on a pretend driver."""
+"""Handlers for the children of the tests' workers: their tasks "allocate" on a pretend driver."""
 
 import fcntl
 import os

@@ -184,7 +184,7 @@ async def test_a_lost_device_and_a_slow_driver(rig: Rig, new_uuid: Callable[[], 
     rig.driver.change(goes, lost=1)
     await eventually(lambda: _health(rig, goes, "GPU is lost"), "it is told of", 30)
     told = time.monotonic()
-    # What has a reservation by then may begin yet.
+    # A task that has a reservation by then may begin yet.
     granted = len((await rig.ledger(goes)).reservations)
     tasks = [await rig.producer.wait_task(task_id, 60) for task_id in ids]
     assert {task.status for task in tasks} == {TaskStatus.COMPLETED}

@@ -18,6 +18,7 @@ from unittest import mock
 
 import attrs
 from chaos.checker import TOLERANCE, Final, Violation, check, check_counts
+from chaos.ends import final_of
 from chaos.history import Event
 from chaos.setting import POISON_MAX_LOST, setting
 
@@ -97,7 +98,7 @@ class Plan:
 
 @attrs.frozen
 class Outcome:
-    """What came of a history."""
+    """The result of a history."""
 
     plan: Plan
     violations: list[Violation]
@@ -134,7 +135,7 @@ class World:
         self._renewed: dict[Node, float] = {}
         """When the leases of a worker were renewed last."""
 
-    # What the patched parts of the library ask
+    # Answers to the patched parts of the library
 
     def monotonic(self) -> float:
         return self.loop.now
@@ -392,19 +393,10 @@ class World:
         for task_id in sorted({event["id"] for event in self.events if "id" in event}):
             task = await reader.get_task(task_id)
             if task is not None:
-                finals[task_id] = Final(
-                    status=task.status,
-                    token=task.token,
-                    attempt=task.attempt,
-                    retry=task.retry_count,
-                    lost=task.lost_count,
-                    error=None if task.error is None else task.error.type,
-                    result=task.result,
-                    failed_attempts=tuple(attempt.number for attempt in task.attempts),
-                )
+                finals[task_id] = final_of(task)
         found = check(self.events, finals)
         if self._loses:
-            # Acknowledged writes are gone. What is left to promise is that nothing is stuck.
+            # Acknowledged writes are gone. The only promise left is that nothing is stuck.
             found = [one for one in found if one.promise == "stuck"]
         else:
             found += late_starts(self.events)
@@ -525,7 +517,7 @@ def simulated(world: World) -> Iterator[None]:
             ("maas_backoff.store.location.Location.link", lambda _self, _address, timeout: SimulatedLink(timeout)),
         ):
             stack.enter_context(mock.patch(place, value))
-        # What dead nodes leave says so when it is collected; the log of a whole fleet is of no use.
+        # Tasks of dead nodes print errors when they are collected. Nobody needs the log of a whole fleet.
         stack.enter_context(mock.patch.object(sys, "unraisablehook"))
         library = logging.getLogger("maas_backoff")
         stack.callback(library.setLevel, library.level)

@@ -30,7 +30,7 @@ def test_a_history_keeps_the_promises(seed: str, real: RealServer) -> None:
 
 
 def test_a_seed_is_one_history(real: RealServer) -> None:
-    """What it was run after changes nothing."""
+    """The history that was run before changes nothing."""
     first = run(Plan.of("2"), real)
     run(Plan.of("3"), real)
     assert run(Plan.of("2"), real).fingerprint == first.fingerprint != run(Plan.of("3"), real).fingerprint

@@ -117,7 +117,7 @@ class TestSlots:
         one, two = attempt(1, grant=mine), attempt(2, grant=other)
         slots.take(one)
         slots.take(two)
-        slots.attempts.hand_back(mine)  # type: ignore[arg-type]
+        slots.attempts.hand_back(mine)  # type: ignore[arg-type] - any grant will do
         assert (one.reason, two.reason) == (CancelReason.CUT_OFF, None)
 
     async def test_while_no_child_can_be_started_only_the_children_that_are_there_count(self) -> None:

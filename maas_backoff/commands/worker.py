@@ -1,0 +1,88 @@
+"""`maas-backoff worker module:scheduler`: one worker, or a parent of several."""
+
+import logging
+import os
+import sys
+
+import anyio
+
+from maas_backoff.commands.command import FAILED, OK, Arguments, Options, add_option, one_to_a_hundred
+from maas_backoff.commands.load import load_scheduler
+from maas_backoff.commands.processes import Processes
+from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.parent import drain_with_parent
+from maas_backoff.config import SchedulerConfig, TaskBackoffConfig
+from maas_backoff.errors import MaasBackoffError, WorkerEndedError
+from maas_backoff.logs import JsonFormatter, PlainFormatter, TaskLogFilter
+
+log: Log = log_for("command")
+
+
+HELP = "run a worker until SIGTERM, SIGHUP or Ctrl-C"
+
+
+def arguments(worker: Arguments) -> None:
+    """Add the arguments of the command."""
+    worker.description = (
+        "Run the tasks of a TaskBackoffScheduler. SIGTERM, SIGHUP or Ctrl-C: finish running tasks and end; "
+        "a second signal: hand back running tasks. With --processes, a small parent starts as many workers, replaces "
+        "those that end, and hands signals on."
+    )
+    worker.add_argument(
+        "scheduler", metavar="module:scheduler", help="where the scheduler, or a function that returns it, is defined"
+    )
+    worker.add_argument(
+        "--processes",
+        type=one_to_a_hundred,
+        default=1,
+        metavar="N",
+        help="workers to run, 1 to 100 (default: %(default)s)",
+    )
+    add_option(worker, SchedulerConfig, "worker_name", "--name")
+    levels = ["debug", "info", "warning", "error"]
+    worker.add_argument("--log-level", choices=levels, default="info", help="(default: %(default)s)")
+    worker.add_argument("--log-format", choices=["plain", "json"], default="plain", help="(default: %(default)s)")
+
+
+def run(options: Options) -> int:
+    """Run a worker, or with `--processes` several; return the exit code."""
+    if options.processes > 1:
+        _log_as(options)
+        return _workers(options)
+    drain_with_parent(os.environ)
+    scheduler = load_scheduler(options.scheduler)
+    if options.name is not None:
+        scheduler.config.scheduler.worker_name = options.name
+    _log_as(options)
+    queue, slots = scheduler.config.task.biz_prefix, scheduler.config.threadpool.concurrency
+    log.info("starting: queue %r, %d at a time, pid %d", queue, slots, os.getpid())
+    try:
+        anyio.run(scheduler.run_until_stopped)
+    except WorkerEndedError:  # it is logged already
+        return FAILED
+    except MaasBackoffError:
+        raise
+    except Exception:
+        log.exception("the worker has died")
+        return FAILED
+    log.info("stopped")
+    return OK
+
+
+def _workers(options: Options) -> int:
+    own = [options.scheduler, "--log-level", options.log_level, "--log-format", options.log_format]
+    name = options.name or TaskBackoffConfig.from_env().scheduler.worker_name
+
+    async def run() -> int:
+        return await Processes(own, options.processes, name).run()
+
+    return anyio.run(run)
+
+
+def _log_as(options: Options) -> None:
+    """Log to stderr as the options say. Has no effect if the module of the scheduler has configured logging itself."""
+    handler = logging.StreamHandler(sys.stderr)
+    plain = PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if options.log_format == "json" else plain)
+    handler.addFilter(TaskLogFilter())
+    logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
