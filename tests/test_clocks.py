@@ -165,7 +165,7 @@ async def test_a_dead_workers_task_comes_back_soon_though_the_clock_was_set_back
     await scheduler.create_task({}, "x")
     request = BatchRequest((), 1, may_claim_suspect=False, request_id="1", exchange=0)
     assert len((await store.exchange.send(request, "a worker that dies")).claimed) == 1
-    await settle_lost(store, "reaper", await store.lost.find(gap=1.5, grace=3))
+    await settle_lost(store, "reaper", (await store.lost.look(gap=1.5, grace=3))[0])
     clock.jump = -HOUR
 
     @scheduler.set_custom_task_handler
@@ -215,7 +215,7 @@ async def jumping(any_server: Server) -> AsyncIterator[QueueStore]:
     """A store on a virtual clock, at 0 s, that `at` moves; its reaper has looked."""
     store = QueueStore.of(quick_config(any_server.storage))
     at(store, 0)
-    await store.lost.find(1e6, 0)
+    await store.lost.look(1e6, 0)
     yield store
     await store.aclose()
 
@@ -238,12 +238,12 @@ async def test_a_delay_is_as_long_as_it_is_though_the_clock_is_set_back(jumping:
     """By an hour: what was to come in 10 s does, whoever notices the jump first; and what is created then, too."""
     await create(jumping, "before", due=10)
     at(jumping, 4)
-    await jumping.lost.find(1e6, 0)
+    await jumping.lost.look(1e6, 0)
     at(jumping, 4 - HOUR)
     if reaped:
-        await jumping.lost.find(1e6, 0)
+        await jumping.lost.look(1e6, 0)
     await create(jumping, "after", due=10)
-    await jumping.lost.find(1e6, 0)
+    await jumping.lost.look(1e6, 0)
     at(jumping, 9 - HOUR)
     assert await claimed(jumping, "1") == []
     at(jumping, 10.1 - HOUR)
@@ -258,9 +258,9 @@ async def test_an_absolute_time_is_the_callers_before_and_after_a_set_back(jumpi
     """`run_at` is meant by the clock as it is then; times are shown by it, and never run ahead of it."""
     at(jumping, HOUR)
     await create(jumping, "early")
-    await jumping.lost.find(1e6, 0)
+    await jumping.lost.look(1e6, 0)
     at(jumping, 10)
-    await jumping.lost.find(1e6, 0)
+    await jumping.lost.look(1e6, 0)
     start = datetime.fromtimestamp(1_800_000_000, UTC)
     await create(jumping, "late", due=start + timedelta(seconds=20))
     late = await jumping.reader.get("late")
@@ -300,7 +300,7 @@ async def test_the_registry_and_holds_end_in_their_time_though_the_clock_is_set_
     )
     assert await jumping.writer.hold("1:0 GPU-a gone", 5)
     at(jumping, -HOUR)
-    await jumping.lost.find(1e6, 0)
+    await jumping.lost.look(1e6, 0)
     assert (
         len(await jumping.registry.fleet()) == 1 and (await jumping.reader.demands(NO_SUSPECTS))[2] == "1:0 GPU-a gone"
     )
@@ -315,9 +315,9 @@ async def test_the_registry_and_holds_end_in_their_time_though_the_clock_is_set_
 async def test_a_small_step_back_stops_the_clock_and_does_not_move_it(jumping: QueueStore) -> None:
     """NTP does that: nothing is shown otherwise afterwards."""
     at(jumping, 0.5)
-    await jumping.lost.find(1e6, 0)
+    await jumping.lost.look(1e6, 0)
     at(jumping, 0)
-    await jumping.lost.find(1e6, 0)
+    await jumping.lost.look(1e6, 0)
     await create(jumping, "a")
     task = await jumping.reader.get("a")
     assert task is not None and task.created_at == datetime.fromtimestamp(1_800_000_000.5, UTC)
@@ -362,7 +362,7 @@ async def test_the_ledger_of_a_gpu_follows_a_clock_that_is_set_back(any_server: 
 
 async def test_the_doctor_tells_what_the_clock_is_ahead(jumping: QueueStore) -> None:
     at(jumping, -HOUR)
-    await jumping.lost.find(1e6, 0)
+    await jumping.lost.look(1e6, 0)
     async with TaskBackoffScheduler(jumping.connection.config) as scheduler:
         words = [str(word) for word in await examine(scheduler, jumping)]
     assert any("clock: the queue's is 3600.0 s ahead of the server's" in word for word in words)

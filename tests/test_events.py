@@ -147,7 +147,7 @@ async def test_a_lost_attempt_is_told(config: TaskBackoffConfig, caplog: pytest.
     await store.writer.request_cancel("y")
     for _ in range(2):  # the first one finds that nobody has looked for long
         store.connection.clock = f"{float(store.connection.clock) + 60_000}"
-        lost = await store.lost.find(gap=61, grace=0)
+        lost = (await store.lost.look(gap=61, grace=0))[0]
     await settle_lost(store, "reaper", lost)
     await store.aclose()
     assert told(caplog, "x") == told(caplog, "y") == [("lost", "WARNING", 1)]

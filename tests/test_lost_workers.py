@@ -166,7 +166,7 @@ async def test_the_halves_of_what_was_lost_follow_one_another_at_once(
     ids = await scheduler.create_tasks({"n": n} for n in range(6))
     store = QueueStore.of(config)
     await _lose_twice(store, 6)
-    await settle_lost(store, "reaper", await store.lost.find(gap=1e6, grace=0))
+    await settle_lost(store, "reaper", (await store.lost.look(gap=1e6, grace=0))[0])
     async with scheduler:
         await eventually(lambda: len(running) == 3, "a half runs")
         first = set(running)
@@ -211,7 +211,7 @@ async def test_two_idle_workers_take_a_half_each(config: TaskBackoffConfig, monk
         await eventually(lambda: all(one._service.parts.requests.sleeps_on_slots for one in schedulers), "both sleep")
         # The workers' own reapers have given live workers a while to renew.
         await store.connection.server.execute("HSET", store.connection.keys("meta"), "grace_until", "0")
-        await settle_lost(store, "reaper", await store.lost.find(gap=1e6, grace=0))
+        await settle_lost(store, "reaper", (await store.lost.look(gap=1e6, grace=0))[0])
         await eventually(lambda: [len(ids) for ids in running.values()] == [6, 6], "each runs a half")
         go_on.set()
     await store.aclose()
@@ -222,7 +222,7 @@ async def _lose_twice(store: QueueStore, count: int) -> None:
     connection = store.connection
     for number, ago in enumerate((7200, 3600)):
         connection.clock = f"{(time.time() - ago) * 1000:.0f}"
-        await settle_lost(store, "reaper", await store.lost.find(gap=1e6, grace=0))
+        await settle_lost(store, "reaper", (await store.lost.look(gap=1e6, grace=0))[0])
         request = BatchRequest((), count, may_claim_suspect=False, request_id=f"{number}", exchange=0)
         assert len((await store.exchange.send(request, f"worker {number} that dies")).claimed) == count
     connection.clock = ""

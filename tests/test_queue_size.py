@@ -78,7 +78,7 @@ async def test_retry_after_follows_the_pace_of_the_workers(small: TaskBackoffSch
 
     async def look(seconds: float) -> None:
         store.connection.clock = str(start + int(seconds * 1000))
-        await settle_lost(store, "reaper", await store.lost.find(10, 10))
+        await settle_lost(store, "reaper", (await store.lost.look(10, 10))[0])
 
     await look(0)
     for _ in range(10):

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+import anyio
+
 from maas_backoff.commands.command import FAILED, OK, STOPPED, USAGE
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.parent import PARENT
@@ -77,7 +79,8 @@ class Processes:
             else:
                 pause = FIRST_PAUSE if time.monotonic() - started > WELL else min(2 * pause, LONGEST_PAUSE)
                 log.error("worker %d has ended %s; the next one starts in %g s", place, _how(code), pause / 2)
-                await self._pause(pause / 2)
+                with anyio.move_on_after(pause / 2):
+                    await self._stopping.wait()
 
     async def _run_worker(self, place: int) -> int:
         name = ["--name", f"{self._name}-{place}"] if self._name else []
@@ -93,13 +96,6 @@ class Processes:
             return await process.wait()
         finally:
             self._running.discard(process)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
 
 
 def _how(code: int) -> str:

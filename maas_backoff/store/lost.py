@@ -19,11 +19,7 @@ class LostAttempts:
     def __init__(self, queue: QueueConnection) -> None:
         self._queue = queue
 
-    async def find(self, gap: float, grace: float, limit: int = 100) -> list[Found]:
-        """Return up to `limit` lost attempts, as `look` does."""
-        return (await self.look(gap, grace, limit))[0]
-
-    async def look(self, gap: float, grace: float, limit: int) -> tuple[list[Found], float | None]:
+    async def look(self, gap: float, grace: float, limit: int = 100) -> tuple[list[Found], float | None]:
         """Return up to `limit` lost attempts, and the seconds until the next lease ends; None if there is no other.
 
         After `gap` seconds without a call, return for `grace` seconds only those of workers that have certainly ended.

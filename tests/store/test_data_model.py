@@ -263,7 +263,7 @@ async def by_a_worker_that_dies(scheduler: TaskBackoffScheduler, config: TaskBac
     await seen.until("leases", "req:<worker>:<exchange>", "ctl:<worker>", "marker:<worker>")
     later = QueueStore.of(config)
     later.connection.clock = f"{claimed[0].started_ms + 1000 * LEASE + 1:.0f}"
-    for one in await later.lost.find(gap=LEASE / 2, grace=0):
+    for one in (await later.lost.look(gap=LEASE / 2, grace=0))[0]:
         settlement = decide(one.loss, one.task_id, attrs.evolve(one.counts, lost=1), one.policy, one.policy.backoff())
         assert settlement is not None
         assert await later.lost.settle([one.settle(settlement)], "reaper") != ["lost"]

@@ -95,10 +95,10 @@ async def test_a_comeback_that_a_cancel_takes_the_place_of_is_none(queue: Queue)
 
 
 async def test_two_reapers_that_list_the_same_losses_count_each_once(queue: Queue) -> None:
-    await queue.store.lost.find(1e6, 0)
+    await queue.store.lost.look(1e6, 0)
     await queue.claim("a", "b", "c")
     queue.at(4)
-    first, second = await queue.store.lost.find(1e6, 0, limit=2), await queue.store.lost.find(1e6, 0)
+    first, second = (await queue.store.lost.look(1e6, 0, limit=2))[0], (await queue.store.lost.look(1e6, 0))[0]
     assert (len(first), len(second)) == (2, 3)
     await settle_lost(queue.store, "one", first)
     await settle_lost(queue.store, "two", second)

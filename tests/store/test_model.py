@@ -78,7 +78,7 @@ class Machine(RuleBasedStateMachine):
         self.requests = 0
         self.now = 0.0
         self.advance(0)
-        self.do(self.store.lost.find(1e6, 0))
+        self.do(self.store.lost.look(1e6, 0))
 
     def teardown(self) -> None:
         self.do(self.store.aclose())
@@ -331,7 +331,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def reap(self) -> None:
-        found = self.do(self.store.lost.find(1e6, 0))
+        found, _ = self.do(self.store.lost.look(1e6, 0))
         expired = {i for i, k in self.model.items() if k.state == "processing" and k.expiry <= self.now}
         assert {one.task_id for one in found} == expired
         for one in found:

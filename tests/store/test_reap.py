@@ -36,7 +36,7 @@ class Reaper:
         return [claimed.token for claimed in (await self.store.exchange.send(request, "worker")).claimed]
 
     async def listed(self, *, limit: int = 100) -> list[str]:
-        return [found.task_id for found in await self.store.lost.find(GAP, GRACE, limit)]
+        return [found.task_id for found in (await self.store.lost.look(GAP, GRACE, limit))[0]]
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ async def test_what_is_listed_is_what_a_decision_needs(reaper: Reaper) -> None:
     await look_every_second(reaper, -10, 0)
     (token,) = await reaper.hold("a")
     await look_every_second(reaper, 1, 4)
-    (found,) = await reaper.store.lost.find(GAP, GRACE)
+    (found,) = (await reaper.store.lost.look(GAP, GRACE))[0]
     assert (found.task_id, found.precondition, found.token) == ("a", "expired", token)
     assert (found.counts, found.policy) == (Counts(), reaper.policy)
     info = found.info

@@ -73,11 +73,11 @@ class Queue:
 
     async def lose(self, *ids: str) -> None:
         """Let the leases of these tasks run out; the clock stands a lease later, and they are suspects."""
-        await self.store.lost.find(1e6, 0)
+        await self.store.lost.look(1e6, 0)
         claimed = await self.claim(len(ids), worker="victim")
         assert sorted(map(name, claimed)) == sorted(ids)
         self.at(float(self.store.connection.clock) - START + LEASE)
-        found = await self.store.lost.find(1e6, 0)
+        found = (await self.store.lost.look(1e6, 0))[0]
         lost = [one.settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), self.policy)) for one in found]
         assert await self.store.lost.settle(lost, "reaper") == ["ok"] * len(ids)
 
@@ -86,7 +86,7 @@ class Queue:
         claimed = await self.claim(len(ids), worker=worker, **options)
         assert sorted(map(name, claimed)) == sorted(ids)
         self.at(float(self.store.connection.clock) - START + LEASE)
-        await settle_lost(self.store, "reaper", await self.store.lost.find(1e6, 0))
+        await settle_lost(self.store, "reaper", (await self.store.lost.look(1e6, 0))[0])
 
     async def get(self, task_id: str) -> TaskEntity:
         task = await self.store.reader.get(task_id)
@@ -316,9 +316,9 @@ async def test_of_two_reapers_one_counts_the_loss(queue: Queue) -> None:
     """And one that sends again hears that it was the one."""
     await queue.create("a")
     await queue.claim()
-    await queue.store.lost.find(1e6, 0)
+    await queue.store.lost.look(1e6, 0)
     queue.at(LEASE)
-    first, second = [await queue.store.lost.find(1e6, 0) for _ in range(2)]
+    first, second = [(await queue.store.lost.look(1e6, 0))[0] for _ in range(2)]
     settles = [
         [f.settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), queue.policy)) for f in found]
         for found in (first, second)
@@ -333,9 +333,9 @@ async def test_of_two_reapers_one_counts_the_loss(queue: Queue) -> None:
 async def test_a_lease_renewed_after_it_was_listed_is_kept(queue: Queue) -> None:
     await queue.create("a")
     (held,) = await queue.claim()
-    await queue.store.lost.find(1e6, 0)
+    await queue.store.lost.look(1e6, 0)
     queue.at(LEASE)
-    found = await queue.store.lost.find(1e6, 0)
+    found = (await queue.store.lost.look(1e6, 0))[0]
     assert (await renew(queue, held))[:2] == ([], [])
     lose = found[0].settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), queue.policy))
     assert await queue.store.lost.settle([lose], "reaper") == ["lost"]
@@ -455,7 +455,7 @@ HALVES = ["a0", "a2"], ["a1", "a3"]
 @pytest.fixture
 async def halved(queue: Queue) -> Queue:
     """Four tasks that were lost together, twice."""
-    await queue.store.lost.find(1e6, 0)
+    await queue.store.lost.look(1e6, 0)
     await queue.create("a0", "a1", "a2", "a3")
     await queue.lose_together("a0", "a1", "a2", "a3", worker="the first victim")
     await queue.lose_together("a0", "a1", "a2", "a3")
@@ -510,7 +510,7 @@ async def test_a_half_that_is_lost_is_halved_and_blamed_the_more(halved: Queue) 
 
 
 async def test_what_was_lost_for_the_first_time_comes_back_as_any_other_task(queue: Queue) -> None:
-    await queue.store.lost.find(1e6, 0)
+    await queue.store.lost.look(1e6, 0)
     await queue.create("a0", "a1", "a2", "a3")
     await queue.lose_together("a0", "a1", "a2", "a3")
     await queue.create("b")
@@ -521,7 +521,7 @@ async def test_what_was_lost_for_the_first_time_comes_back_as_any_other_task(que
 
 async def test_what_a_dead_worker_left_is_counted_once_however_it_is_listed(queue: Queue) -> None:
     """Its last claims run out later than the others, and more are lost than a look lists."""
-    await queue.store.lost.find(1e6, 0)
+    await queue.store.lost.look(1e6, 0)
     ids = [f"{n:02}" for n in range(9)]
     await queue.create(*ids)
     await queue.lose_together(*ids, worker="the first victim")
@@ -531,7 +531,7 @@ async def test_what_a_dead_worker_left_is_counted_once_however_it_is_listed(queu
     losses: list[tuple[int, int]] = []
     for at in (2 * LEASE, 2 * LEASE, 3 * LEASE):
         queue.at(at)
-        found = await queue.store.lost.find(2 * LEASE / 3000, 0, 4)
+        found = (await queue.store.lost.look(2 * LEASE / 3000, 0, 4))[0]
         losses += [(one.loss.together, one.loss.size) for one in found]
         await settle_lost(queue.store, "reaper", found)
     assert losses == [(9, size) for size in (5, 4) * 4 + (5,)]
@@ -556,12 +556,12 @@ async def test_many_suspects_do_not_hide_what_waits_behind_them_for_the_same_gpu
         await queue.store.writer.enqueue([NewTask(one, "{}", 0, 0, policy, '{"min_gpu_memory_gb":1}') for one in ids])
 
     await create(*(f"lost-{n:03}" for n in range(300)))
-    await queue.store.lost.find(1e6, 0)
+    await queue.store.lost.look(1e6, 0)
     fits = ("1024:0 GPU-a 0 1024",) * 300
     for time in (1, 2):
         assert len(await queue.claim(300, fits=fits, worker=f"victim {time}")) == 300
         queue.at(time * LEASE)
-        while found := await queue.store.lost.find(1e6, 0):
+        while found := (await queue.store.lost.look(1e6, 0))[0]:
             await settle_lost(queue.store, "reaper", found)
     await create("behind")
     queue.client.zadd(queue.store.connection.keys("gpu:1024:0"), {"behind": 1e18})
@@ -747,7 +747,7 @@ async def test_an_entry_without_its_task_is_dropped_and_stops_nobody(
 async def test_a_lease_without_its_task_stops_no_heartbeat_and_no_reaper(queue: Queue, wrong_type: bool) -> None:
     await queue.create("ghost", "other")
     ghost, other = await queue.claim(2)
-    await queue.store.lost.find(1e6, 0)
+    await queue.store.lost.look(1e6, 0)
     key = queue.store.connection.keys.task("ghost")
     queue.client.delete(key)
     if wrong_type:
@@ -760,7 +760,7 @@ async def test_a_lease_without_its_task_stops_no_heartbeat_and_no_reaper(queue: 
         True,
     ]
     queue.at(LEASE)
-    found = await queue.store.lost.find(1e6, 0)
+    found = (await queue.store.lost.look(1e6, 0))[0]
     assert [one.task_id for one in found] == ["other"]
     assert queue.index("leases") == ["other"]
     queue.client.delete(key)
@@ -808,7 +808,7 @@ async def test_indexes_of_finished_tasks_lose_what_has_expired(queue: Queue) -> 
     assert (await queue.store.reader.stats()).completed_count == 0
     assert await queue.settle(queue.complete(claimed[8])) == ["ok"]
     assert len(queue.index("completed")) == 8 - 2 + 1
-    await queue.store.lost.find(1e6, 0)
+    await queue.store.lost.look(1e6, 0)
     assert queue.index("completed") == ["task-8"]
 
 
@@ -887,7 +887,7 @@ async def test_a_full_server_refuses_new_tasks_whole(any_server: Server, queue: 
 async def test_a_full_server_lets_existing_tasks_go_on(any_server: Server, queue: Queue) -> None:
     """Claims, heartbeats, outcomes of every kind, losses, marks, deletes: nothing of a running task is refused."""
     await queue.create("done", "failed", "retried", "lost", "released", "waits", "by hand")
-    await queue.store.lost.find(1e6, 0)
+    await queue.store.lost.look(1e6, 0)
     with full(any_server):
         claimed = {name(one): one for one in await queue.claim(5)}
         assert list(claimed) == ["done", "failed", "retried", "lost", "released"]
@@ -908,7 +908,7 @@ async def test_a_full_server_lets_existing_tasks_go_on(any_server: Server, queue
         again = Settle("failed", "finished", None, Settlement.release(queue.policy))
         assert await queue.store.writer.settle(again) == "ok"
         queue.at(LEASE)
-        (found,) = await queue.store.lost.find(1e6, 0)
+        (found,) = (await queue.store.lost.look(1e6, 0))[0]
         lose = found.settle(Settlement.lose(ERROR, Counts(lost=1, suspect=True), queue.policy))
         assert await queue.store.lost.settle([lose], "reaper") == ["ok"]
         assert (

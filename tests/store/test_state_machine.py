@@ -236,7 +236,7 @@ class Event:
     async def run_out(self) -> str:
         """Look for leases that have run out, when a lease has passed."""
         self.store.connection.clock = f"{time.time() * 1000 + 10_000:.0f}"
-        found = await self.store.lost.find(gap=1, grace=0)
+        found = (await self.store.lost.look(gap=1, grace=0))[0]
         if not found:
             return "nothing"
         settlement = decide(LeaseExpired(), ID, found[0].counts, found[0].policy, found[0].policy.backoff())

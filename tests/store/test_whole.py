@@ -48,7 +48,7 @@ class Way:
         anew = attrs.evolve(release, counts=Counts())
         complete = Settlement.complete("1", self.policy)
         return [
-            ("reap first", lambda s, _: s.lost.find(1e6, 0)),
+            ("reap first", lambda s, _: s.lost.look(1e6, 0)),
             ("create", self.creates("a", "b", "c", "d", "e", "f")),
             ("create later", self.creates("later", due=5)),
             ("create for a gpu", self.creates("gpu", "gpu2", gpu=1)),
@@ -76,7 +76,7 @@ class Way:
             ("be refused", self.by_hand("gpu", "pending", cancel)),
             ("look at demands", lambda s, _: s.reader.demands(NO_SUSPECTS)),
             ("hold", lambda s, _: s.writer.hold("1:0 GPU-a w", 60)),
-            ("reap", lambda s, _: s.lost.find(1e6, 0)),
+            ("reap", lambda s, _: s.lost.look(1e6, 0)),
             ("pause", lambda s, _: s.writer.pause(on=True)),
             ("resume", lambda s, _: s.writer.pause(on=False)),
             ("stats", lambda s, _: s.reader.stats()),
@@ -141,7 +141,7 @@ class Way:
     def reaps(*, after: float) -> Step:
         async def step(store: QueueStore, _: Ledgers) -> None:
             store.connection.clock = f"{START + after:.0f}"
-            await store.lost.find(1e6, 0)
+            await store.lost.look(1e6, 0)
 
         return step
 
