@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,18 @@ class Server:
     def stop(self) -> None:
         self.client.close()
         self.kill()
+
+
+@contextmanager
+def started_processes() -> Iterator[list[subprocess.Popen[Any]]]:
+    """Give a list for processes; those in it are killed at the end if they still run."""
+    started: list[subprocess.Popen[Any]] = []
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def quick_config(storage: StorageConfig) -> TaskBackoffConfig:

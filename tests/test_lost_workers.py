@@ -12,7 +12,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support import Server, eventually, quick_config
+from support import Server, eventually, quick_config, started_processes
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
 from maas_backoff.commands.doctor import examine
@@ -74,18 +74,23 @@ def start(server: Server, tmp_path: Path) -> Iterator[Start]:
     """Start a worker process; killed at the end if it still runs."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    started: list[subprocess.Popen[bytes]] = []
+    with started_processes() as started:
 
-    def worker(*, lease: float = 3, mode: str = "thread", grace: float = 0.5) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(script), str(server.port), str(lease), str(tmp_path / "log"), mode, str(grace)]
-        with (tmp_path / "output").open("ab") as output:
-            started.append(subprocess.Popen(command, stdout=output, stderr=output))
-        return started[-1]
+        def worker(*, lease: float = 3, mode: str = "thread", grace: float = 0.5) -> subprocess.Popen[bytes]:
+            command = [
+                sys.executable,
+                str(script),
+                str(server.port),
+                str(lease),
+                str(tmp_path / "log"),
+                mode,
+                str(grace),
+            ]
+            with (tmp_path / "output").open("ab") as output:
+                started.append(subprocess.Popen(command, stdout=output, stderr=output))
+            return started[-1]
 
-    yield worker
-    for process in started:
-        process.kill()
-        process.wait()
+        yield worker
 
 
 def starts(folder: Path) -> list[tuple[str, int, int]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import Server, eventually
+from support import Server, eventually, started_processes
 
 from maas_backoff import ConfigError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.common import orphans
@@ -52,16 +52,13 @@ def start(server: Server, tmp_path: Path) -> Iterator[Start]:
     """Start a worker in a process of its own."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    started: list[subprocess.Popen[bytes]] = []
+    with started_processes() as started:
 
-    def worker(name: str = "") -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen([sys.executable, str(script), str(server.port), name]))
-        return started[-1]
+        def worker(name: str = "") -> subprocess.Popen[bytes]:
+            started.append(subprocess.Popen([sys.executable, str(script), str(server.port), name]))
+            return started[-1]
 
-    yield worker
-    for process in started:
-        process.kill()
-        process.wait()
+        yield worker
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support import eventually
+from support import eventually, started_processes
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskConfig, TaskStatus
 
@@ -46,20 +46,19 @@ Start = Callable[..., subprocess.Popen[str]]
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start a worker in a folder of its own; killed at the end if it still runs."""
     (tmp_path / "mine.py").write_text(MODULE)
-    started: list[subprocess.Popen[str]] = []
+    with started_processes() as started:
 
-    def worker(**environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "maas_backoff", "worker", "mine:scheduler"]
-        env = {**os.environ, **environment}
-        started.append(
-            subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-        return started[-1]
+        def worker(**environment: str) -> subprocess.Popen[str]:
+            command = [sys.executable, "-m", "maas_backoff", "worker", "mine:scheduler"]
+            env = {**os.environ, **environment}
+            started.append(
+                subprocess.Popen(
+                    command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                )
+            )
+            return started[-1]
 
-    yield worker
-    for process in started:
-        process.kill()
-        process.communicate()
+        yield worker
 
 
 @pytest.fixture
