@@ -22,8 +22,9 @@ from simulation.scenario import Outcome, Plan, run, shrink
 def server() -> Iterator[RealServer]:
     """Start a server of its own for one process."""
     with tempfile.TemporaryDirectory() as folder:
-        one = Server(USUAL, Path(folder))
-        real = RealServer(one.port)
+        path = f"{folder}/socket"
+        one = Server(USUAL, Path(folder), "--unixsocket", path)
+        real = RealServer(path)
         try:
             yield real
         finally:

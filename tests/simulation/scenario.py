@@ -308,14 +308,15 @@ class World:
                     self._die(node)
 
     def fault_stop(self, choice: random.Random) -> None:
-        """A worker stands still, mostly for longer than its leases, and often until just after their end."""
+        """A worker stands still, mostly for longer than its leases, and often until about when a reaper looks."""
         if (node := self._some_worker(choice)) is not None:
             node.still = True
             self.note("stop", worker=node.number)
             seconds = choice.uniform(0.2, 2.5) * LEASE
             if choice.random() < 0.6:
                 end = self._renewed.get(node, self.loop.now) + LEASE
-                seconds = max(0.1, end - self.loop.now + choice.uniform(0.1, 0.3))
+                about = choice.choice([0.02, 0.15])
+                seconds = max(0.1, end - self.loop.now + 0.15 + choice.uniform(-about, about))
             self._outside(seconds, lambda: self.loop.go_on(node))
 
     def fault_drain(self, choice: random.Random) -> None:
