@@ -219,14 +219,14 @@ class Driver:
         """Undo what is still broken, and let the producers end."""
         while self._later:
             self._later.pop(0)[1]()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and any(producer.poll() is None for producer in self._producers):
+            self._tick()  # a poison task may end a worker meanwhile
         for producer in self._producers:
-            try:
-                code = producer.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                code = None
-            if code != 0:
+            if producer.returncode != 0:
                 log = (self._folder / "producer.log").read_text()
-                self._failures.append(Violation("producer", "", f"a producer ended with {code}: {log[-4000:]}"))
+                text = f"a producer ended with {producer.returncode}: {log[-4000:]}"
+                self._failures.append(Violation("producer", "", text))
 
     def _drain(self) -> None:
         """Wait until nothing is left to do, or nothing has ended for a minute."""
@@ -243,6 +243,7 @@ class Driver:
 
     def _dismiss(self) -> None:
         """End the workers: a drain has nothing to wait for, and succeeds."""
+        self._tick()  # the last poison task may have ended its worker, and failed since
         leaving = [*(worker for worker, _ in self._workers), *self._leaving]
         for worker in leaving:
             worker.terminate()
