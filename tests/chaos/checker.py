@@ -256,6 +256,39 @@ def cancelled(story: Story, stood_still: set[int]) -> Iterator[str]:
             yield f"attempt {start['attempt']} started after it was cancelled"
 
 
+@attrs.frozen
+class Mixture:
+    """How the code of the last release and today's shared the work of a mixed run."""
+
+    old_creations: int
+    creations: int
+    old_attempts: int
+    attempts: int
+    in_both: int
+    """Tasks with attempts by both codes."""
+
+    def __str__(self) -> str:
+        return (
+            f"the last release made {self.old_creations} of {self.creations} tasks "
+            f"and began {self.old_attempts} of {self.attempts} attempts; {self.in_both} tasks had attempts by both"
+        )
+
+    def check(self) -> list[Violation]:
+        """Return a violation if one of the two codes did nothing: the run was not mixed."""
+        is_mixed = 0 < self.old_creations < self.creations and 0 < self.old_attempts < self.attempts
+        return [] if is_mixed and self.in_both else [Violation("mixed", "", str(self))]
+
+
+def mixture(events: Iterable[Event], old: str) -> Mixture:
+    """Return the part of the code in the folder `old`: each process notes from where it has imported the package."""
+    creations = [event["code"] for event in events if event["event"] == "invoke"]
+    starts = [(event["id"], event["code"] == old) for event in events if event["event"] == "start"]
+    by_old = {task_id for task_id, is_old in starts if is_old}
+    by_new = {task_id for task_id, is_old in starts if not is_old}
+    old_attempts = sum(is_old for _, is_old in starts)
+    return Mixture(creations.count(old), len(creations), old_attempts, len(starts), len(by_old & by_new))
+
+
 def check_counts(finals: Mapping[str, Final], counts: Mapping[str, int], what: str) -> list[Violation]:
     """Counters say what the tasks say; a state that is not named has none."""
     mine: dict[str, int] = defaultdict(int)

@@ -1,21 +1,23 @@
-"""A chaos run: starts producers and workers, breaks what it can, heals, waits for the drain, and checks the history."""
+"""A chaos run: starts producers and workers, breaks what it can, heals, waits for the drain, and checks the history.
+
+In a mixed run, half of the producers and workers have the code of the last release, as in a rolling deploy.
+"""
 
 import contextlib
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
-from chaos.checker import Final, Violation, check, check_counts, needless_losses, returns
+from chaos.checker import Final, Violation, check, check_counts, mixture, needless_losses, returns
 from chaos.durable import DurableServer
 from chaos.ends import read_finals, read_stats
 from chaos.history import History
+from chaos.processes import Process, Processes, Worker
 from chaos.setting import LEASE
 from chaos.summary import Summary
 
@@ -33,15 +35,17 @@ TICK = 0.02
 class Driver:
     """One run, on one server, from one seed."""
 
-    def __init__(self, server: DurableServer, folder: Path, seed: int) -> None:
+    def __init__(self, server: DurableServer, folder: Path, seed: int, old: str | None = None) -> None:
+        """Make the run a mixed one with `old`, the folder that has the package of the last release."""
         self._server = server
         self._folder = folder
         self._seed = seed
+        self._processes = Processes(server.port, folder, old)
         self._choice = random.Random(seed)
         self._history = History(folder)
-        self._workers: list[tuple[subprocess.Popen[bytes], str]] = []
-        self._leaving: list[subprocess.Popen[bytes]] = []
-        self._producers: list[subprocess.Popen[bytes]] = []
+        self._workers: list[Worker] = []
+        self._leaving: list[Process] = []
+        self._producers: list[Process] = []
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._still: set[int] = set()
         self._killed: set[int] = set()
@@ -53,28 +57,20 @@ class Driver:
         """Break things for so long; return what came of it."""
         try:
             self._server.start()
-            self._workers = [(self._start("worker", mode=mode), mode) for mode in MODES]
+            self._workers = [self._processes.worker(n, mode) for n, mode in enumerate(MODES)]
             for n in range(PRODUCERS):
                 arguments = (f"{self._seed}-{n}", str(seconds), str(RATE))
-                self._producers.append(self._start("producer", *arguments))
+                self._producers.append(self._processes.producer(n, *arguments))
             self._break_for(seconds)
             self._heal()
             self._drain()
             self._dismiss()
             return self._judge()
         finally:
-            for process in [*(worker for worker, _ in self._workers), *self._leaving, *self._producers]:
+            for process in [*(worker.process for worker in self._workers), *self._leaving, *self._producers]:
                 process.kill()
                 process.wait()
             self._server.stop()
-
-    def _start(self, what: str, *arguments: str, mode: str = "") -> subprocess.Popen[bytes]:
-        tests = str(Path(__file__).parent.parent)
-        path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, "CHAOS_FOLDER": str(self._folder), "CHAOS_MODE": mode}
-        command = [sys.executable, "-m", f"chaos.{what}", str(self._server.port), *arguments]
-        with (self._folder / f"{what}.log").open("ab") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
 
     # While it runs
 
@@ -111,15 +107,15 @@ class Driver:
         self._later = [(when, action) for when, action in self._later if when > now]
         for action in due:
             action()
-        for n, (worker, mode) in enumerate(self._workers):
-            if worker.poll() is not None:
-                self._died(worker)
-                self._workers[n] = self._start("worker", mode=mode), mode
-        for worker in [worker for worker in self._leaving if worker.poll() is not None]:
-            self._leaving.remove(worker)
-            self._died(worker)
+        for n, worker in enumerate(self._workers):
+            if worker.process.poll() is not None:
+                self._died(worker.process)
+                self._workers[n] = self._processes.replacement(worker)
+        for process in [process for process in self._leaving if process.poll() is not None]:
+            self._leaving.remove(process)
+            self._died(process)
 
-    def _died(self, worker: subprocess.Popen[bytes]) -> None:
+    def _died(self, worker: Process) -> None:
         """Note a death. SIGKILL is the driver's doing or that of a poison task, 0 the end of a drain."""
         self._history.note("died", worker=worker.pid)
         if self._never_began(worker):
@@ -129,15 +125,15 @@ class Driver:
         elif worker.returncode and worker.pid not in self._killed:
             self._done["poisoned"] += 1
 
-    def _never_began(self, worker: subprocess.Popen[bytes]) -> bool:
+    def _never_began(self, worker: Process) -> bool:
         """Whether it was told to end before it listened to signals, and had done nothing."""
         return worker.returncode == -signal.SIGTERM and not (self._folder / f"{worker.pid}.jsonl").exists()
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         self._later.append((time.monotonic() + seconds, action))
 
-    def _awake(self) -> subprocess.Popen[bytes] | None:
-        awake = [worker for worker, _ in self._workers if worker.pid not in self._still]
+    def _awake(self) -> Process | None:
+        awake = [worker.process for worker in self._workers if worker.process.pid not in self._still]
         return self._choice.choice(awake) if awake else None
 
     # Faults
@@ -168,12 +164,12 @@ class Driver:
 
     def _dismiss_worker(self) -> None:
         """Have a worker drain, and another take its place at once."""
-        worker = self._awake()
-        for n, (other, mode) in enumerate(self._workers):
-            if other is worker:
-                worker.terminate()
-                self._leaving.append(worker)
-                self._workers[n] = self._start("worker", mode=mode), mode
+        process = self._awake()
+        for n, worker in enumerate(self._workers):
+            if worker.process is process:
+                process.terminate()
+                self._leaving.append(process)
+                self._workers[n] = self._processes.replacement(worker)
                 self._done["drains"] += 1
 
     def _cut_clients(self) -> None:
@@ -244,7 +240,7 @@ class Driver:
     def _dismiss(self) -> None:
         """End the workers: a drain has nothing to wait for, and succeeds."""
         self._tick()  # the last poison task may have ended its worker, and failed since
-        leaving = [*(worker for worker, _ in self._workers), *self._leaving]
+        leaving = [*(worker.process for worker in self._workers), *self._leaving]
         for worker in leaving:
             worker.terminate()
         for worker in leaving:
@@ -262,6 +258,9 @@ class Driver:
         violations = [*self._failures, *check(events, finals), *self._counts(finals, stats)]
         log = (self._folder / "worker.log").read_text()
         violations += [Violation("worker", "", line) for line in log.splitlines() if "CRITICAL" in line]
+        old = self._processes.old
+        mixed = None if old is None else mixture(events, old)
+        violations += [] if mixed is None else mixed.check()
         return Summary(
             seed=self._seed,
             statuses=Counter(final.status for final in finals.values()),
@@ -271,6 +270,7 @@ class Driver:
             longest_return=max(returns(events, finals), default=0),
             longest_quiet_return=max(returns(events, finals, quiet=True), default=0),
             needless_losses=needless_losses(events, finals),
+            mixture=mixed,
         )
 
     def _counts(self, finals: dict[str, Final], stats: QueueStats) -> list[Violation]:

@@ -1,4 +1,7 @@
-"""A producer of a chaos run: `CHAOS_FOLDER=… python -m chaos.producer PORT SEED SECONDS RATE`."""
+"""A producer of a chaos run: `CHAOS_FOLDER=… python -m chaos.producer PORT SEED SECONDS RATE`.
+
+It also runs with the code of the last release: it may use only what both releases have.
+"""
 
 import os
 import random
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import anyio
 from chaos.history import History
+from chaos.releases import CODE
 from chaos.setting import POISON_MAX_LOST, setting
 
 from maas_backoff import StorageUnavailableError, TaskBackoffScheduler
@@ -34,7 +38,7 @@ async def one(scheduler: TaskBackoffScheduler, task_id: str, kind: str, choice: 
     seconds = 2.0 if kind == "interrupted" else choice.uniform(0, 0.6)
     delay = choice.uniform(0.3, 3) if kind in {"delayed", "regretted"} else 0.0
     params = {"kind": kind, "seconds": round(seconds, 3), "fails": fails}
-    HISTORY.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails)
+    HISTORY.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails, code=CODE)
     while True:
         try:
             if kind == "poison":

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import attrs
-from chaos.checker import Violation
+from chaos.checker import Mixture, Violation
 
 
 @attrs.frozen
@@ -18,6 +18,7 @@ class Summary:
     longest_return: float
     longest_quiet_return: float
     needless_losses: int
+    mixture: Mixture | None = None
 
     def broken(self, *promises: str) -> int:
         return sum(violation.promise in promises for violation in self.violations)
@@ -31,5 +32,5 @@ class Summary:
             f"lost={self.broken('lost')} settled_twice={self.broken('settled_once', 'highest_token')} "
             f"stuck={self.broken('stuck')} violations={len(self.violations)} | {faults} | "
             f"longest return {self.longest_return:.1f} leases, {self.longest_quiet_return:.1f} with the server up; "
-            f"{self.needless_losses} needless losses"
+            f"{self.needless_losses} needless losses" + (f" | {self.mixture}" if self.mixture else "")
         )

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from chaos.driver import Driver
 from chaos.durable import DurableServer
-from support import SERVERS, server_binary
+from chaos.releases import LAST_RELEASE, ReleaseMissingError, unpack
+from support import SERVERS, USUAL, server_binary
 
 SECONDS = 11.0
+MIXED_SECONDS = 20.0
 
 
 @pytest.mark.long
@@ -24,3 +26,19 @@ def test_chaos_costs_no_task(name: str, tmp_path: Path) -> None:
     # It was a run worth its name.
     assert summary.statuses["completed"] > 50
     assert summary.faults["kills"] and summary.faults.total() >= 6
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_workers_of_the_last_release_and_of_this_one_share_a_queue(tmp_path: Path) -> None:
+    """A rolling deploy, forth and back, under the faults of a chaos run. Producers of both releases create tasks."""
+    try:
+        old = unpack(LAST_RELEASE, tmp_path / "release")
+    except ReleaseMissingError as error:
+        pytest.skip(str(error))
+    summary = Driver(DurableServer(USUAL, tmp_path), tmp_path, random.randrange(10**6), old).run(MIXED_SECONDS)
+    print(summary.line(USUAL))
+    assert summary.violations == []
+    assert summary.statuses["completed"] > 50
+    assert summary.faults["kills"] and summary.faults.total() >= 6
+    assert summary.mixture is not None and summary.mixture.in_both

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from chaos.checker import Final, check, check_counts, needless_losses, returns
+from chaos.checker import Final, check, check_counts, mixture, needless_losses, returns
 from chaos.history import Event
 from chaos.setting import BACKOFF, LEASE
 
@@ -165,3 +165,22 @@ def test_the_way_back_of_a_lost_task_is_measured() -> None:
     assert returns([*events, {"event": "outage", "time": 3.0}], final, quiet=True) == []
     assert needless_losses(events, final) == 0
     assert needless_losses([event for event in events if event is not died], final) == 1
+
+
+def by_code(*codes: str) -> list[Event]:
+    """Attempts of one task, which the first code has created, and of a task of each code."""
+    invokes = [{"event": "invoke", "id": f"of {code}", "time": 0.0, "code": code} for code in codes]
+    starts = [{"event": "start", "id": f"of {codes[0]}", "time": 1.0, "code": code} for code in codes]
+    return invokes + starts
+
+
+def test_a_run_is_mixed_if_both_codes_made_tasks_and_had_attempts_of_the_same_one() -> None:
+    found = mixture(by_code("old", "new"), "old")
+    assert (found.old_creations, found.creations, found.old_attempts, found.attempts) == (1, 2, 1, 2)
+    assert found.in_both == 1
+    assert found.check() == []
+
+
+@pytest.mark.parametrize("codes", [("new", "new"), ("old", "old")])
+def test_a_run_with_one_code_only_is_not_mixed(codes: tuple[str, ...]) -> None:
+    assert [violation.promise for violation in mixture(by_code(*codes), "old").check()] == ["mixed"]

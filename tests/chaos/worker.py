@@ -1,4 +1,7 @@
-"""A worker of a chaos run: `CHAOS_MODE=coroutine|thread|process CHAOS_FOLDER=… python -m chaos.worker PORT`."""
+"""A worker of a chaos run: `CHAOS_MODE=coroutine|thread|process CHAOS_FOLDER=… python -m chaos.worker PORT`.
+
+It also runs with the code of the last release: it may use only what both releases have.
+"""
 
 import os
 import signal
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import anyio
 from chaos.history import History
+from chaos.releases import CODE
 from chaos.setting import setting
 
 from maas_backoff import TaskBackoffScheduler, TaskEntity
@@ -30,6 +34,7 @@ def begin(task: TaskEntity) -> None:
         lost=task.lost_count,
         worker=worker,
         mode=MODE,
+        code=CODE,
     )
     if task.task_params["kind"] == "poison":
         os.kill(os.getpid(), signal.SIGKILL)
