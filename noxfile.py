@@ -121,7 +121,10 @@ def matrix(session: nox.Session, server: str) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Break workers and servers for long: `nox -s chaos -- --minutes 10 --server redis-7.0 --seed 1`."""
+    """Break workers and servers for long: `nox -s chaos -- --minutes 10 --server redis-7.0 --seed 1`.
+
+    With `--mixed`, half of the producers and workers have the code of the last release.
+    """
     session.install(".[dev]")
     session.run("python", "-P", "-m", "pytest", "-m", "", "tests/store/test_model.py", env={"MAAS_BACKOFF_STEPS": "10"})
     session.run("python", "-P", "-m", "chaos", *session.posargs, env={"PYTHONPATH": "tests"})
