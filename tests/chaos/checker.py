@@ -10,6 +10,9 @@ from chaos.setting import BACKOFF, LEASE, MAX_RETRY, POISON_MAX_LOST
 TOLERANCE = 0.02
 """Seconds. One machine has one clock, but the server's time is in whole milliseconds."""
 
+NOTED_LATE = 1.0
+"""Seconds after which the driver has noted a death. A neighbour may have the dead worker's tasks back before that."""
+
 KEPT_ATTEMPTS = 10
 ACCEPTED = {"ok", "already", "cancelled"}
 FINISHED = {"completed", "failed", "cancelled"}
@@ -327,7 +330,8 @@ def needless_losses(events: list[Event], finals: Mapping[str, Final]) -> int:
     count = 0
     for story in stories(events, finals).values():
         for run, following in zip(story.starts, story.starts[1:], strict=False):
-            between = [when for when in hurt[run["worker"]] if run["time"] <= when <= following["time"]]
+            until = following["time"] + NOTED_LATE
+            between = [when for when in hurt[run["worker"]] if run["time"] <= when <= until]
             # With an attempt in between that never started, nothing is known of who lost that one.
             count += following["lost"] > run["lost"] and following["attempt"] == run["attempt"] + 1 and not between
     return count
