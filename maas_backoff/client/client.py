@@ -69,6 +69,7 @@ class QueueClient:
         waiters, self._waiters = self._waiters, None
         if waiters is not None:
             await waiters.aclose()
+        await self.creator.gathering.aclose()
         await self._ledgers.aclose()
         await self.store.aclose()
 

@@ -1,11 +1,12 @@
 """The creation of tasks: each is checked before it is sent."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from maas_backoff.client.gathering import Gathering
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
@@ -30,11 +31,15 @@ class TaskCreator:
         self._writer = writer
         self._tracing = tracing
         self._policy = config.task.policy
+        self.gathering: Gathering = Gathering(writer.enqueue_what_fits, config.storage.timeout)
 
     async def create(self, params: Mapping[str, object], task_id: str | None, options: TaskOptions) -> str:
         task_id = validation.new_task_id() if task_id is None else validation.checked_task_id(task_id)
         task = self._checked(params, task_id, options, "task_params")
-        await self._send([task])
+        if self._tracing is None:
+            await self._create(task)
+        else:
+            await self._traced([task], lambda: self._create(task))
         return task.task_id
 
     async def create_many(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
@@ -44,18 +49,27 @@ class TaskCreator:
         nameless = [task for task in tasks if not task.task_id]
         for task, task_id in zip(nameless, validation.new_task_ids(len(nameless)), strict=True):
             task.task_id = task_id
-        await self._send(tasks)
+        if self._tracing is None or not tasks:
+            await self._enqueue_all(tasks)
+        else:
+            await self._traced(tasks, lambda: self._enqueue_all(tasks))
         return [task.task_id for task in tasks]
 
-    async def _send(self, tasks: Sequence[NewTask]) -> None:
-        if self._tracing is None or not tasks:
-            return await self._enqueue_all(tasks)
+    async def _traced(self, tasks: Sequence[NewTask], create: Callable[[], Awaitable[None]]) -> None:
+        assert self._tracing is not None
         with self._tracing.create(self._config.task.biz_prefix, [task.task_id for task in tasks]) as trace:
             if trace:
                 texts = {own: traced(own, trace) for own in {task.overrides for task in tasks}}
                 for task in tasks:
                     task.overrides = texts[task.overrides]
-            return await self._enqueue_all(tasks)
+            await create()
+
+    async def _create(self, task: NewTask) -> None:
+        answer = await self.gathering.create(task)
+        if answer == "conflict":
+            raise TaskConflictError([task.task_id], [])
+        if log.isEnabledFor(logging.DEBUG):
+            _log_created([task], [answer])
 
     async def _enqueue_all(self, tasks: Sequence[NewTask]) -> None:
         answers: list[str] = []
@@ -72,9 +86,7 @@ class TaskCreator:
     async def _enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
         answers = await self._writer.enqueue(tasks)
         if log.isEnabledFor(logging.DEBUG):
-            for task, answer in zip(tasks, answers, strict=True):
-                if answer == "created":
-                    log.debug("task %r: created", task.task_id, extra=about("created", task.task_id))
+            _log_created(tasks, answers)
         return answers
 
     def _checked_item(self, item: Mapping[str, object] | TaskSpec, where: str) -> NewTask:
@@ -124,6 +136,12 @@ class TaskCreator:
         config = attrs.evolve(self._config.task, **own)
         config.check()
         return checked | {name: getattr(config, name) for name in own if name != "min_gpu_utilization"}
+
+
+def _log_created(tasks: Sequence[NewTask], answers: Sequence[str]) -> None:
+    for task, answer in zip(tasks, answers, strict=True):
+        if answer == "created":
+            log.debug("task %r: created", task.task_id, extra=about("created", task.task_id))
 
 
 def _with_created(error: StorageError, tasks: Sequence[NewTask], answers: Sequence[str]) -> StorageError:

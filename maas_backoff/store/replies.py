@@ -3,15 +3,6 @@
 from typing import Any, NamedTuple
 
 
-class FullReply(NamedTuple):
-    """The reply of enqueue.lua when the queue is full: nothing was done."""
-
-    word: bytes
-    size: int
-    wait_ms: int
-    there: list[bytes]
-
-
 class SettleReply(NamedTuple):
     """The reply of settle.lua. `claims` are the values of `ClaimRow`, one task after the other."""
 

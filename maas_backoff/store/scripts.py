@@ -74,7 +74,7 @@ def _several(reply: Any) -> Any:
 ENQUEUE = _load(
     "enqueue",
     "ready scheduled marker policies meta",
-    "now prefix policy policy_text max_queue_size groups",
+    "now prefix policy policy_text max_queue_size all_or_none groups",
     _several,
 )
 SETTLE = _load(

@@ -83,17 +83,23 @@ class Server:
         if process is not None and self._shared is None:
             await process.stop()
 
-    async def run(self, script: Script[_T], keys: Sequence[str], args: Sequence[Any]) -> _T:
-        """Run a script until the server answers, or `storage.timeout` is over."""
-        return await self.patiently(lambda client: client.run(script, keys, args))
+    async def run(
+        self, script: Script[_T], keys: Sequence[str], args: Sequence[Any], deadline: float | None = None
+    ) -> _T:
+        """Run a script until the server answers, or a deadline, as `patiently`."""
+        return await self.patiently(lambda client: client.run(script, keys, args), deadline)
 
     async def execute(self, *command: str | bytes) -> Any:
         """Send a command that may be repeated, until the server answers or `storage.timeout` is over."""
         return await self.patiently(lambda client: client.execute(*command))
 
-    async def patiently(self, send: Callable[[Client], Awaitable[_T]]) -> _T:
-        """Call `send` until it returns. Raises StorageUnavailableError when `storage.timeout` is over."""
-        deadline = time.monotonic() + self._storage.timeout
+    async def patiently(self, send: Callable[[Client], Awaitable[_T]], deadline: float | None = None) -> _T:
+        """Call `send` until it returns. Raises StorageUnavailableError after the deadline.
+
+        The deadline is a moment by time.monotonic(); by default it comes after `storage.timeout`.
+        """
+        if deadline is None:
+            deadline = time.monotonic() + self._storage.timeout
         refused = False
         for attempt in range(1_000_000):
             try:

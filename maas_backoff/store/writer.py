@@ -3,6 +3,7 @@
 Each operation has a call id of its own. The server keeps the answer under that id: see lua/_call.lua.
 """
 
+import copy
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +11,13 @@ from typing import Any
 import attrs
 
 from maas_backoff.domain.task import TaskStatus
-from maas_backoff.errors import QueueFullError
+from maas_backoff.errors import QueueFullError, StorageError
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import Settle, settle_args, settle_head
 from maas_backoff.store.codec import EXTERNAL
 from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.creation import NewTask, enqueue_args
 from maas_backoff.store.indexes import indexes
-from maas_backoff.store.replies import FullReply
 
 ENQUEUE_LIMIT = 1000
 """Tasks per call of enqueue.lua: 3 to 9 ms of the server's time."""
@@ -39,21 +39,42 @@ class Writer:
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
         """Create up to ENQUEUE_LIMIT tasks. Return 'created', 'exists' or 'conflict' for each.
 
-        Raises QueueFullError.
+        Raises QueueFullError; then none is created.
         """
+        answers, full = await self._enqueue(tasks, all_or_none=True)
+        if full is not None:
+            full.created = [task.task_id for task, answer in zip(tasks, answers, strict=True) if answer == "exists"]
+            raise full
+        return answers
+
+    async def enqueue_what_fits(self, tasks: Sequence[NewTask], deadline: float) -> list[str | StorageError]:
+        """Create the tasks that a queue has room for: up to ENQUEUE_LIMIT, until a moment by time.monotonic().
+
+        Return 'created', 'exists', 'conflict' or a QueueFullError for each.
+        """
+        answers, full = await self._enqueue(tasks, all_or_none=False, deadline=deadline)
+        if full is None:
+            return [*answers]
+        return [copy.copy(full) if answer == "full" else answer for answer in answers]
+
+    async def _enqueue(
+        self, tasks: Sequence[NewTask], *, all_or_none: bool, deadline: float | None = None
+    ) -> tuple[list[str], QueueFullError | None]:
+        """Return the answers, and the error for those that are 'full'."""
         queue, policy = self._queue, self._queue.policies.own
         digest = policy.digest
-        items = enqueue_args(tasks, digest)
         limit = queue.config.task.max_queue_size or 0
         head = [queue.clock, queue.keys.prefix, digest]
-        answer = await queue.run(scripts.ENQUEUE, [*head, "", limit, *items])
-        if answer == b"policy":
-            answer = await queue.run(scripts.ENQUEUE, [*head, policy.text, limit, *items])
-        if answer[0] == b"full":
-            full = FullReply._make(answer)
-            there = [task_id.decode() for task_id in full.there]
-            raise QueueFullError(limit, int(full.size), int(full.wait_ms) / 1000, created=there)
-        return [word.decode() for word in answer]
+        items = [limit, int(all_or_none), *enqueue_args(tasks, digest)]
+        keys = queue.keys.all(scripts.ENQUEUE.keys)
+        reply = await queue.server.run(scripts.ENQUEUE, keys, [*head, "", *items], deadline)
+        if reply == b"policy":
+            reply = await queue.server.run(scripts.ENQUEUE, keys, [*head, policy.text, *items], deadline)
+        answers = [word.decode() for word in reply]
+        if len(answers) == len(tasks):
+            return answers, None
+        size, wait_ms = (int(number) for number in answers[-2:])
+        return answers[:-2], QueueFullError(limit, size, wait_ms / 1000)
 
     async def settle(self, settle: Settle, *, external: bool = False, settle_id: str | None = None) -> str:
         """Change the state of one task; return the answer of settle.lua. `external`: mark the task processing."""

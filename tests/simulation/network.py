@@ -17,6 +17,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from maas_backoff.errors import StorageUnavailableError
 from maas_backoff.store.link import translated
+from maas_backoff.store.scripts import REAP
 from simulation.loop import Node, SimulatedLoop
 
 CLOCK = "0000000000000"
@@ -103,6 +104,8 @@ class Network:
         self.noise = noise
         self.slowness = 1.0
         self.cut: set[Node] = set()
+        self.still_until_look: dict[Node, float] = {}
+        """Nodes that go on when a reaper looks, after this moment: a renewal then meets the reaper's settlement."""
         self.down = False
         self.denied = False
         self.offset_ms = 0.0
@@ -157,6 +160,8 @@ class Network:
         if heard:
             self._later(1, self._answer, node, reply, found)
         self._wake()
+        if self.still_until_look and REAP.digest.encode() in packed:
+            self._go_on()
 
     def _ask(self, packed: bytes, answers: int) -> list[Any]:
         """Have the server handle a message; look in the same call whether sleepers have a marker now."""
@@ -168,6 +173,12 @@ class Network:
         *found, markers = self.server.ask(packed + hiredis.pack_command(("EXISTS", *keys)), answers + 1)
         self._marked = markers > 0
         return found
+
+    def _go_on(self) -> None:
+        for node, since in list(self.still_until_look.items()):
+            if self.loop.now > since:
+                del self.still_until_look[node]
+                self.loop.go_on(node)
 
     def _refused(self, answers: int) -> list[Any]:
         return [NoPermissionError("this user has no permissions to run the command")] * answers

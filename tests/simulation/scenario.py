@@ -308,16 +308,13 @@ class World:
                     self._die(node)
 
     def fault_stop(self, choice: random.Random) -> None:
-        """A worker stands still, mostly for longer than its leases, and often until about when a reaper looks."""
+        """A worker stands still, mostly for longer than its leases, and often just until a reaper sees their end."""
         if (node := self._some_worker(choice)) is not None:
             node.still = True
             self.note("stop", worker=node.number)
-            seconds = choice.uniform(0.2, 2.5) * LEASE
             if choice.random() < 0.6:
-                end = self._renewed.get(node, self.loop.now) + LEASE
-                about = choice.choice([0.02, 0.15])
-                seconds = max(0.1, end - self.loop.now + 0.15 + choice.uniform(-about, about))
-            self._outside(seconds, lambda: self.loop.go_on(node))
+                self.network.still_until_look[node] = self._renewed.get(node, self.loop.now) + LEASE
+            self._outside(choice.uniform(0.2, 2.5) * LEASE, lambda: self.loop.go_on(node))
 
     def fault_drain(self, choice: random.Random) -> None:
         """A worker drains, and another takes its place."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import attrs
 import pytest
-from support import Server
 
+from simulation.__main__ import server
 from simulation.mutants import MUTANTS
 from simulation.network import RealServer
 from simulation.scenario import Plan, run, shrink
@@ -14,12 +14,10 @@ SEEDS = [f"{n}" for n in range(12)]
 """With each kind of fault among them. `nox -s simulate` runs any number."""
 
 
-@pytest.fixture
-def real(server: Server) -> Iterator[RealServer]:
-    one = RealServer(server.port)
-    yield one
-    one.one("FLUSHALL")
-    one.close()
+@pytest.fixture(scope="module")
+def real() -> Iterator[RealServer]:
+    with server() as one:
+        yield one
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -57,6 +55,6 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
     "mutant", ["no token fence", "an outbox that forgets", "a live neighbour that is taken for dead"]
 )
 def test_a_fault_is_found(mutant: str, real: RealServer) -> None:
-    """The others take up to 1,000 seeds: `python -m simulation --mutants --seeds 1000`."""
+    """The others take up to 100 seeds: `python -m simulation --mutants --seeds 1000`."""
     assert mutant in MUTANTS
     assert any(run(Plan.of(f"{seed}"), real, mutant).violations for seed in range(20))

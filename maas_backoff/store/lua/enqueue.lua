@@ -1,46 +1,47 @@
 --[[ Create tasks. An id that exists is left alone.
 KEYS: ready scheduled marker policies meta
-ARGV: now prefix policy policy_text max_queue_size groups | per group: record when overrides count, and per task of it: id params
-Returns: 'policy' when its text must be sent too, nothing done; {'full', size, ms until there may be room, ids that exist already}, nothing done; else per task 'created', 'exists' or 'conflict'
+ARGV: now prefix policy policy_text max_queue_size all_or_none groups | per group: record when overrides count, and per task of it: id params
+Returns: 'policy' when its text must be sent too, nothing done; else per task 'created', 'exists', 'conflict' or 'full', and if any is 'full', the size and ms until there may be room
+If the queue has no room for all new tasks, all_or_none '1' creates none of them, and '0' the first ones.
 `record` is the creation's line in _queue.lua without the time; `when` is '' (now), 'in <ms>' or 'at <ms>'.
 The first write is a ZADD of a marker, which is a hint: a full memory or a missing right refuses the whole call there.
 ]]
+--#include _lone_create
 --#include _clock
 --#include _time
 --#include _queue
 --#include _schema
 local ready, scheduled, marker, policies, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local prefix, policy, policy_text = ARGV[2], ARGV[3], ARGV[4]
-local max_size, groups = tonumber(ARGV[5]), tonumber(ARGV[6])
+local max_size, all_or_none, groups = tonumber(ARGV[5]), ARGV[6] == '1', tonumber(ARGV[7])
 
 if redis.call('HEXISTS', policies, policy) == 0 and policy_text == '' then return 'policy' end
 
-local tasks = prefix .. 't:'
-local answers, created, there, params_of, delayed, i = {}, {}, {}, {}, false, 7
+-- Read: which tasks exist. Of the new ones: where their id and their group stand in ARGV, and the number of their answer.
+local tasks, answers, params_of, again, delayed, i = prefix .. 't:', {}, {}, {}, false, 8
+local at, group_of, nth = {}, {}, {}
 for _ = 1, groups do
   local group = i
   delayed = delayed or ARGV[group + 1] ~= ''
   i = i + 4
   for _ = 1, tonumber(ARGV[group + 3]) do
-    local id, params = ARGV[i], ARGV[i + 1]
+    local id, params, n, new = ARGV[i], ARGV[i + 1], #answers + 1, #at + 1
     local known = params_of[id]
-    if not known then
+    if known then
+      again[n] = id
+    else
       local stored = redis.call('HGET', tasks .. id, 'p')
       known = stored and string.sub(stored, (string.find(stored, '\n', 1, true) or 0) + 1)
-      if known == params then there[#there + 1] = id end
     end
-    if not known then
-      answers[#answers + 1] = 'created'
-      created[#created + 1] = i
-      created[#created + 1] = group
-      params_of[id] = params
+    if known then
+      answers[n] = known == params and 'exists' or 'conflict'
     else
-      answers[#answers + 1] = known == params and 'exists' or 'conflict'
+      answers[n], params_of[id], at[new], group_of[new], nth[new] = 'created', params, i, group, n
     end
     i = i + 2
   end
 end
-if #created == 0 then return answers end
+if #at == 0 then return answers end
 
 local state = redis.call('HMGET', meta, 'paused', 'ahead', 'reaped_at')
 local paused, ahead = state[1], state[2] and tonumber(state[2]) or 0
@@ -52,11 +53,20 @@ if max_size > 0 then
     size = size + redis.call('ZCARD', prefix .. index)
   end
   for _, index in ipairs(gpu_sets(prefix)) do size = size + redis.call('ZCARD', index) end
-  local excess = size + #created / 2 - max_size
+  local excess = size + #at - max_size
   if excess > 0 then
+    local refused = {}
+    for n = #at, all_or_none and 1 or math.max(1, #at - excess + 1), -1 do
+      answers[nth[n]], refused[ARGV[at[n]]], at[n] = 'full', true, nil
+    end
+    for n, id in pairs(again) do
+      if refused[id] then answers[n] = 'full' end
+    end
     local pace = tonumber(redis.call('HGET', meta, 'pace') or 0)  -- tasks finished per ms, by reap.lua
     local wait = pace > 0 and excess / pace or 10000
-    return { 'full', whole(size), whole(math.max(1000, math.min(wait, 300000))), there }
+    answers[#answers + 1] = whole(size)
+    answers[#answers + 1] = whole(math.max(1000, math.min(wait, 300000)))
+    if #at == 0 then return answers end
   end
 end
 
@@ -72,7 +82,7 @@ local next_due = delayed and tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WIT
 -- Try: ZADD comes before the first HSET, so that a missing right to either leaves nothing done. The ZADD of a marker
 -- serves for this if there is one to add. The commands that read GPU sets below were called before, too.
 local wake, wake_gpu = false, false
-local only = groups == 1 and not delayed and created[2]
+local only = groups == 1 and not delayed and group_of[1]
 local is_woken = only and not paused and not string.find(ARGV[only], ' ', 1, true)
 if not is_woken or type(redis.pcall('ZADD', marker, 0, '0')) == 'table' then
   redis.call('ZADD', prefix .. 'never', 'XX', 0, '')
@@ -81,10 +91,10 @@ end
 
 local indexes, new_names = {}, nil
 local group, line, due, head_start, demand, index, fields
-for n = 1, #created, 2 do
-  local id, params = ARGV[created[n]], ARGV[created[n] + 1]
-  if created[n + 1] ~= group then
-    group = created[n + 1]
+for n = 1, #at do
+  local id, params = ARGV[at[n]], ARGV[at[n] + 1]
+  if group_of[n] ~= group then
+    group = group_of[n]
     line, due = whole(now) .. ' ' .. ARGV[group] .. '\n', due_of(ARGV[group + 1])
     head_start, demand = head_start_and_demand(line)
     fields = ARGV[group + 2] ~= '' and { 'o', ARGV[group + 2] } or {}
@@ -104,14 +114,14 @@ for n = 1, #created, 2 do
   end
   redis.call('HSET', tasks .. id, 'p', line .. params, unpack(fields))
   -- In the order of the arguments.
-  local turn = due + (n - 1) / 8192
+  local turn = due + (n - 1) / 4096
   append(indexes, index, index == scheduled and string.format('%.4f', turn) or rank(turn, head_start), id)
 end
 for key, args in pairs(indexes) do
   local answer = redis.pcall('ZADD', key, unpack(args))
   if type(answer) == 'table' then
     -- An index of another type: undo, so that none of these tasks exists.
-    for n = 1, #created, 2 do redis.call('UNLINK', tasks .. ARGV[created[n]]) end
+    for n = 1, #at do redis.call('UNLINK', tasks .. ARGV[at[n]]) end
     for other, entered in pairs(indexes) do
       for n = 2, #entered, 2 do redis.pcall('ZREM', other, entered[n]) end
     end

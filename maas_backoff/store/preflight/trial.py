@@ -154,7 +154,7 @@ class _Scratch:
 
     def names(self) -> list[str]:
         """Return all keys that the scripts may write."""
-        tasks = [self._keys.task(task_id) for task_id in "abcd"]
+        tasks = [self._keys.task(task_id) for task_id in "abcde"]
         tasks += [
             self._keys("demands"),
             self._keys("gpu:1:0"),
@@ -166,7 +166,7 @@ class _Scratch:
         return sorted({*found, *tasks, self._keys.control(self._worker)})
 
     def life(self) -> Iterator[tuple[Script[object], Sequence[str], list[str]]]:
-        """Yield the steps of four tasks from creation to end, so that every part of the scripts runs."""
+        """Yield the steps of five tasks from creation to end, so that every part of the scripts runs."""
         settle = scripts.SETTLE
         now, later, gpu = (
             ("policy 0 0 -", "", "", "2"),
@@ -201,6 +201,7 @@ class _Scratch:
         yield self._step(scripts.ORPHANS, "a", "b")
         yield self._step(scripts.PAUSE, on="1")
         yield self._step(scripts.PAUSE, on="0")
+        yield self._step(scripts.ENQUEUE, "policy", "", "", "1", "e", "{}", groups="1")
         yield self._step(scripts.PURGE, keys=("scheduled",))
         yield self._step(scripts.DELETE, task="a", id="a")
         yield self._step(scripts.LEAVE)
@@ -220,6 +221,7 @@ class _Scratch:
             "prefix": self._keys.prefix,
             "policy": "policy",
             "policy_text": "",
+            "all_or_none": "1",
             "worker": self._worker,
             "settle_id": "claim",
             "request_id": "",
