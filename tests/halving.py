@@ -160,7 +160,8 @@ class Simulation:
         lost = list(worker.running)
         suspects = sum(task.counts.suspect for task in lost)
         fresh = len(lost) - suspects
-        numbers = {worker.name: Losses(fresh, fresh, suspects, suspects)}
+        again = sum(task.counts.lost > 0 and not task.counts.suspect for task in lost)
+        numbers = {worker.name: Losses(fresh, fresh, suspects, suspects, again)}
         judged = judge([Lost(worker.name, worker.running[task], task.counts) for task in lost], numbers)
         for task, loss in zip(lost, judged, strict=True):
             settlement = decide(loss, str(task.number), task.counts, self.policy, BACKOFF)

@@ -12,8 +12,8 @@ def test_poison_fails_as_lost_and_no_innocent_task_does(poison: int, workers: in
     """Also where workers have fewer slots than were lost, and where new tasks run beside the suspects."""
     got = simulate(poison, workers, slots=slots, fresh=fresh)
     assert (got.failed_innocents, got.failed_poison) == (0, poison)
-    # The first two, then seven halvings of 100 and two losses alone, or a few more, for each.
-    assert got.deaths <= 1 + 11 * poison
+    # The first two, then seven halvings of 100 and two losses alone. Tasks that come in share the blame of some.
+    assert got.deaths <= 2 + 12 * poison
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -29,19 +29,21 @@ class Lost:
 class Losses:
     """The number of tasks that a worker has lost: `fresh` ones, and `suspects` that it had claimed from a cohort.
 
-    The `_left` numbers leave out tasks that have come back already.
+    The `_left` numbers leave out tasks that have come back already. `again` counts the fresh ones that were lost before.
     """
 
     fresh: int = 0
     fresh_left: int = 0
     suspects: int = 0
     suspects_left: int = 0
+    again: int = 0
 
 
 def judge(lost: Sequence[Lost], by_worker: Mapping[str, Losses]) -> list[LeaseExpired]:
     """Return for each lost attempt how many tasks share the blame, and the task's new cohort.
 
-    Suspects share the whole blame for their worker among themselves. Fresh tasks share it with all lost suspects, too.
+    Suspects share the whole blame for their worker, also with fresh tasks that were lost before: one of these may have
+    ended both workers. Fresh tasks share it with all lost suspects.
     The result depends only on the arguments: two reapers at the same time agree.
     """
     order = sorted(range(len(lost)), key=lambda n: (lost[n].counts.cohort, lost[n].token))
@@ -55,7 +57,7 @@ def judge(lost: Sequence[Lost], by_worker: Mapping[str, Losses]) -> list[LeaseEx
         places[one.worker, suspect] += 1
         # In turns, so that tasks that come back in several steps are halved as well.
         half = place % 2
-        together = of_kind if suspect else known.fresh + known.suspects
+        together = of_kind + known.again if suspect else known.fresh + known.suspects
         found[n] = LeaseExpired(max(1, together), _name(one, half), max(1, (of_kind + 1 - half) // 2))
     return [found[n] for n in range(len(lost))]
 

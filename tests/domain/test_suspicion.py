@@ -1,9 +1,13 @@
 """Who is blamed for a lost worker, and who comes back with whom."""
 
+import itertools
 from collections import Counter
+from collections.abc import Sequence
 
+from maas_backoff.config import TaskConfig
+from maas_backoff.domain.backoff import Backoff
 from maas_backoff.domain.outcome import LeaseExpired
-from maas_backoff.domain.settlement import Counts
+from maas_backoff.domain.settlement import Counts, decide
 from maas_backoff.domain.suspicion import Losses, Lost, judge
 
 FRESH = Counts()
@@ -61,3 +65,41 @@ def test_a_half_never_has_the_name_of_what_it_was_a_half_of() -> None:
 
 def test_what_is_known_of_no_worker_is_a_loss_of_its_own() -> None:
     assert [loss.together for loss in judge(lost(1), {})] == [1]
+
+
+def test_a_suspect_shares_the_blame_with_fresh_tasks_that_were_lost_before() -> None:
+    """One of these may have ended both workers."""
+    (loss,) = judge(
+        lost(1, counts=suspect("x")), {"w": Losses(fresh=9, fresh_left=9, suspects=1, suspects_left=1, again=3)}
+    )
+    assert loss.together == 4
+
+
+def test_in_no_order_do_two_poison_tasks_fail_an_innocent_one() -> None:
+    """Each death has the innocent task in the worker, and one poison task or both, as far as they may run together."""
+    policy, backoff, tokens = TaskConfig().policy, Backoff("fixed", interval=1), itertools.count()
+
+    def together(tasks: Sequence[Counts]) -> bool:
+        return len({counts.cohort for counts in tasks if counts.suspect}) <= 1
+
+    def die(tasks: Sequence[Counts]) -> list[Counts | None]:
+        """Return the counts after a loss of these tasks; None for a task that has failed."""
+        suspects, again = sum(one.suspect for one in tasks), sum(one.lost > 0 and not one.suspect for one in tasks)
+        numbers = Losses(len(tasks) - suspects, len(tasks) - suspects, suspects, suspects, again)
+        losses = judge([Lost("w", next(tokens), counts) for counts in tasks], {"w": numbers})
+        ends = [decide(loss, "", counts, policy, backoff) for loss, counts in zip(losses, tasks, strict=True)]
+        return [end.counts if end is not None and end.status == "pending" else None for end in ends]
+
+    def most_blame(innocent: Counts, poison: Sequence[Counts]) -> float:
+        worst = innocent.blame
+        for size in (1, 2):
+            for group in itertools.combinations(range(len(poison)), size):
+                if together([innocent, *(poison[n] for n in group)]):
+                    after, *others = die([innocent, *(poison[n] for n in group)])
+                    assert after is not None, (innocent, poison, group)
+                    left = [*others, *(one for n, one in enumerate(poison) if n not in group)]
+                    worst = max(worst, most_blame(after, [one for one in left if one is not None]))
+        return worst
+
+    assert policy.max_lost == 3
+    assert most_blame(FRESH, (FRESH, FRESH)) < 2.6
