@@ -32,20 +32,20 @@ async def test_the_moment_until_which_a_lease_holds_follows_the_renewals(
         await scheduler.create_task({}, "x")
         await eventually(lambda: attempts_of(scheduler), "it was claimed")
         (attempt,) = attempts_of(scheduler)
-        at_the_claim = attempt.lease_until
+        at_the_claim = attempt.lease.until
         lease = config.scheduler.lease
         assert at_the_claim <= time.monotonic() + lease
         assert attempt.start_before == pytest.approx(at_the_claim - lease / 10)
-        await eventually(lambda: attempt.lease_until > at_the_claim, "a heartbeat has moved it")
-        assert attempt.lease_until <= time.monotonic() + lease
+        await eventually(lambda: attempt.lease.until > at_the_claim, "a heartbeat has moved it")
+        assert attempt.lease.until <= time.monotonic() + lease
         server.pause()
         try:
             stopped_at = time.monotonic()
             await anyio.sleep(lease / 2)  # longer than a heartbeat's pause: none is answered now
-            assert attempt.lease_until <= stopped_at + lease
+            assert attempt.lease.until <= stopped_at + lease
         finally:
             server.go_on()
-        await eventually(lambda: attempt.lease_until > stopped_at + lease, "it moves again")
+        await eventually(lambda: attempt.lease.until > stopped_at + lease, "it moves again")
         ends.set()
 
 
@@ -72,7 +72,7 @@ async def test_an_attempt_is_stopped_when_its_lease_must_be_over_and_not_when_th
         server.pause()
         try:
             await eventually(lambda: stopped, "it was stopped while the server does not answer")
-            assert stopped[0] >= attempt.lease_until
+            assert stopped[0] >= attempt.lease.until
         finally:
             server.go_on()
         task = await scheduler.wait_task("x", timeout=30)
@@ -101,7 +101,7 @@ async def test_a_thread_that_outlasts_its_lease_may_still_complete_its_task(
         (attempt,) = attempts_of(scheduler)
         server.pause()
         try:
-            await eventually(lambda: time.monotonic() > attempt.lease_until + 0.2, "its lease is over")
+            await eventually(lambda: time.monotonic() > attempt.lease.until + 0.2, "its lease is over")
         finally:
             server.go_on()
             release.set()

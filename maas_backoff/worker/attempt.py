@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-import math
 import time
-from collections.abc import Callable
 
 import attrs
 
@@ -16,7 +14,9 @@ from maas_backoff.gate.grant import Grant
 from maas_backoff.logs import about
 from maas_backoff.store.batch import Claimed
 from maas_backoff.store.codec import AttemptInfo
-from maas_backoff.worker.cancelling import cancel_call
+from maas_backoff.worker.lease import Lease
+from maas_backoff.worker.time_limit import TimeLimit
+from maas_backoff.worker.user_call import UserCall
 
 log: Log = log_for("worker")
 
@@ -26,44 +26,24 @@ class Attempt:
 
     outcome: Outcome | None = None
     """The outcome of the handler, before a cancel of the attempt is taken into account."""
-    call: "asyncio.Task[None] | None" = None
-    """The asyncio task that calls the handler, then the one that calls the exception handler."""
-    began: bool = False
-    """Whether `call` has begun. An asyncio task that is cancelled before it begins never runs, and settles nothing."""
-    reason: CancelReason | None = None
-    started_at: float | None = None
-    """When the handler began, by time.monotonic()."""
-    deadline: float = math.inf
-    lingering: asyncio.Event | None = None
     over: bool = False
     progress: tuple[float, str | None] | None = None
     span: AttemptSpan | None = None
 
     def __init__(
-        self,
-        claimed: Claimed,
-        *,
-        timeout: float,
-        lease_until: float,
-        margin: float,
-        watch: Callable[[float], None],
-        report: ProgressReport,
-        grant: Grant | None = None,
+        self, claimed: Claimed, lease: Lease, limit: TimeLimit, report: ProgressReport, grant: Grant | None = None
     ) -> None:
-        """Make the attempt of a claimed task.
+        """Make the attempt of a claimed task. The calls of `renewed` move the lease.
 
-        `lease_until` is the moment, by time.monotonic(), until which the lease is valid for certain. The handler may
-        not begin in the last `margin` seconds before `lease_until`. `watch` is called with the deadline, `report` with
-        the handler's progress. Neither may reference this attempt: that would create a reference cycle.
+        `report` is called with the handler's progress. It must not reference this attempt: that would create a
+        reference cycle.
         """
         self.claimed = claimed
         self.grant = grant
         self.token: int = claimed.token
-        self.timeout = timeout
-        self.lease_until: float = lease_until
-        """The lease is valid at least until this moment, by time.monotonic(); `renewed` moves the moment."""
-        self._margin = margin
-        self._watch = watch
+        self.lease: Lease = lease
+        self.limit = limit
+        self.call: UserCall = UserCall()
         self._begun = time.monotonic()
         self.task: TaskEntity = claimed.task.connected(report)
         if grant is not None:
@@ -74,40 +54,33 @@ class Attempt:
 
     @property
     def start_before(self) -> float:
-        """The last moment, by time.monotonic(), for the handler to begin: later, too little of the lease is left."""
-        return self.lease_until - self._margin
+        """The last moment, by time.monotonic(), for the handler to begin. It moves with the lease."""
+        return self.lease.start_before
 
-    def renewed(self, until: float) -> None:
-        """Note that the lease was renewed, and is valid until this moment. Called from the heartbeat's thread."""
-        self.lease_until = max(self.lease_until, until)
+    def renewed(self, lease: Lease) -> None:
+        """Note that the lease was renewed. Called from the heartbeat's thread."""
+        if lease.until > self.lease.until:
+            self.lease = lease
 
     def started(self) -> None:
         """Start the time of the timeout."""
-        self.started_at = time.monotonic()
-        self.deadline = self.started_at + self.timeout
-        self._watch(self.deadline)
+        self.limit.start()
         if log.isEnabledFor(logging.DEBUG):
             log.debug("task %r: attempt %d begins", self.task.task_id, self.task.attempt, extra=self.about("started"))
 
-    def extend(self) -> None:
-        """Give the exception handler as much time as the handler had; the lease is renewed as long."""
-        self.deadline = time.monotonic() + self.timeout
-
     def lingers(self, ended: asyncio.Event) -> None:
         """Note that the thread cannot be stopped; the slot stays taken until `ended` is set."""
-        self.lingering = ended
+        self.call.lingering = ended
 
     def cancel(self, reason: CancelReason) -> None:
         """Stop the handler. The first reason is kept, except that a lost lease replaces it."""
-        if not self.over and (self.reason is None or reason is CancelReason.LEASE_LOST):
-            self.reason = reason
-            if self.call is not None and self.began:
-                cancel_call(self.call)
+        if not self.over:
+            self.call.cancel(reason)
 
     def abandon(self) -> "asyncio.Task[None] | None":
         """Leave the attempt to its lease: it is not settled. Return the asyncio task of its handler."""
         self.over = True
-        return self.call
+        return self.call.task
 
     def about(self, event: str) -> dict[str, object]:
         """Return the extra fields of a log record about this attempt."""

@@ -10,15 +10,14 @@ from maas_backoff.store.batch import Claimed, Settle
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.deadlines import Deadlines
+from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.notes import Notes
 from maas_backoff.worker.outbox import Outbox
 from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.time_limit import TimeLimit
 from maas_backoff.worker.wake_ups import WakeUps
 
 log: Log = log_for("worker")
-
-MARGIN = 0.1
-"""The part of a lease that must be left when a handler begins: the next heartbeat then renews the lease in time."""
 
 
 class Attempts:
@@ -43,26 +42,20 @@ class Attempts:
         # Made once: a bound method for each attempt would be one object more for the garbage collector.
         self._watch, self._report = deadlines.watch, self.notes.take
 
-    def expect(self, sent: float) -> None:
-        """Watch the lease of attempts whose claim was sent at `sent`, if attempts are stopped with their lease."""
-        if self._deadlines.by_lease:
-            self._deadlines.watch(sent + self._context.lease)
+    def leased(self, sent: float) -> Lease:
+        """Return the lease of the tasks whose claim was sent at `sent`, by time.monotonic().
 
-    def claimed(self, claimed: Claimed, sent: float, grant: Grant | None = None) -> Attempt:
-        """Give a claimed task a slot, and its grant on a GPU; return the attempt, which has not begun.
-
-        `sent` is when the claim was sent, by time.monotonic(). The lease began then or later.
+        If attempts are stopped with their lease, watch the lease.
         """
-        context = self._context
-        attempt = Attempt(
-            claimed,
-            timeout=claimed.exec_timeout or context.exec_timeout,
-            lease_until=sent + context.lease,
-            margin=MARGIN * context.lease,
-            watch=self._watch,
-            report=self._report,
-            grant=grant,
-        )
+        lease = Lease.since(sent, self._context.lease)
+        if self._deadlines.by_lease:
+            self._deadlines.watch(lease.until)
+        return lease
+
+    def claimed(self, claimed: Claimed, lease: Lease, grant: Grant | None = None) -> Attempt:
+        """Give a claimed task a slot, and its grant on a GPU; return the attempt, which has not begun."""
+        limit = TimeLimit(claimed.exec_timeout or self._context.exec_timeout, self._watch)
+        attempt = Attempt(claimed, lease, limit, self._report, grant)
         self._slots.take(attempt)
         self._tally.count_wait(claimed.waited_ms)
         return attempt
@@ -73,7 +66,7 @@ class Attempts:
             return
         attempt.over = True
         self.notes.drop(attempt)
-        if attempt.grant is not None and (attempt.lingering is None or attempt.lingering.is_set()):
+        if attempt.grant is not None and (attempt.call.lingering is None or attempt.call.lingering.is_set()):
             self.give_back(attempt.grant)
         if settlement is None:
             log.warning(
@@ -94,8 +87,9 @@ class Attempts:
         return Settle(task_id, "lease", attempt.token, settlement, claimed.counts, info, progress, claimed.overrides)
 
     def _count(self, attempt: Attempt) -> None:
-        if attempt.started_at is not None:
-            self._tally.count_run(time.monotonic() - attempt.started_at)
+        started_at = attempt.limit.started_at
+        if started_at is not None:
+            self._tally.count_run(time.monotonic() - started_at)
         if attempt.grant is not None and attempt.grant.child.peak:
             self._tally.count_gpu_memory(attempt.grant.child.peak, attempt.grant.demand.memory)
 

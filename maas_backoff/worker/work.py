@@ -57,21 +57,22 @@ class Work:
 
         `grants` are the reservations on GPUs for which the tasks were claimed.
         """
-        self.attempts.expect(sent)
+        lease = self.attempts.leased(sent)
         for one in claimed:
-            self._begin(self.attempts.claimed(one, sent, grants[one.fit] if grants else None))
+            self._begin(self.attempts.claimed(one, lease, grants[one.fit] if grants else None))
 
     def _begin(self, attempt: Attempt) -> None:
         """Begin an attempt, and return at its first wait, or before it begins."""
         call = own_task(self._attempt(attempt), "maas-backoff-attempt")
-        # An eager asyncio task may have ended by now; then `attempt.call` is that of the exception handler.
-        if attempt.call is None:
-            attempt.call = call
+        # An eager asyncio task may have ended by now; then `attempt.call.task` is that of the exception handler.
+        if attempt.call.task is None:
+            attempt.call.task = call
 
     def sweep(self) -> None:
         """Settle the attempts whose asyncio task was cancelled by other code before it could begin."""
         for attempt in list(self.slots.attempts.values()):
-            if not attempt.over and attempt.call is not None and attempt.call.done():
+            call = attempt.call.task
+            if not attempt.over and call is not None and call.done():
                 attempt.outcome = attempt.outcome or Unstarted()
                 self._settle(attempt, outcome_of(attempt))
 
@@ -85,7 +86,7 @@ class Work:
             await asyncio.wait(left, timeout=1)
 
     async def _attempt(self, attempt: Attempt) -> None:
-        attempt.began = True
+        attempt.call.began = True
         current.set(attempt.task)
         outcome = self._admit(attempt)
         if outcome is None:
@@ -106,7 +107,7 @@ class Work:
         if attempt.claimed.defect is not None:
             return Failed(TaskError("corrupt", attempt.claimed.defect), permanent=True)
         late = time.monotonic() >= attempt.start_before
-        if self.slots.closing or late or attempt.reason is not None:
+        if self.slots.closing or late or attempt.call.reason is not None:
             return Unstarted()
         return None
 
@@ -114,7 +115,7 @@ class Work:
         """Settle an attempt that has ended, after a call of the exception handler if it needs one."""
         outcome = outcome_of(attempt)
         if self._needs_exception_handler(outcome):
-            attempt.call = self._follow(self._ask_exception_handler(attempt, outcome))
+            attempt.call.task = self._follow(self._ask_exception_handler(attempt, outcome))
         else:
             self._settle(attempt, outcome)
 
@@ -124,12 +125,13 @@ class Work:
         except Exception as error:  # noqa: BLE001 - one task must not end the worker of all others
             settlement = self._undecided(attempt, error)
         self.attempts.end(attempt, settlement)
-        if attempt.lingering is not None and not attempt.lingering.is_set():
-            self._follow(self._wait_for_thread(attempt, attempt.lingering))
+        lingering = attempt.call.lingering
+        if lingering is not None and not lingering.is_set():
+            self._follow(self._wait_for_thread(attempt, lingering))
 
     def _decide(self, attempt: Attempt, outcome: Outcome) -> Settlement | None:
         claimed = attempt.claimed
-        if not isinstance(outcome, Succeeded) and attempt.reason is CancelReason.LEASE_LOST:
+        if not isinstance(outcome, Succeeded) and attempt.call.reason is CancelReason.LEASE_LOST:
             return None  # the lease was lost while the exception handler ran
         if isinstance(outcome, Failed):
             outcome = outcome.limited(self.max_payload_bytes)
@@ -169,18 +171,18 @@ class Work:
     async def _ask_exception_handler(self, attempt: Attempt, failed: Failed) -> None:
         """Let the exception handler replace an exception, a timeout or a crash, or give it a code and a message."""
         assert self.exception_handler is not None
-        attempt.extend()
+        attempt.limit.extend()
         task = attrs.evolve(attempt.task, error=failed.error)
         current.set(task)
         value: object = None
-        scope = anyio.CancelScope(deadline=anyio.current_time() + attempt.timeout)
+        scope = anyio.CancelScope(deadline=anyio.current_time() + attempt.limit.timeout)
         try:
             with scope:
                 value = await call_here(self.exception_handler, task)
         except BaseException:
             log.exception("the exception handler failed for task %r", task.task_id)
         if scope.cancelled_caught:
-            log.error("the exception handler took longer than %g s for task %r", attempt.timeout, task.task_id)
+            log.error("the exception handler took longer than %g s for task %r", attempt.limit.timeout, task.task_id)
         self._settle(attempt, contained(lambda: self._replaced(failed, value), lambda _: failed))
 
     def _replaced(self, failed: Failed, value: object) -> Outcome:

@@ -28,6 +28,7 @@ from maas_backoff.domain.settlement import Settlement
 from maas_backoff.store.batch import Settle
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.loops import exchange
 from maas_backoff.worker.outbox import Outbox
 from simulation.loop import Node, NothingLeft, SimulatedLoop
@@ -477,9 +478,9 @@ def simulated(world: World) -> Iterator[None]:
 
     put, renewed = Outbox.put, Attempt.renewed
 
-    def kept(self: Attempt, until: float) -> None:
-        world.note_renewal(self, START_MS / 1000 + until)
-        renewed(self, until)
+    def kept(self: Attempt, lease: Lease) -> None:
+        world.note_renewal(self, START_MS / 1000 + lease.until)
+        renewed(self, lease)
 
     def sent(self: Outbox, settle: Settle, attempt: Attempt) -> None:
         settlement = settle.settlement

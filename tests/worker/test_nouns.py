@@ -16,6 +16,7 @@ from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.store.batch import BatchReply, Settle
 from maas_backoff.worker.deadlines import Deadlines
+from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.notes import Notes
 from maas_backoff.worker.outbox import MOST_BYTES, MOST_SETTLES, Outbox
 from maas_backoff.worker.own_loop import OwnLoop
@@ -48,6 +49,18 @@ class Stub:
     @property
     def task(self) -> "Stub":
         return self
+
+    @property
+    def call(self) -> "Stub":
+        return self
+
+    @property
+    def limit(self) -> "Stub":
+        return self
+
+    @property
+    def lease(self) -> Lease:
+        return Lease(self.lease_until, self.lease_until)
 
     @property
     def task_id(self) -> str:

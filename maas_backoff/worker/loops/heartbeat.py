@@ -18,6 +18,7 @@ from maas_backoff.store.registry import processes
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.description import Description
+from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.loop_watch import LoopWatch
 from maas_backoff.worker.loops.neighbours import Neighbours
 from maas_backoff.worker.loops.patience import Patience
@@ -161,10 +162,11 @@ class Heartbeat:
         self._patience.restored()
         self._neighbours.note(processes(reply.neighbours))
         self._note_name(reply.named.decode())
+        lease = Lease.since(sent, context.lease)
         gone = {int(token) for token in reply.lost}
         for attempt in attempts:
             if attempt.token not in gone:
-                attempt.renewed(sent + context.lease)
+                attempt.renewed(lease)
         if gone:
             self._watch.call(self._slots.attempts.cancel, list(gone), CancelReason.LEASE_LOST)
         for task_id in reply.cancelled:
