@@ -1,5 +1,6 @@
 """What a handler logs in a child process is in its parent's log as if the parent had logged it."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -95,12 +96,12 @@ async def test_more_than_the_parent_takes(told: pytest.LogCaptureFixture, monkey
     """A handler is held up a moment and no longer; the parent is told how many records it has not got."""
     async with executor(handlers.logs_much) as made:
         (child,) = made.pool._children
-        loop = child._loop
-        loop.remove_reader(child._records._end)  # as if the parent's loop were busy
+        loop, sent = asyncio.get_running_loop(), child._log._records
+        loop.remove_reader(sent._end)  # as if the parent's loop were busy
         assert await made.run(FakeCall()) == Succeeded("null")
         got = len(of(told))
         assert 0 < got < 10_000
-        loop.add_reader(child._records._end, child._records._read)
+        loop.add_reader(sent._end, sent._read)
         await made.run(FakeCall(once=True))
         (dropped,) = of(told, "maas_backoff.output")
         assert (

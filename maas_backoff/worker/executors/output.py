@@ -22,6 +22,28 @@ _CHUNK = 65_536  # what a pipe holds, as a rule; a buffer of 128 KiB and more co
 _logger = log_for("output")
 
 
+class ChildLog:
+    """All that a child prints and logs."""
+
+    def __init__(self, output: int, records: socket.socket, child_pid: int) -> None:
+        """Read the pipe `output` of what the child prints, and the socket `records` of its log records."""
+        self._output = Output(output, child_pid)
+        self._records = Records(records, child_pid)
+
+    def belongs_to(self, task_id: str) -> None:
+        """Log what the child prints from now on under this task, and what it has printed under the one before."""
+        self._output.belongs_to(task_id)
+
+    def drain(self) -> None:
+        """Log the records that have come."""
+        self._records.drain()
+
+    def close(self) -> None:
+        """Log what is left."""
+        self._records.close()
+        self._output.close()
+
+
 class Output:
     """The reading end of a child's stdout and stderr."""
 
