@@ -1,59 +1,43 @@
 """Plain functions, in threads."""
 
 import asyncio
-import contextlib
 import inspect
-import math
-import time
-from collections import deque
-from collections.abc import Awaitable
-from contextvars import Context, copy_context
-from functools import partial
-from queue import Empty, SimpleQueue
-
-import anyio
-import attrs
-from anyio import to_thread
 
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
-from maas_backoff.domain.outcome import HandlerOutcome, Unstarted
+from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
-from maas_backoff.worker.executors.call import own_task
 from maas_backoff.worker.executors.lifespan import InThisProcess, Lifespan
-from maas_backoff.worker.setback import THREAD, Setback
+from maas_backoff.worker.executors.thread_pool import Rest, ThreadPool
+from maas_backoff.worker.setback import Setback
 
 
 class ThreadExecutor:
-    """Calls the handler in worker threads. Nothing can stop a thread: a cancelled call leaves it behind, lingering.
-
-    The threads are anyio's, so that `anyio.from_thread` works in a handler; but each is asked for once and then takes
-    one call after the other, and those that end together are delivered together. To ask for one for each call takes ten
-    times as long.
-    """
+    """Calls the handler in worker threads. Nothing can stop a thread: a cancelled call leaves it behind, lingering."""
 
     stoppable = False
     wants_gpu = False
+    lacks_child = False
 
     def __init__(self, handler: Handler, *, max_payload_bytes: int, lifespan: Lifespan | None = None) -> None:
         self._handler = handler
         self._lifespan = InThisProcess(lifespan)
         self._limit = max_payload_bytes
-        self._calls: SimpleQueue[_ThreadCall | None] = SimpleQueue()
-        self._ended: deque[_ThreadCall] = deque()
-        self._delivery_due = False
-        self._running = 0
-        self._left_behind = 0
-        self._threads: set[asyncio.Task[None]] = set()
-        self._serving = 0
-        self.setback: Setback = Setback(lambda: self._serving - self._left_behind, kind=THREAD)
-        self.lacking: asyncio.Event = asyncio.Event()
+        self._threads = ThreadPool(self._call)
+
+    @property
+    def setback(self) -> Setback:
+        """The record of threads that could not be started."""
+        return self._threads.setback
+
+    @property
+    def lacking(self) -> asyncio.Event:
         """Set when a thread could not be started."""
+        return self._threads.lacking
 
     async def start(self, _: GpuGrant | None = None, /) -> None:
-        """Get ready, and enter the lifespan. The slots are the limit, not anyio's default of 40 threads."""
-        self._loop = asyncio.get_running_loop()
-        self._limiter = anyio.CapacityLimiter(math.inf)
+        """Get ready, and enter the lifespan."""
+        self._threads.start()
         await self._lifespan.enter()
 
     async def watch(self) -> None:
@@ -62,21 +46,15 @@ class ThreadExecutor:
 
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once."""
-        mine = _ThreadCall(call, copy_context(), self._loop.create_future())
-        self._running += 1
-        if self._running > len(self._threads):
-            self._start_thread()
-        call.started()
-        self._calls.put(mine)
+        mine = self._threads.begin(call)
         try:
             outcome = await mine.outcome
         except asyncio.CancelledError:
-            self._left_behind += 1
-            call.lingers(mine.ended)
+            self._threads.leave_behind(mine)
             raise
-        return await self._awaited(outcome) if isinstance(outcome, _Rest) else outcome
+        return await self._awaited(outcome) if isinstance(outcome, Rest) else outcome
 
-    async def _awaited(self, rest: "_Rest") -> HandlerOutcome:
+    async def _awaited(self, rest: Rest) -> HandlerOutcome:
         """Await what the call has returned: `async def` behind a plain decorator, say."""
         try:
             return outcome_of_value(await rest.awaitable, self._limit)
@@ -85,20 +63,13 @@ class ThreadExecutor:
         except BaseException as error:  # noqa: BLE001 - as in _call
             return outcome_of_error(error)
 
-    async def aclose(self) -> None:
-        """Let the threads end; one whose handler does not end is left behind."""
-        for _ in self._threads:
-            self._calls.put(None)
-        if self._threads and not self._running:
-            await asyncio.wait(self._threads)
-        for thread in self._threads:
-            thread.cancel()
-        self._threads.clear()
-        await self._lifespan.exit()
-
-    # Threads
-
-    lacks_child = False
+    def _call(self, task: TaskEntity) -> HandlerOutcome | Rest:
+        """Call the handler, in a thread."""
+        try:
+            value = self._handler(task, *self._lifespan.values)
+            return Rest(value) if inspect.isawaitable(value) else outcome_of_value(value, self._limit)
+        except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
+            return outcome_of_error(error)
 
     def unused_ended(self) -> bool:
         """Return False: a thread ends with the worker only."""
@@ -106,87 +77,9 @@ class ThreadExecutor:
 
     async def warm_up(self) -> None:
         """Start a thread that no task has asked for, and note in `setback` what came of it."""
-        began = self._loop.create_future()
-        thread = self._start_thread(began)
-        await asyncio.wait((thread, began), return_when=asyncio.FIRST_COMPLETED)
+        await self._threads.try_thread()
 
-    def _start_thread(self, began: "asyncio.Future[None] | None" = None) -> "asyncio.Task[None]":
-        """Start a thread. `began`, if this is a try without a task, is set when the thread runs."""
-        serve = partial(self._serve, time.monotonic(), began)
-        serving = to_thread.run_sync(serve, abandon_on_cancel=True, limiter=self._limiter)
-        thread = own_task(serving, "maas-backoff-thread")
-        self._threads.add(thread)
-        thread.add_done_callback(partial(self._ended_thread, is_try=began is not None))
-        return thread
-
-    def _began(self, asked_at: float, began: "asyncio.Future[None] | None") -> None:
-        self._serving += 1
-        self.setback.worked(asked_at)
-        if began is not None and not began.done():
-            began.set_result(None)
-
-    def _ended_thread(self, thread: "asyncio.Task[None]", *, is_try: bool) -> None:
-        """Note that a thread could not be started; a call that waits for one goes back unharmed."""
-        self._threads.discard(thread)
-        if thread.cancelled() or (error := thread.exception()) is None:
-            return
-        self.setback.failed(f"{type(error).__name__}: {error}", probe=is_try)
-        self.lacking.set()
-        with contextlib.suppress(Empty):
-            if self._running > len(self._threads) and (call := self._calls.get_nowait()) is not None:
-                self._end(call, Unstarted())
-
-    def _serve(self, asked_at: float, began: "asyncio.Future[None] | None") -> None:
-        """Run in a thread: call after call."""
-        self._loop.call_soon_threadsafe(self._began, asked_at, began)
-        while (call := self._calls.get()) is not None:
-            call.result = call.context.run(self._call, call.call.task) if call.may_begin else Unstarted()
-            # In this order: _deliver finds the call, or is called again.
-            self._ended.append(call)
-            if not self._delivery_due:
-                self._delivery_due = True
-                with contextlib.suppress(RuntimeError):  # the loop is gone, and nobody waits
-                    self._loop.call_soon_threadsafe(self._deliver)
-
-    def _call(self, task: TaskEntity) -> "HandlerOutcome | _Rest":
-        try:
-            value = self._handler(task, *self._lifespan.values)
-            return _Rest(value) if inspect.isawaitable(value) else outcome_of_value(value, self._limit)
-        except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
-            return outcome_of_error(error)
-
-    def _deliver(self) -> None:
-        self._delivery_due = False
-        while self._ended:
-            call = self._ended.popleft()
-            assert call.result is not None
-            self._end(call, call.result)
-
-    def _end(self, call: "_ThreadCall", result: "HandlerOutcome | _Rest") -> None:
-        self._running -= 1
-        call.ended.set()
-        if call.outcome.done():
-            self._left_behind -= 1
-        else:
-            call.outcome.set_result(result)
-
-
-@attrs.define(eq=False)
-class _ThreadCall:
-    call: Call
-    context: Context
-    outcome: "asyncio.Future[HandlerOutcome | _Rest]"
-    ended: asyncio.Event = attrs.field(factory=asyncio.Event)
-    result: "HandlerOutcome | _Rest | None" = None
-
-    @property
-    def may_begin(self) -> bool:
-        """Whether the attempt is neither over nor late, as after a stop of the process. Read in the thread."""
-        return not self.outcome.done() and time.monotonic() < self.call.start_before
-
-
-@attrs.frozen
-class _Rest:
-    """The rest of a call, which the event loop does."""
-
-    awaitable: Awaitable[object]
+    async def aclose(self) -> None:
+        """Let the threads end; one whose handler does not end is left behind."""
+        await self._threads.aclose()
+        await self._lifespan.exit()
