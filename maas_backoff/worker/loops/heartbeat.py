@@ -11,7 +11,7 @@ import anyio
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.outcome import CancelReason
-from maas_backoff.errors import StorageError, StorageUnavailableError
+from maas_backoff.errors import StorageError
 from maas_backoff.gate.gate import Gate
 from maas_backoff.store.connect import Client
 from maas_backoff.store.registry import processes
@@ -20,6 +20,7 @@ from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.description import Description
 from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.loop_watch import LoopWatch
+from maas_backoff.worker.loops.last_heartbeat import LastHeartbeat
 from maas_backoff.worker.loops.neighbours import Neighbours
 from maas_backoff.worker.loops.patience import Patience
 from maas_backoff.worker.loops.reap import Reaper
@@ -48,13 +49,10 @@ class Heartbeat:
         self._gate = gate
         self._description = description
         self._reaper = Reaper(context.store, context.name, context.lease)
-        self._patience = Patience("a worker's heartbeat", context.store.connection.server.outage)
+        self._last = LastHeartbeat(Patience("a worker's heartbeat", context.store.connection.server.outage))
         self._watch = LoopWatch(slots)
         self._neighbours = Neighbours(context, self._reaper, lambda worker: self._watch.call(neighbour_ended, worker))
         self._own_loop = OwnLoop(self._beat_for_ever, "maas-backoff-heartbeat", FAILED)
-        self._renewed_at = time.monotonic()
-        self._missed = 0
-        self._error = ""
         self._rival = ""
         self._announced = False
 
@@ -63,10 +61,10 @@ class Heartbeat:
         """The reason why the leases are not kept; None if the last heartbeat was in time."""
         if self._rival:
             return f"worker {self._rival} has started under the same worker_name, and has taken this one's tasks"
-        silent = time.monotonic() - self._renewed_at
+        silent = self._last.silence
         if silent < self._context.lease / 2:
             return None
-        return f"the last heartbeat was {silent:.0f} s ago: {self._error or 'the server does not answer'}"
+        return f"the last heartbeat was {silent:.0f} s ago: {self._last.error or 'the server does not answer'}"
 
     def start(self) -> None:
         """Start the thread."""
@@ -117,18 +115,15 @@ class Heartbeat:
         try:
             await self._renew_and_listen(client, period)
         except (StorageError, TimeoutError) as error:
-            self._missed += 1
-            self._error = str(error) or "no answer in time"
-            self._patience.failed(error if isinstance(error, StorageError) else StorageUnavailableError(self._error))
+            self._last.unanswered(error)
             # Not at once: a connection takes time, too.
             await anyio.sleep(min(1.0, period / 10))
         except Exception as error:
             if self._watch.is_closed:
                 return
             # After any error the heartbeat must go on: all leases of this worker depend on it.
-            self._missed += 1
-            self._error = f"{type(error).__name__}: {error}"
-            if self._missed == 1:
+            self._last.failed(error)
+            if self._last.missed == 1:
                 log.exception("a heartbeat failed; the next ones that fail are not logged")
             await anyio.sleep(1)
 
@@ -155,11 +150,9 @@ class Heartbeat:
         leases = [(attempt.task.task_id, attempt.token) for attempt in attempts]
         sent = time.monotonic()  # the lease begins with the renewal on the server, which is later
         # The deadline grows with each failure: on a slow network, a new connection may take longer than the first one.
-        with anyio.fail_after(min(self._deadline * 2 ** min(self._missed, 10), context.lease)):
+        with anyio.fail_after(min(self._deadline * 2 ** min(self._last.missed, 10), context.lease)):
             reply = await context.store.registry.renew(client, context.name, info, leases)
-        self._renewed_at = time.monotonic()
-        self._missed = 0
-        self._patience.restored()
+        self._last.answered()
         self._neighbours.note(processes(reply.neighbours))
         self._note_name(reply.named.decode())
         lease = Lease.since(sent, context.lease)
