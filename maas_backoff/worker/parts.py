@@ -25,6 +25,7 @@ from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.attempts import Attempts
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.deadlines import Deadlines
+from maas_backoff.worker.exception_handling import ExceptionHandling
 from maas_backoff.worker.executors.base import ExceptionHandler, Executor
 from maas_backoff.worker.executors.process import ProcessExecutor
 from maas_backoff.worker.executors.thread import ThreadExecutor
@@ -101,7 +102,7 @@ class Parts:
             slots,
             executor,
             config.task.custom_backoff,
-            exception_handler,
+            ExceptionHandling(exception_handler, config.task.max_payload_bytes),
             config.task.max_payload_bytes,
             gate,
             tracing,

@@ -4,20 +4,17 @@ import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, TypeGuard
+from typing import Any
 
-import anyio
 import attrs
 
-from maas_backoff.common.guard import Log, contained, log_for
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.backoff import BackoffCallable
 from maas_backoff.domain.context import current
 from maas_backoff.domain.fault import may_come_back, other_processes
-from maas_backoff.domain.handler_outcome import code_of, outcome_of_error, outcome_of_value
+from maas_backoff.domain.handler_outcome import outcome_of_error
 from maas_backoff.domain.outcome import CancelReason, Failed, FailedOnGpu, Outcome, Succeeded, Unstarted
-from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.settlement import Settlement, decide
-from maas_backoff.domain.shorten import cut
 from maas_backoff.domain.task import TaskError
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.gate.gate import Gate
@@ -25,8 +22,9 @@ from maas_backoff.gate.grant import Grant
 from maas_backoff.store.batch import Claimed
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.attempts import Attempts
-from maas_backoff.worker.executors.base import ExceptionHandler, Executor
-from maas_backoff.worker.executors.call import call_here, own_task
+from maas_backoff.worker.exception_handling import ExceptionHandling
+from maas_backoff.worker.executors.base import Executor
+from maas_backoff.worker.executors.call import own_task
 from maas_backoff.worker.outcomes import outcome_of, outcome_of_cancel, run_traced
 from maas_backoff.worker.slots import Slots
 
@@ -45,7 +43,7 @@ class Work:
     slots: Slots
     executor: Executor
     custom_backoff: BackoffCallable | None
-    exception_handler: ExceptionHandler | None
+    exceptions: ExceptionHandling
     max_payload_bytes: int
     gate: Gate
     tracing: Tracing | None = None
@@ -114,7 +112,7 @@ class Work:
     def _conclude(self, attempt: Attempt) -> None:
         """Settle an attempt that has ended, after a call of the exception handler if it needs one."""
         outcome = outcome_of(attempt)
-        if self._needs_exception_handler(outcome):
+        if self.exceptions.concerns(outcome):
             attempt.call.task = self._follow(self._ask_exception_handler(attempt, outcome))
         else:
             self._settle(attempt, outcome)
@@ -163,35 +161,9 @@ class Work:
         crowded = self.gate.overview.is_crowded(grant, other_processes(outcome.error.message))
         return FailedOnGpu(outcome, grant.uuid, grant.demand, grant.child.peak, self.gate.overview.most, crowded)
 
-    # The exception handler
-
-    def _needs_exception_handler(self, outcome: Outcome) -> TypeGuard[Failed]:
-        return self.exception_handler is not None and isinstance(outcome, Failed) and outcome.raised
-
     async def _ask_exception_handler(self, attempt: Attempt, failed: Failed) -> None:
-        """Let the exception handler replace an exception, a timeout or a crash, or give it a code and a message."""
-        assert self.exception_handler is not None
-        attempt.limit.extend()
-        task = attrs.evolve(attempt.task, error=failed.error)
-        current.set(task)
-        value: object = None
-        scope = anyio.CancelScope(deadline=anyio.current_time() + attempt.limit.timeout)
-        try:
-            with scope:
-                value = await call_here(self.exception_handler, task)
-        except BaseException:
-            log.exception("the exception handler failed for task %r", task.task_id)
-        if scope.cancelled_caught:
-            log.error("the exception handler took longer than %g s for task %r", attempt.limit.timeout, task.task_id)
-        self._settle(attempt, contained(lambda: self._replaced(failed, value), lambda _: failed))
-
-    def _replaced(self, failed: Failed, value: object) -> Outcome:
-        if not isinstance(value, ResultEntity):
-            return failed
-        if not value.success:
-            return attrs.evolve(failed, error=TaskError(failed.error.type, cut(value.message), code_of(value)))
-        fallback = outcome_of_value(value, self.max_payload_bytes)
-        return fallback if isinstance(fallback, Succeeded) else failed
+        """Settle a failed attempt with the outcome that the exception handler leaves, in an asyncio task of its own."""
+        self._settle(attempt, await self.exceptions.outcome(attempt, failed))
 
     # Threads that cannot be stopped
 
