@@ -29,7 +29,7 @@ class Lost:
 class Losses:
     """The number of tasks that a worker has lost: `fresh` ones, and `suspects` that it had claimed from a cohort.
 
-    The `_left` numbers leave out tasks that have come back already. `again` counts the fresh ones that were lost before.
+    The `_left` numbers leave out tasks that have come back already. `again` counts fresh ones that were lost before.
     """
 
     fresh: int = 0
