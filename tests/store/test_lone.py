@@ -1,5 +1,6 @@
 """The straight path of a task that comes alone does the same as the general one: same keys, same answers."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,23 +18,33 @@ KEYS = Keys("lone")
 NOW = 1_800_000_000_000
 
 
-def everything(client: Any) -> dict[bytes, Any]:
-    """Return all keys with their values and times to live."""
-    read = {b"hash": client.hgetall, b"string": client.get, b"list": lambda key: client.lrange(key, 0, -1)}
-    read[b"zset"] = lambda key: client.zrange(key, 0, -1, withscores=True)
-    return {key: (read[client.type(key)](key), client.ttl(key)) for key in client.keys("*")}
+EVERYTHING = """
+local found = {}
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  local kind, value = redis.call('TYPE', key).ok, ''
+  if kind == 'hash' then value = redis.call('HGETALL', key)
+  elseif kind == 'zset' then value = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end
+  found[#found + 1] = { key, kind, value, redis.call('TTL', key) }
+end
+return found
+"""
 
 
 def outcome(client: Any, text: str, keys: list[str], args: list[Any], before: list[list[Any]]) -> Any:
-    """Return the answer, or the text of the error, and all keys afterwards."""
-    client.flushall()
-    for command in before:
-        client.execute_command(*command)
-    try:
-        answer = client.eval(text, len(keys), *keys, *args)
-    except redis.ResponseError as error:
-        answer = str(error).partition(" script: ")[0].partition(" (call to")[0]
-    return answer, everything(client)
+    """Return the answer, or the text of the error, and all keys afterwards, with their values and times to live."""
+    pipeline = client.pipeline(transaction=False)
+    for command in [["FLUSHALL"], *before]:
+        pipeline.execute_command(*command)
+    pipeline.eval(text, len(keys), *keys, *args)
+    pipeline.eval(EVERYTHING, 0)
+    *_, answer, found = pipeline.execute(raise_on_error=False)
+    if isinstance(answer, redis.ResponseError):
+        answer = str(answer).partition(" script: ")[0].partition(" (call to")[0]
+    return answer, sorted((key, kind, _pairs(kind, value), ttl) for key, kind, value, ttl in found)
+
+
+def _pairs(kind: bytes, value: Any) -> Any:
+    return dict(zip(value[::2], value[1::2], strict=True)) if kind == b"hash" else value
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +98,116 @@ def test_a_create_by_both_paths(client: Any, known: bool, text: str, exists: byt
     keys = KEYS.all(scripts.ENQUEUE.keys)
     both = [outcome(client, text, keys, args, before) for text in (scripts.ENQUEUE.text, paths(scripts.ENQUEUE)[1])]
     assert both[0] == both[1]
+
+
+TOKEN = NOW * 1000 + 5
+MINUTE = f"h:{NOW // 60_000}"
+
+
+def _hset(key: str, fields: dict[str, Any]) -> list[Any]:
+    return ["HSET", key, *(part for pair in fields.items() for part in pair)]
+
+
+PLAIN = {"p": "1 policy\n{}"}
+OLD = [["ZADD", KEYS("completed"), NOW + 9000, "old"], _hset(KEYS.task("old"), {**PLAIN, "s": "completed"})]
+SUSPECT = {**PLAIN, "k": "0 2 0 1", "c": "1 x 1"}
+
+UNUSUAL: dict[str, list[Any]] = {
+    "state": ["pending", "completed"],
+    "field": [{"x": "1"}, {"d": f"{TOKEN}:w"}, {"g": "5", "m": "half"}],
+    "meta": [{"paused": 1}, {"ahead": 5000}, {"ahead": -5000}, {"reaped_at": NOW + 9000.5}, {"token": 7}],
+    "ready": [{"k": "1 0 0 0", "n": 3, "u": NOW - 50}, {"k": "0 2 0 1", "c": "1 x 1", "o": "{}"}],
+    "hash": [False],
+    "beside": [
+        [["ZADD", KEYS("scheduled"), NOW + 500, "later"]],
+        [["ZADD", KEYS("scheduled"), NOW - 500, "due"], _hset(KEYS.task("due"), {**PLAIN, "u": NOW - 500})],
+        [["ZADD", KEYS("suspects"), 1, "s"], _hset(KEYS.task("s"), SUSPECT)],
+        [["ZADD", KEYS("watched"), NOW + 9000, "a", NOW + 9000, "r0"]],
+        OLD,
+        [["ZADD", KEYS("completed"), NOW - 9000, "old"]],
+        [_hset(KEYS.request("w", 0), {"id": "7", "claims": "a", "first_token": TOKEN, "fits": ""})],
+        [_hset(KEYS.request("w", 0), {"id": "6", "claims": "a", "first_token": TOKEN, "fits": ""})],
+        [_hset(KEYS(MINUTE), {"completed": 5}), ["EXPIRE", KEYS(MINUTE), 999]],
+    ],
+    "broken": [
+        "ready",
+        "leases",
+        "completed",
+        "meta",
+        "marker",
+        "scheduled",
+        "suspects",
+        MINUTE,
+        "totals",
+        "t:a",
+        "t:r0",
+    ],
+    "limit": ["1"],
+    "tally": ["", "e:ValueError 2"],
+    "call": ["call"],
+    "suspicion": ["0 -", "1 x"],
+    "fits": ["1:0 GPU-a 0 1"],
+    "kind": ["expired", "pending"],
+    "status": ["failed", "pending"],
+    "names": ["e:Boom"],
+    "token": [TOKEN - 1, ""],
+}
+
+
+def settle_by_both_paths(client: Any, unusual: dict[str, Any], groups: int, wanted: int, ready: int) -> None:
+    """Settle the running task "a", if there is a group, and claim up to `wanted` of `ready` tasks."""
+
+    def pick(name: str, usual: Any) -> Any:
+        return unusual.get(name, usual)
+
+    running = {"s": pick("state", "processing"), "t": TOKEN, "n": 1, "y": "1 w", **PLAIN, **pick("field", {})}
+    before: list[list[Any]] = [_hset(KEYS.task("a"), running), ["ZADD", KEYS("leases"), NOW + 5000, "a"]]
+    before.append(_hset(KEYS("meta"), {"token": TOKEN, "completed": 3, **pick("meta", {})}))
+    for n in range(ready):
+        before.append(["ZADD", KEYS("ready"), n, f"r{n}"])
+        if pick("hash", True):
+            before.append(_hset(KEYS.task(f"r{n}"), {**PLAIN, **pick("ready", {})}))
+    before += pick("beside", [])
+    if "limit" in unusual and "beside" not in unusual:
+        before += OLD
+    if "broken" in unusual:
+        before += [["DEL", KEYS(unusual["broken"])], ["SET", KEYS(unusual["broken"]), "mine"]]
+    args = [f"{NOW}.625", KEYS.prefix, "w", "w", "30000", pick("call", "7"), wanted]
+    args += [pick("suspicion", "1 -"), pick("limit", "1000000"), pick("fits", ""), pick("tally", "w0 1\nr1 1"), groups]
+    if groups:
+        args += [pick("kind", "lease"), pick("status", "completed"), "0", "60", pick("names", ""), "1", "1"]
+        args += ["a", pick("token", TOKEN), "r", '{"a":1}']
+    keys = KEYS.all(scripts.SETTLE.keys, request=KEYS.request("w", 0))
+    both = [outcome(client, text, keys, args, before) for text in (scripts.SETTLE.text, paths(scripts.SETTLE)[1])]
+    assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("name", ["", *UNUSUAL])
+def test_a_settle_and_claims_by_both_paths(client: Any, name: str) -> None:
+    """Each unusual thing by itself."""
+    for value in UNUSUAL.get(name, [None]):
+        for groups, wanted, ready in itertools.product([0, 1], [0, 1, 2], [0, 1, 3]):
+            settle_by_both_paths(client, {name: value} if name else {}, groups, wanted, ready)
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), groups=st.integers(0, 1), wanted=st.integers(0, 3), ready=st.integers(0, 3))
+def test_several_unusual_things_by_both_paths(client: Any, data: st.DataObject, **numbers: int) -> None:
+    names = data.draw(st.sets(one_of(sorted(UNUSUAL)), min_size=2, max_size=3))
+    settle_by_both_paths(client, {name: data.draw(one_of(UNUSUAL[name])) for name in sorted(names)}, **numbers)
+
+
+def test_the_straight_path_of_a_settle_is_taken(client: Any) -> None:
+    """A completed settle that claims the next task ends in it, and a failed one does not."""
+    straight = paths(scripts.SETTLE)[0] + "return 'general'"
+    task = {"s": "processing", "t": TOKEN, "p": "1 policy\n{}"}
+    before = [
+        _hset(KEYS.task("a"), task),
+        ["ZADD", KEYS("ready"), 1, "b"],
+        _hset(KEYS.task("b"), {"p": "1 policy\n{}"}),
+    ]
+    for status, is_straight in (("completed", True), ("failed", False)):
+        args = [NOW, KEYS.prefix, "w", "w", "30000", "7", "2", "1 -", "1000", "", "", "1"]
+        args += ["lease", status, "0", "60", "", "1", "1", "a", TOKEN, "r", "1"]
+        keys = KEYS.all(scripts.SETTLE.keys, request=KEYS.request("w", 0))
+        assert (outcome(client, straight, keys, args, before)[0] != b"general") == is_straight

@@ -10,6 +10,7 @@ A claim is seven values: id token attempt creation overrides counts due; `counts
 An operation has the request_id 'call', and its own `request`: a repeated call gets the same answers for lease_ms. A due time "at <ms>" is by the clock of users.
 Reads everything first, and tries each command that it will write with. The first of these is a ZREM: a server whose memory is full refuses nothing here.
 ]]
+--#include _lone_settle
 --#include _clock
 --#include _time
 --#include _call
