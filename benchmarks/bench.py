@@ -87,6 +87,22 @@ ROWS = {
         lambda found: found["rate"] / found["limit"],
         (limit(limits.trips), ours(workloads.create, 3000)),
     ),
+    "crowd": Row(
+        "create_task, 100 callers",
+        "x one caller",
+        2.8,
+        lambda found: found["together"] / found["rate"],
+        (ours(workloads.create, 3000), ours(workloads.crowd, 20_000, 100)),
+    ),
+    "lone": Row(
+        "idle worker, a task every 5 ms",
+        "x no-op scripts",
+        3,
+        lambda found: found["server"] / found["limit"],
+        (limit(limits.lone, 600), ours(workloads.lone, 600)),
+        rounds=3,
+        most=True,
+    ),
     "create_tasks": Row(
         f"create_tasks of {TASKS:,}",
         "x L1",

@@ -115,3 +115,28 @@ async def trips(client: Any, count: int = 3000) -> float:
     for _ in range(count):
         await client.evalsha(digest, 1, "limit")
     return count / (time.perf_counter() - begun)
+
+
+async def lone(client: Any, tasks: int) -> float:
+    """Return microseconds of the server for a task every 5 ms: the messages of one, with scripts that do nothing."""
+    create = await client.script_load("redis.call('ZADD', KEYS[1], 0, '0')")
+    settle = await client.script_load("return 1")
+
+    async def work(own: Any) -> None:
+        for _ in range(tasks):
+            async with own.pipeline(transaction=False) as pipeline:
+                await pipeline.bzpopmin("limit:marker").evalsha(settle, 1, "limit").execute()
+            await own.evalsha(settle, 1, "limit")
+
+    before = await _cpu(client)
+    async with asyncio.TaskGroup() as group:
+        worker = group.create_task(work(client))
+        while not worker.done():
+            await asyncio.sleep(0.005)
+            await client.evalsha(create, 1, "limit:marker")
+    return (await _cpu(client) - before) / tasks * 1e6
+
+
+async def _cpu(client: Any) -> float:
+    cpu = await client.info("cpu")
+    return float(cpu["used_cpu_user"] + cpu["used_cpu_sys"])

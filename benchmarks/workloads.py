@@ -144,6 +144,45 @@ async def create(url: str, tasks: int) -> Metrics:
     return {"rate": tasks / took}
 
 
+async def crowd(url: str, tasks: int, callers: int) -> Metrics:
+    """Have many callers create tasks, each one after the other, as the requests of a web service do."""
+    scheduler = scheduler_of(url)
+    await scheduler.create_task(PARAMS)
+    waits: list[float] = []
+
+    async def call() -> None:
+        for _ in range(tasks // callers):
+            called = time.perf_counter()
+            await scheduler.create_task(PARAMS)
+            waits.append((time.perf_counter() - called) * 1000)
+
+    begun = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(call())
+    took = time.perf_counter() - begun
+    created = (await scheduler.get_queue_stats()).pending_count
+    await scheduler.shutdown()
+    assert created == 1 + len(waits), "every call must have created one task"
+    return {"together": len(waits) / took, "p50": statistics.median(waits)}
+
+
+async def lone(url: str, tasks: int) -> Metrics:
+    """Give an idle worker in another process a task every 5 ms: microseconds of the server for each."""
+    worker = started("listen", url, str(tasks))
+    scheduler = scheduler_of(url)
+    await asyncio.sleep(0.5)
+    with Redis.from_url(url) as server:
+        before = server_cpu(server)
+        for _ in range(tasks):
+            await asyncio.sleep(0.005)
+            await scheduler.create_task({"sent": time.monotonic()})
+        used = server_cpu(server) - before
+    await scheduler.shutdown()
+    await asyncio.to_thread(worker.communicate)
+    return {"server": used / tasks * 1e6}
+
+
 async def retries(url: str, tasks: int) -> Metrics:
     """Run tasks that fail twice, with a fixed backoff of 0.1 s, beside as many that do not fail."""
     plain = await drain(url, tasks)
