@@ -17,7 +17,7 @@ from maas_backoff import (
     TaskBackoffScheduler,
     TaskConflictError,
 )
-from maas_backoff.client.gathering import MOST_BYTES, MOST_TASKS, Gathering
+from maas_backoff.client.gathering import MOST_BYTES, MOST_CALLS, MOST_TASKS, Gathering
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.writer import Writer
 
@@ -63,9 +63,9 @@ OF_A_CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("of_a_caller",
 class Creates:
     """The creates of one event loop, before a sender."""
 
-    def __init__(self, timeout: float = 60) -> None:
+    def __init__(self, timeout: float = 60, longest_wait: float = 3600) -> None:
         self.sender = Sender()
-        self.gathering = Gathering(self.sender, timeout)
+        self.gathering = Gathering(self.sender, timeout, longest_wait)
         self.callers: dict[str, asyncio.Task[str]] = {}
 
     async def begin(self, *ids: str, params: str = "{}") -> None:
@@ -208,14 +208,39 @@ async def test_a_caller_without_time_left_has_the_error() -> None:
     assert [type(one) for one in await creates.answers()] == [str, StorageUnavailableError]
 
 
-async def test_a_call_is_bounded_in_tasks_and_two_are_on_their_way(creates: Creates) -> None:
+async def test_creates_wait_for_a_slow_call_for_a_moment_only() -> None:
+    creates = Creates(longest_wait=0.001)
+    await creates.begin("a", "b", "c")
+    while len(creates.sender.calls) < 2:
+        await asyncio.sleep(0.001)
+    await creates.begin("d")
+    while len(creates.sender.calls) < 3:
+        await asyncio.sleep(0.001)
+    assert creates.sender.calls == [["a"], ["b", "c"], ["d"]]
+    for _ in range(3):
+        await creates.let_go()
+    assert await creates.answers() == ["created"] * 4
+
+
+async def test_calls_are_bounded_in_number() -> None:
+    creates = Creates(longest_wait=0)
+    for n in range(MOST_CALLS + 2):
+        await creates.begin(f"{n}")
+    assert creates.sender.calls == [[f"{n}"] for n in range(MOST_CALLS)]
+    await creates.let_go()
+    assert creates.sender.calls[-1] == [f"{MOST_CALLS}", f"{MOST_CALLS + 1}"]
+    for _ in range(MOST_CALLS):
+        await creates.let_go()
+    assert await creates.answers() == ["created"] * (MOST_CALLS + 2)
+
+
+async def test_a_call_is_bounded_in_tasks(creates: Creates) -> None:
+    """A full call need not wait for another one."""
     await creates.begin(*(f"{n}" for n in range(2 * MOST_TASKS + 6)))
-    assert [len(call) for call in creates.sender.calls] == [1, MOST_TASKS]
-    await creates.let_go()
     assert [len(call) for call in creates.sender.calls] == [1, MOST_TASKS, MOST_TASKS]
-    await creates.let_go()
-    assert [len(call) for call in creates.sender.calls] == [1, MOST_TASKS, MOST_TASKS]
-    await creates.let_go()
+    for _ in range(3):
+        await creates.let_go()
+    assert [len(call) for call in creates.sender.calls] == [1, MOST_TASKS, MOST_TASKS, 5]
     await creates.let_go()
     assert await creates.answers() == ["created"] * (2 * MOST_TASKS + 6)
 

@@ -5,6 +5,7 @@ import copy
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from functools import partial
 
 import attrs
 
@@ -15,8 +16,11 @@ MOST_TASKS = 500
 MOST_BYTES = 1_048_576
 """Tasks, and bytes of their params, in one call: about 3 ms of the server's time."""
 
-MOST_CALLS = 2
-"""Calls on their way at once: the server handles one while this process prepares the next."""
+MOST_CALLS = 8
+"""Calls on their way at once."""
+
+LONGEST_WAIT = 0.001
+"""Seconds that a create waits for the call on its way: on a slow network, that takes a whole round trip."""
 
 Send = Callable[[Sequence[NewTask], float], Awaitable[list[str | StorageError]]]
 """Creates tasks until a moment by time.monotonic(); returns a word or an error for each. Raises StorageError."""
@@ -32,21 +36,22 @@ class _Caller:
 class Gathering:
     """Sends the creates of one event loop in few calls.
 
-    A create that comes alone is sent at once. While a call is on its way, creates wait, and go together with the next
-    call. A refusal, a deadline and a cancel concern their own caller only.
+    A create that comes alone is sent at once. While a call is on its way, creates wait for its end, `longest_wait`
+    seconds at most, and then go together. A refusal, a deadline and a cancel concern their own caller only.
     """
 
-    def __init__(self, send: Send, timeout: float) -> None:
-        """Take the sender, and the seconds that a caller waits."""
+    def __init__(self, send: Send, timeout: float, longest_wait: float = LONGEST_WAIT) -> None:
+        """Take the sender, and the seconds that a caller waits for its answer."""
         self._send = send
         self._timeout = timeout
+        self._longest_wait = longest_wait
         self._waiting: dict[_Caller, None] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._alone = 0
         """Callers that send by themselves now."""
         self._is_crowded = False
         """Whether the last call carried several tasks. The next create then waits for others of the same moment."""
-        self._is_planned = False
+        self._planned: asyncio.Handle | None = None
 
     async def create(self, task: NewTask) -> str:
         """Create a task; return 'created', 'exists' or 'conflict'. Raises StorageError."""
@@ -87,14 +92,26 @@ class Gathering:
                 self._waiting.pop(caller, None)
 
     def _plan_calls(self) -> None:
-        """Start calls when all creates of this moment have come."""
-        if not self._is_planned and self._on_way < MOST_CALLS:
-            self._is_planned = True
-            asyncio.get_running_loop().call_soon(self._start_calls)
+        """Start a call when all creates of this moment have come, or after the longest wait, or when a call is full."""
+        if len(self._waiting) >= MOST_TASKS:
+            self._start_calls()
+        elif self._planned is None:
+            loop = asyncio.get_running_loop()
+            if not self._on_way:
+                self._planned = loop.call_soon(self._start_calls)
+            elif self._on_way < MOST_CALLS:
+                self._planned = loop.call_later(self._longest_wait, partial(self._start_calls, at_once=True))
 
-    def _start_calls(self) -> None:
-        self._is_planned = False
-        while self._waiting and self._on_way < (MOST_CALLS if len(self._waiting) >= MOST_TASKS else 1):
+    def _start_calls(self, *, at_once: bool = False) -> None:
+        """Start the calls that need not wait for another one; `at_once`: one more."""
+        if self._planned is not None:
+            self._planned.cancel()
+            self._planned = None
+        while self._waiting and self._on_way < MOST_CALLS:
+            if self._on_way and len(self._waiting) < MOST_TASKS and not at_once:
+                self._plan_calls()
+                break
+            at_once = False
             call = asyncio.get_running_loop().create_task(self._call(self._next_callers()), context=Context())
             self._calls.add(call)
             call.add_done_callback(self._ended)
