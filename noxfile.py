@@ -1,6 +1,6 @@
 """The project's chores: `nox -s lint types tests long bench`.
 
-Longer ones are `bench-peers scale gpu-sim dashboard chaos coverage matrix lowest`.
+Longer ones are `bench-peers scale recovery gpu-sim dashboard chaos simulate coverage matrix lowest`.
 `gpu` needs an NVIDIA device.
 """
 
@@ -80,6 +80,13 @@ def scale(session: nox.Session) -> None:
     """Measure how the rate grows with worker processes and with masters of a Cluster: about 2 minutes."""
     session.install(".[embedded]")
     session.run("python", "benchmarks/scale.py", *session.posargs)
+
+
+@nox.session
+def recovery(session: nox.Session) -> None:
+    """Measure how soon tasks run again after their worker was killed: about 5 minutes."""
+    session.install(".[embedded]")
+    session.run("python", "benchmarks/recovery.py", *session.posargs)
 
 
 @nox.session(name="gpu-sim")
