@@ -72,9 +72,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[TaskBackoffScheduler], l
         server, names = scheduler._client.store.connection.server, list[Any]()
         send = server.patiently
 
-        async def noting(call: Any) -> Any:
+        async def noting(call: Any, deadline: float | None = None) -> Any:
             names.append(call)
-            return await send(call)
+            return await send(call, deadline)
 
         monkeypatch.setattr(server, "patiently", noting)
         return names
