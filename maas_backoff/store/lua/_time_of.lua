@@ -6,4 +6,4 @@ local function queue_time_of(given, meta)
 end
 
 -- The time in a reply: "now", or "now ahead" if the clock is ahead of the server's. Users see times by the server's clock.
-local function told_time(now, ahead) return ahead and whole(now) .. ' ' .. ahead or whole(now) end
+local function reply_time(now, ahead) return ahead and whole(now) .. ' ' .. ahead or whole(now) end

@@ -5,8 +5,8 @@ Returns: the task's state, or nil
 An operation, with a `call` of its own: a repeated call gets the same answer for call_ms.
 ]]
 --#include _call
-local told = answered_before(KEYS[2])
-if told then return told ~= '' and told end
+local stored_answer = answered_before(KEYS[2])
+if stored_answer then return stored_answer ~= '' and stored_answer end
 local task = redis.call('HMGET', KEYS[1], 'p', 's', 'y')
 local state = task[1] and (task[2] or 'pending')
 local control = state == 'processing' and ARGV[1] .. 'ctl:' .. string.match(task[3], '^%S+ ([^\n]*)')

@@ -9,8 +9,8 @@ An operation, with a `call` of its own: a repeated call gets the same answer for
 --#include _try
 --#include _watched
 local prefix, id, call, never = ARGV[1], ARGV[2], KEYS[10], ARGV[1] .. 'never'
-local told = answered_before(call)
-if told then return tonumber(told) end
+local stored_answer = answered_before(call)
+if stored_answer then return tonumber(stored_answer) end
 local from = {}
 for k = 2, 8 do append(from, KEYS[k], id) end
 for _, set in ipairs(gpu_sets(prefix)) do append(from, set, id) end

@@ -7,8 +7,8 @@ Returns: name and text in turn
 --#include _time
 --#include _time_of
 local now, prefix, limit = queue_time_of(ARGV[1], KEYS[2]), ARGV[2], tonumber(ARGV[3])
-local told = {}
+local entries = {}
 for n, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf', 'LIMIT', 0, limit)) do
-  told[2 * n - 1], told[2 * n] = worker, redis.call('GET', prefix .. 'w:' .. worker) or ''
+  entries[2 * n - 1], entries[2 * n] = worker, redis.call('GET', prefix .. 'w:' .. worker) or ''
 end
-return told
+return entries

@@ -20,4 +20,4 @@ if watch_ms > 0 and #task > 0 then
   redis.call('ZADD', watched, whole(now + watch_ms), id)
   redis.call('EXPIRE', watched, watch_s)
 end
-return { told_time(now, state[1]), ahead or -1, task, state[3] and 1 or 0 }
+return { reply_time(now, state[1]), ahead or -1, task, state[3] and 1 or 0 }

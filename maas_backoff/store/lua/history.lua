@@ -11,4 +11,4 @@ local now, prefix, rows = queue_time(clock(ARGV[1]), state[1], state[2]), ARGV[2
 for back = 0, tonumber(ARGV[3]) - 1 do
   rows[back + 1] = redis.call('HGETALL', prefix .. 'h:' .. (math.floor(now / 60000) - back))
 end
-return { told_time(now, state[1]), redis.call('HGETALL', KEYS[1]), { state[3], state[4], state[5] }, rows }
+return { reply_time(now, state[1]), redis.call('HGETALL', KEYS[1]), { state[3], state[4], state[5] }, rows }

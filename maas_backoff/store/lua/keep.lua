@@ -8,7 +8,7 @@ that its process was seen to use, which others use for `seen_ms`; 0: nothing.
 --#include _clock
 --#include _ledger
 local now, ahead = ledger_time(ARGV[1], redis.call('HGET', KEYS[1], 'clock'))
-local how, kept, missing, told, untold = ARGV[4], {}, {}, {}, {}
+local how, kept, missing, reported, unreported = ARGV[4], {}, {}, {}, {}
 local expiry, until_seen = whole(now + tonumber(ARGV[2])), whole(now + tonumber(ARGV[3]))
 for n = 5, #ARGV, 6 do
   local name = 'r:' .. ARGV[n]
@@ -20,9 +20,9 @@ for n = 5, #ARGV, 6 do
     if how == 'renew' then
       value = expiry .. string.match(stored, ' .*')
     elseif tonumber(ARGV[n + 5]) > 0 then
-      told[#told + 1], told[#told + 2] = 'u:' .. ARGV[n], until_seen .. ' ' .. ARGV[n + 5]
+      reported[#reported + 1], reported[#reported + 2] = 'u:' .. ARGV[n], until_seen .. ' ' .. ARGV[n + 5]
     else
-      untold[#untold + 1] = 'u:' .. ARGV[n]
+      unreported[#unreported + 1] = 'u:' .. ARGV[n]
     end
     kept[#kept + 1], kept[#kept + 2] = name, value
   else
@@ -32,7 +32,7 @@ end
 if #kept > 0 then
   begin_writing(KEYS[1], now, ahead)
   for n = 1, #kept, 2 do redis.call('HSET', KEYS[1], kept[n], kept[n + 1]) end
-  for n = 1, #told, 2 do redis.call('HSET', KEYS[1], told[n], told[n + 1]) end
-  for _, name in ipairs(untold) do redis.call('HDEL', KEYS[1], name) end
+  for n = 1, #reported, 2 do redis.call('HSET', KEYS[1], reported[n], reported[n + 1]) end
+  for _, name in ipairs(unreported) do redis.call('HDEL', KEYS[1], name) end
 end
 return missing

@@ -50,4 +50,4 @@ while limit > 0 and KEYS[index + 1] do
   end
 end
 if not KEYS[index + 1] then index = 0 end
-return { told_time(now, state[1]), tasks, index, score, skip, state[3] and 1 or 0 }
+return { reply_time(now, state[1]), tasks, index, score, skip, state[3] and 1 or 0 }

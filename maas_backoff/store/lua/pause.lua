@@ -10,8 +10,8 @@ The first write is an HDEL: a server whose memory is full does not refuse to pau
 --#include _time_of
 --#include _call
 local meta, call, on = KEYS[1], KEYS[4], ARGV[3] == '1'
-local told = answered_before(call)
-if told then return tonumber(told) end
+local stored_answer = answered_before(call)
+if stored_answer then return tonumber(stored_answer) end
 local stamp, was = whole(queue_time_of(ARGV[1], meta)), redis.call('HEXISTS', meta, 'paused') == 1
 local changed = was == on and 0 or 1
 redis.call('HDEL', meta, '')

@@ -10,9 +10,9 @@ An operation, with a `call` of its own: a repeated call gets the same answer for
 --#include _task
 --#include _watched
 local watched, call, prefix, status, limit = KEYS[2], KEYS[3], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local told = answered_before(call)
-if told then
-  local number, more = string.match(told, '^(%d+) (%d)$')
+local stored_answer = answered_before(call)
+if stored_answer then
+  local number, more = string.match(stored_answer, '^(%d+) (%d)$')
   return { tonumber(number), tonumber(more) }
 end
 local from, gone, listed, never = {}, {}, 0, prefix .. 'never'
