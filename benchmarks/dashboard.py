@@ -57,7 +57,7 @@ def config(url: str) -> TaskBackoffConfig:
 @contextlib.asynccontextmanager
 async def busy_queue(url: str, tasks: int) -> AsyncIterator[None]:
     """Tasks, some scheduled, and a worker with three GPUs, in which one of twenty attempts fails; then a pause."""
-    gpus = [FakeGpu(f"GPU-{n}", total_gb=size, strangers_gb=n) for n, size in enumerate((80, 80, 24))]
+    gpus = [FakeGpu(f"GPU-{n}", total_gb=size, other_processes_gb=n) for n, size in enumerate((80, 80, 24))]
     worker = TaskBackoffScheduler(config(url), gpu_probe=FakeGpuProbe(gpus))
     chance = random.Random(1)
 

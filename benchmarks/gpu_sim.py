@@ -5,7 +5,7 @@ the real gate: its plan, its grants, and the scripts of its ledger on a real ser
 others are what people do without it: a fixed number of tasks for each GPU, and looking at the free memory first.
 
 A task allocates half of its memory after half of its delay, the rest after all of it; it fails if there is no room
-then, and comes back after 5 s. NVML is read once a second. Strangers come, take what is free, and go.
+then, and comes back after 5 s. NVML is read once a second. Other processes come, take what is free, and go.
 """
 
 import argparse
@@ -73,23 +73,23 @@ class Device:
     uuid: str
     host: int
     tasks: list[Task] = attrs.field(factory=list)
-    strangers: int = 0
-    stranger_until: float = 0.0
-    stranger_since: float = -1.0
+    other_processes: int = 0
+    other_until: float = 0.0
+    other_since: float = -1.0
 
     @property
     def free(self) -> int:
-        return TOTAL - self.strangers - sum(task.used for task in self.tasks)
+        return TOTAL - self.other_processes - sum(task.used for task in self.tasks)
 
     @property
     def promised(self) -> int:
-        """What all that run here may use, as far as they are honest, and what strangers have."""
-        return self.strangers + sum(max(task.used, task.declared) for task in self.tasks)
+        """What all that run here may use, as far as they are honest, and what other processes have."""
+        return self.other_processes + sum(max(task.used, task.declared) for task in self.tasks)
 
 
 @attrs.frozen
 class Mix:
-    """A load: sizes in GiB, delays until the memory is allocated, how many lie, and what strangers do."""
+    """A load: sizes in GiB, delays until the memory is allocated, how many lie, and what other processes do."""
 
     name: str
     sizes: Sequence[float]
@@ -97,18 +97,26 @@ class Mix:
     durations: tuple[float, float]
     every: float
     liars: float = 0.0
-    strangers: float = 0.0
+    other_processes: float = 0.0
 
 
 MIXES = (
     Mix("small, quick", (1, 2, 3, 4), (0.5, 2), (4, 15), every=0.55),
     Mix("sizes from 2 to 14, slow to allocate", (2, 2, 3, 4, 6, 8, 10, 14), (5, 20), (20, 60), every=2.9),
-    Mix("the same, with strangers and 5 % that lie", (2, 2, 3, 4, 6, 8, 10, 14), (5, 20), (20, 60), 4.0, 0.05, 0.004),
+    Mix(
+        "the same, with other processes and 5 % that lie",
+        (2, 2, 3, 4, 6, 8, 10, 14),
+        (5, 20),
+        (20, 60),
+        4.0,
+        0.05,
+        0.004,
+    ),
 )
 
 
 class World:
-    """Arrivals, devices and strangers; the same for each policy, by its seed."""
+    """Arrivals, devices and other processes; the same for each policy, by its seed."""
 
     def __init__(self, mix: Mix, seed: int) -> None:
         chance = random.Random(seed)
@@ -126,7 +134,7 @@ class World:
             delay, duration = chance.uniform(*mix.delays), chance.uniform(*mix.durations)
             actual = min(int(declared * lie), 15 * GIB)
             self.future.append(Task(number, arrival, declared, actual, actual <= declared, delay, delay + duration))
-        self._strangers = random.Random(seed + 1)
+        self._other_processes = random.Random(seed + 1)
         self._pids = 0
         self.waiting: list[Task] = []
         self.done: list[Task] = []
@@ -154,7 +162,7 @@ class World:
         self.now += TICK
         while self.future and self.future[0].arrival <= self.now:
             self.waiting.append(self.future.pop(0))
-        self._let_strangers_act()
+        self._let_other_processes_act()
         ended: list[Task] = []
         for device in self.devices:
             for task in list(device.tasks):
@@ -178,7 +186,7 @@ class World:
             return
         self.failed_honest += 1
         liars = any(one.used > one.declared for one in device.tasks)
-        if not liars and device.stranger_since < task.begun:
+        if not liars and device.other_since < task.begun:
             self.failed_innocent += 1
 
     def _end(self, task: Task, device: Device, *, failed: bool) -> Task:
@@ -194,19 +202,19 @@ class World:
             self.done.append(task)
         return task
 
-    def _let_strangers_act(self) -> None:
-        chance = self._strangers
+    def _let_other_processes_act(self) -> None:
+        chance = self._other_processes
         for device in self.devices:
             comes, size, stays = (
-                chance.random() < self.mix.strangers * TICK,
+                chance.random() < self.mix.other_processes * TICK,
                 chance.randint(3, 10),
                 chance.uniform(60, 240),
             )
-            if device.strangers and self.now >= device.stranger_until:
-                device.strangers = 0
-            elif not device.strangers and comes:
-                device.strangers = max(0, min(size * GIB, device.free))
-                device.stranger_since, device.stranger_until = self.now, self.now + stays
+            if device.other_processes and self.now >= device.other_until:
+                device.other_processes = 0
+            elif not device.other_processes and comes:
+                device.other_processes = max(0, min(size * GIB, device.free))
+                device.other_since, device.other_until = self.now, self.now + stays
 
     def _read(self, index: int, device: Device) -> GpuSample:
         used = {task.owner: task.used for task in device.tasks if task.used}

@@ -107,7 +107,7 @@ async def test_the_numbers_of_a_queue_with_a_gpu(
     config: TaskBackoffConfig, scheduler: TaskBackoffScheduler, other: TaskBackoffScheduler
 ) -> None:
     """Also those of a process that is not started and runs nothing; the same, whoever is asked."""
-    gpu = FakeGpu("GPU-of-prometheus", total_gb=16, strangers_gb=6, name=f"Fake {HOSTILE}", utilization=25)
+    gpu = FakeGpu("GPU-of-prometheus", total_gb=16, other_processes_gb=6, name=f"Fake {HOSTILE}", utilization=25)
     async with busy(config.copy(), gpu) as worker:
         ways = ["goes well", "fails", "is retried", "runs out", "snoozes"]
         specs = [TaskSpec({"way": way}, max_retry_count=1, min_gpu_memory_gb=1) for way in ways]
@@ -170,7 +170,7 @@ async def test_the_numbers_of_a_queue_with_a_gpu(
             "gpu_memory_total_bytes": 16 << 30,
             "gpu_memory_free_bytes": 10 << 30,
             "gpu_memory_reserved_bytes": 4 << 30,
-            "gpu_memory_strangers_bytes": 6 << 30,
+            "gpu_memory_other_processes_bytes": 6 << 30,
             "gpu_memory_room_bytes": 6 << 30,
             "gpu_utilization_ratio": 0.25,
             "gpu_healthy": 1,

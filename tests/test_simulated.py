@@ -79,14 +79,14 @@ async def test_finished_tasks_expire_in_simulated_time() -> None:
 
 async def test_what_cannot_start_is_left_waiting() -> None:
     """For room on a GPU, or in a paused queue; and goes on when it can."""
-    gpu = FakeGpu("GPU-a", total_gb=8, strangers_gb=6)
+    gpu = FakeGpu("GPU-a", total_gb=8, other_processes_gb=6)
     scheduler = SimulatedScheduler(gpus=[gpu])
     scheduler.set_custom_task_handler(_nothing)
     async with scheduler:
         await scheduler.create_task({}, "large", min_gpu_memory_gb=4)
         await scheduler.drain()
         assert await _status(scheduler, "large") == "pending"
-        gpu.strangers_gb = 0
+        gpu.other_processes_gb = 0
         await scheduler.drain()
         assert await _status(scheduler, "large") == "completed"
         await scheduler.pause()

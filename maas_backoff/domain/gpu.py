@@ -46,7 +46,7 @@ class GpuTask:
 class GpuStatus:
     """A device of a live worker. Amounts are GiB.
 
-    `strangers_gb` is the memory of other processes. `reserved_gb` is the sum of all reservations, used or not.
+    `other_processes_gb` is the memory of other processes. `reserved_gb` is the sum of all reservations, used or not.
     `free_gb` is the free memory by NVML. `room_gb` is the most that a new task could reserve now. `health` is "ok", or
     the trouble. `age` is the seconds since the GPU sample.
     """
@@ -58,7 +58,7 @@ class GpuStatus:
     total_gb: float
     free_gb: float
     reserved_gb: float
-    strangers_gb: float
+    other_processes_gb: float
     utilization: float | None
     temperature: float | None
     health: str

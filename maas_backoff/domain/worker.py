@@ -13,9 +13,9 @@ from maas_backoff.domain.demand import Demand
 class Device:
     """A GPU in its worker's last GPU sample; amounts are MiB.
 
-    `room` is the most that a task could reserve now, `most` the same without any other reservation. `strangers` is the
-    memory of other processes (None: an older worker does not report it). `closed` is the reason that keeps tasks away
-    from a healthy device. `age` is in seconds.
+    `room` is the most that a task could reserve now, `most` the same without any other reservation. `other_processes`
+    is the memory that other processes use (None: an older worker does not report it). `closed` is the reason that keeps
+    tasks away from a healthy device. `age` is in seconds.
     """
 
     uuid: str
@@ -30,12 +30,31 @@ class Device:
     health: str
     age: float
     closed: str = ""
-    strangers: int | None = None
+    other_processes: int | None = None
+
+    @classmethod
+    def of_entry(cls, entry: Mapping[str, Any]) -> Self | None:
+        """Return the device in the entry of a worker; None if a field is missing that has no default."""
+        fields = {field.name: entry[_stored(field.name)] for field in attrs.fields(cls) if _stored(field.name) in entry}
+        return cls(**fields) if fields.keys() >= _NEEDED else None
+
+    def to_entry(self) -> dict[str, object]:
+        """Return the device for the entry of its worker."""
+        return {_stored(name): value for name, value in attrs.asdict(self).items()}
 
     @property
     def healthy(self) -> bool:
         """Whether tasks may start here."""
         return self.health == "ok"
+
+
+_NEEDED = {field.name for field in attrs.fields(Device) if field.default is attrs.NOTHING}
+
+
+def _stored(name: str) -> str:
+    """Return the name in the registry of a field of `Device`."""
+    # Release 0.2.0 reads and writes `strangers`: with this name, each release shows what the other has written.
+    return "strangers" if name == "other_processes" else name
 
 
 _PLAIN = {
@@ -85,13 +104,7 @@ class Worker:
 
     @classmethod
     def _of_entry(cls, name: str, entry: Mapping[str, Any]) -> Self:
-        fields = attrs.fields(Device)
-        needed = {field.name for field in fields if field.default is attrs.NOTHING}
-        devices = (
-            Device(**{field.name: one[field.name] for field in fields if field.name in one})
-            for one in entry.get("gpus", ())
-            if needed <= one.keys()
-        )
+        devices = [device for one in entry.get("gpus", ()) if (device := Device.of_entry(one)) is not None]
         plain = {field: entry[field] for field, kind in _PLAIN.items() if isinstance(entry.get(field), kind)}
         return cls(name, devices=tuple(devices), **plain)
 

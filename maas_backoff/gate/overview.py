@@ -32,7 +32,7 @@ class Overview:
 
     def describe(self) -> list[dict[str, object]]:
         """Return the devices for the registry of workers."""
-        return [attrs.asdict(self._described(one)) for one in self._devices.all]
+        return [self._described(one).to_entry() for one in self._devices.all]
 
     @property
     def most(self) -> int:
@@ -73,7 +73,7 @@ class Overview:
             health=one.trouble or stale or (f"quarantine: {ledger.quarantine}" if ledger.quarantine else "ok"),
             age=round(age, 3),
             closed=self._closed(ledger),
-            strangers=used_by_other_processes(ledger, shown, self._own.used(one)),
+            other_processes=used_by_other_processes(ledger, shown, self._own.used(one)),
         )
 
     def _with_own_grants(self, uuid: str) -> DeviceLedger:

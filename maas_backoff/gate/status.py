@@ -19,7 +19,9 @@ def status(device: Device, host: str, ledger: DeviceLedger) -> GpuStatus:
         health = f"quarantine: {ledger.quarantine}"
     elif ledger.held_for and device.healthy:
         health = f"ok, held for {holder(ledger.held_for)}"
-    strangers = max(0, device.total - device.most) if device.strangers is None else device.strangers
+    other = device.other_processes
+    if other is None:
+        other = max(0, device.total - device.most)
     return GpuStatus(
         uuid=device.uuid,
         index=device.index,
@@ -28,7 +30,7 @@ def status(device: Device, host: str, ledger: DeviceLedger) -> GpuStatus:
         total_gb=device.total / MIB_PER_GIB,
         free_gb=device.free / MIB_PER_GIB,
         reserved_gb=sum(one.mib for one in reservations) / MIB_PER_GIB,
-        strangers_gb=strangers / MIB_PER_GIB,
+        other_processes_gb=other / MIB_PER_GIB,
         utilization=device.utilization,
         temperature=device.temperature,
         health=health,

@@ -101,7 +101,7 @@ class Collector:
             ("total", "total_gb", "Memory of the GPU."),
             ("free", "free_gb", "Memory that NVML calls free."),
             ("reserved", "reserved_gb", "Memory reserved for tasks of all queues, used yet or not."),
-            ("strangers", "strangers_gb", "Memory that other processes use, outside of all queues."),
+            ("other_processes", "other_processes_gb", "Memory that other processes use, outside of all queues."),
             ("room", "room_gb", "Memory that is free for a new task."),
         ):
             amounts = ((labels, getattr(gpu, attribute) * _GIB) for labels, gpu in found)

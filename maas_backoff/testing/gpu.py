@@ -15,14 +15,14 @@ from maas_backoff.gate.sample import GpuSample
 class FakeGpu:
     """A fake GPU. Fields may be assigned while a worker runs; amounts are in GiB.
 
-    `processes` is the memory used by process id. `strangers_gb` is memory used by other, unknown processes. A text in
-    `trouble` makes the GPU unusable.
+    `processes` is the memory used by process id. `other_processes_gb` is memory used by other, unknown processes. A
+    text in `trouble` makes the GPU unusable.
     """
 
     uuid: str = attrs.field(validator=must("text without blanks", lambda uuid: uuid == "".join(str(uuid).split())))
     total_gb: float = 16
     name: str = "Fake GPU"
-    strangers_gb: float = 0
+    other_processes_gb: float = 0
     processes: dict[int, float] = attrs.field(factory=dict[int, float])
     utilization: float | None = 0
     trouble: str = ""
@@ -62,7 +62,7 @@ class FakeGpuProbe:
 
 
 def _sample(index: int, gpu: FakeGpu) -> GpuSample:
-    used = gpu.strangers_gb + sum(gpu.processes.values())
+    used = gpu.other_processes_gb + sum(gpu.processes.values())
     return GpuSample(
         uuid=gpu.uuid,
         index=index,

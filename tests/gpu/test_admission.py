@@ -66,8 +66,8 @@ def gpu_config(config: TaskBackoffConfig) -> TaskBackoffConfig:
 
 @pytest.fixture
 def two(new_uuid: NewUuid) -> FakeGpuProbe:
-    """16 GiB, and 16 of which a stranger has 12."""
-    return FakeGpuProbe([FakeGpu(new_uuid()), FakeGpu(new_uuid(), strangers_gb=12)])
+    """16 GiB, and 16 of which another process has 12."""
+    return FakeGpuProbe([FakeGpu(new_uuid()), FakeGpu(new_uuid(), other_processes_gb=12)])
 
 
 def worker(
@@ -916,7 +916,7 @@ async def _is_reserved(scheduler: TaskBackoffScheduler, uuid: str, mib: int) -> 
 async def test_children_whose_memory_nobody_tells_of_serve_one_task_after_the_other(
     gpu_config: TaskBackoffConfig, new_uuid: NewUuid
 ) -> None:
-    """A container sees no processes: what a warm child keeps looks like a stranger's, and its next task has it."""
+    """A container sees no processes: what a warm child keeps looks like another process's, and its next task has it."""
     gpu_config.threadpool.proc_mode = "process"
     gpu_config.task.min_gpu_memory_gb = 10
     gpu = FakeGpu(new_uuid())
@@ -924,7 +924,7 @@ async def test_children_whose_memory_nobody_tells_of_serve_one_task_after_the_ot
     scheduler.set_custom_task_handler(gpu_handlers.pid)
     async with scheduler:
         first = await scheduler.wait_task(await scheduler.create_task({}), 20)
-        gpu.strangers_gb = 9
+        gpu.other_processes_gb = 9
         await anyio.sleep(0.5)
         second = await scheduler.wait_task(await scheduler.create_task({}), 20)
         assert second.result == first.result, "the same process"
@@ -934,7 +934,7 @@ async def test_children_whose_memory_nobody_tells_of_serve_one_task_after_the_ot
         # And one that is too large for what is free beside it has the child ended.
         large = await scheduler.create_task({}, min_gpu_memory_gb=14)
         await eventually(lambda: _child_is_gone(first.result), "it is gone")
-        gpu.strangers_gb = 0
+        gpu.other_processes_gb = 0
         assert (await scheduler.wait_task(large, 20)).result != first.result
 
 
@@ -1038,7 +1038,7 @@ async def test_a_worker_is_ready_when_its_model_is_loaded_on_a_gpu(
     log = tmp_path / "loaded"
     monkeypatch.setenv("GPU_TEST_LOG", str(log))
     gpu = FakeGpu(new_uuid())
-    async with model_worker(gpu_config, [FakeGpu(new_uuid(), strangers_gb=15), gpu]) as scheduler:
+    async with model_worker(gpu_config, [FakeGpu(new_uuid(), other_processes_gb=15), gpu]) as scheduler:
         assert log.read_text().split()[2] == gpu.uuid
         assert await reserved(scheduler, gpu.uuid) == 4096
         task = await scheduler.wait_task(await scheduler.create_task({}), 20)
@@ -1061,11 +1061,11 @@ async def test_a_worker_starts_without_its_model_where_no_gpu_has_room(
     gpu_config: TaskBackoffConfig, new_uuid: NewUuid, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It says so, and loads it for the first task that gets a device."""
-    gpu = FakeGpu(new_uuid(), strangers_gb=13)
+    gpu = FakeGpu(new_uuid(), other_processes_gb=13)
     async with model_worker(gpu_config, [gpu]) as scheduler:
         assert "no GPU has room for the worker_lifespan now" in caplog.text
         task_id = await scheduler.create_task({})
-        gpu.strangers_gb = 0
+        gpu.other_processes_gb = 0
         scheduler._probe.poke()
         task = await scheduler.wait_task(task_id, 20)
         assert task.result[0] == gpu.uuid
@@ -1175,7 +1175,7 @@ async def test_memory_that_only_another_container_shows_in_use_is_counted_once(
         gate = neighbour._service.parts.gate
         await eventually(lambda: any(grant.owner != "-" for grant in gate.grants), "its child is there")
         (grant,) = gate.grants
-        here.strangers_gb = 10
+        here.other_processes_gb = 10
         await scheduler.create_task({}, "x", min_gpu_memory_gb=5)
         await eventually(lambda: _waits_for(scheduler, "x", "best device has 0 GiB free"), "it is counted twice")
         there.processes[int(grant.owner.split(":")[1])] = 10

@@ -39,7 +39,7 @@ class Known:
 
 
 class Machine(RuleBasedStateMachine):
-    """One device of 16 MiB, four ids of two workers; honest tasks, and a stranger."""
+    """One device of 16 MiB, four ids of two workers; honest tasks, and another process."""
 
     server: Server
 
@@ -49,7 +49,7 @@ class Machine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.ledgers = _ledgers(self.server)
         self.model: dict[str, Known] = {}
-        self.stranger = 0
+        self.others = 0
         self.now = 0.0
         self.advance(0)
 
@@ -66,7 +66,7 @@ class Machine(RuleBasedStateMachine):
 
     @property
     def free(self) -> int:
-        return TOTAL - self.stranger - sum(self.used.values())
+        return TOTAL - self.others - sum(self.used.values())
 
     def alive(self) -> dict[str, Known]:
         return {name: known for name, known in self.model.items() if known.expiry >= self.now}
@@ -115,10 +115,10 @@ class Machine(RuleBasedStateMachine):
             self.model[name].used = int(self.model[name].mib * share)
 
     @rule(mib=sizes)
-    def let_a_stranger_have(self, mib: int) -> None:
+    def let_another_process_have(self, mib: int) -> None:
         """It takes no more than is free and not promised: then nothing of ours is to blame for what happens."""
         unseen = sum(max(0, known.mib - known.used) for known in self.alive().values())
-        self.stranger = max(0, min(mib, TOTAL - sum(self.used.values()) - unseen))
+        self.others = max(0, min(mib, TOTAL - sum(self.used.values()) - unseen))
 
     @rule(name=ids, state=st.sampled_from(["running", "idle", "ending"]), again=st.booleans())
     def keep(self, name: str, state: str, again: bool) -> None:
@@ -143,9 +143,9 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_promised_twice(self) -> None:
-        """What all may use at once has room: what is promised, or used beyond that, and what strangers have."""
+        """What all may use at once has room: what is promised, or used beyond that, and what other processes have."""
         promised = sum(max(known.mib, known.used) for known in self.alive().values())
-        assert promised + self.stranger <= TOTAL
+        assert promised + self.others <= TOTAL
 
 
 def _ledgers(server: Server, queue: str = "q", lease: float = LEASE) -> Ledgers:

@@ -101,18 +101,18 @@ def test_the_simulation_of_two_containers_finds_what_it_is_for(monkeypatch: pyte
 
 
 def _run(choice: random.Random) -> None:
-    now, stranger = 0.0, choice.randint(0, 6)
+    now, foreign = 0.0, choice.randint(0, 6)
     one, other = (_Worker(f"c{number}", choice) for number in range(2))
     while now < 40:
         now = round(now + 0.125, 3)
         one.change()
         other.change()
         if choice.random() < 0.01:
-            stranger = choice.randint(0, stranger)
-        free = TOTAL - stranger - one.used - other.used
+            foreign = choice.randint(0, foreign)
+        free = TOTAL - foreign - one.used - other.used
         one.live(now, free, other)
         other.live(now, free, one)
-        assert max(one.mib, one.used) + max(other.mib, other.used) + stranger <= TOTAL
+        assert max(one.mib, one.used) + max(other.mib, other.used) + foreign <= TOTAL
 
 
 class _Worker:

@@ -156,7 +156,7 @@ def test_one_that_has_starved_gets_the_device_with_the_least_in_its_way() -> Non
     waiting = [waits(14, rank=1, age=61), waits(6, rank=2)]
     made = planned(waiting, a, b, c, ledgers=ledgers)
     assert made.hold is not None and made.hold.sample.uuid == "b"
-    assert places(made) == [("6:0", "c")], "c is a stranger's, and never has 14"
+    assert places(made) == [("6:0", "c")], "other processes use c, which never has 14"
     assert planned([waits(14, age=59)], a, b, ledgers=ledgers).hold is None
     again = planned(waiting, a, b, ledgers=ledgers, held="14:0 a w")
     assert again.hold is not None and again.hold.sample.uuid == "a", "the hold stays where it is"

@@ -50,9 +50,9 @@ function more(count) {
 }
 
 function device(gpu) {
-  const words = `${gib(gpu.strangers_gb)} used by other processes, ${gib(gpu.reserved_gb)} reserved, ${gib(gpu.room_gb)} to give, of ${gib(gpu.total_gb)}`;
+  const words = `${gib(gpu.other_processes_gb)} used by other processes, ${gib(gpu.reserved_gb)} reserved, ${gib(gpu.room_gb)} to give, of ${gib(gpu.total_gb)}`;
   const bar = h("div", { class: "memory", role: "img", "aria-label": words });
-  for (const [kind, amount] of [["strangers", gpu.strangers_gb], ["reserved", gpu.reserved_gb]]) {
+  for (const [kind, amount] of [["others", gpu.other_processes_gb], ["reserved", gpu.reserved_gb]]) {
     const part = h("span", { class: kind });
     part.style.setProperty("width", `${Math.min(100, (100 * amount) / (gpu.total_gb || 1))}%`);
     bar.append(part);
