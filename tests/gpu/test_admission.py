@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ import attrs
 import psutil
 import pytest
 from gpu import handlers as gpu_handlers
-from support import Server, eventually, quick_config
+from support import Server, eventually, quick_config, started_processes
 
 from maas_backoff import (
     GpuConfig,
@@ -1229,8 +1230,8 @@ class AGate:
         grant.used_by(pid, lambda: None)
         return grant
 
-    async def another_worker_takes(self, gib: int) -> None:
-        taken = Reservation("other/1", 1024 * gib, "running", "-", "other", "q", "t")
+    async def another_worker_takes(self, gib: int, owner: str = "-") -> None:
+        taken = Reservation("other/1", 1024 * gib, "running", owner, "other", "q", "t")
         answer = await self.ledgers.reserve(
             self.uuid, taken, free=16 * 1024, used={}, limit=0, start_grace=0, holder="q 1:0"
         )
@@ -1320,6 +1321,24 @@ async def test_a_change_that_the_ledger_did_not_hear_of_is_told_again(
 
 async def _refuse(*_: object, **__: object) -> None:
     raise StorageError("a fault of the test")
+
+
+@contextmanager
+def a_process() -> Iterator[int]:
+    """The id of a process that has ended after the block."""
+    with started_processes() as started:
+        started.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        yield started[0].pid
+
+
+async def test_the_memory_of_an_ended_worker_stays_reserved_while_a_process_of_it_runs(a_gate: AGate) -> None:
+    """A child may outlive its worker by a moment, and still uses the memory."""
+    with a_process() as pid:
+        await a_gate.another_worker_takes(4, owner_of(pid))
+        assert not await a_gate.gate.release_ended("other")
+        assert await a_gate.reserved() == {"other/1": 4}
+    assert await a_gate.gate.release_ended("other")
+    assert await a_gate.reserved() == {}
 
 
 async def test_a_task_whose_gpu_memory_was_given_away_is_handed_back(

@@ -202,6 +202,41 @@ def test_after_a_reload_of_the_driver_nvml_is_initialised_again(here: Driver, st
     until(lambda: probing.next()["GPU-a"].trouble == "Xid 79")
 
 
+def test_a_driver_that_cannot_be_initialised_after_a_reload_is_asked_until_it_can(
+    here: Driver, started: Started
+) -> None:
+    here.device("GPU-a")
+    probing = started()
+    probing.next()
+    here.globals = {"generation": 1, "init_error": 9}
+    here.write()
+    until(lambda: probing.next()["GPU-a"].trouble != "")
+    for _ in range(3):
+        time.sleep(listing.LISTED_FOR)
+        assert probing.next()["GPU-a"].trouble != "", "no task gets a device that cannot be read"
+    here.globals = {"generation": 1}
+    here.write()
+    until(lambda: probing.probe.trouble == "" and probing.next()["GPU-a"].trouble == "")
+
+
+def test_a_probe_that_dies_has_no_samples_and_says_why(
+    here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault of the library itself: old samples must not admit tasks for ever."""
+    here.device("GPU-a")
+    probing = started()
+    probing.next()
+
+    def fail(_: object) -> None:
+        raise RuntimeError("a fault of the test")
+
+    monkeypatch.setattr(sampling.Sampling, "take_round", fail)
+    probing.probe.poke()
+    until(lambda: probing.probe.trouble == "the probe has died: a fault of the test")
+    assert probing.probe.samples() == []
+    until(lambda: "the probe of the GPUs has died" in caplog.text)
+
+
 def test_nvml_is_left_to_others_as_it_was(here: Driver, started: Started) -> None:
     """NVML counts: a probe that was never initialised ends nothing, and each ends what it has begun."""
     import pynvml
@@ -277,6 +312,22 @@ def test_the_driver_itself_tells_what_an_xid_means(
     here.change("GPU-a", xid=79)
     probing.next()
     assert probing.next()["GPU-a"].trouble == "Xid 79"
+
+
+def test_where_the_driver_names_no_action_the_number_of_the_xid_decides(
+    here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NVML then answers the call, and gives an error for the value."""
+    import pynvml
+
+    monkeypatch.setattr(pynvml, "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION", 274, raising=False)
+    unknown = SimpleNamespace(nvmlReturn=pynvml.NVML_ERROR_NOT_SUPPORTED, value=SimpleNamespace(uiVal=0))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetFieldValues", lambda *_: [unknown])
+    here.device("GPU-a")
+    probing = started()
+    probing.next()
+    here.change("GPU-a", xid=79)
+    until(lambda: probing.next()["GPU-a"].trouble == "Xid 79")
 
 
 def test_a_slice_is_a_device_and_its_parent_none(here: Driver, started: Started) -> None:
