@@ -49,7 +49,7 @@ class LoopWatch:
             self._warn(silent)
         if self._asked_at is None:
             self._asked_at = now
-            self.call(self._answer)
+            self.call(self._answer, now)
 
     def _warn(self, silent: float) -> None:
         frame = sys._current_frames().get(self._thread)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - a documented function, although its name begins with _
@@ -57,7 +57,6 @@ class LoopWatch:
         running = ", ".join(repr(a.task.task_id) for a in list(self._slots.attempts.values())[:10] if not a.over)
         log.warning("the event loop has been blocked for %.1f s; running: %s\n%s", silent, running, stack)
 
-    def _answer(self) -> None:
-        if self._asked_at is not None:
-            self.lag = round(time.monotonic() - self._asked_at, 6)
+    def _answer(self, asked_at: float) -> None:
+        self.lag = round(time.monotonic() - asked_at, 6)
         self._asked_at = None

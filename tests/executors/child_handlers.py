@@ -191,6 +191,13 @@ def fork_stays(task: TaskEntity) -> object:
     os._exit(5)
 
 
+def program_stays(task: TaskEntity) -> object:
+    """A program that outlives its parent, out of its group, with copies of all descriptors that may be inherited."""
+    program = subprocess.Popen(["sleep", "20"], close_fds=False, start_new_session=True)
+    Path(task.task_params["file"]).write_text(str(program.pid))
+    os._exit(5)
+
+
 def forked_can_be_terminated(task: TaskEntity) -> object:
     child = os.fork()
     if child == 0:

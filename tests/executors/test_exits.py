@@ -33,3 +33,14 @@ def test_a_process_has_ended_before_and_after_it_is_reaped() -> None:
 )
 def test_an_end_is_told_in_words(code: int, words: str) -> None:
     assert description(code) == words
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no signal reports the end of the parent")
+@pytest.mark.parametrize(("parent", "printed"), [("os.getppid()", "goes on"), ("os.getpid()", "")])
+def test_a_child_whose_parent_has_ended_before_it_asked_for_the_signal_ends(parent: str, printed: str) -> None:
+    """The kernel reports no end that came before. Another process has the child by then."""
+    code = (
+        f"import os; from maas_backoff.worker.executors.child import _die_with; _die_with({parent}); print('goes on')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.strip() == printed

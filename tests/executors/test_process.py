@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -312,10 +313,29 @@ class TestCrashes:
             await until(lambda: is_gone(first))
             assert await value_of(made) != first
 
-    async def test_a_forked_process_that_stays_hides_no_crash(self, tmp_path: Path) -> None:
+    async def test_an_answer_that_was_sent_counts_although_its_child_was_killed_before_it_was_read(self) -> None:
+        """The event loop of a worker may be busy while the kernel's memory killer ends the child."""
+        async with executor(handlers.pid) as made:
+            (child,) = made.pool._children
+            loop, end = asyncio.get_running_loop(), child._connection._end
+            loop.remove_reader(end)
+            call, outcomes = FakeCall(), list[HandlerOutcome]()
+
+            async def run() -> None:
+                outcomes.append(await made.run(call))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                await until(lambda: bool(select.select([end], [], [], 0)[0]))
+                os.kill(child.pid, signal.SIGKILL)
+            assert outcomes == [Succeeded(str(child.pid))]
+            assert made.pool._idle == []
+
+    @pytest.mark.parametrize("handler", [handlers.fork_stays, handlers.program_stays])
+    async def test_a_process_that_stays_hides_no_crash(self, handler: Handler, tmp_path: Path) -> None:
         """A daemon that holds copies of the child's descriptors does not keep the call from ending."""
         file = tmp_path / "pid"
-        outcome = await outcome_of(handlers.fork_stays, file=str(file))
+        outcome = await outcome_of(handler, file=str(file))
         os.kill(int(file.read_text()), signal.SIGKILL)
         assert outcome.error.message == "child process exited with code 5"
 
@@ -498,6 +518,17 @@ class TestChildren:
             assert isinstance(await made.run(call), Succeeded)
         assert call.reports == []
 
+    async def test_a_child_that_is_reaped_is_not_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another process may have its number by now."""
+        async with executor(handlers.pid) as made:
+            (child,) = made.pool._children
+            child.kill()
+            await child.ended()
+            killed = list[int]()
+            monkeypatch.setattr(os, "killpg", lambda pid, _: killed.append(pid))
+            child.kill()
+            assert killed == []
+
     async def test_a_child_that_does_not_end_by_itself_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """aclose() takes no longer than the grace."""
         monkeypatch.setattr(parent, "GRACE", 0.2)
@@ -615,6 +646,40 @@ class TestChildren:
             assert len(made.pool._idle) == 2
             assert len({await value_of(made) for _ in range(3)}) == 1
 
+    async def test_a_task_that_waits_for_a_child_goes_back_if_the_child_cannot_start(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It does not try once more at once: what one child lacks, the next one lacks as well."""
+        async with executor(handlers.pid) as made:
+            made.pool._idle.pop().dismiss()
+            monkeypatch.setattr(made._starter, "_start_timeout", 0.01)
+            known, outcomes = set(made.pool._children), list[HandlerOutcome]()
+            await _warm_up_and_run(made, outcomes)
+            assert outcomes == [Unstarted()]
+            assert len(made.pool._children - known) == 1
+            assert "was not ready within 0.01 s" in str(made.setback.trouble)
+
+    async def test_a_task_that_waits_for_a_child_outlives_its_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The child is killed when it is ready, before it is asked: the task starts another one."""
+        start, killed = ChildStarter.start, list[int]()
+
+        async def killing(self: ChildStarter, *arguments: Any, **options: Any) -> parent.Child:
+            child = await start(self, *arguments, **options)
+            if not killed:
+                killed.append(child.pid)
+                child.kill()
+                await child.ended()
+            return child
+
+        async with executor(handlers.pid) as made:
+            made.pool._idle.pop().dismiss()
+            monkeypatch.setattr(ChildStarter, "start", killing)
+            outcomes = list[HandlerOutcome]()
+            await _warm_up_and_run(made, outcomes)
+            (outcome,) = outcomes
+            assert isinstance(outcome, Succeeded) and int(outcome.result) not in killed
+            assert made.setback.trouble is None
+
     async def test_a_start_that_began_before_the_last_failure_ends_no_setback(self) -> None:
         """Another one could not be started meanwhile; the worker goes on to try, and to say so."""
         async with executor(handlers.pid, warm=3) as made:
@@ -657,6 +722,19 @@ class TestChildren:
         await worker.aclose()
         await until(lambda: is_gone(child), 2)
         os.kill(program, signal.SIGKILL)
+
+
+async def _warm_up_and_run(made: ProcessExecutor, outcomes: list[HandlerOutcome]) -> None:
+    """Run a call that comes while a child is being started, and waits for that child."""
+
+    async def run() -> None:
+        outcomes.append(await made.run(FakeCall()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(made.warm_up)
+        await until(lambda: made._warming is not None)
+        tasks.start_soon(run)
+        await until(lambda: made._warming is None or made._warming.awaited)
 
 
 WORKER = """

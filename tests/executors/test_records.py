@@ -1,8 +1,11 @@
 """What a handler logs in a child process is in its parent's log as if the parent had logged it."""
 
 import asyncio
+import contextlib
+import io
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -143,6 +146,19 @@ async def test_a_log_handler_that_raises_ends_nothing(told: pytest.LogCaptureFix
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
+
+
+def test_a_console_is_what_writes_to_a_standard_stream(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The child prints no record that its parent prints. A handler with another target of its own keeps its records."""
+    closed = (tmp_path / "closed").open("w")
+    closed.close()
+    with os.fdopen(os.dup(2), "w") as copy, open(2, "w", closefd=False) as same:
+        streams = {sys.stdout: True, sys.stderr: True, same: True, copy: False, io.StringIO(): False, closed: False}
+        for stream, expected in streams.items():
+            assert records._is_console(logging.StreamHandler(stream)) is expected, stream
+    with contextlib.closing(logging.FileHandler(tmp_path / "file")) as file:
+        assert not records._is_console(file)
+    assert not records._is_console(logging.NullHandler())
 
 
 CONFIGURED = """

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import attrs
 import pytest
 
@@ -14,7 +15,9 @@ from maas_backoff.config import TaskConfig
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Counts, Settlement
-from maas_backoff.store.batch import BatchReply, Settle
+from maas_backoff.domain.task import TaskEntity
+from maas_backoff.store.batch import BatchReply, Claimed, Settle
+from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.notes import Notes
@@ -24,6 +27,8 @@ from maas_backoff.worker.requests import SLEEPING_CLAIMS, BatchRequests
 from maas_backoff.worker.setback import Setback
 from maas_backoff.worker.slots import Slots
 from maas_backoff.worker.suspects import Suspects
+from maas_backoff.worker.time_limit import TimeLimit
+from maas_backoff.worker.user_call import UserCall
 from maas_backoff.worker.wake_ups import WakeUps
 
 pytestmark = pytest.mark.anyio
@@ -210,6 +215,65 @@ class TestOwnLoop:
         assert await anyio.to_thread.run_sync(entered.wait, 5)
         await own.stop()
         assert left.is_set() and own.stopping
+
+    async def test_a_thread_that_is_stopped_before_its_loop_runs_calls_nothing(self) -> None:
+        called = threading.Event()
+
+        async def call() -> None:
+            called.set()
+
+        own = OwnLoop(call, "a thread", "it fails")
+        own._stopping.set()  # as `stop` does while the thread is being started
+        own.start()
+        await own.stop()
+        assert not called.is_set()
+
+    async def test_a_thread_that_has_ended_by_itself_can_be_stopped(self, caplog: pytest.LogCaptureFixture) -> None:
+        own = OwnLoop(anyio.lowlevel.checkpoint, "a thread", "it fails")
+        own.start()
+        await anyio.to_thread.run_sync(own._thread.join)
+        await own.stop()
+        assert own.stopping and not caplog.records
+
+
+class TestUserCall:
+    @pytest.mark.parametrize(
+        ("first", "then", "kept"),
+        [
+            (CancelReason.USER, CancelReason.TIMEOUT, CancelReason.USER),
+            (CancelReason.TIMEOUT, CancelReason.LEASE_LOST, CancelReason.LEASE_LOST),
+            (CancelReason.LEASE_LOST, CancelReason.SHUTDOWN, CancelReason.LEASE_LOST),
+        ],
+    )
+    async def test_the_first_reason_counts_except_that_a_lost_lease_forbids_to_settle(
+        self, first: CancelReason, then: CancelReason, kept: CancelReason
+    ) -> None:
+        call = UserCall()
+        call.cancel(first)
+        call.cancel(then)
+        assert call.reason is kept
+
+    async def test_a_call_that_has_not_begun_is_not_cancelled_so_that_it_settles_its_task(self) -> None:
+        """asyncio never runs a task that is cancelled before it begins."""
+        call, seen = UserCall(), list[CancelReason | None]()
+
+        async def attempt() -> None:
+            seen.append(call.reason)
+
+        call.task = asyncio.create_task(attempt())
+        call.cancel(CancelReason.SHUTDOWN)
+        await call.task
+        assert seen == [CancelReason.SHUTDOWN]
+
+
+class TestAttempt:
+    async def test_a_renewal_that_is_answered_late_shortens_no_lease(self) -> None:
+        policy = TaskConfig().policy
+        claimed = Claimed(TaskEntity("id", "q", {}), 1, Counts(), policy, exec_timeout=None, started_ms=0)
+        attempt = Attempt(claimed, Lease.since(10, 30), TimeLimit(5, lambda _: None), lambda *_: None)
+        attempt.renewed(Lease.since(20, 30))
+        attempt.renewed(Lease.since(15, 30))
+        assert (attempt.lease.until, attempt.start_before) == (50, 47)
 
 
 class TestOutbox:
