@@ -46,6 +46,7 @@ from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.exchange import Exchange
 from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.store.writer import Writer
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = pytest.mark.anyio
@@ -827,6 +828,49 @@ async def test_no_device_is_held_for_a_task_that_only_its_ceiling_keeps_away(
         await scheduler.create_task({}, "plain")
         await scheduler.wait_task("plain", 10)
         await scheduler.cancel_task("picky")
+
+
+async def test_no_second_device_is_held_where_another_worker_was_faster(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have read that no device is held. Smaller tasks go on where none is."""
+    gpu_config.gpu.starvation_after = 0
+    done, answers, hold = anyio.Event(), list[bool](), Writer.hold
+    held, hold_device = list[str](), Ledgers.hold
+
+    async def note(self: Ledgers, uuid: str, *arguments: Any) -> None:
+        held.append(uuid)
+        await hold_device(self, uuid, *arguments)
+
+    async def slower(self: Writer, value: str, seconds: float) -> bool:
+        if not answers:
+            assert await hold(self, f"{value.split(maxsplit=1)[0]} GPU-elsewhere another", 60)
+        answers.append(await hold(self, value, seconds))
+        return answers[-1]
+
+    async def handler(task: TaskEntity) -> None:
+        if task.task_id == "first":
+            await done.wait()
+
+    monkeypatch.setattr(Writer, "hold", slower)
+    monkeypatch.setattr(Ledgers, "hold", note)
+    async with worker(gpu_config, FakeGpuProbe([FakeGpu(new_uuid())]), handler) as scheduler:
+        await scheduler.create_task({}, "first", min_gpu_memory_gb=8)
+        await eventually(lambda: _is_running(scheduler, "first"), "it runs")
+        await scheduler.create_task({}, "large", min_gpu_memory_gb=14)
+        await eventually(lambda: answers == [False], "the other worker was faster")
+        await scheduler.create_task({}, "small", min_gpu_memory_gb=2)
+        await scheduler.wait_task("small", 10)
+        assert held == []
+        assert answers == [False], "a hold that is known is not asked for"
+        await scheduler.cancel_task("large")
+        done.set()
+        await scheduler.wait_task("first", 10)
+
+
+async def _is_running(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
+    task = await scheduler.get_task(task_id)
+    return task is not None and task.status is TaskStatus.PROCESSING
 
 
 async def test_what_closes_a_device_that_is_well_is_told(gpu_config: TaskBackoffConfig, new_uuid: NewUuid) -> None:
