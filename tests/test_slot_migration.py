@@ -93,7 +93,7 @@ class Queue:
         client.zadd(keys("workers"), {WORKER: 9_999_999_999_999})
         self.store.connection.server.patiently = self._once
 
-    async def _once(self, send: Callable[[Client], Awaitable[Any]]) -> Any:
+    async def _once(self, send: Callable[[Client], Awaitable[Any]], _: float | None = None) -> Any:
         return await send(await self.store.connection.server.connect())
 
     def _settles(self) -> tuple[Settle, ...]:
