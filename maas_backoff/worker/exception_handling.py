@@ -1,5 +1,6 @@
 """The exception handler of the user, which may replace a failure."""
 
+import asyncio
 from typing import TypeGuard
 
 import anyio
@@ -8,7 +9,7 @@ import attrs
 from maas_backoff.common.guard import Log, contained, log_for
 from maas_backoff.domain.context import current
 from maas_backoff.domain.handler_outcome import code_of, outcome_of_value
-from maas_backoff.domain.outcome import Failed, Outcome, Succeeded
+from maas_backoff.domain.outcome import CancelReason, Failed, Outcome, Succeeded
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.shorten import cut
 from maas_backoff.domain.task import TaskError
@@ -39,12 +40,17 @@ class ExceptionHandling:
         current.set(task)
         value: object = None
         scope = anyio.CancelScope(deadline=anyio.current_time() + timeout)
+        late = False
         try:
             with scope:
                 value = await call_here(self.handler, task)
-        except BaseException:
-            log.exception("the exception handler failed for task %r", task.task_id)
-        if scope.cancelled_caught:
+        except BaseException as error:
+            # The loop of timeouts cancels the call at the same moment; the scope does not catch a cancel by both.
+            is_cancel = isinstance(error, asyncio.CancelledError)
+            late = is_cancel and (scope.cancel_called or attempt.call.reason is CancelReason.TIMEOUT)
+            if not late:
+                log.exception("the exception handler failed for task %r", task.task_id)
+        if late or scope.cancelled_caught:
             log.error("the exception handler took longer than %g s for task %r", timeout, task.task_id)
         return contained(lambda: self._replaced(failed, value), lambda _: failed)
 
