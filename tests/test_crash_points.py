@@ -78,7 +78,7 @@ match point:
     case "heartbeat sent": end_unanswered(Heartbeat, "_renew", holds)
     case "lost ones listed": end_before(reap, "settle_lost", lambda store, worker, lost: bool(lost))
     case "lost ones settled": end_after(LostAttempts, "settle")
-    case "task sent": end_unanswered(Writer, "enqueue", lambda store, tasks: tasks[0].task_id == "task-0")
+    case "task sent": end_unanswered(Writer, "enqueue_what_fits", lambda store, tasks, _: tasks[0].task_id == "task-0")
 
 config = TaskBackoffConfig(
     storage=StorageConfig(host="127.0.0.1", port=port),
