@@ -6,25 +6,25 @@ local STEP, MOST_PASSED = 100, 1000
 
 -- The rule of an argument "may cohort". If `may` is 1, the worker may claim suspects of the one `cohort`, or of any one
 -- if `cohort` is '-'. The functions are made here because each costs a script time, and most claims meet no suspect.
--- `told` is a task's field c.
+-- `suspicion` is a task's field c.
 local function suspicion_of(text)
   local may, cohort = string.match(text, '^(%d) (.+)$')
   local rule = { may = may == '1', cohort = cohort ~= '-' and cohort or nil }
 
   -- The name of a suspect's cohort, and how many tasks it had. A task that an older release lost comes back alone.
-  function rule.cohort_of(id, told)
-    local name, size = string.match(told or '', '^%S+ (%S+) (%d+)$')
+  function rule.cohort_of(id, suspicion)
+    local name, size = string.match(suspicion or '', '^%S+ (%S+) (%d+)$')
     return name or '!' .. id, tonumber(size or 1)
   end
 
   -- Whether a task may be claimed. After a suspect was `noted`, no suspect of another cohort may be claimed.
-  function rule.may_claim(id, counts, told)
+  function rule.may_claim(id, counts, suspicion)
     if not is_suspect(counts) then return true end
-    return rule.may and (not rule.cohort or rule.cohort == rule.cohort_of(id, told))
+    return rule.may and (not rule.cohort or rule.cohort == rule.cohort_of(id, suspicion))
   end
 
-  function rule.note(id, counts, told)
-    if is_suspect(counts) then rule.cohort = rule.cohort_of(id, told) end
+  function rule.note(id, counts, suspicion)
+    if is_suspect(counts) then rule.cohort = rule.cohort_of(id, suspicion) end
   end
 
   return rule

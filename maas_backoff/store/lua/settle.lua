@@ -38,11 +38,11 @@ local stamp = whole(now)
 local token = math.max(tonumber(state[2] or 0) or 0, math.floor(now * 1000))
 local unused = token
 
-local by_hand = request_id == 'call'
-local told = by_hand and answered_before(request)
-if told then
+local is_operation = request_id == 'call'
+local stored_answer = is_operation and answered_before(request)
+if stored_answer then
   local answers = {}
-  for word in string.gmatch(told, '%S+') do answers[#answers + 1] = word end
+  for word in string.gmatch(stored_answer, '%S+') do answers[#answers + 1] = word end
   return { stamp, answers, {}, '-1', 0, {} }
 end
 
@@ -207,7 +207,7 @@ if fits ~= '' then
 end
 
 local minute, request_s, is_kept = prefix .. 'h:' .. math.floor(now / 60000), math.ceil(2 * lease_ms / 1000), false
-if by_hand or fits ~= '' or next(from) then
+if is_operation or fits ~= '' or next(from) then
   -- Try: every later command of this script is called before the first real write, as a read or without a change. Every
   -- index was read, or is tried here. A missing right, or a key of another type, therefore refuses the whole call: a
   -- user's rights do not change while a script runs. The key `never` does not exist. While a Cluster moves the queue, key
@@ -215,8 +215,8 @@ if by_hand or fits ~= '' or next(from) then
   redis.call('ZREM', leases, '')
   redis.call('ZADD', never, 'XX', 0, '')
   is_kept = redis.call('EXPIRE', #changed > 0 and minute or request, #changed > 0 and KEPT_S or request_s) == 1
-  if by_hand or comes_back or #moves > 0 then
-    for index in pairs(by_hand and from or {}) do redis.call('ZCARD', index) end
+  if is_operation or comes_back or #moves > 0 then
+    for index in pairs(is_operation and from or {}) do redis.call('ZCARD', index) end
     for index in pairs(to) do
       if index ~= scheduled and index ~= leases then redis.call('ZCARD', index) end
     end
@@ -317,6 +317,6 @@ if fits ~= '' then unlist_empty_gpu_sets(prefix) end
 local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
 local answers = {}
 for n, item in ipairs(items) do answers[n] = item.answer end
-if by_hand then keep_answer(request, table.concat(answers, ' '), math.ceil(lease_ms / 1000)) end
+if is_operation then keep_answer(request, table.concat(answers, ' '), math.ceil(lease_ms / 1000)) end
 if ahead > 0 then stamp = stamp .. ' ' .. whole(ahead) end
 return { stamp, answers, rows, next_due and whole(math.max(0, math.ceil(next_due - now))) or '-1', hit and 1 or 0, fitted }
