@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 import attrs
 
@@ -15,13 +16,12 @@ from maas_backoff.logs import about
 from maas_backoff.store.batch import Claimed
 from maas_backoff.store.codec import AttemptInfo
 from maas_backoff.worker.lease import Lease
-from maas_backoff.worker.time_limit import TimeLimit
 from maas_backoff.worker.user_call import UserCall
 
 log: Log = log_for("worker")
 
 
-class Attempt:
+class Attempt(UserCall):
     """One claimed task in this process, from the claim to the reply to its settlement."""
 
     outcome: Outcome | None = None
@@ -31,19 +31,24 @@ class Attempt:
     span: AttemptSpan | None = None
 
     def __init__(
-        self, claimed: Claimed, lease: Lease, limit: TimeLimit, report: ProgressReport, grant: Grant | None = None
+        self,
+        claimed: Claimed,
+        lease: Lease,
+        timeout: float,
+        watch: Callable[[float], None],
+        report: ProgressReport,
+        grant: Grant | None = None,
     ) -> None:
         """Make the attempt of a claimed task. The calls of `renewed` move the lease.
 
-        `report` is called with the handler's progress. It must not reference this attempt: that would create a
-        reference cycle.
+        `timeout` and `watch` are those of UserCall. `report` is called with the handler's progress. Neither must
+        reference this attempt: that would create a reference cycle.
         """
+        super().__init__(timeout, watch)
         self.claimed = claimed
         self.grant = grant
         self.token: int = claimed.token
         self.lease: Lease = lease
-        self.limit = limit
-        self.call: UserCall = UserCall()
         self._begun = time.monotonic()
         self.task: TaskEntity = claimed.task.connected(report)
         if grant is not None:
@@ -64,23 +69,19 @@ class Attempt:
 
     def started(self) -> None:
         """Start the time of the timeout."""
-        self.limit.start()
+        self.start_time()
         if log.isEnabledFor(logging.DEBUG):
             log.debug("task %r: attempt %d begins", self.task.task_id, self.task.attempt, extra=self.about("started"))
-
-    def lingers(self, ended: asyncio.Event) -> None:
-        """Note that the thread cannot be stopped; the slot stays taken until `ended` is set."""
-        self.call.lingering = ended
 
     def cancel(self, reason: CancelReason) -> None:
         """Stop the handler. The first reason is kept, except that a lost lease replaces it."""
         if not self.over:
-            self.call.cancel(reason)
+            super().cancel(reason)
 
     def abandon(self) -> "asyncio.Task[None] | None":
         """Leave the attempt to its lease: it is not settled. Return the asyncio task of its handler."""
         self.over = True
-        return self.call.task
+        return self.call
 
     def about(self, event: str) -> dict[str, object]:
         """Return the extra fields of a log record about this attempt."""

@@ -14,7 +14,6 @@ from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.notes import Notes
 from maas_backoff.worker.outbox import Outbox
 from maas_backoff.worker.slots import Slots
-from maas_backoff.worker.time_limit import TimeLimit
 from maas_backoff.worker.wake_ups import WakeUps
 
 log: Log = log_for("worker")
@@ -54,8 +53,8 @@ class Attempts:
 
     def claimed(self, claimed: Claimed, lease: Lease, grant: Grant | None = None) -> Attempt:
         """Give a claimed task a slot, and its grant on a GPU; return the attempt, which has not begun."""
-        limit = TimeLimit(claimed.exec_timeout or self._context.exec_timeout, self._watch)
-        attempt = Attempt(claimed, lease, limit, self._report, grant)
+        timeout = claimed.exec_timeout or self._context.exec_timeout
+        attempt = Attempt(claimed, lease, timeout, self._watch, self._report, grant)
         self._slots.take(attempt)
         self._tally.count_wait(claimed.waited_ms)
         return attempt
@@ -66,7 +65,7 @@ class Attempts:
             return
         attempt.over = True
         self.notes.drop(attempt)
-        if attempt.grant is not None and (attempt.call.lingering is None or attempt.call.lingering.is_set()):
+        if attempt.grant is not None and (attempt.lingering is None or attempt.lingering.is_set()):
             self.give_back(attempt.grant)
         if settlement is None:
             log.warning(
@@ -87,7 +86,7 @@ class Attempts:
         return Settle(task_id, "lease", attempt.token, settlement, claimed.counts, info, progress, claimed.overrides)
 
     def _count(self, attempt: Attempt) -> None:
-        started_at = attempt.limit.started_at
+        started_at = attempt.started_at
         if started_at is not None:
             self._tally.count_run(time.monotonic() - started_at)
         if attempt.grant is not None and attempt.grant.child.peak:

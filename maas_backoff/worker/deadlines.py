@@ -31,10 +31,10 @@ class Deadlines:
         """Cancel the attempts whose timeout or lease is over, and find the next such moment."""
         self.next = math.inf
         for attempt in attempts:
-            if attempt.over or attempt.call.reason is not None:
+            if attempt.over or attempt.reason is not None:
                 continue
             lease_until = attempt.lease.until if self.by_lease else math.inf
-            if attempt.limit.deadline <= now:
+            if attempt.deadline <= now:
                 attempt.cancel(CancelReason.TIMEOUT)
             elif lease_until <= now:
                 log.warning(
@@ -44,4 +44,4 @@ class Deadlines:
                 )
                 attempt.cancel(CancelReason.CUT_OFF)
             else:
-                self.next = min(self.next, attempt.limit.deadline, lease_until)
+                self.next = min(self.next, attempt.deadline, lease_until)

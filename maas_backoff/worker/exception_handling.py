@@ -34,8 +34,8 @@ class ExceptionHandling:
     async def outcome(self, attempt: Attempt, failed: Failed) -> Outcome:
         """Call the exception handler, and return the outcome of the attempt. Never raises, also if cancelled."""
         assert self.handler is not None
-        timeout = attempt.limit.timeout
-        attempt.limit.extend()
+        timeout = attempt.timeout
+        attempt.extend_time()
         task = attrs.evolve(attempt.task, error=failed.error)
         current.set(task)
         value: object = None
@@ -47,7 +47,7 @@ class ExceptionHandling:
         except BaseException as error:
             # The loop of timeouts cancels the call at the same moment; the scope does not catch a cancel by both.
             is_cancel = isinstance(error, asyncio.CancelledError)
-            late = is_cancel and (scope.cancel_called or attempt.call.reason is CancelReason.TIMEOUT)
+            late = is_cancel and (scope.cancel_called or attempt.reason is CancelReason.TIMEOUT)
             if not late:
                 log.exception("the exception handler failed for task %r", task.task_id)
         if late or scope.cancelled_caught:

@@ -22,7 +22,7 @@ async def run_traced(executor: Executor, attempt: Attempt, tracing: Tracing) -> 
         return attempt.outcome
     finally:
         # The outcome is unknown if the worker ends and leaves the attempt to its lease.
-        known = not attempt.over and (attempt.outcome is not None or attempt.call.reason is not None)
+        known = not attempt.over and (attempt.outcome is not None or attempt.reason is not None)
         span.end(outcome_of(attempt) if known else None)
 
 
@@ -31,7 +31,7 @@ def outcome_of_cancel(attempt: Attempt, error: asyncio.CancelledError) -> Handle
 
     In the first case, the handler cancelled its own asyncio task, or awaited a cancelled one.
     """
-    return None if attempt.call.reason is not None else outcome_of_error(error)
+    return None if attempt.reason is not None else outcome_of_error(error)
 
 
 def outcome_of(attempt: Attempt) -> Outcome:
@@ -40,7 +40,7 @@ def outcome_of(attempt: Attempt) -> Outcome:
     A handler that returned in spite of its cancel has succeeded. A handler that turned its cancel into another error
     was stopped, with that error as the cause.
     """
-    outcome, reason = attempt.outcome, attempt.call.reason
+    outcome, reason = attempt.outcome, attempt.reason
     if reason is None:
         assert outcome is not None
         return outcome
@@ -51,5 +51,5 @@ def outcome_of(attempt: Attempt) -> Outcome:
 
 def _stopped(attempt: Attempt, reason: CancelReason, cause: Failed | Unstarted | None) -> Outcome:
     if reason is CancelReason.TIMEOUT:
-        return timed_out(attempt.limit.timeout, cause.traceback if isinstance(cause, Failed) else "")
+        return timed_out(attempt.timeout, cause.traceback if isinstance(cause, Failed) else "")
     return Cancelled(reason)

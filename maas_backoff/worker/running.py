@@ -31,4 +31,4 @@ class RunningAttempts(dict[int, Attempt]):
 
     def stuck(self, now: float, grace: float) -> list[Attempt]:
         """Return the attempts that are past their timeout plus `grace` seconds and have not ended."""
-        return [one for one in list(self.values()) if not one.over and one.limit.deadline + grace < now]
+        return [one for one in list(self.values()) if not one.over and one.deadline + grace < now]

@@ -62,14 +62,14 @@ class Work:
     def _begin(self, attempt: Attempt) -> None:
         """Begin an attempt, and return at its first wait, or before it begins."""
         call = own_task(self._attempt(attempt), "maas-backoff-attempt")
-        # An eager asyncio task may have ended by now; then `attempt.call.task` is that of the exception handler.
-        if attempt.call.task is None:
-            attempt.call.task = call
+        # An eager asyncio task may have ended by now; then `attempt.call` is that of the exception handler.
+        if attempt.call is None:
+            attempt.call = call
 
     def sweep(self) -> None:
         """Settle the attempts whose asyncio task was cancelled by other code before it could begin."""
         for attempt in list(self.slots.attempts.values()):
-            call = attempt.call.task
+            call = attempt.call
             if not attempt.over and call is not None and call.done():
                 attempt.outcome = attempt.outcome or Unstarted()
                 self._settle(attempt, outcome_of(attempt))
@@ -84,7 +84,7 @@ class Work:
             await asyncio.wait(left, timeout=1)
 
     async def _attempt(self, attempt: Attempt) -> None:
-        attempt.call.began = True
+        attempt.began = True
         current.set(attempt.task)
         outcome = self._admit(attempt)
         if outcome is None:
@@ -105,7 +105,7 @@ class Work:
         if attempt.claimed.defect is not None:
             return Failed(TaskError("corrupt", attempt.claimed.defect), permanent=True)
         late = time.monotonic() >= attempt.start_before
-        if self.slots.closing or late or attempt.call.reason is not None:
+        if self.slots.closing or late or attempt.reason is not None:
             return Unstarted()
         return None
 
@@ -113,7 +113,7 @@ class Work:
         """Settle an attempt that has ended, after a call of the exception handler if it needs one."""
         outcome = outcome_of(attempt)
         if self.exceptions.concerns(outcome):
-            attempt.call.task = self._follow(self._ask_exception_handler(attempt, outcome))
+            attempt.call = self._follow(self._ask_exception_handler(attempt, outcome))
         else:
             self._settle(attempt, outcome)
 
@@ -123,13 +123,13 @@ class Work:
         except Exception as error:  # noqa: BLE001 - one task must not end the worker of all others
             settlement = self._undecided(attempt, error)
         self.attempts.end(attempt, settlement)
-        lingering = attempt.call.lingering
+        lingering = attempt.lingering
         if lingering is not None and not lingering.is_set():
             self._follow(self._wait_for_thread(attempt, lingering))
 
     def _decide(self, attempt: Attempt, outcome: Outcome) -> Settlement | None:
         claimed = attempt.claimed
-        if not isinstance(outcome, Succeeded) and attempt.call.reason is CancelReason.LEASE_LOST:
+        if not isinstance(outcome, Succeeded) and attempt.reason is CancelReason.LEASE_LOST:
             return None  # the lease was lost while the exception handler ran
         if isinstance(outcome, Failed):
             outcome = outcome.limited(self.max_payload_bytes)

@@ -27,7 +27,6 @@ from maas_backoff.worker.requests import SLEEPING_CLAIMS, BatchRequests
 from maas_backoff.worker.setback import Setback
 from maas_backoff.worker.slots import Slots
 from maas_backoff.worker.suspects import Suspects
-from maas_backoff.worker.time_limit import TimeLimit
 from maas_backoff.worker.user_call import UserCall
 from maas_backoff.worker.wake_ups import WakeUps
 
@@ -53,14 +52,6 @@ class Stub:
 
     @property
     def task(self) -> "Stub":
-        return self
-
-    @property
-    def call(self) -> "Stub":
-        return self
-
-    @property
-    def limit(self) -> "Stub":
         return self
 
     @property
@@ -248,21 +239,21 @@ class TestUserCall:
     async def test_the_first_reason_counts_except_that_a_lost_lease_forbids_to_settle(
         self, first: CancelReason, then: CancelReason, kept: CancelReason
     ) -> None:
-        call = UserCall()
+        call = UserCall(5, lambda _: None)
         call.cancel(first)
         call.cancel(then)
         assert call.reason is kept
 
     async def test_a_call_that_has_not_begun_is_not_cancelled_so_that_it_settles_its_task(self) -> None:
         """asyncio never runs a task that is cancelled before it begins."""
-        call, seen = UserCall(), list[CancelReason | None]()
+        call, seen = UserCall(5, lambda _: None), list[CancelReason | None]()
 
         async def attempt() -> None:
             seen.append(call.reason)
 
-        call.task = asyncio.create_task(attempt())
+        call.call = asyncio.create_task(attempt())
         call.cancel(CancelReason.SHUTDOWN)
-        await call.task
+        await call.call
         assert seen == [CancelReason.SHUTDOWN]
 
 
@@ -270,7 +261,7 @@ class TestAttempt:
     async def test_a_renewal_that_is_answered_late_shortens_no_lease(self) -> None:
         policy = TaskConfig().policy
         claimed = Claimed(TaskEntity("id", "q", {}), 1, Counts(), policy, exec_timeout=None, started_ms=0)
-        attempt = Attempt(claimed, Lease.since(10, 30), TimeLimit(5, lambda _: None), lambda *_: None)
+        attempt = Attempt(claimed, Lease.since(10, 30), 5, lambda _: None, lambda *_: None)
         attempt.renewed(Lease.since(20, 30))
         attempt.renewed(Lease.since(15, 30))
         assert (attempt.lease.until, attempt.start_before) == (50, 47)
