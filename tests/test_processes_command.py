@@ -131,6 +131,7 @@ async def test_without_their_parent_the_workers_drain(producer: TaskBackoffSched
     await eventually(lambda: not any(map(psutil.pid_exists, found)), "the workers have ended", 30)
 
 
+@pytest.mark.long
 async def test_a_second_signal_is_handed_on_too(producer: TaskBackoffScheduler, start: Start) -> None:
     """What runs is handed back."""
     parent = start("--processes", "2")
@@ -150,6 +151,7 @@ async def _draining(producer: TaskBackoffScheduler) -> bool:
     return len(workers) <= 1
 
 
+@pytest.mark.long
 async def test_what_no_worker_can_run_ends_the_parent(start: Start) -> None:
     """Wrong usage would be the same each time."""
     parent = start("--processes", "3", target="mine:nothing")

@@ -444,6 +444,7 @@ def test_without_a_driver_there_is_nothing_and_it_says_why(here: Driver, started
     assert probe.trouble == ""
 
 
+@pytest.mark.long
 def test_a_slow_driver_gets_more_patience_and_a_hanging_one_is_told_of(
     here: Driver, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
