@@ -83,7 +83,7 @@ class Device:
 
     @property
     def promised(self) -> int:
-        """What all that run here may use, as far as they are honest, and what other processes have."""
+        """Return the memory that all honest tasks here may use, and that of other processes."""
         return self.other_processes + sum(max(task.used, task.declared) for task in self.tasks)
 
 

@@ -17,7 +17,7 @@ from maas_backoff import (
     TaskBackoffScheduler,
     TaskConflictError,
 )
-from maas_backoff.client.gathering import MOST_BYTES, MOST_CALLS, MOST_TASKS, Gathering
+from maas_backoff.client.gathering import MOST_CALLS, MOST_CHARACTERS, MOST_TASKS, Gathering
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.writer import Writer
 
@@ -245,10 +245,10 @@ async def test_a_call_is_bounded_in_tasks(creates: Creates) -> None:
     assert await creates.answers() == ["created"] * (2 * MOST_TASKS + 6)
 
 
-async def test_a_call_is_bounded_in_bytes(creates: Creates) -> None:
+async def test_a_call_is_bounded_in_characters(creates: Creates) -> None:
     await creates.begin("a")
-    await creates.begin("b", "c", "d", params="x" * (MOST_BYTES // 2))
-    await creates.begin("e", params="x" * (MOST_BYTES + 1))
+    await creates.begin("b", "c", "d", params="x" * (MOST_CHARACTERS // 2))
+    await creates.begin("e", params="x" * (MOST_CHARACTERS + 1))
     for _ in range(4):
         await creates.let_go()
     assert creates.sender.calls == [["a"], ["b", "c"], ["d"], ["e"]]

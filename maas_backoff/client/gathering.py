@@ -13,8 +13,8 @@ from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.store.creation import NewTask
 
 MOST_TASKS = 500
-MOST_BYTES = 1_048_576
-"""Tasks, and bytes of their params, in one call: about 3 ms of the server's time."""
+MOST_CHARACTERS = 1_048_576
+"""Tasks, and characters of their params, in one call: about 3 ms of the server's time."""
 
 MOST_CALLS = 8
 """Calls on their way at once."""
@@ -121,7 +121,7 @@ class Gathering:
         size = 0
         for caller in self._waiting:
             size += len(caller.task.params)
-            if callers and (size > MOST_BYTES or len(callers) == MOST_TASKS):
+            if callers and (size > MOST_CHARACTERS or len(callers) == MOST_TASKS):
                 break
             callers.append(caller)
         for caller in callers:

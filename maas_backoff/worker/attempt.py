@@ -41,8 +41,8 @@ class Attempt(UserCall):
     ) -> None:
         """Make the attempt of a claimed task. The calls of `renewed` move the lease.
 
-        `timeout` and `watch` are those of UserCall. `report` is called with the handler's progress. Neither must
-        reference this attempt: that would create a reference cycle.
+        `timeout` and `watch` are those of UserCall. `report` is called with the handler's progress. The callbacks must
+        not reference this attempt: that would create a reference cycle.
         """
         super().__init__(timeout, watch)
         self.claimed = claimed

@@ -86,9 +86,8 @@ class Attempts:
         return Settle(task_id, "lease", attempt.token, settlement, claimed.counts, info, progress, claimed.overrides)
 
     def _count(self, attempt: Attempt) -> None:
-        started_at = attempt.started_at
-        if started_at is not None:
-            self._tally.count_run(time.monotonic() - started_at)
+        if attempt.started_at is not None:
+            self._tally.count_run(time.monotonic() - attempt.started_at)
         if attempt.grant is not None and attempt.grant.child.peak:
             self._tally.count_gpu_memory(attempt.grant.child.peak, attempt.grant.demand.memory)
 

@@ -40,12 +40,12 @@ def outcome_of(attempt: Attempt) -> Outcome:
     A handler that returned in spite of its cancel has succeeded. A handler that turned its cancel into another error
     was stopped, with that error as the cause.
     """
-    outcome, reason = attempt.outcome, attempt.reason
-    if reason is None:
+    outcome = attempt.outcome
+    if attempt.reason is None:
         assert outcome is not None
         return outcome
     if outcome is None or isinstance(outcome, Failed | Unstarted):
-        return _stopped(attempt, reason, outcome)
+        return _stopped(attempt, attempt.reason, outcome)
     return outcome
 
 

@@ -12,8 +12,8 @@ from maas_backoff.worker.cancelling import cancel_call
 class UserCall:
     """The call of the handler, and the call of the exception handler that may follow.
 
-    An attempt is such a call, and does not have one: an object more for each attempt makes the garbage collector take
-    8 us more of each task.
+    Attempt inherits from this class. It does not hold an object of it: one more object for each attempt made the
+    garbage collector take 8 us more of each task.
     """
 
     call: "asyncio.Task[None] | None" = None

@@ -69,8 +69,7 @@ class Work:
     def sweep(self) -> None:
         """Settle the attempts whose asyncio task was cancelled by other code before it could begin."""
         for attempt in list(self.slots.attempts.values()):
-            call = attempt.call
-            if not attempt.over and call is not None and call.done():
+            if not attempt.over and attempt.call is not None and attempt.call.done():
                 attempt.outcome = attempt.outcome or Unstarted()
                 self._settle(attempt, outcome_of(attempt))
 
@@ -123,9 +122,8 @@ class Work:
         except Exception as error:  # noqa: BLE001 - one task must not end the worker of all others
             settlement = self._undecided(attempt, error)
         self.attempts.end(attempt, settlement)
-        lingering = attempt.lingering
-        if lingering is not None and not lingering.is_set():
-            self._follow(self._wait_for_thread(attempt, lingering))
+        if attempt.lingering is not None and not attempt.lingering.is_set():
+            self._follow(self._wait_for_thread(attempt, attempt.lingering))
 
     def _decide(self, attempt: Attempt, outcome: Outcome) -> Settlement | None:
         claimed = attempt.claimed

@@ -143,7 +143,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_promised_twice(self) -> None:
-        """What all may use at once has room: what is promised, or used beyond that, and what other processes have."""
+        """Check the room for all promised memory, the use beyond it, and the memory of other processes."""
         promised = sum(max(known.mib, known.used) for known in self.alive().values())
         assert promised + self.others <= TOTAL
 

@@ -1,4 +1,4 @@
-"""What a worker does when its own parts, or the functions of its user, do not behave."""
+"""A worker goes on when its own parts, or the functions of its user, do not behave."""
 
 import logging
 from typing import Any

@@ -37,14 +37,15 @@ repeat
     if first and (not first[1] or first[4] and string.sub(first[4], -1) == '1') then break end
     if second and (not second[1] or second[4] and string.sub(second[4], -1) == '1') then break end
   end
-  -- A key that is missing is also refused while a Cluster moves the queue.
+  -- While a Cluster moves the queue, it refuses a missing key: EXISTS ends the script before the first write.
   if (settles or first) and redis.call('EXISTS', KEYS[11]) == 1 then break end
 
   local stamp = string.format('%.0f', math.floor(now))
   local token = math.max(tonumber(meta[2] or 0) or 0, math.floor(now * 1000))
   local rows, hit = {}, wanted > 0 and #ids >= wanted
   if settles or first then
-    -- Try, as settle.lua does. The first HSET is refused before it or the count is kept.
+    -- Try each command, as settle.lua does. If the first HSET is refused, the count is taken back. 7200 is the KEPT_S of
+    -- _history.lua.
     local minute = ARGV[2] .. 'h:' .. math.floor(now / 60000)
     local request_s = math.ceil(2 * ARGV[5] / 1000)
     redis.call('ZREM', KEYS[4], '')

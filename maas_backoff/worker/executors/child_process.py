@@ -72,6 +72,6 @@ class ChildProcess:
     async def ended(self) -> None:
         """Wait until the process is reaped, whatever is cancelled meanwhile."""
         while not self.gone:
-            # The shield holds off anyio's cancellation, the except a task.cancel().
+            # The shield holds off anyio's cancellation, `suppress` that of task.cancel().
             with suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
                 await self._ended.wait()
