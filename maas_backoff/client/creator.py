@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -10,6 +11,7 @@ from maas_backoff.client.gathering import Gathering
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
+from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.spec import TaskOptions, TaskSpec
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import ConfigError, InvalidValueError, QueueFullError, StorageError, TaskConflictError
@@ -24,14 +26,18 @@ _NO_OPTIONS = TaskOptions()
 
 
 class TaskCreator:
-    """Creates the tasks of one queue. `config` is a copy that does not change."""
+    """Creates the tasks of one kind in a queue, under the policy of `config`, a copy that does not change."""
 
-    def __init__(self, config: TaskBackoffConfig, writer: Writer, tracing: Tracing | None) -> None:
+    def __init__(
+        self, config: TaskBackoffConfig, writer: Writer, tracing: Tracing | None, kind: str = NAMELESS
+    ) -> None:
         self._config = config
         self._writer = writer
         self._tracing = tracing
         self._policy = config.task.policy
-        self.gathering: Gathering = Gathering(writer.enqueue_what_fits, config.storage.timeout)
+        self._kind = kind
+        send = partial(writer.enqueue_what_fits, policy=self._policy)
+        self.gathering: Gathering = Gathering(send, config.storage.timeout)
 
     async def create(self, params: Mapping[str, object], task_id: str | None, options: TaskOptions) -> str:
         task_id = validation.new_task_id() if task_id is None else validation.checked_task_id(task_id)
@@ -84,7 +90,7 @@ class TaskCreator:
             raise TaskConflictError(conflicts, [task_id for task_id, conflict in answered if not conflict])
 
     async def _enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
-        answers = await self._writer.enqueue(tasks)
+        answers = await self._writer.enqueue(tasks, self._policy)
         if log.isEnabledFor(logging.DEBUG):
             _log_created(tasks, answers)
         return answers
@@ -99,7 +105,7 @@ class TaskCreator:
     def _checked(self, params: Mapping[str, object], task_id: str, options: TaskOptions, where: str) -> NewTask:
         text = jsontext.canonical(validation.checked_params(params), where, self._config.task.max_payload_bytes)
         if not options:
-            return NewTask(task_id, text, 0, 0, self._policy, "")
+            return NewTask(task_id, text, 0, 0, self._policy, "", self._kind)
         policy, overrides = self._policy, ""
         if own := validation.overrides_of(options):
             own = self._checked_overrides(own)
@@ -111,6 +117,7 @@ class TaskCreator:
             due=validation.checked_due(options),
             policy=policy,
             overrides=overrides,
+            kind=self._kind,
         )
 
     def _checked_overrides(self, own: dict[str, Any]) -> dict[str, Any]:

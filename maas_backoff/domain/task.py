@@ -10,6 +10,7 @@ import attrs
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.gpu import GpuAssignment
+from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.errors import InvalidValueError, PayloadError
 
 
@@ -72,7 +73,7 @@ class TaskEntity:
     over the whole queue, and is below 2**53. It is never below the server's clock in microseconds: a server that has
     lost its data gives no token twice if that clock is right. `gpu` is the device of an attempt that asked for one.
     `oom_count` counts the attempts that ran out of GPU memory and came back without using a retry: a handler may shrink
-    its batch.
+    its batch. `kind` is the name of the function that runs the task; empty: the handler of `set_custom_task_handler`.
 
     The `repr` has neither params nor result. A copy of the entity of a handler reports progress as the entity does. A
     pickled copy does not: `update_progress` does nothing in another process.
@@ -101,6 +102,7 @@ class TaskEntity:
     waiting_for: str | None = None
     gpu: GpuAssignment | None = None
     oom_count: int = 0
+    kind: str = NAMELESS
     _report: ProgressReport | None = attrs.field(default=None, repr=False, eq=False)
 
     def update_progress(self, progress: float, message: str | None = None) -> None:

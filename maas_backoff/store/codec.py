@@ -206,6 +206,7 @@ def decode(
         waiting_for=waiting_for,
         gpu=gpu if status is TaskStatus.PROCESSING else None,
         oom_count=counts.oom,
+        kind=creation.kind,
     )
 
 

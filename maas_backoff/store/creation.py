@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.policy import Policy
 
 
@@ -17,6 +18,7 @@ class Creation(NamedTuple):
     priority: int
     policy: bytes
     """Its digest."""
+    kind: str
     params: bytes
     """JSON text."""
 
@@ -28,13 +30,13 @@ class Creation(NamedTuple):
             return cls._make((*_terms(line), params))
         except (ValueError, IndexError):
             # A person has overwritten the field. The task fails if its params are no JSON.
-            return cls(0, 0, b"", stored)
+            return cls(0, 0, b"", "", stored)
 
 
 @lru_cache(maxsize=256)  # tasks that were created together have the same line
-def _terms(line: bytes) -> tuple[int, int, bytes]:
+def _terms(line: bytes) -> tuple[int, int, bytes, str]:
     created, *rest = line.split(b" ")
-    return int(created), int(rest[1]) if len(rest) > 1 else 0, rest[0]
+    return int(created), int(rest[1]) if len(rest) > 1 else 0, rest[0], rest[4].decode() if len(rest) > 4 else NAMELESS
 
 
 @attrs.define  # made for each task; a frozen one takes three times as long
@@ -47,14 +49,17 @@ class NewTask:
     due: float | datetime
     policy: Policy
     overrides: str
+    kind: str = NAMELESS
 
     def terms(self, digest: str) -> tuple[str, ...]:
         """Return the head of this task's group for enqueue.lua; `digest` names the queue's policy."""
         record = digest
         demand = self.policy.demand
-        if self.priority or demand is not None:
+        if self.priority or demand is not None or self.kind:
             head_start = f"{self.priority * self.policy.priority_step * 1000:.0f}"
             record = f"{digest} {self.priority} {head_start} {'-' if demand is None else demand.name}"
+            if self.kind:
+                record = f"{record} {self.kind}"
         if isinstance(self.due, datetime):
             when = f"at {self.due.timestamp() * 1000:.0f}"
         else:
@@ -66,9 +71,9 @@ def reprioritized(stored: bytes, priority: int, policy: Policy) -> bytes:
     """Return a stored creation with another priority."""
     line, _, params = stored.partition(b"\n")
     created, digest, *rest = line.split(b" ")
-    demand = rest[2] if len(rest) > 2 else b"-"
+    unchanged = b" ".join(rest[2:]) or b"-"  # the demand and the kind
     head_start = f"{priority * policy.priority_step * 1000:.0f}"
-    return b"%s %s %d %s %s\n%s" % (created, digest, priority, head_start.encode(), demand, params)
+    return b"%s %s %d %s %s\n%s" % (created, digest, priority, head_start.encode(), unchanged, params)
 
 
 def enqueue_args(tasks: Iterable[NewTask], digest: str) -> list[Any]:
@@ -77,7 +82,7 @@ def enqueue_args(tasks: Iterable[NewTask], digest: str) -> list[Any]:
     last: object = None
     count = 0  # index of the last group's size
     for task in tasks:
-        alike = task.due, task.priority, task.overrides, task.policy
+        alike = task.due, task.priority, task.overrides, task.policy, task.kind
         if alike != last:
             last = alike
             args[0] += 1

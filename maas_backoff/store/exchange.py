@@ -105,6 +105,7 @@ class Exchange:
             started_at=started_at,
             token=token,
             oom_count=counts.oom,
+            kind=creation.kind,
         )
         waited = now_ms - (creation.created_ms if due is None else float(due))
         return Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)

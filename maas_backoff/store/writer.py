@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.task import TaskStatus
 from maas_backoff.errors import QueueFullError, StorageError
 from maas_backoff.store import scripts
@@ -36,32 +37,35 @@ class Writer:
     def __init__(self, queue: QueueConnection) -> None:
         self._queue = queue
 
-    async def enqueue(self, tasks: Sequence[NewTask]) -> list[str]:
+    async def enqueue(self, tasks: Sequence[NewTask], policy: Policy | None = None) -> list[str]:
         """Create up to ENQUEUE_LIMIT tasks. Return 'created', 'exists' or 'conflict' for each.
 
-        Raises QueueFullError; then none is created.
+        `policy` is that of the tasks without their overrides; None: the queue's. Raises QueueFullError; then none is
+        created.
         """
-        answers, full = await self._enqueue(tasks, all_or_none=True)
+        answers, full = await self._enqueue(tasks, policy, all_or_none=True)
         if full is not None:
             full.created = [task.task_id for task, answer in zip(tasks, answers, strict=True) if answer == "exists"]
             raise full
         return answers
 
-    async def enqueue_what_fits(self, tasks: Sequence[NewTask], deadline: float) -> list[str | StorageError]:
+    async def enqueue_what_fits(
+        self, tasks: Sequence[NewTask], deadline: float, policy: Policy | None = None
+    ) -> list[str | StorageError]:
         """Create the tasks that a queue has room for: up to ENQUEUE_LIMIT, until a moment by time.monotonic().
 
         Return 'created', 'exists', 'conflict' or a QueueFullError for each.
         """
-        answers, full = await self._enqueue(tasks, all_or_none=False, deadline=deadline)
+        answers, full = await self._enqueue(tasks, policy, all_or_none=False, deadline=deadline)
         if full is None:
             return [*answers]
         return [copy.copy(full) if answer == "full" else answer for answer in answers]
 
     async def _enqueue(
-        self, tasks: Sequence[NewTask], *, all_or_none: bool, deadline: float | None = None
+        self, tasks: Sequence[NewTask], policy: Policy | None, *, all_or_none: bool, deadline: float | None = None
     ) -> tuple[list[str], QueueFullError | None]:
         """Return the answers, and the error for those that are 'full'."""
-        queue, policy = self._queue, self._queue.policies.own
+        queue, policy = self._queue, policy or self._queue.policies.own
         digest = policy.digest
         limit = queue.config.task.max_queue_size or 0
         head = [queue.clock, queue.keys.prefix, digest]

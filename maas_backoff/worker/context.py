@@ -5,6 +5,7 @@ from typing import Self
 import attrs
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.store.queue_store import QueueStore
 
 
@@ -21,9 +22,11 @@ class WorkerContext:
     """The longest time between two polls of the queue."""
     exec_timeout: float
     """The timeout of an attempt, unless the task has its own."""
+    kinds: Kinds
+    """The kinds of tasks that the worker has handlers for."""
 
     @classmethod
-    def of(cls, name: str, store: QueueStore, config: TaskBackoffConfig) -> Self:
+    def of(cls, name: str, store: QueueStore, config: TaskBackoffConfig, kinds: Kinds = ONLY_NAMELESS) -> Self:
         """Return the context of a worker with this configuration."""
         scheduler = config.scheduler
-        return cls(name, store, scheduler.lease, scheduler.interval, config.threadpool.exec_timeout)
+        return cls(name, store, scheduler.lease, scheduler.interval, config.threadpool.exec_timeout, kinds)

@@ -14,6 +14,7 @@ import attrs
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.history import Tally
+from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.gate import Gate
@@ -77,12 +78,13 @@ class Parts:
         exception_handler: ExceptionHandler | None,
         probe: Probe,
         tracing: Tracing | None = None,
+        kinds: Kinds = ONLY_NAMELESS,
     ) -> Self:
-        """Return the parts of a worker with a new name."""
+        """Return the parts of a worker with a new name. `executor` runs the tasks of all `kinds`."""
         given = config.scheduler.worker_name or f"{socket.gethostname()}-{os.getpid()}"
         name = f"{given}-{secrets.token_hex(3)}"
         in_children = config.threadpool.proc_mode == "process"
-        context = WorkerContext.of(name, store, config)
+        context = WorkerContext.of(name, store, config, kinds)
         setback = executor.setback if isinstance(executor, ProcessExecutor | ThreadExecutor) else None
         wake_ups = WakeUps()
         slots = Slots(config.threadpool.concurrency, wake_ups, setback)
