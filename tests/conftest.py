@@ -4,6 +4,7 @@ import concurrent.futures
 import gc
 import multiprocessing
 import os
+import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -54,12 +55,14 @@ _LASTING = {
     b"external",
     b"marker",
     b"gpu_marker",
+    b"kinds",
     b"policies",
     b"meta",
     b"totals",
     b"errors",
     b"workers",
 }
+_OF_A_KIND = re.compile(rb"^k:[^:]+:")
 _TRIMMED = {b"completed", b"failed", b"cancelled"}
 
 
@@ -71,7 +74,7 @@ def _clean(server: Server) -> Iterator[Server]:
 
 
 def _leaks(client: Any, key: bytes) -> bool:
-    name = key.partition(b"}:")[2]
+    name = _OF_A_KIND.sub(b"", key.partition(b"}:")[2])
     if not key.startswith((b"maas:{", b"maas:gpu:{")):
         return False
     if name in _LASTING or name in _TRIMMED or name.startswith(b"gpu:") or client.ttl(key) != -1:  # -2: it is gone

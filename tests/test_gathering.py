@@ -18,6 +18,7 @@ from maas_backoff import (
     TaskConflictError,
 )
 from maas_backoff.client.gathering import MOST_CALLS, MOST_CHARACTERS, MOST_TASKS, Gathering
+from maas_backoff.domain.policy import Policy
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.writer import Writer
 
@@ -284,9 +285,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     enqueue = Writer.enqueue_what_fits
 
-    async def counted(self: Writer, tasks: Sequence[NewTask], deadline: float) -> list[str | StorageError]:
+    async def counted(
+        self: Writer, tasks: Sequence[NewTask], deadline: float, policy: Policy | None = None
+    ) -> list[str | StorageError]:
         sizes.append(len(tasks))
-        return await enqueue(self, tasks, deadline)
+        return await enqueue(self, tasks, deadline, policy)
 
     monkeypatch.setattr(Writer, "enqueue_what_fits", counted)
     return sizes

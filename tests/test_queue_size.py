@@ -138,11 +138,11 @@ async def test_the_parts_before_a_fault_of_the_server_are_told(server: Server, m
     scheduler = TaskBackoffScheduler(quick_config(server.storage))
     enqueue, parts = Writer.enqueue, list[int]()
 
-    async def fails_the_second_time(store: Writer, tasks: Any) -> Any:
+    async def fails_the_second_time(store: Writer, tasks: Any, policy: Any = None) -> Any:
         parts.append(len(tasks))
         if len(parts) == 2:
             await anyio.to_thread.run_sync(server.client.config_set, "maxmemory", 1)
-        return await enqueue(store, tasks)
+        return await enqueue(store, tasks, policy)
 
     monkeypatch.setattr(Writer, "enqueue", fails_the_second_time)
     try:

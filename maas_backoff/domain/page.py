@@ -11,7 +11,7 @@ from maas_backoff.errors import InvalidValueError
 
 LARGEST_PAGE = 1000
 
-_CURSOR = re.compile(r"[a-z]+(:[~0-9.:]{1,40})? ([-+]inf|-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]{1,3})?) [0-9]{1,15}")
+_CURSOR = re.compile(r"[a-z]+(:[A-Za-z0-9_.:/~-]{1,120})? ([-+]inf|-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]{1,3})?) [0-9]{1,15}")
 
 
 @attrs.frozen
@@ -83,6 +83,6 @@ class Listing:
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Return the place of an index of pending tasks: without a GPU, then by demand, then not due yet."""
-    place = 1 if name.startswith("gpu:") else 2 if name == "scheduled" else 0
-    return place, name
+    """Return the place of an index of pending tasks: no kind and no GPU, then by kind, by demand, not due yet."""
+    places = {"ready": 0, "suspects": 0, "scheduled": 3}
+    return places.get(name, 1 if name.startswith("k:") else 2), name

@@ -41,7 +41,14 @@ def reason(
         at_it = f": all {slots} slots are taken"
     elif stats.suspect_count >= due:
         at_it = ""
-    return f"{_tasks(due)} due, {running}{at_it}{suspects}."
+    return f"{_tasks(due)} due, {running}{at_it}{suspects}{_unserved(stats, fleet)}."
+
+
+def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
+    """Return in words which kinds of due tasks no worker of the fleet runs."""
+    served = {kind for worker in fleet for kind in worker.kinds}
+    found = [(kind, count) for kind, count in stats.kinds.items() if count and kind not in served]
+    return "".join(f"; {_tasks(count)} of kind {kind}: no running worker has it" for kind, count in sorted(found))
 
 
 def _suspects(number: int, running: int) -> str:

@@ -1,5 +1,7 @@
 """The numbers of a queue."""
 
+from collections.abc import Mapping
+
 import attrs
 
 
@@ -11,7 +13,8 @@ class QueueStats:
     task at the head of the queue was due; 0 if no task is due. `gpu_count` is the part of `pending_count` that is due
     and waits for room on a GPU. `unfit_count` is the part of `gpu_count` that asks for more memory than any device of a
     live worker has. While `paused`, nothing is claimed. `suspect_count` is the part of `pending_count` that is due and
-    was lost with its worker: these tasks come back in halves.
+    was lost with its worker: these tasks come back in halves. `kinds` has the number of due tasks of each kind that the
+    queue has had, without those that need a GPU.
     """
 
     pending_count: int
@@ -25,3 +28,4 @@ class QueueStats:
     unfit_count: int = 0
     paused: bool = False
     suspect_count: int = 0
+    kinds: Mapping[str, int] = attrs.field(factory=dict[str, int])

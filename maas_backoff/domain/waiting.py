@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from maas_backoff.domain.demand import Demand, gib
+from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.settlement import Counts
 from maas_backoff.domain.worker import Worker
 
@@ -19,20 +20,28 @@ def waiting_for(
     *,
     paused: bool = False,
     counts: Counts = _FRESH,
+    kind: str = NAMELESS,
 ) -> str:
     """Return the reason in words; `fleet` are the live workers, `ahead` the number of tasks before it (-1: unknown)."""
     if due_ms > now_ms:
         return f"due at {at(due_ms).isoformat(timespec='milliseconds')}"
     if paused:
         return "paused"
-    if not fleet:
-        return "worker: none is running"
+    able = [worker for worker in fleet if kind in worker.kinds]
+    if not able:
+        return "worker: none is running" if not fleet else no_worker_for(kind)
+    fleet = able
     why = "" if demand is None else gpu_reason(demand, fleet)
     if counts.suspect and why in {"", NOT_YET}:
         return _suspect_reason(counts)
     if demand is not None:
         return f"gpu: needs {demand}, {why}"
     return "slot" if ahead < 0 else f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
+
+
+def no_worker_for(kind: str) -> str:
+    """Return in words that no running worker runs tasks of a kind."""
+    return f"kind {kind}: no running worker has it" if kind else "worker: none has a handler for tasks without a kind"
 
 
 def _suspect_reason(counts: Counts) -> str:

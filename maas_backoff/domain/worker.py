@@ -7,6 +7,7 @@ import attrs
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.kind import NAMELESS
 
 
 @attrs.frozen
@@ -75,7 +76,7 @@ class Worker:
 
     `lag` is the seconds for which its event loop delayed a call. `trouble` is the reason why it is not ready: the
     worker is starting, or the reasons of its `health()`; "" if it is ready. `in_children`: its tasks run in child
-    processes.
+    processes. `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Worker:
     lag: float = 0
     trouble: str = ""
     in_children: bool = False
+    kinds: tuple[str, ...] = (NAMELESS,)
 
     @property
     def ready(self) -> bool:
@@ -106,7 +108,8 @@ class Worker:
     def _of_entry(cls, name: str, entry: Mapping[str, Any]) -> Self:
         devices = [device for one in entry.get("gpus", ()) if (device := Device.of_entry(one)) is not None]
         plain = {field: entry[field] for field, kind in _PLAIN.items() if isinstance(entry.get(field), kind)}
-        return cls(name, devices=tuple(devices), **plain)
+        kinds = tuple(kind for kind in entry.get("kinds", (NAMELESS,)) if isinstance(kind, str))
+        return cls(name, devices=tuple(devices), kinds=kinds, **plain)
 
     def could_fit(self, demand: Demand) -> bool:
         """Return whether a device of the worker is large enough, regardless of running tasks."""

@@ -7,6 +7,7 @@ import attrs
 
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.history import tallied
+from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskEntity
@@ -90,13 +91,14 @@ def settle_head(
     suspicion: str = NO_SUSPECTS,
     fits: Sequence[str] = (),
     tally: str = "",
+    kinds: Kinds = ONLY_NAMELESS,
     lease_ms: str = "",
 ) -> list[Any]:
     """Return the arguments of settle.lua before its groups. An empty `lease_ms` means the configured lease."""
     config = queue.config
     lease_ms = lease_ms or f"{config.scheduler.lease * 1000:.0f}"
     head = [queue.clock, queue.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
-    return [*head, suspicion, config.task.max_finished, "\n".join(fits), tally]
+    return [*head, suspicion, config.task.max_finished, "\n".join(fits), tally, kinds.text]
 
 
 @attrs.define  # made for each task; a frozen one takes twice as long

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from maas_backoff.domain import jsontext
+from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.store import scripts
@@ -30,23 +31,30 @@ class Exchange:
         self._queue = queue
         self._markers = markers
 
-    async def send(self, request: BatchRequest, worker: str) -> BatchReply:
-        """Send a batch request. Raises StorageUnavailableError when it must be sent again."""
+    async def send(self, request: BatchRequest, worker: str, kinds: Kinds = ONLY_NAMELESS) -> BatchReply:
+        """Send a batch request, which claims tasks of `kinds`. If StorageUnavailableError is raised, send it again."""
         client = await self._queue.server.connect()
-        return await self._read(await client.run(scripts.SETTLE, *self._packed(request, worker)))
+        return await self._read(await client.run(scripts.SETTLE, *self._packed(request, worker, kinds)))
 
     async def send_after_sleep(
-        self, client: Client, request: BatchRequest, worker: str, longest: float, *, gpu: bool
+        self,
+        client: Client,
+        request: BatchRequest,
+        worker: str,
+        longest: float,
+        *,
+        gpu: bool,
+        kinds: Kinds = ONLY_NAMELESS,
     ) -> tuple[str, BatchReply]:
         """Send a request that the server runs at the next marker, or after `longest` seconds. Errors as `send`.
 
         Return the name of the marker, as `Markers.sleep` does, and the reply.
         """
-        command = self._markers.blocking(worker, longest, gpu=gpu)
-        taken, reply = await client.run_after(command, scripts.SETTLE, *self._packed(request, worker))
+        command = self._markers.blocking(worker, longest, gpu=gpu, kinds=kinds)
+        taken, reply = await client.run_after(command, scripts.SETTLE, *self._packed(request, worker, kinds))
         return self._markers.name_of(taken), await self._read(reply)
 
-    def _packed(self, request: BatchRequest, worker: str) -> tuple[Sequence[str], list[Any]]:
+    def _packed(self, request: BatchRequest, worker: str, kinds: Kinds) -> tuple[Sequence[str], list[Any]]:
         keys = self._queue.keys
         head = settle_head(
             self._queue,
@@ -57,6 +65,7 @@ class Exchange:
             suspicion=request.suspicion,
             fits=request.fits,
             tally=request.tally,
+            kinds=kinds,
         )
         names = keys.all(scripts.SETTLE.keys, request=keys.request(worker, request.exchange))
         return names, [*head, *request.args]

@@ -1,5 +1,6 @@
 """The indexes of the tasks of one state."""
 
+from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.task import TaskStatus
 from maas_backoff.store.connection import QueueConnection
@@ -20,8 +21,12 @@ async def indexes(queue: QueueConnection, status: TaskStatus, listing: Listing =
         return _NAMES[status]
     if listing.due_from is not None:
         return ("scheduled",)
-    if listing.waiting_for == "slot":
-        return "ready", "suspects", "scheduled"
-    demands = await queue.server.execute("HKEYS", queue.keys("demands"))
-    for_gpu = sorted(queue.keys.ready_for_gpu(name.decode()) for name in demands)
-    return tuple(for_gpu) if listing.waiting_for else ("ready", "suspects", *for_gpu, "scheduled")
+    for_gpu: list[str] = []
+    if listing.waiting_for != "slot":
+        demands = await queue.server.execute("HKEYS", queue.keys("demands"))
+        for_gpu = sorted(queue.keys.ready_for_gpu(name.decode()) for name in demands)
+        if listing.waiting_for:
+            return tuple(for_gpu)
+    kinds = [NAMELESS, *sorted(name.decode() for name in await queue.server.execute("HKEYS", queue.keys("kinds")))]
+    for_slot = (queue.keys.of_kind(kind, name) for kind in kinds for name in ("ready", "suspects"))
+    return (*for_slot, *for_gpu, "scheduled")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.store.connect import Client
 from maas_backoff.store.connection import QueueConnection
 
@@ -15,19 +16,22 @@ class Markers:
     def __init__(self, queue: QueueConnection) -> None:
         self._queue = queue
 
-    async def sleep(self, client: Client, worker: str, longest: float, *, gpu: bool) -> str:
+    async def sleep(
+        self, client: Client, worker: str, longest: float, *, gpu: bool, kinds: Kinds = ONLY_NAMELESS
+    ) -> str:
         """Sleep until there is a marker. Return its name, or "" after `longest` seconds. Errors as `Client.execute`.
 
-        With `gpu`, also until a task waits for a GPU: "gpu_marker".
+        The markers are that of the worker, and "marker" of each of its kinds. With `gpu`, also "gpu_marker" of each.
         """
-        return self.name_of(await client.execute(*self.blocking(worker, longest, gpu=gpu)))
+        return self.name_of(await client.execute(*self.blocking(worker, longest, gpu=gpu, kinds=kinds)))
 
-    def blocking(self, worker: str, longest: float, *, gpu: bool) -> tuple[str, ...]:
+    def blocking(self, worker: str, longest: float, *, gpu: bool, kinds: Kinds = ONLY_NAMELESS) -> tuple[str, ...]:
         """Return the command that sleeps as `sleep` does. `name_of` reads its answer."""
         keys = self._queue.keys
-        markers = [keys("marker"), keys.marker(worker)]
+        markers = [keys(keys.of_kind(kind, "marker")) for kind in kinds.names]
+        markers.append(keys.marker(worker))
         if gpu:
-            markers.append(keys("gpu_marker"))
+            markers += (keys(keys.of_kind(kind, "gpu_marker")) for kind in kinds.names)
         return "BZPOPMIN", *markers, f"{longest:.3f}"
 
     def name_of(self, taken: list[Any] | None) -> str:
@@ -41,10 +45,22 @@ class Markers:
         # In one message: a caller that is stopped between the two would leave a key without an expiry.
         await client.execute_together(("ZADD", marker, 0, "0"), ("EXPIRE", marker, _KEPT))
 
-    async def wake_next(self, client: Client) -> None:
-        """Let the marker wake the next worker."""
-        await client.execute("ZADD", self._queue.keys("marker"), 0, "0")
+    async def wake_next(self, client: Client, marker: str) -> None:
+        """Let the marker with this name wake the next worker."""
+        await client.execute("ZADD", self._queue.keys(marker), 0, "0")
 
-    async def wake_for_gpu(self) -> None:
-        """Wake the next worker with GPUs: tasks wait for a GPU."""
-        await self._queue.server.execute("ZADD", self._queue.keys("gpu_marker"), "0", "0")
+    async def wake_for_gpu(self, kinds: Kinds = ONLY_NAMELESS) -> None:
+        """Wake the next worker with GPUs: tasks of one of these kinds wait for a GPU."""
+        keys = self._queue.keys
+        for kind in kinds.names:
+            await self._queue.server.execute("ZADD", keys(keys.of_kind(kind, "gpu_marker")), "0", "0")
+
+
+def is_for_slots(marker: str) -> bool:
+    """Return whether a marker, by its name, tells that a task has become ready."""
+    return marker.rpartition(":")[2] == "marker"
+
+
+def is_for_gpu(marker: str) -> bool:
+    """Return whether a marker, by its name, tells that a task waits for a GPU."""
+    return marker.rpartition(":")[2] == "gpu_marker"

@@ -8,6 +8,7 @@ import attrs
 
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.history import Activity, History
+from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.reason import reason
 from maas_backoff.domain.stats import QueueStats
@@ -37,7 +38,7 @@ class Reader:
     async def get(self, task_id: str, *, watch: float = 0) -> TaskEntity | None:
         """Return a task. Its changes are published for `watch` seconds."""
         queue = self._queue
-        args = [queue.clock, task_id, f"{watch * 1000:.0f}"]
+        args = [queue.clock, queue.keys.prefix, task_id, f"{watch * 1000:.0f}"]
         reply = await queue.run(scripts.GET, args, task=queue.keys.task(task_id))
         fields = _mapping(reply.fields)
         if b"p" not in fields:
@@ -88,7 +89,7 @@ class Reader:
         """Return the counts, due tasks by GPU demand, seconds to the next due task, and running suspects."""
         reply = await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix])
         # The name of a set that several demands share is the size that none of them is above.
-        names = [name.decode().removeprefix("~") for name in reply.demands[::2]]
+        names = [name.decode().rpartition("/")[2].removeprefix("~") for name in reply.demands[::2]]
         waiting = [(Demand.parse(name), count) for name, count in zip(names, reply.demands[1::2], strict=True)]
         stats = QueueStats(
             int(reply.pending),
@@ -101,6 +102,7 @@ class Reader:
             gpu_count=sum(count for _, count in waiting),
             paused=bool(reply.paused),
             suspect_count=reply.suspects,
+            kinds={name.decode(): count for name, count in _mapping(reply.by_kind).items()},
         )
         next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
         return stats, waiting, next_due, reply.suspects_running
@@ -122,12 +124,14 @@ class Reader:
         ]
         return History(Activity.of({**_numbers(reply.totals), **ends}), found[::-1])
 
-    async def demands(self, suspicion: str) -> tuple[Sequence[Waiting], float, str]:
+    async def demands(self, suspicion: str, kinds: Kinds = ONLY_NAMELESS) -> tuple[Sequence[Waiting], float, str]:
         """Return the demands that wait for GPUs, the rank of the first task without one or infinity, and the hold.
 
+        Only tasks of `kinds` count.
         `suspicion` says which suspects may be claimed, as BatchRequest.suspicion does. Others are left out.
         """
-        reply = await self._queue.run(scripts.DEMANDS, [self._queue.clock, self._queue.keys.prefix, suspicion])
+        args = [self._queue.clock, self._queue.keys.prefix, suspicion, kinds.text]
+        reply = await self._queue.run(scripts.DEMANDS, args)
         waiting = list[Waiting]()
         for row in map(DemandRow._make, reply.rows):
             demand = Demand.parse(row.demand.decode())
@@ -189,11 +193,11 @@ class Reader:
             due_ms = float(fields.get(b"u") or creation.created_ms)
             demand = demand_of(fields.get(b"q"), policy)
             counts = counts_of(fields.get(b"k"), fields.get(b"c"))
-            why = waiting_for(due_ms, now_ms, demand, fleet, ahead, paused=paused, counts=counts)
+            why = waiting_for(due_ms, now_ms, demand, fleet, ahead, paused=paused, counts=counts, kind=creation.kind)
         return decode(task_id, self._queue.config.task.biz_prefix, creation, fields, policy, own, why)
 
 
-def _mapping(flat: Any) -> dict[bytes, bytes]:
+def _mapping(flat: Any) -> dict[bytes, Any]:
     """Return the dict of names and values in turn, as Lua gives them."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from maas_backoff.common.orphans import Origin
+from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.worker import Worker
 from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
@@ -83,9 +84,11 @@ class Registry:
         taken = await client.execute("BZPOPMIN", self._queue.keys.control(worker), f"{seconds:.3f}")
         return None if taken is None else taken[1].decode()
 
-    async def leave(self, worker: str) -> None:
-        """Remove a worker's entry."""
-        await self._queue.run(scripts.LEAVE, [worker], info=self._queue.keys.info(worker), host=self._host())
+    async def leave(self, worker: str, kinds: Kinds = ONLY_NAMELESS) -> None:
+        """Remove a worker's entry, and wake others that run tasks of its `kinds`."""
+        keys = self._queue.keys
+        args = [keys.prefix, worker, kinds.text]
+        await self._queue.run(scripts.LEAVE, args, info=keys.info(worker), host=self._host())
 
 
 def processes(neighbours: Sequence[bytes]) -> Mapping[str, Origin]:

@@ -122,6 +122,7 @@ class StatsReply(NamedTuple):
     next_due: bytes
     suspects: int
     suspects_running: int
+    by_kind: list[Any]
 
 
 class UpcomingReply(NamedTuple):

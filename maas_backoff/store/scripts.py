@@ -73,44 +73,42 @@ def _several(reply: Any) -> Any:
 
 ENQUEUE = _load(
     "enqueue",
-    "ready scheduled marker policies meta",
+    "scheduled policies meta",
     "now prefix policy policy_text max_queue_size all_or_none groups",
     _several,
 )
 SETTLE = _load(
     "settle",
-    "ready suspects scheduled leases external completed failed cancelled meta marker watched totals request",
-    "now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally groups",
+    "scheduled leases external completed failed cancelled meta watched totals request",
+    "now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds groups",
     SettleReply._make,
 )
 RENEW = _load(
     "renew", "leases workers info meta host name", "now prefix worker info lease_ms process", RenewReply._make
 )
-LEAVE = _load("leave", "workers info marker ready scheduled demands gpu_marker suspects host", "worker", _word)
+LEAVE = _load("leave", "workers info scheduled demands host", "prefix worker kinds", _word)
 EXPIRE = _load("expire", "leases workers info host", "prefix worker cursor", ExpireReply._make)
 REAP = _load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit", ReapReply._make)
 CANCEL = _load("cancel", "task call meta", "prefix id keep_ms call_ms", _word)
 PROGRESS = _load("progress", "meta watched", "prefix", _numbers)
-GET = _load("get", "task ready watched meta", "now id watch_ms", GetReply._make)
+GET = _load("get", "task watched meta", "now prefix id watch_ms", GetReply._make)
 LIST = _load("list", "meta", "now prefix limit index score skip reverse brief due_only", ListReply._make)
-STATS = _load(
-    "stats", "ready suspects scheduled leases external completed failed cancelled meta", "now prefix", StatsReply._make
-)
+STATS = _load("stats", "scheduled leases external completed failed cancelled meta", "now prefix", StatsReply._make)
 DELETE = _load(
     "delete",
-    "task ready suspects scheduled external completed failed cancelled watched call",
+    "task scheduled external completed failed cancelled watched call",
     "prefix id call_ms",
     int,
 )
 PURGE = _load("purge", "meta watched call", "prefix status limit call_ms", PurgeReply._make)
-PAUSE = _load("pause", "meta marker gpu_marker call", "now prefix on call_ms", int)
+PAUSE = _load("pause", "meta call", "now prefix on call_ms", int)
 UPCOMING = _load("upcoming", "scheduled meta", "now step_ms steps", UpcomingReply._make)
 HISTORY = _load("history", "totals meta", "now prefix minutes", HistoryReply._make)
-DEMANDS = _load("demands", "demands ready hold meta", "now prefix suspicion", DemandsReply._make)
+DEMANDS = _load("demands", "demands hold meta", "now prefix suspicion kinds", DemandsReply._make)
 HOLD = _load("hold", "hold meta", "now value lease_ms", int)
 ORPHANS = _load(
     "orphans",
-    "ready suspects scheduled leases external completed failed cancelled meta marker gpu_marker",
+    "scheduled leases external completed failed cancelled meta",
     "now prefix repair lease_ms result_ttl_s failed_ttl_s",
     _words,
 )

@@ -12,7 +12,7 @@ import attrs
 
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.task import TaskStatus
-from maas_backoff.errors import QueueFullError, StorageError
+from maas_backoff.errors import InvalidValueError, QueueFullError, StorageError
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import Settle, settle_args, settle_head
 from maas_backoff.store.codec import EXTERNAL
@@ -26,6 +26,9 @@ ENQUEUE_LIMIT = 1000
 SETTLE_LIMIT = 100
 PURGE_LIMIT = 500
 """Tasks per call of settle.lua and purge.lua by an operation: 2 to 3 ms of the server's time."""
+
+MOST_KINDS = 200
+"""Kinds of tasks that a queue can have: see enqueue.lua."""
 
 ANSWER_KEPT = 60.0
 """Least seconds for which the answer to an operation is kept. A repeated call comes within `storage.timeout`."""
@@ -74,6 +77,8 @@ class Writer:
         reply = await queue.server.run(scripts.ENQUEUE, keys, [*head, "", *items], deadline)
         if reply == b"policy":
             reply = await queue.server.run(scripts.ENQUEUE, keys, [*head, policy.text, *items], deadline)
+        if reply == b"kinds":
+            raise InvalidValueError("kind", f"one of the {MOST_KINDS} kinds that the queue has had", tasks[0].kind)
         answers = [word.decode() for word in reply]
         if len(answers) == len(tasks):
             return answers, None

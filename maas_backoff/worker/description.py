@@ -8,6 +8,7 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.version import __version__
 from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain import jsontext
+from maas_backoff.domain.kind import Kinds
 
 log: Log = log_for("worker")
 
@@ -21,6 +22,7 @@ class Description:
     def __init__(
         self,
         config: ThreadPoolConfig,
+        kinds: Kinds,
         troubles: Callable[[], Sequence[str]],
         gpus: Callable[[], Sequence[dict[str, object]]],
     ) -> None:
@@ -31,6 +33,7 @@ class Description:
             "slots": config.concurrency,
             "in_children": config.proc_mode == "process",
             "version": __version__,
+            "kinds": list(kinds.names),
         }
         self._troubles = troubles
         self._gpus = gpus

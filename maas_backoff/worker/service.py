@@ -127,7 +127,9 @@ class Service:
     async def _run(self) -> None:
         parts, store = self.parts, self.parts.context.store
         await store.connection.server.connect()
-        description = Description(parts.config.threadpool, self._troubles_here, parts.gate.overview.describe)
+        description = Description(
+            parts.config.threadpool, parts.context.kinds, self._troubles_here, parts.gate.overview.describe
+        )
         heartbeat = self._heartbeat = Heartbeat(
             parts.context, parts.slots, parts.gate, description, parts.orphans.neighbour_ended
         )
@@ -150,7 +152,7 @@ class Service:
                     await heartbeat.stop()
                     # After the last heartbeat, which would enter the worker again. If this fails, the entry expires.
                     with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
-                        await store.registry.leave(parts.context.name)
+                        await store.registry.leave(parts.context.name, parts.context.kinds)
         finally:
             with anyio.CancelScope(shield=True):
                 await waker.aclose()

@@ -34,6 +34,7 @@ from maas_backoff import (
     TaskStatus,
 )
 from maas_backoff.domain.demand import Demand, Waiting
+from maas_backoff.domain.kind import Kinds
 from maas_backoff.gate import others, reports
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.gate import Gate
@@ -726,11 +727,11 @@ async def test_what_was_reserved_in_vain_is_given_back(
             raise StorageError("a fault of the test")
         return await reserve(self, *args, **kwargs)
 
-    async def failing_exchange(self: Exchange, request: BatchRequest, worker: str) -> Any:
+    async def failing_exchange(self: Exchange, request: BatchRequest, worker: str, kinds: Kinds) -> Any:
         if request.fits and "claim" not in calls:
             calls.append("claim")
             raise StorageError("another fault of the test")
-        return await exchange(self, request, worker)
+        return await exchange(self, request, worker, kinds)
 
     monkeypatch.setattr(Ledgers, "reserve", failing_reserve)
     monkeypatch.setattr(Exchange, "send", failing_exchange)

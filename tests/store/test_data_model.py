@@ -13,6 +13,8 @@ import pytest
 from support import Server, eventually, table
 
 from maas_backoff import Retry, Snooze, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
+from maas_backoff.client.creator import TaskCreator
+from maas_backoff.domain.kind import Kinds
 from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import BatchRequest, Settle
@@ -221,6 +223,11 @@ async def by_producers(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
     await scheduler.create_task({}, "watched", priority=5, max_retry_count=20, backoff_interval=60)
     await scheduler.create_task({}, "later", delay=60)
     await scheduler.create_task({}, "on a GPU", min_gpu_memory_gb=4)
+    store = scheduler._client.store
+    of_kind = TaskCreator(scheduler.config, store.writer, None, "kind")
+    await of_kind.create({}, "of a kind", {})
+    await of_kind.create({}, "of a kind, on a GPU", {"min_gpu_memory_gb": 4})
+    await seen.until("kinds", "k:<kind>:ready", "k:<kind>:marker", "k:<kind>:gpu_marker")
     await seen.until("t:<id>", "ready", "scheduled", "gpu:<set>", "demands", "policies", "meta", "marker", "gpu_marker")
     async with anyio.create_task_group() as group:
         group.start_soon(watch, scheduler)
@@ -239,7 +246,7 @@ async def by_producers(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
     assert await scheduler.pause()
     seen.look()
     assert await scheduler.resume()
-    assert await scheduler.purge_tasks("pending") == 1
+    assert await scheduler.purge_tasks("pending") == 3
     assert await scheduler.delete_task("later")
 
 
@@ -252,6 +259,10 @@ async def by_a_worker_that_dies(scheduler: TaskBackoffScheduler, config: TaskBac
     """It claims three tasks and completes one. The next is cancelled; the leases of both that are left run out."""
     store = scheduler._client.store
     await scheduler.create_tasks([{"n": n} for n in range(3)])
+    await TaskCreator(config, store.writer, None, "kind").create({}, "of a kind", {})
+    kinds = Kinds(("kind",))
+    request = BatchRequest((), 1, may_claim_suspect=False, request_id="kind", exchange=1)
+    assert len((await store.exchange.send(request, "dead", kinds)).claimed) == 1
     request = BatchRequest((), 3, may_claim_suspect=False, request_id="first", exchange=0)
     *claimed, last = (await store.exchange.send(request, "dead")).claimed
     settle = Settle(last.task.task_id, "lease", last.token, Settlement.complete("1", last.policy))
@@ -268,7 +279,7 @@ async def by_a_worker_that_dies(scheduler: TaskBackoffScheduler, config: TaskBac
         assert settlement is not None
         assert await later.lost.settle([one.settle(settlement)], "reaper") != ["lost"]
     await later.aclose()
-    await seen.until("suspects", "lost:<worker>")
+    await seen.until("suspects", "k:<kind>:suspects", "lost:<worker>")
 
 
 async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
@@ -350,6 +361,7 @@ def reached(script: scripts.Script[object]) -> set[str]:
     if script.name == "purge":
         given |= {"ready", "suspects", "scheduled", "completed", "failed", "cancelled"}
     made = set(re.findall(r"(?:prefix|ARGV\[[12]\]) \.\. '([^']+)'", script.text)) - {"never", "changed"}
+    made |= set(re.findall(r"base \.\. '([^']+)'", script.text))
     return given | {name for name in keys() if name.partition("<")[0] in made} | {n for n in made if n not in _heads()}
 
 

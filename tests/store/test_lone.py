@@ -75,8 +75,9 @@ maybe = st.booleans()
         {}, optional={"paused": st.just("1"), "ahead": one_of(["5000", "-5000"]), "schema": st.just("1")}
     ),
     seen=one_of([None, NOW - 500.25, NOW + 9000.5]),
-    broken=one_of(["", "ready", "marker"]),
-    record=one_of(["policy", "policy 3 180000 -", "policy 0 0 512:0"]),
+    broken=one_of(["", "ready", "marker", "k:kind:ready", "k:kind:marker", "kinds"]),
+    record=one_of(["policy", "policy 3 180000 -", "policy 0 0 512:0", "policy 0 0 - kind", "policy 3 180000 - kind"]),
+    is_known_kind=maybe,
     when=one_of(["", "in 5000", f"at {NOW + 5000}"]),
     overrides=one_of(["", '{"max_retry":1}']),
     limit=one_of(["0", "1", "5"]),
@@ -92,6 +93,7 @@ def test_a_create_by_both_paths(client: Any, known: bool, text: str, exists: byt
         meta["reaped_at"] = seen
     before += [["HSET", KEYS("meta"), name, value] for name, value in meta.items()]
     before += [["SET", KEYS(broken), "mine"]] if broken else []
+    before += [["HSET", KEYS("kinds"), "kind", ""]] if given["is_known_kind"] else []
     args = [f"{NOW}.625", KEYS.prefix, "policy", text, given["limit"], "0", "1", given["record"], given["when"]]
     args += [given["overrides"], "1", "a", "{}"]
     keys = KEYS.all(scripts.ENQUEUE.keys)
@@ -130,6 +132,7 @@ UNUSUAL: dict[str, list[Any]] = {
     ],
     "broken": [
         "ready",
+        "k:kind:ready",
         "leases",
         "completed",
         "meta",
@@ -146,6 +149,7 @@ UNUSUAL: dict[str, list[Any]] = {
     "call": ["call"],
     "suspicion": ["0 -", "1 x"],
     "fits": ["1:0 GPU-a 0 1"],
+    "kinds": ["kind", "- kind", "other"],
     "kind": ["expired", "pending"],
     "status": ["failed", "pending"],
     "names": ["e:Boom"],
@@ -163,7 +167,7 @@ def settle_by_both_paths(client: Any, unusual: dict[str, Any], groups: int, want
     before: list[list[Any]] = [_hset(KEYS.task("a"), running), ["ZADD", KEYS("leases"), NOW + 5000, "a"]]
     before.append(_hset(KEYS("meta"), {"token": TOKEN, "completed": 3, **pick("meta", {})}))
     for n in range(ready):
-        before.append(["ZADD", KEYS("ready"), n, f"r{n}"])
+        before.append(["ZADD", KEYS("k:kind:ready" if pick("kinds", "-") == "kind" else "ready"), n, f"r{n}"])
         if pick("hash", True):
             before.append(_hset(KEYS.task(f"r{n}"), {**PLAIN, **pick("ready", {})}))
     before += pick("beside", [])
@@ -172,7 +176,8 @@ def settle_by_both_paths(client: Any, unusual: dict[str, Any], groups: int, want
     if "broken" in unusual:
         before += [["DEL", KEYS(unusual["broken"])], ["SET", KEYS(unusual["broken"]), "mine"]]
     args = [f"{NOW}.625", KEYS.prefix, "w", "w", "30000", pick("call", "7"), wanted]
-    args += [pick("suspicion", "1 -"), pick("limit", "1000000"), pick("fits", ""), pick("tally", "w0 1\nr1 1"), groups]
+    args += [pick("suspicion", "1 -"), pick("limit", "1000000"), pick("fits", ""), pick("tally", "w0 1\nr1 1")]
+    args += [pick("kinds", "-"), groups]
     if groups:
         args += [pick("kind", "lease"), pick("status", "completed"), "0", "60", pick("names", ""), "1", "1"]
         args += ["a", pick("token", TOKEN), "r", '{"a":1}']
@@ -215,7 +220,7 @@ def test_the_straight_path_of_a_settle_is_taken(client: Any) -> None:
         _hset(KEYS.task("b"), {"p": "1 policy\n{}"}),
     ]
     for status, is_straight in (("completed", True), ("failed", False)):
-        args = [NOW, KEYS.prefix, "w", "w", "30000", "7", "2", "1 -", "1000", "", "", "1"]
+        args = [NOW, KEYS.prefix, "w", "w", "30000", "7", "2", "1 -", "1000", "", "", "-", "1"]
         args += ["lease", status, "0", "60", "", "1", "1", "a", TOKEN, "r", "1"]
         keys = KEYS.all(scripts.SETTLE.keys, request=KEYS.request("w", 0))
         assert (outcome(client, straight, keys, args, before)[0] != b"general") == is_straight

@@ -17,21 +17,23 @@ local function claim_of(id, from, task)
 end
 
 -- Claims of suspects that need no GPU, the oldest first. If any one cohort may be claimed, a cohort without a claim
--- comes first: two workers then take the two halves of the tasks that were lost together.
-local function claims_of_suspects(suspicion, suspects, wanted, tasks, orphans)
+-- comes first: two workers then take the two halves of the tasks that were lost together. `bases`: of the kinds.
+local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans)
   if suspicion == NO_SUSPECTS then return {} end
-  -- Twice as many: the other half is among them.
-  local ids = redis.call('ZRANGE', suspects, 0, 2 * wanted + 99)
-  if #ids == 0 then return {} end
-  local rule, found, waiting, claims = suspicion_of(suspicion), {}, {}, {}
-  for _, id in ipairs(ids) do
-    local task = read_task(tasks .. id)
-    if task then
-      found[#found + 1] = { id = id, task = task }
-      local cohort = rule.cohort_of(id, task.suspicion)
-      waiting[cohort] = (waiting[cohort] or 0) + 1
-    else
-      append(orphans, suspects, id)
+  local rule, found, waiting, claims = nil, {}, {}, {}
+  for _, base in ipairs(bases) do
+    local suspects = base .. 'suspects'
+    -- Twice as many: the other half is among them.
+    for _, id in ipairs(redis.call('ZRANGE', suspects, 0, 2 * wanted + 99)) do
+      local task = read_task(tasks .. id)
+      rule = rule or suspicion_of(suspicion)
+      if task then
+        found[#found + 1] = { id = id, from = suspects, task = task }
+        local cohort = rule.cohort_of(id, task.suspicion)
+        waiting[cohort] = (waiting[cohort] or 0) + 1
+      else
+        append(orphans, suspects, id)
+      end
     end
   end
   for _, one in ipairs(found) do
@@ -41,7 +43,9 @@ local function claims_of_suspects(suspicion, suspects, wanted, tasks, orphans)
   for _, one in ipairs(found) do
     if #claims < wanted and rule.may_claim(one.id, one.task[COUNTS], one.task.suspicion) then
       rule.note(one.id, one.task[COUNTS], one.task.suspicion)
-      claims[#claims + 1] = claim_of(one.id, suspects, one.task)
+      local claim = claim_of(one.id, one.from, one.task)
+      claim.is_suspect = true
+      claims[#claims + 1] = claim
     end
   end
   return claims

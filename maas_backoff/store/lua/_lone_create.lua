@@ -1,10 +1,14 @@
 -- The straight path of a task that is created alone, is due now and needs no GPU. It makes no function and no table, which
 -- cost more than the commands. Anything else is left to the general path, with nothing written but a marker.
 -- tests/store/test_lone.py holds both paths to the same keys and answers.
-if #ARGV == 13 and ARGV[4] == '' and ARGV[5] == '0' and ARGV[9] == '' and not string.find(ARGV[8], ' ', 1, true) then
-  local task, meta = ARGV[2] .. 't:' .. ARGV[12], redis.call('HMGET', KEYS[5], 'paused', 'ahead', 'reaped_at')
-  if not meta[1] and redis.call('HEXISTS', KEYS[4], ARGV[3]) == 1 and redis.call('EXISTS', task) == 0
-    and type(redis.pcall('ZADD', KEYS[3], 0, '0')) == 'number' then
+local is_plain = #ARGV == 13 and not string.find(ARGV[8], ' ', 1, true)
+local kind = not is_plain and #ARGV == 13 and string.match(ARGV[8], '^%S+ 0 0 %- (%S+)$')
+if (is_plain or kind) and ARGV[4] == '' and ARGV[5] == '0' and ARGV[9] == ''
+  and (is_plain or redis.call('HEXISTS', ARGV[2] .. 'kinds', kind) == 1) then
+  local base = kind and ARGV[2] .. 'k:' .. kind .. ':' or ARGV[2]
+  local task, meta = ARGV[2] .. 't:' .. ARGV[12], redis.call('HMGET', KEYS[3], 'paused', 'ahead', 'reaped_at')
+  if not meta[1] and redis.call('HEXISTS', KEYS[2], ARGV[3]) == 1 and redis.call('EXISTS', task) == 0
+    and type(redis.pcall('ZADD', base .. 'marker', 0, '0')) == 'number' then
     local now = tonumber(ARGV[1])
     if not now then
       local time = redis.call('TIME')
@@ -16,7 +20,7 @@ if #ARGV == 13 and ARGV[4] == '' and ARGV[5] == '0' and ARGV[9] == '' and not st
     if ARGV[10] == '' then redis.call('HSET', task, 'p', creation)
     else redis.call('HSET', task, 'p', creation, 'o', ARGV[10]) end
     -- See _queue.lua: rank.
-    local entered = redis.pcall('ZADD', KEYS[1], math.floor((now - 1577836800000) * 4096), ARGV[12])
+    local entered = redis.pcall('ZADD', base .. 'ready', math.floor((now - 1577836800000) * 4096), ARGV[12])
     if type(entered) == 'table' then
       redis.call('UNLINK', task)
       error(entered.err, 0)

@@ -2,13 +2,16 @@
 -- no function, which costs more than the commands. Anything else leaves it before the first write, for the general path.
 -- tests/store/test_lone.py holds both paths to the same keys and answers.
 repeat
-  local settles, wanted = ARGV[12] == '1', tonumber(ARGV[7])
-  if ARGV[6] == 'call' or ARGV[10] ~= '' or not settles and (ARGV[12] ~= '0' or wanted == 0) then break end
-  if settles and (ARGV[13] ~= 'lease' or ARGV[14] ~= 'completed' or ARGV[17] ~= '' or ARGV[19] ~= '1') then break end
+  local settles, wanted = ARGV[13] == '1', tonumber(ARGV[7])
+  if ARGV[6] == 'call' or ARGV[10] ~= '' or not settles and (ARGV[13] ~= '0' or wanted == 0) then break end
+  if settles and (ARGV[14] ~= 'lease' or ARGV[15] ~= 'completed' or ARGV[18] ~= '' or ARGV[20] ~= '1') then break end
   if string.find(ARGV[11], 'e:', 1, true) then break end  -- the history bounds the names of errors
+  if string.find(ARGV[12], ' ', 1, true) then break end
+  local base = ARGV[12] == '-' and ARGV[2] or ARGV[2] .. 'k:' .. ARGV[12] .. ':'
+  local ready = base .. 'ready'
 
   -- Read: the clock, as in _time.lua, and the tasks.
-  local meta = redis.call('HMGET', KEYS[9], 'paused', 'token', 'ahead', 'reaped_at')
+  local meta = redis.call('HMGET', KEYS[7], 'paused', 'token', 'ahead', 'reaped_at')
   if meta[1] then break end
   local now = tonumber(ARGV[1])
   if not now then
@@ -16,20 +19,20 @@ repeat
     now = time[1] * 1000 + time[2] / 1000
   end
   now = math.max(now + (meta[3] or 0), tonumber(meta[4] or 0))
-  local next_due = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+  local next_due = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
   if wanted > 0 and next_due and tonumber(next_due) <= now then break end
-  local settled = ARGV[2] .. 't:' .. (ARGV[20] or '')
+  local settled = ARGV[2] .. 't:' .. (ARGV[21] or '')
   if settles then
     local task = redis.pcall('HMGET', settled, 's', 't')
-    if task.err or task[1] ~= 'processing' or task[2] ~= ARGV[21] then break end
-    local oldest = redis.call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')[2]
-    if oldest and (tonumber(oldest) <= now or redis.call('ZCARD', KEYS[6]) >= tonumber(ARGV[9])) then break end
+    if task.err or task[1] ~= 'processing' or task[2] ~= ARGV[22] then break end
+    local oldest = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
+    if oldest and (tonumber(oldest) <= now or redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[9])) then break end
   end
   local ids, first, second = {}, nil, nil
   if wanted > 0 then
-    if redis.call('HGET', KEYS[13], 'id') == ARGV[6] then break end
-    if ARGV[8] ~= '0 -' and redis.call('ZCARD', KEYS[2]) > 0 then break end
-    ids = redis.call('ZRANGE', KEYS[1], 0, math.min(wanted, 3) - 1)
+    if redis.call('HGET', KEYS[10], 'id') == ARGV[6] then break end
+    if ARGV[8] ~= '0 -' and redis.call('ZCARD', base .. 'suspects') > 0 then break end
+    ids = redis.call('ZRANGE', ready, 0, math.min(wanted, 3) - 1)
     if ids[3] then break end
     first = ids[1] and redis.pcall('HMGET', ARGV[2] .. 't:' .. ids[1], 'p', 'n', 'o', 'k', 'u')
     second = ids[2] and redis.pcall('HMGET', ARGV[2] .. 't:' .. ids[2], 'p', 'n', 'o', 'k', 'u')
@@ -38,7 +41,7 @@ repeat
     if second and (not second[1] or second[4] and string.sub(second[4], -1) == '1') then break end
   end
   -- While a Cluster moves the queue, it refuses a missing key: EXISTS ends the script before the first write.
-  if (settles or first) and redis.call('EXISTS', KEYS[11]) == 1 then break end
+  if (settles or first) and redis.call('EXISTS', KEYS[8]) == 1 then break end
 
   local stamp = string.format('%.0f', math.floor(now))
   local token = math.max(tonumber(meta[2] or 0) or 0, math.floor(now * 1000))
@@ -48,23 +51,23 @@ repeat
     -- _history.lua.
     local minute = ARGV[2] .. 'h:' .. math.floor(now / 60000)
     local request_s = math.ceil(2 * ARGV[5] / 1000)
-    redis.call('ZREM', KEYS[4], '')
+    redis.call('ZREM', KEYS[2], '')
     redis.call('ZADD', ARGV[2] .. 'never', 'XX', 0, '')
-    local is_kept = redis.call('EXPIRE', settles and minute or KEYS[13], settles and 7200 or request_s) == 1
+    local is_kept = redis.call('EXPIRE', settles and minute or KEYS[10], settles and 7200 or request_s) == 1
     if settles then
-      redis.call('HINCRBY', KEYS[9], 'completed', 1)
-      local mark = ARGV[21] .. ':' .. ARGV[3]
-      local set = redis.pcall('HSET', settled, 's', 'completed', 'd', mark, 'f', stamp, unpack(ARGV, 22))
+      redis.call('HINCRBY', KEYS[7], 'completed', 1)
+      local mark = ARGV[22] .. ':' .. ARGV[3]
+      local set = redis.pcall('HSET', settled, 's', 'completed', 'd', mark, 'f', stamp, unpack(ARGV, 23))
       if type(set) == 'table' then
-        redis.call('HINCRBY', KEYS[9], 'completed', -1)
+        redis.call('HINCRBY', KEYS[7], 'completed', -1)
         error(set.err, 0)
       end
-      redis.call('EXPIRE', settled, ARGV[16])
+      redis.call('EXPIRE', settled, ARGV[17])
     end
 
     -- Write.
     if first then
-      redis.call('HSET', KEYS[9], 'token', token + #ids)
+      redis.call('HSET', KEYS[7], 'token', token + #ids)
       local held_by, attempt = stamp .. ' ' .. ARGV[4], (first[2] or 0) + 1
       redis.call('HSET', ARGV[2] .. 't:' .. ids[1], 's', 'processing', 't', token + 1, 'n', attempt, 'y', held_by)
       rows = { ids[1], token + 1, attempt, first[1], first[3], first[4], first[5] }
@@ -75,28 +78,28 @@ repeat
         rows[12], rows[13], rows[14] = second[3], second[4], second[5]
       end
       local claimed = second and ids[1] .. '\n' .. ids[2] or ids[1]
-      redis.call('HSET', KEYS[13], 'id', ARGV[6], 'claims', claimed, 'first_token', token + 1, 'fits', '')
-      if settles or not is_kept then redis.call('EXPIRE', KEYS[13], request_s) end
-      redis.call('ZREM', KEYS[1], unpack(ids))
+      redis.call('HSET', KEYS[10], 'id', ARGV[6], 'claims', claimed, 'first_token', token + 1, 'fits', '')
+      if settles or not is_kept then redis.call('EXPIRE', KEYS[10], request_s) end
+      redis.call('ZREM', ready, unpack(ids))
     end
     if settles then
-      redis.call('ZREM', KEYS[4], ARGV[20])
-      redis.call('ZADD', KEYS[6], string.format('%.0f', math.floor(now + ARGV[16] * 1000)), ARGV[20])
+      redis.call('ZREM', KEYS[2], ARGV[21])
+      redis.call('ZADD', KEYS[4], string.format('%.0f', math.floor(now + ARGV[17] * 1000)), ARGV[21])
     end
     if first then
       local expiry = string.format('%.0f', math.floor(now + ARGV[5]))
-      if second then redis.call('ZADD', KEYS[4], expiry, ids[1], expiry, ids[2])
-      else redis.call('ZADD', KEYS[4], expiry, ids[1]) end
+      if second then redis.call('ZADD', KEYS[2], expiry, ids[1], expiry, ids[2])
+      else redis.call('ZADD', KEYS[2], expiry, ids[1]) end
     end
     if settles then
       for name, by in string.gmatch(ARGV[11], '(%S+) (%d+)') do
         redis.pcall('HINCRBY', minute, name, by)
-        redis.pcall('HINCRBY', KEYS[12], name, by)
+        redis.pcall('HINCRBY', KEYS[9], name, by)
       end
       redis.pcall('HINCRBY', minute, 'completed', 1)
       if not is_kept then redis.call('EXPIRE', minute, 7200) end
     end
-    if hit and redis.call('ZRANGE', KEYS[1], 0, 0)[1] then redis.pcall('ZADD', KEYS[10], 0, '0') end
+    if hit and redis.call('ZRANGE', ready, 0, 0)[1] then redis.pcall('ZADD', base .. 'marker', 0, '0') end
   end
   if meta[3] and tonumber(meta[3]) > 0 then stamp = stamp .. ' ' .. string.format('%.0f', math.floor(meta[3])) end
   next_due = next_due and string.format('%.0f', math.max(0, math.ceil(next_due - now))) or '-1'

@@ -1,4 +1,23 @@
 -- The indexes of pending tasks: `scheduled` until they are due; then `ready`, `suspects` (last attempt lost) or a GPU's set.
+-- Each kind of tasks has `ready`, `suspects`, GPU sets and markers of its own: a worker looks only at those of its kinds.
+
+-- The beginning of the keys that a kind has of its own. The nameless kind is ''.
+local function base_of(prefix, kind) return kind == '' and prefix or prefix .. 'k:' .. kind .. ':' end
+
+-- The beginnings of the keys of all kinds of the queue, the nameless one first.
+local function bases_of_all(prefix)
+  local bases = { prefix }
+  for n, kind in ipairs(redis.call('HKEYS', prefix .. 'kinds')) do bases[n + 1] = base_of(prefix, kind) end
+  return bases
+end
+
+-- The beginnings of the keys of a worker's kinds: names, separated by spaces; '-' is the nameless one.
+local function bases_of(prefix, kinds)
+  if kinds == '-' then return { prefix } end
+  local bases = {}
+  for kind in string.gmatch(kinds, '%S+') do bases[#bases + 1] = base_of(prefix, kind == '-' and '' or kind) end
+  return bases
+end
 
 -- 2020-01-01. A rank is ms since then with 12 bits of fraction; it stays exact in a double until 2089.
 local EPOCH = 1577836800000
@@ -11,37 +30,45 @@ local function rank(due, head_start)
 end
 
 -- A creation is a line "created_ms policy", or "created_ms policy priority head_start_ms demand" if these are not 0 and
--- '-', and then the params.
-local function head_start_and_demand(created)
-  local head_start, demand = string.match(created, '^%S+ %S+ %S+ (%S+) (%S+)\n')
-  return tonumber(head_start or 0), demand or '-'
+-- '-', with " kind" at its end if the task has one; and then the params. Returns head start, demand and kind.
+local function terms_of(created)
+  local head_start, demand, kind = string.match(created, '^%S+ %S+ %S+ (%S+) ([^ \n]+) ?([^ \n]*)\n')
+  return tonumber(head_start or 0), demand or '-', kind or ''
 end
 
 -- A demand is "<MiB>:<percent>". The first twelve demands have sets of their own. Further demands of similar size share
--- a set "~<MiB>": a power of two, from 512 on, that none of them is above. Up to 100,000 GiB there are 32 sets at most.
+-- a set "~<MiB>": a power of two, from 512 on, that none of them is above. Up to 100,000 GiB there are 32 sets at most,
+-- and 20 for each further kind: the sets of a kind are named "<kind>/<demand>".
 local EXACT, SMALLEST = 12, 512
 
 local function gpu_set(prefix, name) return prefix .. 'gpu:' .. name end
 
-local function is_shared(name) return string.sub(name, 1, 1) == '~' end
+-- The kind, and the demand or the shared size, in the name of a set.
+local function parts_of(name)
+  local kind, demand = string.match(name, '^([^/]+)/(.+)$')
+  return kind or '', demand or name
+end
+
+local function is_shared(name) return string.find(name, '~', 1, true) ~= nil end
 
 -- A task's demand now: its field q if it ran out of memory before, else that of its creation.
 local function demand_of(raised, created)
   if raised then return string.match(raised, '^%S+') end
-  local _, demand = head_start_and_demand(created)
+  local _, demand = terms_of(created)
   return demand
 end
 
--- The set in which a demand's tasks wait. Puts a name that is not listed yet into `new_names`, for list_gpu_sets.
-local function gpu_set_for(prefix, demand, new_names)
-  local demands, name = prefix .. 'demands', demand
-  if not new_names[demand] and redis.call('HEXISTS', demands, demand) == 0 then
+-- The set in which a demand's tasks of a kind wait. Puts a name that is not listed yet into `new_names`, for list_gpu_sets.
+local function gpu_set_for(prefix, kind, demand, new_names)
+  local demands, own = prefix .. 'demands', kind == '' and '' or kind .. '/'
+  local name = own .. demand
+  if not new_names[name] and redis.call('HEXISTS', demands, name) == 0 then
     local count = redis.call('HLEN', demands)
     for _ in pairs(new_names) do count = count + 1 end
     if count >= EXACT then
       local memory, size = tonumber(string.match(demand, '^[^:]+')), SMALLEST
       while size < memory do size = 2 * size end
-      name = '~' .. whole(size)
+      name = own .. '~' .. whole(size)
     end
     new_names[name] = true
   end
@@ -60,11 +87,28 @@ local function gpu_sets(prefix)
   return sets
 end
 
+-- All indexes of pending tasks.
+local function pending_indexes(prefix, scheduled)
+  local indexes = gpu_sets(prefix)
+  indexes[#indexes + 1] = scheduled
+  for _, base in ipairs(bases_of_all(prefix)) do
+    indexes[#indexes + 1] = base .. 'ready'
+    indexes[#indexes + 1] = base .. 'suspects'
+  end
+  return indexes
+end
+
 -- Removes empty sets from the list. After all ZADDs of a script, which has called HDEL and ZCARD before.
 local function unlist_empty_gpu_sets(prefix)
   for _, name in ipairs(redis.call('HKEYS', prefix .. 'demands')) do
     if redis.call('ZCARD', gpu_set(prefix, name)) == 0 then redis.call('HDEL', prefix .. 'demands', name) end
   end
+end
+
+-- Wakes one sleeping worker for each kind of `wake`, and one with GPUs for each of `wake_gpu`: sets of keys' beginnings.
+local function wake_bases(wake, wake_gpu)
+  for base in pairs(wake) do redis.pcall('ZADD', base .. 'marker', 0, '0') end
+  for base in pairs(wake_gpu) do redis.pcall('ZADD', base .. 'gpu_marker', 0, '0') end
 end
 
 -- Collects, per index, the scores and members of one ZADD, or the members of one ZREM.

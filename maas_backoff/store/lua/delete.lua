@@ -1,5 +1,5 @@
 --[[ Delete a task that no worker runs.
-KEYS: task ready suspects scheduled external completed failed cancelled watched call
+KEYS: task scheduled external completed failed cancelled watched call
 ARGV: prefix id call_ms
 Returns: 1 deleted, 0 not there or running
 An operation, with a `call` of its own: a repeated call gets the same answer for call_ms, and deletes no task that was created anew.
@@ -8,12 +8,12 @@ An operation, with a `call` of its own: a repeated call gets the same answer for
 --#include _queue
 --#include _try
 --#include _watched
-local prefix, id, call, never = ARGV[1], ARGV[2], KEYS[10], ARGV[1] .. 'never'
+local prefix, id, call, never = ARGV[1], ARGV[2], KEYS[8], ARGV[1] .. 'never'
 local stored_answer = answered_before(call)
 if stored_answer then return tonumber(stored_answer) end
 local from = {}
-for k = 2, 8 do append(from, KEYS[k], id) end
-for _, set in ipairs(gpu_sets(prefix)) do append(from, set, id) end
+for k = 3, 6 do append(from, KEYS[k], id) end
+for _, index in ipairs(pending_indexes(prefix, KEYS[2])) do append(from, index, id) end
 local task = redis.call('HMGET', KEYS[1], 'p', 's')
 local may = task[1] and task[2] ~= 'processing'
 -- Each command is tried before the first real write. While a Cluster moves the queue, it refuses a key that does not
@@ -28,5 +28,5 @@ if not may then return 0 end
 remove_all(from)
 redis.call('UNLINK', KEYS[1])
 unlist_empty_gpu_sets(prefix)
-publish_changed(prefix, KEYS[9], { id })
+publish_changed(prefix, KEYS[7], { id })
 return 1

@@ -1,31 +1,36 @@
 --[[ Return the tasks that wait for a GPU, by their demand, and the first of each demand.
-KEYS: demands ready hold meta
-ARGV: now prefix suspicion
+KEYS: demands hold meta
+ARGV: now prefix suspicion kinds
 Returns: now, rank of the first ready task or '', the hold ("name uuid worker") or '', and per demand: name of its set, demand, rank of the first, ms since it was due, the device to avoid or ''
-A paused queue has no demand. A suspect that may not be claimed is left out, else memory would be reserved for it. If several demands share a set, each demand among its first 1,000 tasks is returned, at most 64.
+Tasks of the worker's `kinds` only: see settle.lua. A paused queue has no demand. A suspect that may not be claimed is left out, else memory would be reserved for it. If several demands share a set, each demand among its first 1,000 tasks is returned, at most 64.
 ]]
 --#include _clock
 --#include _time
 --#include _queue
 --#include _task
 --#include _suspects
-local state, prefix = redis.call('HMGET', KEYS[4], 'ahead', 'reaped_at', 'paused'), ARGV[2]
+local state, prefix = redis.call('HMGET', KEYS[3], 'ahead', 'reaped_at', 'paused'), ARGV[2]
 local now = queue_time(clock(ARGV[1]), state[1], state[2])
 local rows, rule = {}, suspicion_of(ARGV[3])
-local listed = state[3] and {} or redis.call('HKEYS', KEYS[1])
+local bases, ours, listed = bases_of(prefix, ARGV[4]), {}, {}
+for _, base in ipairs(bases) do ours[base] = true end
+for _, name in ipairs(state[3] and {} or redis.call('HKEYS', KEYS[1])) do
+  if ours[base_of(prefix, (parts_of(name)))] then listed[#listed + 1] = name end
+end
 
 -- Adds the first task of each demand that is not `seen` yet to the rows.
 local function add_first(name, ids, seen)
   for n = 1, #ids, 2 do
     local task = fields_of(prefix .. 't:' .. ids[n], 'u', 'p', 'q', 'k', 'c') or {}
     -- A task whose hash is gone or of another type has no demand. The next claim drops it.
-    local demand = not is_shared(name) and name or task[2] and demand_of(task[3], task[2]) or '0:0'
+    local _, own = parts_of(name)
+    local demand = not is_shared(name) and own or task[2] and demand_of(task[3], task[2]) or '0:0'
     if not seen[demand] and rule.may_claim(ids[n], task[4], task[5]) then
       seen[demand], seen.count = true, seen.count + 1
       local due = task[1] or task[2] and string.match(task[2], '^%d+') or now
       local avoid = task[3] and string.match(task[3], '^%S+ (%S+)') or ''
       rows[#rows + 1] = { name, demand, ids[n + 1], whole(now - due), avoid }
-      if demand == name then break end
+      if demand == own then break end
     end
   end
 end
@@ -43,6 +48,11 @@ for _, name in ipairs(listed) do
     add_first(name, ids, seen)
   until seen.count >= most or is_end or first >= MOST_PASSED
 end
-local held = redis.call('GET', KEYS[3]) or ''
+local first_ready
+for _, base in ipairs(bases) do
+  local score = tonumber(redis.call('ZRANGE', base .. 'ready', 0, 0, 'WITHSCORES')[2])
+  if score and (not first_ready or score < first_ready) then first_ready = score end
+end
+local held = redis.call('GET', KEYS[2]) or ''
 if (tonumber(string.match(held, '^%d+')) or 0) <= now then held = '' end
-return { whole(now), redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2] or '', string.match(held, '^%S+ (.*)$') or '', rows }
+return { whole(now), first_ready and whole(first_ready) or '', string.match(held, '^%S+ (.*)$') or '', rows }

@@ -1,7 +1,7 @@
 --[[ Create tasks. An id that exists is left alone.
-KEYS: ready scheduled marker policies meta
+KEYS: scheduled policies meta
 ARGV: now prefix policy policy_text max_queue_size all_or_none groups | per group: record when overrides count, and per task of it: id params
-Returns: 'policy' when its text must be sent too, nothing done; else per task 'created', 'exists', 'conflict' or 'full', and if any is 'full', the size and ms until there may be room
+Returns: 'policy' when its text must be sent too, or 'kinds' when the queue has 200 other kinds, nothing done; else per task 'created', 'exists', 'conflict' or 'full', and if any is 'full', the size and ms until there may be room
 If the queue has no room for all new tasks, all_or_none '1' creates none of them, and '0' the first ones.
 `record` is the creation's line in _queue.lua without the time; `when` is '' (now), 'in <ms>' or 'at <ms>'.
 The first write is a ZADD of a marker, which is a hint: a full memory or a missing right refuses the whole call there.
@@ -11,11 +11,20 @@ The first write is a ZADD of a marker, which is a hint: a full memory or a missi
 --#include _time
 --#include _queue
 --#include _schema
-local ready, scheduled, marker, policies, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local MOST_KINDS = 200
+local scheduled, policies, meta = KEYS[1], KEYS[2], KEYS[3]
 local prefix, policy, policy_text = ARGV[2], ARGV[3], ARGV[4]
 local max_size, all_or_none, groups = tonumber(ARGV[5]), ARGV[6] == '1', tonumber(ARGV[7])
 
 if redis.call('HEXISTS', policies, policy) == 0 and policy_text == '' then return 'policy' end
+
+-- Read: the kinds of the tasks that the queue does not know yet.
+local new_kinds, new_count = {}, 0
+local function is_known(kind)
+  if new_kinds[kind] or redis.call('HEXISTS', prefix .. 'kinds', kind) == 1 then return true end
+  new_kinds[kind], new_count = true, new_count + 1
+  return redis.call('HLEN', prefix .. 'kinds') + new_count <= MOST_KINDS
+end
 
 -- Read: which tasks exist. Of the new ones: where their id and their group stand in ARGV, and the number of their answer.
 local tasks, answers, params_of, again, delayed, i = prefix .. 't:', {}, {}, {}, false, 8
@@ -23,6 +32,8 @@ local at, group_of, nth = {}, {}, {}
 for _ = 1, groups do
   local group = i
   delayed = delayed or ARGV[group + 1] ~= ''
+  local kind = string.match(ARGV[group], '^%S+ %S+ %S+ %S+ (%S+)$')
+  if kind and not is_known(kind) then return 'kinds' end
   i = i + 4
   for _ = 1, tonumber(ARGV[group + 3]) do
     local id, params, n, new = ARGV[i], ARGV[i + 1], #answers + 1, #at + 1
@@ -49,10 +60,8 @@ local now = queue_time(clock(ARGV[1]), ahead, state[3])
 
 if max_size > 0 then
   local size = 0
-  for _, index in ipairs({ 'ready', 'suspects', 'scheduled', 'leases', 'external' }) do
-    size = size + redis.call('ZCARD', prefix .. index)
-  end
-  for _, index in ipairs(gpu_sets(prefix)) do size = size + redis.call('ZCARD', index) end
+  for _, index in ipairs(pending_indexes(prefix, scheduled)) do size = size + redis.call('ZCARD', index) end
+  size = size + redis.call('ZCARD', prefix .. 'leases') + redis.call('ZCARD', prefix .. 'external')
   local excess = size + #at - max_size
   if excess > 0 then
     local refused = {}
@@ -81,35 +90,36 @@ local next_due = delayed and tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WIT
 
 -- Try: ZADD comes before the first HSET, so that a missing right to either leaves nothing done. The ZADD of a marker
 -- serves for this if there is one to add. The commands that read GPU sets below were called before, too.
-local wake, wake_gpu = false, false
+local wake, wake_gpu = {}, {}
 local only = groups == 1 and not delayed and group_of[1]
 local is_woken = only and not paused and not string.find(ARGV[only], ' ', 1, true)
-if not is_woken or type(redis.pcall('ZADD', marker, 0, '0')) == 'table' then
+if not is_woken or type(redis.pcall('ZADD', prefix .. 'marker', 0, '0')) == 'table' then
   redis.call('ZADD', prefix .. 'never', 'XX', 0, '')
   redis.call('HLEN', prefix .. 'demands')
 end
 
 local indexes, new_names = {}, nil
-local group, line, due, head_start, demand, index, fields
+local group, line, due, head_start, demand, kind, base, index, fields
 for n = 1, #at do
   local id, params = ARGV[at[n]], ARGV[at[n] + 1]
   if group_of[n] ~= group then
     group = group_of[n]
     line, due = whole(now) .. ' ' .. ARGV[group] .. '\n', due_of(ARGV[group + 1])
-    head_start, demand = head_start_and_demand(line)
+    head_start, demand, kind = terms_of(line)
+    base = base_of(prefix, kind)
     fields = ARGV[group + 2] ~= '' and { 'o', ARGV[group + 2] } or {}
     if due > now then
       fields[#fields + 1] = 'u'
       fields[#fields + 1] = whole(due)
       index = scheduled
-      wake = wake or due < next_due
+      if due < next_due then wake[base] = true end
     elseif demand == '-' then
-      index = ready
-      wake = true
+      index = base .. 'ready'
+      wake[base] = true
     else
       new_names = new_names or {}
-      index = gpu_set_for(prefix, demand, new_names)
-      wake_gpu = true
+      index = gpu_set_for(prefix, kind, demand, new_names)
+      wake_gpu[base] = true
     end
   end
   redis.call('HSET', tasks .. id, 'p', line .. params, unpack(fields))
@@ -129,10 +139,13 @@ for key, args in pairs(indexes) do
   end
 end
 if new_names then list_gpu_sets(prefix, new_names) end
+for kind in pairs(new_kinds) do redis.call('HSET', prefix .. 'kinds', kind, '') end
 if policy_text ~= '' then
   redis.call('HSET', policies, policy, policy_text)
   if not redis.call('HGET', meta, 'schema') then redis.call('HSET', meta, 'schema', SCHEMA) end
 end
-if wake and not paused and not is_woken then redis.pcall('ZADD', marker, 0, '0') end
-if wake_gpu and not paused then redis.pcall('ZADD', prefix .. 'gpu_marker', 0, '0') end
+if not paused then
+  if is_woken then wake[prefix] = nil end
+  wake_bases(wake, wake_gpu)
+end
 return answers

@@ -1,12 +1,16 @@
 --[[ Remove a worker from the registry; wake another worker, because this one may have taken a marker.
-KEYS: workers info marker ready scheduled demands gpu_marker suspects host
-ARGV: worker
+KEYS: workers info scheduled demands host
+ARGV: prefix worker kinds
 Returns: nothing
 ]]
-local for_slots, for_gpus = redis.call('EXISTS', KEYS[4], KEYS[5], KEYS[8]) > 0, redis.call('EXISTS', KEYS[6]) > 0
+--#include _queue
+local wake, wake_gpu, for_gpus = {}, {}, redis.call('EXISTS', KEYS[4]) == 1
+for _, base in ipairs(bases_of(ARGV[1], ARGV[3])) do
+  if redis.call('EXISTS', base .. 'ready', base .. 'suspects', KEYS[3]) > 0 then wake[base] = true end
+  if for_gpus then wake_gpu[base] = true end
+end
 redis.call('ZREM', KEYS[1], '')
 redis.call('UNLINK', KEYS[2])
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.pcall('HDEL', KEYS[9], ARGV[1])
-if for_slots then redis.pcall('ZADD', KEYS[3], 0, '0') end
-if for_gpus then redis.pcall('ZADD', KEYS[7], 0, '0') end
+redis.call('ZREM', KEYS[1], ARGV[2])
+redis.pcall('HDEL', KEYS[5], ARGV[2])
+wake_bases(wake, wake_gpu)

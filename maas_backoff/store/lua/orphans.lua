@@ -1,5 +1,5 @@
 --[[ Find tasks that are in no index of their state, so that no worker and no listing finds them; put them back.
-KEYS: ready suspects scheduled leases external completed failed cancelled meta marker gpu_marker
+KEYS: scheduled leases external completed failed cancelled meta
 ARGV: now prefix repair lease_ms result_ttl_s failed_ttl_s | ids
 Returns: the ids whose tasks are in no index of their state
 A pending task goes into its index. A running task gets a lease, which its worker renews or the reaper ends. A finished task is kept for its ttl_s from now, unless that is over.
@@ -10,11 +10,12 @@ A pending task goes into its index. A running task gets a lease, which its worke
 --#include _queue
 --#include _try
 --#include _task
-local ready, suspects, scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local indexes = { processing = { leases }, external = { external }, completed = { KEYS[6] }, failed = { KEYS[7] }, cancelled = { KEYS[8] } }
-local now, prefix, repair = queue_time_of(ARGV[1], KEYS[9]), ARGV[2], ARGV[3] == '1'
+local scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3]
+local indexes = { processing = { leases }, external = { external }, completed = { KEYS[4] }, failed = { KEYS[5] }, cancelled = { KEYS[6] } }
+local now, prefix, repair = queue_time_of(ARGV[1], KEYS[7]), ARGV[2], ARGV[3] == '1'
 local lease_ms, result_ttl_s, failed_ttl_s = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-indexes.pending = { ready, suspects, scheduled, unpack(gpu_sets(prefix)) }
+indexes.pending = pending_indexes(prefix, scheduled)
+local wake, kinds = {}, {}
 
 local function ttl_of(state) return state == 'failed' and failed_ttl_s or result_ttl_s end
 
@@ -28,11 +29,13 @@ local function place_of(task, state, new_names)
   if state == 'processing' then return leases, whole(now + lease_ms) end
   if state == 'external' then return external, whole(now) end
   if state ~= 'pending' then return indexes[state][1], whole(now + ttl_of(state) * 1000) end
-  local head_start, demand = head_start_and_demand(task[1])
+  local head_start, demand, kind = terms_of(task[1])
+  local base = base_of(prefix, kind)
+  wake[base], kinds[kind] = true, kind ~= '' or nil
   local due = tonumber(task[3] or string.match(task[1], '^%d+'))
   if due > now then return scheduled, string.format('%.4f', due) end
-  if demand ~= '-' then return gpu_set_for(prefix, demand_of(task[5], task[1]), new_names), rank(due, head_start) end
-  return is_suspect(task[4]) and suspects or ready, rank(due, head_start)
+  if demand ~= '-' then return gpu_set_for(prefix, kind, demand_of(task[5], task[1]), new_names), rank(due, head_start) end
+  return is_suspect(task[4]) and base .. 'suspects' or base .. 'ready', rank(due, head_start)
 end
 
 local found, from, to, finished, new_names = {}, {}, {}, {}, {}
@@ -60,10 +63,10 @@ if #found > 0 and repair then
   try_indexes(from, to)
   redis.call('EXPIRE', prefix .. 'never', 1)
   list_gpu_sets(prefix, new_names)
+  for kind in pairs(kinds) do redis.call('HSET', prefix .. 'kinds', kind, '') end
   remove_all(from)
   add_all(to)
   for id, ttl_s in pairs(finished) do redis.call('EXPIRE', prefix .. 't:' .. id, ttl_s) end
-  redis.pcall('ZADD', KEYS[10], 0, '0')
-  redis.pcall('ZADD', KEYS[11], 0, '0')
+  wake_bases(wake, wake)
 end
 return found

@@ -1,10 +1,11 @@
 --[[ Settle attempts, and claim due tasks for the slots they free. The only script that changes an existing task's state.
-KEYS: ready suspects scheduled leases external completed failed cancelled meta marker watched totals request
-ARGV: now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
+KEYS: scheduled leases external completed failed cancelled meta watched totals request
+ARGV: now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
 Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs
 Preconditions: `lease` (the task runs under this token), `expired` (the same, and its lease has run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
 `fits` is '' or, for each claim, a line "demand device" (a placement): only tasks that wait for a GPU are claimed then, as many of each demand as it has lines.
+`kinds` are those of the worker, separated by spaces; '-' is the nameless kind. Tasks of other kinds are not claimed.
 A claim is seven values: id token attempt creation overrides counts due; `counts` of a suspect has a second line, its suspicion. The same request_id gets the same claims again. A paused queue gives none.
 `tally` is lines "name number" for the history. They are counted once: by the first of equal calls that settles a task. The `tally` of a group is names, counted for each accepted settle of the group. The first name, of a comeback, is counted only if the task comes back.
 An operation has the request_id 'call', and its own `request`: a repeated call gets the same answers for lease_ms. A due time "at <ms>" is by the clock of users.
@@ -21,12 +22,12 @@ Reads everything first, and tries each command that it will write with. The firs
 --#include _claim
 --#include _history
 --#include _watched
-local ready, suspects, scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local finished = { completed = KEYS[6], failed = KEYS[7], cancelled = KEYS[8] }
-local meta, marker, watched, totals, request = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3]
+local finished = { completed = KEYS[4], failed = KEYS[5], cancelled = KEYS[6] }
+local meta, watched, totals, request = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local prefix, settle_id, worker, lease_ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local request_id, wanted, suspicion = ARGV[6], tonumber(ARGV[7]), ARGV[8]
-local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[12])
+local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[13])
 local tasks, never = prefix .. 't:', prefix .. 'never'
 
 local state = redis.call('HMGET', meta, 'paused', 'token', 'ahead', 'reaped_at')
@@ -47,7 +48,7 @@ if stored_answer then
 end
 
 -- Read: the tasks to settle.
-local items = judge_all(13, groups, now, tasks, settle_id, leases)
+local items = judge_all(14, groups, now, tasks, settle_id, leases)
 local from, to, adding, dropped, tallied, changed = {}, {}, {}, {}, {}, {}
 for _, item in ipairs(items) do
   if item.accepted then
@@ -63,30 +64,36 @@ for status, count in pairs(adding) do
 end
 
 -- Read: the tasks to claim, with the due ones of `scheduled` by rank among the ready ones.
-local claims, moves, orphans, replayed = {}, {}, {}, false
+local bases, claims, moves, orphans, replayed = bases_of(prefix, ARGV[12]), {}, {}, {}, false
 if wanted > 0 then
   local last = redis.call('HMGET', request, 'id', 'claims', 'first_token', 'fits')
   if last[1] == request_id then
     replayed = true
     claims = replay(last[2], last[3], last[4], tasks)
   elseif not paused then
-    local candidates = {}
+    local candidates, ours = {}, {}
+    for _, base in ipairs(bases) do ours[base] = true end
     local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'WITHSCORES', 'LIMIT', 0, math.max(2 * wanted, 100))
     for d = 1, #due, 2 do
       local id, task = due[d], read_task(tasks .. due[d])
       if not task then
         append(orphans, scheduled, id)
       else
-        local head_start, demand = head_start_and_demand(task[CREATION])
-        local score = rank(tonumber(due[d + 1]), head_start)
-        local to = is_suspect(task[COUNTS]) and suspects or ready
+        local head_start, demand, kind = terms_of(task[CREATION])
+        local score, base = rank(tonumber(due[d + 1]), head_start), base_of(prefix, kind)
+        local move = { id = id, score = score, from = scheduled, kind = kind, base = base, task = task }
         if demand ~= '-' then
-          local raised = redis.call('HGET', tasks .. id, 'q')
-          moves[#moves + 1] = { id = id, score = score, from = scheduled, demand = demand_of(raised, task[CREATION]) }
-        elseif to == ready and fits == '' then
-          candidates[#candidates + 1] = { id = id, score = score, from = scheduled, task = task }
+          move.demand = demand_of(redis.call('HGET', tasks .. id, 'q'), task[CREATION])
+          moves[#moves + 1] = move
+        elseif is_suspect(task[COUNTS]) then
+          move.to = base .. 'suspects'
+          moves[#moves + 1] = move
         else
-          moves[#moves + 1] = { id = id, score = score, from = scheduled, to = to }
+          move.to = base .. 'ready'
+          -- Claimed here, or by the next claim, which `hit` announces.
+          move.claimable = fits == '' and ours[base]
+          local list = move.claimable and candidates or moves
+          list[#list + 1] = move
         end
       end
     end
@@ -101,24 +108,27 @@ if wanted > 0 then
     if fits ~= '' then
       claims = claims_on_fits(fits, prefix, tasks, suspicion_of(suspicion), orphans)
     else
-      claims = claims_of_suspects(suspicion, suspects, wanted, tasks, orphans)
-      if #candidates == 0 then
+      claims = claims_of_suspects(suspicion, bases, wanted, tasks, orphans)
+      if #candidates == 0 and #bases == 1 then
         -- Without scores: the server takes longer to write the scores than to find the tasks.
+        local ready = bases[1] .. 'ready'
         for _, id in ipairs(redis.call('ZRANGE', ready, 0, wanted - 1)) do
           if #claims < wanted then claim(id, ready) end
         end
       else
-        local heads = redis.call('ZRANGE', ready, 0, wanted - 1, 'WITHSCORES')
-        for h = 1, #heads, 2 do
-          candidates[#candidates + 1] = { id = heads[h], score = tonumber(heads[h + 1]), from = ready }
+        for _, base in ipairs(bases) do
+          local ready = base .. 'ready'
+          local heads = redis.call('ZRANGE', ready, 0, wanted - 1, 'WITHSCORES')
+          for h = 1, #heads, 2 do
+            candidates[#candidates + 1] = { id = heads[h], score = tonumber(heads[h + 1]), from = ready }
+          end
         end
         table.sort(candidates, function(a, b) return a.score < b.score end)
         for _, candidate in ipairs(candidates) do
-          local id, from = candidate.id, candidate.from
           if #claims < wanted then
-            claim(id, from, candidate.task)
-          elseif from == scheduled then
-            moves[#moves + 1] = { id = id, score = candidate.score, from = scheduled, to = ready }
+            claim(candidate.id, candidate.from, candidate.task)
+          elseif candidate.from == scheduled then
+            moves[#moves + 1] = candidate
           end
         end
       end
@@ -130,14 +140,13 @@ local dropped_entries = next(orphans) ~= nil
 local is_watched = #items + #claims > 0 and redis.call('EXISTS', watched) == 1
 
 -- Plan: the indexes of the settled tasks.
-local wake, wake_gpu, new_names, earliest, comes_back, retaken, drops = false, false, {}, false, false, false, false
+local wake, wake_gpu, new_names, earliest, comes_back, retaken, drops = {}, {}, {}, false, false, false, false
 for _, item in ipairs(items) do
   if item.accepted then
     local id, was, status = item.id, item.was, item.status
     if was == 'processing' then append(from, leases, id)
     elseif was == 'pending' then
-      for _, index in ipairs({ ready, suspects, scheduled }) do append(from, index, id) end
-      for _, index in ipairs(gpu_sets(prefix)) do append(from, index, id) end
+      for _, index in ipairs(pending_indexes(prefix, scheduled)) do append(from, index, id) end
     elseif was == 'external' then append(from, external, id)
     else
       append(from, finished[was], id)
@@ -156,17 +165,18 @@ for _, item in ipairs(items) do
         elseif name == 'p' then created = value end
       end
       comes_back, item.delay = true, whole(due)
-      local head_start, demand = head_start_and_demand(created)
+      local head_start, demand, kind = terms_of(created)
+      local base = base_of(prefix, kind)
       if due > now then
         earliest = earliest or tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
         append(to, scheduled, string.format('%.4f', due), id)
-        wake = wake or due < earliest
+        if due < earliest then wake[base] = true end
       elseif demand ~= '-' then
-        append(to, gpu_set_for(prefix, demand_of(raised, created), new_names), rank(due, head_start), id)
-        wake_gpu = true
+        append(to, gpu_set_for(prefix, kind, demand_of(raised, created), new_names), rank(due, head_start), id)
+        wake_gpu[base] = true
       else
-        append(to, item.suspect and suspects or ready, rank(due, head_start), id)
-        wake = true
+        append(to, item.suspect and base .. 'suspects' or base .. 'ready', rank(due, head_start), id)
+        wake[base] = true
       end
     elseif status == 'external' then
       token = token + 1
@@ -190,9 +200,9 @@ if not replayed then
   end
   for _, move in ipairs(moves) do
     append(from, move.from, move.id)
-    append(to, move.to or gpu_set_for(prefix, move.demand, new_names), move.score, move.id)
-    wake = wake or move.to == suspects or fits ~= '' and move.to == ready
-    wake_gpu = wake_gpu or move.demand
+    append(to, move.to or gpu_set_for(prefix, move.kind, move.demand, new_names), move.score, move.id)
+    if move.demand then wake_gpu[move.base] = true
+    elseif not move.claimable then wake[move.base] = true end
   end
   local expiry = whole(now + lease_ms)
   for n, claim in ipairs(claims) do
@@ -295,7 +305,9 @@ end
 
 -- A dropped entry took the place of another task, which may exist.
 local hit = wanted > 0 and fits == '' and not paused and (#claims >= wanted or dropped_entries)
-if hit then wake = wake or redis.call('ZRANGE', ready, 0, 0)[1] ~= nil end
+for _, base in ipairs(hit and bases or {}) do
+  if not wake[base] then wake[base] = redis.call('ZRANGE', base .. 'ready', 0, 0)[1] and true end
+end
 local rows, fitted, took_suspect = {}, {}, false
 if is_watched then
   for _, claim in ipairs(claims) do changed[#changed + 1] = claim.id end
@@ -306,13 +318,14 @@ for n, claim in ipairs(claims) do
   rows[r - 6], rows[r - 5], rows[r - 4] = claim.id, claim.token, claim.attempt
   rows[r - 3], rows[r - 2], rows[r - 1], rows[r] = task[CREATION], task[OVERRIDES], task[COUNTS], task[DUE]
   if task.suspicion then rows[r - 1] = task[COUNTS] .. '\n' .. task.suspicion end
-  took_suspect = took_suspect or claim.from == suspects
+  took_suspect = took_suspect or claim.is_suspect
   if claim.fit then fitted[2 * n - 1], fitted[2 * n] = claim.fit, claim.raised end
 end
 -- This worker takes suspects of no other cohort until these have ended. Another worker may.
-if took_suspect then wake = wake or redis.call('ZRANGE', suspects, 0, 0)[1] ~= nil end
-if wake and not paused then redis.pcall('ZADD', marker, 0, '0') end
-if wake_gpu and not paused then redis.pcall('ZADD', prefix .. 'gpu_marker', 0, '0') end
+for _, base in ipairs(took_suspect and bases or {}) do
+  if not wake[base] then wake[base] = redis.call('ZRANGE', base .. 'suspects', 0, 0)[1] and true end
+end
+if not paused then wake_bases(wake, wake_gpu) end
 if fits ~= '' then unlist_empty_gpu_sets(prefix) end
 local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
 local answers = {}

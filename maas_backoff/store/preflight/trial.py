@@ -2,7 +2,7 @@
 
 One EVAL does both. First it tries every command of the scripts, with arguments that the server refuses, or on a missing
 key. The answers name each missing right, and nothing is written. If no right is missing, the scripts run the life of
-four tasks. The EVAL removes their keys at its end: no other process sees them, and none is left if this process dies.
+seven tasks. The EVAL removes their keys at its end: no other process sees them, and none is left if this process dies.
 The first write frees memory, because a full server would refuse another one.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
+from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
 from maas_backoff.store.keys import Keys
@@ -23,6 +24,7 @@ _NOW = 1_700_000_000_000
 """The time of the trial, in ms: fixed, so that the key of its minute is known."""
 
 _WORKERS_ONLY = (scripts.RENEW, scripts.EXPIRE, scripts.REAP, scripts.LEAVE, scripts.DEMANDS, scripts.HOLD)
+_OF_KINDS = ("ready", "suspects", "marker", "gpu_marker")
 _COMMAND = re.compile(r"redis\.p?call\('([A-Z]+)'")
 # None of these changes anything: the server refuses a value, or the key is missing. `$` is a key, `&` a channel.
 _HARMLESS = {
@@ -154,11 +156,13 @@ class _Scratch:
 
     def names(self) -> list[str]:
         """Return all keys that the scripts may write."""
-        tasks = [self._keys.task(task_id) for task_id in "abcde"]
+        tasks = [self._keys.task(task_id) for task_id in "abcdefg"]
         tasks += [
             self._keys("demands"),
             self._keys("gpu:1:0"),
-            self._keys("gpu_marker"),
+            self._keys("gpu:kind/1:0"),
+            self._keys("kinds"),
+            *(self._keys(self._keys.of_kind(kind, name)) for kind in (NAMELESS, "kind") for name in _OF_KINDS),
             self._keys("errors"),
             self._keys(f"h:{_NOW // 60_000}"),
         ]
@@ -166,7 +170,7 @@ class _Scratch:
         return sorted({*found, *tasks, self._keys.control(self._worker)})
 
     def life(self) -> Iterator[tuple[Script[object], Sequence[str], list[str]]]:
-        """Yield the steps of five tasks from creation to end, so that every part of the scripts runs."""
+        """Yield the steps of seven tasks from creation to end, so that every part of the scripts runs."""
         settle = scripts.SETTLE
         now, later, gpu = (
             ("policy 0 0 -", "", "", "2"),
@@ -176,13 +180,16 @@ class _Scratch:
         made = [*now, "a", "{}", "c", "{}", *later, "b", "{}", *gpu, "d", "{}"]
         yield self._step(scripts.ENQUEUE, *made, groups="3", policy_text="{}")
         yield self._step(scripts.ENQUEUE, *made, groups="3")
-        yield self._step(settle, claims="1", request_id="first")
+        kinds = [*("policy 0 0 - kind", "", "", "1", "f", "{}"), *("policy 0 0 1:0 kind", "", "", "1", "g", "{}")]
+        yield self._step(scripts.ENQUEUE, *kinds, groups="2")
+        yield self._step(settle, claims="1", request_id="first", kinds="-")
         first_token = f"{_NOW * 1000 + 1}"
         yield self._step(scripts.RENEW, "a", first_token, "b", "2", info="{}")
         yield self._step(scripts.PROGRESS, "a", first_token, "50", "half", "b", "", "50", "")
         yield self._step(scripts.GET, task="a")
         yield self._step(settle, *_settled("a", "lease", "pending"), groups="1", settle_id="retry")
-        yield self._step(settle, claims="2", request_id="second")
+        yield self._step(settle, claims="2", request_id="second", kinds="-")
+        yield self._step(settle, claims="1", request_id="third")
         yield self._step(settle, *_settled("a", "expired", "pending"), groups="1", settle_id="reap")
         yield self._step(scripts.CANCEL, task="a", id="a")
         ended = [*_settled("a", "lease", "completed"), *_settled("c", "lease", "failed")]
@@ -246,6 +253,7 @@ class _Scratch:
             "claims": "0",
             "groups": "0",
             "suspicion": "1 -",
+            "kinds": "- kind",
             "process": "boot/1/1/1",
             "cursor": "0",
             "max_finished": "1",

@@ -43,6 +43,7 @@ class Admission:
     ) -> None:
         """`exchange` is an exchange loop that nothing else uses."""
         self._worker = context.name
+        self._kinds = context.kinds
         self._store = context.store
         self._interval = context.interval
         self._requests = requests
@@ -104,7 +105,7 @@ class Admission:
         if not useless and not self._wake_ups.hears_gpu and not self._wake_ups.has_work:
             await self._store.markers.wake(self._worker)  # its present sleep does not end for a task that needs a GPU
         if useless and self._wake_ups.gpu_marked:
-            await self._store.markers.wake_for_gpu()  # another worker may have room
+            await self._store.markers.wake_for_gpu(self._kinds)  # another worker may have room
         self._wake_ups.gpu_marked = False
         return waiting
 
@@ -133,7 +134,7 @@ class Admission:
         return False
 
     async def _demands(self) -> tuple[Sequence[Waiting], float, str]:
-        return await self._store.reader.demands(self._requests.suspects_on_gpus())
+        return await self._store.reader.demands(self._requests.suspects_on_gpus(), self._kinds)
 
     async def _post(self, made: Plan) -> None:
         value = ""

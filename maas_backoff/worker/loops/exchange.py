@@ -58,7 +58,7 @@ class ExchangeLoop:
         store = self._context.store
         while True:
             try:
-                reply = await store.exchange.send(request, self._context.name)
+                reply = await store.exchange.send(request, self._context.name, self._context.kinds)
             except StorageError as error:  # a request that the server refused has changed nothing
                 await self._patience.after(error)
                 await store.connection.server.revive()

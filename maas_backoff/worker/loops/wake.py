@@ -9,6 +9,7 @@ import time
 from maas_backoff.errors import StorageError
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.connect import Client
+from maas_backoff.store.markers import is_for_gpu, is_for_slots
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.patience import Patience
@@ -69,11 +70,12 @@ class Wake:
 
     async def _sleep(self) -> None:
         gpu = self._wake_ups.hears_gpu = self._wake_ups.listens_for_gpu
-        marker = await self._store.markers.sleep(self._client, self._context.name, self._block, gpu=gpu)
+        context = self._context
+        marker = await self._store.markers.sleep(self._client, context.name, self._block, gpu=gpu, kinds=context.kinds)
         self._note(marker)
-        if marker == "marker" and self._slots.claimable <= self._slots.spare:
+        if is_for_slots(marker) and self._slots.claimable <= self._slots.spare:
             # No slot is free: let another worker have the marker.
-            await self._store.markers.wake_next(self._client)
+            await self._store.markers.wake_next(self._client, marker)
         self._wake_ups.wake()
 
     async def _sleep_before(self, request: BatchRequest) -> None:
@@ -81,7 +83,7 @@ class Wake:
         gpu = self._wake_ups.hears_gpu = self._wake_ups.listens_for_gpu
         try:
             marker, reply = await self._store.exchange.send_after_sleep(
-                self._client, request, self._context.name, self._block, gpu=gpu
+                self._client, request, self._context.name, self._block, gpu=gpu, kinds=self._context.kinds
             )
             self._note(marker)
         except StorageError as error:
@@ -94,5 +96,5 @@ class Wake:
 
     def _note(self, marker: str) -> None:
         self._wake_ups.hears_gpu = False
-        if marker == "gpu_marker":
+        if is_for_gpu(marker):
             self._wake_ups.mark_gpu()
