@@ -138,11 +138,12 @@ class QueueClient:
         async with self._waiters.waiting(task_id) as woken:
             while True:
                 woken.clear()
-                task = await self.store.reader.get(task_id, watch=2 * WAIT_RENEWAL)
+                task, expires = await self.store.reader.look(task_id, watch=2 * WAIT_RENEWAL)
                 if task is None:
                     raise TaskNotFoundError(task_id)
                 yield task
-                with anyio.move_on_after(WAIT_RENEWAL):
+                # An expired task is known by its reader alone, unless a worker notes it.
+                with anyio.move_on_after(min(WAIT_RENEWAL, max(0.001, expires))):
                     await woken.wait()
 
 

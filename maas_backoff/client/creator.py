@@ -18,6 +18,7 @@ from maas_backoff.errors import ConfigError, InvalidValueError, QueueFullError, 
 from maas_backoff.logs import about
 from maas_backoff.store.codec import traced
 from maas_backoff.store.creation import NewTask
+from maas_backoff.store.time_limits import NAMES, with_limits
 from maas_backoff.store.writer import ENQUEUE_LIMIT, Writer
 
 log: Log = log_for("scheduler")
@@ -36,6 +37,8 @@ class TaskCreator:
         self._tracing = tracing
         self._policy = config.task.policy
         self._kind = kind
+        self._limits = {name: getattr(config.task, name) for name in NAMES}
+        self._is_limited = any(limit is not None for limit in self._limits.values())
         send = partial(writer.enqueue_what_fits, policy=self._policy)
         self.gathering: Gathering = Gathering(send, config.storage.timeout)
 
@@ -104,12 +107,15 @@ class TaskCreator:
 
     def _checked(self, params: Mapping[str, object], task_id: str, options: TaskOptions, where: str) -> NewTask:
         text = jsontext.canonical(validation.checked_params(params), where, self._config.task.max_payload_bytes)
-        if not options:
+        if not options and not self._is_limited:
             return NewTask(task_id, text, 0, 0, self._policy, "", self._kind)
         policy, overrides = self._policy, ""
-        if own := validation.overrides_of(options):
+        own = validation.overrides_of(options)
+        if own or self._is_limited:
             own = self._checked_overrides(own)
-            policy, overrides = policy.overridden(own), jsontext.plain(own)
+            policy = policy.overridden(own)
+            own = with_limits(own, self._limits, policy)
+            overrides = jsontext.plain(own) if own else ""
         return NewTask(
             task_id=task_id,
             params=text,

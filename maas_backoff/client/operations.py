@@ -93,6 +93,8 @@ class QueueOperations:
                 # Under a lease, a requested cancel took the place of the comeback, and the outcome is stored. Without a
                 # lease, "cancelled" is the state that stood against the operation.
                 return _logged(task_id, "cancelled", found)
+            if answer == "cancelled":  # its deadline has passed, which no worker has noted yet
+                return False
             # It has changed in between: look again.
 
     async def retry(self, task_id: str) -> bool:
@@ -137,8 +139,11 @@ class QueueOperations:
             pending = await self._store.reader.find_pending(task_id)
             if pending is None:
                 return False
-            if await self._store.writer.settle(pending.rescheduled(priority, due)) == "ok":
+            answer = await self._store.writer.settle(pending.rescheduled(priority, due))
+            if answer == "ok":
                 return _logged(task_id, "moved")
+            if answer == "cancelled":  # also if its deadline has passed, which no worker has noted yet
+                return False
             # It has changed in between: look again.
 
     async def purge(self, status: str) -> int:

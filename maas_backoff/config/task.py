@@ -11,7 +11,7 @@ from attrs.validators import optional
 from maas_backoff.config.options import YEAR, described, duration, must, number, whole
 from maas_backoff.domain.backoff import Backoff, BackoffCallable, BackoffStrategy
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
-from maas_backoff.domain.seconds import in_seconds
+from maas_backoff.domain.seconds import in_seconds, in_seconds_if_any
 from maas_backoff.errors import ConfigError
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -92,6 +92,18 @@ class TaskConfig:
         default=1000,
         validator=whole(0, 1_000_000),
         metadata={"help": "most snoozes of a task; one more fails the task"},
+    )
+    start_within: float | None = field(
+        default=None,
+        converter=in_seconds_if_any,
+        validator=optional(duration(0.001, 10 * YEAR)),
+        metadata={"help": "seconds in which an attempt must start, from the first due time on; None: no limit"},
+    )
+    complete_within: float | None = field(
+        default=None,
+        converter=in_seconds_if_any,
+        validator=optional(duration(0.001, 10 * YEAR)),
+        metadata={"help": "seconds in which all attempts must end, from the first due time on; None: no limit"},
     )
     max_queue_size: int | None = field(
         default=None,

@@ -100,6 +100,8 @@ def tallied(settlement: Settlement, before: Counts) -> str:
         name = _comeback(settlement.counts, before)
     elif settlement.counts is not None and settlement.counts.lost > before.lost:
         name = "lost"
+    elif settlement.expired:
+        name = "expired"
     if settlement.error is None:
         return name
     return f"{name} e:{''.join(settlement.error.type.split())[:_NAME] or 'error'}"
@@ -171,7 +173,8 @@ class Activity:
     """The events of the minute from `start` on; without a start, of all time.
 
     `completed`, `failed` and `cancelled` are ends of tasks; `retried`, `lost`, `snoozed`, `out_of_memory`, `gpu_fault`
-    and `released` (given back, nothing used) are attempts whose task came back. `errors` counts failed attempts by the
+    and `released` (given back, nothing used) are attempts whose task came back. `expired` is the part of `cancelled` that
+    a deadline has ended. `errors` counts failed attempts by the
     type of their error. The 400 names seen last are kept; all others are "other". `waits` are from due to claimed,
     `runs` of the handler, `settles` of the calls that settled attempts. `gpu_peaks` are the most memory that NVML has
     shown for each attempt in a child process with a GPU. `gpu_needs` are the demands of the same attempts.
@@ -187,6 +190,7 @@ class Activity:
     out_of_memory: int = 0
     gpu_fault: int = 0
     released: int = 0
+    expired: int = 0
     errors: Mapping[str, int] = attrs.field(factory=dict[str, int])
     waits: Durations = Durations()
     runs: Durations = Durations()
@@ -208,7 +212,7 @@ class Activity:
 
 _PLAIN = (
     *("completed", "failed", "cancelled"),
-    *("retried", "lost", "snoozed", "out_of_memory", "gpu_fault", "released"),
+    *("retried", "lost", "snoozed", "out_of_memory", "gpu_fault", "released", "expired"),
 )
 
 

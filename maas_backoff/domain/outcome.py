@@ -42,6 +42,8 @@ class Failed:
 
     `exception` is for the log if the handler ran in this process. An exception keeps the handler's variables alive. It
     is left out for a GPU fault, because these variables may have the GPU's memory.
+
+    `expired`: the deadline of the task stopped the attempt. The task is cancelled.
     """
 
     error: TaskError
@@ -51,6 +53,7 @@ class Failed:
     retry_after: float | None = None
     params: str | None = attrs.field(default=None, repr=False)
     fault: Fault = ""
+    expired: bool = False
     exception: BaseException | None = attrs.field(default=None, eq=False, repr=False)
 
     def limited(self, limit: int) -> "Failed":
@@ -121,6 +124,12 @@ def unserializable(error: PayloadError) -> Failed:
 def timed_out(seconds: float, traceback: str = "") -> Failed:
     """Return the outcome of an attempt that its timeout stopped; `traceback` is that of the handler's error, if any."""
     return Failed(TaskError("timeout", f"stopped after {seconds:g} s"), traceback, raised=True)
+
+
+def expired(seconds: float, traceback: str = "") -> Failed:
+    """Return the outcome of an attempt that the deadline of its task stopped; `traceback` as for `timed_out`."""
+    error = TaskError("timeout", f"stopped after {seconds:.3g} s, at the deadline of the task")
+    return Failed(error, traceback, expired=True)
 
 
 def crashed(message: str) -> Failed:

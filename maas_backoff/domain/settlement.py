@@ -71,12 +71,16 @@ class Settlement:
     """JSON text that replaces the task's params."""
     gpu: tuple[Demand, str] | None = None
     """The task's new demand on a GPU, and the UUID of the device to avoid."""
+    expired: bool = False
+    """Whether a deadline is the reason of a cancel."""
     exception: BaseException | None = attrs.field(default=None, eq=False, repr=False)
     """The handler's exception, for the log of a task that failed for good."""
 
     @property
     def event(self) -> str:
-        """The name of the event: the task's new state, `retried`, or `released`."""
+        """The name of the event: the task's new state, `retried`, `released`, or `expired`."""
+        if self.expired:
+            return "expired"
         if self.status is not TaskStatus.PENDING:
             return self.status.value
         return "released" if self.error is None else "retried"
@@ -90,6 +94,12 @@ class Settlement:
     def cancel(cls, policy: Policy) -> Self:
         """Return the end of a cancelled task."""
         return cls(TaskStatus.CANCELLED, policy.result_ttl)
+
+    @classmethod
+    def expire(cls, failed: Failed, policy: Policy) -> Self:
+        """Return the end of a task whose deadline stopped its last attempt."""
+        cancelled, ttl = TaskStatus.CANCELLED, policy.result_ttl
+        return cls(cancelled, ttl, error=failed.error, traceback=failed.traceback, expired=True)
 
     @classmethod
     def fail(cls, error: TaskError, policy: Policy, *, traceback: str = "", counts: Counts | None = None) -> Self:
@@ -168,6 +178,8 @@ def decide(  # noqa: PLR0911 - one return per outcome
 
 
 def _after_failure(failed: Failed, task_id: str, counts: Counts, policy: Policy, backoff: Backoff) -> Settlement:
+    if failed.expired:
+        return Settlement.expire(failed, policy)
     if failed.permanent or counts.retry >= policy.max_retry_count:
         return Settlement.give_up(failed, policy)
     retry = counts.retry + 1

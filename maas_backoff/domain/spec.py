@@ -33,6 +33,8 @@ class TaskOptions(Reschedule, total=False):
     priority_step: float | timedelta
     max_lost: int
     max_snoozes: int
+    start_within: float | timedelta | None
+    complete_within: float | timedelta | None
     result_ttl: float | timedelta
     failed_ttl: float | timedelta
     min_gpu_memory_gb: float

@@ -74,6 +74,8 @@ class TaskEntity:
     lost its data gives no token twice if that clock is right. `gpu` is the device of an attempt that asked for one.
     `oom_count` counts the attempts that ran out of GPU memory and came back without using a retry: a handler may shrink
     its batch. `kind` is the name of the function that runs the task; empty: the handler of `set_custom_task_handler`.
+    `deadline` is the moment at which `complete_within` ends all attempts. `cancel_reason` says why a task is cancelled:
+    `expired` if a deadline has passed, `requested` by a call.
 
     The `repr` has neither params nor result. A copy of the entity of a handler reports progress as the entity does. A
     pickled copy does not: `update_progress` does nothing in another process.
@@ -103,6 +105,8 @@ class TaskEntity:
     gpu: GpuAssignment | None = None
     oom_count: int = 0
     kind: str = NAMELESS
+    deadline: datetime | None = None
+    cancel_reason: str | None = None
     _report: ProgressReport | None = attrs.field(default=None, repr=False, eq=False)
 
     def update_progress(self, progress: float, message: str | None = None) -> None:
@@ -143,7 +147,7 @@ class TaskEntity:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], report: ProgressReport | None = None) -> Self:
         """Return the task in a dict of `to_dict`; `update_progress` calls `report`."""
-        fields = _with_times(data, "next_execute_time", "created_at", "started_at", "finished_at")
+        fields = _with_times(data, "next_execute_time", "created_at", "started_at", "finished_at", "deadline")
         fields["status"] = TaskStatus(fields["status"])
         fields["error"] = fields["error"] and TaskError(**fields["error"])
         fields["attempts"] = tuple(map(_attempt, fields["attempts"]))
@@ -205,4 +209,4 @@ def _attempt(data: Mapping[str, Any]) -> FailedAttempt:
 
 
 def _with_times(data: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {**data, **{name: data[name] and datetime.fromisoformat(data[name]) for name in names}}
+    return {**data, **{name: datetime.fromisoformat(data[name]) for name in names if data.get(name)}}

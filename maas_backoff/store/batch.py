@@ -1,5 +1,6 @@
 """The batch request of a worker, which carries settlements, and the batch reply, which carries claimed tasks."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.codec import NO_COUNTS, AttemptInfo, settlement_fields
 from maas_backoff.store.connection import QueueConnection
 
-Precondition = Literal["lease", "expired", "pending", "external", "finished"]
+Precondition = Literal["lease", "expired", "pending", "external", "finished", "overdue"]
 
 ACCEPTED = frozenset({"ok", "already", "cancelled"})
 """Answers that mean that a worker's settle was accepted."""
@@ -118,6 +119,8 @@ class Claimed:
     fit: int = -1
     """The number of its placement in the request's `fits`; -1: it needs no GPU."""
     demand: Demand | None = None
+    time_left: float = math.inf
+    """Seconds from the claim to the deadline of all attempts."""
 
 
 @attrs.frozen

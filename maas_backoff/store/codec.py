@@ -5,12 +5,14 @@ q demand of a GPU where it is not that of its creation, and the device to avoid 
 s state (none: pending), t token, n attempt, k counts ("retries losses snoozes [ooms faults] suspect"; none: all 0),
 c suspicion of a task that was lost ("blame cohort cohort_size"; none: each loss counts fully, the task is run alone),
 u due ms, y runner ("started_ms worker", then a line "uuid index MiB"), f finished ms, g progress, m progress message,
-r result (none: null), e error, a0…a9 failed attempts, x cancel requested, d settled by ("token:settle_id").
+r result (none: null), e error, a0…a9 failed attempts, x cancel requested, w why it was cancelled (`expired`),
+d settled by ("token:settle_id").
 Names are short, because each task takes memory for them. Each field costs the server time in every read and write.
 """
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -23,6 +25,7 @@ from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.store.creation import Creation
+from maas_backoff.store.time_limits import TimeLimits
 
 KEPT_ATTEMPTS = 10
 PARAMS = "params"
@@ -31,6 +34,8 @@ TRACE = "tp"
 """The override for the place in a trace where the task was created. With a W3C traceparent alone, overrides have 64
 bytes, and the task's hash still is a compact one. One byte more would take 160 bytes."""
 NO_COUNTS = Counts()
+EXPIRED, REQUESTED = "expired", "requested"
+"""The reasons of a cancelled task: a deadline has passed, or a call asked for it."""
 
 EXTERNAL = "external"
 """The stored state of a task that was marked processing from outside."""
@@ -71,6 +76,8 @@ def settlement_fields(
     if settlement.params is not None:
         own: dict[str, Any] = jsontext.parse(overrides) if overrides else {}
         fields += "o", jsontext.plain({**own, PARAMS: jsontext.parse(settlement.params)})
+    if settlement.expired:
+        fields += "w", EXPIRED
     error = settlement.error
     if error is not None:
         about = {"type": error.type, "message": error.message, "code": error.code}
@@ -173,10 +180,21 @@ def decode(
     policy: Policy,
     own: Mapping[str, Any],
     waiting_for: str | None,
+    now_ms: float,
+    ahead_ms: float = 0,
 ) -> TaskEntity:
-    """Return the task of a stored hash; `own` are its overrides."""
+    """Return the task of a stored hash; `own` are its overrides. `now_ms` and `fields` are by the server's clock.
+
+    The deadlines are by the queue's clock, which is `ahead_ms` ahead. A pending task whose deadline has passed is
+    cancelled, also if no worker has noted it yet.
+    """
     state = fields.get(b"s", b"pending").decode()
     status = TaskStatus.PROCESSING if state == EXTERNAL else TaskStatus(state)
+    limits = TimeLimits.of(own)
+    ended_ms = _number(fields, b"f") if status.finished else None
+    reason = (_text(fields, b"w") or REQUESTED) if status is TaskStatus.CANCELLED else None
+    if limits is not None and status is TaskStatus.PENDING and limits.expiry - ahead_ms <= now_ms:
+        status, reason, ended_ms, waiting_for = TaskStatus.CANCELLED, EXPIRED, limits.expiry - ahead_ms, None
     due_ms = _number(fields, b"u") or creation.created_ms
     error = fields.get(b"e")
     counts = counts_of(fields.get(b"k"), fields.get(b"c"))
@@ -198,7 +216,7 @@ def decode(
         next_execute_time=at(due_ms) if status is TaskStatus.PENDING else None,
         created_at=at(creation.created_ms),
         started_at=None if started_ms is None else at(started_ms),
-        finished_at=_time(fields, b"f") if status.finished else None,
+        finished_at=None if ended_ms is None else at(ended_ms),
         result=_parsed(fields.get(b"r"), None) if completed else None,
         error=None if completed or error is None else TaskError(**jsontext.parse(error)),
         attempts=_attempts(fields),
@@ -207,7 +225,14 @@ def decode(
         gpu=gpu if status is TaskStatus.PROCESSING else None,
         oom_count=counts.oom,
         kind=creation.kind,
+        deadline=deadline_of(limits, ahead_ms),
+        cancel_reason=reason,
     )
+
+
+def deadline_of(limits: TimeLimits | None, ahead_ms: float) -> datetime | None:
+    """Return the moment at which all attempts of a task end, by the server's clock; None if there is none."""
+    return None if limits is None or not limits.complete_by else at(limits.complete_by - ahead_ms)
 
 
 def _parsed(text: bytes | None, otherwise: Any) -> Any:
@@ -243,8 +268,3 @@ def _number(fields: Mapping[bytes, bytes], name: bytes) -> float | None:
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
     value = fields.get(name)
     return value.decode() if value else None
-
-
-def _time(fields: Mapping[bytes, bytes], name: bytes) -> Any:
-    value = _number(fields, name)
-    return None if value is None else at(value)

@@ -11,12 +11,13 @@ from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, settle_head
-from maas_backoff.store.codec import PARAMS, counts_of_claim, demand_of, now_and_ahead
+from maas_backoff.store.codec import PARAMS, counts_of_claim, deadline_of, demand_of, now_and_ahead
 from maas_backoff.store.connect import Client
 from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.creation import Creation
 from maas_backoff.store.markers import Markers
 from maas_backoff.store.replies import ClaimRow, SettleReply
+from maas_backoff.store.time_limits import TimeLimits
 
 _created_at = lru_cache(maxsize=256)(at)  # as in creation.py
 _PROCESSING = TaskStatus.PROCESSING  # as in settlement.py
@@ -93,6 +94,7 @@ class Exchange:
         task_id, token, attempt, _, overrides, stored_counts, due = row
         policy, own = self._queue.policies.effective(creation.policy, overrides)
         counts = counts_of_claim(stored_counts)
+        limits = TimeLimits.of(own) if own else None
         defect = None
         task_params: dict[str, Any] = {}
         try:
@@ -115,6 +117,10 @@ class Exchange:
             token=token,
             oom_count=counts.oom,
             kind=creation.kind,
+            deadline=deadline_of(limits, ahead_ms),
         )
         waited = now_ms - (creation.created_ms if due is None else float(due))
-        return Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)
+        claimed = Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)
+        if limits is not None and limits.complete_by:
+            claimed.time_left = (limits.complete_by - now_ms) / 1000
+        return claimed

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.suspicion import Losses, Lost, judge
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import Settle, settle_args, settle_head
@@ -20,7 +21,10 @@ class LostAttempts:
         self._queue = queue
 
     async def look(self, gap: float, grace: float, limit: int = 100) -> tuple[list[Found], float | None]:
-        """Return up to `limit` lost attempts, and the seconds until the next lease ends; None if there is no other.
+        """Return up to `limit` lost attempts, and the seconds until the next look; None if nothing is to come.
+
+        The next look is at the end of the next lease, or at the next deadline of a pending task. Pending tasks whose
+        deadline has passed are ended here.
 
         After `gap` seconds without a call, return for `grace` seconds only those of workers that have certainly ended.
         """
@@ -38,8 +42,19 @@ class LostAttempts:
         by_worker = {name.decode(): Losses(*counted) for name, *counted in reply.workers}
         losses = judge([Lost(one.info.worker, one.token, one.counts) for one in found], by_worker)
         lost = [attrs.evolve(one, loss=loss) for one, loss in zip(found, losses, strict=True)]
-        next_ms = float(reply.next_ms)
+        if reply.overdue:
+            await self.end_overdue([task_id.decode() for task_id in reply.overdue])
+        next_ms = 0.0 if len(reply.overdue) >= limit else float(reply.next_ms)
         return lost, None if next_ms < 0 else next_ms / 1000
+
+    async def end_overdue(self, task_ids: Sequence[str]) -> list[str]:
+        """End pending tasks whose deadline has passed; 'lost' for any other task. A task keeps its own time to live."""
+        queue = self._queue
+        ended = Settlement.cancel(queue.policies.own)
+        settles = [Settle(task_id, "overdue", None, ended) for task_id in task_ids]
+        args = [*settle_head(queue, "overdue", "overdue"), *settle_args(settles)]
+        reply = await queue.run(scripts.SETTLE, args, request=queue.keys.request("overdue", 0))
+        return [word.decode() for word in reply.answers]
 
     async def settle(self, settles: Sequence[Settle], worker: str) -> list[str]:
         """Settle lost attempts, under another settle id than the worker's own settlements."""

@@ -7,6 +7,7 @@ from typing import Any
 from maas_backoff.config import TaskConfig
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.policy import Policy
+from maas_backoff.store.time_limits import TimeLimits
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _DEFAULT = TaskConfig().policy
@@ -36,3 +37,8 @@ class Policies:
             return policy, _NONE
         own: Mapping[str, Any] = jsontext.parse(overrides)
         return policy.overridden(own), own
+
+    @staticmethod
+    def limits(overrides: bytes | None) -> TimeLimits | None:
+        """Return the deadlines in a task's overrides; None if there are none."""
+        return TimeLimits.of(jsontext.parse(overrides)) if overrides else None

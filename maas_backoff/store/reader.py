@@ -1,5 +1,6 @@
 """The reader of a queue."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -37,13 +38,19 @@ class Reader:
 
     async def get(self, task_id: str, *, watch: float = 0) -> TaskEntity | None:
         """Return a task. Its changes are published for `watch` seconds."""
+        return (await self.look(task_id, watch=watch))[0]
+
+    async def look(self, task_id: str, *, watch: float = 0) -> tuple[TaskEntity | None, float]:
+        """Return what `get` does, and the seconds until the task expires if no attempt starts; infinity: never."""
         queue = self._queue
         args = [queue.clock, queue.keys.prefix, task_id, f"{watch * 1000:.0f}"]
         reply = await queue.run(scripts.GET, args, task=queue.keys.task(task_id))
         fields = _mapping(reply.fields)
         if b"p" not in fields:
-            return None
-        return (await self._entities([(task_id, fields)], reply.now, reply.ahead, paused=bool(reply.paused)))[0]
+            return None, math.inf
+        (task,) = await self._entities([(task_id, fields)], reply.now, reply.ahead, paused=bool(reply.paused))
+        limits = self._queue.policies.limits(fields.get(b"o")) if task.status is TaskStatus.PENDING else None
+        return task, math.inf if limits is None else (limits.expiry - now_and_ahead(reply.now)[0]) / 1000
 
     async def page(self, status: TaskStatus, listing: Listing) -> TaskPage:
         """Return one page of the tasks in one state, in the order of its indexes."""
@@ -174,13 +181,16 @@ class Reader:
         due = any(b"s" not in fields or fields[b"s"] == b"pending" for _, fields in found)
         fleet: Sequence[Worker] = await self._registry.fleet() if due else ()
         now_ms -= ahead_ms
-        return [self._entity(task_id, fields, now_ms, fleet, ahead, paused=paused) for task_id, fields in found]
+        return [
+            self._entity(task_id, fields, now_ms, ahead_ms, fleet, ahead, paused=paused) for task_id, fields in found
+        ]
 
     def _entity(
         self,
         task_id: str,
         fields: Mapping[bytes, bytes],
         now_ms: float,
+        ahead_ms: float,
         fleet: Sequence[Worker],
         ahead: int,
         *,
@@ -194,7 +204,8 @@ class Reader:
             demand = demand_of(fields.get(b"q"), policy)
             counts = counts_of(fields.get(b"k"), fields.get(b"c"))
             why = waiting_for(due_ms, now_ms, demand, fleet, ahead, paused=paused, counts=counts, kind=creation.kind)
-        return decode(task_id, self._queue.config.task.biz_prefix, creation, fields, policy, own, why)
+        queue = self._queue.config.task.biz_prefix
+        return decode(task_id, queue, creation, fields, policy, own, why, now_ms, ahead_ms)
 
 
 def _mapping(flat: Any) -> dict[bytes, Any]:

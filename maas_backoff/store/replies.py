@@ -36,12 +36,16 @@ class RenewReply(NamedTuple):
 
 
 class ReapReply(NamedTuple):
-    """The reply of reap.lua. `rows` have the values of `LeaseRow`; `workers` a name and the numbers of `Losses`."""
+    """The reply of reap.lua. `rows` have the values of `LeaseRow`; `workers` a name and the numbers of `Losses`.
+
+    `overdue` are ids of pending tasks whose deadline has passed.
+    """
 
     now: bytes
     rows: list[list[Any]]
     workers: list[list[Any]]
     next_ms: bytes
+    overdue: list[bytes]
 
 
 class ExpireReply(NamedTuple):

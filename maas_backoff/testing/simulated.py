@@ -70,8 +70,11 @@ class SimulatedScheduler(TaskBackoffScheduler):
         raise MaasBackoffError(f"drain: tasks still run after {PATIENCE:g} s: {await self.explain()}")
 
     async def _expire(self) -> None:
-        """Delete finished tasks whose time to live is over by this clock; the server expires them by the real clock."""
+        """End tasks whose deadline has passed by this clock, and delete finished ones whose time to live is over."""
         store = self._client.store
+        overdue = store.connection.keys("deadlines")
+        while ids := await store.connection.server.execute("ZRANGEBYSCORE", overdue, "-inf", f"{self._now_ms:.0f}"):
+            await store.lost.end_overdue([task_id.decode() for task_id in ids[:100]])
         for status in TaskStatus:
             if not status.finished:
                 continue

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -50,6 +51,8 @@ class Attempt(UserCall):
         self.token: int = claimed.token
         self.lease: Lease = lease
         self._begun = time.monotonic()
+        if claimed.time_left != math.inf:
+            self.ends_by = self._begun + claimed.time_left
         self.task: TaskEntity = claimed.task.connected(report)
         if grant is not None:
             self.task = attrs.evolve(self.task, gpu=grant.assignment)

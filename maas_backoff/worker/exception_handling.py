@@ -1,6 +1,7 @@
 """The exception handler of the user, which may replace a failure."""
 
 import asyncio
+import time
 from typing import TypeGuard
 
 import anyio
@@ -34,8 +35,8 @@ class ExceptionHandling:
     async def outcome(self, attempt: Attempt, failed: Failed) -> Outcome:
         """Call the exception handler, and return the outcome of the attempt. Never raises, also if cancelled."""
         assert self.handler is not None
-        timeout = attempt.timeout
         attempt.extend_time()
+        timeout = attempt.deadline - time.monotonic()
         task = attrs.evolve(attempt.task, error=failed.error)
         current.set(task)
         value: object = None

@@ -3,7 +3,7 @@
 import asyncio
 
 from maas_backoff.domain.handler_outcome import outcome_of_error
-from maas_backoff.domain.outcome import Cancelled, CancelReason, Failed, HandlerOutcome, Outcome, Unstarted, timed_out
+from maas_backoff.domain.outcome import Cancelled, CancelReason, Failed, HandlerOutcome, Outcome, Unstarted, expired, timed_out
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.store.codec import trace_of
 from maas_backoff.worker.attempt import Attempt
@@ -51,5 +51,8 @@ def outcome_of(attempt: Attempt) -> Outcome:
 
 def _stopped(attempt: Attempt, reason: CancelReason, cause: Failed | Unstarted | None) -> Outcome:
     if reason is CancelReason.TIMEOUT:
-        return timed_out(attempt.timeout, cause.traceback if isinstance(cause, Failed) else "")
+        traceback = cause.traceback if isinstance(cause, Failed) else ""
+        if attempt.started_at is not None and attempt.deadline == attempt.ends_by:
+            return expired(attempt.ends_by - attempt.started_at, traceback)
+        return timed_out(attempt.timeout, traceback)
     return Cancelled(reason)

@@ -26,6 +26,8 @@ class UserCall:
     """Set when the thread of the call has ended. None: no thread outlives the call."""
     started_at: float | None = None
     """When the handler began, by time.monotonic()."""
+    ends_by: float = math.inf
+    """The deadline of the task, by time.monotonic(): no call goes on then."""
     deadline: float = math.inf
     """The end of the allowed time, by time.monotonic(); infinite before the handler begins."""
 
@@ -40,12 +42,12 @@ class UserCall:
     def start_time(self) -> None:
         """Start the time: the handler begins now."""
         self.started_at = time.monotonic()
-        self.deadline = self.started_at + self.timeout
+        self.deadline = min(self.started_at + self.timeout, self.ends_by)
         self._watch(self.deadline)
 
     def extend_time(self) -> None:
         """Give the exception handler as much time as the handler had; the lease is renewed as long."""
-        self.deadline = time.monotonic() + self.timeout
+        self.deadline = min(time.monotonic() + self.timeout, self.ends_by)
 
     def lingers(self, ended: asyncio.Event) -> None:
         """Note that the thread cannot be stopped; the slot stays taken until `ended` is set."""

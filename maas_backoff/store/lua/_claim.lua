@@ -1,4 +1,5 @@
 -- Claiming: due tasks become leased ones.
+-- A task that may no longer start is read as none: its entry is dropped, as that of a missing task. _overdue.lua ends it.
 
 -- The fields of a task that a worker needs, in the order in which they are read.
 local CREATION, ATTEMPT, OVERRIDES, COUNTS, DUE = 1, 2, 3, 4, 5
@@ -7,6 +8,7 @@ local function read_task(key)
   local task = fields_of(key, 'p', 'n', 'o', 'k', 'u')
   -- A task whose hash is gone or of the wrong type cannot run; it must not stop the others.
   if not task or not task[CREATION] then return nil end
+  if task[OVERRIDES] and note_overdue(key, task[OVERRIDES]) then return nil end
   if task[COUNTS] and is_suspect(task[COUNTS]) then task.suspicion = redis.call('HGET', key, 'c') end
   return task
 end
@@ -107,4 +109,13 @@ local function claims_on_fits(fits, prefix, tasks, rule, orphans)
     until #places == 0 or #ids < STEP or first >= MOST_PASSED
   end
   return claims
+end
+
+-- Collects the removal of claimed tasks from the index of deadlines. The index is read: one of another type ends the
+-- script here, before its first write.
+local function unlist_deadlines(claims, from, deadlines)
+  for _, claim in ipairs(claims) do
+    if expiry_of(claim.task[OVERRIDES]) then append(from, deadlines, claim.id) end
+  end
+  if from[deadlines] then redis.call('ZCARD', deadlines) end
 end

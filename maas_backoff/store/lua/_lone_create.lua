@@ -1,9 +1,10 @@
--- The straight path of a task that is created alone, is due now and needs no GPU. It makes no function and no table, which
--- cost more than the commands. Anything else is left to the general path, with nothing written but a marker.
+-- The straight path of a task that is created alone, is due now, and has no GPU demand and no deadline. It makes no function
+-- and no table, which cost more than the commands. Anything else is left to the general path, with nothing written but a
+-- marker.
 -- tests/store/test_lone.py holds both paths to the same keys and answers.
 local is_plain = #ARGV == 13 and not string.find(ARGV[8], ' ', 1, true)
 local kind = not is_plain and #ARGV == 13 and string.match(ARGV[8], '^%S+ 0 0 %- (%S+)$')
-if (is_plain or kind) and ARGV[4] == '' and ARGV[5] == '0' and ARGV[9] == ''
+if (is_plain or kind) and ARGV[4] == '' and ARGV[5] == '0' and ARGV[9] == '' and string.sub(ARGV[10], 1, 7) ~= '{"@by":'
   and (is_plain or redis.call('HEXISTS', ARGV[2] .. 'kinds', kind) == 1) then
   local base = kind and ARGV[2] .. 'k:' .. kind .. ':' or ARGV[2]
   local task, meta = ARGV[2] .. 't:' .. ARGV[12], redis.call('HMGET', KEYS[3], 'paused', 'ahead', 'reaped_at')

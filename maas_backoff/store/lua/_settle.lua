@@ -1,7 +1,8 @@
 -- Settling: the change of one existing task's state, if its precondition holds.
 -- A group is: precondition status delay_ms ttl_s tally n count | `count` times: id token, n times: field value
 
--- Reads the items and their tasks, and judges each; writes nothing.
+-- Reads the items and their tasks, and judges each; writes nothing. A pending task whose deadline has passed counts as
+-- cancelled. A comeback after the deadline ends the task: `ended` is then the moment of its end.
 local function judge_all(first, groups, now, tasks, settle_id, leases)
   local items, i = {}, first
   for _ = 1, groups do
@@ -15,12 +16,13 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
       local task = fields_of(key, 's', 't', 'd', 'x') or {}
       local state, token = task[1], task[2] or '0'
       if given == '' then given = token end
-      local created, counts, demand = true, false, false
-      -- A running task exists. Only a comeback needs more of its fields.
-      if not state or status == 'pending' then
-        local more = fields_of(key, 'p', 'k', 'q') or {}
-        created, counts, demand, state = more[1], more[2], more[3], state or 'pending'
+      local created, counts, demand, overrides = true, false, false, false
+      -- A running task exists. Only a comeback, and a task that waits, needs more of its fields.
+      if not state or state == 'pending' or status == 'pending' then
+        local more = fields_of(key, 'p', 'k', 'q', 'o') or {}
+        created, counts, demand, overrides, state = more[1], more[2], more[3], more[4], state or 'pending'
       end
+      local late = created and state == 'pending' and is_over(overrides, now)
 
       local answer
       local same = token == given
@@ -32,17 +34,29 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
       elseif kind == 'expired' then
         local expiry = tonumber(redis.call('ZSCORE', leases, id) or 0)
         answer = held and expiry <= now and 'ok' or 'lost'
-      elseif kind == 'finished' then answer = (state == 'failed' or state == 'cancelled') and 'ok' or state
+      elseif kind == 'finished' then answer = (late or state == 'failed' or state == 'cancelled') and 'ok' or state
+      elseif kind == 'overdue' then answer = late and 'ok' or 'lost'
+      elseif late then answer = 'cancelled'
       else answer = state == kind and same and 'ok' or state end
 
       local accepted = answer == 'ok'
       -- A cancel request that an earlier attempt has met does not stop a task that is retried.
-      if accepted and status == 'pending' and task[4] and kind ~= 'finished' then answer = 'cancelled' end
+      local ended, keep_s, kept_until = false, ttl, expiry
+      if accepted and kind == 'overdue' then
+        ended, keep_s = expiry_of(overrides)
+        ended, kept_until = whole(ended), whole(now + keep_s * 1000)
+      end
+      if accepted and status == 'pending' and kind ~= 'finished' then
+        if task[4] then answer = 'cancelled'
+        elseif (kind == 'lease' or kind == 'expired') and is_over(overrides, now + delay) then answer, ended = 'cancelled', whole(now) end
+      end
       items[#items + 1] = {
         id = id, key = key, given = given, answer = answer, accepted = accepted,
-        status = answer == 'cancelled' and answer or status, delay = delay, ttl = ttl, expiry = expiry, tally = tally,
+        status = accepted and answer == 'cancelled' and answer or status, delay = delay, ttl = keep_s,
+        expiry = kept_until, tally = tally,
         first = i + 2, last = i + 1 + fields,
         was = state, created = created, demand = demand, suspect = is_suspect(counts),
+        kind = kind, overrides = overrides, ended = ended,
       }
       i = i + 2 + fields
     end

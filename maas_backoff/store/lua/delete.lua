@@ -13,6 +13,7 @@ local stored_answer = answered_before(call)
 if stored_answer then return tonumber(stored_answer) end
 local from = {}
 for k = 3, 6 do append(from, KEYS[k], id) end
+append(from, prefix .. 'deadlines', id)
 for _, index in ipairs(pending_indexes(prefix, KEYS[2])) do append(from, index, id) end
 local task = redis.call('HMGET', KEYS[1], 'p', 's')
 local may = task[1] and task[2] ~= 'processing'

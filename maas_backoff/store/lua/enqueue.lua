@@ -10,6 +10,7 @@ The first write is a ZADD of a marker, which is a hint: a full memory or a missi
 --#include _clock
 --#include _time
 --#include _queue
+--#include _deadlines
 --#include _schema
 local MOST_KINDS = 200
 local scheduled, policies, meta = KEYS[1], KEYS[2], KEYS[3]
@@ -99,7 +100,7 @@ if not is_woken or type(redis.pcall('ZADD', prefix .. 'marker', 0, '0')) == 'tab
 end
 
 local indexes, new_names = {}, nil
-local group, line, due, head_start, demand, kind, base, index, fields
+local group, line, due, head_start, demand, kind, base, index, fields, expiry
 for n = 1, #at do
   local id, params = ARGV[at[n]], ARGV[at[n] + 1]
   if group_of[n] ~= group then
@@ -107,7 +108,8 @@ for n = 1, #at do
     line, due = whole(now) .. ' ' .. ARGV[group] .. '\n', due_of(ARGV[group + 1])
     head_start, demand, kind = terms_of(line)
     base = base_of(prefix, kind)
-    fields = ARGV[group + 2] ~= '' and { 'o', ARGV[group + 2] } or {}
+    fields = ARGV[group + 2] ~= '' and { 'o', with_deadlines_from(due, ARGV[group + 2]) } or {}
+    expiry = expiry_of(fields[2])
     if due > now then
       fields[#fields + 1] = 'u'
       fields[#fields + 1] = whole(due)
@@ -123,6 +125,7 @@ for n = 1, #at do
     end
   end
   redis.call('HSET', tasks .. id, 'p', line .. params, unpack(fields))
+  if expiry then append(indexes, prefix .. 'deadlines', whole(expiry), id) end
   -- In the order of the arguments.
   local turn = due + (n - 1) / 4096
   append(indexes, index, index == scheduled and string.format('%.4f', turn) or rank(turn, head_start), id)

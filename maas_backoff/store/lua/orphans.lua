@@ -8,6 +8,7 @@ A pending task goes into its index. A running task gets a lease, which its worke
 --#include _time
 --#include _time_of
 --#include _queue
+--#include _deadlines
 --#include _try
 --#include _task
 local scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3]
@@ -20,7 +21,7 @@ local wake, kinds = {}, {}
 local function ttl_of(state) return state == 'failed' and failed_ttl_s or result_ttl_s end
 
 -- An index drops a finished task when its time is over. The hash expires by the server's clock, maybe a little later.
-local function is_over(task, state)
+local function is_gone(task, state)
   return task[6] and state ~= 'pending' and tonumber(task[6]) + ttl_of(state) * 1000 <= now
 end
 
@@ -41,9 +42,9 @@ end
 local found, from, to, finished, new_names = {}, {}, {}, {}, {}
 for i = 7, #ARGV do
   local id = ARGV[i]
-  local task = fields_of(prefix .. 't:' .. id, 'p', 's', 'u', 'k', 'q', 'f') or {}
+  local task = fields_of(prefix .. 't:' .. id, 'p', 's', 'u', 'k', 'q', 'f', 'o') or {}
   local state = task[2] or 'pending'
-  local is_listed = not task[1] or not indexes[state] or is_over(task, state)
+  local is_listed = not task[1] or not indexes[state] or is_gone(task, state)
   for _, index in ipairs(not is_listed and indexes[state] or {}) do is_listed = is_listed or redis.call('ZSCORE', index, id) end
   if not is_listed then
     found[#found + 1] = id
@@ -53,6 +54,8 @@ for i = 7, #ARGV do
     if repair then
       local index, score = place_of(task, state, new_names)
       append(to, index, score, id)
+      local expiry = state == 'pending' and expiry_of(task[7])
+      if expiry then append(to, prefix .. 'deadlines', whole(expiry), id) end
       if state ~= 'pending' and state ~= 'processing' and state ~= 'external' then finished[id] = ttl_of(state) end
     end
   end

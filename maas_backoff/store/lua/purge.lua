@@ -22,12 +22,14 @@ for k = 4, #KEYS do
     append(from, KEYS[k], id)
     local task = fields_of(prefix .. 't:' .. id, 's', 'p')
     if task and task[2] and (task[1] or 'pending') == status then gone[#gone + 1] = id end
+    if status == 'pending' then append(from, prefix .. 'deadlines', id) end
   end
   if listed >= limit then break end
 end
 -- Each command is tried before the first real write. While a Cluster moves the queue, it refuses a key that does not
 -- exist, and some of these may be moved already.
 redis.call('HDEL', KEYS[1], '')
+redis.call('ZCARD', prefix .. 'deadlines')
 redis.call('HKEYS', prefix .. 'demands')
 redis.call('ZCARD', never)
 redis.call('ZREM', never, '')

@@ -1,7 +1,7 @@
 --[[ List leases that ran out, drop the index entries of finished tasks that are gone, and measure the pace.
 KEYS: leases completed failed cancelled meta
 ARGV: now prefix gap_ms grace_ms limit
-Returns: now, per lease: id token creation overrides attempt counts held_by suspicion, per worker of the leases, the numbers of _lost.lua, and ms until the next look is worth it or -1
+Returns: now, per lease: id token creation overrides attempt counts held_by suspicion, per worker of the leases, the numbers of _lost.lua, ms until the next look is worth it or -1, and the ids of pending tasks whose deadline has passed
 If the server's clock was set back, the difference is noted in meta: see _time.lua.
 A gap is a time of gap_ms without a call: the server, or all workers, stood still. Live workers then get grace_ms to renew, and no lease is listed, except those of workers whose process has ended: see expire.lua.
 Changes no task: the leases that ran out are settled by settle.lua.
@@ -42,6 +42,11 @@ if ended == 0 then next_end = grace_until end
 -- live worker later.
 local numbers = #rows > 0 and count_lost(rows, prefix, leases, now + gap_ms) or {}
 
+local deadlines = prefix .. 'deadlines'
+local overdue = redis.call('ZRANGEBYSCORE', deadlines, '-inf', now, 'LIMIT', 0, limit)
+local next_deadline = redis.call('ZRANGEBYSCORE', deadlines, '(' .. whole(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+if next_deadline and (next_end < 0 or tonumber(next_deadline) < next_end) then next_end = tonumber(next_deadline) end
+
 local gone = {}
 for k = 2, 4 do gone[k] = redis.call('ZRANGEBYSCORE', KEYS[k], '-inf', now, 'LIMIT', 0, 500) end
 
@@ -58,4 +63,4 @@ end
 for k = 2, 4 do
   if #gone[k] > 0 then redis.call('ZREM', KEYS[k], unpack(gone[k])) end
 end
-return { whole(now), rows, numbers, next_end < 0 and '-1' or whole(next_end - now) }
+return { whole(now), rows, numbers, next_end < 0 and '-1' or whole(next_end - now), overdue }

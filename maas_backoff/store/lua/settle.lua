@@ -17,8 +17,10 @@ Reads everything first, and tries each command that it will write with. The firs
 --#include _call
 --#include _queue
 --#include _task
+--#include _deadlines
 --#include _settle
 --#include _suspects
+--#include _overdue
 --#include _claim
 --#include _history
 --#include _watched
@@ -28,7 +30,7 @@ local meta, watched, totals, request = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local prefix, settle_id, worker, lease_ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local request_id, wanted, suspicion = ARGV[6], tonumber(ARGV[7]), ARGV[8]
 local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[13])
-local tasks, never = prefix .. 't:', prefix .. 'never'
+local tasks, never, deadlines = prefix .. 't:', prefix .. 'never', prefix .. 'deadlines'
 
 local state = redis.call('HMGET', meta, 'paused', 'token', 'ahead', 'reaped_at')
 local paused, ahead = state[1], state[3] and tonumber(state[3]) or 0
@@ -49,20 +51,6 @@ end
 
 -- Read: the tasks to settle.
 local items = judge_all(14, groups, now, tasks, settle_id, leases)
-local from, to, adding, dropped, tallied, changed = {}, {}, {}, {}, {}, {}
-for _, item in ipairs(items) do
-  if item.accepted then
-    changed[#changed + 1] = item.id
-    if finished[item.status] then adding[item.status] = (adding[item.status] or 0) + 1 end
-    local tally = item.tally
-    if item.answer == 'cancelled' then tally = string.gsub(tally, '^[^ ]+', '') end
-    if tally ~= '' then tallied[tally] = (tallied[tally] or 0) + 1 end
-  end
-end
-for status, count in pairs(adding) do
-  dropped[status] = overflow(finished[status], count, max_finished, tasks, status, from, now)
-end
-
 -- Read: the tasks to claim, with the due ones of `scheduled` by rank among the ready ones.
 local bases, claims, moves, orphans, replayed = bases_of(prefix, ARGV[12]), {}, {}, {}, false
 if wanted > 0 then
@@ -73,6 +61,7 @@ if wanted > 0 then
   elseif not paused then
     local candidates, ours = {}, {}
     for _, base in ipairs(bases) do ours[base] = true end
+    claimed_at = now
     local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'WITHSCORES', 'LIMIT', 0, math.max(2 * wanted, 100))
     for d = 1, #due, 2 do
       local id, task = due[d], read_task(tasks .. due[d])
@@ -136,6 +125,26 @@ if wanted > 0 then
   end
 end
 
+-- Count: the tasks that are settled, with those that the claim met too late.
+local asked, has_settled = #items, false
+if #overdue > 0 then add_overdue(items, tasks, now) end
+local from, to, adding, dropped, tallied, changed = {}, {}, {}, {}, {}, {}
+for n, item in ipairs(items) do
+  if item.accepted then
+    changed[#changed + 1] = item.id
+    has_settled = has_settled or n <= asked
+    if finished[item.status] then adding[item.status] = (adding[item.status] or 0) + 1 end
+    local tally = item.tally
+    if item.answer == 'cancelled' then tally = string.gsub(tally, '^[^ ]+', '') end
+    if item.ended then tally = tally .. ' expired' end
+    if tally ~= '' then tallied[tally] = (tallied[tally] or 0) + 1 end
+  elseif item.kind == 'overdue' then append(from, deadlines, item.id)
+  end
+end
+for status, count in pairs(adding) do
+  dropped[status] = overflow(finished[status], count, max_finished, tasks, status, from, now)
+end
+
 local dropped_entries = next(orphans) ~= nil
 local is_watched = #items + #claims > 0 and redis.call('EXISTS', watched) == 1
 
@@ -146,12 +155,13 @@ for _, item in ipairs(items) do
     local id, was, status = item.id, item.was, item.status
     if was == 'processing' then append(from, leases, id)
     elseif was == 'pending' then
+      append(from, deadlines, id)
       for _, index in ipairs(pending_indexes(prefix, scheduled)) do append(from, index, id) end
     elseif was == 'external' then append(from, external, id)
     else
       append(from, finished[was], id)
-      retaken, item.suspect = true, false
     end
+    if item.kind == 'finished' then retaken, item.suspect = true, false end
     if status == 'pending' then
       local due, raised, created = now + item.delay, item.demand, item.created
       for f = item.first, item.last, 2 do
@@ -165,6 +175,11 @@ for _, item in ipairs(items) do
         elseif name == 'p' then created = value end
       end
       comes_back, item.delay = true, whole(due)
+      if item.overrides then
+        if item.kind == 'finished' then item.overrides = with_deadlines_from(due, item.overrides) end
+        local expiry = expiry_of(item.overrides)
+        if expiry then append(to, deadlines, whole(expiry), id) else item.overrides = false end
+      end
       local head_start, demand, kind = terms_of(created)
       local base = base_of(prefix, kind)
       if due > now then
@@ -211,6 +226,7 @@ if not replayed then
     leased[2 * n - 1], leased[2 * n], ids[n], fitting[n] = expiry, claim.id, claim.id, claim.fit
   end
   if #claims > 0 then to[leases] = leased end
+  unlist_deadlines(claims, from, deadlines)
 end
 if fits ~= '' then
   for _, claim in ipairs(claims) do claim.raised = redis.call('HGET', tasks .. claim.id, 'q') or '' end
@@ -225,8 +241,9 @@ if is_operation or fits ~= '' or next(from) then
   redis.call('ZREM', leases, '')
   redis.call('ZADD', never, 'XX', 0, '')
   is_kept = redis.call('EXPIRE', #changed > 0 and minute or request, #changed > 0 and KEPT_S or request_s) == 1
-  if is_operation or comes_back or #moves > 0 then
-    for index in pairs(is_operation and from or {}) do redis.call('ZCARD', index) end
+  local is_any = is_operation or from[deadlines]
+  if is_any or comes_back or #moves > 0 then
+    for index in pairs(is_any and from or {}) do redis.call('ZCARD', index) end
     for index in pairs(to) do
       if index ~= scheduled and index ~= leases then redis.call('ZCARD', index) end
     end
@@ -260,9 +277,10 @@ for _, item in ipairs(items) do
   if item.accepted then
     -- For a task that is marked processing, `given` is the new token: a repeated call is answered "already".
     local key, status, mark = item.key, item.status, item.given .. ':' .. settle_id
-    if finished[item.was] then
+    if item.kind == 'finished' then
       redis.call('PERSIST', key)
-      redis.call('HDEL', key, 'x', 'f', 'r', 'e', 'g', 'm')
+      redis.call('HDEL', key, 'x', 'f', 'r', 'e', 'g', 'm', 'w')
+      if item.overrides then redis.call('HSET', key, 'o', item.overrides) end
     end
     if status == 'pending' then
       redis.call('HSET', key, 's', status, 'd', mark, 'u', item.delay, unpack(ARGV, item.first, item.last))
@@ -272,6 +290,7 @@ for _, item in ipairs(items) do
       redis.call('HSET', key, 's', status, 'd', mark, 't', item.given, 'y', stamp .. ' ', unpack(ARGV, item.first, item.last))
     else
       redis.call('HSET', key, 's', status, 'd', mark, 'f', stamp, unpack(ARGV, item.first, item.last))
+      if item.ended then redis.call('HSET', key, 'f', item.ended, 'w', 'expired') end
       redis.call('EXPIRE', key, item.ttl)
     end
   end
@@ -299,7 +318,7 @@ for status, gone in pairs(dropped) do
   end
 end
 if #changed > 0 then
-  note_history(prefix, minute, totals, now, tally, tallied, adding)
+  note_history(prefix, minute, totals, now, has_settled and tally or '', tallied, adding)
   if not is_kept then redis.call('EXPIRE', minute, KEPT_S) end
 end
 
@@ -329,7 +348,7 @@ if not paused then wake_bases(wake, wake_gpu) end
 if fits ~= '' then unlist_empty_gpu_sets(prefix) end
 local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
 local answers = {}
-for n, item in ipairs(items) do answers[n] = item.answer end
+for n = 1, asked do answers[n] = items[n].answer end
 if is_operation then keep_answer(request, table.concat(answers, ' '), math.ceil(lease_ms / 1000)) end
 if ahead > 0 then stamp = stamp .. ' ' .. whole(ahead) end
 return { stamp, answers, rows, next_due and whole(math.max(0, math.ceil(next_due - now))) or '-1', hit and 1 or 0, fitted }

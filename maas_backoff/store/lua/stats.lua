@@ -2,6 +2,7 @@
 KEYS: scheduled leases external completed failed cancelled meta
 ARGV: now prefix
 Returns: now, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per GPU set its name and its number of tasks, 1 if the queue is paused, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU
+A pending task whose deadline has passed counts as cancelled.
 Suspects that wait for a GPU are counted among the first 100 of a set; running ones only if some wait, among 1000 leases.
 ]]
 --#include _clock
@@ -57,14 +58,15 @@ local later = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
 local next_due = later and whole(math.max(0, later - now)) or '-1'
 if later then oldest = math.min(oldest, tonumber(later)) end
 
+local overdue = redis.call('ZCOUNT', prefix .. 'deadlines', '-inf', now)
 return {
   whole(now),
-  card(KEYS[1]) + due_count,
+  math.max(0, card(KEYS[1]) + due_count - overdue),
   redis.call('ZCOUNT', KEYS[1], string.format('(%.3f', now), '+inf'),
   card(KEYS[2]) + card(KEYS[3]),
   redis.call('ZCOUNT', KEYS[4], now, '+inf'),
   redis.call('ZCOUNT', KEYS[5], now, '+inf'),
-  redis.call('ZCOUNT', KEYS[6], now, '+inf'),
+  redis.call('ZCOUNT', KEYS[6], now, '+inf') + overdue,
   whole(now - oldest),
   demands,
   state[3] and 1 or 0,

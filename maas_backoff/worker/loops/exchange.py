@@ -100,6 +100,8 @@ def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
         _report_failure(task, settlement, extra)
     else:
         then = "cancelled" if word == "cancelled" else f"again in {settlement.delay:g} s"
+        if settlement.expired:
+            then = "expired"
         # A retry that the handler asked for, without a cause, is no trouble.
         asked_for = settlement.error.type == Retry.__name__ and not settlement.traceback
         level = logging.INFO if asked_for else logging.WARNING

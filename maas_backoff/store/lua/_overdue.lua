@@ -1,0 +1,22 @@
+-- Claims that meet tasks whose deadline has passed: the claim ends them instead. A claim looks if `claimed_at` is set.
+
+local claimed_at, overdue = nil, {}
+
+local function note_overdue(key, overrides)
+  if not claimed_at or not is_over(overrides, claimed_at) then return false end
+  overdue[#overdue + 1] = key
+  return true
+end
+
+-- Adds to the settles of a request one for each task that its claim met too late.
+local function add_overdue(items, tasks, now)
+  for _, key in ipairs(overdue) do
+    local task = redis.call('HMGET', key, 't', 'o')
+    local expiry, ttl_s = expiry_of(task[2])
+    items[#items + 1] = {
+      id = string.sub(key, #tasks + 1), key = key, given = task[1] or '0', answer = 'ok', accepted = true,
+      status = 'cancelled', ttl = ttl_s, expiry = whole(now + ttl_s * 1000), tally = '', was = 'pending',
+      ended = whole(expiry), first = 1, last = 0,
+    }
+  end
+end
