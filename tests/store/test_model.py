@@ -27,6 +27,7 @@ from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.store.codec import counts_of
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.store.time_limits import NAMES, with_limits
 
 START = 1_800_000_000_000
 LEASE = 3_000
@@ -38,6 +39,8 @@ ERROR = TaskError("ValueError", "boom")
 ids = st.sampled_from([f"t{n}" for n in range(5)])
 workers = st.sampled_from(["one", "two"])
 delays = st.sampled_from([0, 0, 0.001, 0.5, 10])
+deadlines = st.sampled_from([(0, 0), (0, 0), (1, 0), (0, 1), (0.4, 20), (20, 0.4), (12, 0)])
+"""Seconds of start_within and complete_within; 0: none."""
 
 
 @attrs.define
@@ -54,6 +57,19 @@ class Known:
     demand: int = 0
     """MiB of a GPU; 0: it needs none."""
     accepted: set[int] = attrs.field(factory=set)
+    lengths: tuple[float, ...] = ()
+    """Of its deadlines, in ms."""
+    over: float = math.inf
+    """When a pending task has expired, in whole ms, as it is stored."""
+
+    def limit(self, base: float) -> None:
+        """Have deadlines of its lengths from then on."""
+        self.over = min((math.floor(base + length) for length in self.lengths), default=math.inf)
+
+    expired: bool = False
+
+    def is_over(self, moment: float) -> bool:
+        return self.over <= moment
 
 
 class Machine(RuleBasedStateMachine):
@@ -86,7 +102,20 @@ class Machine(RuleBasedStateMachine):
 
     def do(self, coroutine: Any) -> Any:
         Machine.steps += 1
-        return self.runner.run(coroutine)
+        done = self.runner.run(coroutine)
+        # Which of the late tasks a claim has met is its own business: a late task counts as cancelled before and after.
+        for task_id, known in self.model.items():
+            if self._is_late(known) and self.server.client.hget(f"maas:{{test}}:t:{task_id}", "s") == b"cancelled":
+                known.state, known.expired = "cancelled", True
+                self.totals["cancelled"] += 1
+        return done
+
+    def _is_late(self, known: Known) -> bool:
+        return known.state == "pending" and known.is_over(self.now)
+
+    def _state(self, known: Known) -> str:
+        """The state that readers see."""
+        return "cancelled" if self._is_late(known) else known.state
 
     # What users do
 
@@ -95,10 +124,15 @@ class Machine(RuleBasedStateMachine):
         params=st.sampled_from(["{}", "[1]"]),
         delay=delays,
         demand=st.sampled_from([0, 0, 1, 2]),
+        limits=deadlines,
     )
-    def create(self, task_ids: list[str], params: str, delay: float, demand: int) -> None:
-        own = {"min_gpu_memory_gb": demand / 1024} if demand else {}
-        policy, overrides = self.policy.overridden(own), jsontext.plain(own) if own else ""
+    def create(
+        self, task_ids: list[str], params: str, delay: float, demand: int, limits: tuple[float, float]
+    ) -> None:
+        own: dict[str, Any] = {"min_gpu_memory_gb": demand / 1024} if demand else {}
+        policy = self.policy.overridden(own)
+        own = with_limits(own, dict(zip(NAMES, (limit or None for limit in limits), strict=True)), policy)
+        overrides = jsontext.plain(own) if own else ""
         tasks = [NewTask(task_id, params, 0, delay, policy, overrides) for task_id in task_ids]
         expected: list[str] = []
         for task_id in task_ids:
@@ -107,7 +141,10 @@ class Machine(RuleBasedStateMachine):
             if known is None:
                 # Those of one call that are due later are so one after the other, by fractions of a ms.
                 turn = expected.count("created") - 1 if delay else 0
-                self.model[task_id] = Known(params, due=self.now + delay * 1000 + turn / 4096, demand=demand)
+                due = self.now + delay * 1000
+                lengths = tuple(1000 * limit for limit in limits if limit)
+                known = self.model[task_id] = Known(params, due=due + turn / 4096, demand=demand, lengths=lengths)
+                known.limit(due)
         assert self.do(self.store.writer.enqueue(tasks)) == expected
 
     @rule(task_id=ids)
@@ -121,7 +158,8 @@ class Machine(RuleBasedStateMachine):
             self.store.writer.settle(Settle(task_id, "pending", None, Settlement.release(self.policy)), external=True)
         )
         assert answer == self._answer(known, "pending")
-        if known is not None and known.state == "pending":
+        if answer == "ok":
+            assert known is not None
             known.state, known.token = "external", self._next_token()
 
     @rule(task_id=ids, retry=st.booleans(), delay=delays)
@@ -145,17 +183,21 @@ class Machine(RuleBasedStateMachine):
 
     def _outside(self, task_id: str, kind: Any, settlement: Settlement) -> None:
         known = self.model.get(task_id)
+        expected = self._answer(known, kind)
         answer = self.do(self.store.writer.settle(Settle(task_id, kind, None, settlement)))
-        assert answer == self._answer(known, kind)
+        assert answer == expected
         if answer == "ok":
             assert known is not None
             self._become(known, settlement)
+            if kind == "finished":
+                known.limit(self.now)
+                known.expired = False
 
     def _answer(self, known: Known | None, kind: str) -> str:
         if known is None:
             return "unknown"
-        fits = known.state in {"failed", "cancelled"} if kind == "finished" else known.state == kind
-        return "ok" if fits else known.state
+        state = self._state(known)
+        return "ok" if (state in {"failed", "cancelled"} if kind == "finished" else state == kind) else state
 
     # What workers do
 
@@ -166,15 +208,22 @@ class Machine(RuleBasedStateMachine):
         # Suspects that have just become due are put in their index first, and claimed by the next call.
         listed = [i.decode() for i in self.server.client.zrange("maas:{test}:suspects", 0, -1)]
         expected = self._suspects_for(listed, request)
+        late = any(map(self._is_late, self.model.values()))
         answer: BatchReply = self.do(self.store.exchange.send(request, worker))
-        due = {i for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and not k.demand}
+        due = {
+            i
+            for i, k in self.model.items()
+            if self._state(k) == "pending" and k.due <= self.now and not k.demand
+        }
         suspects = {i for i in due if self.model[i].counts.suspect}
         claimed = [one.task.task_id for one in answer.claimed]
         innocent = len(due - suspects)
         assert len(set(claimed)) == len(claimed) and set(claimed) <= due
         assert [i for i in claimed if i in suspects] == expected
         taken = len(expected)
-        assert len(claimed) - taken == min(count - taken, innocent)
+        # A late task takes the place of another one in the claim that meets it.
+        assert late or len(claimed) - taken == min(count - taken, innocent)
+        assert len(claimed) - taken <= min(count - taken, innocent)
         self._take(answer, worker, request)
 
     def _suspects_for(self, listed: list[str], request: BatchRequest) -> list[str]:
@@ -184,6 +233,9 @@ class Machine(RuleBasedStateMachine):
             return self.model[task_id].counts.cohort or task_id
 
         if not request.may_claim_suspect or not listed:
+            return []
+        listed = [task_id for task_id in listed if not self._is_late(self.model[task_id])]
+        if not listed:
             return []
         waiting = Counter(map(cohort_of, listed))
         whole = [i for i in listed if waiting[cohort_of(i)] >= self.model[i].counts.cohort_size]
@@ -203,7 +255,11 @@ class Machine(RuleBasedStateMachine):
             places = tuple(f"{memory}:0 GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
             request = BatchRequest((), len(fits), suspect, f"request-{self.requests}", 0, fits=places)
             answer: BatchReply = self.do(self.store.exchange.send(request, worker))
-            due = {i: k for i, k in self.model.items() if k.state == "pending" and k.due <= self.now and k.demand}
+            due = {
+                i: k
+                for i, k in self.model.items()
+                if self._state(k) == "pending" and k.due <= self.now and k.demand
+            }
             claimed = {one.task.task_id: one for one in answer.claimed}
             assert set(claimed) <= set(due)
             assert len({one.fit for one in answer.claimed}) == len(answer.claimed)
@@ -283,13 +339,14 @@ class Machine(RuleBasedStateMachine):
         again = self.do(self.store.exchange.send(request, worker)).answers
         if self._holds(one.task.task_id, one.token):
             assert known is not None
-            assert (first, again) == (["ok"], ["already"])
+            ends = settlement.status == "pending" and known.is_over(self.now + settlement.delay * 1000)
+            assert (first, again) == (["cancelled" if ends else "ok"], ["already"])
             assert one.token not in known.accepted
             known.accepted.add(one.token)
             counts = settlement.counts
             if counts is not None:  # a worker does not know what is left of the blame: see _take
                 settlement = attrs.evolve(settlement, counts=attrs.evolve(counts, blame=known.counts.blame))
-            self._become(known, settlement)
+            self._become(known, settlement, ends=ends)
         elif known is None:
             assert first == again == ["unknown"]
         else:
@@ -344,12 +401,14 @@ class Machine(RuleBasedStateMachine):
             assert settlement is not None
             assert settlement.counts is not None
             settle = one.settle(settlement)
-            assert self.do(self.store.lost.settle([settle], "reaper")) == ["ok"]
+            ends = settlement.status == "pending" and known.is_over(self.now)
+            assert self.do(self.store.lost.settle([settle], "reaper")) == ["cancelled" if ends else "ok"]
             assert self.do(self.store.lost.settle([settle], "another")) == ["lost"]
             blame = known.counts.blame + 1 / one.loss.together
             assert settlement.counts.blame == pytest.approx(blame, abs=1e-3)
             assert settlement.status == ("failed" if blame > self.policy.max_lost - 0.01 else "pending")
-            self._become(known, settlement)
+            self._become(known, settlement, ends=ends)
+        assert not any(map(self._is_late, self.model.values())), "a look ends them"
 
     @rule(ms=st.sampled_from([0.3, 1, 400, LEASE, 11_000]))
     def advance(self, ms: float) -> None:
@@ -360,8 +419,9 @@ class Machine(RuleBasedStateMachine):
         known = self.model.get(task_id)
         return known is not None and known.state == "processing" and known.token == token
 
-    def _become(self, known: Known, settlement: Settlement) -> None:
-        known.state = str(settlement.status)
+    def _become(self, known: Known, settlement: Settlement, *, ends: bool = False) -> None:
+        """`ends`: its deadline takes the place of the comeback."""
+        known.state, known.expired = ("cancelled", True) if ends else (str(settlement.status), False)
         known.due = self.now + settlement.delay * 1000
         known.counts = settlement.counts or known.counts
         if settlement.gpu is not None:
@@ -407,9 +467,24 @@ class Machine(RuleBasedStateMachine):
         assert [int(number or 0) for number in meta] == [self.highest, *self.totals.values()]
 
     @invariant()
+    def deadlines_hold(self) -> None:
+        """They are listed while a task is pending, and readers know at once that they have passed."""
+        listed = dict(self.server.client.zrange("maas:{test}:deadlines", 0, -1, withscores=True))
+        pending = {i: k.over for i, k in self.model.items() if k.state == "pending" and k.lengths}
+        assert listed == {task_id.encode(): START + over for task_id, over in pending.items()}
+        for task_id, known in self.model.items():
+            if known.lengths:
+                task = self.do(self.store.reader.get(task_id))
+                assert task.status == self._state(known).replace("external", "processing")
+                expired = known.expired or self._is_late(known)
+                assert task.cancel_reason == (
+                    None if task.status != "cancelled" else "expired" if expired else "requested"
+                )
+
+    @invariant()
     def the_counts_add_up(self) -> None:
         stats = self.do(self.store.reader.stats())
-        states = [known.state for known in self.model.values()]
+        states = [self._state(known) for known in self.model.values()]
         assert stats.pending_count == states.count("pending")
         assert stats.processing_count == states.count("processing") + states.count("external")
         finished = [stats.completed_count, stats.failed_count, stats.cancelled_count]
