@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from maas_backoff.domain.page import TaskPage
     from maas_backoff.domain.result import ResultEntity
     from maas_backoff.domain.signals import Discard, Retry, Snooze
-    from maas_backoff.domain.spec import TaskOptions, TaskSpec
+    from maas_backoff.domain.spec import Ensured, TaskOptions, TaskSpec
     from maas_backoff.domain.stats import QueueStats
     from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
     from maas_backoff.domain.worker import Worker
@@ -56,6 +56,7 @@ __all__ = [
     "ConfigError",
     "Discard",
     "Durations",
+    "Ensured",
     "EventLoopError",
     "FailedAttempt",
     "GpuAssignment",
@@ -111,6 +112,7 @@ _MODULES = {
     "ConfigError": "errors",
     "Discard": "domain.signals",
     "Durations": "domain.history",
+    "Ensured": "domain.spec",
     "EventLoopError": "errors",
     "FailedAttempt": "domain.task",
     "GpuAssignment": "domain.gpu",

@@ -14,7 +14,7 @@ from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
-from maas_backoff.domain.spec import Reschedule, TaskOptions, TaskSpec
+from maas_backoff.domain.spec import Ensured, Reschedule, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import new_task_id
@@ -44,6 +44,16 @@ class QueueCalls(ABC):
 
         Raises TaskConflictError for an id with other params. Raises InvalidValueError, ConfigError or PayloadError
         before anything is sent, and StorageFullError.
+        """
+        return (await self._client.creator.create(task_params, task_id, options)).task_id
+
+    async def ensure_task(
+        self, task_params: Mapping[str, object], task_id: str | None = None, **options: Unpack[TaskOptions]
+    ) -> Ensured:
+        """Create a task as `create_task` does, and return its id and whether it is new: `.task_id`, `.is_new`.
+
+        If a connection is lost, the call is sent again. A task that the first send has created then counts as found,
+        unless this call has made the id. `is_new` is therefore True at most once for a task.
         """
         return await self._client.creator.create(task_params, task_id, options)
 

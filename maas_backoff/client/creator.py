@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -12,7 +12,7 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
 from maas_backoff.domain.kind import NAMELESS
-from maas_backoff.domain.spec import TaskOptions, TaskSpec
+from maas_backoff.domain.spec import Ensured, TaskOptions, TaskSpec
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import ConfigError, InvalidValueError, QueueFullError, StorageError, TaskConflictError
 from maas_backoff.logs import about
@@ -24,6 +24,7 @@ from maas_backoff.store.writer import ENQUEUE_LIMIT, Writer
 log: Log = log_for("scheduler")
 
 _NO_OPTIONS = TaskOptions()
+_T = TypeVar("_T")
 
 
 class TaskCreator:
@@ -42,14 +43,16 @@ class TaskCreator:
         send = partial(writer.enqueue_what_fits, policy=self._policy)
         self.gathering: Gathering = Gathering(send, config.storage.timeout)
 
-    async def create(self, params: Mapping[str, object], task_id: str | None, options: TaskOptions) -> str:
+    async def create(self, params: Mapping[str, object], task_id: str | None, options: TaskOptions) -> Ensured:
+        is_named = task_id is not None
         task_id = validation.new_task_id() if task_id is None else validation.checked_task_id(task_id)
         task = self._checked(params, task_id, options, "task_params")
         if self._tracing is None:
-            await self._create(task)
+            answer = await self._create(task)
         else:
-            await self._traced([task], lambda: self._create(task))
-        return task.task_id
+            answer = await self._traced([task], lambda: self._create(task))
+        # A task whose id this call has made is new, also if a repeated send has found the task.
+        return Ensured(task.task_id, answer == "created" or not is_named)
 
     async def create_many(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
         # All tasks are validated before the first is sent. Each is validated as the iterator yields it: an iterator
@@ -64,21 +67,22 @@ class TaskCreator:
             await self._traced(tasks, lambda: self._enqueue_all(tasks))
         return [task.task_id for task in tasks]
 
-    async def _traced(self, tasks: Sequence[NewTask], create: Callable[[], Awaitable[None]]) -> None:
+    async def _traced(self, tasks: Sequence[NewTask], create: Callable[[], Awaitable[_T]]) -> _T:
         assert self._tracing is not None
         with self._tracing.create(self._config.task.biz_prefix, [task.task_id for task in tasks]) as trace:
             if trace:
                 texts = {own: traced(own, trace) for own in {task.overrides for task in tasks}}
                 for task in tasks:
                     task.overrides = texts[task.overrides]
-            await create()
+            return await create()
 
-    async def _create(self, task: NewTask) -> None:
+    async def _create(self, task: NewTask) -> str:
         answer = await self.gathering.create(task)
         if answer == "conflict":
             raise TaskConflictError([task.task_id], [])
         if log.isEnabledFor(logging.DEBUG):
             _log_created([task], [answer])
+        return answer
 
     async def _enqueue_all(self, tasks: Sequence[NewTask]) -> None:
         answers: list[str] = []

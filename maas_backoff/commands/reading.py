@@ -36,6 +36,8 @@ async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
         print(f"The oldest has been due for {span(stats.oldest_pending_age)}.")
     last = history.recent
     ends, failures = last.completed, f"{last.failed:,} failed, {last.retried:,} retried, {last.lost:,} lost"
+    if last.expired:
+        failures += f", {last.expired:,} expired"
     print(f"Last hour: {ends:,} completed ({ends / 60:.3g} a minute), {failures}.")
     for name, durations in (("waited", last.waits), ("ran", last.runs), ("settled in", last.settles)):
         half, most = (span(durations.quantile(share)) for share in (0.5, 0.95))
@@ -108,6 +110,8 @@ def _why(task: TaskEntity, *, when: bool = True) -> str:
     """Return why a task is in its state: its reason to wait, its progress, or its end."""
     error = "" if task.error is None else str(task.error)
     if task.status.finished:
+        if task.cancel_reason == "expired":
+            return f"expired, after {error}" if error else "expired"
         return error or task.progress_message or ""
     if task.waiting_for is None:
         return task.progress_message or ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 import attrs
 
@@ -20,7 +20,7 @@ class TaskOptions(Reschedule, total=False):
 
     `priority` is -1000 … 1000, lower first. `delay` (seconds or timedelta) and `run_at` (aware datetime) exclude
     each other. `exec_timeout` overrides the field of `ThreadPoolConfig` for this task alone. Every other option
-    overrides the field of the same name of `TaskConfig`.
+    overrides the field of the same name of `TaskConfig`. `start_within=None` and `complete_within=None`: no deadline.
     """
 
     exec_timeout: float | timedelta
@@ -42,6 +42,14 @@ class TaskOptions(Reschedule, total=False):
     min_gpu_utilization: float
     oom_growth: float
     max_ooms: int
+
+
+class Ensured(NamedTuple):
+    """A task that `ensure_task` has created or found."""
+
+    task_id: str
+    is_new: bool
+    """Whether this call has created the task."""
 
 
 @attrs.frozen(init=False)

@@ -69,6 +69,7 @@ class Collector:
             ("snoozes", total.snoozed, "Attempts whose handler asked to come back later."),
             ("out_of_memory", total.out_of_memory, "Attempts that ran out of GPU memory and came back."),
             ("gpu_faults", total.gpu_fault, "Attempts that a broken GPU failed, and that came back."),
+            ("expired_tasks", total.expired, "Tasks that a deadline has ended; they are cancelled."),
             ("released_attempts", total.released, "Attempts that were handed back, with nothing used."),
         ):
             yield self._one("counter", name, text, number)

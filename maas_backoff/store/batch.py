@@ -119,6 +119,8 @@ class Claimed:
     fit: int = -1
     """The number of its placement in the request's `fits`; -1: it needs no GPU."""
     demand: Demand | None = None
+    start_before: float = math.inf
+    """The last moment to start because of a deadline, by time.monotonic()."""
     time_left: float = math.inf
     """Seconds from the claim to the deadline of all attempts."""
 

@@ -1,5 +1,7 @@
 """The exchange of batch requests and batch replies between a worker and its queue."""
 
+import math
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -31,11 +33,16 @@ class Exchange:
     def __init__(self, queue: QueueConnection, markers: Markers) -> None:
         self._queue = queue
         self._markers = markers
+        self._clock = math.inf
+        """The queue's time is at most this many seconds ahead of time.monotonic(), by the last request."""
 
     async def send(self, request: BatchRequest, worker: str, kinds: Kinds = ONLY_NAMELESS) -> BatchReply:
         """Send a batch request, which claims tasks of `kinds`. If StorageUnavailableError is raised, send it again."""
         client = await self._queue.server.connect()
-        return await self._read(await client.run(scripts.SETTLE, *self._packed(request, worker, kinds)))
+        sent = time.monotonic()
+        reply = await client.run(scripts.SETTLE, *self._packed(request, worker, kinds))
+        self._clock = now_and_ahead(reply.now)[0] / 1000 - sent
+        return await self._read(reply)
 
     async def send_after_sleep(
         self,
@@ -123,4 +130,8 @@ class Exchange:
         claimed = Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)
         if limits is not None and limits.complete_by:
             claimed.time_left = (limits.complete_by - now_ms) / 1000
+        if limits is not None:
+            # Without a request before, the reply is taken to be as new as its time.
+            clock = self._clock if self._clock != math.inf else now_ms / 1000 - time.monotonic()
+            claimed.start_before = limits.expiry / 1000 - clock
         return claimed

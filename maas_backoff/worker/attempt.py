@@ -62,8 +62,8 @@ class Attempt(UserCall):
 
     @property
     def start_before(self) -> float:
-        """The last moment, by time.monotonic(), for the handler to begin. It moves with the lease."""
-        return self.lease.start_before
+        """The last moment, by time.monotonic(), for the handler to begin: of the lease, which moves, or of the task."""
+        return min(self.lease.start_before, self.claimed.start_before)
 
     def renewed(self, lease: Lease) -> None:
         """Note that the lease was renewed. Called from the heartbeat's thread."""

@@ -68,7 +68,7 @@ function about(task) {
   const error = errorText(task.error);
   const others = [task.lost_count, task.snooze_count, task.oom_count];
   const facts = {
-    state: task.status,
+    state: task.cancel_reason === "expired" ? `${task.status}: expired` : task.status,
     "waits for": task.waiting_for,
     error: error && h("span", { class: "text" }, error),
     attempt: task.attempt,
@@ -76,6 +76,7 @@ function about(task) {
     "lost, snoozed, out of memory": others.some(Boolean) && others.join(", "),
     priority: task.priority,
     due: task.next_execute_time && when(task.next_execute_time, { whole: true }),
+    deadline: task.deadline && when(task.deadline, { whole: true }),
     created: when(task.created_at, { whole: true }),
     started: task.started_at && when(task.started_at, { whole: true }),
     ended: task.finished_at && when(task.finished_at, { whole: true }),
