@@ -60,6 +60,7 @@ _LASTING = {
     b"meta",
     b"totals",
     b"errors",
+    b"deadlines",
     b"workers",
 }
 _OF_A_KIND = re.compile(rb"^k:[^:]+:")

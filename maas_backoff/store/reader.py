@@ -66,6 +66,9 @@ class Reader:
         found = [(task_id.decode(), _mapping(fields)) for task_id, fields in reply.rows]
         found = [(task_id, fields) for task_id, fields in found if b"p" in fields]
         tasks = await self._entities(found, reply.now, paused=bool(reply.paused))
+        if status is TaskStatus.PENDING:
+            # Those whose deadline has passed are cancelled, whether a worker has noted it or not.
+            tasks = [task for task in tasks if task.status is status]
         if listing.brief:
             # The overrides may have params, which a Retry has set.
             tasks = [attrs.evolve(task, task_params={}) if task.task_params else task for task in tasks]

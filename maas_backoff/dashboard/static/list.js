@@ -126,6 +126,7 @@ function moment(task) {
 function why(task) {
   const failed = task.error ? errorText(task.error) : "";
   if (task.status === "processing") return `${task.progress} % ${task.progress_message ?? ""}`.trim();
+  if (task.cancel_reason === "expired") return failed ? `expired, after ${failed}` : "expired";
   if (!task.waiting_for) return failed;
   if (!task.waiting_for.startsWith("due at")) return task.waiting_for;
   return failed && `after ${failed}`;
