@@ -18,9 +18,10 @@ from maas_backoff import (
     TaskBackoffScheduler,
     TaskConflictError,
     TaskEntity,
+    TaskError,
     TaskSpec,
 )
-from maas_backoff.domain.outcome import LeaseExpired, Unstarted
+from maas_backoff.domain.outcome import Failed, LeaseExpired, Unstarted
 from maas_backoff.domain.settlement import Counts, decide
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.store.queue_store import QueueStore
@@ -118,7 +119,9 @@ async def test_a_waiter_is_told_when_the_moment_comes(scheduler: TaskBackoffSche
     assert (task.status, task.cancel_reason) == EXPIRED
 
 
-@pytest.mark.parametrize("limits", [{"start_within": 5}, {"complete_within": 5}, {"start_within": 9, "complete_within": 5}])
+@pytest.mark.parametrize(
+    "limits", [{"start_within": 5}, {"complete_within": 5}, {"start_within": 9, "complete_within": 5}]
+)
 async def test_a_claim_ends_what_it_meets_too_late_and_takes_the_next(queue: Queue, limits: Any) -> None:
     """Without the reaper: the claim that drops them finds the next task in the same call, or in the next one."""
     late = [TaskSpec({}, f"late-{n}", **limits) for n in range(3)]
@@ -165,9 +168,6 @@ async def test_an_entry_without_a_late_task_is_dropped(queue: Queue) -> None:
 
 
 async def test_a_backoff_beyond_the_deadline_ends_the_task_at_once(queue: Queue) -> None:
-    from maas_backoff.domain.outcome import Failed
-    from maas_backoff.domain.task import TaskError
-
     failed = Failed(TaskError("ValueError", "no"), raised=True)
     for task_id, limits in (("start", {"start_within": 15}), ("end", {"complete_within": 15})):
         queue.at(0)
@@ -331,7 +331,9 @@ async def test_a_task_that_waits_behind_others_never_starts_late(scheduler: Task
     expired = {task.task_id for task in tasks if task.cancel_reason == "expired"}
     assert 0 < len(expired) < 20
     assert expired.isdisjoint(started)
-    assert all(started[task.task_id] < task.created_at + timedelta(seconds=0.9) for task in tasks if task.task_id in started)
+    assert all(
+        started[task.task_id] < task.created_at + timedelta(seconds=0.9) for task in tasks if task.task_id in started
+    )
 
 
 async def test_a_snooze_beyond_the_deadline_ends_the_task(scheduler: TaskBackoffScheduler) -> None:

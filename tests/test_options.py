@@ -25,9 +25,10 @@ from maas_backoff import (
 from maas_backoff.__main__ import main
 from maas_backoff.commands.preview import OPTIONS
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
-from maas_backoff.domain.seconds import in_seconds
+from maas_backoff.domain.seconds import in_seconds, in_seconds_if_any
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.store.policies import Policies
+from maas_backoff.store.time_limits import NAMES
 
 DOCS = Path(__file__).parents[1] / "maas_backoff/docs"
 SECTIONS = (StorageConfig, TaskConfig, ThreadPoolConfig, SchedulerConfig, GpuConfig)
@@ -104,10 +105,10 @@ def test_the_options_of_one_task_are_those_of_a_policy() -> None:
     """Besides its place in the queue, its time limit, and the old name of an option."""
     told = get_type_hints(TaskOptions)
     declared = get_type_hints(TaskConfig) | get_type_hints(ThreadPoolConfig) | {"backoff_strategy": str}
-    names = {*get_type_hints(Policy), "exec_timeout", "min_gpu_utilization"}
+    names = {*get_type_hints(Policy), "exec_timeout", "min_gpu_utilization", *NAMES}
     assert told.keys() == names | get_type_hints(Reschedule).keys()
     for name in names:
-        may_be_timedelta = DECLARED[name].converter is in_seconds
+        may_be_timedelta = DECLARED[name].converter in {in_seconds, in_seconds_if_any}
         assert told[name] == (declared[name] | timedelta if may_be_timedelta else declared[name]), name
 
 
@@ -118,7 +119,8 @@ def test_the_calls_name_the_options_of_one_task() -> None:
     assert told is not None
     names = list(attrs.fields_dict(TaskConfig))
     span = names[names.index(told[1]) : names.index(told[2]) + 1]
-    assert set(span) - set(re.findall(r"\w+", told[3])) - {"and"} == {*attrs.fields_dict(Policy), "min_gpu_utilization"}
+    own = set(span) - set(re.findall(r"\w+", told[3])) - {"and"}
+    assert own == {*attrs.fields_dict(Policy), "min_gpu_utilization", *NAMES}
 
 
 def test_values_have_the_defaults_of_the_declarations() -> None:

@@ -36,6 +36,7 @@ VALUES: list[Any] = [
     maas_backoff.Backoff("linear", timedelta(seconds=3), jitter=0.5),
     maas_backoff.BackoffStrategy.LINEAR,
     maas_backoff.Durations(),
+    maas_backoff.Ensured("x", is_new=True),
     maas_backoff.MemorySizes(),
     maas_backoff.GpuConfig(gpus=[0, "GPU-a"]),
     maas_backoff.GpuStatus("GPU-a", 0, "H100", "host", 80, 40, 20, 10, 3.0, 40.0, "ok", 0.5, (GPU_TASK,)),

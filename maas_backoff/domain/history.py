@@ -173,11 +173,11 @@ class Activity:
     """The events of the minute from `start` on; without a start, of all time.
 
     `completed`, `failed` and `cancelled` are ends of tasks; `retried`, `lost`, `snoozed`, `out_of_memory`, `gpu_fault`
-    and `released` (given back, nothing used) are attempts whose task came back. `expired` is the part of `cancelled` that
-    a deadline has ended. `errors` counts failed attempts by the
-    type of their error. The 400 names seen last are kept; all others are "other". `waits` are from due to claimed,
-    `runs` of the handler, `settles` of the calls that settled attempts. `gpu_peaks` are the most memory that NVML has
-    shown for each attempt in a child process with a GPU. `gpu_needs` are the demands of the same attempts.
+    and `released` (given back, nothing used) are attempts whose task came back. `expired` is the part of `cancelled`
+    that a deadline has ended. `errors` counts failed attempts by the type of their error. The 400 names seen last are
+    kept; all others are "other". `waits` are from due to claimed, `runs` of the handler, `settles` of the calls that
+    settled attempts. `gpu_peaks` are the most memory that NVML has shown for each attempt in a child process with a
+    GPU. `gpu_needs` are the demands of the same attempts.
     """
 
     start: datetime | None = None

@@ -36,7 +36,7 @@ class ExceptionHandling:
         """Call the exception handler, and return the outcome of the attempt. Never raises, also if cancelled."""
         assert self.handler is not None
         attempt.extend_time()
-        timeout = attempt.deadline - time.monotonic()
+        timeout = min(attempt.timeout, attempt.ends_by - time.monotonic())
         task = attrs.evolve(attempt.task, error=failed.error)
         current.set(task)
         value: object = None

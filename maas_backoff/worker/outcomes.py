@@ -3,7 +3,16 @@
 import asyncio
 
 from maas_backoff.domain.handler_outcome import outcome_of_error
-from maas_backoff.domain.outcome import Cancelled, CancelReason, Failed, HandlerOutcome, Outcome, Unstarted, expired, timed_out
+from maas_backoff.domain.outcome import (
+    Cancelled,
+    CancelReason,
+    Failed,
+    HandlerOutcome,
+    Outcome,
+    Unstarted,
+    expired,
+    timed_out,
+)
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.store.codec import trace_of
 from maas_backoff.worker.attempt import Attempt

@@ -298,6 +298,8 @@ async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
             case str(error) if task.attempt == 1:
                 raise ERRORS[error]
 
+    await worker.create_task({}, "expires", start_within=0.001)
+    await seen.until("deadlines")
     async with worker:
         large = [await worker.create_task({"does": "wait", "n": n}, min_gpu_memory_gb=10) for n in (1, 2)]
         await seen.until(

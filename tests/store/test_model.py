@@ -126,9 +126,7 @@ class Machine(RuleBasedStateMachine):
         demand=st.sampled_from([0, 0, 1, 2]),
         limits=deadlines,
     )
-    def create(
-        self, task_ids: list[str], params: str, delay: float, demand: int, limits: tuple[float, float]
-    ) -> None:
+    def create(self, task_ids: list[str], params: str, delay: float, demand: int, limits: tuple[float, float]) -> None:
         own: dict[str, Any] = {"min_gpu_memory_gb": demand / 1024} if demand else {}
         policy = self.policy.overridden(own)
         own = with_limits(own, dict(zip(NAMES, (limit or None for limit in limits), strict=True)), policy)
@@ -210,11 +208,7 @@ class Machine(RuleBasedStateMachine):
         expected = self._suspects_for(listed, request)
         late = any(map(self._is_late, self.model.values()))
         answer: BatchReply = self.do(self.store.exchange.send(request, worker))
-        due = {
-            i
-            for i, k in self.model.items()
-            if self._state(k) == "pending" and k.due <= self.now and not k.demand
-        }
+        due = {i for i, k in self.model.items() if self._state(k) == "pending" and k.due <= self.now and not k.demand}
         suspects = {i for i in due if self.model[i].counts.suspect}
         claimed = [one.task.task_id for one in answer.claimed]
         innocent = len(due - suspects)
@@ -256,9 +250,7 @@ class Machine(RuleBasedStateMachine):
             request = BatchRequest((), len(fits), suspect, f"request-{self.requests}", 0, fits=places)
             answer: BatchReply = self.do(self.store.exchange.send(request, worker))
             due = {
-                i: k
-                for i, k in self.model.items()
-                if self._state(k) == "pending" and k.due <= self.now and k.demand
+                i: k for i, k in self.model.items() if self._state(k) == "pending" and k.due <= self.now and k.demand
             }
             claimed = {one.task.task_id: one for one in answer.claimed}
             assert set(claimed) <= set(due)

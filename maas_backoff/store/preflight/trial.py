@@ -2,7 +2,7 @@
 
 One EVAL does both. First it tries every command of the scripts, with arguments that the server refuses, or on a missing
 key. The answers name each missing right, and nothing is written. If no right is missing, the scripts run the life of
-seven tasks. The EVAL removes their keys at its end: no other process sees them, and none is left if this process dies.
+eight tasks. The EVAL removes their keys at its end: no other process sees them, and none is left if this process dies.
 The first write frees memory, because a full server would refuse another one.
 """
 
@@ -156,8 +156,9 @@ class _Scratch:
 
     def names(self) -> list[str]:
         """Return all keys that the scripts may write."""
-        tasks = [self._keys.task(task_id) for task_id in "abcdefg"]
+        tasks = [self._keys.task(task_id) for task_id in "abcdefgh"]
         tasks += [
+            self._keys("deadlines"),
             self._keys("demands"),
             self._keys("gpu:1:0"),
             self._keys("gpu:kind/1:0"),
@@ -170,7 +171,7 @@ class _Scratch:
         return sorted({*found, *tasks, self._keys.control(self._worker)})
 
     def life(self) -> Iterator[tuple[Script[object], Sequence[str], list[str]]]:
-        """Yield the steps of seven tasks from creation to end, so that every part of the scripts runs."""
+        """Yield the steps of eight tasks from creation to end, so that every part of the scripts runs."""
         settle = scripts.SETTLE
         now, later, gpu = (
             ("policy 0 0 -", "", "", "2"),
@@ -209,6 +210,8 @@ class _Scratch:
         yield self._step(scripts.PAUSE, on="1")
         yield self._step(scripts.PAUSE, on="0")
         yield self._step(scripts.ENQUEUE, "policy", "", "", "1", "e", "{}", groups="1")
+        yield self._step(scripts.ENQUEUE, "policy", "", '{"@by":[0,0,1,1,60]}', "1", "h", "{}", groups="1")
+        yield self._step(settle, claims="3", request_id="late", now=f"{_NOW + 1}")
         yield self._step(scripts.PURGE, keys=("scheduled",))
         yield self._step(scripts.DELETE, task="a", id="a")
         yield self._step(scripts.LEAVE)
