@@ -19,6 +19,7 @@ from support import SERVERS, Server, quick_config
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.kind import NAMELESS, ONLY_NAMELESS, Kinds
 from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError
@@ -31,7 +32,7 @@ from maas_backoff.store.time_limits import NAMES, with_limits
 
 START = 1_800_000_000_000
 LEASE = 3_000
-LIVE = ("ready", "suspects", "scheduled", "leases", "external")
+LIVE = ("ready", "suspects", "k:of:ready", "k:of:suspects", "scheduled", "leases", "external")
 FINISHED = ("completed", "failed", "cancelled")
 FACTOR = int(os.environ.get("MAAS_BACKOFF_STEPS", "1"))
 ERROR = TaskError("ValueError", "boom")
@@ -39,6 +40,10 @@ ERROR = TaskError("ValueError", "boom")
 ids = st.sampled_from([f"t{n}" for n in range(5)])
 workers = st.sampled_from(["one", "two"])
 delays = st.sampled_from([0, 0, 0.001, 0.5, 10])
+kinds = st.sampled_from([NAMELESS, NAMELESS, "of"])
+EVERY_KIND = Kinds((NAMELESS, "of"))
+able = st.sampled_from([ONLY_NAMELESS, Kinds(("of",)), EVERY_KIND, EVERY_KIND])
+"""The kinds of a task, and of a worker."""
 deadlines = st.sampled_from([(0, 0), (0, 0), (1, 0), (0, 1), (0.4, 20), (20, 0.4), (12, 0)])
 """Seconds of start_within and complete_within; 0: none."""
 
@@ -48,6 +53,7 @@ class Known:
     """What must be true of one task."""
 
     params: str
+    kind: str = NAMELESS
     state: str = "pending"
     token: int = 0
     counts: Counts = Counts()
@@ -70,6 +76,10 @@ class Known:
 
     def is_over(self, moment: float) -> bool:
         return self.over <= moment
+
+
+def gpu_set(kind: str, demand: int) -> str:
+    return f"{kind}/{demand}:0" if kind else f"{demand}:0"
 
 
 class Machine(RuleBasedStateMachine):
@@ -113,6 +123,9 @@ class Machine(RuleBasedStateMachine):
     def _is_late(self, known: Known) -> bool:
         return known.state == "pending" and known.is_over(self.now)
 
+    def _is_due(self, known: Known) -> bool:
+        return self._state(known) == "pending" and known.due <= self.now
+
     def _state(self, known: Known) -> str:
         """The state that readers see."""
         return "cancelled" if self._is_late(known) else known.state
@@ -125,13 +138,15 @@ class Machine(RuleBasedStateMachine):
         delay=delays,
         demand=st.sampled_from([0, 0, 1, 2]),
         limits=deadlines,
+        kind=kinds,
     )
-    def create(self, task_ids: list[str], params: str, delay: float, demand: int, limits: tuple[float, float]) -> None:
+    def create(self, task_ids: list[str], params: str, delay: float, demand: int, kind: str, **given: Any) -> None:
+        limits: tuple[float, float] = given["limits"]
         own: dict[str, Any] = {"min_gpu_memory_gb": demand / 1024} if demand else {}
         policy = self.policy.overridden(own)
         own = with_limits(own, dict(zip(NAMES, (limit or None for limit in limits), strict=True)), policy)
         overrides = jsontext.plain(own) if own else ""
-        tasks = [NewTask(task_id, params, 0, delay, policy, overrides) for task_id in task_ids]
+        tasks = [NewTask(task_id, params, 0, delay, policy, overrides, kind) for task_id in task_ids]
         expected: list[str] = []
         for task_id in task_ids:
             known = self.model.get(task_id)
@@ -141,7 +156,7 @@ class Machine(RuleBasedStateMachine):
                 turn = expected.count("created") - 1 if delay else 0
                 due = self.now + delay * 1000
                 lengths = tuple(1000 * limit for limit in limits if limit)
-                known = self.model[task_id] = Known(params, due=due + turn / 4096, demand=demand, lengths=lengths)
+                known = self.model[task_id] = Known(params, kind, due=due + turn / 4096, demand=demand, lengths=lengths)
                 known.limit(due)
         assert self.do(self.store.writer.enqueue(tasks)) == expected
 
@@ -199,16 +214,17 @@ class Machine(RuleBasedStateMachine):
 
     # What workers do
 
-    @rule(worker=workers, count=st.integers(1, 4), suspect=st.booleans())
-    def claim(self, worker: str, count: int, suspect: bool) -> None:
+    @rule(worker=workers, count=st.integers(1, 4), suspect=st.booleans(), kinds=able)
+    def claim(self, worker: str, count: int, suspect: bool, kinds: Kinds = EVERY_KIND) -> None:
         self.requests += 1
         request = BatchRequest((), count, suspect, f"request-{self.requests}", 0)
         # Suspects that have just become due are put in their index first, and claimed by the next call.
-        listed = [i.decode() for i in self.server.client.zrange("maas:{test}:suspects", 0, -1)]
+        names = [self.store.connection.keys.of_kind(kind, "suspects") for kind in kinds.names]
+        listed = [i.decode() for name in names for i in self.server.client.zrange(f"maas:{{test}}:{name}", 0, -1)]
         expected = self._suspects_for(listed, request)
         late = any(map(self._is_late, self.model.values()))
-        answer: BatchReply = self.do(self.store.exchange.send(request, worker))
-        due = {i for i, k in self.model.items() if self._state(k) == "pending" and k.due <= self.now and not k.demand}
+        answer: BatchReply = self.do(self.store.exchange.send(request, worker, kinds))
+        due = {i for i, k in self.model.items() if self._is_due(k) and not k.demand and k.kind in kinds.names}
         suspects = {i for i in due if self.model[i].counts.suspect}
         claimed = [one.task.task_id for one in answer.claimed]
         innocent = len(due - suspects)
@@ -241,17 +257,16 @@ class Machine(RuleBasedStateMachine):
         fits=st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=3),
         suspect=st.booleans(),
         run_out=st.booleans(),
+        kind=kinds,
     )
-    def claim_on_gpus(self, worker: str, fits: list[int], suspect: bool, run_out: bool) -> None:
+    def claim_on_gpus(self, worker: str, fits: list[int], suspect: bool, run_out: bool, kind: str) -> None:
         """Of each demand as many as fit, suspects of one cohort; what has just become due comes with the next call."""
         for turn in range(2):
             self.requests += 1
-            places = tuple(f"{memory}:0 GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
+            places = tuple(f"{gpu_set(kind, memory)} GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
             request = BatchRequest((), len(fits), suspect, f"request-{self.requests}", 0, fits=places)
-            answer: BatchReply = self.do(self.store.exchange.send(request, worker))
-            due = {
-                i: k for i, k in self.model.items() if self._state(k) == "pending" and k.due <= self.now and k.demand
-            }
+            answer: BatchReply = self.do(self.store.exchange.send(request, worker, Kinds((kind,))))
+            due = {i: k for i, k in self.model.items() if self._is_due(k) and k.demand and k.kind == kind}
             claimed = {one.task.task_id: one for one in answer.claimed}
             assert set(claimed) <= set(due)
             assert len({one.fit for one in answer.claimed}) == len(answer.claimed)
@@ -438,7 +453,9 @@ class Machine(RuleBasedStateMachine):
         for task_id, name in where:
             state = self.model[task_id].state
             known = self.model[task_id]
-            ready = f"gpu:{known.demand}:0" if known.demand else "suspects" if known.counts.suspect else "ready"
+            ready = "suspects" if known.counts.suspect else "ready"
+            ready = self.store.connection.keys.of_kind(known.kind, ready)
+            ready = f"gpu:{gpu_set(known.kind, known.demand)}" if known.demand else ready
             waiting = name in {ready, "scheduled"}
             assert name == {"processing": "leases", "external": "external"}.get(state, state) or (
                 state == "pending" and waiting
