@@ -1,6 +1,5 @@
 """The input lines of the demo."""
 
-from importlib import resources
 from pathlib import Path
 
 
@@ -10,6 +9,8 @@ class InputError(Exception):
 
 def read_lines(path: Path | None) -> list[str]:
     """Return the lines of a UTF-8 text file, with blank lines; None means the sample in the package."""
+    from importlib import resources  # every command imports this module
+
     source = resources.files("maas_backoff.demo") / "sample.txt" if path is None else path
     name = repr(str(source))  # escaped: the name of a file may contain any character
     try:

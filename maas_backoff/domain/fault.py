@@ -13,11 +13,12 @@ Fault = Literal["", "out_of_memory", "gpu", "program"]
 WORST_FIRST: tuple[Fault, ...] = ("out_of_memory", "gpu", "program")
 
 _OOM_TYPES = frozenset({"OutOfMemoryError", "CudaOutOfMemoryError", "OutOfGpuMemoryError"})
-_NOT_OF_A_GPU = re.compile("maxmemory|command not allowed")  # redis.exceptions.OutOfMemoryError
+_NOT_OF_A_GPU = "maxmemory|command not allowed"  # redis.exceptions.OutOfMemoryError
 
 
-def _any(*texts: str) -> re.Pattern[str]:
-    return re.compile("|".join(texts), re.IGNORECASE)
+def _any(*texts: str) -> str:
+    """Return a pattern for any of some texts. `re` compiles it at the first error: that takes long, and few need it."""
+    return f"(?i:{'|'.join(texts)})"
 
 
 _OOM_TEXT = _any(
@@ -75,21 +76,21 @@ _FAULT_TEXT = _any(
 
 def fault_of(kind: str, message: str) -> Fault:
     """Return the GPU fault that an error means, by the name of its class and its message; else ""."""
-    if (kind in _OOM_TYPES and not _NOT_OF_A_GPU.search(message)) or _OOM_TEXT.search(message):
+    if (kind in _OOM_TYPES and not re.search(_NOT_OF_A_GPU, message)) or re.search(_OOM_TEXT, message):
         return "out_of_memory"
-    if _OF_PROGRAMS.search(message):
+    if re.search(_OF_PROGRAMS, message):
         return "program"
-    if _OF_CALLS.search(message):
+    if re.search(_OF_CALLS, message):
         return ""
-    return "gpu" if kind in _FAULT_TYPES or _FAULT_TEXT.search(message) else ""
+    return "gpu" if kind in _FAULT_TYPES or re.search(_FAULT_TEXT, message) else ""
 
 
-_ANOTHER_PROCESS = re.compile(r"\bProcess (\d+) has [\d.]+ \w+ memory in use")
+_ANOTHER_PROCESS = r"\bProcess (\d+) has [\d.]+ \w+ memory in use"
 
 
 def other_processes(message: str) -> list[int]:
     """Return the ids of other processes that an error of PyTorch names as users of the memory."""
-    return [int(pid) for pid in _ANOTHER_PROCESS.findall(message)]
+    return [int(pid) for pid in re.findall(_ANOTHER_PROCESS, message)]
 
 
 def may_come_back(fault: Fault) -> bool:

@@ -201,6 +201,8 @@ class Activity:
     @classmethod
     def of(cls, numbers: Mapping[str, int], start: datetime | None = None) -> Self:
         """Return the activity in stored names and numbers; names of a newer release are ignored."""
+        if not numbers:  # most minutes of most queues
+            return cls(start)
         plain = {name: numbers[name] for name in _PLAIN if name in numbers}
         errors = {name[2:]: number for name, number in numbers.items() if name.startswith("e:")}
         waits, runs, settles = (Durations(_counts(letter, numbers)) for letter in "wrs")

@@ -4,12 +4,15 @@ from contextlib import suppress
 from importlib.util import find_spec
 from threading import Event
 from threading import Lock as Mutex
+from typing import TYPE_CHECKING
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 
 from maas_backoff.common import forks
 from maas_backoff.errors import MissingExtraError, StorageError
-from maas_backoff.store.data_directory import DataDirectory, private_directory
+
+if TYPE_CHECKING:
+    from maas_backoff.store.data_directory import DataDirectory
 
 
 def check_extra() -> None:
@@ -64,6 +67,9 @@ class EmbeddedServer:
             if given_up.is_set():
                 return ""
             check_extra()
+            # Here, in a thread: few programs embed a server.
+            from maas_backoff.store.data_directory import DataDirectory, private_directory
+
             if self._data is None:
                 path = self._path or self._of_parent
                 self._data = private_directory() if path is None else DataDirectory(path)
