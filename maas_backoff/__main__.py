@@ -25,7 +25,6 @@ from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.demo.lines import InputError
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError
 from maas_backoff.scheduler import TaskBackoffScheduler
-from maas_backoff.store.queue_store import QueueStore
 
 log: Log = log_for("command")
 
@@ -167,6 +166,7 @@ def _queue(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from maas_backoff.commands.doctor import as_json, examine
+    from maas_backoff.store.queue_store import QueueStore
 
     logging.getLogger("maas_backoff").addHandler(logging.NullHandler())  # its warnings are in the result
 

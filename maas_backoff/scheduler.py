@@ -5,13 +5,11 @@ import os
 import signal
 import threading
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import anyio
 
 from maas_backoff.client.calls import QueueCalls
-from maas_backoff.client.client import QueueClient
-from maas_backoff.client.opened import Opened
 from maas_backoff.common import forks
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.uninterrupted import uninterrupted
@@ -20,23 +18,21 @@ from maas_backoff.domain.context import current
 from maas_backoff.domain.health import Health
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import EventLoopError, HandlerError, InvalidValueError
-from maas_backoff.gate.nvml import NvmlProbe
-from maas_backoff.gate.sample import Probe
-from maas_backoff.worker.executors.base import ExceptionHandler, Executor, Handler, TaskHandler
-from maas_backoff.worker.executors.call import check_handler, check_takes, is_coroutine_handler
-from maas_backoff.worker.executors.inline import InlineExecutor
-from maas_backoff.worker.executors.lifespan import Lifespan
-from maas_backoff.worker.executors.process import ProcessExecutor
-from maas_backoff.worker.executors.reference import HandlerReference
-from maas_backoff.worker.executors.thread import ThreadExecutor
-from maas_backoff.worker.parts import Parts
-from maas_backoff.worker.service import Service
+from maas_backoff.worker.executors.base import ExceptionHandler, Handler, TaskHandler
+
+if TYPE_CHECKING:
+    # The first scheduler of a process imports the client with redis-py, the first handler imports the worker and the
+    # gate. Both are too late in a call that awaits: the import would block the event loop.
+    from maas_backoff.client.client import QueueClient
+    from maas_backoff.gate.sample import Probe
+    from maas_backoff.worker.executors.lifespan import Lifespan
+    from maas_backoff.worker.service import Service
 
 log: Log = log_for("scheduler")
 
 _H = TypeVar("_H", bound=TaskHandler)
 _E = TypeVar("_E", bound=ExceptionHandler)
-_L = TypeVar("_L", bound=Lifespan)
+_L = TypeVar("_L", bound="Lifespan")
 
 
 class TaskBackoffScheduler(QueueCalls):
@@ -57,7 +53,7 @@ class TaskBackoffScheduler(QueueCalls):
         self,
         config: TaskBackoffConfig | None = None,
         *,
-        gpu_probe: Probe | None = None,
+        gpu_probe: "Probe | None" = None,
         tracing: Tracing | None = None,
     ) -> None:
         """`tracing` traces tasks from their creation into their handlers: `maas_backoff.otel.OpenTelemetry()`.
@@ -66,6 +62,9 @@ class TaskBackoffScheduler(QueueCalls):
         """
         if tracing is not None and (isinstance(tracing, type) or not isinstance(tracing, Tracing)):
             raise InvalidValueError("tracing", "a maas_backoff.otel.OpenTelemetry(), or None", tracing)
+        from maas_backoff.client.client import QueueClient
+        from maas_backoff.client.opened import Opened
+
         self.config: TaskBackoffConfig = TaskBackoffConfig() if config is None else config
         self._probe = gpu_probe
         self._tracing = tracing
@@ -95,9 +94,9 @@ class TaskBackoffScheduler(QueueCalls):
         Raises HandlerError, with the remedy, for a handler that cannot be called this way.
         """
         self._check_stopped("handler")
-        check_handler("handler", handler, 1, 2)
-        if self.config.threadpool.proc_mode == "process":
-            HandlerReference.of(handler, defined=False)
+        from maas_backoff.worker.handlers import check_task_handler
+
+        check_task_handler(handler, self.config)
         self._handler = handler
         return handler
 
@@ -118,11 +117,9 @@ class TaskBackoffScheduler(QueueCalls):
         `set_custom_task_handler`.
         """
         self._check_stopped("worker_lifespan")
-        if not callable(lifespan):
-            raise HandlerError(f"worker_lifespan: expected a function, got {type(lifespan).__name__}")
-        check_takes("worker_lifespan", lifespan, 0, 1, one="the GPU that it was given")
-        if self.config.threadpool.proc_mode == "process":
-            HandlerReference.of(lifespan, defined=False)
+        from maas_backoff.worker.handlers import check_lifespan
+
+        check_lifespan(lifespan, self.config)
         self._lifespan = lifespan
         return lifespan
 
@@ -134,7 +131,9 @@ class TaskBackoffScheduler(QueueCalls):
         sets the code and message of the failed attempt. An exception of `handler` is logged and changes nothing.
         """
         self._check_stopped("exception handler")
-        check_handler("exception handler", handler, 1)
+        from maas_backoff.worker.handlers import check_exception_handler
+
+        check_exception_handler(handler)
         self._exception_handler = handler
         return handler
 
@@ -177,13 +176,19 @@ class TaskBackoffScheduler(QueueCalls):
                 await uninterrupted(self._opened.close())
                 raise
 
-    async def _started_service(self, handler: Handler) -> Service:
-        check_handler("handler", handler, 1 if self._lifespan is None else 2)
+    async def _started_service(self, handler: Handler) -> "Service":
+        from maas_backoff.worker.handlers import service_of
+
         client = self._client
-        executor = _executor(client.config, handler, self._lifespan)
-        probe = self._probe or NvmlProbe()
-        parts = Parts.of(client.config, client.store, executor, self._exception_handler, probe, self._tracing)
-        service = Service(parts)
+        service = service_of(
+            client.config,
+            client.store,
+            handler,
+            lifespan=self._lifespan,
+            exception_handler=self._exception_handler,
+            probe=self._probe,
+            tracing=self._tracing,
+        )
         await service.start()
         return service
 
@@ -231,7 +236,7 @@ class TaskBackoffScheduler(QueueCalls):
         self._mutex = threading.Lock()
 
     @property
-    def _client(self) -> QueueClient:
+    def _client(self) -> "QueueClient":
         return self._opened.client()
 
     async def __aenter__(self) -> Self:
@@ -282,13 +287,3 @@ class TaskBackoffScheduler(QueueCalls):
 def _stop_signals() -> list[signal.Signals]:
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
-
-
-def _executor(config: TaskBackoffConfig, handler: Handler, lifespan: Lifespan | None) -> Executor:
-    limit, threadpool = config.task.max_payload_bytes, config.threadpool
-    if threadpool.proc_mode == "process":
-        needs_gpu = config.task.policy.demand is not None
-        return ProcessExecutor(handler, threadpool, max_payload_bytes=limit, lifespan=lifespan, needs_gpu=needs_gpu)
-    if is_coroutine_handler(handler):
-        return InlineExecutor(handler, max_payload_bytes=limit, lifespan=lifespan)
-    return ThreadExecutor(handler, max_payload_bytes=limit, lifespan=lifespan)

