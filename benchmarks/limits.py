@@ -7,6 +7,9 @@ for 1 ms.
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -140,3 +143,16 @@ async def lone(client: Any, tasks: int) -> float:
 async def _cpu(client: Any) -> float:
     cpu = await client.info("cpu")
     return float(cpu["used_cpu_user"] + cpu["used_cpu_sys"])
+
+
+async def startup(_: Redis) -> float:
+    """Return the milliseconds of a process that imports the dependencies, and nothing of ours."""
+    return fresh("-c", "import redis.asyncio, anyio, attrs")
+
+
+def fresh(*words: str, **environ: str) -> float:
+    """Return the milliseconds of a new Python process, from its start to its end. It may use compiled modules."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, *words], env=kept | environ, stdout=subprocess.DEVNULL, check=True)
+    return (time.perf_counter() - begun) * 1000

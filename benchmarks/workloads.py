@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from limits import fresh
 from redis import Redis
 
 from maas_backoff import (
@@ -238,6 +239,26 @@ def _utc(moment: float) -> Any:
 def percentiles(values: list[float]) -> Metrics:
     ordered = sorted(values)
     return {"p50": statistics.median(ordered), "p99": ordered[int(len(ordered) * 0.99)]}
+
+
+_IMPORT = "from maas_backoff import TaskBackoffScheduler"
+
+
+async def startup(_: str) -> Metrics:
+    """Start processes that import the scheduler, make a producer, and make a worker: milliseconds of each."""
+    return {
+        "python": fresh("-c", ""),
+        "import": fresh("-c", _IMPORT),
+        "producer": fresh("-c", f"{_IMPORT}; TaskBackoffScheduler()"),
+        "worker": fresh("-c", f"{_IMPORT}; TaskBackoffScheduler().set_custom_task_handler(print)"),
+    }
+
+
+async def command(url: str) -> Metrics:
+    """Run commands: milliseconds of each."""
+    environ = {"MAAS_BACKOFF_URL": url, "MAAS_BACKOFF_BIZ_PREFIX": "bench"}
+    module = ("-m", "maas_backoff")
+    return {name: fresh(*module, *name.split(), **environ) for name in ("--help", "worker --help", "list", "stats")}
 
 
 # In processes of their own
