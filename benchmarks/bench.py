@@ -94,6 +94,13 @@ ROWS = {
         lambda found: found["together"] / found["rate"],
         (ours(workloads.create, 3000), ours(workloads.crowd, 20_000, 100)),
     ),
+    "reads": Row(
+        "get_task, 100 callers",
+        "x one caller",
+        2.8,
+        lambda found: found["together"] / found["rate"],
+        (ours(workloads.reads, 20_000, 100),),
+    ),
     "lone": Row(
         "idle worker, a task every 5 ms",
         "x no-op scripts",

@@ -168,6 +168,34 @@ async def crowd(url: str, tasks: int, callers: int) -> Metrics:
     return {"together": len(waits) / took, "p50": statistics.median(waits)}
 
 
+async def reads(url: str, calls: int, callers: int) -> Metrics:
+    """Read tasks, by one caller and by many. Half of the tasks wait, and half have a result of 200 bytes."""
+    scheduler = scheduler_of(url)
+    ids = await scheduler.create_tasks(PARAMS for _ in range(1000))
+    for task_id in ids[::2]:
+        await scheduler.mark_task_completed(task_id, {"text": "x" * 188})
+    waits: list[float] = []
+
+    async def call(first: int, number: int) -> None:
+        for n in range(number):
+            called = time.perf_counter()
+            task = await scheduler.get_task(ids[(first + n) % len(ids)])
+            waits.append((time.perf_counter() - called) * 1000)
+            assert task is not None
+
+    begun = time.perf_counter()
+    await call(0, calls // callers * 10)
+    alone = len(waits) / (time.perf_counter() - begun)
+    waits.clear()
+    begun = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for first in range(callers):
+            group.create_task(call(first, calls // callers))
+    together = len(waits) / (time.perf_counter() - begun)
+    await scheduler.shutdown()
+    return {"rate": alone, "together": together, "p50": statistics.median(waits)}
+
+
 async def lone(url: str, tasks: int) -> Metrics:
     """Give an idle worker in another process a task every 5 ms: microseconds of the server for each."""
     worker = started("listen", url, str(tasks))

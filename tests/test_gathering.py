@@ -17,7 +17,8 @@ from maas_backoff import (
     TaskBackoffScheduler,
     TaskConflictError,
 )
-from maas_backoff.client.gathering import MOST_CALLS, MOST_CHARACTERS, MOST_TASKS, Gathering
+from maas_backoff.client.creator import MOST_CREATES
+from maas_backoff.client.gathering import MOST_CALLS, MOST_CHARACTERS, Gathering
 from maas_backoff.domain.policy import Policy
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.writer import Writer
@@ -66,13 +67,13 @@ class Creates:
 
     def __init__(self, timeout: float = 60, longest_wait: float = 3600) -> None:
         self.sender = Sender()
-        self.gathering = Gathering(self.sender, timeout, longest_wait)
+        self.gathering = Gathering(self.sender, timeout, MOST_CREATES, lambda task: len(task.params), longest_wait)
         self.callers: dict[str, asyncio.Task[str]] = {}
 
     async def begin(self, *ids: str, params: str = "{}") -> None:
         """Have callers begin, and run until they wait."""
         for task_id in ids:
-            self.callers[task_id] = asyncio.create_task(self.gathering.create(new(task_id, params)))
+            self.callers[task_id] = asyncio.create_task(self.gathering.ask(new(task_id, params)))
         await self.settle()
 
     async def settle(self) -> None:
@@ -93,7 +94,7 @@ def creates() -> Creates:
 
 
 async def test_a_create_that_comes_alone_is_sent_at_once(creates: Creates) -> None:
-    caller = asyncio.create_task(creates.gathering.create(new("a")))
+    caller = asyncio.create_task(creates.gathering.ask(new("a")))
     await asyncio.sleep(0)  # its first step
     assert creates.sender.calls == [["a"]]
     assert creates.sender.seen == ["nobody"]
@@ -237,13 +238,13 @@ async def test_calls_are_bounded_in_number() -> None:
 
 async def test_a_call_is_bounded_in_tasks(creates: Creates) -> None:
     """A full call need not wait for another one."""
-    await creates.begin(*(f"{n}" for n in range(2 * MOST_TASKS + 6)))
-    assert [len(call) for call in creates.sender.calls] == [1, MOST_TASKS, MOST_TASKS]
+    await creates.begin(*(f"{n}" for n in range(2 * MOST_CREATES + 6)))
+    assert [len(call) for call in creates.sender.calls] == [1, MOST_CREATES, MOST_CREATES]
     for _ in range(3):
         await creates.let_go()
-    assert [len(call) for call in creates.sender.calls] == [1, MOST_TASKS, MOST_TASKS, 5]
+    assert [len(call) for call in creates.sender.calls] == [1, MOST_CREATES, MOST_CREATES, 5]
     await creates.let_go()
-    assert await creates.answers() == ["created"] * (2 * MOST_TASKS + 6)
+    assert await creates.answers() == ["created"] * (2 * MOST_CREATES + 6)
 
 
 async def test_a_call_is_bounded_in_characters(creates: Creates) -> None:
@@ -254,6 +255,23 @@ async def test_a_call_is_bounded_in_characters(creates: Creates) -> None:
         await creates.let_go()
     assert creates.sender.calls == [["a"], ["b", "c"], ["d"], ["e"]]
     assert await creates.answers() == ["created"] * 5
+
+
+async def test_callers_whose_answer_is_left_out_go_first_with_the_next_call(creates: Creates) -> None:
+    """A sender bounds its reply: it answers the first ones."""
+    creates.sender.outcomes = [["created"], ["created"], ["created", "exists"]]
+    await creates.begin("a", "b", "c", "d", "e")
+    await creates.let_go()
+    creates.callers["d"].cancel()
+    await creates.begin("f")
+    await creates.let_go()
+    assert creates.sender.calls == [["a"], ["b", "c", "d", "e"], ["c", "e", "f"]]
+    await creates.let_go()
+    assert creates.sender.calls[3:] == [["f"]]
+    await creates.let_go()
+    answers = await creates.answers()
+    assert isinstance(answers.pop(3), asyncio.CancelledError)
+    assert answers == ["created", "created", "created", "exists", "created"]
 
 
 async def test_a_call_has_the_context_of_no_caller(creates: Creates) -> None:

@@ -9,6 +9,7 @@ import anyio
 
 from maas_backoff.client.creator import TaskCreator
 from maas_backoff.client.operations import QueueOperations
+from maas_backoff.client.reader import TaskReader
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import validation
@@ -53,6 +54,7 @@ class QueueClient:
         self.config = config
         self.store: QueueStore = QueueStore.of(config, embedded)
         self.creator: TaskCreator = TaskCreator(config, self.store.writer, tracing)
+        self._reader = TaskReader(self.store.reader, config.storage.timeout, watch=2 * WAIT_RENEWAL)
         self._ledgers = Ledgers(
             config.storage, self.store.connection.server, lease=config.scheduler.lease, queue=config.task.biz_prefix
         )
@@ -70,13 +72,14 @@ class QueueClient:
         if waiters is not None:
             await waiters.aclose()
         await self.creator.gathering.aclose()
+        await self._reader.aclose()
         await self._ledgers.aclose()
         await self.store.aclose()
 
     # Reading
 
     async def get(self, task_id: str) -> TaskEntity | None:
-        return await self.store.reader.get(validation.checked_task_id(task_id))
+        return await self._reader.get(validation.checked_task_id(task_id))
 
     async def gpus(self) -> list[GpuStatus]:
         found: dict[str, tuple[Device, str]] = {}
@@ -138,7 +141,7 @@ class QueueClient:
         async with self._waiters.waiting(task_id) as woken:
             while True:
                 woken.clear()
-                task, expires = await self.store.reader.look(task_id, watch=2 * WAIT_RENEWAL)
+                task, expires = await self._reader.watch(task_id)
                 if task is None:
                     raise TaskNotFoundError(task_id)
                 yield task

@@ -23,6 +23,9 @@ from maas_backoff.store.writer import ENQUEUE_LIMIT, Writer
 
 log: Log = log_for("scheduler")
 
+MOST_CREATES = 500
+"""Creates in one call: about 3 ms of the server's time."""
+
 _NO_OPTIONS = TaskOptions()
 _T = TypeVar("_T")
 
@@ -41,7 +44,7 @@ class TaskCreator:
         self._limits = {name: getattr(config.task, name) for name in NAMES}
         self._is_limited = any(limit is not None for limit in self._limits.values())
         send = partial(writer.enqueue_what_fits, policy=self._policy)
-        self.gathering: Gathering = Gathering(send, config.storage.timeout)
+        self.gathering: Gathering[NewTask, str] = Gathering(send, config.storage.timeout, MOST_CREATES, _size)
 
     async def create(self, params: Mapping[str, object], task_id: str | None, options: TaskOptions) -> Ensured:
         is_named = task_id is not None
@@ -77,7 +80,7 @@ class TaskCreator:
             return await create()
 
     async def _create(self, task: NewTask) -> str:
-        answer = await self.gathering.create(task)
+        answer = await self.gathering.ask(task)
         if answer == "conflict":
             raise TaskConflictError([task.task_id], [])
         if log.isEnabledFor(logging.DEBUG):
@@ -153,6 +156,10 @@ class TaskCreator:
         config = attrs.evolve(self._config.task, **own)
         config.check()
         return checked | {name: getattr(config, name) for name in own if name != "min_gpu_utilization"}
+
+
+def _size(task: NewTask) -> int:
+    return len(task.params)
 
 
 def _log_created(tasks: Sequence[NewTask], answers: Sequence[str]) -> None:

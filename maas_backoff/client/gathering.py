@@ -1,4 +1,4 @@
-"""Creates that meet: the calls of one event loop travel together, and each caller keeps an answer of its own."""
+"""Calls that meet: those of one event loop travel together, and each caller keeps an answer of its own."""
 
 import asyncio
 import copy
@@ -6,65 +6,86 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from functools import partial
+from typing import Generic, TypeVar
 
 import attrs
 
 from maas_backoff.errors import StorageError, StorageUnavailableError
-from maas_backoff.store.creation import NewTask
 
-MOST_TASKS = 500
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+
 MOST_CHARACTERS = 1_048_576
-"""Tasks, and characters of their params, in one call: about 3 ms of the server's time."""
+"""Characters in the items of one call."""
 
 MOST_CALLS = 8
 """Calls on their way at once."""
 
 LONGEST_WAIT = 0.001
-"""Seconds that a create waits for the call on its way: on a slow network, that takes a whole round trip."""
+"""Seconds that a caller waits for the call on its way: on a slow network, that takes a whole round trip."""
 
-Send = Callable[[Sequence[NewTask], float], Awaitable[list[str | StorageError]]]
-"""Creates tasks until a moment by time.monotonic(); returns a word or an error for each. Raises StorageError."""
+Send = Callable[[Sequence[_Item], float], Awaitable[Sequence[_Answer | Exception]]]
+"""Sends items until a moment by time.monotonic(). Raises StorageError.
+
+Returns an answer or an error for each of the first items, at least one. The next call takes the others.
+"""
+
+
+def _no_size(_: object) -> int:
+    return 0
 
 
 @attrs.define(eq=False)
-class _Caller:
-    task: NewTask
+class _Caller(Generic[_Item, _Answer]):
+    item: _Item
     deadline: float
-    answer: "asyncio.Future[str]"
+    answer: "asyncio.Future[_Answer]"
 
 
-class Gathering:
-    """Sends the creates of one event loop in few calls.
+class Gathering(Generic[_Item, _Answer]):
+    """Sends the items of the callers of one event loop in few calls.
 
-    A create that comes alone is sent at once. While a call is on its way, creates wait for its end, `longest_wait`
+    An item that comes alone is sent at once. While a call is on its way, callers wait for its end, `longest_wait`
     seconds at most, and then go together. A refusal, a deadline and a cancel concern their own caller only.
     """
 
-    def __init__(self, send: Send, timeout: float, longest_wait: float = LONGEST_WAIT) -> None:
-        """Take the sender, and the seconds that a caller waits for its answer."""
+    def __init__(
+        self,
+        send: Send[_Item, _Answer],
+        timeout: float,
+        most: int,
+        size_of: Callable[[_Item], int] = _no_size,
+        longest_wait: float = LONGEST_WAIT,
+    ) -> None:
+        """Take the sender, the seconds that a caller waits for its answer, and the most items of one call.
+
+        `size_of` returns the characters of an item.
+        """
         self._send = send
         self._timeout = timeout
+        self._most = most
+        self._size_of = size_of
         self._longest_wait = longest_wait
-        self._waiting: dict[_Caller, None] = {}
+        self._waiting: dict[_Caller[_Item, _Answer], None] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._alone = 0
         """Callers that send by themselves now."""
         self._is_crowded = False
-        """Whether the last call carried several tasks. The next create then waits for others of the same moment."""
+        """Whether the last call carried several items. The next caller then waits for others of the same moment."""
         self._planned: asyncio.Handle | None = None
 
-    async def create(self, task: NewTask) -> str:
-        """Create a task; return 'created', 'exists' or 'conflict'. Raises StorageError."""
+    async def ask(self, item: _Item) -> _Answer:
+        """Send an item; return its answer, or raise its error. Raises StorageError."""
         deadline = time.monotonic() + self._timeout
         if self._is_crowded or self._waiting or self._on_way:
-            return await self._create_together(task, deadline)
+            return await self._ask_together(item, deadline)
         self._alone += 1
         try:
-            (answer,) = await self._send((task,), deadline)
+            (answer,) = await self._send((item,), deadline)
         finally:
             self._alone -= 1
             self._start_calls()
-        if isinstance(answer, StorageError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -77,13 +98,14 @@ class Gathering:
     def _on_way(self) -> int:
         return self._alone + len(self._calls)
 
-    async def _create_together(self, task: NewTask, deadline: float) -> str:
+    async def _ask_together(self, item: _Item, deadline: float) -> _Answer:
         while True:
-            caller = _Caller(task, deadline, asyncio.get_running_loop().create_future())
+            answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+            caller = _Caller(item, deadline, answer)
             self._waiting[caller] = None
             self._plan_calls()
             try:
-                return await caller.answer
+                return await answer
             except StorageUnavailableError:
                 # A call has the deadline of its first caller. Others may have time left.
                 if time.monotonic() >= deadline:
@@ -92,8 +114,8 @@ class Gathering:
                 self._waiting.pop(caller, None)
 
     def _plan_calls(self) -> None:
-        """Start a call when all creates of this moment have come, or after the longest wait, or when a call is full."""
-        if len(self._waiting) >= MOST_TASKS:
+        """Start a call when all callers of this moment have come, or after the longest wait, or when a call is full."""
+        if len(self._waiting) >= self._most:
             self._start_calls()
         elif self._planned is None:
             loop = asyncio.get_running_loop()
@@ -108,7 +130,7 @@ class Gathering:
             self._planned.cancel()
             self._planned = None
         while self._waiting and self._on_way < MOST_CALLS:
-            if self._on_way and len(self._waiting) < MOST_TASKS and not at_once:
+            if self._on_way and len(self._waiting) < self._most and not at_once:
                 self._plan_calls()
                 break
             at_once = False
@@ -116,26 +138,29 @@ class Gathering:
             self._calls.add(call)
             call.add_done_callback(self._ended)
 
-    def _next_callers(self) -> list[_Caller]:
-        callers: list[_Caller] = []
+    def _next_callers(self) -> list[_Caller[_Item, _Answer]]:
+        callers: list[_Caller[_Item, _Answer]] = []
         size = 0
         for caller in self._waiting:
-            size += len(caller.task.params)
-            if callers and (size > MOST_CHARACTERS or len(callers) == MOST_TASKS):
+            size += self._size_of(caller.item)
+            if callers and (size > MOST_CHARACTERS or len(callers) == self._most):
                 break
             callers.append(caller)
         for caller in callers:
             del self._waiting[caller]
         return callers
 
-    async def _call(self, callers: Sequence[_Caller]) -> None:
+    async def _call(self, callers: Sequence[_Caller[_Item, _Answer]]) -> None:
         self._is_crowded = len(callers) > 1
-        answers: Sequence[str | Exception]
+        answers: Sequence[_Answer | Exception]
         try:
-            answers = await self._send([caller.task for caller in callers], callers[0].deadline)
+            answers = await self._send([caller.item for caller in callers], callers[0].deadline)
         except Exception as error:  # noqa: BLE001 - each caller raises it
             answers = [_own(error) for _ in callers]
-        for caller, answer in zip(callers, answers, strict=True):
+        left = [caller for caller in callers[len(answers) :] if not caller.answer.done()]
+        if left:
+            self._waiting = {**dict.fromkeys(left), **self._waiting}
+        for caller, answer in zip(callers, answers, strict=False):
             if caller.answer.done():
                 continue  # the caller was cancelled
             if isinstance(answer, Exception):

@@ -41,11 +41,13 @@ class QueueConnection:
         """Run a script until the server answers, or `storage.timeout` is over. `own` are the call's own keys."""
         return await self.server.run(script, self.keys.all(script.keys, **own), args)
 
-    async def learn(self, creations: Iterable[Creation]) -> None:
-        """Read the policies of these creations that this process does not know yet."""
+    async def learn(self, creations: Iterable[Creation], deadline: float | None = None) -> None:
+        """Read the policies that this process does not know yet. The deadline is as in `Server.patiently`."""
         unknown = self.policies.unknown(creation.policy for creation in creations)
         if unknown:
-            self.policies.add(unknown, await self.server.execute("HMGET", self.keys("policies"), *unknown))
+            key = self.keys("policies")
+            texts = await self.server.patiently(lambda client: client.execute("HMGET", key, *unknown), deadline)
+            self.policies.add(unknown, texts)
 
     async def aclose(self) -> None:
         """Close the connections, and leave the embedded server. The next call connects again."""

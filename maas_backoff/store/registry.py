@@ -20,10 +20,11 @@ class Registry:
     def __init__(self, queue: QueueConnection) -> None:
         self._queue = queue
 
-    async def fleet(self) -> Sequence[Worker]:
-        """Return the entries of this queue's live workers, at most 1000."""
+    async def fleet(self, deadline: float | None = None) -> Sequence[Worker]:
+        """Return the entries of this queue's live workers, at most 1000. The deadline is as in `Server.patiently`."""
         queue = self._queue
-        entries = await queue.run(scripts.FLEET, [queue.clock, queue.keys.prefix, LARGEST_FLEET])
+        args = [queue.clock, queue.keys.prefix, LARGEST_FLEET]
+        entries = await queue.server.run(scripts.FLEET, queue.keys.all(scripts.FLEET.keys), args, deadline)
         return [Worker.of(name.decode(), text) for name, text in zip(entries[::2], entries[1::2], strict=True)]
 
     async def enter(self, worker: str, info: str) -> None:

@@ -88,12 +88,11 @@ class DemandRow(NamedTuple):
 
 
 class GetReply(NamedTuple):
-    """The reply of get.lua."""
+    """The reply of get.lua. `rows` are, for each task in turn, the ready tasks before it and its fields."""
 
     now: bytes
-    ahead: int
-    fields: list[bytes]
     paused: int
+    rows: list[Any]
 
 
 class ListReply(NamedTuple):

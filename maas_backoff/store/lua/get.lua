@@ -1,29 +1,42 @@
---[[ Read a task; note for how long a client watches it.
-KEYS: task watched meta
-ARGV: now prefix id watch_ms
-Returns: now, how many ready tasks of its kind come before it or -1, the task's fields, whether the queue is paused (1 or 0)
+--[[ Read tasks; note for how long a client watches them.
+KEYS: watched meta
+ARGV: now prefix watch_ms limit | ids
+Returns: now, whether the queue is paused (1 or 0), for each task: how many ready tasks of its kind come before it or -1, its fields
+The reply ends with the task that fills it to `limit` bytes of values. The caller asks again for the others.
 ]]
 --#include _clock
 --#include _time
 --#include _time_of
 --#include _queue
-local watched, prefix, id, watch_ms = KEYS[2], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local state = redis.call('HMGET', KEYS[3], 'ahead', 'reaped_at', 'paused')
-local now, watch_s = queue_time(clock(ARGV[1]), state[1], state[2]), math.ceil(watch_ms / 1000)
-local task = redis.call('HGETALL', KEYS[1])
-local base = prefix
-for f = 1, #task, 2 do
-  if task[f] == 'p' then base = base_of(prefix, select(3, terms_of(task[f + 1]))) end
+local watched, prefix, watch_ms, room = KEYS[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local state = redis.call('HMGET', KEYS[2], 'ahead', 'reaped_at', 'paused')
+local now = queue_time(clock(ARGV[1]), state[1], state[2])
+local rows, found = {}, {}
+for i = 5, #ARGV do
+  local id, pending, created = ARGV[i], true, nil
+  local task = redis.call('HGETALL', prefix .. 't:' .. id)
+  for n = 1, #task, 2 do
+    if task[n] == 's' then pending = task[n + 1] == 'pending' end
+    if task[n] == 'p' then created = task[n + 1] end
+    room = room - #task[n + 1]
+  end
+  local ahead = false
+  if pending and created then
+    local _, _, kind = terms_of(created)
+    ahead = redis.call('ZRANK', base_of(prefix, kind) .. 'ready', id)
+  end
+  rows[2 * i - 9], rows[2 * i - 8] = ahead or -1, task
+  if watch_ms > 0 and #task > 0 then found[#found + 1] = id end
+  if room <= 0 then break end
 end
-local ready = base .. 'ready'
-local ahead = redis.call('ZRANK', ready, id)
-if watch_ms > 0 and #task > 0 then
-  redis.call('ZREM', ready, '')  -- a first write that a full memory does not refuse
+if #found > 0 then
+  local watch_s = math.ceil(watch_ms / 1000)
+  redis.call('ZREM', watched, '')  -- a first write that a full memory does not refuse
   -- Each command is tried before the first real write: without EXPIRE, `watched` would be kept for ever.
   redis.call('ZADD', watched, 'XX', 0, '')
   redis.call('EXPIRE', watched, watch_s)
   redis.call('ZREMRANGEBYSCORE', watched, '-inf', now)
-  redis.call('ZADD', watched, whole(now + watch_ms), id)
+  for _, id in ipairs(found) do redis.call('ZADD', watched, whole(now + watch_ms), id) end
   redis.call('EXPIRE', watched, watch_s)
 end
-return { reply_time(now, state[1]), ahead or -1, task, state[3] and 1 or 0 }
+return { reply_time(now, state[1]), state[3] and 1 or 0, rows }

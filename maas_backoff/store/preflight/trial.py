@@ -187,7 +187,7 @@ class _Scratch:
         first_token = f"{_NOW * 1000 + 1}"
         yield self._step(scripts.RENEW, "a", first_token, "b", "2", info="{}")
         yield self._step(scripts.PROGRESS, "a", first_token, "50", "half", "b", "", "50", "")
-        yield self._step(scripts.GET, task="a")
+        yield self._step(scripts.GET, "a", "b", limit="1000")
         yield self._step(settle, *_settled("a", "lease", "pending"), groups="1", settle_id="retry")
         yield self._step(settle, claims="2", request_id="second", kinds="-")
         yield self._step(settle, claims="1", request_id="third")
