@@ -59,6 +59,12 @@ def ours(workload: Callable[..., Awaitable[Metrics]], *args: Any, **options: Any
     return lambda url: workload(url, *args, **options)
 
 
+def networks(concurrency: int) -> tuple[Measure, ...]:
+    """Return the drain through a proxy without delay, and through one with 1 ms each way."""
+    near_and_far = (("near", 0), ("far", 0.001))
+    return tuple(ours(workloads.distant, TASKS, name, delay, concurrency=concurrency) for name, delay in near_and_far)
+
+
 TASKS = 20_000
 
 ROWS = {
@@ -79,6 +85,20 @@ ROWS = {
             limit(limits.l2, TASKS),
             ours(workloads.drain, TASKS, concurrency=1000, handler=workloads.sleep_1_ms),
         ),
+    ),
+    "network": Row(
+        "drain, 1 ms of network each way",
+        "x no delay",
+        0.9,
+        lambda found: found["far"] / found["near"],
+        networks(100),
+    ),
+    "network_wide": Row(
+        "the same, 1,000 slots",
+        "x no delay",
+        0.9,
+        lambda found: found["far"] / found["near"],
+        networks(1000),
     ),
     "create": Row(
         "create_task, one after the other",
