@@ -3,6 +3,7 @@
 The queues take turns, round by round, in an order that moves on by one each round, so that the noise of a shared
 machine hits all alike. Run it with `nox -s bench-peers`, or give each queue's Python:
 `python benchmarks/race.py --python ours=.venv/bin/python --python arq=venvs/arq/bin/python --only ours,arq`.
+A queue for Node.js needs `node`, and `--venvs` with its packages; the race says so where it is left out.
 A whole race writes RESULTS.md and results.svg beside this file; a part of it does so only with `--output`.
 """
 
@@ -12,11 +13,13 @@ import json
 import math
 import os
 import platform
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,8 +37,13 @@ QUEUES = {
     "docket": "docket_.py",
     "taskiq": "taskiq_.py",
     "dramatiq": "dramatiq_.py",
+    "huey": "huey_.py",
+    "bullmq": "bullmq_.py",
+    "bullmq-node": "bullmq_node.mjs",
 }
-ONCE = ("memory", "kill")
+ONCE = ("memory", "startup", "kill")
+AT_ONCE = 4
+"""The queues of `kill` that run side by side. They mostly wait for a time-out."""
 PATIENCE = 900
 
 
@@ -68,13 +76,17 @@ MEASURES = (
     Measure("drain", "rate", "drain", "tasks/s", more=True),
     Measure("drain", "created", "enqueue, all at once", "tasks/s", more=True),
     Measure("create", "rate", "enqueue, one after the other", "tasks/s", more=True),
+    Measure("crowd", "rate", "enqueue, 100 coroutines", "tasks/s", more=True),
     Measure("latency", "p50", "latency, median", "ms"),
     Measure("latency", "p99", "latency, 99th percentile", "ms"),
+    Measure("lone", "server", "server time, a task every 5 ms", "µs per task"),
+    Measure("lone", "idle", "server time, idle worker", "µs per s", drawn=False),
     Measure("delayed", "p50", "lateness of delayed tasks, median", "ms"),
     Measure("delayed", "p99", "lateness of delayed tasks, 99th percentile", "ms", drawn=False),
     Measure("delayed", "first", "lateness of delayed tasks, the earliest", "ms", drawn=False, compared=False),
     Measure("retry", "seconds", "two retries each", "s"),
     Measure("memory", "bytes", "server memory per waiting task", "bytes"),
+    Measure("startup", "cpu", "import in a fresh process, CPU time", "ms"),
     Measure("kill", "first", "first task of a killed worker done after", "s", drawn=False, compared=False),
     Measure("kill", "seconds", "all tasks of a killed worker done after", "s", drawn=False),
 )
@@ -85,7 +97,10 @@ class Entrant:
     """A queue in the race, and what was measured."""
 
     name: str
-    python: str
+    program: str
+    """Its Python, or `node`."""
+    modules: str = ""
+    """The folder with the packages of Node.js."""
     about: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, list[dict[str, float | None]]] = field(default_factory=dict)
     errors: dict[str, list[str]] = field(default_factory=dict)
@@ -94,7 +109,8 @@ class Entrant:
         """Run the adapter; end it and the workers that it started, whatever happens."""
         adapter = HERE / "peers" / QUEUES[self.name]
         process = subprocess.Popen(
-            [self.python, str(adapter), workload, *options],
+            [self.program, str(adapter), workload, *options],
+            env={**os.environ, "RACE_MODULES": self.modules},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -225,7 +241,42 @@ def ranges(entrants: list[Entrant], measures: list[Measure]) -> list[str]:
     return lines
 
 
-def document(entrants: list[Entrant], tasks: dict[str, int], rounds: int, server: str) -> str:
+@dataclass
+class Circumstances:
+    """How the race was run, as far as it bears on what the numbers mean."""
+
+    divided: int = 1
+    left_out: dict[str, str] = field(default_factory=dict)
+    loads: list[float] = field(default_factory=list)
+
+    def note_load(self) -> None:
+        self.loads.append(os.getloadavg()[0])
+
+    def sentences(self) -> list[str]:
+        cores = os.cpu_count() or 1
+        told = [f"The load average was {min(self.loads):.1f} to {max(self.loads):.1f} on {cores} cores."]
+        if max(self.loads) > 2 * cores:
+            told.append(
+                "**Other programs used the machine during this race.** Compare the queues with each other, and not the "
+                "absolute numbers with those of another race."
+            )
+        if self.divided > 1:
+            told.append(f"This was a small race: it had {self.divided} times fewer tasks than a whole one.")
+        told += [f"**{name} is left out**: {reason}." for name, reason in self.left_out.items()]
+        return told
+
+
+def in_short(entrants: list[Entrant], measures: list[Measure]) -> str:
+    """Return one sentence that names each row where another queue is better than ours."""
+    rows = [paragraph.split("**")[1] for paragraph in better_peers(entrants, measures) if paragraph]
+    if not rows:
+        return "No other queue is better than ours in any row."
+    return f"Another queue is better than ours in {len(rows)} rows: {'; '.join(rows)}. The reasons are below the table."
+
+
+def document(
+    entrants: list[Entrant], tasks: dict[str, int], rounds: int, server: str, circumstances: Circumstances
+) -> str:
     measures = [measure for measure in MEASURES if measure.workload in tasks]
     about_server = info(server, "server")
     counts = {workload: f"{count:,}" for workload, count in (TASKS | tasks).items()}
@@ -235,6 +286,12 @@ def document(entrants: list[Entrant], tasks: dict[str, int], rounds: int, server
         "first call of the handler until the queue has recorded the end of the last task, results included where the "
         "queue stores them by default. Each task must run once.",
         "create": f"{counts['create']} enqueues, each awaited before the next.",
+        "crowd": f"100 coroutines share {counts['crowd']} enqueues; each awaits its own before its next.",
+        "lone": f"A worker idles in another process; {counts['lone']} tasks are enqueued, one every 5 ms. The server's "
+        "CPU time (`INFO cpu`) per task, less what the server takes in that time for the idle worker. That is in the "
+        "row below.",
+        "startup": "A fresh process imports what a program needs that enqueues and works. The CPU time of that "
+        f"process, less that of one that imports nothing; the median of {counts['startup']} turns.",
         "latency": f"A worker idles in another process; {counts['latency']} tasks are enqueued, one every 20 ms. From "
         "just before the enqueue to the start of the handler.",
         "delayed": f"{counts['delayed']} tasks fall due evenly over 1 to 6 s from now. From the due time to the start "
@@ -243,21 +300,22 @@ def document(entrants: list[Entrant], tasks: dict[str, int], rounds: int, server
         f"Each task must run {ATTEMPTS} times.",
         "memory": f"`used_memory` of the server after {counts['memory']} enqueues with params of about 100 bytes, less "
         "that before, per task.",
-        "kill": f"{counts['kill']} tasks of 2 s run in a worker that is killed (SIGKILL); another is started. From the "
-        f"kill until all ran to their end, at most {FORBEARANCE:.0f} s. Leases and time-outs are each queue's "
-        "defaults; every queue can be told shorter ones.",
+        "kill": f"{counts['kill']} tasks of 2 s run in a worker that is killed (SIGKILL); another is started on the "
+        f"same machine. {AT_ONCE} queues take this test side by side. From the kill until all ran to their end, at "
+        f"most {FORBEARANCE:.0f} s. Leases and time-outs are each queue's defaults; every queue can be told shorter "
+        "ones.",
     }
     versions = [
         ", ".join(f"{package} {version}" for package, version in one.about["versions"].items()) for one in entrants
     ]
-    pythons = sorted({one.about["python"] for one in entrants})
+    pythons = sorted({one.about["python"] for one in entrants if "python" in one.about})
     better = better_peers(entrants, measures)
     opening = (
         f"Written by `race.py` on {datetime.now(UTC):%Y-%m-%d}. Python {', '.join(pythons)} with asyncio's own event "
         f"loop for all; Redis {about_server['redis_version']} without persistence, on the same machine: {machine()}, "
         f"{platform.system()}. The queues took turns, {rounds} times; the numbers are "
-        "medians of the rounds (memory and kill: one round). A round in which a task did not run as often as it should "
-        "has failed and does not count for the median."
+        "medians of the rounds (memory, import and kill: one round). A round in which a task did not run as often as "
+        "it should has failed and does not count for the median."
     )
     rule = (
         "The rule: 100 slots, results as the queue stores them by default, and else each queue's own best settings; "
@@ -268,6 +326,10 @@ def document(entrants: list[Entrant], tasks: dict[str, int], rounds: int, server
             "# The race",
             "",
             opening,
+            "",
+            *circumstances.sentences(),
+            "",
+            in_short(entrants, measures),
             "",
             "![The results as bars](results.svg)",
             "",
@@ -362,6 +424,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", help="queues, with commas between them")
     parser.add_argument("--workloads", help="workloads, with commas between them")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--divide", type=int, default=1, help="by how much there are fewer tasks than in a whole race")
     parser.add_argument("--quick", action="store_true", help="one round with a twentieth of the tasks, no kill")
     parser.add_argument("--url", help="a server to use, which is never flushed; without it, one is started")
     parser.add_argument("--port", type=int, default=0, help="of the server that is started")
@@ -369,15 +432,27 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def without(name: str, venvs: Path | None) -> str | None:
+    """Say why a queue for Node.js cannot take part; None if it can, or if it is one for Python."""
+    if not QUEUES[name].endswith(".mjs"):
+        return None
+    if shutil.which("node") is None:
+        return "there is no `node` on this machine"
+    if venvs is None or not (venvs / name / "node_modules").is_dir():
+        return f"its packages are not installed; `npm install` in a copy of peers/requirements/{name} does so"
+    return None
+
+
 def entered(args: argparse.Namespace, names: list[str]) -> list[Entrant]:
-    """Return the queues with their Pythons, each of which must be able to describe itself."""
-    pythons = {"ours": sys.executable}
+    """Return the queues with their programs, each of which must be able to describe itself."""
+    programs = {"ours": sys.executable}
     if args.venvs:
-        pythons |= {name: str(args.venvs / name / "bin" / "python") for name in names}
-    pythons |= dict(pair.split("=", 1) for pair in args.python)
-    if unknown := [name for name in names if name not in pythons]:
+        programs |= {name: str(args.venvs / name / "bin" / "python") for name in names}
+    programs |= dict(pair.split("=", 1) for pair in args.python)
+    programs |= {name: "node" for name in names if QUEUES[name].endswith(".mjs")}
+    if unknown := [name for name in names if name not in programs]:
         raise SystemExit(f"race: no Python for {', '.join(unknown)}; give --python QUEUE=PATH or --venvs FOLDER")
-    entrants = [Entrant(name, pythons[name]) for name in names]
+    entrants = [Entrant(name, programs[name], str(args.venvs / name) if args.venvs else "") for name in names]
     for entrant in entrants:
         entrant.about = entrant.run("describe")
         if "error" in entrant.about:
@@ -387,38 +462,56 @@ def entered(args: argparse.Namespace, names: list[str]) -> list[Entrant]:
 
 def run_round(number: int, entrants: list[Entrant], tasks: dict[str, int], server: str, *, flush: bool) -> None:
     turn = number % len(entrants)
-    for workload, count in tasks.items():
+
+    def run(entrant: Entrant, workload: str) -> None:
+        line = entrant.race(workload, server, f"race-{entrant.name}-{time.time_ns()}", tasks[workload])
+        print(f"round {number + 1}  {workload:8} {entrant.name:11} {line}", flush=True)
+
+    for workload in tasks:
         if workload in ONCE and number:
             continue
-        for entrant in entrants[turn:] + entrants[:turn]:
-            if workload in entrant.about["unable"]:
-                continue
+        able = [one for one in entrants[turn:] + entrants[:turn] if workload not in one.about["unable"]]
+        if workload == "kill":
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(run, able, [workload] * len(able)))
+            continue
+        for entrant in able:
             if flush:
                 command(server, "FLUSHALL")
-            line = entrant.race(workload, server, "race" if flush else f"race-{time.time_ns()}", count)
-            print(f"round {number + 1}  {workload:8} {entrant.name:9} {line}", flush=True)
+            run(entrant, workload)
 
 
 def main() -> None:
     args = arguments()
     names = chosen(args.only, list(QUEUES), "queue")
     workloads = chosen(args.workloads, list(TASKS), "workload")
-    rounds, tasks = args.rounds, {workload: TASKS[workload] for workload in workloads}
+    rounds, divided = args.rounds, args.divide
     if args.quick:
-        rounds, tasks = 1, {workload: max(50, count // 20) for workload, count in tasks.items() if workload != "kill"}
+        rounds, divided = 1, 20
+        workloads = [workload for workload in workloads if workload != "kill"]
+    fixed = {"kill", "startup"}
+    tasks = {one: TASKS[one] if one in fixed else max(min(100, TASKS[one]), TASKS[one] // divided) for one in workloads}
     whole = names == list(QUEUES) and tasks == TASKS and rounds >= 5
     output = args.output or (HERE if whole else None)
-    entrants = entered(args, names)
+    circumstances = Circumstances(divided, {name: reason for name in names if (reason := without(name, args.venvs))})
+    for name, reason in circumstances.left_out.items():
+        print(f"{name} is left out: {reason}", flush=True)
+    entrants = entered(args, [name for name in names if name not in circumstances.left_out])
+    if not entrants:
+        raise SystemExit("race: no queue is left")
+    measures = [measure for measure in MEASURES if measure.workload in tasks]
     with contextlib.ExitStack() as stack:
         server = args.url or stack.enter_context(started_server(args.port))
         for number in range(rounds):
+            circumstances.note_load()
             run_round(number, entrants, tasks, server, flush=not args.url)
+            circumstances.note_load()
             if output:
                 output.mkdir(parents=True, exist_ok=True)
-                (output / "RESULTS.md").write_text(document(entrants, tasks, number + 1, server))
+                (output / "RESULTS.md").write_text(document(entrants, tasks, number + 1, server, circumstances))
                 (output / "results.svg").write_text(drawing(entrants, list(tasks)))
     if not output:
-        print("\n".join(table(entrants, [measure for measure in MEASURES if measure.workload in tasks])))
+        print("\n".join([*circumstances.sentences(), in_short(entrants, measures), "", *table(entrants, measures)]))
 
 
 if __name__ == "__main__":

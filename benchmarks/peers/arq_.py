@@ -12,6 +12,7 @@ from common import About, Failure, Params, Peer, main
 class Arq(Peer):
     about = About(
         packages=("arq", "redis", "hiredis"),
+        imports="from arq import Worker, create_pool",
         settings=(
             "`max_jobs=100`, and `poll_delay=0.01` instead of 0.5 s, as it polls and the delay is its latency. It has "
             "no batch call, so 32 `enqueue_job` run at a time. (arq's documentation, “API Reference”: "

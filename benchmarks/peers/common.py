@@ -30,16 +30,20 @@ Metrics = dict[str, float | None]
 TASKS = {
     "drain": 20_000,
     "create": 3_000,
+    "crowd": 10_000,
+    "lone": 400,
     "latency": 300,
     "delayed": 2_000,
     "retry": 2_000,
     "memory": 50_000,
+    "startup": 5,
     "kill": 10,
 }
 ATTEMPTS = 3
 LONG = 2.0  # seconds that a task of `kill` takes
 FORBEARANCE = 90.0  # seconds until a killed worker's tasks count as not rescued
 PAUSE = 0.002
+IDLE = 3.0  # seconds for which an idle worker is watched
 
 
 class Failure(Exception):  # noqa: N818 - it stands for whatever a user raises
@@ -89,6 +93,7 @@ class About:
     """What the report says of a queue. The keys of the dictionaries are workloads."""
 
     packages: tuple[str, ...]
+    imports: str  # what a program imports that enqueues and works, as a statement
     settings: str  # what was set, why, and the page of the documentation that says so
     notes: dict[str, str] = field(default_factory=dict)
     unable: dict[str, str] = field(default_factory=dict)  # why the queue cannot do it
@@ -161,6 +166,12 @@ def command(url: str, words: str) -> str:
 def info(url: str, section: str) -> dict[str, str]:
     lines = command(url, f"INFO {section}").splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def server_cpu(url: str) -> float:
+    """Return the seconds of CPU that the server has used."""
+    cpu = info(url, "cpu")
+    return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
 
 
 def params_of(n: int) -> Params:
@@ -258,6 +269,31 @@ async def create(peer: Peer, tasks: int) -> tuple[Metrics, str | None]:
     return {"rate": tasks / (time.perf_counter() - begun)}, None
 
 
+async def crowd(peer: Peer, tasks: int) -> tuple[Metrics, str | None]:
+    """Let 100 coroutines enqueue, each one after the other, as the requests of a web service do."""
+    await peer.create(params_of(-1))
+    begun = time.perf_counter()
+    await spread((lambda n=n: peer.create(params_of(n)) for n in range(tasks)), 100)
+    return {"rate": tasks / (time.perf_counter() - begun)}, None
+
+
+async def startup(peer: Peer, tasks: int) -> tuple[Metrics, str | None]:
+    """Import what a program needs in a fresh process: ms of CPU above a process that imports nothing, by turns.
+
+    CPU time, as the time on the clock of a shared machine says how busy the machine was.
+    """
+    more = [_cpu_of(peer.about.imports) - _cpu_of("pass") for _ in range(tasks)]
+    return {"cpu": statistics.median(more) * 1000}, None
+
+
+def _cpu_of(statement: str) -> float:
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-P", "-c", statement], os.environ)
+    _, status, usage = os.wait4(pid, 0)
+    if status:
+        raise RuntimeError(f"`{statement}` ended with {status}")
+    return usage.ru_utime + usage.ru_stime
+
+
 async def retry(peer: Peer, tasks: int) -> tuple[Metrics, str | None]:
     """Let tasks fail twice, with 0.1 s between the attempts."""
     await peer.create_many([params_of(n) for n in range(tasks)])
@@ -292,6 +328,28 @@ async def latency(peer: Peer, tasks: int) -> tuple[Metrics, str | None]:
                 sent[n] = time.time()
                 await peer.create(params_of(n))
             return await _lateness(child, sent, 30)
+        finally:
+            child.kill()
+
+
+async def lone(peer: Peer, tasks: int) -> tuple[Metrics, str | None]:
+    """Enqueue one task every 5 ms for an idle worker in another process: server µs per task, less those when idle."""
+    with tempfile.TemporaryDirectory() as folder:
+        child = Child(peer, f"{folder}/log")
+        try:
+            await child.warm_up(peer)
+            begun, before = time.monotonic(), server_cpu(peer.url)
+            await asyncio.sleep(IDLE)
+            idle = (server_cpu(peer.url) - before) / (time.monotonic() - begun)
+            begun, before = time.monotonic(), server_cpu(peer.url)
+            for n in range(tasks):
+                await asyncio.sleep(max(0, begun + n * 0.005 - time.monotonic()))
+                await peer.create(params_of(n))
+            if not await child.wait("start", tasks, 30):
+                return {}, f"not all of {tasks} tasks started within 30 s"
+            used = server_cpu(peer.url) - before - idle * (time.monotonic() - begun)
+            runs = miscounted((n for n, _ in child.seen("start") if n >= 0), tasks, 1)
+            return {"server": used / tasks * 1e6, "idle": idle * 1e6}, runs
         finally:
             child.kill()
 
@@ -340,7 +398,7 @@ async def kill(peer: Peer, tasks: int) -> tuple[Metrics, str | None]:
             child.kill()
 
 
-WORKLOADS = {run.__name__: run for run in (drain, create, latency, delayed, retry, memory, kill)}
+WORKLOADS = {run.__name__: run for run in (drain, create, crowd, latency, lone, delayed, retry, memory, startup, kill)}
 
 
 async def _run(peer: Peer, workload: str, tasks: int) -> tuple[Metrics, str | None]:

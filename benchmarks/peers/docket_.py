@@ -11,6 +11,7 @@ from docket import Docket, Retry, Worker
 class DocketPeer(Peer):
     about = About(
         packages=("pydocket", "redis", "hiredis"),
+        imports="from docket import Docket, Worker",
         settings=(
             "`concurrency=100`; `minimum_check_interval` and `scheduling_resolution` are 10 ms instead of 250 ms, as a "
             "full worker sleeps so long and due tasks wait for it; `max_connections=300`, as its documentation asks "

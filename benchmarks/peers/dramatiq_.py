@@ -10,6 +10,7 @@ from common import ATTEMPTS, About, Failure, Params, Peer, main
 class Dramatiq(Peer):
     about = About(
         packages=("dramatiq", "redis", "hiredis"),
+        imports="import dramatiq; from dramatiq.brokers.redis import RedisBroker",
         settings=(
             "8 threads, its default, with `dramatiq_queue_prefetch=1000`: for no-ops faster than 100 threads (100 "
             "only in the `kill` row, whose tasks last). `dramatiq_worker_timeout=10` instead of 1000, as it polls. It "
@@ -18,6 +19,7 @@ class Dramatiq(Peer):
         ),
         notes={
             "drain": "It stores neither results nor states.",
+            "crowd": "It is synchronous: the calls of 100 coroutines follow each other.",
             "retry": "Its handler raises `Retry(delay=100)`, as its own backoff has a jitter.",
             "kill": "Its `heartbeat_timeout` is 60 s by default.",
         },

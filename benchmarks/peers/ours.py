@@ -20,13 +20,14 @@ from maas_backoff import (
 class Ours(Peer):
     about = About(
         packages=("maas_backoff", "redis", "hiredis"),
+        imports="from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler",
         settings=(
             "`concurrency=100` and the queue's name, all else as it comes: results are stored for a day, the lease is "
             "30 s. `create_tasks` enqueues in batches. (README.md, “Configuration”)"
         ),
         notes={
-            "kill": "Its lease is 30 s by default; a worker runs tasks whose worker died one at a time, as one of them "
-            "may be the cause, so that ten of 2 s take 20 s."
+            "kill": "Both workers run on one host, where a worker sees within a second that the process of another has "
+            "ended. Tasks of a worker on another host wait for their lease, 30 s by default."
         },
     )
 

@@ -9,6 +9,7 @@ from saq import Queue, Worker
 class Saq(Peer):
     about = About(
         packages=("saq", "redis", "hiredis"),
+        imports="from saq import Queue, Worker",
         settings=(
             "`concurrency=100`, and the worker's queue has `max_concurrent_ops=100` instead of 20, so that no slot "
             "waits for its read. It has no batch call that does not wait for results, so 32 `enqueue` run at a time, "

@@ -11,6 +11,7 @@ from streaq import StreaqRetry, Worker
 class Streaq(Peer):
     about = About(
         packages=("streaq", "coredis"),
+        imports="from streaq import Worker",
         settings=(
             "`concurrency=100`, which also prefetches 100, and `enqueue_many` by the thousand; `prefetch=200` and "
             "`1000` were measured and are no faster. (streaQ's documentation, “Workers” and “Tasks”)"

@@ -13,6 +13,7 @@ from taskiq_redis import ListRedisScheduleSource, RedisAsyncResultBackend, Redis
 class Taskiq(Peer):
     about = About(
         packages=("taskiq", "taskiq-redis", "redis", "hiredis"),
+        imports="import taskiq.api; from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker",
         settings=(
             "`RedisStreamBroker`, which acknowledges, with `RedisAsyncResultBackend`; `max_async_tasks=100`, "
             "`max_prefetch=100`. It has no batch call, so 32 `kiq` run at a time; its batched tasks are one call for "
