@@ -271,7 +271,8 @@ def in_short(entrants: list[Entrant], measures: list[Measure]) -> str:
     rows = [paragraph.split("**")[1] for paragraph in better_peers(entrants, measures) if paragraph]
     if not rows:
         return "No other queue is better than ours in any row."
-    return f"Another queue is better than ours in {len(rows)} rows: {'; '.join(rows)}. The reasons are below the table."
+    many = sum(measure.compared for measure in measures)
+    return f"Another queue is better than ours in {len(rows)} of {many} rows: {'; '.join(rows)}. Reasons are below."
 
 
 def document(

@@ -26,6 +26,7 @@ class Dramatiq(Peer):
         ahead={
             "drain": "It keeps nothing of a task that has ended.",
             "create": "It is synchronous: a call is a write and a read of one socket, with no event loop between them.",
+            "lone": "It keeps nothing of a task that has ended.",
             "memory": "A waiting task is a member of a list and a field of a hash.",
         },
     )

@@ -13,9 +13,8 @@ class Huey(Peer):
         packages=("huey", "redis", "hiredis"),
         imports="from huey import RedisHuey; import huey.consumer",
         settings=(
-            "8 threads, as dramatiq: for no-ops faster than 100 threads (100 only in the `kill` row, whose tasks "
-            "last). It has no batch call, and is synchronous, so that its enqueues follow each other. (huey's "
-            "documentation, “Consuming Tasks”)"
+            "8 threads, as dramatiq (100 only in the `kill` row, whose tasks last). It has no batch call, and is "
+            "synchronous, so that its enqueues follow each other. (huey's documentation, “Consuming Tasks”)"
         ),
         notes={
             "drain": "It stores no state, and no result that is `None`, as here.",
