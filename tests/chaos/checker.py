@@ -30,6 +30,8 @@ class Final:
     error: str | None = None
     result: object = None
     failed_attempts: tuple[int, ...] = ()
+    created: float = 0
+    expired: bool = False
 
 
 @attrs.frozen
@@ -184,6 +186,21 @@ def early(story: Story) -> Iterator[str]:
             yield f"attempt {after['attempt']} started {due - after['time']:.3f} s before its backoff was over"
 
 
+def overdue(story: Story) -> Iterator[str]:
+    """Nothing starts after its deadline, and a task is expired only if it could not go on in time."""
+    final = story.final
+    if final is None or story.invoke is None or not final.created:
+        return
+    due = final.created + story.invoke["delay"]
+    start_by, end_by = (due + (story.invoke.get(name) or float("inf")) for name in ("start_within", "complete_within"))
+    last = min(start_by, end_by)
+    for start in story.starts:
+        if start["time"] > last + TOLERANCE:
+            yield f"attempt {start['attempt']} started {start['time'] - last:.3f} s after its deadline"
+    if final.expired and last == float("inf"):
+        yield "expired without a deadline"
+
+
 def bounded(story: Story) -> Iterator[str]:
     """No more runs than retries, losses and hand-backs allow; no more failed attempts kept than there were."""
     final = story.final
@@ -226,6 +243,8 @@ def right_end(story: Story) -> Iterator[str]:
             right = final.status == "failed" and final.error == "ConnectionError" and final.retry == MAX_RETRY
         case "flaky":
             right = final.status == "completed" and story.invoke is not None and final.retry == story.invoke["fails"]
+        case "limited" if final.expired:
+            right = final.status == "cancelled"
         case "regretted" | "interrupted":
             right = final.status == "cancelled" or (final.status == "completed" and final.retry == 0)
         case _:
@@ -241,6 +260,7 @@ RULES: tuple[Callable[[Story], Iterator[str]], ...] = (
     highest_token,
     overlap,
     early,
+    overdue,
     bounded,
     right_end,
 )

@@ -36,4 +36,6 @@ def final_of(task: TaskEntity) -> Final:
         error=None if task.error is None else task.error.type,
         result=task.result,
         failed_attempts=tuple(attempt.number for attempt in task.attempts),
+        created=task.created_at.timestamp(),
+        expired=getattr(task, "cancel_reason", None) == "expired",  # the last release has none
     )

@@ -55,6 +55,14 @@ def _lie() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _late_start() -> Iterator[None]:
+    """Neither the claim nor the worker looks at the deadline."""
+    by_lease = property(lambda attempt: attempt.lease.start_before)
+    with _script("SETTLE", "claimed_at = now\n", ""), mock.patch.object(Attempt, "start_before", by_lease):
+        yield
+
+
 MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "no token fence": lambda: _script("SETTLE", "local same = token == given", "local same = true"),
     "a settlement of the reaper without a look at the lease": lambda: _script(
@@ -62,6 +70,7 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     ),
     "a reaper that ignores a pause": lambda: _script("REAP", "now - last > gap_ms or back > 1000", "back > 1000"),
     "an outbox that forgets": _forgetful_outbox,
+    "a start after a deadline": _late_start,
     "a repeated request that claims anew": lambda: _script("SETTLE", "if last[1] == request_id then", "if false then"),
     "a start after the lease": lambda: mock.patch.object(Attempt, "start_before", float("inf")),
     "an answer that lies": _lie,

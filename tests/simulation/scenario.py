@@ -43,7 +43,16 @@ SECONDS = 400.0
 PATIENCE = 3000.0
 """Seconds of virtual time, after all is well again, in which everything must end."""
 
-KINDS = {"plain": 60, "flaky": 20, "doomed": 5, "delayed": 8, "regretted": 5, "interrupted": 3, "poison": 1}
+KINDS = {
+    "plain": 60,
+    "flaky": 20,
+    "doomed": 5,
+    "delayed": 8,
+    "regretted": 5,
+    "interrupted": 3,
+    "poison": 1,
+    "limited": 12,
+}
 
 FAULTS = {
     "kill": 4,
@@ -269,10 +278,15 @@ class World:
         seconds = 40.0 if kind == "interrupted" else choice.choice([0.0, choice.uniform(0, 1), choice.uniform(0, 80)])
         delay = choice.uniform(0.3, 60) if kind in {"delayed", "regretted"} else 0.0
         params = {"kind": kind, "seconds": round(seconds, 3), "fails": fails}
-        self.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails)
+        limits: dict[str, Any] = {}
+        if kind == "limited":
+            names = choice.choice([["start_within"], ["complete_within"], ["start_within", "complete_within"]])
+            limits = {name: round(choice.choice([1, 10, 100]) * choice.uniform(0.5, 2), 3) for name in names}
+        self.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails, **limits)
         while True:
             try:
                 options: dict[str, Any] = {"max_lost": POISON_MAX_LOST} if kind == "poison" else {"delay": delay}
+                options |= limits
                 await scheduler.create_task(params, task_id, **options)
             except StorageError:
                 self.note("unknown", id=task_id)
@@ -402,7 +416,7 @@ class World:
             if not self._jumps:
                 found += robbed(self.events)
         if self._jumps:
-            found = [one for one in found if one.promise != "early"]
+            found = [one for one in found if one.promise not in {"early", "overdue"}]
         kinds = {event["kind"] for event in self.events if event["event"] == "invoke"}
         if self.faults.keys() <= MILD and "poison" not in kinds:
             lost = [task_id for task_id, final in finals.items() if final.lost]
@@ -414,7 +428,7 @@ class World:
         if not self._loses:
             totals = {name: int(self.server.one("HGET", "maas:{chaos}:meta", name) or 0) for name in names[2:]}
             self.violations += check_counts(finals, totals, "totals")
-        for name in ("ready", "suspects", "scheduled", "leases", "external"):
+        for name in ("ready", "suspects", "scheduled", "leases", "external", "deadlines"):
             if self.server.one("ZCARD", f"maas:{{chaos}}:{name}"):
                 self.violations.append(Violation("counts", "", f"{name} is not empty"))
 

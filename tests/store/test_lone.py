@@ -79,7 +79,7 @@ maybe = st.booleans()
     record=one_of(["policy", "policy 3 180000 -", "policy 0 0 512:0", "policy 0 0 - kind", "policy 3 180000 - kind"]),
     is_known_kind=maybe,
     when=one_of(["", "in 5000", f"at {NOW + 5000}"]),
-    overrides=one_of(["", '{"max_retry":1}']),
+    overrides=one_of(["", '{"max_retry":1}', '{"@by":[0,0,500,0,60],"max_retry":1}']),
     limit=one_of(["0", "1", "5"]),
 )
 def test_a_create_by_both_paths(client: Any, known: bool, text: str, exists: bytes | None, **given: Any) -> None:
@@ -113,11 +113,13 @@ PLAIN = {"p": "1 policy\n{}"}
 OLD = [["ZADD", KEYS("completed"), NOW + 9000, "old"], _hset(KEYS.task("old"), {**PLAIN, "s": "completed"})]
 SUSPECT = {**PLAIN, "k": "0 2 0 1", "c": "1 x 1"}
 
+LIMITED = [{"o": f'{{"@by":[{moment},0,500,0,60]}}'} for moment in (NOW - 5, NOW + 500)]
+
 UNUSUAL: dict[str, list[Any]] = {
     "state": ["pending", "completed"],
     "field": [{"x": "1"}, {"d": f"{TOKEN}:w"}, {"g": "5", "m": "half"}],
     "meta": [{"paused": 1}, {"ahead": 5000}, {"ahead": -5000}, {"reaped_at": NOW + 9000.5}, {"token": 7}],
-    "ready": [{"k": "1 0 0 0", "n": 3, "u": NOW - 50}, {"k": "0 2 0 1", "c": "1 x 1", "o": "{}"}],
+    "ready": [{"k": "1 0 0 0", "n": 3, "u": NOW - 50}, {"k": "0 2 0 1", "c": "1 x 1", "o": "{}"}, *LIMITED],
     "hash": [False],
     "beside": [
         [["ZADD", KEYS("scheduled"), NOW + 500, "later"]],

@@ -64,7 +64,8 @@ class Way:
             ("lose", self.loses("e", after=4000)),
             ("ask to cancel", lambda s, _: s.writer.request_cancel("f")),
             ("retry what is to be cancelled", self.settles("f", lambda counts: self.retry(counts, 0))),
-            ("claim what has become due", self.claims(4, after=6000)),
+            ("create with a deadline", self.creates_limited("late", "late too")),
+            ("claim what has become due, and meet what is late", self.claims(6, after=6000)),
             ("fail", self.settles("later", lambda _: Settlement.fail(ERROR, self.policy))),
             ("requeue", self.by_hand("later", "finished", anew)),
             ("mark processing", self.by_hand("later", "pending", release, external=True)),
@@ -100,6 +101,11 @@ class Way:
         on_gpu = self.policy.overridden({"min_gpu_memory_gb": 3 / 1024})
         kinds = [("now", 0, self.policy), ("soon", 3000, self.policy), ("big", 0, on_gpu)]
         await store.writer.enqueue([NewTask(name, "{}", -1, due, policy, "{}") for name, due, policy in kinds])
+
+    def creates_limited(self, *ids: str) -> Step:
+        """Tasks that must start within a ms. They are due before all others."""
+        own = '{"@by":[0,0,1,0,60]}'
+        return lambda s, _: s.writer.enqueue([NewTask(task_id, "{}", -1000, 0, self.policy, own) for task_id in ids])
 
     def creates(self, *ids: str, due: float = 0, gpu: int = 0) -> Step:
         policy = self.policy.overridden({"min_gpu_memory_gb": gpu / 1024}) if gpu else self.policy
