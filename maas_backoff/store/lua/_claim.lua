@@ -110,12 +110,3 @@ local function claims_on_fits(fits, prefix, tasks, rule, orphans)
   end
   return claims
 end
-
--- Collects the removal of claimed tasks from the index of deadlines. The index is read: one of another type ends the
--- script here, before its first write.
-local function unlist_deadlines(claims, from, deadlines)
-  for _, claim in ipairs(claims) do
-    if expiry_of(claim.task[OVERRIDES]) then append(from, deadlines, claim.id) end
-  end
-  if from[deadlines] then redis.call('ZCARD', deadlines) end
-end

@@ -28,3 +28,16 @@ local function with_deadlines_from(base, overrides)
   local limits = table.concat({ start_ms, complete_ms, start, complete, ttl_s }, ',')
   return '{"@by":[' .. limits .. ']' .. string.sub(overrides, last + 1)
 end
+
+-- Ends the task of an accepted settle whose comeback would be too late, or which ends an overdue task. The item then has
+-- the moment of its end as `ended`.
+local function keep_deadline(item, kind, overrides, now)
+  item.kind, item.overrides = kind, overrides
+  if not item.accepted then return end
+  if kind == 'overdue' then
+    local expiry, ttl_s = expiry_of(overrides)
+    item.ended, item.ttl, item.expiry = whole(expiry), ttl_s, whole(now + ttl_s * 1000)
+  elseif item.status == 'pending' and (kind == 'lease' or kind == 'expired') and is_over(overrides, now + item.delay) then
+    item.answer, item.status, item.ended = 'cancelled', 'cancelled', whole(now)
+  end
+end

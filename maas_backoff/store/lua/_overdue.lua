@@ -8,6 +8,14 @@ local function note_overdue(key, overrides)
   return true
 end
 
+-- Collects the removal of a claimed task from the index of deadlines. The index is read: one of another type ends the
+-- script here, before its first write.
+local function unlist_deadline(id, overrides, from, deadlines)
+  if not expiry_of(overrides) then return end
+  if not from[deadlines] then redis.call('ZCARD', deadlines) end
+  append(from, deadlines, id)
+end
+
 -- Adds to the settles of a request one for each task that its claim met too late.
 local function add_overdue(items, tasks, now)
   for _, key in ipairs(overdue) do

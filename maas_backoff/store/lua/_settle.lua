@@ -2,7 +2,7 @@
 -- A group is: precondition status delay_ms ttl_s tally n count | `count` times: id token, n times: field value
 
 -- Reads the items and their tasks, and judges each; writes nothing. A pending task whose deadline has passed counts as
--- cancelled. A comeback after the deadline ends the task: `ended` is then the moment of its end.
+-- cancelled.
 local function judge_all(first, groups, now, tasks, settle_id, leases)
   local items, i = {}, first
   for _ = 1, groups do
@@ -16,13 +16,13 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
       local task = fields_of(key, 's', 't', 'd', 'x') or {}
       local state, token = task[1], task[2] or '0'
       if given == '' then given = token end
-      local created, counts, demand, overrides = true, false, false, false
+      local created, counts, demand, overrides, late = true, false, false, false, false
       -- A running task exists. Only a comeback, and a task that waits, needs more of its fields.
       if not state or state == 'pending' or status == 'pending' then
         local more = fields_of(key, 'p', 'k', 'q', 'o') or {}
         created, counts, demand, overrides, state = more[1], more[2], more[3], more[4], state or 'pending'
+        late = overrides and state == 'pending' and is_over(overrides, now)
       end
-      local late = created and state == 'pending' and is_over(overrides, now)
 
       local answer
       local same = token == given
@@ -41,23 +41,16 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
 
       local accepted = answer == 'ok'
       -- A cancel request that an earlier attempt has met does not stop a task that is retried.
-      local ended, keep_s, kept_until = false, ttl, expiry
-      if accepted and kind == 'overdue' then
-        ended, keep_s = expiry_of(overrides)
-        ended, kept_until = whole(ended), whole(now + keep_s * 1000)
-      end
-      if accepted and status == 'pending' and kind ~= 'finished' then
-        if task[4] then answer = 'cancelled'
-        elseif (kind == 'lease' or kind == 'expired') and is_over(overrides, now + delay) then answer, ended = 'cancelled', whole(now) end
-      end
-      items[#items + 1] = {
+      if accepted and status == 'pending' and task[4] and kind ~= 'finished' then answer = 'cancelled' end
+      -- Sixteen values: one more would double the memory of the table. A settle that is not a worker's has more.
+      local item = {
         id = id, key = key, given = given, answer = answer, accepted = accepted,
-        status = accepted and answer == 'cancelled' and answer or status, delay = delay, ttl = keep_s,
-        expiry = kept_until, tally = tally,
+        status = answer == 'cancelled' and answer or status, delay = delay, ttl = ttl, expiry = expiry, tally = tally,
         first = i + 2, last = i + 1 + fields,
         was = state, created = created, demand = demand, suspect = is_suspect(counts),
-        kind = kind, overrides = overrides, ended = ended,
       }
+      if overrides or kind ~= 'lease' then keep_deadline(item, kind, overrides, now) end
+      items[#items + 1] = item
       i = i + 2 + fields
     end
   end

@@ -223,10 +223,10 @@ if not replayed then
   for n, claim in ipairs(claims) do
     claim.token = token + n
     append(from, claim.from, claim.id)
+    if claim.task[OVERRIDES] then unlist_deadline(claim.id, claim.task[OVERRIDES], from, deadlines) end
     leased[2 * n - 1], leased[2 * n], ids[n], fitting[n] = expiry, claim.id, claim.id, claim.fit
   end
   if #claims > 0 then to[leases] = leased end
-  unlist_deadlines(claims, from, deadlines)
 end
 if fits ~= '' then
   for _, claim in ipairs(claims) do claim.raised = redis.call('HGET', tasks .. claim.id, 'q') or '' end
