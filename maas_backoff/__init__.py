@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from maas_backoff.domain.page import TaskPage
     from maas_backoff.domain.result import ResultEntity
     from maas_backoff.domain.signals import Discard, Retry, Snooze
-    from maas_backoff.domain.spec import Ensured, TaskOptions, TaskSpec
+    from maas_backoff.domain.spec import CreateOptions, Ensured, KindOptions, TaskOptions, TaskSpec
     from maas_backoff.domain.stats import QueueStats
     from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
     from maas_backoff.domain.worker import Worker
@@ -42,10 +42,13 @@ if TYPE_CHECKING:
         StorageUnavailableError,
         StorageUnfitError,
         TaskConflictError,
+        TaskFailedError,
         TaskNotFoundError,
         TaskTimeoutError,
         WorkerEndedError,
     )
+    from maas_backoff.kinds.handle import TaskHandle
+    from maas_backoff.kinds.kind import KindSpec, TaskFunction, TaskKind
     from maas_backoff.scheduler import TaskBackoffScheduler
 
 __all__ = [
@@ -54,6 +57,7 @@ __all__ = [
     "BackoffStrategy",
     "CallerGoneError",
     "ConfigError",
+    "CreateOptions",
     "Discard",
     "Durations",
     "Ensured",
@@ -67,6 +71,8 @@ __all__ = [
     "Health",
     "History",
     "InvalidValueError",
+    "KindOptions",
+    "KindSpec",
     "MaasBackoffError",
     "MemorySizes",
     "MissingExtraError",
@@ -91,6 +97,10 @@ __all__ = [
     "TaskEntity",
     "TaskError",
     "TaskEvent",
+    "TaskFailedError",
+    "TaskFunction",
+    "TaskHandle",
+    "TaskKind",
     "TaskNotFoundError",
     "TaskOptions",
     "TaskPage",
@@ -110,6 +120,7 @@ _MODULES = {
     "BackoffStrategy": "domain.backoff",
     "CallerGoneError": "errors",
     "ConfigError": "errors",
+    "CreateOptions": "domain.spec",
     "Discard": "domain.signals",
     "Durations": "domain.history",
     "Ensured": "domain.spec",
@@ -123,6 +134,8 @@ _MODULES = {
     "Health": "domain.health",
     "History": "domain.history",
     "InvalidValueError": "errors",
+    "KindOptions": "domain.spec",
+    "KindSpec": "kinds.kind",
     "MaasBackoffError": "errors",
     "MemorySizes": "domain.history",
     "MissingExtraError": "errors",
@@ -147,6 +160,10 @@ _MODULES = {
     "TaskEntity": "domain.task",
     "TaskError": "domain.task",
     "TaskEvent": "domain.event",
+    "TaskFailedError": "errors",
+    "TaskFunction": "kinds.kind",
+    "TaskHandle": "kinds.handle",
+    "TaskKind": "kinds.kind",
     "TaskNotFoundError": "errors",
     "TaskOptions": "domain.spec",
     "TaskPage": "domain.page",

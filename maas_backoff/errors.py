@@ -11,6 +11,7 @@ MaasBackoffError
 ├── TaskConflictError (ValueError)         an id that exists with other params
 ├── TaskNotFoundError (LookupError)
 ├── TaskTimeoutError (TimeoutError)        a wait that took too long
+├── TaskFailedError (RuntimeError)         a task without a result: it is failed or cancelled
 ├── CallerGoneError                        the caller of `call(disconnected=…)` has hung up
 ├── MissingExtraError (ImportError)        an optional part that is not installed
 ├── StorageError (ConnectionError)
@@ -49,6 +50,7 @@ __all__ = [
     "StorageUnavailableError",
     "StorageUnfitError",
     "TaskConflictError",
+    "TaskFailedError",
     "TaskNotFoundError",
     "TaskTimeoutError",
     "WorkerEndedError",
@@ -203,6 +205,20 @@ class TaskTimeoutError(MaasBackoffError, TimeoutError):
         self.task_id = task_id
         self.timeout = timeout
         super().__init__(f"task {shown(task_id)} did not finish within {timeout:g} s")
+
+
+class TaskFailedError(MaasBackoffError, RuntimeError):
+    """Raised by `TaskHandle.result` for a task that is failed or cancelled.
+
+    `status` is "failed" or "cancelled". `error` is the text of the task's error, "type: message", and `code` its code.
+    """
+
+    def __init__(self, task_id: str, status: str, error: str = "", code: int | None = None) -> None:
+        self.task_id = task_id
+        self.status = status
+        self.error = error
+        self.code = code
+        super().__init__(f"task {shown(task_id)} is {status}" + (f": {error}" if error else ""))
 
 
 class CallerGoneError(MaasBackoffError):

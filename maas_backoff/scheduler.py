@@ -4,8 +4,9 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 
@@ -16,16 +17,23 @@ from maas_backoff.common.uninterrupted import uninterrupted
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.context import current
 from maas_backoff.domain.health import Health
+from maas_backoff.domain.kind import checked_kind
+from maas_backoff.domain.spec import KindOptions
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import EventLoopError, HandlerError, InvalidValueError
+from maas_backoff.kinds.declaring import DeclaresKinds
+from maas_backoff.kinds.registry import KindRegistry
 from maas_backoff.worker.executors.base import ExceptionHandler, Handler, TaskHandler
 
 if TYPE_CHECKING:
     # The first scheduler of a process imports the client with redis-py, the first handler imports the worker and the
-    # gate. Both are too late in a call that awaits: the import would block the event loop.
+    # gate, and the first kind imports what declares it. All are too late in a call that awaits: the import would block
+    # the event loop.
     from maas_backoff.client.client import QueueClient
     from maas_backoff.gate.sample import Probe
+    from maas_backoff.kinds.kind import TaskFunction
     from maas_backoff.worker.executors.lifespan import Lifespan
+    from maas_backoff.worker.handled import HandledKind
     from maas_backoff.worker.service import Service
 
 log: Log = log_for("scheduler")
@@ -35,11 +43,11 @@ _E = TypeVar("_E", bound=ExceptionHandler)
 _L = TypeVar("_L", bound="Lifespan")
 
 
-class TaskBackoffScheduler(QueueCalls):
-    """Creates tasks, and runs them if a handler is set.
+class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
+    """Creates tasks, and runs them if a handler is set or a kind of tasks is declared.
 
-    The constructor does no I/O. Calls before `start` connect by themselves. Without a handler the scheduler is a
-    producer and claims no tasks. The configuration is copied at the first use, and again by `start`.
+    The constructor does no I/O. Calls before `start` connect by themselves. Without a handler and without kinds the
+    scheduler is a producer and claims no tasks. The configuration is copied at the first use, and again by `start`.
 
     Each event loop that uses the scheduler, in any thread, has its own connections. They are closed by `shutdown`, or
     when `asyncio.run` closes the loop. A process after a fork has its own connections, too. The worker belongs to the
@@ -70,6 +78,7 @@ class TaskBackoffScheduler(QueueCalls):
         self._tracing = tracing
         self._lifespan: Lifespan | None = None
         self._handler: Handler | None = None
+        self._kinds = KindRegistry(lambda: self._client)
         self._exception_handler: ExceptionHandler | None = None
         self._opened = Opened(lambda: self.config, lambda config, server: QueueClient(config, self._tracing, server))
         self._service: Service | None = None
@@ -119,7 +128,7 @@ class TaskBackoffScheduler(QueueCalls):
         self._check_stopped("worker_lifespan")
         from maas_backoff.worker.handlers import check_lifespan
 
-        check_lifespan(lifespan, self.config)
+        check_lifespan("worker_lifespan", lifespan, self.config)
         self._lifespan = lifespan
         return lifespan
 
@@ -137,14 +146,32 @@ class TaskBackoffScheduler(QueueCalls):
         self._exception_handler = handler
         return handler
 
+    def _declare(
+        self, function: Callable[..., Any], name: str | None, lifespan: "Lifespan | None", options: KindOptions
+    ) -> "TaskFunction[..., Any, ..., Any]":
+        from maas_backoff.kinds.declaration import Declaration, checked_options
+        from maas_backoff.kinds.kind import TaskFunction
+        from maas_backoff.worker.handlers import check_kind_function, check_lifespan
+
+        name = checked_kind(getattr(function, "__name__", None) if name is None else name)
+        self._check_stopped(f"kind {name!r}")
+        check_kind_function(f"kind {name!r}", function, self.config)
+        if lifespan is not None:
+            check_lifespan(f"lifespan of kind {name!r}", lifespan, self.config)
+        kind = TaskFunction[..., Any, ..., Any](
+            Declaration(name, function, checked_options(options), lifespan), self._kinds
+        )
+        self._kinds.add(kind.declaration)
+        return kind
+
     @property
     def has_handler(self) -> bool:
-        """Whether a task handler is set; without a handler, the scheduler is a producer."""
-        return self._handler is not None
+        """Whether a task handler is set or a kind is declared; without both, the scheduler is a producer."""
+        return self._handler is not None or len(self._kinds) > 0
 
     def health(self) -> Health:
         """Return whether this process runs tasks as it should, and the reasons if not. Does no I/O."""
-        if self._handler is None:
+        if not self.has_handler:
             return Health((f"no task handler is set for {self.config.task.biz_prefix!r}",))
         if self._service is None:
             return Health(("not started",))
@@ -156,41 +183,60 @@ class TaskBackoffScheduler(QueueCalls):
 
     # Start and stop
 
-    async def start(self) -> None:
-        """Connect, and start to run tasks if there is a handler. Does nothing if the scheduler is started.
+    async def start(self, *, run_tasks: bool = True) -> None:
+        """Connect, and start to run tasks if there is a handler or a kind. Does nothing if the scheduler is started.
 
+        `run_tasks=False` only checks the server, for a program that creates tasks of kinds which other processes run.
         Installs no signal handlers. Raises ConfigError, HandlerError or StorageError; then nothing runs.
         """
         async with self._opened.lock():
-            self._check_home("start", takes=self._handler is not None)
+            runs = run_tasks and self.has_handler
+            self._check_home("start", takes=runs)
             if self._service is not None and self._service.failure is None:
                 return
             await self._opened.refresh()
             try:
-                if self._handler is None:
-                    await self._client.store.check(worker=False)
+                if runs:
+                    self._service = await self._started_service()
                 else:
-                    self._service = await self._started_service(self._handler)
+                    await self._client.store.check(worker=False)
             except BaseException:
                 self._home = None
                 await uninterrupted(self._opened.close())
                 raise
 
-    async def _started_service(self, handler: Handler) -> "Service":
+    async def _started_service(self) -> "Service":
         from maas_backoff.worker.handlers import service_of
 
         client = self._client
         service = service_of(
             client.config,
             client.store,
-            handler,
-            lifespan=self._lifespan,
+            self._handled(client),
             exception_handler=self._exception_handler,
             probe=self._probe,
             tracing=self._tracing,
         )
         await service.start()
         return service
+
+    def _handled(self, client: "QueueClient") -> "list[HandledKind]":
+        """Return the kinds that the worker runs. Raises HandlerError for a function that cannot be used."""
+        from maas_backoff.worker.handled import HandledKind
+        from maas_backoff.worker.handlers import handled_task_handler
+
+        handled: list[HandledKind] = []
+        if self._handler is not None:
+            handled.append(handled_task_handler(self._handler, self._lifespan, client.config))
+        elif self._lifespan is not None:
+            raise HandlerError(
+                "worker_lifespan: its value is for the task handler; a kind has a `lifespan=` of its own"
+            )
+        for kind in self._kinds:
+            kind.check_resolved()
+            demand, timeout = client.policy_of(kind.options).demand, kind.options.get("exec_timeout")
+            handled.append(HandledKind(kind.name, kind.handler, kind.lifespan, demand, timeout))
+        return handled
 
     async def shutdown(self) -> None:
         """Drain and stop: running tasks may end within `shutdown_grace`, others are handed back without using a retry.
@@ -255,8 +301,8 @@ class TaskBackoffScheduler(QueueCalls):
         SIGHUP stays ignored if it was ignored before (`nohup`). Raises the error that ended the worker, if any, or
         WorkerEndedError.
         """
-        if self._handler is None:
-            raise HandlerError("run_until_stopped: there is no task handler to run; set one before")
+        if not self.has_handler:
+            raise HandlerError("run_until_stopped: there is no task handler and no kind to run; set one before")
         with anyio.open_signal_receiver(*_stop_signals()) as signals:
             await self.start()
             async with anyio.create_task_group() as group:

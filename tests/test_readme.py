@@ -96,10 +96,15 @@ print("served")
 EXPECTED = {
     "README.md": [
         "completed {'answer': 'A CAT IN A HAT'} 2 retries",
+        "/images/cat-30.png",
         "served",
         "{'by': 'a model on GPU-of-the-readme'}",
     ],
     "web-services.md": ["served"],
+    "kinds.md": [
+        "/photo/cat-30.png (512, 512) completed\n/sketch/dog-20.png [2, 5]\ncancelled",
+        "1 passed",
+    ],
     "api.md": ["unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0", "worker: none is running"],
     "dashboard.md": ['data-access="read"'],
     "metrics.md": ['maas_backoff_workers{queue="readme"} 1.0', '"name": "process readme"'],

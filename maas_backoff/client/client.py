@@ -2,21 +2,24 @@
 
 import contextlib
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from datetime import timedelta
+from typing import Any
 
 import anyio
+import attrs
 
 from maas_backoff.client.creator import TaskCreator
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.client.reader import TaskReader
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.config import TaskBackoffConfig, TaskConfig
 from maas_backoff.domain import validation
 from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
+from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.domain.spec import TaskOptions
 from maas_backoff.domain.task import TaskEntity, TaskStatus, checked_status
@@ -55,11 +58,28 @@ class QueueClient:
         self.store: QueueStore = QueueStore.of(config, embedded)
         self.creator: TaskCreator = TaskCreator(config, self.store.writer, tracing)
         self._reader = TaskReader(self.store.reader, config.storage.timeout, watch=2 * WAIT_RENEWAL)
+        self._tracing = tracing
+        self._creators: dict[str, TaskCreator] = {}
         self._ledgers = Ledgers(
             config.storage, self.store.connection.server, lease=config.scheduler.lease, queue=config.task.biz_prefix
         )
         self._waiters: Waiters | None = None
         self.operations: QueueOperations = QueueOperations(config, self.store)
+
+    def creator_of(self, kind: str, options: Mapping[str, Any]) -> TaskCreator:
+        """Return the creator of the tasks of a kind, whose policy has these options. Raises ConfigError."""
+        known = self._creators.get(kind)
+        if known is None:
+            config = attrs.evolve(self.config, task=self._task_config(options))
+            known = self._creators[kind] = TaskCreator(config, self.store.writer, self._tracing, kind)
+        return known
+
+    def policy_of(self, options: Mapping[str, Any]) -> Policy:
+        """Return the policy of a kind with these options. Raises ConfigError."""
+        return self._task_config(options).policy
+
+    def _task_config(self, options: Mapping[str, Any]) -> TaskConfig:
+        return self.config.task.overridden({name: one for name, one in options.items() if name != "exec_timeout"})
 
     def abandon(self) -> None:
         """Abandon the waiters of a closed event loop."""
@@ -71,7 +91,8 @@ class QueueClient:
         waiters, self._waiters = self._waiters, None
         if waiters is not None:
             await waiters.aclose()
-        await self.creator.gathering.aclose()
+        for creator in (self.creator, *self._creators.values()):
+            await creator.gathering.aclose()
         await self._reader.aclose()
         await self._ledgers.aclose()
         await self.store.aclose()

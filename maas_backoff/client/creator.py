@@ -43,13 +43,14 @@ class TaskCreator:
         self._kind = kind
         self._limits = {name: getattr(config.task, name) for name in NAMES}
         self._is_limited = any(limit is not None for limit in self._limits.values())
+        self._where = kind or "task_params"
         send = partial(writer.enqueue_what_fits, policy=self._policy)
         self.gathering: Gathering[NewTask, str] = Gathering(send, config.storage.timeout, MOST_CREATES, _size)
 
     async def create(self, params: Mapping[str, object], task_id: str | None, options: TaskOptions) -> Ensured:
         is_named = task_id is not None
         task_id = validation.new_task_id() if task_id is None else validation.checked_task_id(task_id)
-        task = self._checked(params, task_id, options, "task_params")
+        task = self._checked(params, task_id, options, self._where)
         if self._tracing is None:
             answer = await self._create(task)
         else:
@@ -60,7 +61,7 @@ class TaskCreator:
     async def create_many(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
         # All tasks are validated before the first is sent. Each is validated as the iterator yields it: an iterator
         # may change earlier items.
-        tasks = [self._checked_item(item, f"tasks[{index}].task_params") for index, item in enumerate(items)]
+        tasks = [self._checked_item(item, f"tasks[{index}].{self._where}") for index, item in enumerate(items)]
         nameless = [task for task in tasks if not task.task_id]
         for task, task_id in zip(nameless, validation.new_task_ids(len(nameless)), strict=True):
             task.task_id = task_id
@@ -151,11 +152,8 @@ class TaskCreator:
             checked["exec_timeout"] = timeout
         if "min_gpu_utilization" in own:
             own["max_gpu_utilization"] = own.pop("min_gpu_utilization")
-        if "max_gpu_utilization" in own:
-            own["min_gpu_utilization"] = own["max_gpu_utilization"]
-        config = attrs.evolve(self._config.task, **own)
-        config.check()
-        return checked | {name: getattr(config, name) for name in own if name != "min_gpu_utilization"}
+        config = self._config.task.overridden(own)
+        return checked | {name: getattr(config, name) for name in own}
 
 
 def _size(task: NewTask) -> int:

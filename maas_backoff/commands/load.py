@@ -31,7 +31,8 @@ def load_scheduler(reference: str) -> TaskBackoffScheduler:
         )
     if not found.has_handler:
         raise UsageError(
-            f"{reference!r} has no handler, so it can run no tasks: call set_custom_task_handler in its module"
+            f"{reference!r} has no handler, so it can run no tasks: call set_custom_task_handler in its module, "
+            "or declare a kind with @scheduler.task"
         )
     return found
 

@@ -1,8 +1,8 @@
 """The policy of a queue's tasks."""
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import attrs
 from attrs import define, field
@@ -167,6 +167,16 @@ class TaskConfig:
         if ceiling and old and ceiling != old:
             raise ConfigError("task.min_gpu_utilization", f"the value of max_gpu_utilization, {ceiling}", old)
         self.max_gpu_utilization = ceiling or old
+
+    def overridden(self, options: Mapping[str, Any]) -> Self:
+        """Return a copy with other values of some options. Raises ConfigError, as `check` does, too."""
+        own = dict(options)
+        ceiling = own.get("min_gpu_utilization", own.get("max_gpu_utilization"))
+        if ceiling is not None:
+            own["min_gpu_utilization"] = own["max_gpu_utilization"] = ceiling
+        copy = attrs.evolve(self, **own)
+        copy.check()
+        return copy
 
     def check(self) -> None:
         """Raise ConfigError for options that exclude each other.

@@ -15,7 +15,7 @@ from maas_backoff.domain.fault import WORST_FIRST, Fault, fault_of, may_come_bac
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Snoozed, Succeeded, unserializable
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.shorten import cut, cut_end, text_of
-from maas_backoff.domain.signals import Discard, HandlerSignal, Retry, Snooze, seconds_of
+from maas_backoff.domain.signals import Discard, HandlerSignal, Misfit, Retry, Snooze, seconds_of
 from maas_backoff.domain.task import TaskError
 from maas_backoff.domain.validation import checked_params
 from maas_backoff.errors import PayloadError
@@ -84,7 +84,10 @@ _Members = Sequence[BaseException]
 
 
 def _discarded(error: BaseException, signals: _Members, *_: object) -> HandlerOutcome:
-    reason = TaskError("discarded", cut(_read(signals[0], "reason", Discard.reason)))
+    first = signals[0]
+    reason = TaskError(
+        first.type if type(first) is Misfit else "discarded", cut(_read(first, "reason", Discard.reason))
+    )
     return Failed(reason, permanent=True, exception=_for_log(error))
 
 

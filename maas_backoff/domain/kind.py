@@ -1,6 +1,7 @@
 """The kind of a task: the name of the function that runs it."""
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 
 import attrs
@@ -26,6 +27,8 @@ class Kinds:
     """The kinds of tasks that a worker runs."""
 
     names: tuple[str, ...] = (NAMELESS,)
+    exec_timeouts: Mapping[str, float] = attrs.field(factory=dict[str, float])
+    """The timeout in seconds of the attempts of a kind, where it differs from that of the worker."""
 
     @cached_property
     def text(self) -> str:

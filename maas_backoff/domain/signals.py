@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from maas_backoff.errors import InvalidValueError, MaasBackoffError, PayloadError
 
-__all__ = ["Discard", "HandlerSignal", "Retry", "Snooze"]
+__all__ = ["Discard", "HandlerSignal", "Misfit", "Retry", "Snooze"]
 
 
 class HandlerSignal(MaasBackoffError):  # noqa: N818 - a signal of a handler is no error
@@ -69,4 +69,15 @@ class Discard(HandlerSignal):
 
     def __init__(self, reason: str = "discarded by its handler") -> None:
         self.reason = reason
+        super().__init__(reason)
+
+
+class Misfit(Discard):
+    """Raised by this library, not by handlers: a task's params, or a result, do not fit the types of its function.
+
+    `type` is that of the TaskError: `bad_arguments` or `not_serializable`. The same code would fail the same way again.
+    """
+
+    def __init__(self, type: str, reason: str) -> None:  # noqa: A002 - the name of the field of TaskError
+        self.type = type
         super().__init__(reason)

@@ -15,12 +15,10 @@ class Reschedule(TypedDict, total=False):
     run_at: datetime
 
 
-class TaskOptions(Reschedule, total=False):
-    """The options of one task: due time, priority, and overrides of the queue's policy.
+class KindOptions(TypedDict, total=False):
+    """The options of a kind of tasks. Each overrides the field of the same name of `TaskConfig`.
 
-    `priority` is -1000 … 1000, lower first. `delay` (seconds or timedelta) and `run_at` (aware datetime) exclude
-    each other. `exec_timeout` overrides the field of `ThreadPoolConfig` for this task alone. Every other option
-    overrides the field of the same name of `TaskConfig`. `start_within=None` and `complete_within=None`: no deadline.
+    `exec_timeout` overrides the field of `ThreadPoolConfig` in the workers that declare it.
     """
 
     exec_timeout: float | timedelta
@@ -50,6 +48,21 @@ class Ensured(NamedTuple):
     task_id: str
     is_new: bool
     """Whether this call has created the task."""
+
+
+class TaskOptions(Reschedule, KindOptions, total=False):
+    """The options of one task: due time, priority, and overrides of the policy of its queue, or of its kind.
+
+    `priority` is -1000 … 1000, lower first. `delay` (seconds or timedelta) and `run_at` (aware datetime) exclude
+    each other. `exec_timeout` overrides the field of `ThreadPoolConfig` for this task alone. Every other option
+    overrides the field of the same name of `TaskConfig`. `start_within=None` and `complete_within=None`: no deadline.
+    """
+
+
+class CreateOptions(TaskOptions, total=False):
+    """The options of one task of a kind: those of TaskOptions, and `task_id`, its idempotency key."""
+
+    task_id: str | None
 
 
 @attrs.frozen(init=False)

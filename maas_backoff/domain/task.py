@@ -37,7 +37,8 @@ class TaskError:
     """The error of an attempt or a task.
 
     `type` is the exception's class name, or one of: `failed` (ResultEntity.fail), `timeout`, `crashed`
-    (the child process died), `lease_lost`, `discarded`, `snoozed_too_often`, `not_serializable`, `corrupt`.
+    (the child process died), `lease_lost`, `discarded`, `snoozed_too_often`, `not_serializable`, `bad_arguments` (they
+    do not fit the parameters of the kind's function), `corrupt`.
     """
 
     type: str

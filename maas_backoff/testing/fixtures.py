@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.testing.gpu import FakeGpu
 from maas_backoff.testing.simulated import Simulate, SimulatedScheduler
 
@@ -21,8 +22,13 @@ async def simulating() -> AsyncGenerator[Simulate, None]:
     """
     async with AsyncExitStack() as made:
 
-        def simulate(config: TaskBackoffConfig | None = None, *, gpus: Sequence[FakeGpu] = ()) -> SimulatedScheduler:
-            scheduler = SimulatedScheduler(config, gpus=gpus)
+        def simulate(
+            config: TaskBackoffConfig | None = None,
+            *,
+            gpus: Sequence[FakeGpu] = (),
+            kinds_of: TaskBackoffScheduler | None = None,
+        ) -> SimulatedScheduler:
+            scheduler = SimulatedScheduler(config, gpus=gpus, kinds_of=kinds_of)
             made.push_async_callback(scheduler.shutdown)
             return scheduler
 

@@ -1,8 +1,9 @@
 """A scheduler with a clock that the test moves: a day of retries passes in the milliseconds of its handlers."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -31,14 +32,29 @@ class SimulatedScheduler(TaskBackoffScheduler):
     real time.
     """
 
-    def __init__(self, config: TaskBackoffConfig | None = None, *, gpus: Sequence[FakeGpu] = ()) -> None:
-        """Copy `config`, but with another storage and lease."""
+    def __init__(
+        self,
+        config: TaskBackoffConfig | None = None,
+        *,
+        gpus: Sequence[FakeGpu] = (),
+        kinds_of: TaskBackoffScheduler | None = None,
+    ) -> None:
+        """Copy `config`, but with another storage and lease.
+
+        `kinds_of` is a scheduler whose kinds this one runs: until `shutdown`, their `create` reaches this scheduler.
+        """
         mine = TaskBackoffConfig() if config is None else config.copy()
         mine.storage = StorageConfig(type="embedded")
         mine.scheduler.lease = _LEASE
         mine.task.biz_prefix = mine.task.biz_prefix or "simulated"
         super().__init__(mine, gpu_probe=FakeGpuProbe(gpus))
         self._now_ms = float(int(time.time() * 1000))
+        self._give_back: Callable[[], object] = _nothing
+        if kinds_of is not None:
+            kinds = kinds_of._kinds  # noqa: SLF001 - a scheduler, too
+            for kind in kinds:
+                self._kinds.add(kind)
+            self._give_back = partial(kinds.redirect, kinds.redirect(lambda: self._client))
 
     @property
     def now(self) -> datetime:
@@ -55,6 +71,14 @@ class SimulatedScheduler(TaskBackoffScheduler):
     def _set(self, client: QueueClient, now_ms: float) -> None:
         self._now_ms = now_ms
         client.store.connection.clock = f"{now_ms:.0f}"
+
+    async def shutdown(self) -> None:
+        """Stop, as every scheduler does, and give the kinds of `kinds_of` back."""
+        give_back, self._give_back = self._give_back, _nothing
+        try:
+            await super().shutdown()
+        finally:
+            give_back()
 
     async def drain(self) -> None:
         """Wait until no task runs, and no due task can start.
@@ -120,9 +144,19 @@ class SimulatedScheduler(TaskBackoffScheduler):
         await self.drain()
 
 
+def _nothing() -> None:
+    pass
+
+
 class Simulate(Protocol):
     """The type of the fixture `simulate` of `maas_backoff.testing.fixtures`."""
 
-    def __call__(self, config: TaskBackoffConfig | None = None, *, gpus: Sequence[FakeGpu] = ()) -> SimulatedScheduler:
+    def __call__(
+        self,
+        config: TaskBackoffConfig | None = None,
+        *,
+        gpus: Sequence[FakeGpu] = (),
+        kinds_of: TaskBackoffScheduler | None = None,
+    ) -> SimulatedScheduler:
         """Return a scheduler that is not started. Set its handlers, then `await scheduler.start()`."""
         ...

@@ -33,6 +33,7 @@ class Attempts:
     ) -> None:
         self.notes: Notes = Notes(slots)
         self._context = context
+        self._exec_timeouts = context.kinds.exec_timeouts
         self._slots = slots
         self._outbox = outbox
         self._wake_ups = wake_ups
@@ -53,7 +54,7 @@ class Attempts:
 
     def claimed(self, claimed: Claimed, lease: Lease, grant: Grant | None = None) -> Attempt:
         """Give a claimed task a slot, and its grant on a GPU; return the attempt, which has not begun."""
-        timeout = claimed.exec_timeout or self._context.exec_timeout
+        timeout = claimed.exec_timeout or self._exec_timeouts.get(claimed.task.kind) or self._context.exec_timeout
         attempt = Attempt(claimed, lease, timeout, self._watch, self._report, grant)
         self._slots.take(attempt)
         self._tally.count_wait(claimed.waited_ms)

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.outcome import CancelReason
@@ -14,9 +14,13 @@ log: Log = log_for("worker")
 class Deadlines:
     """The earliest moment, by time.monotonic(), at which an attempt must be stopped: one timer for all attempts."""
 
-    def __init__(self, *, by_lease: bool) -> None:
-        """`by_lease`: attempts are stopped with their lease. Threads cannot be stopped, and their outcome may count."""
+    def __init__(self, *, by_lease: bool, stops: Callable[[str], bool] | None = None) -> None:
+        """`by_lease`: attempts are stopped with their lease. Threads cannot be stopped, and their outcome may count.
+
+        `stops` returns whether attempts of a kind can be stopped; None: all or none can.
+        """
         self.by_lease = by_lease
+        self._stops = stops
         self.next: float = math.inf
         self.earlier: asyncio.Event = asyncio.Event()
         """Set when `next` has become earlier."""
@@ -33,7 +37,8 @@ class Deadlines:
         for attempt in attempts:
             if attempt.over or attempt.reason is not None:
                 continue
-            lease_until = attempt.lease.until if self.by_lease else math.inf
+            by_lease = self.by_lease and (self._stops is None or self._stops(attempt.task.kind))
+            lease_until = attempt.lease.until if by_lease else math.inf
             if attempt.deadline <= now:
                 attempt.cancel(CancelReason.TIMEOUT)
             elif lease_until <= now:

@@ -33,7 +33,8 @@ async def drain(parts: Parts, cancel_running: asyncio.Event) -> None:
             await slots.empty.wait()
             group.cancel_scope.cancel()
     if parts.executor.stoppable:
-        slots.attempts.cancel(list(slots.attempts), CancelReason.SHUTDOWN)
+        running = [token for token, one in slots.attempts.items() if parts.executor.stops(one.task.kind)]
+        slots.attempts.cancel(running, CancelReason.SHUTDOWN)
     if parts.executor.stoppable or slots.unsettled:
         with anyio.move_on_after(SETTLE_GRACE):
             await slots.empty.wait()

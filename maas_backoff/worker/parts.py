@@ -1,6 +1,5 @@
 """The parts of one worker, and how they are put together."""
 
-import asyncio
 import os
 import secrets
 import socket
@@ -13,6 +12,7 @@ import attrs
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.tracing import Tracing
@@ -28,8 +28,6 @@ from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.exception_handling import ExceptionHandling
 from maas_backoff.worker.executors.base import ExceptionHandler, Executor
-from maas_backoff.worker.executors.process import ProcessExecutor
-from maas_backoff.worker.executors.thread import ThreadExecutor
 from maas_backoff.worker.loops import children, poll, progress, sweep, timeouts
 from maas_backoff.worker.loops.admission import Admission
 from maas_backoff.worker.loops.exchange import ExchangeLoop
@@ -85,10 +83,10 @@ class Parts:
         name = f"{given}-{secrets.token_hex(3)}"
         in_children = config.threadpool.proc_mode == "process"
         context = WorkerContext.of(name, store, config, kinds)
-        setback = executor.setback if isinstance(executor, ProcessExecutor | ThreadExecutor) else None
+        setback = executor.setback
         wake_ups = WakeUps()
         slots = Slots(config.threadpool.concurrency, wake_ups, setback)
-        deadlines = Deadlines(by_lease=executor.stoppable)
+        deadlines = Deadlines(by_lease=executor.stoppable, stops=executor.stops)
         outbox, tally = Outbox(), Tally()
         attempts = Attempts(context, slots, outbox, wake_ups, deadlines, tally)
         requests = BatchRequests(slots, outbox, wake_ups, Suspects(), tally, batch_size=config.task.batch_size)
@@ -109,8 +107,7 @@ class Parts:
             gate,
             tracing,
         )
-        child_ended = executor.pool.child_ended if isinstance(executor, ProcessExecutor) else asyncio.Event()
-        orphans = Orphans(child_ended, gate)
+        orphans = Orphans(executor.child_ended, gate)
         return cls(
             config, context, executor, setback, wake_ups, slots, deadlines, attempts, requests, gate, work, orphans
         )  # fmt: skip
@@ -129,26 +126,26 @@ class Parts:
             ("timeouts", partial(timeouts.run, self.deadlines, slots)),
             ("progress", partial(progress.run, self.attempts.notes, context.store)),
             ("sweep", partial(sweep.run, self.work.sweep, context.lease)),
-            ("lifespan", self.executor.watch),
+            *(("lifespan", group.watch) for group in self.executor.groups),
             ("orphans", self.orphans.run),
         ]
-        if isinstance(self.executor, ProcessExecutor | ThreadExecutor):
-            named.append(("children", partial(children.run, self.executor, slots, context)))
+        starting = {group.starting for group in self.executor.groups} - {None}
+        named += [("children", partial(children.run, one, slots, context)) for one in starting if one is not None]
         return named
 
     async def start_executor(self) -> None:
-        """Start the executor. If the lifespan needs a GPU, the first child starts on one."""
-        grant = await self._grant_to_start_on()
-        try:
-            await self.executor.start(grant)
-        finally:
-            if grant is not None:
-                grant.attempt_ended()
+        """Start the executor. If a lifespan needs a GPU, its first child starts on one."""
+        for group in self.executor.groups:
+            grant = await self._grant_to_start_on(group.start_demand)
+            try:
+                await group.start(grant)
+            finally:
+                if grant is not None:
+                    grant.attempt_ended()
 
-    async def _grant_to_start_on(self) -> Grant | None:
+    async def _grant_to_start_on(self, demand: Demand | None) -> Grant | None:
         """Return a grant on a GPU for the first child; None if the lifespan needs no GPU, or no GPU has room."""
-        demand = self.config.task.policy.demand
-        if demand is None or not self.executor.wants_gpu:
+        if demand is None:
             return None
         with anyio.move_on_after(self.config.threadpool.start_timeout):
             grant = await self.gate.first_grant(demand)

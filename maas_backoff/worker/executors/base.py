@@ -1,13 +1,15 @@
 """The interface of all executors."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
+from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan
+from maas_backoff.worker.setback import Setback
 
 TaskHandler = Callable[[TaskEntity], object] | Callable[[TaskEntity, Any], object]
 """A user's function from a task to its result: `async def` or `def`, returning ResultEntity or any JSON value.
@@ -83,27 +85,33 @@ class Call(Protocol):
 
 
 class Executor(Protocol):
-    """A way to call the handler. Executors know nothing of leases, timeouts or the store."""
+    """A way to call handlers. Executors know nothing of leases, timeouts or the store."""
+
+    @property
+    def groups(self) -> "Sequence[ExecutorGroup]":
+        """The parts that start one by one: an executor of one group is the only one."""
+        ...
 
     @property
     def stoppable(self) -> bool:
-        """Whether cancelling a call ends the handler. If not, a shutdown waits for it instead."""
+        """Whether cancelling a call ends the handler, of some kind at least."""
+        ...
+
+    def stops(self, kind: str, /) -> bool:
+        """Return whether cancelling a call of this kind ends the handler. If not, a shutdown waits for it instead."""
         ...
 
     @property
-    def wants_gpu(self) -> bool:
-        """Whether it can get more ready on a GPU than without one."""
+    def setback(self) -> Setback | None:
+        """The record of children or threads that could not be started; None if handlers need neither."""
         ...
 
-    async def start(self, grant: GpuGrant | None = None, /) -> None:
-        """Get ready, in what was granted of a GPU. Raises HandlerError when the handler cannot be called this way."""
+    @property
+    def child_ended(self) -> asyncio.Event:
+        """Set when a child process has ended: processes that it has started may be left."""
         ...
 
-    async def watch(self) -> None:
-        """Wait until cancelled. Raises HandlerError when what all calls need, the worker_lifespan, ends by itself."""
-        ...
-
-    async def run(self, call: Call) -> HandlerOutcome:
+    def run(self, call: Call) -> Coroutine[Any, Any, HandlerOutcome]:
         """Call the handler once and return what came of it.
 
         Whatever the handler raises is an outcome. Unstarted: the handler did not begin, because its child process could
@@ -114,4 +122,53 @@ class Executor(Protocol):
 
     async def aclose(self) -> None:
         """Let go of everything; running calls have ended."""
+        ...
+
+
+class ExecutorGroup(Executor, Protocol):
+    """An executor of handlers that run in the same way, with the same lifespan."""
+
+    @property
+    def start_demand(self) -> Demand | None:
+        """The demand on a GPU on which it can get more ready than without; None: it needs none to start."""
+        ...
+
+    @property
+    def starting(self) -> "Starting | None":
+        """Its children or threads; None if handlers need neither."""
+        ...
+
+    async def start(self, grant: GpuGrant | None = None, /) -> None:
+        """Get ready, in what was granted of a GPU. Raises HandlerError when the handler cannot be called this way."""
+        ...
+
+    async def watch(self) -> None:
+        """Wait until cancelled. Raises HandlerError when what all calls need, the worker_lifespan, ends by itself."""
+        ...
+
+
+class Starting(Protocol):
+    """Children or threads that are started when one is lacking."""
+
+    @property
+    def setback(self) -> Setback:
+        """The record of those that could not be started."""
+        ...
+
+    @property
+    def lacking(self) -> asyncio.Event:
+        """Set when a child may be missing: one has ended, or could not be started."""
+        ...
+
+    @property
+    def lacks_child(self) -> bool:
+        """Whether fewer children live than are to be kept ready. One that is being started counts."""
+        ...
+
+    def unused_ended(self) -> bool:
+        """Return whether a ready child that no task had used has ended since the last call of this method."""
+        ...
+
+    async def warm_up(self) -> None:
+        """Start one that no task has asked for, and note in `setback` what came of it."""
         ...

@@ -38,12 +38,17 @@ def is_coroutine_handler(handler: Handler) -> bool:
 
 def check_handler(what: str, handler: Callable[..., object], *numbers: int) -> None:
     """Raise HandlerError for a function that can be called with none of these numbers of arguments, or that yields."""
+    check_no_generator(what, handler)
+    check_takes(what, handler, *numbers)
+
+
+def check_no_generator(what: str, handler: object) -> None:
+    """Raise HandlerError for anything but a function that returns its value."""
     if not callable(handler):
         raise HandlerError(f"{what}: expected a function, got {type(handler).__name__}")
     function = inspect.unwrap(cast("Callable[..., object]", _without_partials(handler)))
     if _is(inspect.isgeneratorfunction, function) or _is(inspect.isasyncgenfunction, function):
         raise HandlerError(f"{what}: {_name(handler)} yields, and nobody would take what it yields; return one value")
-    check_takes(what, handler, *numbers)
 
 
 def check_takes(what: str, function: Callable[..., object], *numbers: int, one: str = "the task alone") -> None:

@@ -25,6 +25,7 @@ from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.child_loop import ChildLoop
 from maas_backoff.worker.executors.connection import Connection
 from maas_backoff.worker.executors.frames import Record
+from maas_backoff.worker.executors.handlers import joined
 from maas_backoff.worker.executors.records import Sender, set_levels
 from maas_backoff.worker.executors.reference import HandlerReference
 
@@ -57,7 +58,7 @@ def main() -> None:
     sys.path[:], sys.argv[:] = setup["path"], setup["argv"]
     what = "its module cannot be imported there"
     try:
-        handler = HandlerReference(**setup["handler"]).load()
+        handler = joined({kind: HandlerReference(**one).load() for kind, one in setup["handlers"].items()})
         lifespan = None if setup["lifespan"] is None else HandlerReference(**setup["lifespan"]).load()
         set_levels(setup["levels"])  # again: the modules may have set levels that the parent has changed since
         loop = ChildLoop(connection)

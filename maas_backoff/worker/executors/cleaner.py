@@ -20,13 +20,15 @@ PATIENCE = 5.0
 
 
 class Cleaner:
-    """The process, from `start` to `stop`. Both block for some ms."""
+    """The process, from `start` to `stop`. Both block for some ms, and do nothing the second time."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the process, on Linux. A failure to start is logged."""
+        if self._process is not None:
+            return
         worker, script = orphans.this_process(), Path(orphans.__file__)
         if worker is None or not script.is_file():
             return

@@ -7,19 +7,32 @@ from typing import cast
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
 from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
-from maas_backoff.worker.executors.lifespan import InThisProcess, Lifespan
+from maas_backoff.worker.executors.lifespan import InThisProcess
 
 
 class InlineExecutor:
     """Awaits the handler. A timeout and a cancel are real: they reach it at its next `await`."""
 
     stoppable = True
-    wants_gpu = False
+    setback = None
+    start_demand = None
+    starting = None
 
-    def __init__(self, handler: Handler, *, max_payload_bytes: int, lifespan: Lifespan | None = None) -> None:
+    def __init__(self, handler: Handler, *, max_payload_bytes: int, lifespan: InThisProcess | None = None) -> None:
+        self.child_ended: asyncio.Event = asyncio.Event()
+        """Never set."""
         self._handler = handler
-        self._lifespan = InThisProcess(lifespan)
+        self._lifespan = lifespan or InThisProcess(None)
         self._limit = max_payload_bytes
+
+    @property
+    def groups(self) -> "tuple[InlineExecutor]":
+        """The executor itself."""
+        return (self,)
+
+    def stops(self, _: str, /) -> bool:
+        """Return True."""
+        return True
 
     async def start(self, _: GpuGrant | None = None, /) -> None:
         """Enter the lifespan."""

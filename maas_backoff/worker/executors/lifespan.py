@@ -137,7 +137,10 @@ def _raise_end_of(holder: asyncio.Task[None]) -> None:
 
 
 class InThisProcess:
-    """A lifespan in the worker's own process; without one, the handler is called with the task alone."""
+    """A lifespan in the worker's own process; without one, the handler is called with the task alone.
+
+    Several executors may share it: it is entered once, and left once.
+    """
 
     def __init__(self, lifespan: Lifespan | None) -> None:
         self._lifespan = lifespan
@@ -147,7 +150,7 @@ class InThisProcess:
 
     async def enter(self) -> None:
         """Enter it; one that is no coroutine in a thread, as it may take minutes. Raises what it raises."""
-        if self._lifespan is not None:
+        if self._lifespan is not None and self._held is None:
             self._held = InOneTask(managed(self._lifespan))
             self.values = (await self._held.enter(),)
 

@@ -10,15 +10,15 @@ from maas_backoff.worker.executors.parent import Child
 class ChildPool:
     """The children that live: each runs a call, or is idle and waits for one."""
 
-    def __init__(self, max_tasks: int | None) -> None:
-        """Replace a child after `max_tasks` calls; None keeps it."""
+    def __init__(self, max_tasks: int | None, child_ended: asyncio.Event | None = None) -> None:
+        """Replace a child after `max_tasks` calls; None keeps it. Set `child_ended` when a child has ended."""
         self._max_tasks = max_tasks
         self._children: set[Child] = set()
         self._idle: list[Child] = []  # the last one used is the first one taken: its memory is warm
         self._unused_ended = False
         self.lacking: asyncio.Event = asyncio.Event()
         """Set when a child may be missing: one has ended, or could not be started."""
-        self.child_ended: asyncio.Event = asyncio.Event()
+        self.child_ended: asyncio.Event = child_ended or asyncio.Event()
         """Set when a child has ended: processes that it has started may be left."""
 
     def add(self, child: Child) -> None:

@@ -9,6 +9,7 @@ from anyio import to_thread
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import ThreadPoolConfig
+from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.fault import fault_of
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, to_dict
 from maas_backoff.errors import HandlerError
@@ -47,21 +48,24 @@ class ProcessExecutor:
         *,
         max_payload_bytes: int,
         lifespan: Lifespan | None = None,
-        needs_gpu: bool = False,
+        demand: Demand | None = None,
+        shared: "SharedByChildren | None" = None,
     ) -> None:
         """Make an executor that has no child yet.
 
-        `needs_gpu`: whether tasks need a GPU unless they say otherwise. Then a lifespan is entered only on a GPU that
-        was granted, and no child is kept ready before there is a task.
+        `demand` is that of tasks that do not say otherwise; None: they need no GPU. With a demand, a lifespan is
+        entered only on a GPU that was granted, and no child is kept ready before there is a task.
         """
         slots = config.concurrency
+        shared = shared or SharedByChildren()
         self._handler = handler
-        self._warm_children = 0 if needs_gpu else min(config.warm_children or slots, slots)
+        self._warm_children = 0 if demand is not None else min(config.warm_children or slots, slots)
         self._lifespan = lifespan
-        self._needs_gpu = needs_gpu
-        self._cleaner = Cleaner()
-        self.pool: ChildPool = ChildPool(config.max_tasks_per_process)
-        self.setback: Setback = Setback(lambda: self.pool.count(ready=True))
+        self.start_demand: Demand | None = None if lifespan is None else demand
+        self._cleaner = shared.cleaner
+        self.pool: ChildPool = ChildPool(config.max_tasks_per_process, shared.child_ended)
+        shared.pools.append(self.pool)
+        self.setback: Setback = shared.setback
         self._starter = ChildStarter(
             self.pool, self.setback, max_payload_bytes=max_payload_bytes, start_timeout=config.start_timeout
         )
@@ -73,9 +77,23 @@ class ProcessExecutor:
         return self.pool.lacking
 
     @property
-    def wants_gpu(self) -> bool:
-        """Whether there is a lifespan to enter on one."""
-        return self._lifespan is not None and self._needs_gpu
+    def child_ended(self) -> asyncio.Event:
+        """Set when a child has ended: processes that it has started may be left."""
+        return self.pool.child_ended
+
+    @property
+    def groups(self) -> "tuple[ProcessExecutor]":
+        """The executor itself."""
+        return (self,)
+
+    @property
+    def starting(self) -> "ProcessExecutor":
+        """The executor itself, which starts children."""
+        return self
+
+    def stops(self, _: str, /) -> bool:
+        """Return True: a child is killed."""
+        return True
 
     async def start(self, grant: GpuGrant | None = None, /) -> None:
         """Start the first child, warm if it can be: on the GPU that was granted, if tasks need one.
@@ -96,7 +114,7 @@ class ProcessExecutor:
     async def _start_idle(self, grant: GpuGrant | None) -> None:
         """Start a child that waits for a task. Raises StartError."""
         # A lifespan may want a GPU's memory: without a grant there is none for it.
-        only_imports = self.wants_gpu and grant is None
+        only_imports = self.start_demand is not None and grant is None
         child = await self._starter.start(grant, only_imports=only_imports)
         if only_imports:
             child.dismiss()
@@ -129,7 +147,7 @@ class ProcessExecutor:
             finally:
                 self._warming = None
                 warming.over.set()
-        if self.setback.held and self.wants_gpu:
+        if self.setback.held and self.start_demand is not None:
             self.setback.let_one_try()
 
     async def watch(self) -> None:
@@ -199,6 +217,16 @@ class ProcessExecutor:
         await self.pool.aclose()
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(self._cleaner.stop)
+
+
+class SharedByChildren:
+    """The parts that all ProcessExecutors of a worker share."""
+
+    def __init__(self) -> None:
+        self.pools: list[ChildPool] = []
+        self.setback: Setback = Setback(lambda: sum(pool.count(ready=True) for pool in self.pools))
+        self.cleaner: Cleaner = Cleaner()
+        self.child_ended: asyncio.Event = asyncio.Event()
 
 
 @attrs.define(eq=False)

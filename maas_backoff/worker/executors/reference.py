@@ -46,9 +46,9 @@ class HandlerReference:
         return cls(_SCRIPT, qualname, path)
 
     def load(self) -> Callable[..., Any]:
-        """Return the function; imports its module."""
+        """Return the function, or the handler of the kind that it declares; imports its module."""
         module = importlib.import_module(self.module) if self.file is None else _load_script(self.file)
-        function: Callable[..., Any] = attrgetter(self.qualname)(module)
+        function: Callable[..., Any] = _handler_of(attrgetter(self.qualname)(module))
         return function
 
 
@@ -74,9 +74,15 @@ def _names(handler: object) -> tuple[str, str]:
 
 def _gives(module: str, qualname: str, handler: object) -> bool:
     try:
-        return bool(attrgetter(qualname)(sys.modules.get(module)) == handler)  # bound class methods are equal, not same
+        found = _handler_of(attrgetter(qualname)(sys.modules.get(module)))
+        return bool(found == handler)  # bound class methods are equal, not same
     except AttributeError:
         return False
+
+
+def _handler_of(found: Any) -> Any:
+    """Return the handler of a kind, which its module has in the place of the function; else the function itself."""
+    return getattr(found, "__task_handler__", found)
 
 
 def _main_file() -> str:

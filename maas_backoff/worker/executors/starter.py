@@ -9,8 +9,10 @@ import anyio
 import attrs
 from anyio import to_thread
 
+from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.worker.executors import frames
 from maas_backoff.worker.executors.base import GpuGrant, Handler
+from maas_backoff.worker.executors.handlers import HandlersByKind
 from maas_backoff.worker.executors.lifespan import Lifespan
 from maas_backoff.worker.executors.parent import Child, ChildError, SetupError, StartError
 from maas_backoff.worker.executors.pool import ChildPool
@@ -20,7 +22,7 @@ from maas_backoff.worker.setback import Setback
 
 
 class ChildStarter:
-    """Starts children that are ready for calls of one handler."""
+    """Starts children that are ready for calls of a handler, or of the handlers of several kinds."""
 
     def __init__(self, pool: ChildPool, setback: Setback, *, max_payload_bytes: int, start_timeout: float) -> None:
         """Put children into `pool`, and report to `setback` each child that is ready. `start_timeout` is in seconds."""
@@ -32,10 +34,15 @@ class ChildStarter:
 
     async def prepare(self, handler: Handler, lifespan: Lifespan | None) -> None:
         """Find out how a child imports the handler and the lifespan. Raises HandlerError if a child cannot."""
-        reference = await to_thread.run_sync(HandlerReference.of, handler)  # reads the script's file
+        handlers = handler.handlers if isinstance(handler, HandlersByKind) else {NAMELESS: handler}
+        references: dict[str, object] = {}
+        for kind, one in handlers.items():
+            references[kind] = attrs.asdict(
+                await to_thread.run_sync(HandlerReference.of, one)
+            )  # reads the script's file
         lifespan_reference = None if lifespan is None else await to_thread.run_sync(HandlerReference.of, lifespan)
         self._setup = {
-            "handler": attrs.asdict(reference),
+            "handlers": references,
             "lifespan": None if lifespan_reference is None else attrs.asdict(lifespan_reference),
             "path": [str(entry) for entry in sys.path],
             "argv": sys.argv,

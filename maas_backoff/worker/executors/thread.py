@@ -7,7 +7,7 @@ from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_val
 from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
-from maas_backoff.worker.executors.lifespan import InThisProcess, Lifespan
+from maas_backoff.worker.executors.lifespan import InThisProcess
 from maas_backoff.worker.executors.thread_pool import Rest, ThreadPool
 from maas_backoff.worker.setback import Setback
 
@@ -16,14 +16,28 @@ class ThreadExecutor:
     """Calls the handler in worker threads. Nothing can stop a thread: a cancelled call leaves it behind, lingering."""
 
     stoppable = False
-    wants_gpu = False
-    lacks_child = False
+    start_demand = None
 
-    def __init__(self, handler: Handler, *, max_payload_bytes: int, lifespan: Lifespan | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        max_payload_bytes: int,
+        lifespan: InThisProcess | None = None,
+        threads: ThreadPool | None = None,
+    ) -> None:
+        """`threads` are shared with other executors."""
+        self.child_ended: asyncio.Event = asyncio.Event()
+        """Never set."""
         self._handler = handler
-        self._lifespan = InThisProcess(lifespan)
+        self._lifespan = lifespan or InThisProcess(None)
         self._limit = max_payload_bytes
-        self._threads = ThreadPool(self._call)
+        self._threads = threads or ThreadPool()
+
+    @property
+    def groups(self) -> "tuple[ThreadExecutor]":
+        """The executor itself."""
+        return (self,)
 
     @property
     def setback(self) -> Setback:
@@ -31,9 +45,13 @@ class ThreadExecutor:
         return self._threads.setback
 
     @property
-    def lacking(self) -> asyncio.Event:
-        """Set when a thread could not be started."""
-        return self._threads.lacking
+    def starting(self) -> ThreadPool:
+        """The threads."""
+        return self._threads
+
+    def stops(self, _: str, /) -> bool:
+        """Return False."""
+        return False
 
     async def start(self, _: GpuGrant | None = None, /) -> None:
         """Get ready, and enter the lifespan."""
@@ -46,7 +64,7 @@ class ThreadExecutor:
 
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once."""
-        mine = self._threads.begin(call)
+        mine = self._threads.begin(call, self._call)
         try:
             outcome = await mine.outcome
         except asyncio.CancelledError:
@@ -70,14 +88,6 @@ class ThreadExecutor:
             return Rest(value) if inspect.isawaitable(value) else outcome_of_value(value, self._limit)
         except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
             return outcome_of_error(error)
-
-    def unused_ended(self) -> bool:
-        """Return False: a thread ends with the worker only."""
-        return False
-
-    async def warm_up(self) -> None:
-        """Start a thread that no task has asked for, and note in `setback` what came of it."""
-        await self._threads.try_thread()
 
     async def aclose(self) -> None:
         """Let the threads end; one whose handler does not end is left behind."""

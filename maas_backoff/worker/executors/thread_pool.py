@@ -29,12 +29,12 @@ class ThreadPool:
     times as long.
     """
 
-    def __init__(self, call: "Callable[[TaskEntity], HandlerOutcome | Rest]") -> None:
-        """`call` is run in a thread for each call, and must not raise."""
+    lacks_child = False
+
+    def __init__(self) -> None:
         self.setback: Setback = Setback(lambda: self._serving - self._left_behind, kind=THREAD)
         self.lacking: asyncio.Event = asyncio.Event()
         """Set when a thread could not be started."""
-        self._call = call
         self._calls: SimpleQueue[ThreadCall | None] = SimpleQueue()
         self._ended: deque[ThreadCall] = deque()
         self._delivery_due = False
@@ -48,9 +48,9 @@ class ThreadPool:
         self._loop = asyncio.get_running_loop()
         self._limiter = anyio.CapacityLimiter(math.inf)
 
-    def begin(self, call: Call) -> "ThreadCall":
-        """Have a thread run a call, and return the call, whose outcome is to be awaited."""
-        mine = ThreadCall(call, copy_context(), self._loop.create_future())
+    def begin(self, call: Call, run: "Run") -> "ThreadCall":
+        """Have a thread run a call, and return the call, whose outcome is to be awaited. `run` must not raise."""
+        mine = ThreadCall(call, run, copy_context(), self._loop.create_future())
         self._running += 1
         if self._running > len(self._threads):
             self._start_thread()
@@ -63,7 +63,11 @@ class ThreadPool:
         self._left_behind += 1
         call.call.lingers(call.ended)
 
-    async def try_thread(self) -> None:
+    def unused_ended(self) -> bool:
+        """Return False: a thread ends with the worker only."""
+        return False
+
+    async def warm_up(self) -> None:
         """Start a thread that no call has asked for, and note in `setback` what came of it."""
         began = self._loop.create_future()
         thread = self._start_thread(began)
@@ -111,7 +115,7 @@ class ThreadPool:
         """Run in a thread: call after call."""
         self._loop.call_soon_threadsafe(self._began, asked_at, began)
         while (call := self._calls.get()) is not None:
-            call.result = call.context.run(self._call, call.call.task) if call.may_begin else Unstarted()
+            call.result = call.context.run(call.run, call.call.task) if call.may_begin else Unstarted()
             # In this order: _deliver finds the call, or is called again.
             self._ended.append(call)
             if not self._delivery_due:
@@ -142,6 +146,7 @@ class ThreadCall:
     """A call in a thread."""
 
     call: Call
+    run: "Run"
     context: Context
     outcome: "asyncio.Future[HandlerOutcome | Rest]"
     ended: asyncio.Event = attrs.field(factory=asyncio.Event)
@@ -159,3 +164,7 @@ class Rest:
     """The rest of a call, which the event loop does."""
 
     awaitable: Awaitable[object]
+
+
+Run = Callable[[TaskEntity], HandlerOutcome | Rest]
+"""Calls a handler in a thread."""

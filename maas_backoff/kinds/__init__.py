@@ -1,0 +1,1 @@
+"""Kinds of tasks: functions of users with parameters and results of their own types."""

@@ -1,0 +1,133 @@
+"""Conversions of lists, tuples, dicts and unions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from maas_backoff.errors import PayloadError
+from maas_backoff.kinds.conversion import (
+    FLOAT,
+    INT,
+    LIST,
+    OBJECT,
+    Conversion,
+    UnsupportedTypeError,
+    json_kind_of,
+    listed,
+    of_key,
+)
+
+
+class ListOf(Conversion):
+    """A list. `kind` is `list`, or `tuple` for `tuple[item, ...]` and for sequences that a caller may give as both."""
+
+    json_kinds = frozenset({LIST})
+
+    def __init__(self, kinds: type | tuple[type, ...], made: type, item: Conversion) -> None:
+        """`kinds` are the accepted types, and `made` is the type that `load` returns."""
+        self._kinds = kinds
+        self._made = made
+        self._item = item
+        self.expected = f"a {made.__name__}"
+
+    def dump(self, value: object, path: str) -> object:
+        if not isinstance(value, self._kinds):
+            self.refuse(path, value)
+        dump = self._item.dump
+        return [dump(item, f"{path}[{at}]") for at, item in enumerate(cast(Sequence[object], value))]
+
+    def load(self, value: object, path: str) -> object:
+        if not isinstance(value, list):
+            self.refuse(path, value)
+        load = self._item.load
+        return self._made([load(item, f"{path}[{at}]") for at, item in enumerate(cast("list[object]", value))])
+
+
+class TupleOf(Conversion):
+    """A tuple of a fixed length, whose items have types of their own."""
+
+    json_kinds = frozenset({LIST})
+
+    def __init__(self, items: Sequence[Conversion]) -> None:
+        self._items = items
+        self.expected = f"a tuple of {len(items)}"
+
+    def dump(self, value: object, path: str) -> object:
+        if not isinstance(value, tuple):
+            self.refuse(path, value)
+        given = cast("tuple[object, ...]", value)
+        return [item.dump(one, f"{path}[{at}]") for at, (item, one) in enumerate(self._pairs(given, path))]
+
+    def load(self, value: object, path: str) -> object:
+        if not isinstance(value, list):
+            self.refuse(path, value)
+        given = cast("list[object]", value)
+        return tuple(item.load(one, f"{path}[{at}]") for at, (item, one) in enumerate(self._pairs(given, path)))
+
+    def _pairs(self, given: Sequence[object], path: str) -> "zip[tuple[Conversion, object]]":
+        if len(given) != len(self._items):
+            self.refuse(path, given)
+        return zip(self._items, given, strict=True)
+
+
+class DictOf(Conversion):
+    """A dict with keys of text."""
+
+    expected = "a dict with keys of text"
+    json_kinds = frozenset({OBJECT})
+
+    def __init__(self, value: Conversion) -> None:
+        self._value = value
+
+    def dump(self, value: object, path: str) -> object:
+        items = self._items(value, path)
+        return {key: self._value.dump(one, of_key(path, key)) for key, one in items.items()}
+
+    def load(self, value: object, path: str) -> object:
+        items = self._items(value, path)
+        return {key: self._value.load(one, of_key(path, key)) for key, one in items.items()}
+
+    def _items(self, value: object, path: str) -> Mapping[str, object]:
+        if not isinstance(value, dict):
+            self.refuse(path, value)
+        items = cast("dict[str, object]", value)
+        if not all(isinstance(key, str) for key in items):
+            self.refuse(path, items)
+        return items
+
+
+class UnionOf(Conversion):
+    """One of several types, which the kind of the JSON value tells apart."""
+
+    def __init__(self, members: Sequence[Conversion]) -> None:
+        """Raise UnsupportedTypeError if two members have JSON values of the same kind."""
+        self._members = members
+        self._by_json: dict[str, Conversion] = {}
+        for member in members:
+            for kind in member.json_kinds:
+                if kind in self._by_json:
+                    two = f"{self._by_json[kind].expected} from {member.expected}"
+                    raise UnsupportedTypeError(
+                        f"JSON cannot tell {two}; use one type with a field that says which one it is"
+                    )
+                self._by_json[kind] = member
+        if FLOAT in self._by_json:
+            self._by_json.setdefault(INT, self._by_json[FLOAT])
+        self.json_kinds = frozenset(self._by_json)
+        self.expected = listed([member.expected for member in members])
+
+    def dump(self, value: object, path: str) -> object:
+        error = PayloadError(path, self.expected, value)
+        likely = self._by_json.get(json_kind_of(value))
+        for member in self._members if likely is None else (likely, *self._members):
+            try:
+                return member.dump(value, path)
+            except PayloadError as other:
+                if other.option != path:  # inside of a record or a list: the value itself had the right type
+                    error = other
+        raise error
+
+    def load(self, value: object, path: str) -> Any:
+        member = self._by_json.get(json_kind_of(value))
+        if member is None:
+            self.refuse(path, value)
+        return member.load(value, path)

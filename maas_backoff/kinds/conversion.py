@@ -1,0 +1,72 @@
+"""The conversion of a value of one type into JSON and back, and the errors on the way."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from maas_backoff.common.shown import type_name
+from maas_backoff.errors import PayloadError
+
+LONGEST_KEY = 80
+"""Characters of a key that the path to a value shows."""
+
+NULL, BOOL, INT, FLOAT, TEXT, LIST, OBJECT = "null", "bool", "int", "float", "text", "list", "object"
+"""The kinds of JSON values. A union needs them to tell its members apart."""
+
+ALL_JSON = frozenset({NULL, BOOL, INT, FLOAT, TEXT, LIST, OBJECT})
+
+_JSON_KINDS: Mapping[type, str] = {
+    type(None): NULL,
+    bool: BOOL,
+    int: INT,
+    float: FLOAT,
+    str: TEXT,
+    list: LIST,
+    dict: OBJECT,
+}
+
+
+class UnsupportedTypeError(Exception):
+    """Raised for an annotation that has no conversion. The text says why, and what to write instead."""
+
+
+class Conversion(ABC):
+    """Converts the values of one type. `path` names the value in errors, which never show the value."""
+
+    expected: str
+    """The words for a value of the type, such as "a whole number"."""
+    json_kinds: frozenset[str]
+    """The kinds of its JSON values."""
+
+    @abstractmethod
+    def dump(self, value: object, path: str) -> object:
+        """Return the JSON value of `value`. Raises PayloadError for a value of another type."""
+
+    @abstractmethod
+    def load(self, value: object, path: str) -> Any:
+        """Return the value of a JSON value. Raises PayloadError for one that `dump` would not return."""
+
+    def refuse(self, path: str, value: object) -> NoReturn:
+        """Raise the PayloadError for a value of another type."""
+        raise PayloadError(path, self.expected, value)
+
+
+def json_kind_of(value: object) -> str:
+    """Return the kind of a JSON value."""
+    return _JSON_KINDS.get(type(value), "")
+
+
+def of_key(path: str, key: str) -> str:
+    """Return the path to the value of a key."""
+    return f"{path}.{key[:LONGEST_KEY]}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return words with commas, and "or" before the last."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def refuse_error(path: str, expected: str, value: object, error: Exception) -> NoReturn:
+    """Raise the PayloadError for a value that users' code refused. The text of `error` could show the value."""
+    raise PayloadError(path, f"{expected} ({type_name(error)})", value) from None
