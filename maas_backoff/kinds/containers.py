@@ -20,14 +20,14 @@ from maas_backoff.kinds.conversion import (
 class ListOf(Conversion):
     """A list. `kind` is `list`, or `tuple` for `tuple[item, ...]` and for sequences that a caller may give as both."""
 
-    json_kinds = frozenset({LIST})
+    json_kinds: frozenset[str] = frozenset({LIST})
 
     def __init__(self, kinds: type | tuple[type, ...], made: type, item: Conversion) -> None:
         """`kinds` are the accepted types, and `made` is the type that `load` returns."""
         self._kinds = kinds
         self._made = made
         self._item = item
-        self.expected = f"a {made.__name__}"
+        self.expected: str = f"a {made.__name__}"
 
     def dump(self, value: object, path: str) -> object:
         if not isinstance(value, self._kinds):
@@ -45,11 +45,11 @@ class ListOf(Conversion):
 class TupleOf(Conversion):
     """A tuple of a fixed length, whose items have types of their own."""
 
-    json_kinds = frozenset({LIST})
+    json_kinds: frozenset[str] = frozenset({LIST})
 
     def __init__(self, items: Sequence[Conversion]) -> None:
         self._items = items
-        self.expected = f"a tuple of {len(items)}"
+        self.expected: str = f"a tuple of {len(items)}"
 
     def dump(self, value: object, path: str) -> object:
         if not isinstance(value, tuple):
@@ -72,8 +72,8 @@ class TupleOf(Conversion):
 class DictOf(Conversion):
     """A dict with keys of text."""
 
-    expected = "a dict with keys of text"
-    json_kinds = frozenset({OBJECT})
+    expected: str = "a dict with keys of text"
+    json_kinds: frozenset[str] = frozenset({OBJECT})
 
     def __init__(self, value: Conversion) -> None:
         self._value = value
@@ -112,8 +112,8 @@ class UnionOf(Conversion):
                 self._by_json[kind] = member
         if FLOAT in self._by_json:
             self._by_json.setdefault(INT, self._by_json[FLOAT])
-        self.json_kinds = frozenset(self._by_json)
-        self.expected = listed([member.expected for member in members])
+        self.json_kinds: frozenset[str] = frozenset(self._by_json)
+        self.expected: str = listed([member.expected for member in members])
 
     def dump(self, value: object, path: str) -> object:
         error = PayloadError(path, self.expected, value)

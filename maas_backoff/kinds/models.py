@@ -19,11 +19,11 @@ def model_of(kind: type) -> Conversion | None:
 class PydanticModel(Conversion):
     """A model of pydantic 2."""
 
-    json_kinds = frozenset({OBJECT})
+    json_kinds: frozenset[str] = frozenset({OBJECT})
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind
-        self.expected = f"a {kind.__name__}"
+        self.expected: str = f"a {kind.__name__}"
 
     def dump(self, value: object, path: str) -> object:
         if not isinstance(value, self._kind):
@@ -57,11 +57,11 @@ class PydanticModel(Conversion):
 class MsgspecStruct(Conversion):
     """A struct of msgspec."""
 
-    json_kinds = frozenset({OBJECT})
+    json_kinds: frozenset[str] = frozenset({OBJECT})
 
     def __init__(self, kind: type) -> None:
         self._kind = kind
-        self.expected = f"a {kind.__name__}"
+        self.expected: str = f"a {kind.__name__}"
 
     def dump(self, value: object, path: str) -> object:
         if not isinstance(value, self._kind):

@@ -27,8 +27,8 @@ from maas_backoff.kinds.conversion import (
 class AnyJson(Conversion):
     """Leaves any JSON value as it is: `Any`, `object`. The creation of the task checks the value."""
 
-    expected = "a JSON value"
-    json_kinds = ALL_JSON
+    expected: str = "a JSON value"
+    json_kinds: frozenset[str] = ALL_JSON
 
     def dump(self, value: object, path: str) -> object:  # noqa: ARG002
         return value
@@ -42,8 +42,8 @@ class Same(Conversion):
 
     def __init__(self, kind: type, expected: str, json_kind: str) -> None:
         self._kind = kind
-        self.expected = expected
-        self.json_kinds = frozenset({json_kind})
+        self.expected: str = expected
+        self.json_kinds: frozenset[str] = frozenset({json_kind})
 
     def dump(self, value: object, path: str) -> object:
         # A bool is an int for Python, and not for JSON.
@@ -57,8 +57,8 @@ class Same(Conversion):
 class Float(Conversion):
     """A float: a whole number is one, too, as for type checkers."""
 
-    expected = "a number"
-    json_kinds = frozenset({FLOAT})
+    expected: str = "a number"
+    json_kinds: frozenset[str] = frozenset({FLOAT})
 
     def dump(self, value: object, path: str) -> object:
         return self.load(value, path)
@@ -77,13 +77,13 @@ class Float(Conversion):
 class ByText(Conversion):
     """A value that is text in JSON."""
 
-    json_kinds = frozenset({TEXT})
+    json_kinds: frozenset[str] = frozenset({TEXT})
 
     def __init__(
         self, kind: type, expected: str, to_text: Callable[[Any], str], from_text: Callable[[str], object]
     ) -> None:
         self._kind = kind
-        self.expected = expected
+        self.expected: str = expected
         self._to_text = to_text
         self._from_text = from_text
 
@@ -104,8 +104,8 @@ class ByText(Conversion):
 class Duration(Conversion):
     """A timedelta: seconds in JSON."""
 
-    expected = "a timedelta"
-    json_kinds = frozenset({FLOAT, INT})
+    expected: str = "a timedelta"
+    json_kinds: frozenset[str] = frozenset({FLOAT, INT})
 
     def dump(self, value: object, path: str) -> object:
         if not isinstance(value, timedelta):
@@ -126,11 +126,11 @@ class Choice(Conversion):
 
     def __init__(self, expected: str, json_of: Mapping[object, object]) -> None:
         """`json_of` has the JSON value of each allowed value."""
-        self.expected = expected
+        self.expected: str = expected
         # True == 1: the type belongs to the key.
         self._json_of = {(type(value), value): plain for value, plain in json_of.items()}
         self._of_json = {(type(plain), plain): value for value, plain in json_of.items()}
-        self.json_kinds = frozenset(map(json_kind_of, json_of.values()))
+        self.json_kinds: frozenset[str] = frozenset(map(json_kind_of, json_of.values()))
 
     def dump(self, value: object, path: str) -> object:
         return self._found(self._json_of, value, path)

@@ -24,12 +24,12 @@ class Field:
 class Record(Conversion):
     """A class with fields. All fields are stored; a field that is not in JSON has its default."""
 
-    json_kinds = frozenset({OBJECT})
+    json_kinds: frozenset[str] = frozenset({OBJECT})
 
     def __init__(self, kind: type) -> None:
         """`fields` are set afterwards: a field may have the type of its own class."""
         self._kind = kind
-        self.expected = f"a {kind.__name__}"
+        self.expected: str = f"a {kind.__name__}"
         self.fields: Mapping[str, Field] = {}
 
     def dump(self, value: object, path: str) -> object:
@@ -51,10 +51,10 @@ class Record(Conversion):
 class Dict(Conversion):
     """A TypedDict."""
 
-    json_kinds = frozenset({OBJECT})
+    json_kinds: frozenset[str] = frozenset({OBJECT})
 
     def __init__(self, kind: type) -> None:
-        self.expected = f"a {kind.__name__}"
+        self.expected: str = f"a {kind.__name__}"
         self.fields: Mapping[str, Field] = {}
 
     def dump(self, value: object, path: str) -> object:
