@@ -52,7 +52,7 @@ class Attempt(UserCall):
         self.lease: Lease = lease
         self._begun = time.monotonic()
         if claimed.time_left != math.inf:
-            self.ends_by = self._begun + claimed.time_left
+            self.ends_by: float = self._begun + claimed.time_left
         self.task: TaskEntity = claimed.task.connected(report)
         if grant is not None:
             self.task = attrs.evolve(self.task, gpu=grant.assignment)

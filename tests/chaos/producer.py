@@ -8,16 +8,19 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 from chaos.history import History
 from chaos.releases import CODE
 from chaos.setting import POISON_MAX_LOST, setting
 
-from maas_backoff import StorageUnavailableError, TaskBackoffScheduler
+from maas_backoff import StorageUnavailableError, TaskBackoffScheduler, TaskConfig
 
 HISTORY = History(Path(os.environ.get("CHAOS_FOLDER", "")))
 KINDS = {"plain": 60, "flaky": 20, "doomed": 5, "delayed": 8, "regretted": 5, "interrupted": 2, "poison": 0.5}
+if hasattr(TaskConfig(), "start_within"):  # the last release knows no deadlines
+    KINDS["limited"] = 10
 
 
 async def produce(scheduler: TaskBackoffScheduler, seed: str, seconds: float, rate: float) -> None:
@@ -38,13 +41,16 @@ async def one(scheduler: TaskBackoffScheduler, task_id: str, kind: str, choice: 
     seconds = 2.0 if kind == "interrupted" else choice.uniform(0, 0.6)
     delay = choice.uniform(0.3, 3) if kind in {"delayed", "regretted"} else 0.0
     params = {"kind": kind, "seconds": round(seconds, 3), "fails": fails}
-    HISTORY.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails, code=CODE)
+    limits: dict[str, Any] = {}
+    if kind == "limited":
+        limits = {choice.choice(["start_within", "complete_within"]): round(choice.choice([0.5, 3, 30]), 3)}
+    HISTORY.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails, code=CODE, **limits)
     while True:
         try:
             if kind == "poison":
                 await scheduler.create_task(params, task_id, max_lost=POISON_MAX_LOST)
             else:
-                await scheduler.create_task(params, task_id, delay=delay)
+                await scheduler.create_task(params, task_id, delay=delay, **limits)
         except StorageUnavailableError:
             HISTORY.note("unknown", id=task_id)
             if choice.random() < 0.5:

@@ -34,6 +34,7 @@ def begin(task: TaskEntity) -> None:
         lost=task.lost_count,
         worker=worker,
         mode=MODE,
+        knows_deadlines=hasattr(task, "deadline"),
         code=CODE,
     )
     if task.task_params["kind"] == "poison":

@@ -58,7 +58,12 @@ local later = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
 local next_due = later and whole(math.max(0, later - now)) or '-1'
 if later then oldest = math.min(oldest, tonumber(later)) end
 
+-- An older release leaves entries of tasks that it has taken: the first hundred are looked at.
 local overdue = redis.call('ZCOUNT', prefix .. 'deadlines', '-inf', now)
+for _, id in ipairs(overdue > 0 and redis.call('ZRANGEBYSCORE', prefix .. 'deadlines', '-inf', now, 'LIMIT', 0, 100) or {}) do
+  local task = fields_of(prefix .. 't:' .. id, 'p', 's')
+  if not task or not task[1] or (task[2] or 'pending') ~= 'pending' then overdue = overdue - 1 end
+end
 return {
   whole(now),
   math.max(0, card(KEYS[1]) + due_count - overdue),
