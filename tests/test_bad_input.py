@@ -79,6 +79,12 @@ async def test_ids_that_are_none(unreachable: TaskBackoffScheduler, task_id: Any
             await call(task_id)
 
 
+@pytest.mark.parametrize("code", ["400", True, 4.0, 2**63])
+async def test_codes_that_are_none(unreachable: TaskBackoffScheduler, code: Any) -> None:
+    with pytest.raises(InvalidValueError, match="code: expected a whole number of 64 bits, or None, got "):
+        await unreachable.mark_task_failed("x", code=code)
+
+
 async def test_what_comes_after_a_bad_item_is_not_asked_for(unreachable: TaskBackoffScheduler) -> None:
     drawn: list[int] = []
 

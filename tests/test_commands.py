@@ -77,6 +77,19 @@ def test_a_task_from_its_creation_to_its_end(command: Run) -> None:
     assert command("get", "x") == (1, "", "maas-backoff get: there is no such task\n")
 
 
+def test_a_failed_attempt_is_shown_with_its_code(command: Run, config: TaskBackoffConfig) -> None:
+    async def run() -> None:
+        async with TaskBackoffScheduler(config) as scheduler:
+            await scheduler.create_task({}, "x")
+            await scheduler.mark_task_failed("x", "bad prompt", code=400)
+
+    anyio.run(run)
+    assert any(
+        line.startswith("attempt 0: failed: bad prompt (") and line.endswith(", code 400)")
+        for line in command("get", "x")[1].splitlines()
+    )
+
+
 def test_the_numbers_of_a_queue(command: Run, config: TaskBackoffConfig) -> None:
     failing = [TaskSpec({"error": f"no {n}"}, f"f{n}", max_retry_count=0) for n in range(3)]
     run_tasks(config, [TaskSpec({}, "x"), *failing])

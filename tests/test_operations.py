@@ -21,6 +21,7 @@ from maas_backoff import (
     TaskBackoffConfig,
     TaskBackoffScheduler,
     TaskEntity,
+    TaskError,
     TaskSpec,
     TaskStatus,
 )
@@ -159,10 +160,10 @@ async def test_a_mark_of_failure_counts_and_retries_like_a_failed_attempt(schedu
 
 async def test_a_failure_that_is_marked_final_is(scheduler: TaskBackoffScheduler) -> None:
     await scheduler.create_task({}, "x")
-    assert await scheduler.mark_task_failed("x", "no use", retry=False)
+    assert await scheduler.mark_task_failed("x", "no use", retry=False, code=400)
     task = await task_of(scheduler, "x")
-    assert (task.status, task.retry_count, str(task.error)) == ("failed", 0, "failed: no use")
-    assert [str(attempt.error) for attempt in task.attempts] == ["failed: no use"]
+    assert (task.status, task.retry_count, task.error) == ("failed", 0, TaskError("failed", "no use", 400))
+    assert [attempt.error for attempt in task.attempts] == [task.error]
 
 
 @pytest.mark.parametrize("mark", ["mark_task_completed", "mark_task_failed", "mark_task_failed for good"])

@@ -30,6 +30,10 @@ class RateLimited(Retry):
     seconds: float = 5
 
 
+class NotFound(Discard):
+    code = 404
+
+
 class BadPrompt(Discard):
     def __init__(self, field: str) -> None:
         self.field = field
@@ -54,6 +58,10 @@ def signal(task: TaskEntity) -> object:
             raise RateLimited(3)
         case "bad-prompt":
             raise BadPrompt("prompt")
+        case "not-found":
+            raise NotFound
+        case "gone":
+            raise Discard("the image was deleted", code=410)
         case "params":
             if task.attempt == 1:
                 raise Retry(0, params={"kind": "params", "text": params["char"] * params["times"]})
@@ -111,6 +119,21 @@ async def test_signals_do_what_they_say(config: TaskBackoffConfig, mode: str) ->
         "retry": ("pending", 1, 1, 0, "Retry: retry requested"),
         "rate-limited": ("failed", 2, 1, 0, "Retry: retry requested"),
         "bad-prompt": ("failed", 1, 0, 0, "discarded: discarded by its handler"),
+    }
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_discard_has_a_code(config: TaskBackoffConfig, mode: str) -> None:
+    async with scheduler_of(config, mode) as scheduler:
+        found = {}
+        for kind in ("discard", "not-found", "gone"):
+            task = await scheduler.wait_task(await scheduler.create_task({"kind": kind}), 40)
+            assert task.error is not None and [one.error for one in task.attempts] == [task.error]
+            found[kind] = (task.status, task.error.code, task.error.message)
+    assert found == {
+        "discard": ("failed", None, "bad prompt"),
+        "not-found": ("failed", 404, "discarded by its handler"),
+        "gone": ("failed", 410, "the image was deleted"),
     }
 
 

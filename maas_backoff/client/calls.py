@@ -194,12 +194,14 @@ class QueueCalls(ABC):
         """Complete an unfinished task, with any JSON value. A running attempt loses its lease."""
         return await self._client.operations.mark_completed(task_id, result)
 
-    async def mark_task_failed(self, task_id: str, reason: str = "", *, retry: bool = True) -> bool:
+    async def mark_task_failed(
+        self, task_id: str, reason: str = "", *, retry: bool = True, code: int | None = None
+    ) -> bool:
         """Record a failed attempt of an unfinished task: it is retried while retries remain, else it fails.
 
-        `retry=False` fails the task at once. A running attempt loses its lease.
+        `retry=False` fails the task at once. `code` is the code of the error. A running attempt loses its lease.
         """
-        return await self._client.operations.mark_failed(task_id, reason, retry=retry)
+        return await self._client.operations.mark_failed(task_id, reason, retry=retry, code=code)
 
     async def update_task_progress(self, task_id: str, progress: float, message: str | None = None) -> bool:
         """Set the progress of a processing task, 0 to 100; in its own handler, only while the attempt has the lease."""

@@ -13,6 +13,7 @@ from maas_backoff.domain.outcome import Failed, Outcome, Succeeded
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.shorten import cut
+from maas_backoff.domain.signals import checked_code
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.task import (
     TaskEntity,
@@ -73,8 +74,9 @@ class QueueOperations:
             task_id, Succeeded(jsontext.canonical(result, "result", self._config.task.max_payload_bytes))
         )
 
-    async def mark_failed(self, task_id: str, reason: str, *, retry: bool) -> bool:
-        return await self._mark(task_id, Failed(TaskError("failed", cut(str(reason))), permanent=not retry))
+    async def mark_failed(self, task_id: str, reason: str, *, retry: bool, code: int | None) -> bool:
+        error = TaskError("failed", cut(str(reason)), checked_code(code))
+        return await self._mark(task_id, Failed(error, permanent=not retry))
 
     async def _mark(self, task_id: str, outcome: Outcome) -> bool:
         """Settle an unfinished task by an outcome from outside. The task's own policy decides the settlement."""

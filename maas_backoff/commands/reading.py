@@ -134,7 +134,9 @@ async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
     for attempt in attempts:
         error = attempt["error"]
         where = f"{attempt['started_at']} to {attempt['ended_at']}, {printable(attempt['worker'])}"
-        print(f"attempt {attempt['number']}: {printable(error['type'])}: {printable(error['message'])} ({where})")
+        code = "" if error["code"] is None else f", code {error['code']}"
+        what = f"{printable(error['type'])}: {printable(error['message'])}"
+        print(f"attempt {attempt['number']}: {what} ({where}{code})")
         for line in attempt["traceback"].splitlines():
             print(f"  {printable(line)}")
     return OK

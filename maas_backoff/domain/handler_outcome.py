@@ -38,7 +38,7 @@ def outcome_of_value(value: object, limit: int) -> HandlerOutcome:
 def _outcome_of_value(value: object, limit: int) -> HandlerOutcome:
     if isinstance(value, ResultEntity):
         if not value.success:
-            return Failed(TaskError("failed", cut(value.message), code_of(value)))
+            return Failed(TaskError("failed", cut(value.message), code_of(value.code)))
         value = value.result
     if inspect.iscoroutine(value):
         value.close()  # else Python would warn later that the coroutine was never awaited
@@ -49,9 +49,8 @@ def _outcome_of_value(value: object, limit: int) -> HandlerOutcome:
         return unserializable(error)
 
 
-def code_of(failed: ResultEntity) -> int | None:
+def code_of(code: object) -> int | None:
     """Return the code of a failure if it is a 64-bit integer, else None: users may set any value."""
-    code = failed.code
     return int(code) if isinstance(code, int) and -(2**63) <= code < 2**63 else None
 
 
@@ -85,9 +84,9 @@ _Members = Sequence[BaseException]
 
 def _discarded(error: BaseException, signals: _Members, *_: object) -> HandlerOutcome:
     first = signals[0]
-    reason = TaskError(
-        first.type if type(first) is Misfit else "discarded", cut(_read(first, "reason", Discard.reason))
-    )
+    kind = first.type if type(first) is Misfit else "discarded"
+    code = code_of(_read(first, "code", None))
+    reason = TaskError(kind, cut(_read(first, "reason", Discard.reason)), code)
     return Failed(reason, permanent=True, exception=_for_log(error))
 
 

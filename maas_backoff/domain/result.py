@@ -10,7 +10,7 @@ import attrs
 class ResultEntity:
     """The outcome of a handler as a value. Any other JSON value that a handler returns means success, too.
 
-    `code` is 0 for success. `message`, `code` and `result` of a failure are kept with the failed attempt.
+    `code` is 0 for success. `message` and `code` of a failure are kept with the failed attempt.
     `timestamp` is in seconds since 1970. The library uses neither `timestamp` nor `task_id`.
     """
 

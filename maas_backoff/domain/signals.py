@@ -20,6 +20,15 @@ def seconds_of(after: object) -> float:
     return float(seconds)
 
 
+def checked_code(code: object) -> int | None:
+    """Return the code of an error. Raises InvalidValueError unless it is None or a whole number of 64 bits."""
+    if code is None:
+        return None
+    if isinstance(code, bool) or not isinstance(code, int) or not -(2**63) <= code < 2**63:
+        raise InvalidValueError("code", "a whole number of 64 bits, or None", code)
+    return int(code)
+
+
 class Retry(HandlerSignal):
     """Raise to be retried after `after` seconds (or a timedelta) instead of after the backoff's delay.
 
@@ -63,12 +72,20 @@ class Snooze(HandlerSignal):
 
 
 class Discard(HandlerSignal):
-    """Raise to fail the task at once, even if it has retries left."""
+    """Raise to fail the task at once, even if it has retries left.
 
-    reason: str = "discarded by its handler"  # for subclasses that do not call `super().__init__()`
+    `reason` is the message of the task's error, and `code` its code, for example an HTTP status. A subclass may set
+    `code` as an attribute of its class.
+    """
 
-    def __init__(self, reason: str = "discarded by its handler") -> None:
+    # For subclasses that do not call `super().__init__()`.
+    reason: str = "discarded by its handler"
+    code: int | None = None
+
+    def __init__(self, reason: str = "discarded by its handler", *, code: int | None = None) -> None:
         self.reason = reason
+        if code is not None:  # a subclass may have set its code
+            self.code = checked_code(code)
         super().__init__(reason)
 
 

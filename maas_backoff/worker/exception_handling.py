@@ -59,6 +59,6 @@ class ExceptionHandling:
         if not isinstance(value, ResultEntity):
             return failed
         if not value.success:
-            return attrs.evolve(failed, error=TaskError(failed.error.type, cut(value.message), code_of(value)))
+            return attrs.evolve(failed, error=TaskError(failed.error.type, cut(value.message), code_of(value.code)))
         fallback = outcome_of_value(value, self.max_payload_bytes)
         return fallback if isinstance(fallback, Succeeded) else failed

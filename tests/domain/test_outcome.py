@@ -1,8 +1,11 @@
 """From what a handler returned or raised to an outcome."""
 
+from http import HTTPStatus
+from typing import Any
+
 import pytest
 
-from maas_backoff import Discard, ResultEntity, Retry, Snooze, TaskError
+from maas_backoff import Discard, InvalidValueError, ResultEntity, Retry, Snooze, TaskError
 from maas_backoff.domain import handler_outcome as h
 from maas_backoff.domain import outcome as o
 from maas_backoff.domain.shorten import TEXT_LIMIT
@@ -38,16 +41,28 @@ def test_a_coroutine_that_was_not_awaited_fails_for_good_without_a_warning() -> 
     assert outcome.permanent
 
 
+class CodeIsText(Discard):
+    code = "gone"  # type: ignore[assignment] # pyright: ignore[reportAssignmentType] - wrong on purpose
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         (Snooze(5), o.Snoozed(5)),
         (Retry(after=2, reason="busy"), o.Failed(TaskError("Retry", "busy"), retry_after=2)),
         (Discard("bad prompt"), o.Failed(TaskError("discarded", "bad prompt"), permanent=True)),
+        (Discard("no", code=HTTPStatus.GONE), o.Failed(TaskError("discarded", "no", 410), permanent=True)),
+        (CodeIsText(), o.Failed(TaskError("discarded", Discard.reason), permanent=True)),
     ],
 )
 def test_a_signal_is_an_outcome(error: BaseException, expected: o.Outcome) -> None:
     assert h.outcome_of_error(error) == expected
+
+
+@pytest.mark.parametrize("code", ["400", True, 4.0, 2**63])
+def test_a_discard_refuses_what_is_no_code(code: Any) -> None:
+    with pytest.raises(InvalidValueError, match="code: expected a whole number of 64 bits, or None, got "):
+        Discard("bad prompt", code=code)
 
 
 class Hostile(Exception):

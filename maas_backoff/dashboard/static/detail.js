@@ -65,7 +65,7 @@ function decoded(text) {
 }
 
 function about(task) {
-  const error = errorText(task.error);
+  const error = wholeError(task.error);
   const others = [task.lost_count, task.snooze_count, task.oom_count];
   const facts = {
     state: task.cancel_reason === "expired" ? `${task.status}: expired` : task.status,
@@ -94,6 +94,8 @@ function about(task) {
   ];
 }
 
+const wholeError = (error) => (error && error.code != null ? `${errorText(error)} (code ${error.code})` : errorText(error));
+
 function progress(task) {
   if (task.status !== "processing") return null;
   const label = `${task.progress} %${task.progress_message ? ` ${task.progress_message}` : ""}`;
@@ -108,7 +110,7 @@ function attempt(one) {
   return h(
     "li",
     { value: one.number, "data-key": `attempt-${one.number}` },
-    h("p", {}, h("strong", { class: "text" }, errorText(one.error))),
+    h("p", {}, h("strong", { class: "text" }, wholeError(one.error))),
     h("p", { class: "words" }, `${moment(one.started_at)}, ran ${took.toFixed(1)} s, on ${one.worker}`),
     one.traceback
       ? h("details", {}, h("summary", {}, "Traceback"), h("pre", { tabindex: 0, role: "region", "aria-label": `Traceback of attempt ${one.number}` }, one.traceback))
