@@ -121,6 +121,11 @@ async def test_what_comes_after_a_bad_item_is_not_asked_for(unreachable: TaskBac
         ({"run_at": datetime.now().astimezone(), "delay": 1}, "run_at: expected either delay or run_at"),
         ({"max_retries": 3}, "max_retries: expected one of the options backoff_interval, "),
         ({"max_retry_count": -1}, "task.max_retry_count: expected a whole number from 0"),
+        (
+            {"retry_on": ["not a name"]},
+            "task.retry_on: expected at most 100 names of exceptions, exception classes, or ",
+        ),
+        ({"give_up_on": [object]}, "task.give_up_on: "),
         ({"backoff_strategy": "cubic"}, "task.backoff_strategy: "),
         ({"backoff_strategy": lambda n: n}, "backoff_strategy: expected a name"),
         ({"exec_timeout": 0}, "threadpool.exec_timeout: "),

@@ -1,6 +1,8 @@
 """The configuration says what is wrong, before any network I/O."""
 
+import json
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -51,6 +53,16 @@ def test_the_defaults_are_those_of_the_original() -> None:
         (TaskConfig, "batch_size", "10"),
         (TaskConfig, "max_retry_count", -1),
         (TaskConfig, "max_retry_count", 1.5),
+        (TaskConfig, "retry_on", "a b"),
+        (TaskConfig, "retry_on", ["x."]),
+        (TaskConfig, "retry_on", 400),
+        (TaskConfig, "give_up_on", [4.5]),
+        (TaskConfig, "give_up_on", [True]),
+        (TaskConfig, "give_up_on", [int]),
+        (TaskConfig, "give_up_on", [{}]),
+        (TaskConfig, "give_up_on", [2**63]),
+        (TaskConfig, "give_up_on", list(range(101))),
+        (TaskConfig, "give_up_on", ["x" * 201]),
         (TaskConfig, "backoff_strategy", "cubic"),
         (TaskConfig, "backoff_interval", -1),
         (TaskConfig, "backoff_interval", float("nan")),
@@ -98,6 +110,19 @@ def test_a_misspelt_option_is_refused() -> None:
         TaskBackoffConfig.from_env(environ={"MAAS_BACKOFF_CONCURENCY": "5"})
     with pytest.raises(ConfigError, match="threads: expected one of the sections"):
         TaskBackoffConfig.from_dict({"threads": {}})
+
+
+def test_errors_are_named_by_names_classes_and_codes() -> None:
+    class Here(Exception): ...
+
+    config = TaskConfig(
+        retry_on=[TimeoutError, json.JSONDecodeError, Here, "openai.BadRequestError", HTTPStatus.CONFLICT]
+    )
+    names = "builtins.TimeoutError", "json.decoder.JSONDecodeError", "Here", "openai.BadRequestError", 409
+    assert config.retry_on == names and all(type(name) in {str, int} for name in config.retry_on)
+    config = TaskBackoffConfig.from_env(environ={"MAAS_BACKOFF_GIVE_UP_ON": "ValueError, 400,-1"}).task
+    assert config.give_up_on == ("ValueError", 400, -1)
+    assert TaskConfig(retry_on={"b", "a", 1}).retry_on == (1, "a", "b"), "a set has no order of its own"
 
 
 def test_durations_may_be_timedeltas() -> None:

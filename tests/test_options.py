@@ -25,6 +25,7 @@ from maas_backoff import (
 from maas_backoff.__main__ import main
 from maas_backoff.commands.preview import OPTIONS
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
+from maas_backoff.domain.retry_rule import GivenKinds, in_kinds
 from maas_backoff.domain.seconds import in_seconds, in_seconds_if_any
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.store.policies import Policies
@@ -108,8 +109,13 @@ def test_the_options_of_one_task_are_those_of_a_policy() -> None:
     names = {*get_type_hints(Policy), "exec_timeout", "min_gpu_utilization", *NAMES}
     assert told.keys() == names | get_type_hints(Reschedule).keys()
     for name in names:
-        may_be_timedelta = DECLARED[name].converter in {in_seconds, in_seconds_if_any}
-        assert told[name] == (declared[name] | timedelta if may_be_timedelta else declared[name]), name
+        match DECLARED[name].converter:
+            case one if one in {in_seconds, in_seconds_if_any}:
+                assert told[name] == declared[name] | timedelta, name
+            case one if one is in_kinds:
+                assert told[name] == GivenKinds, name
+            case _:
+                assert told[name] == declared[name], name
 
 
 def test_the_calls_name_the_options_of_one_task() -> None:
@@ -132,10 +138,19 @@ def test_a_stored_policy_of_another_release_has_the_defaults_and_ignores_the_res
     own = TaskConfig(max_retry_count=7, max_lost=7, backoff_strategy=lambda retry: retry).policy
     assert own.backoff_strategy == CUSTOM_STRATEGY
     policies = Policies(own)
-    policies.add([b"old", b"gone"], [b'{"max_retry_count":5,"an_option_of_tomorrow":[1]}', None])
+    policies.add([b"old", b"gone"], [b'{"max_retry_count":5,"an_option_of_tomorrow":[1],"retry_on":{"of":1}}', None])
     old, _ = policies.effective(b"old", None)
     assert old == TaskConfig(max_retry_count=5).policy, "the defaults, not the values of this process"
     assert policies.effective(b"gone", b'{"max_lost":2}')[0] == attrs.evolve(own, max_lost=2)
+
+
+def test_a_stored_policy_is_the_one_that_was_written() -> None:
+    written = TaskConfig(retry_on=[TimeoutError, 503], give_up_on=["openai.BadRequestError"], max_lost=7).policy
+    policies = Policies(TaskConfig().policy)
+    policies.add([b"written"], [written.text.encode()])
+    assert policies.effective(b"written", None)[0] == written
+    own = b'{"retry_on":["KeyError",1,{"of":"tomorrow"}]}'
+    assert policies.effective(b"written", own)[0] == attrs.evolve(written, retry_on=("KeyError", 1))
 
 
 def test_the_flags_of_preview_have_the_types_and_helps_of_the_declarations(capsys: pytest.CaptureFixture[str]) -> None:

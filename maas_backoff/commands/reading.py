@@ -134,9 +134,10 @@ async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
     for attempt in attempts:
         error = attempt["error"]
         where = f"{attempt['started_at']} to {attempt['ended_at']}, {printable(attempt['worker'])}"
-        code = "" if error["code"] is None else f", code {error['code']}"
+        more = "" if error["code"] is None else f", code {error['code']}"
+        more += f", ended by {printable(attempt['ended_by'])}" if attempt["ended_by"] else ""
         what = f"{printable(error['type'])}: {printable(error['message'])}"
-        print(f"attempt {attempt['number']}: {what} ({where}{code})")
+        print(f"attempt {attempt['number']}: {what} ({where}{more})")
         for line in attempt["traceback"].splitlines():
             print(f"  {printable(line)}")
     return OK

@@ -11,9 +11,11 @@ from attrs.validators import optional
 from maas_backoff.config.options import YEAR, described, duration, must, number, whole
 from maas_backoff.domain.backoff import Backoff, BackoffCallable, BackoffStrategy
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
+from maas_backoff.domain.retry_rule import MOST_KINDS, ErrorKinds, are_kinds, in_kinds
 from maas_backoff.domain.seconds import in_seconds, in_seconds_if_any
 from maas_backoff.errors import ConfigError
 
+_KINDS = f"at most {MOST_KINDS} names of exceptions, exception classes, or codes"
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -57,6 +59,20 @@ class TaskConfig:
         default=3,
         validator=whole(0, 1_000_000),
         metadata={"help": "most retries of a failed task: it has one attempt more"},
+    )
+    retry_on: ErrorKinds = field(
+        default=(),
+        converter=in_kinds,
+        validator=must(_KINDS, are_kinds),
+        metadata={
+            "help": "names of exceptions, and codes, that are retried; other errors end the task; empty: any is retried"
+        },
+    )
+    give_up_on: ErrorKinds = field(
+        default=(),
+        converter=in_kinds,
+        validator=must(_KINDS, are_kinds),
+        metadata={"help": "names of exceptions, and codes, that end the task at once, although it has retries left"},
     )
     backoff_strategy: str | BackoffCallable = field(
         default="exponential",

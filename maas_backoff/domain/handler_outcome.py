@@ -63,7 +63,8 @@ def outcome_of_error(error: BaseException, limit: int = LARGEST_PARAMS) -> Handl
         return _outcome_of_error(error, limit)
     except BaseException as wrong:  # noqa: BLE001 - attributes, texts and properties of an exception are a user's code
         kind = cut(type_name(error))[:LONGEST_NAME]
-        return Failed(TaskError(kind, f"the error cannot be read ({type_name(wrong)})"), raised=True)
+        message = f"the error cannot be read ({type_name(wrong)})"
+        return Failed(TaskError(kind, message), raised=True, names=raised.class_names([error]))
 
 
 def _outcome_of_error(error: BaseException, limit: int) -> HandlerOutcome:
@@ -111,6 +112,7 @@ def _retried(error: BaseException, signals: _Members, members: _Members, limit: 
         retry_after=delays[longest],
         params=params,
         fault=fault,
+        requested=True,
         exception=None if may_come_back(fault) else _for_log(error),
     )
 
@@ -136,7 +138,8 @@ def _snoozed(error: BaseException, signals: _Members) -> HandlerOutcome:
 
 def _misused(error: BaseException, signal: BaseException, wrong: ValueError) -> Failed:
     misuse = TaskError(cut(type_name(signal))[:LONGEST_NAME], cut(wrong))
-    return Failed(misuse, _traceback(error), raised=True, exception=_for_log(error))
+    names = raised.class_names([signal])
+    return Failed(misuse, _traceback(error), raised=True, names=names, exception=_for_log(error))
 
 
 def _failed(error: BaseException, members: _Members) -> Failed:
@@ -145,7 +148,8 @@ def _failed(error: BaseException, members: _Members) -> Failed:
     alone = len(members) == 1 and members[0] is error and raised.cause(error) is None
     text, fault = _traceback(error), fault_of(shown.type, shown.message) if alone else _fault([error])
     exception = None if may_come_back(fault) else _for_log(error)
-    return Failed(shown, text, raised=True, fault=fault, exception=exception)
+    names = raised.class_names([error] if alone else [error, *members])
+    return Failed(shown, text, raised=True, fault=fault, names=names, exception=exception)
 
 
 def _message(error: BaseException, members: _Members) -> str:

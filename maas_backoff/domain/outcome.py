@@ -38,7 +38,8 @@ class Failed:
 
     `raised` is true for an exception, a timeout or a crash, and false for a returned ResultEntity.fail: the exception
     handler is called only if it is true. A `permanent` failure is not retried. `retry_after` replaces the backoff's
-    delay, `params` (JSON text) the task's params. `fault` is the GPU fault that the error means.
+    delay, `params` (JSON text) the task's params. `fault` is the GPU fault that the error means. `names` are those of
+    the exception's classes, for `retry_on` and `give_up_on`. `requested`: the handler has raised Retry.
 
     `exception` is for the log if the handler ran in this process. An exception keeps the handler's variables alive. It
     is left out for a GPU fault, because these variables may have the GPU's memory.
@@ -54,6 +55,8 @@ class Failed:
     params: str | None = attrs.field(default=None, repr=False)
     fault: Fault = ""
     expired: bool = False
+    names: tuple[str, ...] = ()
+    requested: bool = False
     exception: BaseException | None = attrs.field(default=None, eq=False, repr=False)
 
     def limited(self, limit: int) -> "Failed":
@@ -154,5 +157,5 @@ def from_dict(data: Mapping[str, Any]) -> HandlerOutcome:
         case "Unstarted":
             return Unstarted()
         case _:
-            error = TaskError(**fields.pop("error"))
-            return Failed(error, **fields)
+            error, names = TaskError(**fields.pop("error")), tuple(fields.pop("names"))
+            return Failed(error, names=names, **fields)

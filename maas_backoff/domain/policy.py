@@ -3,15 +3,22 @@
 import base64
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import attrs
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.backoff import Backoff, BackoffCallable
 from maas_backoff.domain.demand import MIB_PER_GIB, Demand
+from maas_backoff.domain.retry_rule import ErrorKinds
+
+
+def _kinds(stored: object) -> ErrorKinds:
+    """Return the kinds in a stored policy, whose JSON has lists. A later release may have other kinds, or no list."""
+    kinds = cast("Iterable[object]", stored) if isinstance(stored, list | tuple) else ()
+    return tuple(kind for kind in kinds if isinstance(kind, str | int))
 
 
 @attrs.frozen(slots=False, kw_only=True)
@@ -23,6 +30,8 @@ class Policy:
     """
 
     max_retry_count: int
+    retry_on: ErrorKinds = attrs.field(converter=_kinds)
+    give_up_on: ErrorKinds = attrs.field(converter=_kinds)
     backoff_strategy: str
     backoff_interval: float
     backoff_multiplier: float

@@ -19,6 +19,7 @@ from maas_backoff.domain.outcome import (
     Unstarted,
 )
 from maas_backoff.domain.policy import Policy
+from maas_backoff.domain.retry_rule import EndedBy, ended_by
 from maas_backoff.domain.task import TaskError, TaskStatus
 
 BLAME_DIGITS = 4
@@ -69,6 +70,8 @@ class Settlement:
     traceback: str = ""
     params: str | None = attrs.field(default=None, repr=False)
     """JSON text that replaces the task's params."""
+    ended_by: EndedBy = ""
+    """The option by which the failure is final, although retries may be left."""
     gpu: tuple[Demand, str] | None = None
     """The task's new demand on a GPU, and the UUID of the device to avoid."""
     expired: bool = False
@@ -107,10 +110,10 @@ class Settlement:
         return cls(TaskStatus.FAILED, policy.failed_ttl, error=error, traceback=traceback, counts=counts)
 
     @classmethod
-    def give_up(cls, failed: Failed, policy: Policy) -> Self:
-        """Return the end of a task that failed in its last attempt."""
+    def give_up(cls, failed: Failed, policy: Policy, by: EndedBy = "") -> Self:
+        """Return the end of a task that failed in its last attempt; `by` is the option that made it the last."""
         settlement = cls.fail(failed.error, policy, traceback=failed.traceback)
-        settlement.exception = failed.exception
+        settlement.exception, settlement.ended_by = failed.exception, by
         return settlement
 
     @classmethod
@@ -180,8 +183,9 @@ def decide(  # noqa: PLR0911 - one return per outcome
 def _after_failure(failed: Failed, task_id: str, counts: Counts, policy: Policy, backoff: Backoff) -> Settlement:
     if failed.expired:
         return Settlement.expire(failed, policy)
-    if failed.permanent or counts.retry >= policy.max_retry_count:
-        return Settlement.give_up(failed, policy)
+    by = "" if failed.permanent else ended_by(failed, policy.retry_on, policy.give_up_on)
+    if failed.permanent or by or counts.retry >= policy.max_retry_count:
+        return Settlement.give_up(failed, policy, by)
     retry = counts.retry + 1
     if failed.retry_after is None:
         return Settlement.retry(failed, counts, backoff.delay(retry, task_id), policy)
@@ -192,7 +196,9 @@ def _after_gpu_failure(
     outcome: FailedOnGpu, task_id: str, counts: Counts, policy: Policy, backoff: Backoff
 ) -> Settlement:
     failed, demand = outcome.failed, outcome.demand
-    if failed.permanent or counts.oom + counts.fault >= policy.max_ooms:
+    # `retry_on` is about retries; a comeback after a GPU failure is none.
+    ends = ended_by(failed, (), policy.give_up_on)
+    if failed.permanent or ends or counts.oom + counts.fault >= policy.max_ooms:
         return _after_failure(failed, task_id, counts, policy, backoff)
     # No delay unless the handler asked for one: another device may have room.
     delay = backoff.spread(failed.retry_after or 0, task_id, f"gpu {counts.oom + counts.fault + 1}")

@@ -6,6 +6,8 @@ from typing import NamedTuple, TypedDict, Unpack
 
 import attrs
 
+from maas_backoff.domain.retry_rule import GivenKinds
+
 
 class Reschedule(TypedDict, total=False):
     """A new `priority` of a pending task, and a new due time, as `delay` or `run_at`."""
@@ -23,6 +25,8 @@ class KindOptions(TypedDict, total=False):
 
     exec_timeout: float | timedelta
     max_retry_count: int
+    retry_on: GivenKinds
+    give_up_on: GivenKinds
     backoff_strategy: str
     backoff_interval: float | timedelta
     backoff_multiplier: float

@@ -51,7 +51,10 @@ class TaskError:
 
 @attrs.frozen
 class FailedAttempt:
-    """One failed attempt: its number, times, worker and error."""
+    """One failed attempt: its number, times, worker and error.
+
+    `ended_by` is the option that made this failure final, `retry_on` or `give_up_on`; else it is empty.
+    """
 
     number: int
     started_at: datetime
@@ -59,6 +62,7 @@ class FailedAttempt:
     worker: str
     error: TaskError
     traceback: str = ""
+    ended_by: str = ""
 
 
 ProgressReport = Callable[[int, float, str | None], None]

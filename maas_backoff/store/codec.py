@@ -85,6 +85,8 @@ def settlement_fields(
         if info is not None:
             when = {"number": info.number, "started_ms": info.started_ms, "ended_ms": info.ended_ms}
             record = {**about, **when, "worker": info.worker, "traceback": settlement.traceback}
+            if settlement.ended_by:
+                record["ended_by"] = settlement.ended_by
             failures = before.retry + before.lost + before.oom + before.fault
             fields += f"a{failures % KEPT_ATTEMPTS}", jsontext.plain(record)
     return fields
@@ -255,6 +257,7 @@ def _attempts(fields: Mapping[bytes, bytes]) -> tuple[FailedAttempt, ...]:
             worker=record["worker"],
             error=TaskError(record["type"], record["message"], record["code"]),
             traceback=record["traceback"],
+            ended_by=record.get("ended_by", ""),
         )
         for record in records
     )

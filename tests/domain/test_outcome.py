@@ -49,7 +49,7 @@ class CodeIsText(Discard):
     ("error", "expected"),
     [
         (Snooze(5), o.Snoozed(5)),
-        (Retry(after=2, reason="busy"), o.Failed(TaskError("Retry", "busy"), retry_after=2)),
+        (Retry(after=2, reason="busy"), o.Failed(TaskError("Retry", "busy"), retry_after=2, requested=True)),
         (Discard("bad prompt"), o.Failed(TaskError("discarded", "bad prompt"), permanent=True)),
         (Discard("no", code=HTTPStatus.GONE), o.Failed(TaskError("discarded", "no", 410), permanent=True)),
         (CodeIsText(), o.Failed(TaskError("discarded", Discard.reason), permanent=True)),
@@ -98,7 +98,8 @@ def test_any_exception_is_an_outcome_of_bounded_text(error: BaseException, kind:
     [
         o.Succeeded("[1]"),
         o.Snoozed(1.5),
-        o.Failed(TaskError("x", "y", 3), "tb", raised=True, permanent=True, retry_after=2),
+        o.Failed(TaskError("x", "y", 3), "tb", raised=True, permanent=True, retry_after=2, requested=True),
+        o.Failed(TaskError("x", "y"), raised=True, names=("a.X", "builtins.Exception")),
     ],
 )
 def test_an_outcome_survives_the_border_of_a_process(outcome: o.HandlerOutcome) -> None:

@@ -6,6 +6,7 @@ import pickle
 import traceback
 from collections.abc import Callable
 
+import attrs
 import pytest
 
 from maas_backoff import Discard, Retry, Snooze, TaskError
@@ -28,7 +29,7 @@ def group(*errors: BaseException) -> BaseExceptionGroup:
     return BaseExceptionGroup("unhandled errors", errors)
 
 
-RETRY = o.Failed(TaskError("Retry", "busy"), retry_after=9)
+RETRY = o.Failed(TaskError("Retry", "busy"), retry_after=9, requested=True)
 DISCARDED = o.Failed(TaskError("discarded", "bad prompt"), permanent=True)
 
 
@@ -144,10 +145,10 @@ def test_signals_that_come_from_a_process_pool_do_what_they_say(pool: concurrent
             pool.submit(in_a_pool, kind).result(30)
         assert "in_a_pool" in str(caught.value.__cause__)
         told[kind] = h.outcome_of_error(caught.value)
-    assert told["retry"] == o.Failed(TaskError("Retry", "busy"), retry_after=9, params='{"a":1}')
+    assert told["retry"] == attrs.evolve(RETRY, params='{"a":1}')
     assert told["snooze"] == o.Snoozed(5)
     assert told["discard"] == DISCARDED
-    assert told["memory"] == o.Failed(TaskError("Retry", "busy"), retry_after=9, fault="out_of_memory")
+    assert told["memory"] == attrs.evolve(RETRY, fault="out_of_memory")
     assert isinstance(told["hidden"], o.Failed) and told["hidden"].fault == "gpu"
 
 
@@ -195,7 +196,7 @@ class Odd(Retry):
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (RateLimited(3), o.Failed(TaskError("Retry", "retry requested"))),
+        (RateLimited(3), o.Failed(TaskError("Retry", "retry requested"), requested=True)),
         (Later(), o.Snoozed(7)),
         (BadPrompt("prompt"), o.Failed(TaskError("discarded", "discarded by its handler"), permanent=True)),
         (Odd(), o.Failed(TaskError("not_serializable", "params: expected a dict, got tuple"), permanent=True)),

@@ -1,5 +1,8 @@
 """`decide` as a table: outcome and what is left of the task's chances, to the settlement. This is its specification."""
 
+from typing import Any
+
+import attrs
 import pytest
 
 from maas_backoff.config import TaskConfig
@@ -110,6 +113,41 @@ TABLE: list[tuple[str, Outcome, Counts, Settlement | None]] = [
 
 JITTER = Backoff("linear", interval=10, jitter=0.5)
 DEMAND = Demand(4096)
+
+BAD = Failed(TaskError("BadRequestError", "no"), names=("openai.BadRequestError", "openai.OpenAIError"))
+OOM = FailedOnGpu(Failed(ERROR, fault="out_of_memory", names=("torch.OutOfMemoryError",)), "GPU-a", DEMAND, 0, 8192)
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome", "counts", "status", "by"),
+    [
+        ({"give_up_on": ["BadRequestError"]}, BAD, FRESH, "failed", "give_up_on"),
+        ({"give_up_on": ["BadRequestError"]}, BAD, TIRED, "failed", "give_up_on"),
+        ({"give_up_on": ["TimeoutError"]}, BAD, FRESH, "pending", ""),
+        ({"give_up_on": ["TimeoutError"]}, BAD, TIRED, "failed", ""),
+        ({"retry_on": ["OpenAIError"]}, BAD, FRESH, "pending", ""),
+        ({"retry_on": ["OpenAIError"]}, BAD, TIRED, "failed", ""),
+        ({"retry_on": ["TimeoutError"]}, BAD, FRESH, "failed", "retry_on"),
+        ({"retry_on": ["OpenAIError"], "give_up_on": ["BadRequestError"]}, BAD, FRESH, "failed", "give_up_on"),
+        ({"retry_on": ["TimeoutError"]}, attrs.evolve(BAD, permanent=True), FRESH, "failed", ""),
+        ({"retry_on": ["TimeoutError"]}, attrs.evolve(BAD, requested=True), FRESH, "pending", ""),
+        ({"retry_on": ["timeout"]}, timed_out(3), FRESH, "pending", ""),
+        ({"retry_on": ["timeout"]}, crashed("x"), FRESH, "failed", "retry_on"),
+        ({"give_up_on": [400]}, Failed(TaskError("failed", "no", 400)), FRESH, "failed", "give_up_on"),
+        ({"retry_on": [503]}, Failed(TaskError("failed", "no", 400)), FRESH, "failed", "retry_on"),
+        ({"give_up_on": ["OutOfMemoryError"]}, OOM, FRESH, "failed", "give_up_on"),
+        ({"retry_on": ["TimeoutError"]}, OOM, FRESH, "pending", ""),
+        ({"retry_on": ["TimeoutError"]}, OOM, Counts(oom=3), "failed", "retry_on"),
+        ({"retry_on": ["TimeoutError"]}, LeaseExpired(), FRESH, "pending", ""),
+        ({"retry_on": ["TimeoutError"]}, Snoozed(5), FRESH, "pending", ""),
+    ],
+)
+def test_the_error_decides_whether_a_task_is_retried(
+    options: dict[str, Any], outcome: Outcome, counts: Counts, status: str, by: str
+) -> None:
+    policy = TaskConfig(max_retry_count=2, **options).policy
+    settlement = decide(outcome, "id", counts, policy, BACKOFF)
+    assert settlement is not None and (settlement.status, settlement.ended_by) == (status, by)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ class TestWhatComesBack:
             async def raised(what: str) -> Any:
                 return await made.run(FakeCall(what=what))
 
-            assert await raised("retry") == Failed(TaskError("Retry", "later"), retry_after=5)
+            assert await raised("retry") == Failed(TaskError("Retry", "later"), retry_after=5, requested=True)
             assert await raised("snooze") == Snoozed(7)
             assert await raised("discard") == Failed(TaskError("discarded", "useless"), permanent=True)
             types = {

@@ -111,7 +111,7 @@ function attempt(one) {
     "li",
     { value: one.number, "data-key": `attempt-${one.number}` },
     h("p", {}, h("strong", { class: "text" }, wholeError(one.error))),
-    h("p", { class: "words" }, `${moment(one.started_at)}, ran ${took.toFixed(1)} s, on ${one.worker}`),
+    h("p", { class: "words" }, `${moment(one.started_at)}, ran ${took.toFixed(1)} s, on ${one.worker}${one.ended_by ? `; ended by ${one.ended_by}` : ""}`),
     one.traceback
       ? h("details", {}, h("summary", {}, "Traceback"), h("pre", { tabindex: 0, role: "region", "aria-label": `Traceback of attempt ${one.number}` }, one.traceback))
       : null,

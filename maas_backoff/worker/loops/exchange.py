@@ -110,15 +110,16 @@ def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
 
 def _report_failure(task: TaskEntity, settlement: Settlement, extra: dict[str, object]) -> None:
     """Log that a task has failed for good: with its exception, or with the traceback from a child process."""
-    details = (task.task_id, task.attempt, settlement.error)
+    end = f"failed by {settlement.ended_by}" if settlement.ended_by else "failed"
+    details = (task.task_id, task.attempt, settlement.error, end)
     error, settlement.exception = settlement.exception, None  # it keeps the handler's variables alive
     if error is not None and _is_printable(error):
         exc_info = (type(error), error, error.__traceback__)
-        log.error("task %r: attempt %d: %s; failed", *details, extra=extra, exc_info=exc_info)
+        log.error("task %r: attempt %d: %s; %s", *details, extra=extra, exc_info=exc_info)
     elif settlement.traceback:
-        log.error("task %r: attempt %d: %s; failed\n%s", *details, settlement.traceback.rstrip(), extra=extra)
+        log.error("task %r: attempt %d: %s; %s\n%s", *details, settlement.traceback.rstrip(), extra=extra)
     else:
-        log.error("task %r: attempt %d: %s; failed", *details, extra=extra)
+        log.error("task %r: attempt %d: %s; %s", *details, extra=extra)
 
 
 def _is_printable(error: BaseException) -> bool:
