@@ -4,10 +4,12 @@ import logging
 from typing import Any
 
 import pytest
+from support import Server, eventually
 
 from maas_backoff import (
     ResultEntity,
     Retry,
+    Snooze,
     TaskBackoffConfig,
     TaskBackoffScheduler,
     TaskConfig,
@@ -95,6 +97,99 @@ async def test_the_error_says_whether_a_task_is_retried(config: TaskBackoffConfi
     errors = {task.task_id: task.error for task in tasks}
     assert errors["given up on"] == TaskError("BadRequestError", "no prompt")
     assert errors["given up on by its code"] == TaskError("failed", "as told", 400)
+
+
+def remembers(task: TaskEntity) -> object:
+    """Fail three times, each time in another way; then return what the handler sees of the failures."""
+    seen = [(one.number, str(one.error), one.error.code, one.traceback, one.worker != "") for one in task.attempts]
+    if task.attempt == 1:
+        assert (task.error, seen) == (None, [])
+        raise BadRequestError('line\n","type":"x",\\ "traceback":"')
+    if task.attempt == 2:
+        return ResultEntity.fail(503, "busy")
+    if task.attempt == 3:
+        raise Retry(0, "later")
+    assert task.error == task.attempts[-1].error
+    assert all(one.started_at <= one.ended_at <= (task.started_at or one.ended_at) for one in task.attempts)
+    return [list(one) for one in seen]
+
+
+async def remembers_in_coroutine(task: TaskEntity) -> object:
+    return remembers(task)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_handler_sees_the_failures_of_earlier_attempts(config: TaskBackoffConfig, mode: str) -> None:
+    config.task = TaskConfig(biz_prefix="test", backoff_interval=0)
+    async with scheduler_of(config, mode, remembers, remembers_in_coroutine) as scheduler:
+        task = await scheduler.wait_task(await scheduler.create_task({}), 40)
+    assert task.status == "completed", task.error
+    assert task.result == [
+        [1, 'BadRequestError: line\n","type":"x",\\ "traceback":"', None, "", True],
+        [2, "failed: busy", 503, "", True],
+        [3, "Retry: later", None, "", True],
+    ]
+    assert "in remembers" in task.attempts[0].traceback
+
+
+async def test_a_handler_sees_the_last_ten_failures_in_order(config: TaskBackoffConfig) -> None:
+    config.task = TaskConfig(biz_prefix="test", backoff_interval=0, max_retry_count=12)
+    seen: list[list[int]] = []
+    errors: list[str] = []
+    scheduler = TaskBackoffScheduler(config)
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        seen.append([one.number for one in task.attempts])
+        errors.append(str(task.error))
+        if task.snooze_count == 0:
+            raise Snooze(0)
+        if task.attempt < 14:
+            raise ValueError(task.attempt)
+
+    async with scheduler:
+        await scheduler.wait_task(await scheduler.create_task({}), 40)
+    assert seen == [[], [], *([*range(max(2, n - 10), n)] for n in range(3, 15))]
+    assert errors == ["None", "None", *(f"ValueError: {n}" for n in range(2, 14))]
+
+
+async def test_a_redriven_task_shows_its_earlier_attempts(config: TaskBackoffConfig) -> None:
+    """And no error, as for a reader: the new attempts have had none."""
+    config.task = TaskConfig(biz_prefix="test", max_retry_count=0)
+    seen: list[tuple[TaskError | None, list[str]]] = []
+    scheduler = TaskBackoffScheduler(config)
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        seen.append((task.error, [str(one.error) for one in task.attempts]))
+        if task.attempt == 1:
+            raise ValueError("boom")
+
+    async with scheduler:
+        task_id = await scheduler.create_task({})
+        await scheduler.wait_task(task_id, 40)
+        await scheduler.retry_task(task_id)
+        await scheduler.wait_task(task_id, 40)
+    assert seen == [(None, []), (None, ["ValueError: boom"])]
+
+
+@pytest.mark.parametrize("value", ["no JSON", "[1]", "{}"])
+async def test_failures_that_a_person_has_overwritten_stop_no_task(
+    server: Server, config: TaskBackoffConfig, value: str
+) -> None:
+    scheduler = TaskBackoffScheduler(config)
+    seen: list[object] = []
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> None:
+        seen.append(task.attempts)
+
+    async with TaskBackoffScheduler(config) as producer:
+        await producer.create_task({}, "x")
+        await producer.mark_task_failed("x", "elsewhere")
+        server.client.hset("maas:{test}:t:x", "a0", value)
+    async with scheduler:
+        await eventually(lambda: seen == [()], "the task has run")
 
 
 async def test_the_code_that_the_exception_handler_gives_counts(config: TaskBackoffConfig) -> None:

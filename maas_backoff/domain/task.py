@@ -82,6 +82,9 @@ class TaskEntity:
     `deadline` is the moment at which `complete_within` ends all attempts. `cancel_reason` says why a task is cancelled:
     `expired` if a deadline has passed, `requested` by a call.
 
+    For its handler, a task has the failures of earlier attempts: `error` is the last one, or None, and `attempts` are
+    the last ten, without their tracebacks.
+
     The `repr` has neither params nor result. A copy of the entity of a handler reports progress as the entity does. A
     pickled copy does not: `update_progress` does nothing in another process.
     """

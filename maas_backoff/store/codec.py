@@ -146,12 +146,30 @@ def counts_of(stored: bytes | None, suspicion: bytes | None = None) -> Counts:
     return attrs.evolve(counts, cohort=cohort, cohort_size=int(size)) if suspect else counts
 
 
-def counts_of_claim(stored: bytes | None) -> Counts:
-    """Return the counts in a claim of settle.lua: field k, and for a suspect a second line with field c."""
+ComeBack = tuple[Counts, TaskError | None, tuple[FailedAttempt, ...]]
+"""How often a task has come back, its last error, and its failed attempts."""
+
+_NEVER_BACK: ComeBack = (NO_COUNTS, None, ())
+
+
+def comeback_of_claim(stored: bytes | None, ahead_ms: float) -> ComeBack:
+    """Return the counts, the error and the failed attempts in a claim of settle.lua.
+
+    Each is a line: field k, field c of a suspect, field e, then the fields a<n>. If a person has overwritten the
+    failures, return none of them: the task must run.
+    """
     if stored is None:
-        return NO_COUNTS
-    counts, _, suspicion = stored.partition(b"\n")
-    return counts_of(counts, suspicion)
+        return _NEVER_BACK
+    line, suspicion, *failures = stored.split(b"\n")
+    counts = counts_of(line, suspicion)
+    if not failures:
+        return counts, None, ()
+    error, *records = failures
+    try:
+        attempts = _in_order([jsontext.parse(record) for record in records], ahead_ms)
+        return counts, TaskError(**jsontext.parse(error)) if error else None, attempts
+    except (ValueError, TypeError, KeyError):
+        return counts, None, ()
 
 
 def demand_of(stored: bytes | None, policy: Policy) -> Demand | None:
@@ -247,16 +265,19 @@ def _parsed(text: bytes | None, otherwise: Any) -> Any:
 
 def _attempts(fields: Mapping[bytes, bytes]) -> tuple[FailedAttempt, ...]:
     names = [b"a%d" % index for index in range(KEPT_ATTEMPTS)]
-    records: list[dict[str, Any]] = [jsontext.parse(fields[name]) for name in names if name in fields]
+    return _in_order([jsontext.parse(fields[name]) for name in names if name in fields])
+
+
+def _in_order(records: list[dict[str, Any]], ahead_ms: float = 0) -> tuple[FailedAttempt, ...]:
     records.sort(key=lambda record: record["number"])
     return tuple(
         FailedAttempt(
             number=record["number"],
-            started_at=at(record["started_ms"]),
-            ended_at=at(record["ended_ms"]),
+            started_at=at(record["started_ms"] - ahead_ms),
+            ended_at=at(record["ended_ms"] - ahead_ms),
             worker=record["worker"],
             error=TaskError(record["type"], record["message"], record["code"]),
-            traceback=record["traceback"],
+            traceback=record.get("traceback", ""),
             ended_by=record.get("ended_by", ""),
         )
         for record in records

@@ -13,7 +13,7 @@ from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, settle_head
-from maas_backoff.store.codec import PARAMS, counts_of_claim, deadline_of, demand_of, now_and_ahead
+from maas_backoff.store.codec import PARAMS, comeback_of_claim, deadline_of, demand_of, now_and_ahead
 from maas_backoff.store.connect import Client
 from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.creation import Creation
@@ -100,14 +100,14 @@ class Exchange:
     ) -> Claimed:
         task_id, token, attempt, _, overrides, stored_counts, due = row
         policy, own = self._queue.policies.effective(creation.policy, overrides)
-        counts = counts_of_claim(stored_counts)
+        counts, error, attempts = comeback_of_claim(stored_counts, ahead_ms)
         limits = TimeLimits.of(own) if own else None
         defect = None
         task_params: dict[str, Any] = {}
         try:
             task_params = own[PARAMS] if PARAMS in own else jsontext.parse(creation.params)
-        except ValueError as error:
-            defect = f"stored params are not JSON: {error}"
+        except ValueError as wrong:
+            defect = f"stored params are not JSON: {wrong}"
         task = TaskEntity(
             task_id=task_id.decode(),
             biz_prefix=self._queue.config.task.biz_prefix,
@@ -121,6 +121,8 @@ class Exchange:
             snooze_count=counts.snooze,
             created_at=_created_at(creation.created_ms - ahead_ms),
             started_at=started_at,
+            error=error,
+            attempts=attempts,
             token=token,
             oom_count=counts.oom,
             kind=creation.kind,

@@ -13,6 +13,28 @@ local function read_task(key)
   return task
 end
 
+-- The counts of a task that has come back, and further lines: suspicion, last error, failed attempts without tracebacks.
+-- A task that was never back costs nothing for this. Its handler sees the errors, so that it need not read the task.
+local function with_failures(counts, suspicion, key)
+  local lines = { counts, suspicion or '' }
+  -- The first failure is always in a0. Called after the writes: HMGET has been called before, and the hash was written.
+  if redis.call('HMGET', key, 'a0')[1] then
+    local found = redis.call('HMGET', key, 'e', 'a0', 'a1', 'a2', 'a3', 'a4', 'a5', 'a6', 'a7', 'a8', 'a9')
+    lines[3] = found[1] or ''
+    for n = 2, 11 do
+      local record = found[n]
+      if record then
+        -- JSON has no quotation mark inside of a text that no backslash stands before. The keys are sorted.
+        local first = string.find(record, ',"traceback":"', 1, true)
+        local last = first and string.find(record, '","type":"', first, true)
+        if last then record = string.sub(record, 1, first - 1) .. string.sub(record, last + 1) end
+        lines[#lines + 1] = record
+      end
+    end
+  end
+  return table.concat(lines, '\n')
+end
+
 -- The claim of a task that waits in the index `from`.
 local function claim_of(id, from, task)
   return { id = id, from = from, task = task, token = 0, attempt = (task[ATTEMPT] or 0) + 1 }

@@ -36,9 +36,9 @@ repeat
     if ids[3] then break end
     first = ids[1] and redis.pcall('HMGET', ARGV[2] .. 't:' .. ids[1], 'p', 'n', 'o', 'k', 'u')
     second = ids[2] and redis.pcall('HMGET', ARGV[2] .. 't:' .. ids[2], 'p', 'n', 'o', 'k', 'u')
-    -- A hash that is gone, a suspect, or a task with a deadline.
-    if first and (not first[1] or first[4] and string.sub(first[4], -1) == '1') then break end
-    if second and (not second[1] or second[4] and string.sub(second[4], -1) == '1') then break end
+    -- A hash that is gone, a task that has come back, or one with a deadline.
+    if first and (not first[1] or first[4]) then break end
+    if second and (not second[1] or second[4]) then break end
     if first and first[3] and string.sub(first[3], 1, 7) == '{"@by":' then break end
     if second and second[3] and string.sub(second[3], 1, 7) == '{"@by":' then break end
   end

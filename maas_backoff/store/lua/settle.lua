@@ -6,7 +6,7 @@ Preconditions: `lease` (the task runs under this token), `expired` (the same, an
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
 `fits` is '' or, for each claim, a line "demand device" (a placement): only tasks that wait for a GPU are claimed then, as many of each demand as it has lines.
 `kinds` are those of the worker, separated by spaces; '-' is the nameless kind. Tasks of other kinds are not claimed.
-A claim is seven values: id token attempt creation overrides counts due; `counts` of a suspect has a second line, its suspicion. The same request_id gets the same claims again. A paused queue gives none.
+A claim is seven values: id token attempt creation overrides counts due; `counts` of a task that has come back has more lines: its suspicion, or an empty one, then its last error and its failed attempts, if there are any. The same request_id gets the same claims again. A paused queue gives none.
 `tally` is lines "name number" for the history. They are counted once: by the first of equal calls that settles a task. The `tally` of a group is names, counted for each accepted settle of the group. The first name, of a comeback, is counted only if the task comes back.
 An operation has the request_id 'call', and its own `request`: a repeated call gets the same answers for lease_ms. A due time "at <ms>" is by the clock of users.
 Reads everything first, and tries each command that it will write with. The first of these is a ZREM: a server whose memory is full refuses nothing here.
@@ -336,7 +336,7 @@ for n, claim in ipairs(claims) do
   local task, r = claim.task, 7 * n
   rows[r - 6], rows[r - 5], rows[r - 4] = claim.id, claim.token, claim.attempt
   rows[r - 3], rows[r - 2], rows[r - 1], rows[r] = task[CREATION], task[OVERRIDES], task[COUNTS], task[DUE]
-  if task.suspicion then rows[r - 1] = task[COUNTS] .. '\n' .. task.suspicion end
+  if task[COUNTS] then rows[r - 1] = with_failures(task[COUNTS], task.suspicion, tasks .. claim.id) end
   took_suspect = took_suspect or claim.is_suspect
   if claim.fit then fitted[2 * n - 1], fitted[2 * n] = claim.fit, claim.raised end
 end
