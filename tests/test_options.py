@@ -25,7 +25,7 @@ from maas_backoff import (
 from maas_backoff.__main__ import main
 from maas_backoff.commands.preview import OPTIONS
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
-from maas_backoff.domain.retry_rule import GivenKinds, in_kinds
+from maas_backoff.domain.retry_rule import GivenFilters, in_filters
 from maas_backoff.domain.seconds import in_seconds, in_seconds_if_any
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.store.policies import Policies
@@ -112,8 +112,8 @@ def test_the_options_of_one_task_are_those_of_a_policy() -> None:
         match DECLARED[name].converter:
             case one if one in {in_seconds, in_seconds_if_any}:
                 assert told[name] == declared[name] | timedelta, name
-            case one if one is in_kinds:
-                assert told[name] == GivenKinds, name
+            case one if one is in_filters:
+                assert told[name] == GivenFilters, name
             case _:
                 assert told[name] == declared[name], name
 

@@ -109,6 +109,9 @@ EXPECTED = {
     "dashboard.md": ['data-access="read"'],
     "metrics.md": ['maas_backoff_workers{queue="readme"} 1.0', '"name": "process readme"'],
     "gpus.md": ["{'batch': 8, 'on': 'GPU-of-the-readme'}"],
+    "handlers.md": [
+        "pending failed: too many requests\nfailed failed: the prompt is too long give_up_on",
+    ],
     "testing.md": ["1 passed"],
 }
 CASES = [(page, number) for page, expected in EXPECTED.items() for number in range(len(expected))]

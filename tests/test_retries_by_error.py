@@ -192,6 +192,24 @@ async def test_failures_that_a_person_has_overwritten_stop_no_task(
         await eventually(lambda: seen == [()], "the task has run")
 
 
+def by_the_error(retry: int, error: TaskError | None) -> float:
+    return 0 if error == TaskError("failed", "as told", 503) else 3000 + retry
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_backoff_callable_gets_the_error(config: TaskBackoffConfig, mode: str) -> None:
+    config.task = TaskConfig(biz_prefix="test", backoff_strategy=by_the_error, max_retry_count=1)
+    async with scheduler_of(config, mode, fails, fails_in_coroutine) as scheduler:
+        soon, late = [await scheduler.create_task({"kind": kind}) for kind in ("503", "bad")]
+        assert (await scheduler.wait_task(soon, 40)).attempt == 2
+        async for event in scheduler.watch(late):
+            if event.task.retry_count == 1:
+                break
+        task = await scheduler.get_task(late)
+    assert task is not None and task.next_execute_time is not None and task.status == "pending"
+    assert (task.next_execute_time - task.attempts[0].ended_at).total_seconds() == pytest.approx(3001, abs=60)
+
+
 async def test_the_code_that_the_exception_handler_gives_counts(config: TaskBackoffConfig) -> None:
     config.task = TaskConfig(biz_prefix="test", give_up_on=[400], **ONE_RETRY)
     scheduler = scheduler_of(config, "coroutine", fails, fails_in_coroutine)

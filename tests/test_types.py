@@ -12,8 +12,9 @@ pytestmark = pytest.mark.long  # mypy takes some seconds to read the package
 PROGRAM = """
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
-from maas_backoff import GpuAssignment, ResultEntity, TaskBackoffScheduler, TaskEntity
+from maas_backoff import GpuAssignment, ResultEntity, TaskBackoffScheduler, TaskConfig, TaskEntity, TaskError
 
 scheduler = TaskBackoffScheduler()
 
@@ -52,6 +53,24 @@ def after_a_failure(task: TaskEntity) -> ResultEntity | None:
 def with_the_error(task: TaskEntity, error: Exception) -> None: ...
 
 
+TaskConfig(backoff_strategy=lambda retry: 5, retry_on=[ValueError, "timeout", 503])
+
+
+def by_the_error(retry: int, error: TaskError | None) -> timedelta:
+    return timedelta(seconds=retry)
+
+
+TaskConfig(backoff_strategy=by_the_error, give_up_on=(KeyError,))
+
+
+def by_text(retry: str) -> float:
+    return 1
+
+
+TaskConfig(backoff_strategy=by_text)  # wrong
+TaskConfig(retry_on=[int])  # wrong
+
+
 @scheduler.set_worker_lifespan
 @contextmanager
 def on_a_gpu(gpu: GpuAssignment | None) -> Iterator[Model]:
@@ -65,6 +84,8 @@ def no_manager() -> Model:
 
 async def create() -> str:
     await scheduler.create_task({}, max_retries=1)  # wrong
+    await scheduler.create_task({}, give_up_on=[KeyError, "openai.BadRequestError", 400])
+    await scheduler.create_task({}, give_up_on=[4.5])  # wrong
     return await scheduler.create_task({}, max_retry_count=1, priority=-1)
 """
 

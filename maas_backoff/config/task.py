@@ -9,13 +9,13 @@ from attrs import define, field
 from attrs.validators import optional
 
 from maas_backoff.config.options import YEAR, described, duration, must, number, whole
-from maas_backoff.domain.backoff import Backoff, BackoffCallable, BackoffStrategy
+from maas_backoff.domain.backoff import Backoff, BackoffCallable, BackoffStrategy, CustomBackoff
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
-from maas_backoff.domain.retry_rule import MOST_KINDS, ErrorKinds, are_kinds, in_kinds
+from maas_backoff.domain.retry_rule import MOST_FILTERS, ErrorFilters, are_filters, in_filters
 from maas_backoff.domain.seconds import in_seconds, in_seconds_if_any
 from maas_backoff.errors import ConfigError
 
-_KINDS = f"at most {MOST_KINDS} names of exceptions, exception classes, or codes"
+_FILTERS = f"at most {MOST_FILTERS} names of exceptions, exception classes, or codes"
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -42,8 +42,9 @@ class TaskConfig:
 
     `Backoff` describes the delays. A `backoff_interval` above `max_backoff_interval` is refused when the configuration
     is used; a lower cap limits the default interval. `backoff_strategy` may be a callable from the retry's number (from
-    1) to seconds. Processes without the callable use the exponential formula. A task that ran out of GPU memory comes
-    back for `oom_growth` times as much, or for the memory that it used if that is more.
+    1) to seconds. A second parameter, or one named `error`, takes the attempt's TaskError. Processes without the
+    callable use the exponential formula. A task that ran out of GPU memory comes back for `oom_growth` times as much,
+    or for the memory that it used if that is more.
     """
 
     biz_prefix: str = field(
@@ -60,18 +61,18 @@ class TaskConfig:
         validator=whole(0, 1_000_000),
         metadata={"help": "most retries of a failed task: it has one attempt more"},
     )
-    retry_on: ErrorKinds = field(
+    retry_on: ErrorFilters = field(
         default=(),
-        converter=in_kinds,
-        validator=must(_KINDS, are_kinds),
+        converter=in_filters,
+        validator=must(_FILTERS, are_filters),
         metadata={
             "help": "names of exceptions, and codes, that are retried; other errors end the task; empty: any is retried"
         },
     )
-    give_up_on: ErrorKinds = field(
+    give_up_on: ErrorFilters = field(
         default=(),
-        converter=in_kinds,
-        validator=must(_KINDS, are_kinds),
+        converter=in_filters,
+        validator=must(_FILTERS, are_filters),
         metadata={"help": "names of exceptions, and codes, that end the task at once, although it has retries left"},
     )
     backoff_strategy: str | BackoffCallable = field(
@@ -222,6 +223,6 @@ class TaskConfig:
         return self.policy.backoff(self.custom_backoff)
 
     @property
-    def custom_backoff(self) -> BackoffCallable | None:
+    def custom_backoff(self) -> CustomBackoff | None:
         """The callable backoff; None if there is none."""
-        return None if isinstance(self.backoff_strategy, str) else self.backoff_strategy
+        return None if isinstance(self.backoff_strategy, str) else CustomBackoff(self.backoff_strategy)

@@ -10,12 +10,12 @@ from typing import Any, Self, cast
 import attrs
 
 from maas_backoff.domain import jsontext
-from maas_backoff.domain.backoff import Backoff, BackoffCallable
+from maas_backoff.domain.backoff import Backoff, CustomBackoff
 from maas_backoff.domain.demand import MIB_PER_GIB, Demand
-from maas_backoff.domain.retry_rule import ErrorKinds
+from maas_backoff.domain.retry_rule import ErrorFilters
 
 
-def _kinds(stored: object) -> ErrorKinds:
+def _kinds(stored: object) -> ErrorFilters:
     """Return the kinds in a stored policy, whose JSON has lists. A later release may have other kinds, or no list."""
     kinds = cast("Iterable[object]", stored) if isinstance(stored, list | tuple) else ()
     return tuple(kind for kind in kinds if isinstance(kind, str | int))
@@ -30,8 +30,8 @@ class Policy:
     """
 
     max_retry_count: int
-    retry_on: ErrorKinds = attrs.field(converter=_kinds)
-    give_up_on: ErrorKinds = attrs.field(converter=_kinds)
+    retry_on: ErrorFilters = attrs.field(converter=_kinds)
+    give_up_on: ErrorFilters = attrs.field(converter=_kinds)
     backoff_strategy: str
     backoff_interval: float
     backoff_multiplier: float
@@ -47,7 +47,7 @@ class Policy:
     oom_growth: float
     max_ooms: int
 
-    def backoff(self, custom: BackoffCallable | None = None) -> Backoff:
+    def backoff(self, custom: CustomBackoff | None = None) -> Backoff:
         """Return the backoff; `custom` is this process's callable, used if the policy names a callable."""
         if custom is None or self.backoff_strategy != CUSTOM_STRATEGY:
             return self._declared

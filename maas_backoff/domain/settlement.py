@@ -188,7 +188,7 @@ def _after_failure(failed: Failed, task_id: str, counts: Counts, policy: Policy,
         return Settlement.give_up(failed, policy, by)
     retry = counts.retry + 1
     if failed.retry_after is None:
-        return Settlement.retry(failed, counts, backoff.delay(retry, task_id), policy)
+        return Settlement.retry(failed, counts, backoff.delay(retry, task_id, failed.error), policy)
     return Settlement.retry(failed, counts, backoff.spread(failed.retry_after, task_id, f"{retry}"), policy)
 
 

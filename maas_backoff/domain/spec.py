@@ -6,7 +6,7 @@ from typing import NamedTuple, TypedDict, Unpack
 
 import attrs
 
-from maas_backoff.domain.retry_rule import GivenKinds
+from maas_backoff.domain.retry_rule import GivenFilters
 
 
 class Reschedule(TypedDict, total=False):
@@ -25,8 +25,8 @@ class KindOptions(TypedDict, total=False):
 
     exec_timeout: float | timedelta
     max_retry_count: int
-    retry_on: GivenKinds
-    give_up_on: GivenKinds
+    retry_on: GivenFilters
+    give_up_on: GivenFilters
     backoff_strategy: str
     backoff_interval: float | timedelta
     backoff_multiplier: float

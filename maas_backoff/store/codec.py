@@ -78,17 +78,21 @@ def settlement_fields(
         fields += "o", jsontext.plain({**own, PARAMS: jsontext.parse(settlement.params)})
     if settlement.expired:
         fields += "w", EXPIRED
-    error = settlement.error
-    if error is not None:
-        about = {"type": error.type, "message": error.message, "code": error.code}
-        fields += "e", jsontext.plain(about)
-        if info is not None:
-            when = {"number": info.number, "started_ms": info.started_ms, "ended_ms": info.ended_ms}
-            record = {**about, **when, "worker": info.worker, "traceback": settlement.traceback}
-            if settlement.ended_by:
-                record["ended_by"] = settlement.ended_by
-            failures = before.retry + before.lost + before.oom + before.fault
-            fields += f"a{failures % KEPT_ATTEMPTS}", jsontext.plain(record)
+    if settlement.error is not None:
+        fields += _error_fields(settlement, settlement.error, before, info)
+    return fields
+
+
+def _error_fields(settlement: Settlement, error: TaskError, before: Counts, info: AttemptInfo | None) -> list[str]:
+    about = {"type": error.type, "message": error.message, "code": error.code}
+    fields = ["e", jsontext.plain(about)]
+    if info is not None:
+        when = {"number": info.number, "started_ms": info.started_ms, "ended_ms": info.ended_ms}
+        record = {**about, **when, "worker": info.worker, "traceback": settlement.traceback}
+        if settlement.ended_by:
+            record["ended_by"] = settlement.ended_by
+        failures = before.retry + before.lost + before.oom + before.fault
+        fields += f"a{failures % KEPT_ATTEMPTS}", jsontext.plain(record)
     return fields
 
 

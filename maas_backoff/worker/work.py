@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.domain.backoff import BackoffCallable
+from maas_backoff.domain.backoff import CustomBackoff
 from maas_backoff.domain.context import current
 from maas_backoff.domain.fault import may_come_back, other_processes
 from maas_backoff.domain.handler_outcome import outcome_of_error
@@ -42,7 +42,7 @@ class Work:
     attempts: Attempts
     slots: Slots
     executor: Executor
-    custom_backoff: BackoffCallable | None
+    custom_backoff: CustomBackoff | None
     exceptions: ExceptionHandling
     max_payload_bytes: int
     gate: Gate

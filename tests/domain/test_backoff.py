@@ -1,12 +1,14 @@
 """The delays before retries."""
 
+import functools
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maas_backoff import Backoff, BackoffStrategy, TaskConfig
+from maas_backoff import Backoff, BackoffStrategy, TaskConfig, TaskError
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,57 @@ def test_the_configuration_tells_its_delays() -> None:
 def test_a_callable_replaces_the_formula_and_is_capped() -> None:
     backoff = Backoff(custom=lambda retry: timedelta(seconds=retry * 1000), max_interval=2500)
     assert backoff.preview(3) == [1000, 2000, 2500]
+
+
+BUSY = TaskError("failed", "busy", 429)
+
+
+def _with_error(retry: int, error: TaskError | None) -> float:
+    return 60 if error == BUSY else retry
+
+
+def _by_name(retry: int, *, base: float = 1, error: TaskError | None = None) -> float:
+    return 60 if error == BUSY else retry * base
+
+
+def _with_a_default(retry: int, base: float = 1) -> float:
+    return retry * base
+
+
+class Waits:
+    def __call__(self, number: int, why: TaskError | None, /) -> timedelta:
+        return timedelta(minutes=1) if why == BUSY else timedelta(seconds=number)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        _with_error,
+        _by_name,
+        Waits(),
+        functools.partial(_by_name, base=1),
+        lambda retry, why: 60 if why == BUSY else retry,
+    ],
+)
+def test_a_callable_gets_the_error(function: Any) -> None:
+    backoff = TaskConfig(backoff_strategy=function).backoff
+    assert backoff.delay(1, "id", BUSY) == 60
+    assert backoff.delay(2, "id", TaskError("ValueError", "")) == 2
+    assert backoff.preview(3) == [1, 2, 3], "nothing has failed"
+
+
+@pytest.mark.parametrize(
+    "function", [_with_a_default, float, lambda *numbers: numbers[0], lambda retry, **more: retry + len(more)]
+)
+def test_a_callable_that_takes_no_error_gets_none(function: Any) -> None:
+    """A second parameter with a default had a meaning before callables got errors."""
+    assert Backoff(custom=function).delay(3, "id", BUSY) == 3
+
+
+def test_a_callable_with_too_many_parameters_leaves_the_formula(caplog: pytest.LogCaptureFixture) -> None:
+    function: Any = lambda retry, error, more: 1  # noqa: E731 - as a user writes it
+    assert Backoff(custom=function, interval=30).delay(1, "id", BUSY) == 30
+    assert "the backoff callable failed for retry 1" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -9,41 +9,39 @@ from maas_backoff import Discard, ResultEntity, Retry, Snooze, TaskError
 from maas_backoff.domain import raised
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
 from maas_backoff.domain.outcome import Failed
-from maas_backoff.domain.retry_rule import ended_by, in_kinds
+from maas_backoff.domain.retry_rule import ended_by, in_filters
 
 
 class Upstream(ConnectionError):
     class Busy(Exception): ...
 
 
-def _gives_up(outcome: object, *kinds: Any) -> bool:
+def _gives_up(outcome: object, *filters: Any) -> bool:
     assert isinstance(outcome, Failed)
-    option = ended_by(outcome, (), in_kinds(kinds))
+    option = ended_by(outcome, (), in_filters(filters))
     assert option in {"", "give_up_on"}
-    # The same kinds as `retry_on` let the task be retried.
-    assert (ended_by(outcome, in_kinds(kinds), ()) == "retry_on") == (
-        not option and bool(kinds) and not outcome.requested
+    # The same filters as `retry_on` let the task be retried.
+    assert (ended_by(outcome, in_filters(filters), ()) == "retry_on") == (
+        not option and bool(filters) and not outcome.requested
     )
     return option == "give_up_on"
 
 
 @pytest.mark.parametrize(
-    "kind",
+    "one",
     [
         *("Upstream", f"{__name__}.Upstream", Upstream),
         *("ConnectionError", "builtins.ConnectionError", ConnectionError, "OSError", "Exception", BaseException),
     ],
 )
-def test_an_error_has_the_names_of_its_class_and_of_all_base_classes(kind: Any) -> None:
+def test_an_error_has_the_names_of_its_class_and_of_all_base_classes(one: Any) -> None:
     outcome = outcome_of_error(Upstream("busy"))
-    assert _gives_up(outcome, kind) and _gives_up(outcome, "ValueError", kind)
+    assert _gives_up(outcome, one) and _gives_up(outcome, "ValueError", one)
 
 
-@pytest.mark.parametrize(
-    "kind", ["object", "stream", "upstream", "x.Upstream", "builtins.Upstream", "Upstream.x", 1, 0]
-)
-def test_an_error_has_no_other_name(kind: Any) -> None:
-    assert not _gives_up(outcome_of_error(Upstream("busy")), kind)
+@pytest.mark.parametrize("one", ["object", "stream", "upstream", "x.Upstream", "builtins.Upstream", "Upstream.x", 1, 0])
+def test_an_error_has_no_other_name(one: Any) -> None:
+    assert not _gives_up(outcome_of_error(Upstream("busy")), one)
 
 
 def test_the_package_of_a_class_may_stand_for_its_module() -> None:
@@ -100,10 +98,10 @@ def test_names_are_bounded_and_ask_no_class_of_a_user() -> None:
     many = [type(f"{n}x" * 1000, (Exception,), {})() for n in range(100)]
     names = raised.class_names(many)
     assert len(names) == raised.MOST_NAMES and max(map(len, names)) <= 2 * raised.LONGEST_NAME + 1
-    kind: type[Exception] = Exception
+    one: type[Exception] = Exception
     for n in range(100):
-        kind = type(f"x{n}", (kind,), {})
-    assert len(raised.class_names([kind()])) == raised.MOST_NAMES
+        one = type(f"x{n}", (one,), {})
+    assert len(raised.class_names([one()])) == raised.MOST_NAMES
 
 
 def test_a_class_with_the_id_of_an_earlier_one_has_its_own_names() -> None:
@@ -115,6 +113,6 @@ def test_the_name_of_a_class_is_the_same_in_all_processes() -> None:
     """The program is `__main__` in a worker, and `__mp_main__` in its child processes."""
     for module in ("__main__", "__mp_main__"):
         for place in ("X", "Outer.X"):
-            kind = type("X", (Exception,), {"__module__": module, "__qualname__": place})
-            assert raised.stable_name(kind) == "X"
+            one = type("X", (Exception,), {"__module__": module, "__qualname__": place})
+            assert raised.stable_name(one) == "X"
     assert raised.stable_name(json.JSONDecodeError) == "json.decoder.JSONDecodeError"
