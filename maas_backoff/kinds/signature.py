@@ -49,10 +49,13 @@ class Signature:
             _refuse(kind, f"its first parameters are not {what}; add them, without `*` before")
         own = parameters[leading:]
         conversions = Conversions()
+        converted = {one.name: _conversion(kind, one, hints, conversions) for one in own}
+        # The annotations of a module with `from __future__ import annotations` are texts.
+        resolved = [one.replace(annotation=hints[one.name]) for one in own]
         return cls(
             kind=kind,
-            shown=given.replace(parameters=own),
-            conversions={one.name: _conversion(kind, one, hints, conversions) for one in own},
+            shown=inspect.Signature(resolved),
+            conversions=converted,
             positional=tuple(one.name for one in own if one.kind in _POSITIONAL),
             positional_only=tuple(one.name for one in own if one.kind is Parameter.POSITIONAL_ONLY),
             required=frozenset(one.name for one in own if one.default is Parameter.empty),
@@ -81,11 +84,7 @@ class Signature:
             self.shown.bind(*args, **kwargs)
         except TypeError as error:
             why = str(error)  # it has names, and no values
-        raise InvalidValueError(self.kind, f"the arguments {self._parameters}", why)
-
-    @property
-    def _parameters(self) -> str:
-        return str(self.shown.replace(return_annotation=inspect.Signature.empty))
+        raise InvalidValueError(self.kind, f"the arguments {self.shown}", why)
 
     # In the process that runs the task
 

@@ -189,6 +189,18 @@ def test_an_error_of_a_validator_is_a_misfit_and_does_not_show_its_text() -> Non
         Conversions().of(Even).load({"number": 3}, "x")
 
 
+def test_a_struct_of_msgspec_is_converted_by_msgspec() -> None:
+    msgspec = pytest.importorskip("msgspec")
+    struct = msgspec.defstruct("Job", [("name", str), ("at", datetime | None, None)])
+    conversion = Conversions().of(struct)
+    value = struct("x", MOMENT)
+    stored = conversion.dump(value, "x")
+    assert stored == {"name": "x", "at": "2026-05-04T03:02:01Z"}
+    assert conversion.load(stored, "x") == value
+    with pytest.raises(PayloadError, match=r"^x\.at: expected a Job \(ValidationError\), got dict$"):
+        conversion.load({"name": "x", "at": "secret"}, "x")
+
+
 UNSUPPORTED: list[tuple[Any, str]] = [
     (set[int], "cannot be stored as JSON; use JSON's own types"),
     (complex, "complex cannot be stored as JSON"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import kinds_for_children
+import kinds_on_gpus
 import pytest
 from support import Server, eventually, quick_config
 
@@ -30,7 +31,9 @@ from maas_backoff import (
     TaskTimeoutError,
     current_task,
 )
-from maas_backoff.testing import FakeGpu, SimulatedScheduler
+from maas_backoff.testing import FakeGpu, FakeGpuProbe, SimulatedScheduler
+from maas_backoff.worker.deadlines import Deadlines
+from maas_backoff.worker.lease import Lease
 
 pytestmark = pytest.mark.anyio
 
@@ -601,3 +604,64 @@ async def test_a_simulated_scheduler_runs_the_kinds_of_another() -> None:
         assert await handle.result(30) == "A CAT" and len(attempts) == 3
     with pytest.raises(ConfigError, match="biz_prefix"):
         await render.create("a cat")
+
+
+async def test_a_lifespan_of_a_kind_is_entered_on_the_gpu_of_its_kind(config: TaskBackoffConfig) -> None:
+    config.threadpool.proc_mode = "process"
+    config.threadpool.concurrency = 2
+    kinds_on_gpus.scheduler.config = config
+    kinds_on_gpus.scheduler._probe = FakeGpuProbe([FakeGpu("GPU-0", total_gb=20)])
+    async with kinds_on_gpus.scheduler:
+        on_gpu, without = await kinds_on_gpus.on_gpu.create(), await kinds_on_gpus.without_gpu.create()
+        (loaded, uuid), (is_without, pid) = await on_gpu.result(30), await without.result(30)
+    assert loaded.split()[:2] == ["GPU-0", "GPU-0"] and uuid == "GPU-0"
+    assert is_without and str(pid) != loaded.split()[2]
+
+
+async def test_a_drain_hands_back_coroutines_and_leaves_threads_to_their_lease(config: TaskBackoffConfig) -> None:
+    config.scheduler.shutdown_grace = 0.1
+    scheduler = TaskBackoffScheduler(config)
+    end = threading.Event()
+    running: list[str] = []
+
+    @scheduler.task
+    async def on_loop() -> None:
+        running.append("on_loop")
+        await anyio.sleep_forever()
+
+    @scheduler.task
+    def in_thread() -> None:
+        running.append("in_thread")
+        end.wait(30)
+
+    await scheduler.start()
+    try:
+        first, second = await on_loop.create(), await in_thread.create()
+        await eventually(lambda: len(running) == 2, "both run")
+        await scheduler.shutdown()
+        assert (await first.status(), await second.status()) == (TaskStatus.PENDING, TaskStatus.PROCESSING)
+    finally:
+        end.set()
+    await scheduler.shutdown()
+
+
+async def test_only_attempts_that_can_be_stopped_are_stopped_with_their_lease() -> None:
+    class Kind:
+        over, reason, deadline = False, None, float("inf")
+
+        def __init__(self, kind: str) -> None:
+            self.task = TaskEntity("x", "q", {}, kind=kind)
+            self.lease = Lease(0, 0)
+            self.cancelled = False
+
+        def cancel(self, _: object) -> None:
+            self.cancelled = True
+
+        def about(self, _: str) -> dict[str, object]:
+            return {}
+
+    coroutine, thread = Kind("coroutine"), Kind("thread")
+    deadlines = Deadlines(by_lease=True, stops=lambda kind: kind == "coroutine")
+    attempts: list[Any] = [coroutine, thread]
+    deadlines.stop_overdue(attempts, 1)
+    assert (coroutine.cancelled, thread.cancelled) == (True, False)
