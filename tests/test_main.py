@@ -105,7 +105,10 @@ def test_wrong_usage_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) 
         ("mine:coroutine", "'mine:coroutine': expected a TaskBackoffScheduler or a function giving it, got coroutine"),
         (
             "mine:producer",
-            "'mine:producer' has no handler, so it can run no tasks: call set_custom_task_handler in its module",
+            (
+                "'mine:producer' has no handler, so it can run no tasks: call set_custom_task_handler in its module, "
+                "or declare a kind with @scheduler.task"
+            ),
         ),
     ],
 )

@@ -37,6 +37,7 @@ VALUES: list[Any] = [
     maas_backoff.BackoffStrategy.LINEAR,
     maas_backoff.Durations(),
     maas_backoff.Ensured("x", is_new=True),
+    maas_backoff.KindSpec("render", maas_backoff.TaskSpec({"prompt": SECRET}, "x")),
     maas_backoff.MemorySizes(),
     maas_backoff.GpuConfig(gpus=[0, "GPU-a"]),
     maas_backoff.GpuStatus("GPU-a", 0, "H100", "host", 80, 40, 20, 10, 3.0, 40.0, "ok", 0.5, (GPU_TASK,)),
@@ -68,6 +69,7 @@ ERRORS: list[errors.MaasBackoffError] = [
     signals.HandlerSignal("text"),
     errors.InvalidValueError("option", "a number", timedelta(seconds=3)),
     errors.MaasBackoffError("text"),
+    signals.Misfit("bad_arguments", "render.steps: expected a whole number, got str"),
     errors.MissingExtraError("The dashboard", "dashboard"),
     errors.PayloadError("task_params.a", "JSON", b"x"),
     errors.PayloadTooLargeError("result", 10, 20),
@@ -81,6 +83,7 @@ ERRORS: list[errors.MaasBackoffError] = [
     errors.StorageUnavailableError("no"),
     errors.StorageUnfitError(["one", "two"]),
     errors.TaskConflictError(["a", "b"], ["c"]),
+    errors.TaskFailedError("x", "failed", "ValueError: boom", 3),
     errors.TaskNotFoundError("x"),
     errors.TaskTimeoutError("x", 5.0),
 ]
@@ -93,9 +96,10 @@ WAYS: list[Callable[[Any], Any]] = [
 
 
 def test_all_public_names_are_tested_here() -> None:
-    """All but the scheduler, a function, and the version."""
-    tested = {type(value).__name__ for value in (*VALUES, *ERRORS)} | {"TaskOptions"}
-    assert set(maas_backoff.__all__) - tested == {"TaskBackoffScheduler", "current_task", "__version__"}
+    """All but the scheduler, its kinds and their handles, a function, and the version."""
+    tested = {type(value).__name__ for value in (*VALUES, *ERRORS)} | {"CreateOptions", "KindOptions", "TaskOptions"}
+    untested = {"TaskBackoffScheduler", "TaskFunction", "TaskHandle", "TaskKind", "current_task", "__version__"}
+    assert set(maas_backoff.__all__) - tested == untested
     assert {*errors.__all__, *signals.__all__} <= tested
 
 
