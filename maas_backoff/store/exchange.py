@@ -7,6 +7,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+import attrs
+
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.task import TaskEntity, TaskStatus
@@ -101,7 +103,6 @@ class Exchange:
         task_id, token, attempt, _, overrides, stored_counts, due = row
         policy, own = self._queue.policies.effective(creation.policy, overrides)
         counts, error, attempts = comeback_of_claim(stored_counts, ahead_ms)
-        limits = TimeLimits.of(own) if own else None
         defect = None
         task_params: dict[str, Any] = {}
         try:
@@ -121,18 +122,19 @@ class Exchange:
             snooze_count=counts.snooze,
             created_at=_created_at(creation.created_ms - ahead_ms),
             started_at=started_at,
-            error=error,
-            attempts=attempts,
             token=token,
             oom_count=counts.oom,
             kind=creation.kind,
-            deadline=deadline_of(limits, ahead_ms),
         )
+        if attempts or error is not None:
+            task = attrs.evolve(task, error=error, attempts=attempts)
         waited = now_ms - (creation.created_ms if due is None else float(due))
         claimed = Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)
-        if limits is not None and limits.complete_by:
-            claimed.time_left = (limits.complete_by - now_ms) / 1000
+        limits = TimeLimits.of(own) if own else None
         if limits is not None:
+            claimed.task = attrs.evolve(task, deadline=deadline_of(limits, ahead_ms))
+            if limits.complete_by:
+                claimed.time_left = (limits.complete_by - now_ms) / 1000
             # Without a request before, the reply is taken to be as new as its time.
             clock = self._clock if self._clock != math.inf else now_ms / 1000 - time.monotonic()
             claimed.start_before = limits.expiry / 1000 - clock

@@ -51,7 +51,7 @@ class Attempt(UserCall):
         self.token: int = claimed.token
         self.lease: Lease = lease
         self._begun = time.monotonic()
-        if claimed.time_left != math.inf:
+        if claimed.time_left != math.inf:  # a field that is set costs each attempt its time
             self.ends_by: float = self._begun + claimed.time_left
         self.task: TaskEntity = claimed.task.connected(report)
         if grant is not None:
@@ -63,7 +63,9 @@ class Attempt(UserCall):
     @property
     def start_before(self) -> float:
         """The last moment, by time.monotonic(), for the handler to begin: of the lease, which moves, or of the task."""
-        return min(self.lease.start_before, self.claimed.start_before)
+        if self.claimed.start_before < self.lease.start_before:
+            return self.claimed.start_before
+        return self.lease.start_before
 
     def renewed(self, lease: Lease) -> None:
         """Note that the lease was renewed. Called from the heartbeat's thread."""

@@ -42,7 +42,9 @@ class UserCall:
     def start_time(self) -> None:
         """Start the time: the handler begins now."""
         self.started_at = time.monotonic()
-        self.deadline = min(self.started_at + self.timeout, self.ends_by)
+        self.deadline = self.started_at + self.timeout
+        if self.ends_by < self.deadline:  # noqa: PLR1730 - min() would take 0.4 us of each attempt
+            self.deadline = self.ends_by
         self._watch(self.deadline)
 
     def extend_time(self) -> None:
