@@ -46,7 +46,8 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
     plan = attrs.evolve(plan, steps=plan.steps[:30])
     assert breaks(plan)
     small = shrink(plan, breaks)
-    assert breaks(small) and len(small.steps) < len(plan.steps) / 2
+    # The outbox forgets the 25th settlement: 16 tasks have so many.
+    assert breaks(small) and len(small.steps) < len(plan.steps) * 2 / 3
 
 
 @pytest.mark.long
