@@ -32,6 +32,7 @@ class Final:
     failed_attempts: tuple[int, ...] = ()
     created: float = 0
     expired: bool = False
+    function: str = ""
 
 
 @attrs.frozen
@@ -202,6 +203,20 @@ def overdue(story: Story) -> Iterator[str]:
         yield "expired without a deadline"
 
 
+def foreign(story: Story) -> Iterator[str]:
+    """A task is run by the function of its kind, in a worker that has this function."""
+    if story.invoke is None:
+        return
+    function = story.invoke.get("function", "")
+    for start in story.starts:
+        if function not in (there := start.get("functions", [""])):
+            yield f"attempt {start['attempt']} of function {function!r} ran in a worker that has {sorted(there)}"
+        elif start.get("function", "") != function:
+            yield f"attempt {start['attempt']} of function {function!r} was run by {start.get('function', '')!r}"
+    if story.final is not None and story.final.function != function:
+        yield f"created for function {function!r}, and read as one for {story.final.function!r}"
+
+
 def bounded(story: Story) -> Iterator[str]:
     """No more runs than retries, losses and hand-backs allow; no more failed attempts kept than there were."""
     final = story.final
@@ -262,6 +277,7 @@ RULES: tuple[Callable[[Story], Iterator[str]], ...] = (
     overlap,
     early,
     overdue,
+    foreign,
     bounded,
     right_end,
 )

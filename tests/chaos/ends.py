@@ -38,4 +38,5 @@ def final_of(task: TaskEntity) -> Final:
         failed_attempts=tuple(attempt.number for attempt in task.attempts),
         created=task.created_at.timestamp(),
         expired=getattr(task, "cancel_reason", None) == "expired",  # the last release has none
+        function=task.kind,
     )

@@ -47,6 +47,14 @@ def done(token: int, **other: Any) -> Final:
     return Final(**{"status": "completed", "token": token, "attempt": token, "result": {"token": token}, **other})
 
 
+def of_kind(invoked: str, ran: str, *there: str) -> list[Event]:
+    """A task of one function, and its run by a function in a worker that has those of `there`."""
+    invoke, acked = made()
+    (start, end) = run(1, 0.2, 0.5)
+    about = {"function": ran, "functions": there}
+    return [{**invoke, "function": invoked}, acked, {**start, **about}, end, *settled(1)]
+
+
 CANCELLED = Final("cancelled", 0, 0)
 CANCEL: Event = {"event": "cancel", "id": "x", "time": 2.0, "answer": True}
 RETRIED = settled(1, "pending", error="ConnectionError", at=1.5)
@@ -69,6 +77,7 @@ GOOD = {
         done(2),
     ),
     "a task that was cancelled in time": ([*made("regretted", delay=3), CANCEL], CANCELLED),
+    "a task of a kind": (of_kind("one", "one", "one", "two"), done(1, function="one")),
     "a poison task, lost three times": (
         made("poison") + run(1, 1) + run(2, 5, lost=1) + run(3, 9, lost=2),
         Final("failed", 3, 3, lost=3, error="lease_lost", failed_attempts=(1, 2, 3)),
@@ -109,6 +118,15 @@ BAD = {
         made("flaky", fails=1) + run(1, 1, 1.4) + RETRIED + run(2, 1.3 + BACKOFF, 2, retry=1) + settled(2),
         done(2, retry=1, failed_attempts=(1,)),
     ),
+    "foreign: attempt 1 of function 'one' ran in a worker that has ['', 'two']": (
+        of_kind("one", "", "", "two"),
+        done(1, function="one"),
+    ),
+    "foreign: attempt 1 of function 'one' was run by 'two'": (
+        of_kind("one", "two", "one", "two"),
+        done(1, function="one"),
+    ),
+    "foreign: created for function 'one', and read as one for ''": (of_kind("one", "one", "one"), done(1)),
     "bounded: 2 runs with 0 retries": (made() + run(1, 1, 2) + run(2, 3, 4) + settled(2), done(2)),
     "bounded: 4 retries of 3": (
         made("doomed"),

@@ -9,6 +9,7 @@ from unittest import mock
 import attrs
 
 from maas_backoff.common.orphans import Origin
+from maas_backoff.domain.kind import Kinds
 from maas_backoff.errors import StorageUnavailableError
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import Settle
@@ -63,6 +64,12 @@ def _late_start() -> Iterator[None]:
         yield
 
 
+def _forgotten_kind() -> AbstractContextManager[object]:
+    """A worker claims no tasks of its third kind."""
+    text = property(lambda kinds: " ".join(name or "-" for name in kinds.names[:2]))
+    return mock.patch.object(Kinds, "text", text)
+
+
 MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "no token fence": lambda: _script("SETTLE", "local same = token == given", "local same = true"),
     "a settlement of the reaper without a look at the lease": lambda: _script(
@@ -78,4 +85,16 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "a settlement that is not repeated": lambda: _script(
         "SETTLE", "elseif task[3] == given .. ':' .. settle_id then answer = 'already'", "elseif false then"
     ),
+    "a claim of any kind of tasks": lambda: _script(
+        "SETTLE", "if kinds == '-' then return { prefix } end", "do return bases_of_all(prefix) end"
+    ),
+    "a due task that forgets its kind": lambda: _script(
+        "SETTLE",
+        "rank(tonumber(due[d + 1]), head_start), base_of(prefix, kind)",
+        "rank(due[d + 1], head_start), prefix",
+    ),
+    "a task that comes back without its kind": lambda: _script(
+        "SETTLE", "local base = base_of(prefix, kind)", "local base = prefix"
+    ),
+    "a worker that forgets one of its kinds": _forgotten_kind,
 }

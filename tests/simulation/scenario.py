@@ -11,7 +11,8 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -19,10 +20,11 @@ from unittest import mock
 import attrs
 from chaos.checker import TOLERANCE, Final, Violation, check, check_counts
 from chaos.ends import final_of
+from chaos.functions import FUNCTIONS, function_of_task, functions_of_worker
 from chaos.history import Event
 from chaos.setting import POISON_MAX_LOST, setting
 
-from maas_backoff import StorageError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
+from maas_backoff import StorageError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskKind
 from maas_backoff.common.orphans import Origin
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.store.batch import Settle
@@ -70,7 +72,7 @@ FAULTS = {
 }
 
 
-MILD = {"outage", "drain", "slow", "restart", "flush"}
+MILD = {"outage", "drain", "deploy", "slow", "restart", "flush"}
 """Faults after which no live worker may lose a task, however long the server was away."""
 
 
@@ -92,6 +94,8 @@ class Plan:
     hosts: int
     noise: float
     steps: tuple[Step, ...]
+    homes: tuple[int, ...] = ()
+    """For each function, the place whose worker has it at the end. Empty: no task has a kind."""
 
     @classmethod
     def of(cls, seed: str) -> "Plan":
@@ -103,7 +107,13 @@ class Plan:
             found.append(Step(choice.uniform(0, SECONDS), what, f"{seed}-{n}"))
         noise = choice.choice([0, 0.005, 0.02, 0.1])
         workers = choice.randint(1, 4)
-        return cls(seed, workers, choice.randint(1, workers), noise, tuple(sorted(found, key=lambda step: step.at)))
+        hosts, homes = choice.randint(1, workers), ()
+        of_kinds = random.Random(f"kinds {seed}")
+        if of_kinds.random() < 0.5:
+            homes = tuple(of_kinds.randrange(workers) for _ in FUNCTIONS)
+            deploys = range(of_kinds.randint(0, 2))
+            found += [Step(of_kinds.uniform(0, SECONDS), "deploy", f"{seed}-{n}") for n in deploys]
+        return cls(seed, workers, hosts, noise, tuple(sorted(found, key=lambda step: step.at)), homes)
 
 
 @attrs.frozen
@@ -138,6 +148,9 @@ class World:
         self.violations: list[Violation] = []
         self._numbers = iter(range(100, 1_000_000))
         self._nodes: dict[int, Node] = {}
+        self._functions: dict[Node, tuple[str, ...]] = {}
+        self._starts: Counter[int] = Counter()
+        self._is_well = False
         self._loses = False
         self._jumps = False
         self._creating: list[asyncio.Task[Any]] = []
@@ -199,7 +212,12 @@ class World:
 
         async def run() -> None:
             scheduler = self.scheduler()
-            scheduler.set_custom_task_handler(self.handler)
+            self._functions[node] = self._functions_at(place)
+            for name in self._functions[node]:
+                if name:
+                    self._declare(scheduler, name)
+                else:
+                    scheduler.set_custom_task_handler(self.handler)
             self.workers[place] = node, scheduler
             while True:
                 try:
@@ -211,19 +229,47 @@ class World:
 
         await self.loop.spawn(node, run())
 
+    def _functions_at(self, place: int) -> tuple[str, ...]:
+        """Return the functions of the next worker at a place. At the end, each function has a worker."""
+        if not self.plan.homes:
+            return ("",)
+        self._starts[place] += 1
+        choice = random.Random(f"functions {self.plan.seed} {place} {self._starts[place]}")
+        return functions_of_worker(choice, self._needed_at(place) if self._is_well else ())
+
+    def _needed_at(self, place: int) -> set[str]:
+        homes = zip(FUNCTIONS, self.plan.homes, strict=False)
+        return {name for name, home in homes if home % self.plan.workers == place}
+
+    def _declare(self, scheduler: TaskBackoffScheduler, name: str) -> TaskKind[Any, Any]:
+        """Declare a kind, for a worker that runs its tasks or a producer that creates them."""
+
+        async def run(task: TaskEntity, kind: str, seconds: float, fails: int) -> dict[str, int]:
+            return await self._run(task, name, kind, seconds, fails)
+
+        return scheduler.task(name=name)(run)
+
     async def handler(self, task: TaskEntity) -> dict[str, int]:
+        return await self._run(task, "", **task.task_params)
+
+    async def _run(self, task: TaskEntity, function: str, kind: str, seconds: float, fails: int) -> dict[str, int]:
         node = self.loop.node
         assert node is not None
-        params = task.task_params
-        about = {"attempt": task.attempt, "token": task.token, "retry": task.retry_count, "lost": task.lost_count}
+        about: dict[str, Any] = {
+            "attempt": task.attempt,
+            "token": task.token,
+            "retry": task.retry_count,
+            "lost": task.lost_count,
+        }
+        about |= {"function": function, "functions": self._functions[node]}
         self.note("start", id=task.task_id, worker=node.number, **about)
         how = "ok"
         try:
-            if params["kind"] == "poison":
+            if kind == "poison":
                 self._die(node)
                 await asyncio.sleep(0)
-            await asyncio.sleep(params["seconds"])
-            if task.retry_count < params["fails"]:
+            await asyncio.sleep(seconds)
+            if task.retry_count < fails:
                 raise ConnectionError("not yet")
         except BaseException as error:
             how = type(error).__name__
@@ -252,6 +298,7 @@ class World:
         for place in range(self.plan.workers):
             await self.start_worker(place)
         producers = [self.scheduler(), self.scheduler()]
+        kinds = [{name: self._declare(one, name) for name in FUNCTIONS if name} for one in producers]
         nodes = [self.new_node(f"producer-{n}/") for n in range(2)]
         start = self.loop.now
         for step in self.plan.steps:
@@ -259,7 +306,9 @@ class World:
             choice = random.Random(step.seed + step.what)
             if step.what == "create":
                 n = choice.randrange(2)
-                self._creating.append(self.loop.spawn(nodes[n], self._create(producers[n], step.seed, choice)))
+                self._creating.append(
+                    self.loop.spawn(nodes[n], self._create(producers[n], kinds[n], step.seed, choice))
+                )
             else:
                 self.faults[step.what] += 1
                 getattr(self, f"fault_{step.what}")(choice)
@@ -271,7 +320,13 @@ class World:
         self.worker_seconds = (self.loop.now - start) * self.plan.workers
         await self._judge(reader)
 
-    async def _create(self, scheduler: TaskBackoffScheduler, task_id: str, choice: random.Random) -> None:
+    async def _create(
+        self,
+        scheduler: TaskBackoffScheduler,
+        kinds: Mapping[str, TaskKind[Any, Any]],
+        task_id: str,
+        choice: random.Random,
+    ) -> None:
         """Create one task, and change one's mind about some, as chaos/producer.py does."""
         kind = choice.choices(list(KINDS), list(KINDS.values()))[0]
         fails = {"flaky": choice.randint(1, 2), "doomed": 99}.get(kind, 0)
@@ -282,12 +337,16 @@ class World:
         if kind == "limited":
             names = choice.choice([["start_within"], ["complete_within"], ["start_within", "complete_within"]])
             limits = {name: round(choice.choice([1, 10, 100]) * choice.uniform(0.5, 2), 3) for name in names}
-        self.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails, **limits)
+        function = function_of_task(random.Random(f"function {task_id}")) if self.plan.homes else ""
+        self.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails, function=function, **limits)
         while True:
             try:
                 options: dict[str, Any] = {"max_lost": POISON_MAX_LOST} if kind == "poison" else {"delay": delay}
                 options |= limits
-                await scheduler.create_task(params, task_id, **options)
+                if function:
+                    await kinds[function].options(task_id=task_id, **options).create(**params)
+                else:
+                    await scheduler.create_task(params, task_id, **options)
             except StorageError:
                 self.note("unknown", id=task_id)
                 if choice.random() < 0.5:
@@ -334,10 +393,21 @@ class World:
     def fault_drain(self, choice: random.Random) -> None:
         """A worker drains, and another takes its place."""
         node = self._some_worker(choice)
-        for place, (other, scheduler) in list(self.workers.items()):
+        for place, (other, _) in list(self.workers.items()):
             if other is node:
-                self.loop.spawn(node, scheduler.shutdown())
-                self.loop.spawn(None, self.start_worker(place))
+                self._replace(place)
+
+    def fault_deploy(self, choice: random.Random) -> None:
+        """All workers are replaced, one after the other, by workers that may have other kinds."""
+        pause = choice.uniform(0, 0.5) * LEASE
+        for n, place in enumerate(sorted(self.workers)):
+            self._outside(n * pause, partial(self._replace, place))
+
+    def _replace(self, place: int) -> None:
+        node, scheduler = self.workers[place]
+        if not node.dead:
+            self.loop.spawn(node, scheduler.shutdown())
+            self.loop.spawn(None, self.start_worker(place))
 
     def fault_cut(self, choice: random.Random) -> None:
         if (node := self._some_worker(choice)) is not None:
@@ -390,6 +460,10 @@ class World:
         self.network.noise, self.network.slowness = 0.0, 1.0
         self.network.denied = self.network.down = False
         self.network.cut.clear()
+        self._is_well = True
+        for place, (node, _) in list(self.workers.items()):
+            if not self._needed_at(place) <= set(self._functions[node]):
+                self._replace(place)
 
     # The end
 
@@ -409,8 +483,8 @@ class World:
                 finals[task_id] = final_of(task)
         found = check(self.events, finals)
         if self._loses:
-            # Acknowledged writes are gone. The only promise left is that nothing is stuck.
-            found = [one for one in found if one.promise == "stuck"]
+            # Acknowledged writes are gone. Still nothing is stuck, and each worker runs tasks of its kinds only.
+            found = [one for one in found if one.promise in {"stuck", "foreign"}]
         else:
             found += late_starts(self.events)
             if not self._jumps:
@@ -428,7 +502,8 @@ class World:
         if not self._loses:
             totals = {name: int(self.server.one("HGET", "maas:{chaos}:meta", name) or 0) for name in names[2:]}
             self.violations += check_counts(finals, totals, "totals")
-        for name in ("ready", "suspects", "scheduled", "leases", "external", "deadlines"):
+        of_kinds = [f"k:{kind}:{name}" for kind in FUNCTIONS if kind for name in ("ready", "suspects")]
+        for name in ("ready", "suspects", "scheduled", "leases", "external", "deadlines", *of_kinds):
             if self.server.one("ZCARD", f"maas:{{chaos}}:{name}"):
                 self.violations.append(Violation("counts", "", f"{name} is not empty"))
 
@@ -578,5 +653,8 @@ def shrink(plan: Plan, breaks: Callable[[Plan], bool]) -> Plan:
             else:
                 at += size
         size //= 2
-    quiet = attrs.evolve(plan, noise=0)
-    return quiet if plan.noise and breaks(quiet) else plan
+    for simpler in ({"noise": 0.0}, {"homes": ()}):
+        smaller = attrs.evolve(plan, **simpler)
+        if smaller != plan and breaks(smaller):
+            plan = smaller
+    return plan

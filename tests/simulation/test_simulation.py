@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import attrs
 import pytest
+from chaos.functions import FUNCTIONS
 
 from simulation.__main__ import server
 from simulation.mutants import MUTANTS
@@ -27,6 +28,16 @@ def test_a_history_keeps_the_promises(seed: str, real: RealServer) -> None:
     assert sum(outcome.statuses.values()) >= 5
 
 
+def test_half_of_the_seeds_have_tasks_of_kinds_and_workers_of_some_kinds(real: RealServer) -> None:
+    """Some workers lack a kind, and each kind runs."""
+    plans = [Plan.of(seed) for seed in SEEDS]
+    assert 0 < sum(bool(plan.homes) for plan in plans) < len(SEEDS)
+    plan = next(plan for plan in plans if plan.homes and plan.workers > 1)
+    starts = [event for event in run(plan, real).events if event["event"] == "start"]
+    assert {start["function"] for start in starts} == set(FUNCTIONS)
+    assert any(len(start["functions"]) < len(FUNCTIONS) for start in starts)
+
+
 def test_a_seed_is_one_history(real: RealServer) -> None:
     """The history that was run before changes nothing."""
     first = run(Plan.of("2"), real)
@@ -42,8 +53,9 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
     def breaks(plan: Plan) -> bool:
         return any(one.promise == "stuck" for one in run(plan, real, "an outbox that forgets").violations)
 
-    plan = attrs.evolve(Plan.of("1"), workers=1, hosts=1)
-    plan = attrs.evolve(plan, steps=plan.steps[:30])
+    plan = attrs.evolve(Plan.of("1"), workers=1, hosts=1, homes=())
+    steps = tuple(step for step in plan.steps if step.what != "deploy")
+    plan = attrs.evolve(plan, steps=steps[:30])
     assert breaks(plan)
     small = shrink(plan, breaks)
     # The outbox forgets the 25th settlement: 16 tasks have so many.
@@ -53,7 +65,14 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "mutant", ["no token fence", "an outbox that forgets", "a live neighbour that is taken for dead"]
+    "mutant",
+    [
+        "no token fence",
+        "an outbox that forgets",
+        "a live neighbour that is taken for dead",
+        "a claim of any kind of tasks",
+        "a due task that forgets its kind",
+    ],
 )
 def test_a_fault_is_found(mutant: str, real: RealServer) -> None:
     """The others take up to 100 seeds: `python -m simulation --mutants --seeds 1000`."""
