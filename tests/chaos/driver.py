@@ -16,6 +16,7 @@ import anyio
 from chaos.checker import Final, Violation, check, check_counts, mixture, needless_losses, returns
 from chaos.durable import DurableServer
 from chaos.ends import read_finals, read_stats
+from chaos.functions import FUNCTIONS
 from chaos.history import History
 from chaos.processes import Process, Processes, Worker
 from chaos.setting import LEASE
@@ -40,7 +41,7 @@ class Driver:
         self._server = server
         self._folder = folder
         self._seed = seed
-        self._processes = Processes(server.port, folder, old)
+        self._processes = Processes(server.port, folder, old, random.Random(f"kinds {seed}"))
         self._choice = random.Random(seed)
         self._history = History(folder)
         self._workers: list[Worker] = []
@@ -284,7 +285,8 @@ class Driver:
         found = check_counts(finals, counted, "get_queue_stats")
         found += check_counts(finals, ended, "totals")
         found += check_counts(finals, indexes, "indexes")
-        for name in ("ready", "suspects", "scheduled", "leases", "external"):
+        of_kinds = [f"k:{kind}:{name}" for kind in FUNCTIONS if kind for name in ("ready", "suspects")]
+        for name in ("ready", "suspects", "scheduled", "leases", "external", *of_kinds):
             if client.zcard(prefix + name):
                 found.append(Violation("counts", "", f"{name} is not empty: {client.zrange(prefix + name, 0, 5)}"))
         return found

@@ -7,35 +7,50 @@ import os
 import random
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import anyio
+from chaos.functions import FUNCTIONS, function_of_task
 from chaos.history import History
 from chaos.releases import CODE
 from chaos.setting import POISON_MAX_LOST, setting
 
-from maas_backoff import StorageUnavailableError, TaskBackoffScheduler, TaskConfig
+from maas_backoff import StorageUnavailableError, TaskBackoffScheduler, TaskConfig, TaskEntity
 
 HISTORY = History(Path(os.environ.get("CHAOS_FOLDER", "")))
 KINDS = {"plain": 60, "flaky": 20, "doomed": 5, "delayed": 8, "regretted": 5, "interrupted": 2, "poison": 0.5}
 if hasattr(TaskConfig(), "start_within"):  # the last release knows no deadlines
     KINDS["limited"] = 10
+HAS_KINDS = os.environ.get("CHAOS_FUNCTIONS", "-") != "-"
+
+
+def declared(scheduler: TaskBackoffScheduler, name: str) -> Any:
+    """Declare a kind, to create its tasks."""
+
+    async def function(task: TaskEntity, kind: str, seconds: float, fails: int) -> dict[str, int]:
+        raise NotImplementedError
+
+    return scheduler.task(name=name)(function)
 
 
 async def produce(scheduler: TaskBackoffScheduler, seed: str, seconds: float, rate: float) -> None:
     choice = random.Random(seed)
     deadline = time.monotonic() + seconds
+    kinds = {name: declared(scheduler, name) for name in FUNCTIONS if name} if HAS_KINDS else {}
     async with anyio.create_task_group() as group:
         number = 0
         while time.monotonic() < deadline:
             kind = choice.choices(list(KINDS), list(KINDS.values()))[0]
-            group.start_soon(one, scheduler, f"{seed}-{number}", kind, random.Random(f"{seed}-{number}"))
+            group.start_soon(one, scheduler, kinds, f"{seed}-{number}", kind, random.Random(f"{seed}-{number}"))
             number += 1
             await anyio.sleep(choice.expovariate(rate))
 
 
-async def one(scheduler: TaskBackoffScheduler, task_id: str, kind: str, choice: random.Random) -> None:
+async def one(
+    scheduler: TaskBackoffScheduler, kinds: Mapping[str, Any], task_id: str, kind: str, choice: random.Random
+) -> None:
     """Create one task, and change one's mind about some."""
     fails = {"flaky": choice.randint(1, 2), "doomed": 99}.get(kind, 0)
     seconds = 2.0 if kind == "interrupted" else choice.uniform(0, 0.6)
@@ -44,13 +59,16 @@ async def one(scheduler: TaskBackoffScheduler, task_id: str, kind: str, choice: 
     limits: dict[str, Any] = {}
     if kind == "limited":
         limits = {choice.choice(["start_within", "complete_within"]): round(choice.choice([0.5, 3, 30]), 3)}
-    HISTORY.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails, code=CODE, **limits)
+    function = function_of_task(choice) if kinds else ""
+    about = {"kind": kind, "delay": delay, "fails": fails, "function": function}
+    HISTORY.note("invoke", id=task_id, code=CODE, **about, **limits)
+    options = {"max_lost": POISON_MAX_LOST} if kind == "poison" else {"delay": delay, **limits}
     while True:
         try:
-            if kind == "poison":
-                await scheduler.create_task(params, task_id, max_lost=POISON_MAX_LOST)
+            if function:
+                await kinds[function].options(task_id=task_id, **options).create(**params)
             else:
-                await scheduler.create_task(params, task_id, delay=delay, **limits)
+                await scheduler.create_task(params, task_id, **options)
         except StorageUnavailableError:
             HISTORY.note("unknown", id=task_id)
             if choice.random() < 0.5:

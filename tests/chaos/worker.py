@@ -1,6 +1,7 @@
 """A worker of a chaos run: `CHAOS_MODE=coroutine|thread|process CHAOS_FOLDER=… python -m chaos.worker PORT`.
 
-It also runs with the code of the last release: it may use only what both releases have.
+`CHAOS_FUNCTIONS` names the functions that it has: "- one two" are all of functions.py.
+It also runs with the code of the last release. With "-", it may use only what both releases have.
 """
 
 import os
@@ -21,9 +22,11 @@ from maas_backoff.worker.loops import exchange
 
 MODE = os.environ.get("CHAOS_MODE", "")
 HISTORY = History(Path(os.environ.get("CHAOS_FOLDER", "")))
+FUNCTIONS = ["" if name == "-" else name for name in os.environ.get("CHAOS_FUNCTIONS", "-").split()]
+SCHEDULER = TaskBackoffScheduler()
 
 
-def begin(task: TaskEntity) -> None:
+def begin(task: TaskEntity, function: str) -> None:
     worker = os.getppid() if MODE == "process" else os.getpid()
     HISTORY.note(
         "start",
@@ -36,6 +39,8 @@ def begin(task: TaskEntity) -> None:
         mode=MODE,
         knows_deadlines=hasattr(task, "deadline"),
         code=CODE,
+        function=function,
+        functions=FUNCTIONS,
     )
     if task.task_params["kind"] == "poison":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -52,8 +57,8 @@ def end(task: TaskEntity) -> None:
     HISTORY.note("end", id=task.task_id, token=task.token, how="ok" if how == "NoneType" else how)
 
 
-async def coroutine(task: TaskEntity) -> dict[str, int]:
-    begin(task)
+async def coroutine(task: TaskEntity, function: str = "") -> dict[str, int]:
+    begin(task, function)
     try:
         await anyio.sleep(task.task_params["seconds"])
         return finish(task)
@@ -61,13 +66,33 @@ async def coroutine(task: TaskEntity) -> dict[str, int]:
         end(task)
 
 
-def function(task: TaskEntity) -> dict[str, int]:
-    begin(task)
+def blocking(task: TaskEntity, function: str = "") -> dict[str, int]:
+    begin(task, function)
     try:
         time.sleep(task.task_params["seconds"])
         return finish(task)
     finally:
         end(task)
+
+
+def declared(name: str) -> object:
+    """Declare a kind, unless this worker lacks it. A child process looks for the function as `name` in this module."""
+    if name not in FUNCTIONS:
+        return None
+
+    async def run(task: TaskEntity, kind: str, seconds: float, fails: int) -> dict[str, int]:
+        return await coroutine(task, name)
+
+    def run_blocking(task: TaskEntity, kind: str, seconds: float, fails: int) -> dict[str, int]:
+        return blocking(task, name)
+
+    function = run if MODE == "coroutine" else run_blocking
+    function.__name__ = function.__qualname__ = name
+    return SCHEDULER.task(name=name)(function)
+
+
+one = declared("one")
+two = declared("two")
 
 
 def noting_settles() -> None:
@@ -88,9 +113,10 @@ def main() -> None:
     config = setting(int(sys.argv[1]), timeout=30)
     config.threadpool.proc_mode = "process" if MODE == "process" else "thread"
     config.threadpool.concurrency = 4 if MODE == "process" else 10
-    scheduler = TaskBackoffScheduler(config)
-    scheduler.set_custom_task_handler(coroutine if MODE == "coroutine" else function)
-    anyio.run(scheduler.run_until_stopped)
+    SCHEDULER.config = config
+    if "" in FUNCTIONS:
+        SCHEDULER.set_custom_task_handler(coroutine if MODE == "coroutine" else blocking)
+    anyio.run(SCHEDULER.run_until_stopped)
 
 
 if __name__ == "__main__":
