@@ -159,6 +159,18 @@ async def test_a_repeated_pause_undoes_no_resume(
     await one.resume()
 
 
+async def test_a_repeated_pause_of_a_kind_undoes_no_resume(
+    pair: tuple[TaskBackoffScheduler, TaskBackoffScheduler], repeated: Repeated
+) -> None:
+    one, other = pair
+    assert await repeated(one, lambda s: s.pause(kind="render"), other.resume(kind="render")) == [True, True]
+    assert not (await one.get_queue_stats()).paused_kinds
+    await one.pause(kind="render")
+    assert await repeated(one, lambda s: s.resume(kind="render"), other.pause(kind="render")) == [True, True]
+    assert list((await one.get_queue_stats()).paused_kinds) == ["render"]
+    await one.resume(kind="render")
+
+
 async def test_a_repeated_purge_deletes_no_further_tasks(
     pair: tuple[TaskBackoffScheduler, TaskBackoffScheduler], repeated: Repeated
 ) -> None:

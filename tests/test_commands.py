@@ -129,6 +129,49 @@ def test_a_queue_is_paused_and_goes_on(command: Run) -> None:
     assert command("resume") == (0, "goes on\n", "") and command("resume")[1] == "it was not paused\n"
 
 
+def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
+    assert command("kinds") == (0, "kind  due  workers  paused since\n", "")
+    anyio.run(_create_of_kinds, server)
+    entry = json.dumps({"host": "h", "kinds": ["", "render", "new"]})
+    server.client.zadd("maas:{test}:workers", {"w": (time.time() + 60) * 1000})
+    server.client.set("maas:{test}:w:w", entry, ex=60)
+    assert command("pause", "--kind", "render") == (0, "paused\n", "")
+    assert command("pause", "--kind", "render")[1] == "it was paused already\n"
+    rows = [line.split(maxsplit=3) for line in command("kinds")[1].splitlines()[1:]]
+    since = rows[1].pop()
+    assert rows == [["new", "0", "1", "-"], ["render", "2", "1"], ["upscale", "1", "no", "running worker has it  -"]]
+    assert since.endswith("Z")
+    told = json.loads(command("kinds", "--json")[1])
+    assert [(one["kind"], one["due"], one["workers"]) for one in told] == [
+        ("new", 0, 1),
+        ("render", 2, 1),
+        ("upscale", 1, 0),
+    ]
+    assert [one["paused_since"] is None for one in told] == [True, False, True]
+    assert list(json.loads(command("stats", "--json")[1])["paused_kinds"]) == ["render"]
+    assert "kind render: paused, 2 tasks due" in command("stats")[1]
+    assert "warning  queue: " in command("doctor")[1] and "kind render: paused" in command("list")[1]
+    assert command("resume", "--kind", "render") == (0, "goes on\n", "")
+    assert command("resume", "--kind", "render")[1] == "it was not paused\n"
+    code, out, error = command("pause", "--kind", "")
+    assert (code, out) == (2, "") and "kind: expected a letter or _" in error
+
+
+async def _create_of_kinds(server: Server) -> None:
+    producer = TaskBackoffScheduler(quick_config(server.storage))
+
+    @producer.task
+    async def render() -> None: ...
+
+    @producer.task
+    async def upscale() -> None: ...
+
+    await render.create()
+    await render.options(min_gpu_memory_gb=1).create()
+    await upscale.create()
+    await producer.shutdown()
+
+
 def test_a_probe_asks_for_a_server_and_for_a_worker(
     command: Run, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,6 +216,26 @@ async def test_counters_never_go_back(config: TaskBackoffConfig) -> None:
     assert after["tasks,state=failed"] == after["tasks,state=completed"] == 0
 
 
+async def test_kinds_are_counted(config: TaskBackoffConfig) -> None:
+    scheduler = TaskBackoffScheduler(config)
+
+    @scheduler.task
+    async def render() -> None: ...
+
+    await render.create()
+    await render.options(min_gpu_memory_gb=1).create()
+    await render.options(delay=60).create()
+    await scheduler.pause(kind="new")
+    found = await scraped(scheduler)
+    await scheduler.shutdown()
+    assert {name: number for name, number in found.items() if name.startswith("kind_")} == {
+        "kind_due_tasks,kind=new": 0,
+        "kind_due_tasks,kind=render": 2,
+        "kind_paused,kind=new": 1,
+        "kind_paused,kind=render": 0,
+    }
+
+
 async def test_a_scrape_takes_three_commands(
     scheduler: TaskBackoffScheduler, config: TaskBackoffConfig, asked: Callable[..., list[Any]]
 ) -> None:

@@ -98,6 +98,32 @@ async def test_what_cannot_start_is_left_waiting() -> None:
         assert await _status(scheduler, "paused") == "completed"
 
 
+async def test_tasks_of_a_paused_kind_are_left_waiting() -> None:
+    gpu = FakeGpu("GPU-a", total_gb=8)
+    scheduler = SimulatedScheduler(gpus=[gpu])
+
+    @scheduler.task
+    async def render() -> str:
+        return "done"
+
+    @scheduler.task
+    async def other() -> str:
+        return "done"
+
+    async with scheduler:
+        await scheduler.pause(kind="render")
+        waiting = [
+            await kind.create() for kind in (render, render.options(delay=5), render.options(min_gpu_memory_gb=1))
+        ]
+        others = [await kind.create() for kind in (other, other.options(delay=20), other.options(min_gpu_memory_gb=1))]
+        await scheduler.advance(60)
+        assert [await one.status() for one in waiting] == ["pending"] * 3
+        assert [await one.status() for one in others] == ["completed"] * 3
+        await scheduler.resume(kind="render")
+        await scheduler.drain()
+        assert [await one.status() for one in waiting] == ["completed"] * 3
+
+
 async def test_threads_and_producers_are_simulated_as_well() -> None:
     scheduler = SimulatedScheduler()
     scheduler.set_custom_task_handler(lambda task: task.attempt)

@@ -71,6 +71,53 @@ async def test_a_paused_queue_starts_nothing_and_one_that_is_resumed_goes_on(
     await other.shutdown()
 
 
+async def test_a_paused_kind_starts_nothing_and_goes_on_after_a_resume(
+    scheduler: TaskBackoffScheduler, other: TaskBackoffScheduler, server: Server
+) -> None:
+    """Running tasks of the kind go on, and other kinds run; workers sleep meanwhile."""
+    running, may_fail = anyio.Event(), anyio.Event()
+
+    @scheduler.task(max_retry_count=3, backoff_interval=0.05)
+    async def render(task: TaskEntity, name: str) -> str:
+        if name == "fails" and task.attempt == 1:
+            running.set()
+            await may_fail.wait()
+            raise ValueError
+        return name
+
+    @scheduler.task
+    async def count(name: str) -> str:
+        return name
+
+    async with scheduler:
+        fails = await render.create("fails")
+        await running.wait()
+        assert await other.pause(kind="render") and not await other.pause(kind="render")
+        may_fail.set()
+        images = [fails, await render.create("now"), await render.options(delay=0.2).create("soon")]
+        await eventually(lambda: server.client.zcard("maas:{test}:k:render:ready") == 3, "all of them are due")
+        assert [await (await count.create(f"{n}")).result(10) for n in range(3)] == ["0", "1", "2"]
+        before = server.client.info("stats")["total_commands_processed"]
+        await anyio.sleep(1)
+        assert server.client.info("stats")["total_commands_processed"] - before < 60, "nobody looks in vain"
+        assert [await image.status() for image in images] == ["pending"] * 3
+        for image in images:
+            task = await image.task()
+            assert task is not None and task.waiting_for == "kind render: paused"
+        assert "kind render: paused, 3 tasks due" in await other.explain()
+        assert await other.resume(kind="render") and not await other.resume(kind="render")
+        assert [await image.result(10) for image in images] == ["fails", "now", "soon"]
+    await other.shutdown()
+
+
+async def test_wrong_kinds_are_refused(other: TaskBackoffScheduler) -> None:
+    for wrong in ("", "two words", "a/b", "x" * 65, 7):
+        for call in (other.pause, other.resume):
+            with pytest.raises(InvalidValueError, match="kind: expected a letter or _"):
+                await call(kind=wrong)  # type: ignore[arg-type]
+    await other.shutdown()
+
+
 async def test_a_worker_that_starts_on_a_paused_queue_waits(
     scheduler: TaskBackoffScheduler, other: TaskBackoffScheduler
 ) -> None:

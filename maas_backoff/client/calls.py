@@ -232,13 +232,17 @@ class QueueCalls(ABC):
 
     # Pausing the queue
 
-    async def pause(self) -> bool:
+    async def pause(self, *, kind: str | None = None) -> bool:
         """Stop all claims of the queue until `resume`, from the next claim on; running tasks go on.
 
-        The pause is stored on the server, and outlives all workers. Return False if the queue was paused already.
+        `kind` stops only the claims of that kind of tasks. The kind may be new to the queue.
+        The pause is stored on the server, and outlives all workers. Return False if it was paused already.
         """
-        return await self._client.operations.pause(on=True)
+        return await self._client.operations.pause(on=True, kind=kind)
 
-    async def resume(self) -> bool:
-        """Let the workers of the queue claim again. Return False if the queue was not paused."""
-        return await self._client.operations.pause(on=False)
+    async def resume(self, *, kind: str | None = None) -> bool:
+        """Let the workers of the queue claim again; `kind` ends the pause of that kind only.
+
+        A paused queue claims nothing, also of a kind that goes on. Return False if it was not paused.
+        """
+        return await self._client.operations.pause(on=False, kind=kind)

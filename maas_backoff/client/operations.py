@@ -9,6 +9,7 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
 from maas_backoff.domain.context import current
+from maas_backoff.domain.kind import NAMELESS, checked_kind
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Counts, Settlement, decide
@@ -159,11 +160,11 @@ class QueueOperations:
         self._log("purged", f"{number} {status} tasks purged by an operation")
         return number
 
-    async def pause(self, *, on: bool) -> bool:
-        changed = await self._store.writer.pause(on=on)
+    async def pause(self, *, on: bool, kind: str | None) -> bool:
+        changed = await self._store.writer.pause(on=on, kind=NAMELESS if kind is None else checked_kind(kind))
         if changed:
-            event = "paused" if on else "resumed"
-            self._log(event, f"{event} by an operation")
+            event, of_kind = "paused" if on else "resumed", "" if kind is None else f"kind {kind} "
+            self._log(event, f"{of_kind}{event} by an operation")
         return changed
 
     def _log(self, event: str, words: str) -> None:

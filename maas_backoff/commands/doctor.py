@@ -60,7 +60,10 @@ async def examine(
         Line("warning", f"worker {worker.name}: not ready: {worker.trouble}") for worker in fleet if not worker.ready
     )
     lines.append(
-        Line("warning" if stats.paused or stats.suspect_count else "ok", f"queue: {await scheduler.explain()}")
+        Line(
+            "warning" if stats.paused or stats.paused_kinds or stats.suspect_count else "ok",
+            f"queue: {await scheduler.explain()}",
+        )
     )
     if stats.unfit_count:
         too_much = "ask for more GPU memory than any worker's device has"

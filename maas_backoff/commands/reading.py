@@ -82,6 +82,23 @@ async def _workers(scheduler: TaskBackoffScheduler, options: Options) -> int:
     return OK if fleet else FAILED
 
 
+async def _kinds(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    stats, fleet = await scheduler.get_queue_stats(), await scheduler.workers()
+    names = {*stats.kinds, *(kind for worker in fleet for kind in worker.kinds if kind)}
+    workers = {name: sum(name in worker.kinds for worker in fleet) for name in sorted(names)}
+    if options.json:
+        due, paused = stats.due_of, stats.paused_kinds
+        rows = [{"kind": name, "due": due(name), "workers": workers[name]} for name in workers]
+        _json([{**row, "paused_since": paused.get(str(row["kind"]))} for row in rows])
+        return OK
+    rows_of_text = [
+        (name, f"{stats.due_of(name):,}", count or "no running worker has it", moment(stats.paused_kinds.get(name)))
+        for name, count in workers.items()
+    ]
+    print(table(("kind", "due", "workers", "paused since"), rows_of_text))
+    return OK
+
+
 def _for_list(parser: Arguments) -> None:
     parser.add_argument("--state", default="pending", choices=[str(status) for status in TaskStatus])
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="1 to 1000 (default: %(default)s)")
@@ -182,6 +199,7 @@ async def _check(scheduler: TaskBackoffScheduler, options: Options) -> int:
 COMMANDS = {
     "stats": Command("count tasks by state, and show why nothing runs", _stats, prints_json=True),
     "workers": Command("list the live workers (exit code 1: none)", _workers, prints_json=True),
+    "kinds": Command("list the kinds of tasks: due tasks, live workers, pauses", _kinds, prints_json=True),
     "list": Command("list the tasks in a state", _list, _for_list, prints_json=True),
     "get": Command("show a task with its failed attempts (1: there is none)", _get, task_id, prints_json=True),
     "watch": Command("follow a task to its end (1: it did not complete)", _watch, task_id, prints_json=True),

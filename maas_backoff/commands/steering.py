@@ -81,12 +81,16 @@ async def _retry(scheduler: TaskBackoffScheduler, options: Options) -> int:
     return _done("pending again") if done else failed(options, "it is neither failed nor cancelled")
 
 
-async def _pause(scheduler: TaskBackoffScheduler, _: Options) -> int:
-    return _done("paused" if await scheduler.pause() else "it was paused already")
+def _for_pause(parser: Arguments) -> None:
+    parser.add_argument("--kind", metavar="NAME", help="only the tasks of this kind (default: the whole queue)")
 
 
-async def _resume(scheduler: TaskBackoffScheduler, _: Options) -> int:
-    return _done("goes on" if await scheduler.resume() else "it was not paused")
+async def _pause(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    return _done("paused" if await scheduler.pause(kind=options.kind) else "it was paused already")
+
+
+async def _resume(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    return _done("goes on" if await scheduler.resume(kind=options.kind) else "it was not paused")
 
 
 def _for_purge(parser: Arguments) -> None:
@@ -105,8 +109,8 @@ COMMANDS = {
     "update": Command("change a pending task's priority or time", _update, _for_update),
     "cancel": Command("cancel a task", _cancel, _for_cancel),
     "retry": Command("make a failed or cancelled task, or all failed ones, pending again", _retry, _for_retry),
-    "pause": Command("stop all claims of the queue's workers; running tasks go on", _pause),
-    "resume": Command("let the queue's workers claim again", _resume),
+    "pause": Command("stop the claims of the queue's workers; running tasks go on", _pause, _for_pause),
+    "resume": Command("let the queue's workers claim again", _resume, _for_pause),
     "purge": Command("delete all tasks in a state", _purge, _for_purge),
 }
 """The commands by name."""

@@ -34,6 +34,10 @@ def queue_view(stats: QueueStats, reason: str) -> View:
         "paused": stats.paused,
         "oldest": round(stats.oldest_pending_age, 1),
         "unfit": stats.unfit_count,
+        "kinds": [
+            {"name": kind, "due": stats.due_of(kind), "paused": kind in stats.paused_kinds}
+            for kind in sorted(stats.kinds)
+        ],
         "counts": {
             "due": waiting,
             "gpu": stats.gpu_count,

@@ -17,9 +17,10 @@ def reason(
 ) -> str:
     """Return the reason. `next_due` is in seconds; `waiting` are demands with their number of due tasks.
 
+    The demands are without those of paused kinds.
     `suspects_running` is the number of running tasks that were lost with their worker more than once.
     """
-    due = stats.pending_count - stats.scheduled_count
+    due, paused = stats.pending_count - stats.scheduled_count, _paused(stats)
     running = f"{_tasks(stats.processing_count)} running" if stats.processing_count else "nothing runs"
     if stats.paused:
         return f"The queue is paused: {_tasks(due)} due, {running}. Resume it to go on."
@@ -27,27 +28,41 @@ def reason(
         return f"No worker is running: {_tasks(due)} due."
     if not due:
         later = f"; the next of {_tasks(stats.scheduled_count)} is due in {_span(next_due)}" if next_due else ""
-        return f"Nothing is due: {running}{later}."
+        return f"Nothing is due: {running}{later}{paused}."
     suspects = _suspects(stats.suspect_count, suspects_running) if stats.suspect_count else ""
     slots = sum(worker.slots for worker in fleet)
     taken = sum(worker.running for worker in fleet)
-    if waiting and stats.gpu_count == due:
+    claimable = due - sum(map(stats.due_of, stats.paused_kinds))
+    if waiting and sum(number for _, number in waiting) == claimable:
         demand, number = max(waiting, key=lambda one: one[1])
         why = gpu_reason(demand, fleet)
         if why != NOT_YET or (taken < slots and not suspects):
-            return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}{suspects}."
+            return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}{suspects}{paused}."
     at_it = f": {len(fleet)} workers with {slots} slots are at it"
     if slots and taken >= slots:
         at_it = f": all {slots} slots are taken"
-    elif stats.suspect_count >= due:
+    elif stats.suspect_count >= due or claimable <= 0:
         at_it = ""
-    return f"{_tasks(due)} due, {running}{at_it}{suspects}{_unserved(stats, fleet)}."
+    return f"{_tasks(due)} due, {running}{at_it}{suspects}{paused}{_unserved(stats, fleet)}."
+
+
+_MOST_TOLD = 5
+"""Kinds that the sentence names."""
+
+
+def _paused(stats: QueueStats) -> str:
+    """Return in words which kinds are paused, those with most due tasks first."""
+    kinds = sorted(stats.paused_kinds, key=lambda kind: (-stats.due_of(kind), kind))
+    told = [f"; kind {kind}: paused, {_tasks(stats.due_of(kind))} due" for kind in kinds[:_MOST_TOLD]]
+    more = len(kinds) - len(told)
+    return "".join(told) + (f"; {more} more kinds: paused" if more else "")
 
 
 def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
     """Return in words which kinds of due tasks no worker of the fleet runs."""
     served = {kind for worker in fleet for kind in worker.kinds}
-    found = [(kind, count) for kind, count in stats.kinds.items() if count and kind not in served]
+    known = served | stats.paused_kinds.keys()
+    found = [(kind, count) for kind, count in stats.kinds.items() if count and kind not in known]
     return "".join(f"; {_tasks(count)} of kind {kind}: no running worker has it" for kind, count in sorted(found))
 
 

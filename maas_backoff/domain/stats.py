@@ -1,6 +1,7 @@
 """The numbers of a queue."""
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import attrs
 
@@ -14,7 +15,8 @@ class QueueStats:
     and waits for room on a GPU. `unfit_count` is the part of `gpu_count` that asks for more memory than any device of a
     live worker has. While `paused`, nothing is claimed. `suspect_count` is the part of `pending_count` that is due and
     was lost with its worker: these tasks come back in halves. `kinds` has the number of due tasks of each kind that the
-    queue has had, without those that need a GPU.
+    queue has had, without those that need a GPU; `gpu_kinds` has the number of those. `paused_kinds` has the moment
+    since which each paused kind is paused: their tasks are not claimed.
     """
 
     pending_count: int
@@ -29,3 +31,9 @@ class QueueStats:
     paused: bool = False
     suspect_count: int = 0
     kinds: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    gpu_kinds: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    paused_kinds: Mapping[str, datetime] = attrs.field(factory=dict[str, datetime])
+
+    def due_of(self, kind: str) -> int:
+        """Return the number of due tasks of a kind with a name, with those that need a GPU."""
+        return self.kinds.get(kind, 0) + self.gpu_kinds.get(kind, 0)

@@ -1,7 +1,9 @@
 """The reason why a pending task waits."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+
+import attrs
 
 from maas_backoff.domain.demand import Demand, gib
 from maas_backoff.domain.kind import NAMELESS
@@ -11,6 +13,17 @@ from maas_backoff.domain.worker import Worker
 _FRESH = Counts()
 
 
+@attrs.frozen
+class Paused:
+    """Which claims are paused: those of the whole `queue`, or of some `kinds`."""
+
+    queue: bool = False
+    kinds: Collection[str] = ()
+
+
+_NOTHING = Paused()
+
+
 def waiting_for(
     due_ms: float,
     now_ms: float,
@@ -18,15 +31,15 @@ def waiting_for(
     fleet: Sequence[Worker],
     ahead: int = -1,
     *,
-    paused: bool = False,
+    paused: Paused = _NOTHING,
     counts: Counts = _FRESH,
     kind: str = NAMELESS,
 ) -> str:
     """Return the reason in words; `fleet` are the live workers, `ahead` the number of tasks before it (-1: unknown)."""
     if due_ms > now_ms:
         return f"due at {at(due_ms).isoformat(timespec='milliseconds')}"
-    if paused:
-        return "paused"
+    if paused.queue or kind in paused.kinds:
+        return "paused" if paused.queue else f"kind {kind}: paused"
     able = [worker for worker in fleet if kind in worker.kinds]
     if not able:
         return "worker: none is running" if not fleet else no_worker_for(kind)

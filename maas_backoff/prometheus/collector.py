@@ -58,6 +58,10 @@ class Collector:
         oldest = "For how long the task at the head of the queue has been due; 0 when nothing is due."
         yield self._one("gauge", "oldest_pending_age_seconds", oldest, stats.oldest_pending_age)
         yield self._one("gauge", "paused", "Whether the queue is paused.", stats.paused)
+        due = (({"kind": kind}, stats.due_of(kind)) for kind in stats.kinds)
+        yield self._family("gauge", "kind_due_tasks", "Due tasks of each kind, at most 200 kinds.", due)
+        paused = (({"kind": kind}, kind in stats.paused_kinds) for kind in stats.kinds)
+        yield self._family("gauge", "kind_paused", "Whether the kind is paused.", paused)
 
     def _of_activity(self, total: Activity) -> Iterator[Metric]:
         ends = {"completed": total.completed, "failed": total.failed, "cancelled": total.cancelled}

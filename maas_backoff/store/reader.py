@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,12 +10,12 @@ import attrs
 
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.history import Activity, History
-from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
+from maas_backoff.domain.kind import NAMELESS, ONLY_NAMELESS, Kinds
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.reason import reason
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity, TaskStatus
-from maas_backoff.domain.waiting import at, waiting_for
+from maas_backoff.domain.waiting import Paused, at, waiting_for
 from maas_backoff.domain.worker import Worker
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import Precondition
@@ -64,7 +65,8 @@ class Reader:
         # `task_ids` may be longer than the rows, and may have an id twice: each caller has an entity of its own.
         rows = list(zip(task_ids, map(_mapping, reply.rows[1::2]), reply.rows[::2], strict=False))
         found = [row for row in rows if b"p" in row[1]]
-        tasks = iter(await self._entities(found, reply.now, deadline, paused=bool(reply.paused)))
+        paused = Paused(bool(reply.paused), _names(reply.paused_kinds))
+        tasks = iter(await self._entities(found, reply.now, paused, deadline))
         now_ms, _ = now_and_ahead(reply.now)
         return [self._look(next(tasks), fields, now_ms) if b"p" in fields else Look(None) for _, fields, _ in rows]
 
@@ -85,7 +87,7 @@ class Reader:
         reply = await queue.run(script, args)
         found = [(task_id.decode(), _mapping(fields), -1) for task_id, fields in reply.rows]
         found = [row for row in found if b"p" in row[1]]
-        tasks = await self._entities(found, reply.now, paused=bool(reply.paused))
+        tasks = await self._entities(found, reply.now, Paused(bool(reply.paused), _names(reply.paused_kinds)))
         if status is TaskStatus.PENDING:
             # Those whose deadline has passed are cancelled, whether a worker has noted it or not.
             tasks = [task for task in tasks if task.status is status]
@@ -100,7 +102,7 @@ class Reader:
         stats, waiting, _, _ = await self._counts()
         if not waiting:
             return stats
-        return _with_unfit(stats, waiting, await self._registry.fleet())
+        return _with_unfit(stats, ((demand, count) for _, demand, count in waiting), await self._registry.fleet())
 
     async def next_due(self) -> float | None:
         """Return the seconds until the next scheduled task is due; None if there is none."""
@@ -113,14 +115,20 @@ class Reader:
     async def explain(self) -> str:
         """Return in one sentence why due tasks wait."""
         stats, waiting, next_due, suspects_running = await self._counts()
-        return reason(stats, await self._registry.fleet(), next_due, waiting, suspects_running)
+        claimable = [(demand, count) for kind, demand, count in waiting if kind not in stats.paused_kinds]
+        return reason(stats, await self._registry.fleet(), next_due, claimable, suspects_running)
 
-    async def _counts(self) -> tuple[QueueStats, list[tuple[Demand, int]], float | None, int]:
-        """Return the counts, due tasks by GPU demand, seconds to the next due task, and running suspects."""
+    async def _counts(self) -> tuple[QueueStats, list[tuple[str, Demand, int]], float | None, int]:
+        """Return the counts, due tasks by kind and GPU demand, seconds to the next due task, and running suspects."""
         reply = await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix])
-        # The name of a set that several demands share is the size that none of them is above.
-        names = [name.decode().rpartition("/")[2].removeprefix("~") for name in reply.demands[::2]]
-        waiting = [(Demand.parse(name), count) for name, count in zip(names, reply.demands[1::2], strict=True)]
+        waiting, gpu_kinds = list[tuple[str, Demand, int]](), Counter[str]()
+        for stored, count in _mapping(reply.demands).items():
+            kind, _, name = stored.decode().rpartition("/")
+            # The name of a set that several demands share is the size that none of them is above.
+            waiting.append((kind, Demand.parse(name.removeprefix("~")), count))
+            gpu_kinds[kind] += count
+        gpu_kinds.pop(NAMELESS, None)
+        _, ahead_ms = now_and_ahead(reply.now)
         stats = QueueStats(
             int(reply.pending),
             int(reply.scheduled),
@@ -129,10 +137,14 @@ class Reader:
             int(reply.failed),
             int(reply.cancelled),
             oldest_pending_age=int(reply.age_ms) / 1000,
-            gpu_count=sum(count for _, count in waiting),
+            gpu_count=sum(count for _, _, count in waiting),
             paused=bool(reply.paused),
             suspect_count=reply.suspects,
             kinds={name.decode(): count for name, count in _mapping(reply.by_kind).items()},
+            gpu_kinds=dict(gpu_kinds),
+            paused_kinds={
+                name.decode(): at(float(since) - ahead_ms) for name, since in _mapping(reply.paused_kinds).items()
+            },
         )
         next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
         return stats, waiting, next_due, reply.suspects_running
@@ -198,9 +210,8 @@ class Reader:
         self,
         found: Sequence[tuple[str, Mapping[bytes, bytes], int]],
         now: bytes,
+        paused: Paused,
         deadline: float | None = None,
-        *,
-        paused: bool,
     ) -> Sequence[TaskEntity]:
         """Return the tasks of ids, stored fields, and the numbers of tasks before them (-1: unknown)."""
         now_ms, ahead_ms = now_and_ahead(now)
@@ -210,8 +221,7 @@ class Reader:
         fleet: Sequence[Worker] = await self._registry.fleet(deadline) if due else ()
         now_ms -= ahead_ms
         return [
-            self._entity(task_id, fields, now_ms, ahead_ms, fleet, ahead, paused=paused)
-            for task_id, fields, ahead in found
+            self._entity(task_id, fields, now_ms, ahead_ms, fleet, ahead, paused) for task_id, fields, ahead in found
         ]
 
     def _entity(
@@ -222,8 +232,7 @@ class Reader:
         ahead_ms: float,
         fleet: Sequence[Worker],
         ahead: int,
-        *,
-        paused: bool,
+        paused: Paused,
     ) -> TaskEntity:
         creation = Creation.of(fields[b"p"])
         policy, own = self._queue.policies.effective(creation.policy, fields.get(b"o"))
@@ -235,6 +244,10 @@ class Reader:
             why = waiting_for(due_ms, now_ms, demand, fleet, ahead, paused=paused, counts=counts, kind=creation.kind)
         queue = self._queue.config.task.biz_prefix
         return decode(task_id, queue, creation, fields, policy, own, why, now_ms, ahead_ms)
+
+
+def _names(flat: Sequence[bytes]) -> frozenset[str]:
+    return frozenset(name.decode() for name in flat[::2])
 
 
 def _mapping(flat: Any) -> dict[bytes, Any]:

@@ -88,15 +88,19 @@ class DemandRow(NamedTuple):
 
 
 class GetReply(NamedTuple):
-    """The reply of get.lua. `rows` are, for each task in turn, the ready tasks before it and its fields."""
+    """The reply of get.lua. `rows` are, for each task in turn, the ready tasks before it and its fields.
+
+    `paused_kinds` are names and times in turn; none if no task among the rows waits and has a kind.
+    """
 
     now: bytes
     paused: int
     rows: list[Any]
+    paused_kinds: list[bytes]
 
 
 class ListReply(NamedTuple):
-    """The reply of list.lua. `rows` are ids and fields.
+    """The reply of list.lua. `rows` are ids and fields; `paused_kinds` are names and times in turn.
 
     The next cursor is `place` (of an index, from 1; 0: the end), `score` and `skip`.
     """
@@ -107,10 +111,11 @@ class ListReply(NamedTuple):
     score: bytes
     skip: int
     paused: int
+    paused_kinds: list[bytes]
 
 
 class StatsReply(NamedTuple):
-    """The reply of stats.lua."""
+    """The reply of stats.lua. `by_kind` are names and numbers in turn; `paused_kinds` are names and times."""
 
     now: bytes
     pending: int
@@ -126,6 +131,7 @@ class StatsReply(NamedTuple):
     suspects: int
     suspects_running: int
     by_kind: list[Any]
+    paused_kinds: list[bytes]
 
 
 class UpcomingReply(NamedTuple):

@@ -104,7 +104,7 @@ DELETE = _load(
     int,
 )
 PURGE = _load("purge", "meta watched call", "prefix status limit call_ms", PurgeReply._make)
-PAUSE = _load("pause", "meta call", "now prefix on call_ms", int)
+PAUSE = _load("pause", "meta call", "now prefix on kind call_ms", int)
 UPCOMING = _load("upcoming", "scheduled meta", "now step_ms steps", UpcomingReply._make)
 HISTORY = _load("history", "totals meta", "now prefix minutes", HistoryReply._make)
 DEMANDS = _load("demands", "demands hold meta", "now prefix suspicion kinds", DemandsReply._make)

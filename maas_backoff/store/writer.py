@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.task import TaskStatus
 from maas_backoff.errors import InvalidValueError, QueueFullError, StorageError
@@ -78,7 +79,7 @@ class Writer:
         if reply == b"policy":
             reply = await queue.server.run(scripts.ENQUEUE, keys, [*head, policy.text, *items], deadline)
         if reply == b"kinds":
-            raise InvalidValueError("kind", f"one of the {MOST_KINDS} kinds that the queue has had", tasks[0].kind)
+            raise _too_many_kinds(tasks[0].kind)
         answers = [word.decode() for word in reply]
         if len(answers) == len(tasks):
             return answers, None
@@ -127,11 +128,14 @@ class Writer:
         reply = await queue.run(script, args, call=queue.keys.call(_new_call()))
         return reply.number, bool(reply.more)
 
-    async def pause(self, *, on: bool) -> bool:
-        """Pause or resume all claims. Return False if nothing changed."""
+    async def pause(self, *, on: bool, kind: str = NAMELESS) -> bool:
+        """Pause or resume all claims, or those of one kind with a name. Return False if nothing changed."""
         queue = self._queue
-        args = [queue.clock, queue.keys.prefix, int(on), self._answer_ms]
-        return bool(await queue.run(scripts.PAUSE, args, call=queue.keys.call(_new_call())))
+        args = [queue.clock, queue.keys.prefix, int(on), kind, self._answer_ms]
+        changed = await queue.run(scripts.PAUSE, args, call=queue.keys.call(_new_call()))
+        if changed < 0:
+            raise _too_many_kinds(kind)
+        return bool(changed)
 
     async def hold(self, value: str, seconds: float) -> bool:
         """Hold a device for a demand: "name uuid worker". Return False if another device is held."""
@@ -141,6 +145,10 @@ class Writer:
     def _answer_ms(self) -> str:
         """The time for which the answer to an operation is kept, in ms."""
         return f"{max(ANSWER_KEPT, 3 * self._queue.config.storage.timeout) * 1000:.0f}"
+
+
+def _too_many_kinds(kind: str) -> InvalidValueError:
+    return InvalidValueError("kind", f"one of the {MOST_KINDS} kinds that the queue has had", kind)
 
 
 def _new_call() -> str:

@@ -83,8 +83,8 @@ class SimulatedScheduler(TaskBackoffScheduler):
     async def drain(self) -> None:
         """Wait until no task runs, and no due task can start.
 
-        Due tasks of a paused queue, or without room on a GPU, stay pending. Raises MaasBackoffError after a minute,
-        for example if a handler hangs.
+        Due tasks of a paused queue or kind, or without room on a GPU, stay pending. Raises MaasBackoffError after a
+        minute, for example if a handler hangs.
         """
         with anyio.move_on_after(PATIENCE):
             await self._expire()
@@ -118,14 +118,15 @@ class SimulatedScheduler(TaskBackoffScheduler):
         stats = await self.get_queue_stats()
         if stats.processing_count > await self._client.store.reader.count_external():
             return False
-        due = stats.pending_count - stats.scheduled_count
-        return not due or stats.paused or (stats.gpu_count == due and await self._finds_no_room(due))
+        due = stats.pending_count - stats.scheduled_count - sum(map(stats.due_of, stats.paused_kinds))
+        gpu_count = stats.gpu_count - sum(stats.gpu_kinds.get(kind, 0) for kind in stats.paused_kinds)
+        return not due or stats.paused or (gpu_count == due and await self._finds_no_room(stats.gpu_count))
 
-    async def _finds_no_room(self, due: int) -> bool:
+    async def _finds_no_room(self, gpu_count: int) -> bool:
         """Return whether none of the tasks that wait for a GPU starts within 0.2 s."""
         for _ in range(20):
             await anyio.sleep(0.01)
-            if (await self.get_queue_stats()).gpu_count != due:
+            if (await self.get_queue_stats()).gpu_count != gpu_count:
                 return False
         return True
 

@@ -1,6 +1,6 @@
 """The service of dashboard_service.py under uvicorn, and tasks for it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from served import Served
 from support import Server
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskSpec
+
+InThread = Callable[[Callable[[TaskBackoffScheduler], Awaitable[None]]], None]
 
 
 @pytest.fixture
@@ -22,15 +24,28 @@ def served(tmp_path: Path, server: Server) -> Iterator[Served]:
 
 
 @pytest.fixture
-def create(config: TaskBackoffConfig) -> Callable[..., None]:
-    """Create tasks: `create(TaskSpec(…), …)`. In a thread of its own: Playwright's loop runs in the test's."""
+def in_thread(config: TaskBackoffConfig) -> InThread:
+    """Call a function with a producer, in a thread of its own: Playwright's loop runs in the test's."""
 
-    def run(*specs: TaskSpec) -> None:
+    def run(use: Callable[[TaskBackoffScheduler], Awaitable[None]]) -> None:
         async def main() -> None:
             async with TaskBackoffScheduler(config) as producer:
-                await producer.create_tasks(specs)
+                await use(producer)
 
         with ThreadPoolExecutor(1) as pool:
             pool.submit(anyio.run, main).result()
+
+    return run
+
+
+@pytest.fixture
+def create(in_thread: InThread) -> Callable[..., None]:
+    """Create tasks: `create(TaskSpec(…), …)`."""
+
+    def run(*specs: TaskSpec) -> None:
+        async def use(producer: TaskBackoffScheduler) -> None:
+            await producer.create_tasks(specs)
+
+        in_thread(use)
 
     return run

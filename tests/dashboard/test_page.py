@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from served import Served
 from support import Server
 
-from maas_backoff import TaskSpec
+from maas_backoff import TaskBackoffScheduler, TaskSpec
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -122,6 +122,29 @@ def test_a_task_is_shown_with_its_attempts_and_followed(
     assert page.url.endswith("/tasks/")
     page.goto(f"{served.url}/tasks/#task=none")
     expect(detail).to_contain_text("There is no such task")
+
+
+def test_kinds_are_shown_with_their_pauses(visit: Callable[..., Page], in_thread: Callable[..., None]) -> None:
+    async def of_kinds(producer: TaskBackoffScheduler) -> None:
+        @producer.task
+        async def render() -> None: ...
+
+        await render.options(task_id="image").create()  # nobody runs it: the worker of the page has no kinds
+        await producer.pause(kind="render")
+        await producer.create_task({"seconds": 60}, "plain", delay=600)
+
+    in_thread(of_kinds)
+    page = visit()
+    expect(page.locator("#kinds")).to_have_text("Kinds of tasks: render: 1 due, paused")
+    page.locator("#states .due").click()
+    expect(page.locator("#list")).to_contain_text("kind render: paused")
+    expect(page.locator('#list td[data-head="kind"]')).to_have_text("render")
+    page.get_by_role("link", name="image").click()
+    expect(page.locator("#detail")).to_contain_text("render")
+    page.keyboard.press("Escape")
+    page.locator("#states .scheduled").click()
+    expect(page.locator("#list")).to_contain_text("plain")
+    expect(page.locator('#list td[data-head="kind"]')).to_have_count(0)
 
 
 def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create: Callable[..., None]) -> None:

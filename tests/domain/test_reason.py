@@ -1,12 +1,15 @@
 """What explain() says of lost tasks."""
 
+from datetime import UTC, datetime
+
+import attrs
 import pytest
 
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.reason import reason
 from maas_backoff.domain.settlement import Counts
 from maas_backoff.domain.stats import QueueStats
-from maas_backoff.domain.waiting import waiting_for
+from maas_backoff.domain.waiting import Paused, waiting_for
 from maas_backoff.domain.worker import Device, Worker
 
 IDLE = Worker("idle", slots=20, running=8)
@@ -44,6 +47,58 @@ def test_explain_blames_no_gpu_that_has_room() -> None:
     told = reason(stats(15, 15, gpu=15), [worker], None, [(Demand(9000), 15)], 8)
     assert told.startswith("15 tasks due, 8 tasks running: 15 need a GPU with 8.79 GiB free, more than any device has")
     assert told.endswith(LOST)
+
+
+SINCE = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def of_kinds(due: int, kinds: dict[str, int], *paused: str, gpu: dict[str, int] | None = None) -> QueueStats:
+    gpu = gpu or {}
+    counted = attrs.evolve(stats(due, 0, gpu=sum(gpu.values())), kinds=kinds, gpu_kinds=gpu)
+    return attrs.evolve(counted, paused_kinds=dict.fromkeys(paused, SINCE))
+
+
+AT_IT = "1 workers with 20 slots are at it"
+
+
+@pytest.mark.parametrize(
+    ("counted", "waiting", "expected"),
+    [
+        (of_kinds(3, {"a": 3}, "a"), [], "3 tasks due, 8 tasks running; kind a: paused, 3 tasks due."),
+        (of_kinds(4, {"a": 3}, "a"), [], f"4 tasks due, 8 tasks running: {AT_IT}; kind a: paused, 3 tasks due."),
+        (of_kinds(0, {"a": 0}, "a"), [], "Nothing is due: 8 tasks running; kind a: paused, 0 tasks due."),
+        (
+            of_kinds(3, {"a": 1, "b": 0}, "a", gpu={"a": 1, "b": 1}),
+            [(Demand(1024), 1)],
+            (
+                "3 tasks due, 8 tasks running: 1 need a GPU with 1 GiB free, and no running worker has a GPU; "
+                "kind a: paused, 2 tasks due."
+            ),
+        ),
+        (
+            of_kinds(1, dict.fromkeys("abcdefg", 0) | {"f": 1}, *"abcdefg"),
+            [],
+            (
+                "1 task due, 8 tasks running; kind f: paused, 1 task due; kind a: paused, 0 tasks due; kind b: paused, "
+                "0 tasks due; kind c: paused, 0 tasks due; kind d: paused, 0 tasks due; 2 more kinds: paused."
+            ),
+        ),
+    ],
+)
+def test_explain_names_paused_kinds(counted: QueueStats, waiting: list[tuple[Demand, int]], expected: str) -> None:
+    worker = attrs.evolve(IDLE, kinds=("", "a", "b"))
+    assert reason(counted, [worker], None, waiting) == expected
+
+
+def test_a_task_of_a_paused_kind_says_so() -> None:
+    for paused, kind, expected in (
+        (Paused(kinds={"a"}), "a", "kind a: paused"),
+        (Paused(kinds={"a"}), "b", "kind b: no running worker has it"),
+        (Paused(kinds={"a"}), "", "slot"),
+        (Paused(queue=True, kinds={"a"}), "a", "paused"),
+    ):
+        assert waiting_for(0, 1, None, [IDLE], paused=paused, kind=kind) == expected
+    assert waiting_for(2, 1, None, [], paused=Paused(kinds={"a"}), kind="a").startswith("due at")
 
 
 TWICE, ALONE = (Counts(lost=2, suspect=True, cohort="x", cohort_size=size) for size in (3, 1))

@@ -1,5 +1,6 @@
 """Kinds of tasks in the store: a worker claims tasks of its kinds only, in one order, and is woken for these alone."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.domain.task import TaskError, TaskStatus
 from maas_backoff.errors import InvalidValueError, QueueFullError
 from maas_backoff.store.batch import NO_SUSPECTS, BatchRequest, Claimed, Settle
+from maas_backoff.store.orphans import find_orphans
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.store.scripts import ALL
 
@@ -203,6 +205,173 @@ async def test_resume_and_the_end_of_a_worker_wake_workers_of_the_kinds(queue: Q
     assert queue.markers() == {"marker", "gpu_marker", "k:render:marker", "k:render:gpu_marker"}
     await queue.store.registry.leave("worker", RENDER)
     assert queue.markers() == {"k:render:marker"}
+
+
+async def pause(queue: Queue, kind: str = "render", *, on: bool = True) -> bool:
+    return await queue.store.writer.pause(on=on, kind=kind)
+
+
+async def test_a_paused_kind_gives_no_claims(queue: Queue) -> None:
+    await queue.create("image")
+    await queue.create("plain", NAMELESS)
+    await queue.create("other", "other")
+    assert await pause(queue) and not await pause(queue)
+    assert await queue.ids(10, RENDER) == []
+    assert await queue.ids(10, Kinds((NAMELESS, "render", "other"))) == ["plain", "other"]
+    assert await pause(queue, on=False) and not await pause(queue, on=False)
+    assert await queue.ids(10, RENDER) == ["image"]
+
+
+async def test_tasks_of_a_paused_kind_say_so(queue: Queue) -> None:
+    await queue.create("image")
+    await queue.create("on a GPU", min_gpu_memory_gb=1)
+    await queue.create("later", delay=60)
+    await queue.create("plain", NAMELESS)
+    await pause(queue)
+    queue.at(5000)
+    store = queue.store
+    page = await store.reader.page(TaskStatus.PENDING, Listing(limit=9))
+    waiting = {task.task_id: task.waiting_for or "" for task in page.tasks}
+    for task_id in ("image", "on a GPU", "later", "plain"):
+        task = await store.reader.get(task_id)
+        assert task is not None and task.waiting_for == waiting[task_id]
+    assert waiting["image"] == waiting["on a GPU"] == "kind render: paused"
+    assert waiting["later"].startswith("due at") and waiting["plain"].startswith("worker")
+    stats = await store.reader.stats()
+    assert (stats.kinds, stats.gpu_kinds, stats.due_of("render")) == ({"render": 1}, {"render": 1}, 2)
+    assert {kind: since.timestamp() for kind, since in stats.paused_kinds.items()} == {"render": START / 1000}
+    assert not stats.paused
+    await pause(queue, on=False)
+    assert (await store.reader.stats()).paused_kinds == {}
+
+
+async def test_the_pause_of_a_kind_has_the_time_that_users_see(queue: Queue) -> None:
+    queue.client.hset(queue.store.connection.keys("meta"), "ahead", 5000)
+    await pause(queue)
+    assert (await queue.store.reader.stats()).paused_kinds["render"].timestamp() == START / 1000
+
+
+async def test_due_tasks_of_a_paused_kind_wake_nobody(queue: Queue) -> None:
+    """They leave `scheduled`: else the next due time would be 0, and every worker would look for ever."""
+    await queue.create("known")
+    await pause(queue)
+    queue.markers()
+    for n, options in enumerate(({}, {"delay": 1}, {"min_gpu_memory_gb": 1}, {"delay": 1, "min_gpu_memory_gb": 1})):
+        await queue.create(f"{n}", **options)
+    await queue.create("0 again")
+    await queue.store.registry.leave("worker", RENDER)
+    assert queue.markers() == set()
+    queue.at(2000)
+    for n in range(3):
+        request = BatchRequest((), 1, may_claim_suspect=True, request_id=f"look {n}", exchange=0)
+        reply = await queue.store.exchange.send(request, "worker", RENDER)
+        assert (reply.claimed, reply.hit, reply.next_due) == ([], False, None)
+    assert queue.markers() == set()
+    assert (await queue.store.reader.stats()).due_of("render") == 6
+    await pause(queue, on=False)
+    assert queue.markers() == {"k:render:marker", "k:render:gpu_marker"}
+    assert sorted(await queue.ids(9, RENDER)) == ["0", "0 again", "1", "known"]
+
+
+async def test_more_due_tasks_of_a_paused_kind_than_a_claim_looks_at(queue: Queue) -> None:
+    """Other kinds are claimed behind them, and the looks come to an end."""
+    for n in range(250):
+        await queue.create(f"{n}", delay=1)
+    await queue.create("other", "other", delay=2)
+    await pause(queue)
+    queue.at(3000)
+    found = [await queue.ids(1, Kinds(("render", "other"))) for _ in range(4)]
+    assert found == [[], [], ["other"], []]
+
+
+async def test_a_suspect_of_a_paused_kind_waits(queue: Queue) -> None:
+    await queue.create("image")
+    suspects = queue.store.connection.keys("k:render:suspects")
+    queue.client.zrem(queue.store.connection.keys("k:render:ready"), "image")
+    queue.client.zadd(suspects, {"image": 1})
+    queue.client.hset(queue.store.connection.keys.task("image"), mapping={"k": "0 2 0 1", "c": "1 x 1"})
+    await pause(queue)
+    assert await queue.ids(5, BOTH) == await queue.ids(1, RENDER) == []
+    await pause(queue, on=False)
+    assert await queue.ids(1, RENDER) == ["image"]
+
+
+async def test_a_paused_kind_has_no_demand_for_a_gpu(queue: Queue) -> None:
+    await queue.create("image", min_gpu_memory_gb=1)
+    await queue.create("plain", NAMELESS, min_gpu_memory_gb=1)
+    await pause(queue)
+    waiting, first_ready, _ = await queue.store.reader.demands(NO_SUSPECTS, BOTH)
+    assert ([one.name for one in waiting], first_ready) == (["1024:0"], float("inf"))
+    fits = ("render/1024:0 GPU-a 0 1024", "1024:0 GPU-a 0 1024")  # placed before the pause
+    (one,) = await queue.exchange(2, BOTH, fits=fits)
+    assert (one.task.task_id, one.fit) == ("plain", 1)
+    await pause(queue, on=False)
+    (one,) = await queue.exchange(1, BOTH, fits=fits[:1])
+    assert one.task.task_id == "image"
+
+
+async def test_running_tasks_of_a_paused_kind_go_on_and_come_back(queue: Queue) -> None:
+    await queue.create("image")
+    await queue.create("done")
+    done, image = await queue.exchange(2, RENDER)
+    await pause(queue)
+    queue.markers()
+    complete = Settlement.complete("1", done.policy)
+    again = attrs.evolve(Settlement.release(image.policy), counts=image.counts)
+    settles = [
+        Settle(one.task.task_id, "lease", one.token, settlement, info=None)
+        for one, settlement in ((image, again), (done, complete))
+    ]
+    assert await queue.exchange(2, RENDER, *settles) == []
+    assert queue.markers() == set()
+    stats = await queue.store.reader.stats()
+    assert (stats.pending_count, stats.completed_count) == (1, 1)
+    await pause(queue, on=False)
+    assert await queue.ids(2, RENDER) == ["image"]
+
+
+async def test_a_kind_is_paused_before_its_first_task(queue: Queue) -> None:
+    assert not await pause(queue, on=False)
+    assert (await queue.store.reader.stats()).kinds == {}
+    assert await pause(queue)
+    assert (await queue.store.reader.stats()).kinds == {"render": 0}
+    await queue.create("image")
+    assert await queue.ids(1, RENDER) == []
+
+
+async def test_a_pause_makes_no_kind_beyond_the_200th(queue: Queue) -> None:
+    names = {f"kind_{n}": "" for n in range(200)}
+    queue.client.hset(queue.store.connection.keys("kinds"), mapping=names)
+    with pytest.raises(InvalidValueError, match="kind: expected one of the 200 kinds that the queue has had"):
+        await pause(queue, "too_many")
+    assert not await pause(queue, "too_many", on=False)
+    assert await pause(queue, "kind_7")
+
+
+async def test_a_repair_ends_no_pause(queue: Queue) -> None:
+    await queue.create("image")
+    await pause(queue)
+    queue.client.zrem(queue.store.connection.keys("k:render:ready"), "image")
+    assert (await find_orphans(queue.store.connection, repair=True)).orphans == 1
+    assert await queue.ids(1, RENDER) == []
+    assert list((await queue.store.reader.stats()).paused_kinds) == ["render"]
+
+
+async def test_only_workers_with_kinds_ask_which_are_paused(queue: Queue) -> None:
+    """One command more for a claim of kinds, none for a worker of the nameless kind."""
+
+    async def commands_of(kinds: Kinds, kind: str) -> Counter[str]:
+        for n in range(2):
+            await queue.create(f"{n} {kind}", kind)
+        queue.client.delete(queue.store.connection.keys.request("worker", 0))
+        queue.client.config_resetstat()
+        assert len(await queue.exchange(3, kinds)) == 2
+        return Counter({name: stats["calls"] for name, stats in queue.client.info("commandstats").items()})
+
+    await queue.create("the first of its kind")
+    await queue.ids(1, RENDER)  # the server knows the script now
+    plain, of_kind = await commands_of(ONLY_NAMELESS, NAMELESS), await commands_of(RENDER, "render")
+    assert of_kind - plain == {"cmdstat_hget": 1} and not plain - of_kind
 
 
 async def test_a_full_queue_counts_all_kinds(queue: Queue) -> None:

@@ -77,7 +77,7 @@ maybe = st.booleans()
     seen=one_of([None, NOW - 500.25, NOW + 9000.5]),
     broken=one_of(["", "ready", "marker", "k:kind:ready", "k:kind:marker", "kinds"]),
     record=one_of(["policy", "policy 3 180000 -", "policy 0 0 512:0", "policy 0 0 - kind", "policy 3 180000 - kind"]),
-    is_known_kind=maybe,
+    known_kind=one_of([None, "", f"{NOW}"]),
     when=one_of(["", "in 5000", f"at {NOW + 5000}"]),
     overrides=one_of(["", '{"max_retry":1}', '{"@by":[0,0,500,0,60],"max_retry":1}']),
     limit=one_of(["0", "1", "5"]),
@@ -93,7 +93,7 @@ def test_a_create_by_both_paths(client: Any, known: bool, text: str, exists: byt
         meta["reaped_at"] = seen
     before += [["HSET", KEYS("meta"), name, value] for name, value in meta.items()]
     before += [["SET", KEYS(broken), "mine"]] if broken else []
-    before += [["HSET", KEYS("kinds"), "kind", ""]] if given["is_known_kind"] else []
+    before += [["HSET", KEYS("kinds"), "kind", given["known_kind"]]] if given["known_kind"] is not None else []
     args = [f"{NOW}.625", KEYS.prefix, "policy", text, given["limit"], "0", "1", given["record"], given["when"]]
     args += [given["overrides"], "1", "a", "{}"]
     keys = KEYS.all(scripts.ENQUEUE.keys)
@@ -143,6 +143,7 @@ UNUSUAL: dict[str, list[Any]] = {
         "suspects",
         MINUTE,
         "totals",
+        "kinds",
         "t:a",
         "t:r0",
     ],
@@ -150,6 +151,7 @@ UNUSUAL: dict[str, list[Any]] = {
     "tally": ["", "e:ValueError 2"],
     "call": ["call"],
     "suspicion": ["0 -", "1 x"],
+    "kind has paused": ["", f"{NOW}"],
     "fits": ["1:0 GPU-a 0 1"],
     "kinds": ["kind", "- kind", "other"],
     "kind": ["expired", "pending"],
@@ -172,6 +174,9 @@ def settle_by_both_paths(client: Any, unusual: dict[str, Any], groups: int, want
         before.append(["ZADD", KEYS("k:kind:ready" if pick("kinds", "-") == "kind" else "ready"), n, f"r{n}"])
         if pick("hash", True):
             before.append(_hset(KEYS.task(f"r{n}"), {**PLAIN, **pick("ready", {})}))
+    if "kind has paused" in unusual:
+        unusual = {"kinds": "kind", **unusual}
+        before.append(["HSET", KEYS("kinds"), "kind", unusual["kind has paused"]])
     before += pick("beside", [])
     if "limit" in unusual and "beside" not in unusual:
         before += OLD

@@ -102,6 +102,7 @@ class Machine(RuleBasedStateMachine):
         self.totals = dict.fromkeys(FINISHED, 0)
         self.highest = 0
         self.requests = 0
+        self.is_paused = False
         self.now = 0.0
         self.advance(0)
         self.do(self.store.lost.look(1e6, 0))
@@ -194,6 +195,15 @@ class Machine(RuleBasedStateMachine):
         if may:
             del self.model[task_id]
 
+    @rule()
+    def pause_or_resume_a_kind(self) -> None:
+        self.is_paused = not self.is_paused
+        for changed in (True, False):
+            assert self.do(self.store.writer.pause(on=self.is_paused, kind="of")) == changed
+
+    def _open(self, kinds: Kinds) -> list[str]:
+        return [kind for kind in kinds.names if kind == NAMELESS or not self.is_paused]
+
     def _outside(self, task_id: str, kind: Any, settlement: Settlement) -> None:
         known = self.model.get(task_id)
         expected = self._answer(known, kind)
@@ -219,12 +229,12 @@ class Machine(RuleBasedStateMachine):
         self.requests += 1
         request = BatchRequest((), count, suspect, f"request-{self.requests}", 0)
         # Suspects that have just become due are put in their index first, and claimed by the next call.
-        names = [self.store.connection.keys.of_kind(kind, "suspects") for kind in kinds.names]
+        names = [self.store.connection.keys.of_kind(kind, "suspects") for kind in self._open(kinds)]
         listed = [i.decode() for name in names for i in self.server.client.zrange(f"maas:{{test}}:{name}", 0, -1)]
         expected = self._suspects_for(listed, request)
         late = any(map(self._is_late, self.model.values()))
         answer: BatchReply = self.do(self.store.exchange.send(request, worker, kinds))
-        due = {i for i, k in self.model.items() if self._is_due(k) and not k.demand and k.kind in kinds.names}
+        due = {i for i, k in self.model.items() if self._is_due(k) and not k.demand and k.kind in self._open(kinds)}
         suspects = {i for i in due if self.model[i].counts.suspect}
         claimed = [one.task.task_id for one in answer.claimed]
         innocent = len(due - suspects)
@@ -266,7 +276,8 @@ class Machine(RuleBasedStateMachine):
             places = tuple(f"{gpu_set(kind, memory)} GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
             request = BatchRequest((), len(fits), suspect, f"request-{self.requests}", 0, fits=places)
             answer: BatchReply = self.do(self.store.exchange.send(request, worker, Kinds((kind,))))
-            due = {i: k for i, k in self.model.items() if self._is_due(k) and k.demand and k.kind == kind}
+            is_open = self._open(Kinds((kind,))) == [kind]
+            due = {i: k for i, k in self.model.items() if is_open and self._is_due(k) and k.demand and k.kind == kind}
             claimed = {one.task.task_id: one for one in answer.claimed}
             assert set(claimed) <= set(due)
             assert len({one.fit for one in answer.claimed}) == len(answer.claimed)
@@ -493,6 +504,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_counts_add_up(self) -> None:
         stats = self.do(self.store.reader.stats())
+        assert list(stats.paused_kinds) == (["of"] if self.is_paused else [])
         states = [self._state(known) for known in self.model.values()]
         assert stats.pending_count == states.count("pending")
         assert stats.processing_count == states.count("processing") + states.count("external")

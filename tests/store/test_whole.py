@@ -80,6 +80,8 @@ class Way:
             ("reap", lambda s, _: s.lost.look(1e6, 0)),
             ("pause", lambda s, _: s.writer.pause(on=True)),
             ("resume", lambda s, _: s.writer.pause(on=False)),
+            ("pause a kind", lambda s, _: s.writer.pause(on=True, kind="kind")),
+            ("resume a kind", lambda s, _: s.writer.pause(on=False, kind="kind")),
             ("stats", lambda s, _: s.reader.stats()),
             ("history", lambda s, _: s.reader.history(2)),
             ("upcoming", lambda s, _: s.reader.upcoming(60, 5)),

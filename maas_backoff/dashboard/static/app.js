@@ -7,7 +7,7 @@ import { Detail } from "./detail.js";
 import { setClock, tick } from "./format.js";
 import { List } from "./list.js";
 import { clear, notice } from "./notice.js";
-import { errors, gpuMemory, gpus, states, workers } from "./overview.js";
+import { errors, gpuMemory, gpus, kinds, states, workers } from "./overview.js";
 import { Stream } from "./server.js";
 
 const LIST_PERIOD = 3000; // ms between two reads of the list
@@ -52,6 +52,7 @@ const detail = new Detail(stream);
 
 function drawQueue() {
   states(queue, list.state, (state) => choose(state));
+  kinds(queue.kinds);
   if (mayAct) byId("pause").textContent = queue.paused ? "Resume queue" : "Pause queue";
 }
 

@@ -69,6 +69,7 @@ function about(task) {
   const others = [task.lost_count, task.snooze_count, task.oom_count];
   const facts = {
     state: task.cancel_reason === "expired" ? `${task.status}: expired` : task.status,
+    kind: task.kind,
     "waits for": task.waiting_for,
     error: error && h("span", { class: "text" }, error),
     attempt: task.attempt,

@@ -13,6 +13,8 @@ export const STATES = [
   ["cancelled", "cancelled"],
 ];
 
+const MOST_KINDS = 20; // in one line of words
+
 /** Show the counts by state, each as a button that lists its tasks. */
 export function states(queue, chosen, choose) {
   const age = queue.oldest > 0 ? `oldest due for ${span(queue.oldest)}` : "";
@@ -30,7 +32,16 @@ export function states(queue, chosen, choose) {
     ),
   );
   show(byId("reason"), queue.reason);
-  byId("reason").classList.toggle("warn", queue.paused || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
+  byId("reason").classList.toggle("warn", queue.paused || queue.kinds.some((kind) => kind.paused) || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
+}
+
+/** Show the kinds that have due tasks or are paused. */
+export function kinds(all) {
+  const told = all.filter((kind) => kind.due || kind.paused);
+  const words = told.slice(0, MOST_KINDS).map((kind) => `${kind.name}: ${number(kind.due)} due${kind.paused ? ", paused" : ""}`);
+  if (told.length > MOST_KINDS) words.push(`and ${number(told.length - MOST_KINDS)} more`);
+  byId("kinds").hidden = !told.length;
+  show(byId("kinds"), `Kinds of tasks: ${words.join(" · ")}`);
 }
 
 export function gpus({ count, first }) {

@@ -101,12 +101,13 @@ local function place_for(task, key, places)
   return nil
 end
 
--- Claims of tasks that wait for a GPU: as many of each demand as there are placements, the oldest first.
-local function claims_on_fits(fits, prefix, tasks, rule, orphans)
+-- Claims of tasks that wait for a GPU: as many of each demand as there are placements, the oldest first. `closed`: of the
+-- kinds that were paused since the placements were made.
+local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans)
   local claims, names, by_demand = {}, {}, {}
   local number = 0
   for demand, device in string.gmatch(fits, '(%S+) ([^\n]+)') do
-    if not by_demand[demand] then names[#names + 1] = demand end
+    if not by_demand[demand] and not closed[base_of(prefix, (parts_of(demand)))] then names[#names + 1] = demand end
     append(by_demand, demand, { number = number, device = device, memory = tonumber(string.match(device, '%S+$')) })
     number = number + 1
   end

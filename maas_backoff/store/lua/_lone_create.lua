@@ -5,7 +5,7 @@
 local is_plain = #ARGV == 13 and not string.find(ARGV[8], ' ', 1, true)
 local kind = not is_plain and #ARGV == 13 and string.match(ARGV[8], '^%S+ 0 0 %- (%S+)$')
 if (is_plain or kind) and ARGV[4] == '' and ARGV[5] == '0' and ARGV[9] == '' and string.sub(ARGV[10], 1, 7) ~= '{"@by":'
-  and (is_plain or redis.call('HEXISTS', ARGV[2] .. 'kinds', kind) == 1) then
+  and (is_plain or redis.call('HGET', ARGV[2] .. 'kinds', kind) == '') then
   local base = kind and ARGV[2] .. 'k:' .. kind .. ':' or ARGV[2]
   local task, meta = ARGV[2] .. 't:' .. ARGV[12], redis.call('HMGET', KEYS[3], 'paused', 'ahead', 'reaped_at')
   if not meta[1] and redis.call('HEXISTS', KEYS[2], ARGV[3]) == 1 and redis.call('EXISTS', task) == 0

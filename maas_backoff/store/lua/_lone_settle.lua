@@ -30,6 +30,7 @@ repeat
   end
   local ids, first, second = {}, nil, nil
   if wanted > 0 then
+    if ARGV[12] ~= '-' and (redis.call('HGET', ARGV[2] .. 'kinds', ARGV[12]) or '') ~= '' then break end
     if redis.call('HGET', KEYS[10], 'id') == ARGV[6] then break end
     if ARGV[8] ~= '0 -' and redis.call('ZCARD', base .. 'suspects') > 0 then break end
     ids = redis.call('ZRANGE', ready, 0, math.min(wanted, 3) - 1)

@@ -11,13 +11,23 @@ local function bases_of_all(prefix)
   return bases
 end
 
--- The beginnings of the keys of a worker's kinds: names, separated by spaces; '-' is the nameless one.
-local function bases_of(prefix, kinds)
-  if kinds == '-' then return { prefix } end
-  local bases = {}
-  for kind in string.gmatch(kinds, '%S+') do bases[#bases + 1] = base_of(prefix, kind == '-' and '' or kind) end
-  return bases
+-- The beginnings of the keys of a worker's kinds that are not paused, and the set of those of its paused ones. `kinds` are
+-- names, separated by spaces; '-' is the nameless one, which costs no command. The hash `kinds` has for each kind the time
+-- since which it is paused, or ''.
+local function open_bases_of(prefix, kinds)
+  if kinds == '-' then return { prefix }, {} end
+  local names, open, closed = {}, {}, {}
+  for kind in string.gmatch(kinds, '%S+') do names[#names + 1] = kind end
+  local paused_at = redis.call('HMGET', prefix .. 'kinds', unpack(names))
+  for n, kind in ipairs(names) do
+    local base = base_of(prefix, kind == '-' and '' or kind)
+    if (paused_at[n] or '') == '' then open[#open + 1] = base else closed[base] = true end
+  end
+  return open, closed
 end
+
+-- A queue has at most so many kinds.
+local MOST_KINDS = 200
 
 -- 2020-01-01. A rank is ms since then with 12 bits of fraction; it stays exact in a double until 2089.
 local EPOCH = 1577836800000
@@ -106,7 +116,9 @@ local function unlist_empty_gpu_sets(prefix)
 end
 
 -- Wakes one sleeping worker for each kind of `wake`, and one with GPUs for each of `wake_gpu`: sets of keys' beginnings.
-local function wake_bases(wake, wake_gpu)
+-- Nobody is woken for `closed` ones, of paused kinds: nobody would find a task to claim.
+local function wake_bases(wake, wake_gpu, closed)
+  for base in pairs(closed or {}) do wake[base], wake_gpu[base] = nil, nil end
   for base in pairs(wake) do redis.pcall('ZADD', base .. 'marker', 0, '0') end
   for base in pairs(wake_gpu) do redis.pcall('ZADD', base .. 'gpu_marker', 0, '0') end
 end

@@ -2,7 +2,7 @@
 KEYS: demands hold meta
 ARGV: now prefix suspicion kinds
 Returns: now, rank of the first ready task or '', the hold ("name uuid worker") or '', and per demand: name of its set, demand, rank of the first, ms since it was due, the device to avoid or ''
-Tasks of the worker's `kinds` only: see settle.lua. A paused queue has no demand. A suspect that may not be claimed is left out, else memory would be reserved for it. If several demands share a set, each demand among its first 1,000 tasks is returned, at most 64.
+Tasks of the worker's `kinds` only: see settle.lua. A paused queue, or kind, has no demand. A suspect that may not be claimed is left out, else memory would be reserved for it. If several demands share a set, each demand among its first 1,000 tasks is returned, at most 64.
 ]]
 --#include _clock
 --#include _time
@@ -12,7 +12,7 @@ Tasks of the worker's `kinds` only: see settle.lua. A paused queue has no demand
 local state, prefix = redis.call('HMGET', KEYS[3], 'ahead', 'reaped_at', 'paused'), ARGV[2]
 local now = queue_time(clock(ARGV[1]), state[1], state[2])
 local rows, rule = {}, suspicion_of(ARGV[3])
-local bases, ours, listed = bases_of(prefix, ARGV[4]), {}, {}
+local bases, ours, listed = open_bases_of(prefix, ARGV[4]), {}, {}
 for _, base in ipairs(bases) do ours[base] = true end
 for _, name in ipairs(state[3] and {} or redis.call('HKEYS', KEYS[1])) do
   if ours[base_of(prefix, (parts_of(name)))] then listed[#listed + 1] = name end

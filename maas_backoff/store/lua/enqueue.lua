@@ -12,7 +12,6 @@ The first write is a ZADD of a marker, which is a hint: a full memory or a missi
 --#include _queue
 --#include _deadlines
 --#include _schema
-local MOST_KINDS = 200
 local scheduled, policies, meta = KEYS[1], KEYS[2], KEYS[3]
 local prefix, policy, policy_text = ARGV[2], ARGV[3], ARGV[4]
 local max_size, all_or_none, groups = tonumber(ARGV[5]), ARGV[6] == '1', tonumber(ARGV[7])
@@ -20,9 +19,12 @@ local max_size, all_or_none, groups = tonumber(ARGV[5]), ARGV[6] == '1', tonumbe
 if redis.call('HEXISTS', policies, policy) == 0 and policy_text == '' then return 'policy' end
 
 -- Read: the kinds of the tasks that the queue does not know yet.
-local new_kinds, new_count = {}, 0
+local new_kinds, new_count, closed = {}, 0, {}
 local function is_known(kind)
-  if new_kinds[kind] or redis.call('HEXISTS', prefix .. 'kinds', kind) == 1 then return true end
+  if new_kinds[kind] then return true end
+  local paused_at = redis.call('HGET', prefix .. 'kinds', kind)
+  if paused_at and paused_at ~= '' then closed[base_of(prefix, kind)] = true end
+  if paused_at then return true end
   new_kinds[kind], new_count = true, new_count + 1
   return redis.call('HLEN', prefix .. 'kinds') + new_count <= MOST_KINDS
 end
@@ -149,6 +151,6 @@ if policy_text ~= '' then
 end
 if not paused then
   if is_woken then wake[prefix] = nil end
-  wake_bases(wake, wake_gpu)
+  wake_bases(wake, wake_gpu, closed)
 end
 return answers

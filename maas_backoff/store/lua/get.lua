@@ -1,17 +1,18 @@
 --[[ Read tasks; note for how long a client watches them.
 KEYS: watched meta
 ARGV: now prefix watch_ms limit | ids
-Returns: now, whether the queue is paused (1 or 0), for each task: how many ready tasks of its kind come before it or -1, its fields
+Returns: now, whether the queue is paused (1 or 0), for each task: how many ready tasks of its kind come before it or -1, its fields; names and times of the paused kinds, if one of the tasks waits and has a kind
 The reply ends with the task that fills it to `limit` bytes of values. The caller asks again for the others.
 ]]
 --#include _clock
 --#include _time
 --#include _time_of
 --#include _queue
+--#include _paused
 local watched, prefix, watch_ms, room = KEYS[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local state = redis.call('HMGET', KEYS[2], 'ahead', 'reaped_at', 'paused')
 local now = queue_time(clock(ARGV[1]), state[1], state[2])
-local rows, found = {}, {}
+local rows, found, has_kind = {}, {}, false
 for i = 5, #ARGV do
   local id, pending, created = ARGV[i], true, nil
   local task = redis.call('HGETALL', prefix .. 't:' .. id)
@@ -23,12 +24,14 @@ for i = 5, #ARGV do
   local ahead = false
   if pending and created then
     local _, _, kind = terms_of(created)
+    has_kind = has_kind or kind ~= ''
     ahead = redis.call('ZRANK', base_of(prefix, kind) .. 'ready', id)
   end
   rows[2 * i - 9], rows[2 * i - 8] = ahead or -1, task
   if watch_ms > 0 and #task > 0 then found[#found + 1] = id end
   if room <= 0 then break end
 end
+local paused = has_kind and paused_kinds(prefix) or {}
 if #found > 0 then
   local watch_s = math.ceil(watch_ms / 1000)
   redis.call('ZREM', watched, '')  -- a first write that a full memory does not refuse
@@ -39,4 +42,4 @@ if #found > 0 then
   for _, id in ipairs(found) do redis.call('ZADD', watched, whole(now + watch_ms), id) end
   redis.call('EXPIRE', watched, watch_s)
 end
-return { reply_time(now, state[1]), state[3] and 1 or 0, rows }
+return { reply_time(now, state[1]), state[3] and 1 or 0, rows, paused }

@@ -1,13 +1,14 @@
 --[[ Read one page of the tasks in one state.
 KEYS: meta | the indexes of the state
 ARGV: now prefix limit index score skip reverse brief due_only
-Returns: now, the tasks' ids and fields, index, score, skip, whether the queue is paused (1 or 0)
+Returns: now, the tasks' ids and fields, index, score, skip, whether the queue is paused (1 or 0), names and times of the paused kinds
 The cursor is the next index (0: the end), the score reached there, and how many tasks of that score were read.
 A score of "now+<ms>" is that time. A brief task has no params, result and failed attempts. `due_only`: in the last index, whose scores are times, only due tasks.
 ]]
 --#include _clock
 --#include _time
 --#include _time_of
+--#include _paused
 local state = redis.call('HMGET', KEYS[1], 'ahead', 'reaped_at', 'paused')
 local now, prefix, limit = queue_time(clock(ARGV[1]), state[1], state[2]), ARGV[2], tonumber(ARGV[3])
 local index, score, skip = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
@@ -50,4 +51,4 @@ while limit > 0 and KEYS[index + 1] do
   end
 end
 if not KEYS[index + 1] then index = 0 end
-return { reply_time(now, state[1]), tasks, index, score, skip, state[3] and 1 or 0 }
+return { reply_time(now, state[1]), tasks, index, score, skip, state[3] and 1 or 0, paused_kinds(prefix) }

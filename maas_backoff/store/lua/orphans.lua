@@ -32,7 +32,8 @@ local function place_of(task, state, new_names)
   if state ~= 'pending' then return indexes[state][1], whole(now + ttl_of(state) * 1000) end
   local head_start, demand, kind = terms_of(task[1])
   local base = base_of(prefix, kind)
-  wake[base], kinds[kind] = true, kind ~= '' or nil
+  wake[base] = true
+  if kind ~= '' and redis.call('HEXISTS', prefix .. 'kinds', kind) == 0 then kinds[kind] = true end
   local due = tonumber(task[3] or string.match(task[1], '^%d+'))
   if due > now then return scheduled, string.format('%.4f', due) end
   if demand ~= '-' then return gpu_set_for(prefix, kind, demand_of(task[5], task[1]), new_names), rank(due, head_start) end

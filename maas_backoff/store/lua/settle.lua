@@ -5,7 +5,7 @@ Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit
 Preconditions: `lease` (the task runs under this token), `expired` (the same, and its lease has run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
 `fits` is '' or, for each claim, a line "demand device" (a placement): only tasks that wait for a GPU are claimed then, as many of each demand as it has lines.
-`kinds` are those of the worker, separated by spaces; '-' is the nameless kind. Tasks of other kinds are not claimed.
+`kinds` are those of the worker, separated by spaces; '-' is the nameless kind. Tasks of other kinds, and of paused ones, are not claimed.
 A claim is seven values: id token attempt creation overrides counts due; `counts` of a task that has come back has more lines: its suspicion, or an empty one, then its last error and its failed attempts, if there are any. The same request_id gets the same claims again. A paused queue gives none.
 `tally` is lines "name number" for the history. They are counted once: by the first of equal calls that settles a task. The `tally` of a group is names, counted for each accepted settle of the group. The first name, of a comeback, is counted only if the task comes back.
 An operation has the request_id 'call', and its own `request`: a repeated call gets the same answers for lease_ms. A due time "at <ms>" is by the clock of users.
@@ -52,8 +52,9 @@ end
 -- Read: the tasks to settle.
 local items = judge_all(14, groups, now, tasks, settle_id, leases)
 -- Read: the tasks to claim, with the due ones of `scheduled` by rank among the ready ones.
-local bases, claims, moves, orphans, replayed = bases_of(prefix, ARGV[12]), {}, {}, {}, false
+local bases, closed, claims, moves, orphans, replayed = {}, {}, {}, {}, {}, false
 if wanted > 0 then
+  bases, closed = open_bases_of(prefix, ARGV[12])
   local last = redis.call('HMGET', request, 'id', 'claims', 'first_token', 'fits')
   if last[1] == request_id then
     replayed = true
@@ -95,7 +96,7 @@ if wanted > 0 then
       end
     end
     if fits ~= '' then
-      claims = claims_on_fits(fits, prefix, tasks, suspicion_of(suspicion), orphans)
+      claims = claims_on_fits(fits, prefix, closed, tasks, suspicion_of(suspicion), orphans)
     else
       claims = claims_of_suspects(suspicion, bases, wanted, tasks, orphans)
       if #candidates == 0 and #bases == 1 then
@@ -344,7 +345,7 @@ end
 for _, base in ipairs(took_suspect and bases or {}) do
   if not wake[base] then wake[base] = redis.call('ZRANGE', base .. 'suspects', 0, 0)[1] and true end
 end
-if not paused then wake_bases(wake, wake_gpu) end
+if not paused then wake_bases(wake, wake_gpu, closed) end
 if fits ~= '' then unlist_empty_gpu_sets(prefix) end
 local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
 local answers = {}

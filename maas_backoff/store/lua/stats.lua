@@ -1,13 +1,15 @@
 --[[ Count a queue's tasks by state.
 KEYS: scheduled leases external completed failed cancelled meta
 ARGV: now prefix
-Returns: now, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per GPU set its name and its number of tasks, 1 if the queue is paused, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU
+Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per GPU set its name and its number of tasks, 1 if the queue is paused, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when
 A pending task whose deadline has passed counts as cancelled.
 Suspects that wait for a GPU are counted among the first 100 of a set; running ones only if some wait, among 1000 leases.
 ]]
 --#include _clock
 --#include _time
+--#include _time_of
 --#include _queue
+--#include _paused
 --#include _task
 local state, prefix = redis.call('HMGET', KEYS[7], 'ahead', 'reaped_at', 'paused'), ARGV[2]
 local now = queue_time(clock(ARGV[1]), state[1], state[2])
@@ -65,7 +67,7 @@ for _, id in ipairs(overdue > 0 and redis.call('ZRANGEBYSCORE', prefix .. 'deadl
   if not task or not task[1] or (task[2] or 'pending') ~= 'pending' then overdue = overdue - 1 end
 end
 return {
-  whole(now),
+  reply_time(now, state[1]),
   math.max(0, card(KEYS[1]) + due_count - overdue),
   redis.call('ZCOUNT', KEYS[1], string.format('(%.3f', now), '+inf'),
   card(KEYS[2]) + card(KEYS[3]),
@@ -79,4 +81,5 @@ return {
   suspects,
   suspects_running,
   by_kind,
+  paused_kinds(prefix),
 }

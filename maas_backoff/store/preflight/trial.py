@@ -209,6 +209,8 @@ class _Scratch:
         yield self._step(scripts.ORPHANS, "a", "b")
         yield self._step(scripts.PAUSE, on="1")
         yield self._step(scripts.PAUSE, on="0")
+        yield self._step(scripts.PAUSE, on="1", kind="kind")
+        yield self._step(scripts.PAUSE, on="0", kind="kind")
         yield self._step(scripts.ENQUEUE, "policy", "", "", "1", "e", "{}", groups="1")
         yield self._step(scripts.ENQUEUE, "policy", "", '{"@by":[0,0,1,1,60]}', "1", "h", "{}", groups="1")
         yield self._step(settle, claims="3", request_id="late", now=f"{_NOW + 1}")
@@ -248,6 +250,7 @@ class _Scratch:
             "minutes": "2",
             "tally": "w1 1",
             "id": "a",
+            "kind": "",
             "fits": "",
             "value": "value",
             "gap_ms": "0",
