@@ -64,7 +64,7 @@ class Known:
     """MiB of a GPU; 0: it needs none."""
     accepted: set[int] = attrs.field(factory=set)
     lengths: tuple[float, ...] = ()
-    """Of its deadlines, in ms."""
+    """The lengths of its deadlines, in ms."""
     over: float = math.inf
     """When a pending task has expired, in whole ms, as it is stored."""
 
