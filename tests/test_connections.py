@@ -118,6 +118,7 @@ async def test_a_value_that_cannot_be_sent_is_no_outage(server: Server) -> None:
 # Forgotten
 
 
+@pytest.mark.long
 async def test_a_subscription_that_went_deaf_is_left(
     server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

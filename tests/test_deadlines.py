@@ -302,7 +302,7 @@ def deadline_of(task: TaskEntity) -> str | None:
     return None if task.deadline is None else task.deadline.isoformat()
 
 
-@pytest.mark.parametrize("mode", ["thread", "process"])
+@pytest.mark.parametrize("mode", ["thread", pytest.param("process", marks=pytest.mark.long)])
 async def test_a_handler_in_a_thread_or_a_child_sees_the_deadline(config: TaskBackoffConfig, mode: str) -> None:
     config.threadpool.proc_mode = mode
     scheduler = TaskBackoffScheduler(config)

@@ -109,6 +109,7 @@ async def test_each_transition_is_one_record(
     assert not any(SECRET in f"{record.getMessage()} {vars(record)}" for record in caplog.records)
 
 
+@pytest.mark.long
 async def test_an_attempt_left_behind_is_told(
     scheduler: TaskBackoffScheduler, config: TaskBackoffConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -136,6 +136,7 @@ asyncio.run(main(pids))
     run(tmp_path, body, storage)
 
 
+@pytest.mark.long
 def test_a_child_of_a_worker_is_a_producer_and_harms_no_lease(tmp_path: Path, storage: str) -> None:
     body = """
 @scheduler.set_custom_task_handler

@@ -90,6 +90,7 @@ async def test_each_frame_of_a_worker_loses_its_reply_once(
         assert "came too late" not in caplog.text
 
 
+@pytest.mark.long
 async def test_heartbeats_and_reaps_that_lose_their_replies_lose_no_lease(server: Server, proxy: Proxy) -> None:
     """Two of three replies are lost: tasks that take longer than their lease run once."""
     runs = Runs(5)

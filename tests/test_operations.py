@@ -223,6 +223,7 @@ async def test_an_attempt_without_its_token_is_stopped(
         assert (await task_of(scheduler, "x")).result == "by hand"
 
 
+@pytest.mark.long
 async def test_a_task_marked_processing_is_left_to_the_other_hand(
     scheduler: TaskBackoffScheduler, config: TaskBackoffConfig
 ) -> None:

@@ -120,6 +120,7 @@ async def _finished(producer: TaskBackoffScheduler, count: int) -> bool:
     return (await producer.get_queue_stats()).completed_count == count
 
 
+@pytest.mark.long
 async def test_without_their_parent_the_workers_drain(producer: TaskBackoffScheduler, start: Start) -> None:
     """What runs is finished."""
     parent = start("--processes", "2")

@@ -65,7 +65,10 @@ def test_a_command_without_a_server_needs_no_redis_py(words: str) -> None:
     assert not _imported(_command(words), CLIENT | WORKER | NEVER)
 
 
-@pytest.mark.parametrize("words", ["stats", "list", "workers", "check", "pause", "doctor"])
+SLOW = [pytest.param(words, marks=pytest.mark.long) for words in ("list", "workers", "check", "pause")]
+
+
+@pytest.mark.parametrize("words", ["stats", "doctor", *SLOW])
 def test_a_command_on_a_queue_needs_no_worker(server: Server, words: str) -> None:
     unwanted = NEVER | WORKER - (OF_GPUS if words == "doctor" else set())
     assert not _imported(_command(words), unwanted, f"redis://127.0.0.1:{server.port}")

@@ -114,7 +114,13 @@ EXPECTED = {
     ],
     "testing.md": ["1 passed"],
 }
-CASES = [(page, number) for page, expected in EXPECTED.items() for number in range(len(expected))]
+QUICK = {"README.md", "handlers.md", "web-services.md"}
+"""The pages whose blocks run among the quick tests."""
+CASES = [
+    pytest.param(page, number, marks=[] if page in QUICK else pytest.mark.long)
+    for page, expected in EXPECTED.items()
+    for number in range(len(expected))
+]
 
 
 def test_each_block_is_known() -> None:

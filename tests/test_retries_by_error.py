@@ -22,7 +22,7 @@ from maas_backoff.testing import SimulatedScheduler
 
 pytestmark = pytest.mark.anyio
 
-MODES = ("coroutine", "thread", "process")
+MODES = ("coroutine", "thread", pytest.param("process", marks=pytest.mark.long))
 ONE_RETRY: dict[str, Any] = {"max_retry_count": 1, "backoff_interval": 0}
 
 

@@ -84,6 +84,7 @@ async def test_fields_say_the_same_and_a_client_may_have_a_certificate(node: Nod
         assert await scheduler.get_task("none") is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rig", [SentinelRig, ClusterRig])
 async def test_sentinels_and_a_cluster_may_be_asked_by_tls(
     rig: type[SentinelRig | ClusterRig], tmp_path: Path, authority: Authority

@@ -763,6 +763,7 @@ async def test_a_running_task_is_told_of_its_cancel_at_once(gpu_config: TaskBack
         assert (await scheduler.wait_task("x", 5)).status is TaskStatus.CANCELLED
 
 
+@pytest.mark.long
 async def test_a_worker_that_is_busy_hears_of_tasks_for_its_gpu(
     gpu_config: TaskBackoffConfig, two: FakeGpuProbe
 ) -> None:
@@ -1198,6 +1199,7 @@ async def test_a_model_that_is_missing_for_a_while_harms_no_task(
         await eventually(lambda: scheduler.health().ready, "it is over")
 
 
+@pytest.mark.long
 async def test_memory_that_only_another_container_shows_in_use_is_counted_once(
     gpu_config: TaskBackoffConfig, new_uuid: NewUuid, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -384,6 +384,7 @@ def is_unasked(scene: Scene, ledger: DeviceLedger, grant: Grant | None) -> bool:
     return grant is not None and scene.demand.memory <= grant.mib and not closed
 
 
+@pytest.mark.long
 def test_the_script_accepts_what_is_predicted_and_refuses_what_is_not(script: Script) -> None:
     """Each answer of the script occurs. A place that is taken without a question would have been accepted."""
     seen: Counter[str] = Counter()

@@ -84,6 +84,7 @@ async def test_a_device_is_held_for_a_task_that_has_waited_too_long(rig: Rig) ->
     assert rig.ran == ["waits", "large", "small"]
 
 
+@pytest.mark.long
 async def test_a_thread_whose_reservation_has_lapsed_is_entered_again(rig: Rig) -> None:
     """Nothing can stop a thread: it goes on with its memory, and others are to know."""
     async with rig.scheduler as scheduler:

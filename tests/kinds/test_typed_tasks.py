@@ -618,6 +618,7 @@ async def test_a_lifespan_of_a_kind_is_entered_on_the_gpu_of_its_kind(config: Ta
     assert is_without and str(pid) != loaded.split()[2]
 
 
+@pytest.mark.long
 async def test_a_drain_hands_back_coroutines_and_leaves_threads_to_their_lease(config: TaskBackoffConfig) -> None:
     config.scheduler.shutdown_grace = 0.1
     scheduler = TaskBackoffScheduler(config)

@@ -21,13 +21,14 @@ def real() -> Iterator[RealServer]:
         yield one
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [*SEEDS[:3], *(pytest.param(seed, marks=pytest.mark.long) for seed in SEEDS[3:])])
 def test_a_history_keeps_the_promises(seed: str, real: RealServer) -> None:
     outcome = run(Plan.of(seed), real)
     assert not outcome.violations
     assert sum(outcome.statuses.values()) >= 5
 
 
+@pytest.mark.long
 def test_half_of_the_seeds_have_tasks_of_kinds_and_workers_of_some_kinds(real: RealServer) -> None:
     """Some workers lack a kind, and each kind runs."""
     plans = [Plan.of(seed) for seed in SEEDS]
@@ -38,6 +39,7 @@ def test_half_of_the_seeds_have_tasks_of_kinds_and_workers_of_some_kinds(real: R
     assert any(len(start["functions"]) < len(FUNCTIONS) for start in starts)
 
 
+@pytest.mark.long
 def test_a_seed_is_one_history(real: RealServer) -> None:
     """The history that was run before changes nothing."""
     first = run(Plan.of("2"), real)
