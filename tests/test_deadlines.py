@@ -22,7 +22,7 @@ from maas_backoff import (
     TaskSpec,
 )
 from maas_backoff.domain.outcome import Failed, LeaseExpired, Unstarted
-from maas_backoff.domain.settlement import Counts, decide
+from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.testing import SimulatedScheduler
@@ -414,3 +414,42 @@ async def test_an_expired_task_is_found(scheduler: TaskBackoffScheduler) -> None
 
     await eventually(is_over, "it has expired")
     assert not (await scheduler.ensure_task({}, "x")).is_new
+
+
+async def test_a_claim_ends_few_late_tasks_and_finds_the_next_one_behind_them(queue: Queue) -> None:
+    """Also if a thousand came first: one script takes few ms, and the next claims and the reaper end the others."""
+    late = [TaskSpec({}, f"{n}", start_within=1, min_gpu_memory_gb=1) for n in range(450)]
+    await queue.scheduler.create_tasks([*late, TaskSpec({}, "on time", min_gpu_memory_gb=1)])
+    queue.at(2)
+    fits = ("1024:0 GPU-a 0 1024",)
+    first = await queue.exchange(1, fits=fits)
+    assert [one.task.task_id for one in first.claimed] == ["on time"]
+    assert (len(queue.listed("gpu:1024:0")), len(queue.listed("deadlines")), first.hit) == (250, 250, True)
+    for left in (50, 0):
+        assert (await queue.exchange(1, fits=fits)).hit
+        assert len(queue.listed("gpu:1024:0")) == len(queue.listed("deadlines")) == left
+    assert not (await queue.exchange(1, fits=fits)).hit
+    assert await queue.counts() == (0, 450, 450)
+
+
+async def test_a_late_word_of_the_reaper_leaves_a_new_deadline(queue: Queue) -> None:
+    await queue.scheduler.create_task({}, "x", start_within=1)
+    queue.at(2)
+    assert await queue.scheduler.retry_task("x")
+    assert await queue.store.lost.end_overdue(["x"]) == ["lost"]
+    assert await queue.shown("x") == ("pending", None)
+    assert queue.listed("deadlines") == ["x"]
+    queue.at(3)
+    assert await queue.shown("x") == EXPIRED
+
+
+async def test_a_stale_entry_makes_no_finished_task_expire(queue: Queue) -> None:
+    await queue.scheduler.create_task({}, "x", start_within=1)
+    (one,) = (await queue.exchange(1)).claimed
+    queue.at(2)
+    settle = Settle("x", "lease", one.token, Settlement.complete("1", one.policy), one.counts)
+    assert (await queue.exchange(settles=(settle,))).answers == ["ok"]
+    queue.client.zadd("maas:{test}:ready", {"x": 1})
+    assert (await queue.exchange(1)).claimed == []
+    assert (await queue.shown("x"), queue.listed("ready")) == (("completed", None), [])
+    assert await queue.counts() == (0, 0, 0)

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from maas_backoff.errors import StorageError, StorageUnavailableError
+from maas_backoff.errors import InvalidValueError, StorageError, StorageUnavailableError
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -175,7 +175,7 @@ class Gathering(Generic[_Item, _Answer]):
 
 def _own(error: Exception) -> Exception:
     """Return an equal error: one that several callers raise would collect the tracebacks of all."""
-    if not isinstance(error, StorageError):
+    if not isinstance(error, StorageError | InvalidValueError):
         return error  # a bug: its class may not be copied
     own = copy.copy(error)
     own.__cause__ = error.__cause__

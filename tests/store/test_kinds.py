@@ -397,3 +397,15 @@ async def test_a_queue_has_200_kinds_at_most(queue: Queue) -> None:
 async def test_no_key_of_a_kind_is_given_as_a_key_of_a_script() -> None:
     """A script makes these keys of the prefix, for the nameless kind too, so that one rule names them."""
     assert {name for script in ALL for name in script.keys} & {"ready", "suspects", "marker", "gpu_marker"} == set()
+
+
+async def test_a_delayed_task_wakes_its_worker_although_one_of_another_kind_is_due_before(queue: Queue) -> None:
+    """No worker may be there for the first one, or its kind may be paused."""
+    await queue.create("first", "other", delay=1)
+    assert queue.markers() == {"k:other:marker"}
+    await queue.create("image", delay=2)
+    assert queue.markers() == {"k:render:marker"}
+    await queue.create("plain", NAMELESS, delay=3)
+    assert queue.markers() == {"marker"}
+    await queue.create("later", "other", delay=4)
+    assert queue.markers() == set(), "the workers of the kind know when the first one is due"

@@ -1,5 +1,6 @@
 -- Claiming: due tasks become leased ones.
 -- A task that may no longer start is read as none: its entry is dropped, as that of a missing task. _overdue.lua ends it.
+-- If the claim ends enough of them, it is read as false, and its entry stays.
 
 -- The fields of a task that a worker needs, in the order in which they are read.
 local CREATION, ATTEMPT, OVERRIDES, COUNTS, DUE = 1, 2, 3, 4, 5
@@ -8,9 +9,17 @@ local function read_task(key)
   local task = fields_of(key, 'p', 'n', 'o', 'k', 'u')
   -- A task whose hash is gone or of the wrong type cannot run; it must not stop the others.
   if not task or not task[CREATION] then return nil end
-  if task[OVERRIDES] and note_overdue(key, task[OVERRIDES]) then return nil end
+  if task[OVERRIDES] and is_overdue(task[OVERRIDES]) then
+    if note_overdue(key) then return nil end
+    return false
+  end
   if task[COUNTS] and is_suspect(task[COUNTS]) then task.suspicion = redis.call('HGET', key, 'c') end
   return task
+end
+
+-- Notes the entry of a task that read_task has not returned, unless it stays.
+local function drop_entry(orphans, index, id, task)
+  if task == nil then append(orphans, index, id) end
 end
 
 -- The counts of a task that has come back, and further lines: suspicion, last error, failed attempts without tracebacks.
@@ -56,7 +65,7 @@ local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans)
         local cohort = rule.cohort_of(id, task.suspicion)
         waiting[cohort] = (waiting[cohort] or 0) + 1
       else
-        append(orphans, suspects, id)
+        drop_entry(orphans, suspects, id, task)
       end
     end
   end
@@ -120,7 +129,7 @@ local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans)
         local task = read_task(tasks .. id)
         local fitting = task and (not is_shared(demand) or place_for(task, tasks .. id, places))
         if not task then
-          append(orphans, from, id)
+          drop_entry(orphans, from, id, task)
         elseif fitting and rule.may_claim(id, task[COUNTS], task.suspicion) then
           rule.note(id, task[COUNTS], task.suspicion)
           local place, claim = table.remove(places, fitting == true and 1 or fitting), claim_of(id, from, task)

@@ -115,6 +115,18 @@ local function unlist_empty_gpu_sets(prefix)
   end
 end
 
+-- When the first task of `scheduled` becomes due, and its kind. A worker learns when from its claims, and sleeps until
+-- then. A task that comes later needs a wake-up only if the first one is of another kind, whose workers alone may be awake.
+local function head_of(prefix, scheduled)
+  local head = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
+  if not head[1] then return math.huge, '' end
+  if redis.pcall('HLEN', prefix .. 'kinds') == 0 then return tonumber(head[2]), '' end
+  local created = redis.pcall('HGET', prefix .. 't:' .. head[1], 'p')
+  if type(created) ~= 'string' then return tonumber(head[2]), false end
+  local _, _, kind = terms_of(created)
+  return tonumber(head[2]), kind
+end
+
 -- Wakes one sleeping worker for each kind of `wake`, and one with GPUs for each of `wake_gpu`: sets of keys' beginnings.
 -- Nobody is woken for `closed` ones, of paused kinds: nobody would find a task to claim.
 local function wake_bases(wake, wake_gpu, closed)
@@ -134,10 +146,17 @@ local function append(lists, key, first, second)
   if second then list[#list + 1] = second end
 end
 
+-- Lua gives a command 8,000 values at most.
+local AT_ONCE = 1000
+
 local function add_all(to)
-  for key, args in pairs(to) do redis.call('ZADD', key, unpack(args)) end
+  for key, args in pairs(to) do
+    for i = 1, #args, AT_ONCE do redis.call('ZADD', key, unpack(args, i, math.min(i + AT_ONCE - 1, #args))) end
+  end
 end
 
 local function remove_all(from)
-  for key, ids in pairs(from) do redis.call('ZREM', key, unpack(ids)) end
+  for key, ids in pairs(from) do
+    for i = 1, #ids, AT_ONCE do redis.call('ZREM', key, unpack(ids, i, math.min(i + AT_ONCE - 1, #ids))) end
+  end
 end

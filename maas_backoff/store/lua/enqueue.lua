@@ -89,7 +89,8 @@ local function due_of(when)
   return math.max(now, (kind == 'in' and now or ahead) + ms)
 end
 
-local next_due = delayed and tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
+local head_due, head_kind
+if delayed then head_due, head_kind = head_of(prefix, scheduled) end
 
 -- Try: ZADD comes before the first HSET, so that a missing right to either leaves nothing done. The ZADD of a marker
 -- serves for this if there is one to add. The commands that read GPU sets below were called before, too.
@@ -116,7 +117,7 @@ for n = 1, #at do
       fields[#fields + 1] = 'u'
       fields[#fields + 1] = whole(due)
       index = scheduled
-      if due < next_due then wake[base] = true end
+      if due < head_due or kind ~= head_kind then wake[base] = true end
     elseif demand == '-' then
       index = base .. 'ready'
       wake[base] = true

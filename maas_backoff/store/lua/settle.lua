@@ -67,7 +67,7 @@ if wanted > 0 then
     for d = 1, #due, 2 do
       local id, task = due[d], read_task(tasks .. due[d])
       if not task then
-        append(orphans, scheduled, id)
+        drop_entry(orphans, scheduled, id, task)
       else
         local head_start, demand, kind = terms_of(task[CREATION])
         local score, base = rank(tonumber(due[d + 1]), head_start), base_of(prefix, kind)
@@ -92,7 +92,7 @@ if wanted > 0 then
       if task then
         claims[#claims + 1] = { id = id, from = from, task = task, token = 0, attempt = (task[ATTEMPT] or 0) + 1 }
       else
-        append(orphans, from, id)
+        drop_entry(orphans, from, id, task)
       end
     end
     if fits ~= '' then
@@ -139,7 +139,9 @@ for n, item in ipairs(items) do
     if item.answer == 'cancelled' then tally = string.gsub(tally, '^[^ ]+', '') end
     if item.ended then tally = tally .. ' expired' end
     if tally ~= '' then tallied[tally] = (tallied[tally] or 0) + 1 end
-  elseif item.kind == 'overdue' then append(from, deadlines, item.id)
+  elseif item.kind == 'overdue' and (item.was ~= 'pending' or not item.created) then
+    -- An older release has taken the task, or deleted it. A pending task has a new deadline.
+    append(from, deadlines, item.id)
   end
 end
 for status, count in pairs(adding) do
@@ -150,14 +152,18 @@ local dropped_entries = next(orphans) ~= nil
 local is_watched = #items + #claims > 0 and redis.call('EXISTS', watched) == 1
 
 -- Plan: the indexes of the settled tasks.
-local wake, wake_gpu, new_names, earliest, comes_back, retaken, drops = {}, {}, {}, false, false, false, false
+local wake, wake_gpu, new_names, all_pending, comes_back, retaken, drops = {}, {}, {}, nil, false, false, false
+local head_due, head_kind = nil, nil
 for _, item in ipairs(items) do
   if item.accepted then
     local id, was, status = item.id, item.was, item.status
     if was == 'processing' then append(from, leases, id)
     elseif was == 'pending' then
       append(from, deadlines, id)
-      for _, index in ipairs(pending_indexes(prefix, scheduled)) do append(from, index, id) end
+      if not item.is_dropped then
+        all_pending = all_pending or pending_indexes(prefix, scheduled)
+        for _, index in ipairs(all_pending) do append(from, index, id) end
+      end
     elseif was == 'external' then append(from, external, id)
     else
       append(from, finished[was], id)
@@ -184,9 +190,9 @@ for _, item in ipairs(items) do
       local head_start, demand, kind = terms_of(created)
       local base = base_of(prefix, kind)
       if due > now then
-        earliest = earliest or tonumber(redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2] or math.huge)
+        if not head_due then head_due, head_kind = head_of(prefix, scheduled) end
         append(to, scheduled, string.format('%.4f', due), id)
-        if due < earliest then wake[base] = true end
+        if due < head_due or kind ~= head_kind then wake[base] = true end
       elseif demand ~= '-' then
         append(to, gpu_set_for(prefix, kind, demand_of(raised, created), new_names), rank(due, head_start), id)
         wake_gpu[base] = true
@@ -324,7 +330,7 @@ if #changed > 0 then
 end
 
 -- A dropped entry took the place of another task, which may exist.
-local hit = wanted > 0 and fits == '' and not paused and (#claims >= wanted or dropped_entries)
+local hit = wanted > 0 and not paused and (dropped_entries or fits == '' and #claims >= wanted)
 for _, base in ipairs(hit and bases or {}) do
   if not wake[base] then wake[base] = redis.call('ZRANGE', base .. 'ready', 0, 0)[1] and true end
 end

@@ -166,11 +166,11 @@ class Admission:
                     grant.attempt_ended()
 
     async def _claim(self, request: BatchRequest, grants: list[Grant]) -> bool:
-        """Claim tasks for the reservations; return whether there were any (left)."""
+        """Claim tasks for the reservations; return whether there were any, or entries that the claim has dropped."""
         sent = time.monotonic()
         reply = await self._exchange.send(request)
         for claimed in reply.claimed:
             grants[claimed.fit].claimed(claimed.task.task_id, claimed.demand)
         self._exchange.apply(request, reply, sent, grants)
         await self._gate.tidy()  # so that the ledger names the tasks
-        return bool(reply.claimed)
+        return bool(reply.claimed) or reply.hit
