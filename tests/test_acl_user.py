@@ -160,6 +160,7 @@ async def test_a_producer_needs_fewer_rights(acl: Server, monkeypatch: pytest.Mo
         await scheduler.mark_task_processing("failed")
         await scheduler.mark_task_failed("failed", "reason", retry=False)
         assert await scheduler.retry_task("failed")
+        assert await scheduler.get_task("failed")
         assert await scheduler.cancel_task("later")
         assert await scheduler.cancel_task("lost", running=True)
         assert len((await scheduler.list_tasks("pending")).tasks) == 2

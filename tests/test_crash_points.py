@@ -63,9 +63,9 @@ def end_unanswered(owner, name, when=lambda *_: True):
     AbstractConnection.send_packed_command = sent
 
 armed = ContextVar("armed", default=False)
-settles = lambda store, request, worker: bool(request.settles)
+settles = lambda store, request, *_: bool(request.settles)
 holds = lambda heartbeat, client: bool(heartbeat._slots.attempts)
-claims = lambda store, request, worker: bool(request.claims)
+claims = lambda store, request, *_: bool(request.claims)
 match point:
     case "claim sent": end_unanswered(Exchange, "send", claims)
     case "claim answered": end_before(Attempts, "claimed")

@@ -86,7 +86,7 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "SETTLE", "elseif task[3] == given .. ':' .. settle_id then answer = 'already'", "elseif false then"
     ),
     "a claim of any kind of tasks": lambda: _script(
-        "SETTLE", "if kinds == '-' then return { prefix } end", "do return bases_of_all(prefix) end"
+        "SETTLE", "if kinds == '-' then return { prefix }, {} end", "do return bases_of_all(prefix), {} end"
     ),
     "a due task that forgets its kind": lambda: _script(
         "SETTLE",

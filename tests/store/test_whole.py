@@ -54,6 +54,7 @@ class Way:
             ("create for a gpu", self.creates("gpu", "gpu2", gpu=1)),
             ("claim", self.claims(6)),
             ("watch", lambda s, _: s.reader.get("a", watch=60)),
+            ("read what waits", lambda s, _: s.reader.get("later")),
             ("renew", self.renews("a", "b")),
             ("progress", lambda s, _: s.writer.report_progress([("a", None, 50, "half")])),
             ("complete", self.settles("a", lambda _: complete)),
