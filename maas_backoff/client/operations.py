@@ -82,11 +82,11 @@ class QueueOperations:
     async def _mark(self, task_id: str, outcome: Outcome) -> bool:
         """Settle an unfinished task by an outcome from outside. The task's own policy decides the settlement."""
         validation.checked_task_id(task_id)
+        custom = self._config.task.custom_backoff
         while True:
             found = await self._store.reader.find_live(task_id)
             if found is None:
                 return False
-            custom = self._config.task.custom_backoff
             settlement = decide(outcome, task_id, found.counts, found.policy, found.policy.backoff(custom))
             assert settlement is not None
             answer = await self._store.writer.settle(found.settle(settlement))

@@ -88,8 +88,12 @@ async def _kinds(scheduler: TaskBackoffScheduler, options: Options) -> int:
     workers = {name: sum(name in worker.kinds for worker in fleet) for name in sorted(names)}
     if options.json:
         due, paused = stats.due_of, stats.paused_kinds
-        rows = [{"kind": name, "due": due(name), "workers": workers[name]} for name in workers]
-        _json([{**row, "paused_since": paused.get(str(row["kind"]))} for row in rows])
+        _json(
+            [
+                {"kind": name, "due": due(name), "workers": count, "paused_since": paused.get(name)}
+                for name, count in workers.items()
+            ]
+        )
         return OK
     rows_of_text = [
         (name, f"{stats.due_of(name):,}", count or "no running worker has it", moment(stats.paused_kinds.get(name)))

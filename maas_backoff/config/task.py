@@ -213,7 +213,7 @@ class TaskConfig:
         """The part that is stored with each task. Raises ConfigError as `check` does."""
         self.check()
         values: dict[str, Any] = {name: getattr(self, name) for name in attrs.fields_dict(Policy)}
-        if self.custom_backoff is not None:
+        if not isinstance(self.backoff_strategy, str):
             values["backoff_strategy"] = CUSTOM_STRATEGY
         return Policy(**values)
 

@@ -19,8 +19,8 @@ log: Log = log_for("worker")
 BackoffCallable = Callable[[int], float | timedelta] | Callable[[int, TaskError | None], float | timedelta]
 """A user's backoff: takes the retry's number, from 1, and returns seconds or a timedelta.
 
-With a second parameter, or one that is named `error`, the callable takes the error of the attempt. `preview` has no
-error and passes None.
+With a second parameter without a default, or one that is named `error`, the callable takes the error of the attempt.
+`preview` has no error and passes None.
 """
 
 

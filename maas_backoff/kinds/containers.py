@@ -11,7 +11,7 @@ from maas_backoff.kinds.conversion import (
     OBJECT,
     Conversion,
     UnsupportedTypeError,
-    json_kind_of,
+    json_type_of,
     listed,
     of_key,
 )
@@ -20,7 +20,7 @@ from maas_backoff.kinds.conversion import (
 class ListOf(Conversion):
     """A list. `kind` is `list`, or `tuple` for `tuple[item, ...]` and for sequences that a caller may give as both."""
 
-    json_kinds: frozenset[str] = frozenset({LIST})
+    json_types: frozenset[str] = frozenset({LIST})
 
     def __init__(self, kinds: type | tuple[type, ...], made: type, item: Conversion) -> None:
         """`kinds` are the accepted types, and `made` is the type that `load` returns."""
@@ -45,7 +45,7 @@ class ListOf(Conversion):
 class TupleOf(Conversion):
     """A tuple of a fixed length, whose items have types of their own."""
 
-    json_kinds: frozenset[str] = frozenset({LIST})
+    json_types: frozenset[str] = frozenset({LIST})
 
     def __init__(self, items: Sequence[Conversion]) -> None:
         self._items = items
@@ -73,7 +73,7 @@ class DictOf(Conversion):
     """A dict with keys of text."""
 
     expected: str = "a dict with keys of text"
-    json_kinds: frozenset[str] = frozenset({OBJECT})
+    json_types: frozenset[str] = frozenset({OBJECT})
 
     def __init__(self, value: Conversion) -> None:
         self._value = value
@@ -96,14 +96,14 @@ class DictOf(Conversion):
 
 
 class UnionOf(Conversion):
-    """One of several types, which the kind of the JSON value tells apart."""
+    """A union. The JSON type of a value says which member the value belongs to."""
 
     def __init__(self, members: Sequence[Conversion]) -> None:
-        """Raise UnsupportedTypeError if two members have JSON values of the same kind."""
+        """Raise UnsupportedTypeError if two members share a JSON type."""
         self._members = members
         self._by_json: dict[str, Conversion] = {}
         for member in members:
-            for kind in member.json_kinds:
+            for kind in member.json_types:
                 if kind in self._by_json:
                     two = f"{self._by_json[kind].expected} from {member.expected}"
                     raise UnsupportedTypeError(
@@ -112,12 +112,12 @@ class UnionOf(Conversion):
                 self._by_json[kind] = member
         if FLOAT in self._by_json:
             self._by_json.setdefault(INT, self._by_json[FLOAT])
-        self.json_kinds: frozenset[str] = frozenset(self._by_json)
+        self.json_types: frozenset[str] = frozenset(self._by_json)
         self.expected: str = listed([member.expected for member in members])
 
     def dump(self, value: object, path: str) -> object:
         error = PayloadError(path, self.expected, value)
-        likely = self._by_json.get(json_kind_of(value))
+        likely = self._by_json.get(json_type_of(value))
         for member in self._members if likely is None else (likely, *self._members):
             try:
                 return member.dump(value, path)
@@ -127,7 +127,7 @@ class UnionOf(Conversion):
         raise error
 
     def load(self, value: object, path: str) -> Any:
-        member = self._by_json.get(json_kind_of(value))
+        member = self._by_json.get(json_type_of(value))
         if member is None:
             self.refuse(path, value)
         return member.load(value, path)

@@ -11,11 +11,11 @@ LONGEST_KEY = 80
 """Characters of a key that the path to a value shows."""
 
 NULL, BOOL, INT, FLOAT, TEXT, LIST, OBJECT = "null", "bool", "int", "float", "text", "list", "object"
-"""The kinds of JSON values. A union needs them to tell its members apart."""
+"""The JSON types. A union tells its members apart by their JSON types."""
 
 ALL_JSON = frozenset({NULL, BOOL, INT, FLOAT, TEXT, LIST, OBJECT})
 
-_JSON_KINDS: Mapping[type, str] = {
+_JSON_TYPES: Mapping[type, str] = {
     type(None): NULL,
     bool: BOOL,
     int: INT,
@@ -35,8 +35,8 @@ class Conversion(ABC):
 
     expected: str
     """The words for a value of the type, such as "a whole number"."""
-    json_kinds: frozenset[str]
-    """The kinds of its JSON values."""
+    json_types: frozenset[str]
+    """The JSON types that `dump` may return."""
 
     @abstractmethod
     def dump(self, value: object, path: str) -> object:
@@ -51,9 +51,9 @@ class Conversion(ABC):
         raise PayloadError(path, self.expected, value)
 
 
-def json_kind_of(value: object) -> str:
-    """Return the kind of a JSON value."""
-    return _JSON_KINDS.get(type(value), "")
+def json_type_of(value: object) -> str:
+    """Return the JSON type of a value; empty for a value that is not JSON."""
+    return _JSON_TYPES.get(type(value), "")
 
 
 def of_key(path: str, key: str) -> str:

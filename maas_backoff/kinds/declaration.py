@@ -66,7 +66,7 @@ class Declaration:
 
     def check_resolved(self) -> None:
         """Raise HandlerError for a function that cannot be used, also for an unknown name."""
-        assert self.signature is not None
+        self.signature  # noqa: B018 - resolves the annotations
 
     def _signature(self) -> Signature:
         return Signature.of(self.name, self.function, has_value=self.lifespan is not None)

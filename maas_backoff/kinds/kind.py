@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack
+from typing import Generic, ParamSpec, TypeVar, Unpack
 
 import attrs
 
@@ -119,9 +119,6 @@ class TaskFunction(TaskKind[P, R], Generic[C, V, P, R]):
     def __task_handler__(self) -> Handler:
         """The handler of the tasks, which a child process looks for."""
         return self.declaration.handler
-
-
-AnyKind = TaskKind[Any, Any]
 
 
 def _divided(options: CreateOptions) -> tuple[str | None, TaskOptions]:

@@ -19,7 +19,7 @@ def model_of(kind: type) -> Conversion | None:
 class PydanticModel(Conversion):
     """A model of pydantic 2."""
 
-    json_kinds: frozenset[str] = frozenset({OBJECT})
+    json_types: frozenset[str] = frozenset({OBJECT})
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind
@@ -57,7 +57,7 @@ class PydanticModel(Conversion):
 class MsgspecStruct(Conversion):
     """A struct of msgspec."""
 
-    json_kinds: frozenset[str] = frozenset({OBJECT})
+    json_types: frozenset[str] = frozenset({OBJECT})
 
     def __init__(self, kind: type) -> None:
         self._kind = kind

@@ -1,7 +1,6 @@
 """Conversions of single values: JSON's own, times, ids, numbers, bytes, enums and literals."""
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -19,7 +18,7 @@ from maas_backoff.kinds.conversion import (
     TEXT,
     Conversion,
     UnsupportedTypeError,
-    json_kind_of,
+    json_type_of,
     listed,
 )
 
@@ -28,7 +27,7 @@ class AnyJson(Conversion):
     """Leaves any JSON value as it is: `Any`, `object`. The creation of the task checks the value."""
 
     expected: str = "a JSON value"
-    json_kinds: frozenset[str] = ALL_JSON
+    json_types: frozenset[str] = ALL_JSON
 
     def dump(self, value: object, path: str) -> object:  # noqa: ARG002
         return value
@@ -40,10 +39,10 @@ class AnyJson(Conversion):
 class Same(Conversion):
     """Leaves a value of JSON's own types as it is: None, bool, int and str."""
 
-    def __init__(self, kind: type, expected: str, json_kind: str) -> None:
+    def __init__(self, kind: type, expected: str, json_type: str) -> None:
         self._kind = kind
         self.expected: str = expected
-        self.json_kinds: frozenset[str] = frozenset({json_kind})
+        self.json_types: frozenset[str] = frozenset({json_type})
 
     def dump(self, value: object, path: str) -> object:
         # A bool is an int for Python, and not for JSON.
@@ -58,7 +57,7 @@ class Float(Conversion):
     """A float: a whole number is one, too, as for type checkers."""
 
     expected: str = "a number"
-    json_kinds: frozenset[str] = frozenset({FLOAT})
+    json_types: frozenset[str] = frozenset({FLOAT})
 
     def dump(self, value: object, path: str) -> object:
         return self.load(value, path)
@@ -77,7 +76,7 @@ class Float(Conversion):
 class ByText(Conversion):
     """A value that is text in JSON."""
 
-    json_kinds: frozenset[str] = frozenset({TEXT})
+    json_types: frozenset[str] = frozenset({TEXT})
 
     def __init__(
         self, kind: type, expected: str, to_text: Callable[[Any], str], from_text: Callable[[str], object]
@@ -97,7 +96,7 @@ class ByText(Conversion):
             self.refuse(path, value)
         try:
             return self._from_text(value)
-        except (ValueError, InvalidOperation, binascii.Error):
+        except (ValueError, InvalidOperation):
             self.refuse(path, value)
 
 
@@ -105,7 +104,7 @@ class Duration(Conversion):
     """A timedelta: seconds in JSON."""
 
     expected: str = "a timedelta"
-    json_kinds: frozenset[str] = frozenset({FLOAT, INT})
+    json_types: frozenset[str] = frozenset({FLOAT, INT})
 
     def dump(self, value: object, path: str) -> object:
         if not isinstance(value, timedelta):
@@ -130,7 +129,7 @@ class Choice(Conversion):
         # True == 1: the type belongs to the key.
         self._json_of = {(type(value), value): plain for value, plain in json_of.items()}
         self._of_json = {(type(plain), plain): value for value, plain in json_of.items()}
-        self.json_kinds: frozenset[str] = frozenset(map(json_kind_of, json_of.values()))
+        self.json_types: frozenset[str] = frozenset(map(json_type_of, json_of.values()))
 
     def dump(self, value: object, path: str) -> object:
         return self._found(self._json_of, value, path)
@@ -157,7 +156,7 @@ def choice_of_enum(kind: type[Enum]) -> Conversion:
     """Return the conversion of an Enum whose values are texts, numbers or None."""
     json_of: dict[object, object] = {member: cast(object, member.value) for member in kind}
     for plain in json_of.values():
-        if json_kind_of(plain) not in {NULL, BOOL, INT, FLOAT, TEXT}:
+        if json_type_of(plain) not in {NULL, BOOL, INT, FLOAT, TEXT}:
             raise UnsupportedTypeError(f"a value of {kind.__name__} is neither text nor a number; give it such values")
     return Choice(f"a {kind.__name__}", json_of)
 

@@ -1,6 +1,6 @@
 """Conversions of classes with fields: dataclasses, attrs, TypedDict and NamedTuple. Each is an object in JSON."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import attrs
@@ -18,13 +18,13 @@ class Field:
     attribute: str
     """Its name in the object."""
     conversion: Conversion
-    required: bool = True
+    required: bool
 
 
 class Record(Conversion):
     """A class with fields. All fields are stored; a field that is not in JSON has its default."""
 
-    json_kinds: frozenset[str] = frozenset({OBJECT})
+    json_types: frozenset[str] = frozenset({OBJECT})
 
     def __init__(self, kind: type) -> None:
         """`fields` are set afterwards: a field may have the type of its own class."""
@@ -51,23 +51,18 @@ class Record(Conversion):
 class Dict(Conversion):
     """A TypedDict."""
 
-    json_kinds: frozenset[str] = frozenset({OBJECT})
+    json_types: frozenset[str] = frozenset({OBJECT})
 
     def __init__(self, kind: type) -> None:
         self.expected: str = f"a {kind.__name__}"
         self.fields: Mapping[str, Field] = {}
 
     def dump(self, value: object, path: str) -> object:
-        return self._converted(value, path, lambda field: field.conversion.dump)
+        given = checked_keys(self, self.fields, value, path)
+        return {key: self.fields[key].conversion.dump(one, of_key(path, key)) for key, one in given.items()}
 
     def load(self, value: object, path: str) -> Any:
-        return self._converted(value, path, lambda field: field.conversion.load)
-
-    def _converted(
-        self, value: object, path: str, convert: "Callable[[Field], Callable[[object, str], object]]"
-    ) -> dict[str, object]:
-        given = checked_keys(self, self.fields, value, path)
-        return {key: convert(self.fields[key])(one, of_key(path, key)) for key, one in given.items()}
+        return loaded_fields(self, self.fields, value, path)
 
 
 def loaded_fields(record: Conversion, fields: Mapping[str, Field], value: object, path: str) -> dict[str, object]:

@@ -122,12 +122,12 @@ class Exchange:
             snooze_count=counts.snooze,
             created_at=_created_at(creation.created_ms - ahead_ms),
             started_at=started_at,
+            error=error,
+            attempts=attempts,
             token=token,
             oom_count=counts.oom,
             kind=creation.kind,
         )
-        if attempts or error is not None:
-            task = attrs.evolve(task, error=error, attempts=attempts)
         waited = now_ms - (creation.created_ms if due is None else float(due))
         claimed = Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)
         limits = TimeLimits.of(own) if own else None

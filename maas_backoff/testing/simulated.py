@@ -97,8 +97,10 @@ class SimulatedScheduler(TaskBackoffScheduler):
         """End tasks whose deadline has passed by this clock, and delete finished ones whose time to live is over."""
         store = self._client.store
         overdue = store.connection.keys("deadlines")
-        while ids := await store.connection.server.execute("ZRANGEBYSCORE", overdue, "-inf", f"{self._now_ms:.0f}"):
-            await store.lost.end_overdue([task_id.decode() for task_id in ids[:100]])
+        while ids := await store.connection.server.execute(
+            "ZRANGEBYSCORE", overdue, "-inf", f"{self._now_ms:.0f}", "LIMIT", "0", "100"
+        ):
+            await store.lost.end_overdue([task_id.decode() for task_id in ids])
         for status in TaskStatus:
             if not status.finished:
                 continue

@@ -129,7 +129,7 @@ class Parts:
             *(("lifespan", group.watch) for group in self.executor.groups),
             ("orphans", self.orphans.run),
         ]
-        starting = {group.starting for group in self.executor.groups} - {None}
+        starting = {group.starting for group in self.executor.groups}
         named += [("children", partial(children.run, one, slots, context)) for one in starting if one is not None]
         return named
 

@@ -1,6 +1,6 @@
 -- Claiming: due tasks become leased ones.
--- A task that may no longer start is read as none: its entry is dropped, as that of a missing task. _overdue.lua ends it.
--- If the claim ends enough of them, it is read as false, and its entry stays.
+-- If a task's deadline has passed, read_task returns nil: the claim drops its entry, and _overdue.lua ends the task.
+-- After MOST_OVERDUE such tasks in one claim, read_task returns false: the entry stays for the next claim or the reaper.
 
 -- The fields of a task that a worker needs, in the order in which they are read.
 local CREATION, ATTEMPT, OVERRIDES, COUNTS, DUE = 1, 2, 3, 4, 5

@@ -24,13 +24,14 @@ for n, name in ipairs(listed) do
 end
 
 local kinds = redis.call('HKEYS', prefix .. 'kinds')
-local heads, suspect_sets, due_count, by_kind = { unpack(gpu) }, {}, gpu_count, {}
+local heads, due_count, by_kind, suspects, suspects_running = { unpack(gpu) }, gpu_count, {}, 0, 0
 for n = 0, #kinds do
   local base = base_of(prefix, kinds[n] or '')
   local ready, set = base .. 'ready', base .. 'suspects'
-  heads[#heads + 1], heads[#heads + 2], suspect_sets[n + 1] = ready, set, set
-  local count = card(ready) + card(set)
-  due_count = due_count + count
+  heads[#heads + 1], heads[#heads + 2] = ready, set
+  local waiting = card(set)
+  local count = card(ready) + waiting
+  due_count, suspects = due_count + count, suspects + waiting
   if n > 0 then by_kind[2 * n - 1], by_kind[2 * n] = kinds[n], count end
 end
 
@@ -51,8 +52,6 @@ local function count_suspects(ids)
   end
   return count
 end
-local suspects, suspects_running = 0, 0
-for _, set in ipairs(suspect_sets) do suspects = suspects + card(set) end
 for _, set in ipairs(gpu) do suspects = suspects + count_suspects(redis.call('ZRANGE', set, 0, 99)) end
 if suspects > 0 then suspects_running = count_suspects(redis.call('ZRANGE', KEYS[2], 0, 999)) end
 
