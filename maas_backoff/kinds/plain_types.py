@@ -29,10 +29,10 @@ class AnyJson(Conversion):
     expected: str = "a JSON value"
     json_types: frozenset[str] = ALL_JSON
 
-    def dump(self, value: object, path: str) -> object:  # noqa: ARG002
+    def dump(self, value: object, path: str) -> object:  # noqa: ARG002 - the interface has it
         return value
 
-    def load(self, value: object, path: str) -> object:  # noqa: ARG002
+    def load(self, value: object, path: str) -> object:  # noqa: ARG002 - the interface has it
         return value
 
 
