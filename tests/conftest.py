@@ -63,6 +63,8 @@ _LASTING = {
     b"errors",
     b"deadlines",
     b"workers",
+    *(b"lanes", b"laned", b"waiting", b"virtual", b"tenants"),
+    *(b"limits", b"use", b"held", b"arrivals", b"closed", b"opens"),
 }
 _OF_A_KIND = re.compile(rb"^k:[^:]+:")
 _TRIMMED = {b"completed", b"failed", b"cancelled"}

@@ -11,6 +11,7 @@ import attrs
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.kind import NAMELESS
+from maas_backoff.domain.lane import NO_TENANT
 from maas_backoff.errors import InvalidValueError, PayloadError
 
 
@@ -113,6 +114,7 @@ class TaskEntity:
     gpu: GpuAssignment | None = None
     oom_count: int = 0
     kind: str = NAMELESS
+    tenant: str = NO_TENANT
     deadline: datetime | None = None
     cancel_reason: str | None = None
     _report: ProgressReport | None = attrs.field(default=None, repr=False, eq=False)

@@ -20,6 +20,7 @@ import attrs
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.gpu import GpuAssignment
+from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
@@ -249,6 +250,7 @@ def decode(
         gpu=gpu if status is TaskStatus.PROCESSING else None,
         oom_count=counts.oom,
         kind=creation.kind,
+        tenant=Lane.of(creation.lane).tenant,
         deadline=deadline_of(limits, ahead_ms),
         cancel_reason=reason,
     )

@@ -11,6 +11,7 @@ import attrs
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
+from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.store import scripts
@@ -76,6 +77,7 @@ class Exchange:
             fits=request.fits,
             tally=request.tally,
             kinds=kinds,
+            used=request.used,
         )
         names = keys.all(scripts.SETTLE.keys, request=keys.request(worker, request.exchange))
         return names, [*head, *request.args]
@@ -127,6 +129,7 @@ class Exchange:
             token=token,
             oom_count=counts.oom,
             kind=creation.kind,
+            tenant=Lane.of(creation.lane).tenant,
         )
         waited = now_ms - (creation.created_ms if due is None else float(due))
         claimed = Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)

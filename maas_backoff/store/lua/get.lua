@@ -23,9 +23,10 @@ for i = 5, #ARGV do
   end
   local ahead = false
   if pending and created then
-    local _, _, kind = terms_of(created)
+    local _, _, kind, lane = terms_of(created)
     has_kind = has_kind or kind ~= ''
-    ahead = redis.call('ZRANK', base_of(prefix, kind) .. 'ready', id)
+    local ready = base_of(prefix, kind) .. 'ready'
+    ahead = redis.call('ZRANK', lane ~= '' and ready .. '|' .. lane or ready, id)
   end
   rows[2 * i - 9], rows[2 * i - 8] = ahead or -1, task
   if watch_ms > 0 and #task > 0 then found[#found + 1] = id end

@@ -11,14 +11,23 @@ Suspects that wait for a GPU are counted among the first 100 of a set; running o
 --#include _queue
 --#include _paused
 --#include _task
-local state, prefix = redis.call('HMGET', KEYS[7], 'ahead', 'reaped_at', 'paused'), ARGV[2]
+--#include _lanes
+local state, prefix = redis.call('HMGET', KEYS[7], 'ahead', 'reaped_at', 'paused', 'lanes'), ARGV[2]
 local now = queue_time(clock(ARGV[1]), state[1], state[2])
 local function card(key) return redis.call('ZCARD', key) end
+
+-- Tasks in lanes, by index.
+local in_lanes = {}
+if state[4] then
+  local counts = redis.call('HGETALL', prefix .. 'laned')
+  for n = 1, #counts, 2 do in_lanes[prefix .. counts[n]] = tonumber(counts[n + 1]) end
+end
+local function count_in(index) return redis.call('ZCARD', index) + (in_lanes[index] or 0) end
 
 local listed, gpu, demands, gpu_count = redis.call('HKEYS', prefix .. 'demands'), {}, {}, 0
 for n, name in ipairs(listed) do
   gpu[n] = gpu_set(prefix, name)
-  local count = card(gpu[n])
+  local count = count_in(gpu[n])
   gpu_count = gpu_count + count
   demands[2 * n - 1], demands[2 * n] = name, count
 end
@@ -30,7 +39,7 @@ for n = 0, #kinds do
   local ready, set = base .. 'ready', base .. 'suspects'
   heads[#heads + 1], heads[#heads + 2] = ready, set
   local waiting = card(set)
-  local count = card(ready) + waiting
+  local count = count_in(ready) + waiting
   due_count, suspects = due_count + count, suspects + waiting
   if n > 0 then by_kind[2 * n - 1], by_kind[2 * n] = kinds[n], count end
 end

@@ -1,0 +1,107 @@
+"""Tenants, costs and limits of tasks: what decides whose task is taken next, and whether it may start now."""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import attrs
+
+from maas_backoff.errors import ConfigError, InvalidValueError
+
+NO_TENANT = ""
+MOST_LIMITS = 4
+"""Limits that one task may name."""
+
+LARGEST_COST = 1_000_000_000
+_NAME = re.compile(r"[A-Za-z0-9_.:@/+-]{1,100}")
+_NAMES = "1 to 100 of A-Z a-z 0-9 _ . : @ / + -"
+_LIMITS = f"a mapping of at most {MOST_LIMITS} names to units"
+_UNITS = f"a number above 0, at most {LARGEST_COST:,}"
+
+
+@attrs.frozen
+class Lane:
+    """The tenant of a task, what it costs its tenant, and how many units it uses of each of its limits."""
+
+    tenant: str = NO_TENANT
+    cost: float = 1
+    limits: Mapping[str, float] = attrs.field(factory=dict[str, float])
+
+    @property
+    def record(self) -> str:
+        """The text in a task's creation: "lane costs" as _lanes.lua describes it; empty if nothing is set."""
+        if not self.tenant and not self.limits:
+            return ""
+        names = sorted(self.limits)
+        lane = f"{self.tenant}|{','.join(names)}" if names else self.tenant
+        return f"{lane} {','.join(f'{number:.12g}' for number in (self.cost, *map(self.limits.__getitem__, names)))}"
+
+    @classmethod
+    def of(cls, record: str) -> "Lane":
+        """Return the lane in a text that `record` has made."""
+        return _parsed(record) if record else NO_LANE
+
+    def changed(self, cost: float | None, limits: Mapping[str, float]) -> str:
+        """Return the record of what must be added to the costs if the task has used `cost` and `limits` instead."""
+        more = 0 if cost is None else cost - self.cost
+        names = sorted(self.limits)
+        deltas = (more, *(limits.get(name, self.limits[name]) - self.limits[name] for name in names))
+        return f"{self.record.split(' ')[0]} {','.join(f'{number:.12g}' for number in deltas)}"
+
+
+NO_LANE = Lane()
+
+
+@lru_cache(maxsize=1024)
+def _parsed(record: str) -> Lane:
+    lane, _, costs = record.partition(" ")
+    tenant, _, names = lane.partition("|")
+    cost, *units = map(float, costs.split(","))
+    return Lane(tenant, cost, dict(zip(names.split(","), units, strict=True)) if names else {})
+
+
+def checked_tenant(tenant: object) -> str:
+    """Return the name of a tenant. Raises InvalidValueError."""
+    return _checked_name("tenant", tenant)
+
+
+def checked_limit(name: object) -> str:
+    """Return the name of a limit. Raises InvalidValueError."""
+    return _checked_name("limit", name)
+
+
+def _checked_name(option: str, name: object) -> str:
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        raise InvalidValueError(option, _NAMES, name)
+    return name
+
+
+def is_cost(value: object) -> bool:
+    """Return whether a value is a number that a task may cost."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST_COST
+
+
+def checked_cost(cost: Any, option: str = "cost") -> float:
+    """Return what a task costs. Raises InvalidValueError."""
+    if not is_cost(cost):
+        raise InvalidValueError(option, _UNITS, cost)
+    return float(cost)
+
+
+def in_limits(limits: Any) -> dict[str, float]:
+    """Return the default limits of a configuration. Raises ConfigError."""
+    try:
+        return checked_limits(limits)
+    except InvalidValueError as error:
+        raise ConfigError(f"task.{error.option}", error.expected, error.got) from None
+
+
+def checked_limits(limits: Any) -> dict[str, float]:
+    """Return the limits of a task, and the units that it uses of each. Raises InvalidValueError."""
+    if not isinstance(limits, Mapping):
+        raise InvalidValueError("limits", _LIMITS, limits)
+    units: dict[Any, Any] = {**limits}
+    if len(units) > MOST_LIMITS:
+        raise InvalidValueError("limits", _LIMITS, sorted(map(str, units)))
+    return {checked_limit(name): checked_cost(number, f"limits[{name!r}]") for name, number in units.items()}

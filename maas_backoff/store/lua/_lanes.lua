@@ -1,0 +1,158 @@
+-- Lanes: a due task with a tenant or with limits waits in a lane of its index (`ready` of a kind, or a GPU's set). Tasks
+-- with the same tenant and the same limits share a lane. The others wait in the index itself, which is the lane of the
+-- tenant ''. Suspects wait outside of lanes. docs/data-model.md describes the keys; _turns.lua takes tasks out of lanes.
+-- A lane is named "tenant", or "tenant|limit,limit"; its key is "<index>|<lane>".
+
+local function lane_key(index, lane) return index .. '|' .. lane end
+
+local function turns_key(index) return index .. ':turns' end
+
+-- The limited lanes of a tenant in an index, by the rank of their first task, or by a lower one.
+local function limited_key(index, tenant) return index .. ':limited|' .. tenant end
+
+local function tenant_of(lane) return string.match(lane, '^[^|]*') end
+
+local function limits_text_of(lane) return string.match(lane, '|(.+)$') end
+
+-- The index and the lane in a key, or in the end of a key after the queue's prefix.
+local function parts_of_key(key) return string.match(key, '^([^|]*)|(.*)$') end
+
+-- The beginning of the keys of the kind of an index, by the index's name after the queue's prefix; and whether it is for GPUs.
+local function base_of_index(prefix, name)
+  local set = string.match(name, '^gpu:(.+)$')
+  if set then return base_of(prefix, (parts_of(set))), true end
+  return prefix .. string.gsub(name, '%a+$', '')
+end
+
+-- The settings of a tenant in the hash `tenants`: "weight", or "weight since" if it is paused since then.
+local function settings_of(stored)
+  local weight, since = string.match(stored or '', '^(%S+) ?(%S*)$')
+  return tonumber(weight or 1), (since or '') ~= ''
+end
+
+-- The changes of lanes that a script plans, to be written at its end. `turn` is the queue's virtual time: see _turns.lua.
+-- Made on demand, because each function costs a script time.
+local function new_lanes(prefix, turn)
+  local lanes, entered, counts, waiting, tenants = { emptied = {} }, {}, {}, {}, {}
+
+  local function is_paused(tenant)
+    if tenants[tenant] == nil then
+      local _, paused = settings_of(redis.call('HGET', prefix .. 'tenants', tenant))
+      tenants[tenant] = paused
+    end
+    return tenants[tenant]
+  end
+
+  -- Counts tasks of a lane that wait, delayed ones too: the tenant's waiting ones.
+  function lanes.count(lane, number)
+    local tenant = tenant_of(lane)
+    if tenant ~= '' then waiting[tenant] = (waiting[tenant] or 0) + number end
+  end
+
+  -- Tasks enter a lane, the first of them with this rank. Returns the lane's key, for their ZADD. The first call for a lane
+  -- reads keys; a script that has written may call it again with the same lane.
+  function lanes.enter(index, lane, score, number)
+    local key = lane_key(index, lane)
+    local one = entered[key]
+    if not one then
+      one = { index = index, lane = lane, tenant = tenant_of(lane), rank = score, limits = limits_text_of(lane) }
+      -- Read: a key of another type ends the script here.
+      one.is_new = redis.call('ZCARD', key) == 0 or lanes.emptied[key]
+      if one.is_new then
+        one.is_paused = is_paused(one.tenant)
+        redis.call('ZCARD', turns_key(index))
+        redis.call('ZCARD', prefix .. 'lanes')
+      end
+      if one.limits then redis.call('ZCARD', limited_key(index, one.tenant)) end
+      entered[key] = one
+    end
+    one.rank = math.min(one.rank, score)
+    counts[index] = (counts[index] or 0) + number
+    return key
+  end
+
+  -- Tasks leave a lane of an index.
+  function lanes.leave(index, number) counts[index] = (counts[index] or 0) - number end
+
+  -- The lane in which a task waits, or nil: it is delayed, or waits outside of lanes. Returns its key and its index.
+  function lanes.find(id, created)
+    local _, _, kind, lane = terms_of(created)
+    if lane == '' then return nil end
+    local candidates = { base_of(prefix, kind) .. 'ready' }
+    for _, name in ipairs(redis.call('HKEYS', prefix .. 'demands')) do
+      if parts_of(name) == kind then candidates[#candidates + 1] = gpu_set(prefix, name) end
+    end
+    for _, index in ipairs(candidates) do
+      local key = lane_key(index, lane)
+      if redis.call('ZSCORE', key, id) then return key, index end
+    end
+    return nil
+  end
+
+  local function add_up(hash, numbers, cut)
+    for name, number in pairs(numbers) do
+      if number ~= 0 and redis.call('HINCRBY', hash, string.sub(name, cut), number) <= 0 then
+        redis.call('HDEL', hash, string.sub(name, cut))
+      end
+    end
+  end
+
+  -- Writes the changes; the tasks themselves are entered and removed with those of other indexes.
+  function lanes.write(meta, is_noted)
+    local is_any = false
+    for key, one in pairs(entered) do
+      if one.limits then
+        if one.is_new then redis.call('ZADD', limited_key(one.index, one.tenant), 'LT', one.rank, one.lane)
+        else redis.call('ZADD', limited_key(one.index, one.tenant), 'XX', 'LT', one.rank, one.lane) end
+      end
+      if one.is_new then
+        is_any = true
+        redis.call('ZADD', prefix .. 'lanes', 0, string.sub(key, #prefix + 1))
+        if not one.is_paused then redis.call('ZADD', turns_key(one.index), 'NX', turn, one.tenant) end
+      end
+    end
+    add_up(prefix .. 'laned', counts, #prefix + 1)
+    add_up(prefix .. 'waiting', waiting, 1)
+    if (is_any or next(waiting)) and not is_noted then redis.call('HSET', meta, 'lanes', 1) end
+  end
+
+  -- How many tasks of a tenant wait.
+  function lanes.size_of(tenant)
+    return tonumber(redis.call('HGET', prefix .. 'waiting', tenant) or 0) + (waiting[tenant] or 0)
+  end
+
+  return lanes
+end
+
+-- Calls each command, and reads each hash and index, with which lanes are written: before the first write of a script.
+local function try_lanes(prefix, meta)
+  local never = prefix .. 'never'
+  redis.call('HDEL', never, '')
+  redis.call('ZREM', never, '')
+  redis.call('ZREMRANGEBYSCORE', never, 1, 0)
+  redis.call('HINCRBY', meta, 'completed', 0)
+  for _, name in ipairs({ 'laned', 'waiting', 'use', 'held', 'closed' }) do redis.call('HLEN', prefix .. name) end
+  for _, name in ipairs({ 'lanes', 'virtual', 'arrivals', 'opens' }) do redis.call('ZCARD', prefix .. name) end
+end
+
+-- Plans that a task, of which `task` has the fields p and s, leaves its lane: for a pending task that is deleted. Returns the
+-- changes, or nil for a task without a lane.
+local function leave_lane(prefix, id, task, from)
+  local _, _, _, lane = terms_of(task[1] or '')
+  if lane == '' or (task[2] or 'pending') ~= 'pending' then return nil end
+  local lanes = new_lanes(prefix, 0)
+  lanes.count(lane, -1)
+  local key, index = lanes.find(id, task[1])
+  if key then
+    append(from, key, id)
+    lanes.leave(index, 1)
+  end
+  return lanes
+end
+
+-- How many tasks wait in lanes, in all.
+local function count_in_lanes(prefix)
+  local counts, sum = redis.call('HGETALL', prefix .. 'laned'), 0
+  for n = 2, #counts, 2 do sum = sum + counts[n] end
+  return sum
+end

@@ -1,0 +1,278 @@
+-- Limits that all workers share: most running tasks, most starts in a time, most units in a time, of the tasks that name one.
+-- A lane's tasks name the same limits, so that a shut lane hides no open task.
+-- `limits` has the settings: "most interval_ms burst_ms unit_interval_ms unit_burst_ms" (0: none) under a name, or under
+-- "class:*" for all names that begin with "class:". `use` counts running tasks, `held` has the lane and the costs of each.
+-- `arrivals` has the theoretical arrival times of the generic cell rate algorithm: "r name" of tasks, "u name" of units.
+-- `closed` has limits that a task closed: "until_ms trial", and after that time at most `trial` tasks at once.
+-- A lane that is shut waits in `shut:<limit>`. `opens` has the limits with such lanes, by when they open; inf: when a task ends.
+
+local MOST_ROUSED = 64
+
+local function new_limits(prefix, now, turn)
+  local limits, known, given, roused, freed = { wake = {}, wake_gpu = {} }, {}, {}, 0, {}
+  local settings, use, arrivals, closed = prefix .. 'limits', prefix .. 'use', prefix .. 'arrivals', prefix .. 'closed'
+  local held, opens = prefix .. 'held', prefix .. 'opens'
+
+  local function names_of(text)
+    local names = {}
+    for name in string.gmatch(text, '[^,]+') do names[#names + 1] = name end
+    return names
+  end
+
+  -- Reads the state of limits.
+  local function know(names)
+    local wanted = {}
+    for _, name in ipairs(names) do
+      if not known[name] then wanted[#wanted + 1] = name end
+    end
+    if #wanted == 0 then return end
+    local fields, times = {}, {}
+    for n, name in ipairs(wanted) do
+      fields[2 * n - 1], fields[2 * n] = name, string.gsub(name, ':.*$', '') .. ':*'
+      times[2 * n - 1], times[2 * n] = 'r ' .. name, 'u ' .. name
+    end
+    local found, running = redis.call('HMGET', settings, unpack(fields)), redis.call('HMGET', use, unpack(wanted))
+    local times_of, shut = redis.call('ZMSCORE', arrivals, unpack(times)), redis.call('HMGET', closed, unpack(wanted))
+    local waiting = redis.call('ZMSCORE', opens, unpack(wanted))
+    for n, name in ipairs(wanted) do
+      local most, interval, burst, unit, unit_burst =
+        string.match(found[2 * n - 1] or found[2 * n] or '', '^(%S+) (%S+) (%S+) (%S+) (%S+)')
+      local until_ms, trial = string.match(shut[n] or '', '^(%S+) (%S+)$')
+      known[name] = {
+        name = name, most = tonumber(most or 0), use = tonumber(running[n] or 0), was = tonumber(running[n] or 0),
+        interval = tonumber(interval or 0), burst = tonumber(burst or 0), at = tonumber(times_of[2 * n - 1] or 0),
+        unit = tonumber(unit or 0), unit_burst = tonumber(unit_burst or 0), unit_at = tonumber(times_of[2 * n] or 0),
+        until_ms = tonumber(until_ms or 0), trial = tonumber(trial or 0), opens_at = tonumber(waiting[n] or 0),
+        has_waiting = waiting[n] and true,
+      }
+    end
+  end
+
+  -- How many tasks may start now, and if none, from when on; nil: when another task ends.
+  local function room_of(one)
+    if one.until_ms > now then return 0, one.until_ms end
+    local room, opens_at = 1000, nil
+    if one.most > 0 then room = one.most - one.use end
+    if one.trial > 0 then room = math.min(room, one.trial - one.use) end
+    if room <= 0 then return 0, nil end
+    if one.interval > 0 then
+      local early = one.at - now - one.burst
+      if early > 0 then return 0, one.at - one.burst end
+      room = math.min(room, 1 + math.floor(-early / one.interval))
+    end
+    if one.unit > 0 then
+      if one.unit_at - now > one.unit_burst then return 0, one.unit_at - one.unit_burst end
+      room = math.min(room, 10)
+    end
+    return room
+  end
+
+  local function costs_of(text)
+    local costs = {}
+    for cost in string.gmatch(text, '[^,]+') do costs[#costs + 1] = tonumber(cost) end
+    return costs
+  end
+
+  -- The first limit of a lane that has no room for a task now, or nil.
+  function limits.shut_of(text)
+    local names = names_of(text)
+    know(names)
+    for _, name in ipairs(names) do
+      if room_of(known[name]) <= 0 then return known[name] end
+    end
+    return nil
+  end
+
+  -- A task starts. `costs`: "cost,units,units" in the order of the limits.
+  function limits.charge(id, lane, costs)
+    local numbers = costs_of(costs)
+    for n, name in ipairs(names_of(limits_text_of(lane))) do
+      local one = known[name]
+      one.use, one.is_changed = one.use + 1, true
+      if one.interval > 0 then one.at = math.max(one.at, now) + one.interval end
+      if one.unit > 0 then one.unit_at = math.max(one.unit_at, now) + (numbers[n + 1] or 1) * one.unit end
+    end
+    given[id] = lane .. ' ' .. costs
+  end
+
+  -- Tasks have ended, or their leases have. Returns for each the lane and the costs, if it has limits.
+  function limits.give_back(ids)
+    local texts = {}
+    for i = 1, #ids, 1000 do
+      local last = math.min(i + 999, #ids)
+      for n, text in ipairs(redis.call('HMGET', held, unpack(ids, i, last))) do texts[i + n - 1] = text end
+    end
+    for n, text in ipairs(texts) do
+      local names = text and names_of(limits_text_of(string.match(text, '^%S+')))
+      if names then
+        know(names)
+        for _, name in ipairs(names) do
+          local one = known[name]
+          one.use, one.is_changed = math.max(0, one.use - 1), true
+        end
+        freed[#freed + 1] = ids[n]
+      end
+    end
+    return texts
+  end
+
+  -- A running task used other units than were charged. `deltas`: of the limits of `lane`, in their order.
+  function limits.correct(lane, deltas)
+    local names, numbers = names_of(limits_text_of(lane)), costs_of(deltas)
+    know(names)
+    for n, name in ipairs(names) do
+      local one, delta = known[name], numbers[n + 1] or 0
+      if one.unit > 0 and delta ~= 0 then
+        one.unit_at, one.is_changed = math.max(one.unit_at, now) + delta * one.unit, true
+      end
+    end
+  end
+
+  -- A task closes a limit for some time. Then one task at a time may start, and each one that completes lets one more.
+  function limits.close(name, ms)
+    know({ name })
+    local one = known[name]
+    one.until_ms, one.trial, one.is_changed, one.is_closed = math.max(one.until_ms, now + ms), 1, true, true
+  end
+
+  -- A task of limits on trial has completed.
+  function limits.note_success(lane)
+    for _, name in ipairs(names_of(limits_text_of(lane))) do
+      local one = known[name]
+      if one.trial > 0 and one.until_ms <= now and not one.is_closed then
+        one.trial, one.is_changed = one.trial + 1, true
+        -- 64 tasks at once: the limit has stood the trial.
+        if one.trial > 64 then one.trial, one.until_ms = 0, 0 end
+      end
+    end
+  end
+
+  -- A lane waits for a limit. `start` is its tenant's place among the turns.
+  function limits.park(key, one, start)
+    redis.call('ZCARD', prefix .. 'shut:' .. one.name)
+    one.parked = one.parked or {}
+    append(one.parked, 'to', start, string.sub(key, #prefix + 1))
+    one.has_waiting, one.is_changed = true, true
+  end
+
+  -- Notes whose workers may find a task of a lane, or of the suspects, which waits for a limit with room.
+  local function note_open(member)
+    local base, for_gpu = base_of_index(prefix, (parts_of_key(member)) or member)
+    limits[for_gpu and 'wake_gpu' or 'wake'][base] = true
+  end
+
+  -- Lanes that waited for limits with room take turns again: returns them. They are written back at once, before the
+  -- other changes of a script: if it ended then, nothing would be lost.
+  function limits.rouse()
+    local found = {}
+    local function rouse_for(one)
+      local room = one.has_waiting and math.min(room_of(one), MOST_ROUSED - roused) or 0
+      if room <= 0 then return end
+      local waiting = prefix .. 'shut:' .. one.name
+      redis.call('ZREM', prefix .. 'leases', '')  -- a first write that a full memory does not refuse
+      for _, member in ipairs(redis.call('ZRANGE', waiting, 0, room - 1)) do
+        local key = prefix .. member
+        local index, lane = parts_of_key(key)
+        local head = index and redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+        if head then
+          local tenant = tenant_of(lane)
+          local _, is_paused = settings_of(redis.call('HGET', prefix .. 'tenants', tenant))
+          redis.call('ZADD', limited_key(index, tenant), head, lane)
+          if not is_paused then
+            redis.call('ZADD', turns_key(index), 'NX', turn, tenant)
+            found[#found + 1] = { index = index, lane = lane, tenant = tenant }
+          end
+        elseif index then
+          redis.call('ZREM', prefix .. 'lanes', member)
+        end
+        redis.call('ZREM', waiting, member)
+        note_open(member)
+        roused = roused + 1
+      end
+      one.has_waiting = redis.call('ZCARD', waiting) > 0
+      one.is_changed = true
+    end
+    for _, one in pairs(known) do rouse_for(one) end
+    local due = redis.call('ZRANGEBYSCORE', opens, '-inf', now, 'LIMIT', 0, 8)
+    know(due)
+    for _, name in ipairs(due) do
+      known[name].is_changed = true
+      rouse_for(known[name])
+    end
+    return found
+  end
+
+  function limits.is_exhausted() return roused >= MOST_ROUSED end
+
+  -- Takes what settles give back. A limit on trial notes which tasks completed.
+  function limits.settle(items)
+    local ids, ended = {}, {}
+    for _, item in ipairs(items) do
+      if item.accepted and item.was == 'processing' then ids[#ids + 1], ended[#ended + 1] = item.id, item end
+    end
+    if #ids == 0 or redis.call('HLEN', held) == 0 then return end
+    for n, text in ipairs(limits.give_back(ids)) do
+      if text and ended[n].status == 'completed' then limits.note_success(string.match(text, '^%S+')) end
+    end
+  end
+
+  -- The earlier one of a due time, and of when a limit opens by itself.
+  function limits.earlier_of(due)
+    local opens_at = tonumber(redis.call('ZRANGE', opens, 0, 0, 'WITHSCORES')[2]) or math.huge
+    if opens_at < math.huge and (not due or opens_at < tonumber(due)) then return opens_at end
+    return due
+  end
+
+  -- Writes the changes. Notes whose workers may find tasks of limits with room.
+  function limits.write(wake, wake_gpu)
+    if #freed > 0 then
+      for i = 1, #freed, 1000 do redis.call('HDEL', held, unpack(freed, i, math.min(i + 999, #freed))) end
+    end
+    for id, text in pairs(given) do redis.call('HSET', held, id, text) end
+    for name, one in pairs(known) do
+      if one.is_changed then
+        if one.use ~= one.was then
+          if one.use > 0 then redis.call('HSET', use, name, one.use) else redis.call('HDEL', use, name) end
+        end
+        if one.at > now then redis.call('ZADD', arrivals, one.at, 'r ' .. name) end
+        if one.unit_at > now then redis.call('ZADD', arrivals, one.unit_at, 'u ' .. name) end
+        if one.trial > 0 then redis.call('HSET', closed, name, whole(one.until_ms) .. ' ' .. one.trial)
+        else redis.call('HDEL', closed, name) end
+        if one.parked then add_all({ [prefix .. 'shut:' .. name] = one.parked.to }) end
+        local room, opens_at = room_of(one)
+        if one.has_waiting then
+          if room > 0 then
+            local first = redis.call('ZRANGE', prefix .. 'shut:' .. name, 0, 0)[1]
+            if first then note_open(first) end
+            opens_at = now
+          end
+          redis.call('ZADD', opens, opens_at or 'inf', name)
+        elseif one.opens_at ~= 0 then
+          redis.call('ZREM', opens, name)
+        end
+      end
+    end
+    -- Arrivals that lie in the past say nothing. A limit that is no longer used is gone.
+    local past = redis.call('ZRANGEBYSCORE', arrivals, '-inf', now, 'LIMIT', 0, 100)
+    if #past > 0 then redis.call('ZREM', arrivals, unpack(past)) end
+    for base in pairs(limits.wake) do wake[base] = true end
+    for base in pairs(limits.wake_gpu) do wake_gpu[base] = true end
+  end
+
+  return limits
+end
+
+-- Applies the lines of `used` whose settles were accepted: see settle.lua.
+local function correct_costs(text, items, limits, turns)
+  for what, number, name, value in string.gmatch(text, '(%l) (%d+) (%S+) (%S+)') do
+    local item = items[tonumber(number)]
+    if not item.accepted then
+      -- A repeated settle counts once; a lost one does not count.
+    elseif what == 'c' then
+      limits.close(name, tonumber(value))
+    else
+      turns.correct(name, tonumber(string.match(value, '^[^,]+')))
+      if limits_text_of(name) then limits.correct(name, value) end
+    end
+  end
+end
