@@ -37,7 +37,7 @@ def _parsed(option: str, rate: Any, *, whole: bool) -> tuple[float, float]:
     if not isinstance(rate, tuple | list):
         raise InvalidValueError(option, expected, rate)
     pair: list[Any] = [*rate]
-    seconds = _seconds(pair[1]) if len(pair) == 2 else None  # noqa: PLR2004 - a pair
+    seconds = _seconds(pair[1]) if len(pair) == 2 else None
     if seconds is None or not is_cost(pair[0]) or (whole and not isinstance(pair[0], int)):
         raise InvalidValueError(option, expected, pair)
     return float(pair[0]), seconds * 1000

@@ -219,20 +219,23 @@ class _Scratch:
         yield self._step(scripts.ENQUEUE, "policy", "", "", "1", "e", "{}", groups="1")
         yield self._step(scripts.ENQUEUE, "policy", "", '{"@by":[0,0,1,1,60]}', "1", "h", "{}", groups="1")
         yield self._step(settle, claims="3", request_id="late", now=f"{_NOW + 1}")
+        yield from self._life_in_lanes()
+        yield self._step(scripts.PURGE, keys=("scheduled",))
+        yield self._step(scripts.DELETE, task="a", id="a")
+        yield self._step(scripts.LEAVE)
+
+    def _life_in_lanes(self) -> Iterator[tuple[Script[object], Sequence[str], list[str]]]:
         lane = "policy 0 0 - - tenant|limit 1,1"
         yield self._step(scripts.LIMIT, setting="1 0 0 0 0")
         yield self._step(scripts.ENQUEUE, lane, "", "", "2", "i", "{}", "j", "{}", groups="1")
         yield self._step(scripts.TENANT, on="1")
         yield self._step(scripts.TENANT, on="0", weight="2")
-        yield self._step(settle, claims="2", request_id="lanes")
+        yield self._step(scripts.SETTLE, claims="2", request_id="lanes")
         yield self._step(
-            settle, *_settled("i", "lease", "cancelled"), groups="1", settle_id="lanes", used="c 1 limit 1"
+            scripts.SETTLE, *_settled("i", "lease", "failed"), groups="1", settle_id="lanes", used="c 1 limit 1"
         )
         yield self._step(scripts.LIMIT)
         yield self._step(scripts.DELETE, task="j", id="j")
-        yield self._step(scripts.PURGE, keys=("scheduled",))
-        yield self._step(scripts.DELETE, task="a", id="a")
-        yield self._step(scripts.LEAVE)
 
     def _step(
         self, script: Script[object], *items: str, task: str = "a", keys: Sequence[str] = (), **given: str
