@@ -33,19 +33,19 @@ end
 -- The changes of lanes that a script plans, to be written at its end. `turn` is the queue's virtual time: see _turns.lua.
 -- Made on demand, because each function costs a script time.
 local function new_lanes(prefix, turn)
-  local lanes, entered, counts, waiting, tenants = { emptied = {} }, {}, {}, {}, {}
+  local lanes, entered, counts, waiting, tenants, has_limits = { emptied = {} }, {}, {}, {}, {}, false
 
   local function is_paused(tenant)
-    if tenants[tenant] == nil then
-      local _, paused = settings_of(redis.call('HGET', prefix .. 'tenants', tenant))
-      tenants[tenant] = paused
-    end
-    return tenants[tenant]
+    if tenants.number == nil then tenants.number = redis.call('HLEN', prefix .. 'tenants') end
+    if tenants.number == 0 then return false end
+    local _, paused = settings_of(redis.call('HGET', prefix .. 'tenants', tenant))
+    return paused
   end
 
   -- Counts tasks of a lane that wait, delayed ones too: the tenant's waiting ones.
   function lanes.count(lane, number)
     local tenant = tenant_of(lane)
+    if tenant ~= lane then has_limits = true end
     if tenant ~= '' then waiting[tenant] = (waiting[tenant] or 0) + number end
   end
 
@@ -60,8 +60,7 @@ local function new_lanes(prefix, turn)
       one.is_new = redis.call('ZCARD', key) == 0 or lanes.emptied[key]
       if one.is_new then
         one.is_paused = is_paused(one.tenant)
-        redis.call('ZCARD', turns_key(index))
-        redis.call('ZCARD', prefix .. 'lanes')
+        if not counts[index] then redis.call('ZCARD', turns_key(index)) end
       end
       if one.limits then redis.call('ZCARD', limited_key(index, one.tenant)) end
       entered[key] = one
@@ -89,31 +88,44 @@ local function new_lanes(prefix, turn)
     return nil
   end
 
+  -- Changes numbers in a hash, whose fields with 0 are removed.
   local function add_up(hash, numbers, cut)
+    local names, sums, gone = {}, {}, {}
     for name, number in pairs(numbers) do
-      if number ~= 0 and redis.call('HINCRBY', hash, string.sub(name, cut), number) <= 0 then
-        redis.call('HDEL', hash, string.sub(name, cut))
-      end
+      if number ~= 0 then names[#names + 1] = cut and string.sub(name, cut) or name end
     end
+    if not names[1] then return end
+    local before = redis.call('HMGET', hash, unpack(names))
+    for n, name in ipairs(names) do
+      local sum = (before[n] or 0) + numbers[cut and prefix .. name or name]
+      if sum > 0 then sums[#sums + 1], sums[#sums + 2] = name, sum else gone[#gone + 1] = name end
+    end
+    if sums[1] then redis.call('HSET', hash, unpack(sums)) end
+    if gone[1] then redis.call('HDEL', hash, unpack(gone)) end
   end
 
-  -- Writes the changes; the tasks themselves are entered and removed with those of other indexes.
-  function lanes.write(meta, is_noted)
-    local is_any = false
+  -- Writes the changes; the tasks themselves are entered and removed with those of other indexes. `noted` is the field
+  -- `lanes` of meta: 1 if there were lanes, 2 if some had limits.
+  function lanes.write(meta, noted)
+    local listed = {}
     for key, one in pairs(entered) do
-      if one.limits then
-        if one.is_new then redis.call('ZADD', limited_key(one.index, one.tenant), 'LT', one.rank, one.lane)
-        else redis.call('ZADD', limited_key(one.index, one.tenant), 'XX', 'LT', one.rank, one.lane) end
+      if one.limits and one.is_new then
+        redis.call('ZADD', limited_key(one.index, one.tenant), 'LT', one.rank, one.lane)
+      elseif one.limits then
+        redis.call('ZADD', limited_key(one.index, one.tenant), 'XX', 'LT', one.rank, one.lane)
       end
       if one.is_new then
-        is_any = true
-        redis.call('ZADD', prefix .. 'lanes', 0, string.sub(key, #prefix + 1))
-        if not one.is_paused then redis.call('ZADD', turns_key(one.index), 'NX', turn, one.tenant) end
+        append(listed, prefix .. 'lanes', 0, string.sub(key, #prefix + 1))
+        if not one.is_paused then append(listed, turns_key(one.index), turn, one.tenant) end
       end
     end
+    for key, args in pairs(listed) do
+      for i = 1, #args, AT_ONCE do redis.call('ZADD', key, 'NX', unpack(args, i, math.min(i + AT_ONCE - 1, #args))) end
+    end
     add_up(prefix .. 'laned', counts, #prefix + 1)
-    add_up(prefix .. 'waiting', waiting, 1)
-    if (is_any or next(waiting)) and not is_noted then redis.call('HSET', meta, 'lanes', 1) end
+    add_up(prefix .. 'waiting', waiting)
+    if has_limits and noted ~= '2' then redis.call('HSET', meta, 'lanes', 2)
+    elseif not noted and (next(entered) or next(waiting)) then redis.call('HSET', meta, 'lanes', 1) end
   end
 
   -- How many tasks of a tenant wait.
@@ -125,14 +137,19 @@ local function new_lanes(prefix, turn)
 end
 
 -- Calls each command, and reads each hash and index, with which lanes are written: before the first write of a script.
-local function try_lanes(prefix, meta)
+local function try_lanes(prefix, meta, limits)
   local never = prefix .. 'never'
   redis.call('HDEL', never, '')
   redis.call('ZREM', never, '')
   redis.call('ZREMRANGEBYSCORE', never, 1, 0)
   redis.call('HINCRBY', meta, 'completed', 0)
-  for _, name in ipairs({ 'laned', 'waiting', 'use', 'held', 'closed' }) do redis.call('HLEN', prefix .. name) end
-  for _, name in ipairs({ 'lanes', 'virtual', 'arrivals', 'opens' }) do redis.call('ZCARD', prefix .. name) end
+  redis.call('HLEN', prefix .. 'laned')
+  redis.call('HLEN', prefix .. 'waiting')
+  redis.call('ZCARD', prefix .. 'lanes')
+  if not limits then return end
+  for _, name in ipairs({ 'use', 'held', 'closed' }) do redis.call('HLEN', prefix .. name) end
+  redis.call('ZCARD', prefix .. 'arrivals')
+  redis.call('ZCARD', prefix .. 'opens')
 end
 
 -- Plans that a task, of which `task` has the fields p and s, leaves its lane: for a pending task that is deleted. Returns the

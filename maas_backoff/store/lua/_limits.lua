@@ -10,14 +10,9 @@ local MOST_ROUSED = 64
 
 local function new_limits(prefix, now, turn)
   local limits, known, given, roused, freed = { wake = {}, wake_gpu = {} }, {}, {}, 0, {}
+  local on_trial = false
   local settings, use, arrivals, closed = prefix .. 'limits', prefix .. 'use', prefix .. 'arrivals', prefix .. 'closed'
-  local held, opens = prefix .. 'held', prefix .. 'opens'
-
-  local function names_of(text)
-    local names = {}
-    for name in string.gmatch(text, '[^,]+') do names[#names + 1] = name end
-    return names
-  end
+  local held, opens, of_lane = prefix .. 'held', prefix .. 'opens', {}
 
   -- Reads the state of limits.
   local function know(names)
@@ -32,67 +27,94 @@ local function new_limits(prefix, now, turn)
       times[2 * n - 1], times[2 * n] = 'r ' .. name, 'u ' .. name
     end
     local found, running = redis.call('HMGET', settings, unpack(fields)), redis.call('HMGET', use, unpack(wanted))
-    local times_of, shut = redis.call('ZMSCORE', arrivals, unpack(times)), redis.call('HMGET', closed, unpack(wanted))
-    local waiting = redis.call('ZMSCORE', opens, unpack(wanted))
+    local shut, waiting = redis.call('HMGET', closed, unpack(wanted)), redis.call('ZMSCORE', opens, unpack(wanted))
+    local moments = false  -- read only if one of them is a rate
     for n, name in ipairs(wanted) do
       local most, interval, burst, unit, unit_burst =
         string.match(found[2 * n - 1] or found[2 * n] or '', '^(%S+) (%S+) (%S+) (%S+) (%S+)')
-      local until_ms, trial = string.match(shut[n] or '', '^(%S+) (%S+)$')
-      known[name] = {
-        name = name, most = tonumber(most or 0), use = tonumber(running[n] or 0), was = tonumber(running[n] or 0),
-        interval = tonumber(interval or 0), burst = tonumber(burst or 0), at = tonumber(times_of[2 * n - 1] or 0),
-        unit = tonumber(unit or 0), unit_burst = tonumber(unit_burst or 0), unit_at = tonumber(times_of[2 * n] or 0),
-        until_ms = tonumber(until_ms or 0), trial = tonumber(trial or 0), opens_at = tonumber(waiting[n] or 0),
-        has_waiting = waiting[n] and true,
+      local one = {
+        name = name, most = tonumber(most or 0), use = tonumber(running[n] or 0),
+        interval = tonumber(interval or 0), burst = tonumber(burst or 0), at = 0,
+        unit = tonumber(unit or 0), unit_burst = tonumber(unit_burst or 0), unit_at = 0,
+        until_ms = 0, trial = 0, opens_at = tonumber(waiting[n] or 0), has_waiting = waiting[n] and true,
       }
+      one.was = one.use
+      if one.interval > 0 or one.unit > 0 then
+        moments = moments or redis.call('ZMSCORE', arrivals, unpack(times))
+        one.at, one.unit_at = tonumber(moments[2 * n - 1] or 0), tonumber(moments[2 * n] or 0)
+      end
+      if shut[n] then
+        local until_ms, trial = string.match(shut[n], '^(%S+) (%S+)$')
+        one.until_ms, one.trial, one.was_closed = tonumber(until_ms), tonumber(trial), true
+      end
+      known[name] = one
     end
+  end
+
+  -- The states of the limits of a lane, in the order of its name; nil for a lane without limits.
+  function limits.states_of(lane)
+    local states = of_lane[lane]
+    if states then return states end
+    local text = limits_text_of(lane)
+    if not text then return nil end
+    local names = {}
+    for name in string.gmatch(text, '[^,]+') do names[#names + 1] = name end
+    know(names)
+    states = {}
+    for n, name in ipairs(names) do states[n] = known[name] end
+    of_lane[lane] = states
+    return states
   end
 
   -- How many tasks may start now, and if none, from when on; nil: when another task ends.
   local function room_of(one)
     if one.until_ms > now then return 0, one.until_ms end
-    local room, opens_at = 1000, nil
+    local room = 1000
     if one.most > 0 then room = one.most - one.use end
-    if one.trial > 0 then room = math.min(room, one.trial - one.use) end
+    if one.trial > 0 and one.trial - one.use < room then room = one.trial - one.use end
     if room <= 0 then return 0, nil end
     if one.interval > 0 then
       local early = one.at - now - one.burst
       if early > 0 then return 0, one.at - one.burst end
-      room = math.min(room, 1 + math.floor(-early / one.interval))
+      room = math.min(room, 1 + math.floor(math.min(-early, one.burst) / one.interval))
     end
     if one.unit > 0 then
       if one.unit_at - now > one.unit_burst then return 0, one.unit_at - one.unit_burst end
-      room = math.min(room, 10)
+      room = 1  -- a task may use any number of units
     end
     return room
   end
 
-  local function costs_of(text)
-    local costs = {}
-    for cost in string.gmatch(text, '[^,]+') do costs[#costs + 1] = tonumber(cost) end
-    return costs
+  local function numbers_of(costs)
+    local numbers = {}
+    for number in string.gmatch(costs, '[^,]+') do numbers[#numbers + 1] = tonumber(number) end
+    return numbers
   end
 
-  -- The first limit of a lane that has no room for a task now, or nil.
-  function limits.shut_of(text)
-    local names = names_of(text)
-    know(names)
-    for _, name in ipairs(names) do
-      if room_of(known[name]) <= 0 then return known[name] end
+  -- The first limit of a lane that has no room for a task now, or nil; and for how many tasks there is room.
+  function limits.shut_of(states)
+    local least = 1000
+    for n = 1, #states do
+      local room = room_of(states[n])
+      if room <= 0 then return states[n], 0 end
+      if room < least then least = room end
     end
-    return nil
+    return nil, least
   end
 
-  -- A task starts. `costs`: "cost,units,units" in the order of the limits.
-  function limits.charge(id, lane, costs)
-    local numbers = costs_of(costs)
-    for n, name in ipairs(names_of(limits_text_of(lane))) do
-      local one = known[name]
+  -- A task starts. `text` is "lane cost,units,units", with units in the order of the limits.
+  function limits.charge(id, states, text)
+    local numbers
+    for n = 1, #states do
+      local one = states[n]
       one.use, one.is_changed = one.use + 1, true
       if one.interval > 0 then one.at = math.max(one.at, now) + one.interval end
-      if one.unit > 0 then one.unit_at = math.max(one.unit_at, now) + (numbers[n + 1] or 1) * one.unit end
+      if one.unit > 0 then
+        numbers = numbers or numbers_of(string.match(text, '%S+$'))
+        one.unit_at = math.max(one.unit_at, now) + (numbers[n + 1] or 1) * one.unit
+      end
     end
-    given[id] = lane .. ' ' .. costs
+    given[#given + 1], given[#given + 2] = id, text
   end
 
   -- Tasks have ended, or their leases have. Returns for each the lane and the costs, if it has limits.
@@ -102,15 +124,13 @@ local function new_limits(prefix, now, turn)
       local last = math.min(i + 999, #ids)
       for n, text in ipairs(redis.call('HMGET', held, unpack(ids, i, last))) do texts[i + n - 1] = text end
     end
+    local counts = {}
     for n, text in ipairs(texts) do
-      local names = text and names_of(limits_text_of(string.match(text, '^%S+')))
-      if names then
-        know(names)
-        for _, name in ipairs(names) do
-          local one = known[name]
-          one.use, one.is_changed = math.max(0, one.use - 1), true
-        end
-        freed[#freed + 1] = ids[n]
+      if text then counts[text], freed[#freed + 1] = (counts[text] or 0) + 1, ids[n] end
+    end
+    for text, count in pairs(counts) do
+      for _, one in ipairs(limits.states_of(string.match(text, '^%S+'))) do
+        one.use, one.is_changed, on_trial = math.max(0, one.use - count), true, on_trial or one.trial > 0
       end
     end
     return texts
@@ -118,10 +138,9 @@ local function new_limits(prefix, now, turn)
 
   -- A running task used other units than were charged. `deltas`: of the limits of `lane`, in their order.
   function limits.correct(lane, deltas)
-    local names, numbers = names_of(limits_text_of(lane)), costs_of(deltas)
-    know(names)
-    for n, name in ipairs(names) do
-      local one, delta = known[name], numbers[n + 1] or 0
+    local numbers = numbers_of(deltas)
+    for n, one in ipairs(limits.states_of(lane)) do
+      local delta = numbers[n + 1] or 0
       if one.unit > 0 and delta ~= 0 then
         one.unit_at, one.is_changed = math.max(one.unit_at, now) + delta * one.unit, true
       end
@@ -137,8 +156,7 @@ local function new_limits(prefix, now, turn)
 
   -- A task of limits on trial has completed.
   function limits.note_success(lane)
-    for _, name in ipairs(names_of(limits_text_of(lane))) do
-      local one = known[name]
+    for _, one in ipairs(limits.states_of(lane)) do
       if one.trial > 0 and one.until_ms <= now and not one.is_closed then
         one.trial, one.is_changed = one.trial + 1, true
         -- 64 tasks at once: the limit has stood the trial.
@@ -212,7 +230,7 @@ local function new_limits(prefix, now, turn)
     end
     if #ids == 0 or redis.call('HLEN', held) == 0 then return end
     for n, text in ipairs(limits.give_back(ids)) do
-      if text and ended[n].status == 'completed' then limits.note_success(string.match(text, '^%S+')) end
+      if text and on_trial and ended[n].status == 'completed' then limits.note_success(string.match(text, '^%S+')) end
     end
   end
 
@@ -228,19 +246,19 @@ local function new_limits(prefix, now, turn)
     if #freed > 0 then
       for i = 1, #freed, 1000 do redis.call('HDEL', held, unpack(freed, i, math.min(i + 999, #freed))) end
     end
-    for id, text in pairs(given) do redis.call('HSET', held, id, text) end
+    for i = 1, #given, AT_ONCE do redis.call('HSET', held, unpack(given, i, math.min(i + AT_ONCE - 1, #given))) end
+    local used, unused, later = {}, {}, {}
     for name, one in pairs(known) do
       if one.is_changed then
-        if one.use ~= one.was then
-          if one.use > 0 then redis.call('HSET', use, name, one.use) else redis.call('HDEL', use, name) end
-        end
-        if one.at > now then redis.call('ZADD', arrivals, one.at, 'r ' .. name) end
-        if one.unit_at > now then redis.call('ZADD', arrivals, one.unit_at, 'u ' .. name) end
+        if one.use == 0 and one.was > 0 then unused[#unused + 1] = name
+        elseif one.use ~= one.was then used[#used + 1], used[#used + 2] = name, one.use end
+        if one.at > now then later[#later + 1], later[#later + 2] = one.at, 'r ' .. name end
+        if one.unit_at > now then later[#later + 1], later[#later + 2] = one.unit_at, 'u ' .. name end
         if one.trial > 0 then redis.call('HSET', closed, name, whole(one.until_ms) .. ' ' .. one.trial)
-        else redis.call('HDEL', closed, name) end
+        elseif one.was_closed then redis.call('HDEL', closed, name) end
         if one.parked then add_all({ [prefix .. 'shut:' .. name] = one.parked.to }) end
-        local room, opens_at = room_of(one)
         if one.has_waiting then
+          local room, opens_at = room_of(one)
           if room > 0 then
             local first = redis.call('ZRANGE', prefix .. 'shut:' .. name, 0, 0)[1]
             if first then note_open(first) end
@@ -252,6 +270,9 @@ local function new_limits(prefix, now, turn)
         end
       end
     end
+    if used[1] then redis.call('HSET', use, unpack(used)) end
+    if unused[1] then redis.call('HDEL', use, unpack(unused)) end
+    if later[1] then redis.call('ZADD', arrivals, unpack(later)) end
     -- Arrivals that lie in the past say nothing. A limit that is no longer used is gone.
     local past = redis.call('ZRANGEBYSCORE', arrivals, '-inf', now, 'LIMIT', 0, 100)
     if #past > 0 then redis.call('ZREM', arrivals, unpack(past)) end

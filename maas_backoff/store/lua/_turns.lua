@@ -7,14 +7,18 @@
 -- Virtual time of a task of cost 1 at weight 1.
 local UNIT = 1000
 -- A tenant takes tasks for so many mean costs more than its turn: to visit a tenant takes as long as to take a task.
-local BURST = 3
+local BURST = 7
 -- Tenants that a call visits, beyond the tasks it may take; limited lanes of a tenant that a visit looks at.
 local MORE_VISITS, MOST_LANES = 64, 8
 
--- The lane of a task that waits outside of lanes: a suspect, or one that an older release has moved.
-local function lane_of(task)
-  local _, _, _, lane = terms_of(task[CREATION])
-  return lane
+-- The lane and the costs of a task that waits outside of lanes: a suspect, or one that an older release has moved; or nil.
+-- A line without a lane is shorter than SHORTEST: most need not be parsed.
+local SHORTEST = 30
+
+local function lane_and_costs_of(task)
+  local created = task[CREATION]
+  if (string.find(created, '\n', SHORTEST, true) or SHORTEST) == SHORTEST then return nil end
+  return string.match(created, '^%S+ %S+ %S+ %S+ %S+ %S+ (%S+) (%S+)\n')
 end
 
 local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
@@ -30,7 +34,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     local virtual = redis.call('ZMSCORE', prefix .. 'virtual', unpack(unknown))
     local settings = redis.call('HMGET', prefix .. 'tenants', unpack(unknown))
     for n, tenant in ipairs(unknown) do
-      starts[tenant], weights[tenant] = tonumber(virtual[n] or 0), settings_of(settings[n])
+      starts[tenant], weights[tenant] = tonumber(virtual[n] or 0), settings[n] and settings_of(settings[n]) or 1
     end
   end
 
@@ -40,57 +44,56 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     charged[tenant] = true
   end
 
-  -- A claimed task is paid by its tenant, and takes room of its limits. `lane` is '' for a task without a tenant.
-  function turns.charge(claim, lane)
-    local costs, tenant, text = '1', tenant_of(lane), limits_text_of(lane)
-    if lane ~= '' then costs = string.match(claim.task[CREATION], '^%S+ %S+ %S+ %S+ %S+ %S+ %S+ (%S+)\n') or '1' end
-    local cost = tonumber(string.match(costs, '^[^,]+'))
-    if not starts[tenant] then know({ tenant }) end
-    starts[tenant] = math.max(starts[tenant], turns.at)
-    move(tenant, cost)
-    cost_sum, cost_count = cost_sum + cost, cost_count + 1
-    if lane ~= '' then lanes.count(lane, -1) end
-    if text then limits.charge(claim.id, lane, costs) end
-  end
-
   -- A task cost something else than was charged at its claim.
   function turns.correct(lane, delta)
     know({ tenant_of(lane) })
     move(tenant_of(lane), delta)
   end
 
-  -- Whether the limits of a task that waits outside of lanes have room for it.
-  local function is_open_for(claim)
-    local text = limits_text_of(lane_of(claim.task))
-    local shut = text and limits.shut_of(text)
-    if shut then limits.park(claim.from, shut, 0) end
-    return not shut
-  end
-
-  -- Pays for a suspect that needs no GPU, unless its limits are shut.
+  -- Pays for a task that waits outside of lanes, unless its limits are shut; then it waits for them.
   function turns.pay(claim)
-    if not is_open_for(claim) then return false end
-    turns.charge(claim, lane_of(claim.task))
+    local lane, costs = lane_and_costs_of(claim.task)
+    local tenant = lane and tenant_of(lane) or ''
+    if not starts[tenant] then know({ tenant }) end
+    local states = lane and limits and limits.states_of(lane)
+    local shut = states and limits.shut_of(states)
+    if shut then
+      limits.park(claim.from, shut, 0)
+      return false
+    end
+    if lane then lanes.count(lane, -1) end
+    if states then limits.charge(claim.id, states, lane .. ' ' .. costs) end
+    starts[tenant] = math.max(starts[tenant], turns.at)
+    move(tenant, lane and tonumber(string.match(costs, '^[^,]+')) or 1)
     return true
   end
 
-  local function read_ids(lane)
-    local found = redis.call('ZRANGE', lane.key, lane.read, lane.read + lane.step - 1, 'WITHSCORES')
-    lane.read, lane.found, lane.at, lane.is_end = lane.read + lane.step, found, 1, #found < 2 * lane.step
+  -- Reads the next ids of a lane. Their ranks are read only if the tenant has several lanes there.
+  local function read_ids(lane, has_ranks)
+    local first, last = lane.read, lane.read + lane.step - 1
+    if has_ranks then
+      local found = redis.call('ZRANGE', lane.key, first, last, 'WITHSCORES')
+      local ids, ranks = {}, {}
+      for n = 1, #found, 2 do ids[#ids + 1], ranks[#ranks + 1] = found[n], tonumber(found[n + 1]) end
+      lane.ids, lane.ranks = ids, ranks
+    else
+      lane.ids, lane.ranks = redis.call('ZRANGE', lane.key, first, last), nil
+    end
+    lane.first, lane.at, lane.is_end, lane.read = lane.read, 1, #lane.ids < lane.step, lane.read + lane.step
     lane.step = math.min(2 * lane.step, 100)
   end
 
-  -- The next id of a lane, and its rank; nil at its end.
-  local function head_of(lane)
-    if not lane.found or lane.at > #lane.found and not lane.is_end then read_ids(lane) end
-    return lane.found[lane.at], tonumber(lane.found[lane.at + 1])
+  -- The next id of a lane; nil at its end.
+  local function head_of(lane, has_ranks)
+    if has_ranks and lane.ids and not lane.ranks then lane.read, lane.ids = lane.first + lane.at - 1, nil end
+    if not lane.ids or lane.at > #lane.ids and not lane.is_end then read_ids(lane, has_ranks) end
+    return lane.ids[lane.at]
   end
 
-  local function is_at_end(lane) return lane.found and lane.is_end and lane.at > #lane.found end
-
   local function add_lane(entry, name, step)
-    local key = name == '' and entry.index or lane_key(entry.index, name)
-    entry.lanes[#entry.lanes + 1] = { key = key, name = name, read = 0, step = step }
+    local key = name == '' and entry.part.index or lane_key(entry.part.index, name)
+    local states = name ~= entry.tenant and limits.states_of(name) or nil
+    entry.lanes[#entry.lanes + 1] = { key = key, name = name, read = 0, step = step, states = states, taken = 0 }
   end
 
   -- Finds the lanes of a tenant. Only one with limits has more than one.
@@ -99,58 +102,75 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
       entry.lanes, entry.read = {}, 0
       add_lane(entry, entry.tenant, step)
     end
-    local limited = limited_key(entry.index, entry.tenant)
-    local names = redis.call('ZRANGE', limited, entry.read, entry.read + MOST_LANES - 1)
-    for _, name in ipairs(names) do add_lane(entry, name, BURST + 1) end
+    if not limits then return end
+    entry.limited = limited_key(entry.part.index, entry.tenant)
+    local names = redis.call('ZRANGE', entry.limited, entry.read, entry.read + MOST_LANES - 1)
+    if not names[1] then return end
+    -- Most tenants have only one lane with tasks: then no ranks are compared.
+    local first = entry.lanes[1]
+    if first and not first.states and not head_of(first, true) then table.remove(entry.lanes, 1) entry.empty = first end
+    for _, name in ipairs(names) do add_lane(entry, name, step or BURST + 1) end
     entry.read, entry.has_more = entry.read + MOST_LANES, #names == MOST_LANES
+  end
+
+  -- A lane that is shut waits for its limit.
+  local function park(entry, at, shut)
+    local lane = table.remove(entry.lanes, at)
+    limits.park(lane.key, shut, starts[entry.tenant])
+    append(from, entry.limited, lane.name)
+    visits = visits + 1
   end
 
   -- The open lane with the task of the least rank, and the id of that task; lanes that are shut wait for their limits.
   local function next_of(entry)
+    local open_lanes = entry.lanes
     while true do
-      local best, best_id, best_rank, at
-      for n, lane in ipairs(entry.lanes) do
-        local id, rank = head_of(lane)
-        if id and (not best or rank < best_rank) then best, best_id, best_rank, at = lane, id, rank, n end
+      local best, best_id, at
+      for n, lane in ipairs(open_lanes) do
+        local id = head_of(lane, true)
+        if id and (not best or lane.ranks[lane.at] < best.ranks[best.at]) then best, best_id, at = lane, id, n end
       end
-      local text = best and limits_text_of(best.name)
-      local shut = text and limits.shut_of(text)
+      local shut = best and best.states and limits.shut_of(best.states)
       if not shut then return best, best_id end
-      limits.park(best.key, shut, starts[entry.tenant])
-      append(from, limited_key(entry.index, entry.tenant), best.name)
-      table.remove(entry.lanes, at)
-      visits = visits + 1
+      park(entry, at, shut)
       if visits >= most_visits then return nil end
     end
+  end
+
+  -- The costs in the creation of a task of a lane, and the first of them.
+  local function costs_of(created)
+    local last = string.find(created, '\n', 1, true)
+    if string.sub(created, last - 2, last - 1) == ' 1' then return '1', 1 end
+    local costs = string.match(created, '^%S+ %S+ %S+ %S+ %S+ %S+ %S+ (%S+)\n') or '1'
+    return costs, tonumber(string.match(costs, '^[^,]+'))
   end
 
   -- Takes up to `wanted` tasks out of lanes of some indexes. `may`, if given, says whether a claim may be made, and may note
   -- something in it; other tasks are passed over.
   function turns.take(indexes, wanted, claims, may)
-    local entries, used, unread, most, step = {}, {}, {}, #claims + wanted, math.ceil(wanted / (BURST + 1)) + 3
-    local is_stopped = false
+    local entries, used, unread, parts, most = {}, {}, {}, {}, #claims + wanted
+    local step, is_stopped = math.ceil(wanted / (BURST + 1)) + 3, false
     most_visits = visits + wanted + MORE_VISITS
 
-    local function add(index, tenant, score)
+    local function add(part, tenant, score)
       starts[tenant] = math.max(starts[tenant], score)
-      local entry = { index = index, tenant = tenant, score = score }
-      entries[#entries + 1], used[#used + 1], used[index .. '|' .. tenant] = entry, entry, entry
+      local entry = { part = part, tenant = tenant, score = score }
+      entries[#entries + 1], used[#used + 1], part.entries[tenant] = entry, entry, entry
       return entry
     end
 
-    local function read_more(index)
-      local part, tenants = unread[index], {}
-      local found = redis.call('ZRANGE', turns_key(index), part.read, part.read + step - 1, 'WITHSCORES')
+    local function read_more(part)
+      local found, tenants = redis.call('ZRANGE', part.turns, part.read, part.read + step - 1, 'WITHSCORES'), {}
       for n = 1, #found, 2 do tenants[#tenants + 1] = found[n] end
       know(tenants)
       for n, tenant in ipairs(tenants) do
-        if not used[index .. '|' .. tenant] then add(index, tenant, tonumber(found[2 * n])) end
+        if not part.entries[tenant] then add(part, tenant, tonumber(found[2 * n])) end
       end
       part.read, part.bound = part.read + step, tonumber(found[#found] or 0)
-      if #tenants < step then unread[index] = nil end
+      if #tenants < step then unread[part] = nil end
     end
 
-    -- The place of the entry whose turn it is, and the least start of all others; or an index of which more must be read.
+    -- The place of the entry whose turn it is, and the least start of all others; or a part of which more must be read.
     local function first_of()
       local first, start, second = nil, math.huge, math.huge
       for n, entry in ipairs(entries) do
@@ -158,72 +178,107 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
         if own < start then first, start, second = n, own, start
         elseif own < second then second = own end
       end
-      for index, part in pairs(unread) do
-        if part.bound < start then return nil, nil, index end
-        second = math.min(second, part.bound)
+      for part in pairs(unread) do
+        if part.bound < start then return nil, nil, part end
+        if part.bound < second then second = part.bound end
       end
       return first, second
     end
 
+    -- Drops the entry of a task that cannot run. The settle of an overdue task counts it.
+    local function drop(lane, entry, id, key, task)
+      drop_entry(orphans, lane.key, id, task)
+      if lane.name ~= '' then
+        lanes.leave(entry.part.index, 1)
+        if overdue[#overdue] ~= key then lanes.count(lane.name, -1) end
+      end
+    end
+
     local function visit(entry, second)
       if not entry.lanes then open(entry, second == math.huge and math.min(wanted, 100) or BURST + 1) end
+      local tenant = entry.tenant
+      for _, lane in ipairs(entry.lanes) do lane.room = 0 end
+      local most_start = second + BURST * UNIT * (cost_count > 0 and cost_sum / cost_count or 1)
       repeat
-        local lane, id = next_of(entry)
-        if not lane then
+        local lane, id = entry.lanes[1], nil
+        if entry.lanes[2] then
+          lane, id = next_of(entry)
+        elseif lane then
+          id = lane.ids and lane.ids[lane.at] or head_of(lane, false)
+          if id and lane.states then
+            -- So many tasks have room: in this visit, nothing else takes it.
+            if (lane.room or 0) <= 0 then
+              local shut, room = limits.shut_of(lane.states)
+              lane.room = room
+              if shut then
+                park(entry, 1, shut)
+                id = nil
+              end
+            end
+            lane.room = lane.room - 1
+          end
+        end
+        if not id then
           if visits >= most_visits then is_stopped = true
           elseif entry.has_more then open(entry)
           else entry.is_done = true end
           return
         end
-        lane.at = lane.at + 2
+        lane.at = lane.at + 1
         local key = prefix .. 't:' .. id
         local task = read_task(key)
         local claim = task and claim_of(id, lane.key, task)
         if task == false then
           is_stopped = true
         elseif not task then
-          drop_entry(orphans, lane.key, id, task)
-          if lane.name ~= '' then
-            lanes.leave(entry.index, 1)
-            -- The settle of an overdue task counts it.
-            if overdue[#overdue] ~= key then lanes.count(lane.name, -1) end
+          drop(lane, entry, id, key, task)
+        elseif lane.name == '' then
+          if (not may or may(claim)) and turns.pay(claim) then claims[#claims + 1] = claim else passed = passed + 1 end
+        elseif not may or may(claim) then
+          local costs, cost = costs_of(task[CREATION])
+          claims[#claims + 1], lane.taken = claim, lane.taken + 1
+          cost_sum, cost_count = cost_sum + cost, cost_count + 1
+          starts[tenant] = starts[tenant] + math.floor(cost * UNIT / weights[tenant])
+          if lane.states then
+            if lane.costs ~= costs then lane.costs, lane.text = costs, lane.name .. ' ' .. costs end
+            limits.charge(id, lane.states, lane.text)
           end
-        elseif lane.name ~= '' and (not may or may(claim)) then
-          claims[#claims + 1], lane.is_used = claim, true
-          lanes.leave(entry.index, 1)
-          turns.charge(claim, lane.name)
-        elseif lane.name == '' and is_open_for(claim) and (not may or may(claim)) then
-          claims[#claims + 1] = claim
-          turns.charge(claim, lane_of(task))
         else
           passed = passed + 1
-          is_stopped = passed >= MOST_PASSED
         end
-        local mean = cost_count > 0 and cost_sum / cost_count or 1
-      until is_stopped or #claims >= most or starts[entry.tenant] > second + BURST * UNIT * mean
+        is_stopped = is_stopped or passed >= MOST_PASSED
+      until is_stopped or #claims >= most or starts[tenant] > most_start
     end
 
     -- Notes where a tenant stands in an index.
     local function leave(entry)
-      local key, is_there = turns_key(entry.index), entry.has_more
-      for _, lane in ipairs(entry.lanes or {}) do
-        local is_empty, is_limited = is_at_end(lane), lane.name ~= entry.tenant
-        is_there = is_there or not is_empty and lane.name ~= ''
-        if is_empty and lane.name ~= '' then
-          append(from, prefix .. 'lanes', string.sub(lane.key, #prefix + 1))
-          lanes.emptied[lane.key] = true
+      local part, tenant, is_there = entry.part, entry.tenant, entry.has_more
+      if not entry.lanes then return end
+      if entry.empty then entry.lanes[#entry.lanes + 1] = entry.empty end
+      for _, lane in ipairs(entry.lanes) do
+        local is_empty = lane.ids and lane.is_end and lane.at > #lane.ids
+        if lane.name ~= '' then
+          if lane.taken > 0 then
+            charged[tenant] = true
+            lanes.leave(part.index, lane.taken)
+            lanes.count(lane.name, -lane.taken)
+          end
+          if is_empty then
+            append(from, prefix .. 'lanes', string.sub(lane.key, #prefix + 1))
+            lanes.emptied[lane.key] = true
+          else
+            is_there = true
+          end
         end
-        if is_limited and is_empty then
-          append(from, limited_key(entry.index, entry.tenant), lane.name)
-        elseif is_limited and lane.is_used and lane.found[lane.at] then
-          append(to, limited_key(entry.index, entry.tenant), lane.found[lane.at + 1], lane.name)
+        if lane.name ~= tenant then
+          if is_empty then append(from, entry.limited, lane.name)
+          elseif lane.taken > 0 and lane.ranks and lane.ids[lane.at] then append(to, entry.limited, lane.ranks[lane.at], lane.name) end
         end
       end
-      if not entry.lanes then return end
       if not is_there then
-        if entry.tenant ~= '' or entry.read > 0 then append(from, key, entry.tenant) end
-      elseif starts[entry.tenant] ~= entry.score then
-        append(to, key, starts[entry.tenant], entry.tenant)
+        if tenant ~= '' or entry.limited then append(from, part.turns, tenant) end
+      elseif starts[tenant] ~= entry.score then
+        append(to, part.turns, starts[tenant], tenant)
       end
     end
 
@@ -231,10 +286,14 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     local function join_roused()
       local is_any = false
       for _, one in ipairs(limits.rouse()) do
-        if unread[one.index] ~= nil or used[one.index .. '|'] then
+        local part = parts[one.index]
+        if part then
           know({ one.tenant })
-          local entry = used[one.index .. '|' .. one.tenant] or add(one.index, one.tenant, turn)
-          if entry.lanes then add_lane(entry, one.lane, BURST + 1) end
+          local entry = part.entries[one.tenant] or add(part, one.tenant, turn)
+          if entry.lanes then
+            entry.limited = entry.limited or limited_key(one.index, one.tenant)
+            add_lane(entry, one.lane, BURST + 1)
+          end
           if entry.is_done then entry.is_done, entries[#entries + 1] = false, entry end
           is_any = true
         end
@@ -244,14 +303,15 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
 
     know({ '' })
     for _, index in ipairs(indexes) do
-      unread[index] = { read = 0, bound = 0 }
-      add(index, '', turn)
-      read_more(index)
+      local part = { index = index, turns = turns_key(index), entries = {}, read = 0, bound = 0 }
+      parts[index], unread[part] = part, true
+      add(part, '', turn)
+      read_more(part)
     end
     while #claims < most and not is_stopped do
-      local n, second, index = first_of()
-      if index then
-        read_more(index)
+      local n, second, part = first_of()
+      if part then
+        read_more(part)
       elseif n then
         local entry = table.remove(entries, n)
         visits, turns.at = visits + 1, math.max(turns.at, starts[entry.tenant])
@@ -259,7 +319,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
         -- Behind those of the same start: they take turns.
         if not entry.is_done then entries[#entries + 1] = entry end
         is_stopped = is_stopped or visits >= most_visits
-      elseif not join_roused() then
+      elseif not limits or not join_roused() then
         break
       end
     end

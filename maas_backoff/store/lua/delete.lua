@@ -30,7 +30,7 @@ if lanes then try_lanes(prefix, KEYS[9]) end
 keep_answer(call, may and '1' or '0', math.ceil(ARGV[3] / 1000))
 if not may then return 0 end
 remove_all(from)
-if lanes then lanes.write(KEYS[9], '1') end
+if lanes then lanes.write(KEYS[9], '2') end
 redis.call('UNLINK', KEYS[1])
 unlist_empty_gpu_sets(prefix)
 publish_changed(prefix, KEYS[7], { id })

@@ -33,7 +33,7 @@ if setting == '' then
   redis.call('HDEL', settings, name)
 else
   redis.call('HSET', settings, name, setting)
-  redis.call('HSET', meta, 'lanes', 1)
+  redis.call('HSET', meta, 'lanes', 2)
 end
 redis.call('HDEL', prefix .. 'closed', name)
 for i = 1, #due, 1000 do redis.call('ZADD', opens, unpack(due, i, math.min(i + 999, #due))) end

@@ -56,7 +56,7 @@ if lanes then try_lanes(prefix, KEYS[1]) end
 local more = listed >= limit and 1 or 0
 keep_answer(call, #gone .. ' ' .. more, math.ceil(ARGV[4] / 1000))
 remove_all(from)
-if lanes then lanes.write(KEYS[1], '1') end
+if lanes then lanes.write(KEYS[1], '2') end
 for _, id in ipairs(gone) do redis.call('UNLINK', prefix .. 't:' .. id) end
 unlist_empty_gpu_sets(prefix)
 publish_changed(prefix, watched, gone)

@@ -64,14 +64,15 @@ end
 
 -- Read: the tasks to settle.
 local items = judge_all(15, groups, now, tasks, settle_id, leases)
-if has_lanes or ARGV[13] ~= '' then
+local is_fair = has_lanes or ARGV[13] ~= ''
+if is_fair and (state[5] == '2' or ARGV[13] ~= '') then
   limits = new_limits(prefix, now, turn)
   limits.settle(items)
 end
 -- Read: the tasks to claim, with the due ones of `scheduled` by rank among the ready ones.
 local is_cut = false  -- whether the next claim may find more
 local bases, closed, claims, moves, orphans, replayed, from, to = {}, {}, {}, {}, {}, false, {}, {}
-if limits then turns = new_turns(prefix, turn, in_lanes(), limits, orphans, from, to) end
+if is_fair then turns = new_turns(prefix, turn, in_lanes(), limits, orphans, from, to) end
 if ARGV[13] ~= '' then correct_costs(ARGV[13], items, limits, turns) end
 if wanted > 0 then
   bases, closed = open_bases_of(prefix, ARGV[12])
@@ -296,7 +297,7 @@ if is_operation or lanes or fits ~= '' or next(from) then
   -- by key, it refuses every missing key. An index that gets empty half-way would be one: the Cluster refuses `never` first.
   redis.call('ZREM', leases, '')
   redis.call('ZADD', never, 'XX', 0, '')
-  if lanes then try_lanes(prefix, meta) end
+  if lanes then try_lanes(prefix, meta, limits) end
   is_kept = redis.call('EXPIRE', #changed > 0 and minute or request, #changed > 0 and KEPT_S or request_s) == 1
   local is_any = is_operation or from[deadlines]
   if is_any or comes_back or #moves > 0 then
