@@ -10,7 +10,7 @@ from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
 from maas_backoff.domain.context import current
 from maas_backoff.domain.kind import NAMELESS, checked_kind
-from maas_backoff.domain.lane import checked_cost, checked_tenant
+from maas_backoff.domain.lane import LARGEST_WEIGHT, checked_tenant, is_cost
 from maas_backoff.domain.limit import Limit, checked_limit_name
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded
 from maas_backoff.domain.page import Listing
@@ -176,7 +176,9 @@ class QueueOperations:
         return changed
 
     async def set_weight(self, tenant: str, weight: float) -> bool:
-        number = checked_cost(weight, "weight")
+        if not is_cost(weight) or weight > LARGEST_WEIGHT:
+            raise InvalidValueError("weight", f"a number from 0.001 to {LARGEST_WEIGHT:,}", weight)
+        number = float(weight)
         changed = await self._store.shares.set_tenant(checked_tenant(tenant), weight=number)
         if changed:
             self._log("weight_set", f"tenant {tenant} has the weight {number:g}")

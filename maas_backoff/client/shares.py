@@ -19,7 +19,7 @@ class ShareCalls(ABC):
         ...
 
     async def set_weight(self, tenant: str, weight: float) -> bool:
-        """Set the weight of a tenant, above 0; it is 1 at first.
+        """Set the weight of a tenant, from 0.001 to 1,000; it is 1 at first.
 
         While tenants have waiting tasks, each gets a share of the sum of their costs by its weight. A tenant without
         waiting tasks leaves its share to the others. The weight is stored on the server, for all workers, and holds

@@ -135,7 +135,7 @@ class TaskConfig:
     )
     cost: float = field(
         default=1,
-        validator=must("a number above 0", is_cost),
+        validator=must("a number from 0.001 to 1,000,000,000", is_cost),
         metadata={"help": "what a task costs its tenant; tenants get equal shares of the sum of costs, or by weight"},
     )
     limits: Mapping[str, float] = field(

@@ -13,11 +13,13 @@ NO_TENANT = ""
 MOST_LIMITS = 4
 """Limits that one task may name."""
 
+SMALLEST_COST = 0.001
 LARGEST_COST = 1_000_000_000
+LARGEST_WEIGHT = 1000
 _NAME = re.compile(r"[A-Za-z0-9_.:@/+-]{1,100}")
 _NAMES = "1 to 100 of A-Z a-z 0-9 _ . : @ / + -"
 _LIMITS = f"a mapping of at most {MOST_LIMITS} names to units"
-_UNITS = f"a number above 0, at most {LARGEST_COST:,}"
+_UNITS = f"a number from 0.001 to {LARGEST_COST:,}"
 
 
 @attrs.frozen
@@ -79,7 +81,7 @@ def _checked_name(option: str, name: object) -> str:
 
 def is_cost(value: object) -> bool:
     """Return whether a value is a number that a task may cost."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST_COST
+    return isinstance(value, int | float) and not isinstance(value, bool) and SMALLEST_COST <= value <= LARGEST_COST
 
 
 def checked_cost(cost: Any, option: str = "cost") -> float:

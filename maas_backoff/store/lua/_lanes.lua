@@ -30,10 +30,15 @@ local function settings_of(stored)
   return tonumber(weight or 1), (since or '') ~= ''
 end
 
--- The changes of lanes that a script plans, to be written at its end. `turn` is the queue's virtual time: see _turns.lua.
+-- The start of a tenant that comes to an index: that of the tenant whose turn is next, or the virtual time `turn` of meta.
+local function least_start(index, turn)
+  return redis.call('ZRANGE', turns_key(index), 0, 0, 'WITHSCORES')[2] or string.match(turn or '', '^%S+') or 0
+end
+
+-- The changes of lanes that a script plans, to be written at its end. `turn` is the field of meta, or false: see _turns.lua.
 -- Made on demand, because each function costs a script time.
 local function new_lanes(prefix, turn)
-  local lanes, entered, counts, waiting, tenants, has_limits = { emptied = {} }, {}, {}, {}, {}, false
+  local lanes, entered, least, counts, waiting, tenants, has_limits = { emptied = {} }, {}, {}, {}, {}, {}, false
 
   local function is_paused(tenant)
     if tenants.number == nil then tenants.number = redis.call('HLEN', prefix .. 'tenants') end
@@ -60,7 +65,7 @@ local function new_lanes(prefix, turn)
       one.is_new = redis.call('ZCARD', key) == 0 or lanes.emptied[key]
       if one.is_new then
         one.is_paused = is_paused(one.tenant)
-        if not counts[index] then redis.call('ZCARD', turns_key(index)) end
+        least[index] = least[index] or least_start(index, turn)
       end
       if one.limits then redis.call('ZCARD', limited_key(index, one.tenant)) end
       entered[key] = one
@@ -116,7 +121,7 @@ local function new_lanes(prefix, turn)
       end
       if one.is_new then
         append(listed, prefix .. 'lanes', 0, string.sub(key, #prefix + 1))
-        if not one.is_paused then append(listed, turns_key(one.index), turn, one.tenant) end
+        if not one.is_paused then append(listed, turns_key(one.index), least[one.index], one.tenant) end
       end
     end
     for key, args in pairs(listed) do
@@ -157,7 +162,7 @@ end
 local function leave_lane(prefix, id, task, from)
   local _, _, _, lane = terms_of(task[1] or '')
   if lane == '' or (task[2] or 'pending') ~= 'pending' then return nil end
-  local lanes = new_lanes(prefix, 0)
+  local lanes = new_lanes(prefix, false)
   lanes.count(lane, -1)
   local key, index = lanes.find(id, task[1])
   if key then

@@ -142,7 +142,7 @@ local function new_limits(prefix, now, turn)
     for n, one in ipairs(limits.states_of(lane)) do
       local delta = numbers[n + 1] or 0
       if one.unit > 0 and delta ~= 0 then
-        one.unit_at, one.is_changed = math.max(one.unit_at, now) + delta * one.unit, true
+        one.unit_at, one.is_changed, one.is_refunded = math.max(one.unit_at, now) + delta * one.unit, true, delta < 0
       end
     end
   end
@@ -197,7 +197,7 @@ local function new_limits(prefix, now, turn)
           local _, is_paused = settings_of(redis.call('HGET', prefix .. 'tenants', tenant))
           redis.call('ZADD', limited_key(index, tenant), head, lane)
           if not is_paused then
-            redis.call('ZADD', turns_key(index), 'NX', turn, tenant)
+            redis.call('ZADD', turns_key(index), 'NX', least_start(index, turn), tenant)
             found[#found + 1] = { index = index, lane = lane, tenant = tenant }
           end
         elseif index then
@@ -253,6 +253,7 @@ local function new_limits(prefix, now, turn)
         if one.use == 0 and one.was > 0 then unused[#unused + 1] = name
         elseif one.use ~= one.was then used[#used + 1], used[#used + 2] = name, one.use end
         if one.at > now then later[#later + 1], later[#later + 2] = one.at, 'r ' .. name end
+        if one.is_refunded and one.unit_at <= now then redis.call('ZREM', arrivals, 'u ' .. name) end
         if one.unit_at > now then later[#later + 1], later[#later + 2] = one.unit_at, 'u ' .. name end
         if one.trial > 0 then redis.call('HSET', closed, name, whole(one.until_ms) .. ' ' .. one.trial)
         elseif one.was_closed then redis.call('HDEL', closed, name) end

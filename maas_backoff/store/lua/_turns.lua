@@ -1,13 +1,15 @@
 -- Turns: claims from lanes, so that each tenant gets a share by its weight, whatever its tasks cost.
 -- Start-time fair queueing (Goyal, Vin, Cheng 1996): a tenant's virtual start moves by cost / weight for each task that is
--- taken, and the tenant with the least start comes next. `turns` of an index has the tenants with tasks in open lanes
--- there, by a start that is never above the real one. `virtual` has the real starts, since a tenant may have tasks in
--- several indexes. `turn` in meta is the virtual time, the last least start: a tenant that comes begins there, or at its own.
+-- taken, and the tenant with the least start comes next. `turns` of an index has the starts of the tenants with tasks in
+-- open lanes there. A tenant may have tasks in several indexes: its last start is in `virtual`, while it is not below the
+-- virtual time. `turn` in meta is "time mean": the start of the last tenant that was taken, and the moving mean of costs.
 
--- Virtual time of a task of cost 1 at weight 1.
-local UNIT = 1000
+-- Virtual time of a task of cost 1 at weight 1. Costs and weights have three digits after the point.
+local UNIT = 1000000
 -- A tenant takes tasks for so many mean costs more than its turn: to visit a tenant takes as long as to take a task.
 local BURST = 7
+-- What a tenant has used elsewhere counts for so many mean costs at most: an index that is served less is behind others.
+local MOST_DEBT = 100
 -- Tenants that a call visits, beyond the tasks it may take; limited lanes of a tenant that a visit looks at.
 local MORE_VISITS, MOST_LANES = 64, 8
 
@@ -21,40 +23,44 @@ local function lane_and_costs_of(task)
   return string.match(created, '^%S+ %S+ %S+ %S+ %S+ %S+ (%S+) (%S+)\n')
 end
 
+-- `turn`: the field of meta.
 local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
-  local turns, starts, weights, charged = { is_cut = false, at = turn }, {}, {}, {}
-  local visits, most_visits, passed, cost_sum, cost_count = 0, 0, 0, 0, 0
+  local turns, starts, scores, weights, charged = { is_cut = false }, {}, {}, {}, {}
+  local parts, visits, most_visits, passed, progress, cost_sum, cost_count = {}, 0, 0, 0, 0, 0, 0
+  local at, mean = string.match(turn or '', '^(%S+) (%S+)$')
+  at, mean = tonumber(at or 0), tonumber(mean or 1)
+  local now_at = at
 
   local function know(tenants)
     local unknown = {}
     for _, tenant in ipairs(tenants) do
-      if not starts[tenant] then unknown[#unknown + 1] = tenant end
+      if not weights[tenant] then unknown[#unknown + 1] = tenant end
     end
     if #unknown == 0 then return end
     local virtual = redis.call('ZMSCORE', prefix .. 'virtual', unpack(unknown))
     local settings = redis.call('HMGET', prefix .. 'tenants', unpack(unknown))
     for n, tenant in ipairs(unknown) do
-      starts[tenant], weights[tenant] = tonumber(virtual[n] or 0), settings[n] and settings_of(settings[n]) or 1
+      scores[tenant], weights[tenant] = tonumber(virtual[n] or nil), settings[n] and settings_of(settings[n]) or 1
     end
   end
 
   -- Moves the start of a tenant by a cost, which may be negative.
   local function move(tenant, cost)
+    if not starts[tenant] then
+      know({ tenant })
+      starts[tenant] = scores[tenant] or at
+    end
     starts[tenant] = math.max(0, starts[tenant] + math.floor(cost * UNIT / weights[tenant]))
     charged[tenant] = true
   end
 
   -- A task cost something else than was charged at its claim.
-  function turns.correct(lane, delta)
-    know({ tenant_of(lane) })
-    move(tenant_of(lane), delta)
-  end
+  function turns.correct(lane, delta) move(tenant_of(lane), delta) end
 
   -- Pays for a task that waits outside of lanes, unless its limits are shut; then it waits for them.
   function turns.pay(claim)
     local lane, costs = lane_and_costs_of(claim.task)
     local tenant = lane and tenant_of(lane) or ''
-    if not starts[tenant] then know({ tenant }) end
     local states = lane and limits and limits.states_of(lane)
     local shut = states and limits.shut_of(states)
     if shut then
@@ -63,7 +69,6 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     end
     if lane then lanes.count(lane, -1) end
     if states then limits.charge(claim.id, states, lane .. ' ' .. costs) end
-    starts[tenant] = math.max(starts[tenant], turns.at)
     move(tenant, lane and tonumber(string.match(costs, '^[^,]+')) or 1)
     return true
   end
@@ -91,6 +96,8 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
   end
 
   local function add_lane(entry, name, step)
+    if entry.names[name] then return end
+    entry.names[name] = true
     local key = name == '' and entry.part.index or lane_key(entry.part.index, name)
     local states = name ~= entry.tenant and limits.states_of(name) or nil
     entry.lanes[#entry.lanes + 1] = { key = key, name = name, read = 0, step = step, states = states, taken = 0 }
@@ -99,7 +106,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
   -- Finds the lanes of a tenant. Only one with limits has more than one.
   local function open(entry, step)
     if not entry.lanes then
-      entry.lanes, entry.read = {}, 0
+      entry.lanes, entry.names, entry.read = {}, {}, 0
       add_lane(entry, entry.tenant, step)
     end
     if not limits then return end
@@ -118,7 +125,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     local lane = table.remove(entry.lanes, at)
     limits.park(lane.key, shut, starts[entry.tenant])
     append(from, entry.limited, lane.name)
-    visits = visits + 1
+    visits, progress = visits + 1, progress + 1
   end
 
   -- The open lane with the task of the least rank, and the id of that task; lanes that are shut wait for their limits.
@@ -145,29 +152,65 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     return costs, tonumber(string.match(costs, '^[^,]+'))
   end
 
+  -- Notes where a tenant stands in an index.
+  local function leave(entry)
+    local part, tenant, is_there = entry.part, entry.tenant, entry.has_more
+    if not entry.lanes then return end
+    if entry.empty then entry.lanes[#entry.lanes + 1] = entry.empty end
+    for _, lane in ipairs(entry.lanes) do
+      local is_empty = lane.ids and lane.is_end and lane.at > #lane.ids and not lane.has_kept
+      is_there = is_there or not is_empty
+      if lane.name ~= '' then
+        if lane.taken > 0 then
+          charged[tenant] = true
+          lanes.leave(part.index, lane.taken)
+          lanes.count(lane.name, -lane.taken)
+        end
+        if is_empty then
+          append(from, prefix .. 'lanes', string.sub(lane.key, #prefix + 1))
+          lanes.emptied[lane.key] = true
+        end
+      end
+      if lane.name ~= tenant then
+        if is_empty then append(from, entry.limited, lane.name)
+        elseif lane.taken > 0 and lane.ranks and lane.ids[lane.at] then
+          append(to, entry.limited, lane.ranks[lane.at], lane.name)
+        end
+      end
+    end
+    if not is_there then append(from, part.turns, tenant)
+    elseif starts[tenant] ~= entry.score then append(to, part.turns, starts[tenant], tenant) end
+  end
+
   -- Takes up to `wanted` tasks out of lanes of some indexes. `may`, if given, says whether a claim may be made, and may note
   -- something in it; other tasks are passed over.
   function turns.take(indexes, wanted, claims, may)
-    local entries, used, unread, parts, most = {}, {}, {}, {}, #claims + wanted
+    local entries, unread, most = {}, {}, #claims + wanted
     local step, is_stopped = math.ceil(wanted / (BURST + 1)) + 3, false
-    most_visits = visits + wanted + MORE_VISITS
+    most_visits, passed = visits + wanted + MORE_VISITS, 0
 
     local function add(part, tenant, score)
-      starts[tenant] = math.max(starts[tenant], score)
+      starts[tenant] = math.min(starts[tenant] or scores[tenant] or score, part.most)
       local entry = { part = part, tenant = tenant, score = score }
-      entries[#entries + 1], used[#used + 1], part.entries[tenant] = entry, entry, entry
+      entries[#entries + 1], part.entries[tenant], part[#part + 1] = entry, entry, entry
       return entry
     end
 
     local function read_more(part)
       local found, tenants = redis.call('ZRANGE', part.turns, part.read, part.read + step - 1, 'WITHSCORES'), {}
       for n = 1, #found, 2 do tenants[#tenants + 1] = found[n] end
-      know(tenants)
-      for n, tenant in ipairs(tenants) do
-        if not part.entries[tenant] then add(part, tenant, tonumber(found[2 * n])) end
+      if part.read == 0 then
+        tenants[#tenants + 1] = ''
+        part.least = tonumber(found[2] or at)
+        part.most = part.least + MOST_DEBT * UNIT * mean
       end
+      know(tenants)
+      for n = 1, #found / 2 do
+        if not part.entries[tenants[n]] then add(part, tenants[n], tonumber(found[2 * n])) end
+      end
+      if part.read == 0 and not part.entries[''] then add(part, '', part.least) end
       part.read, part.bound = part.read + step, tonumber(found[#found] or 0)
-      if #tenants < step then unread[part] = nil end
+      if #found < 2 * step then unread[part] = nil end
     end
 
     -- The place of the entry whose turn it is, and the least start of all others; or a part of which more must be read.
@@ -185,7 +228,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
       return first, second
     end
 
-    -- Drops the entry of a task that cannot run. The settle of an overdue task counts it.
+    -- Drops the entry of a task that cannot run, unless it stays. The settle of an overdue task counts it.
     local function drop(lane, entry, id, key, task)
       drop_entry(orphans, lane.key, id, task)
       if lane.name ~= '' then
@@ -198,7 +241,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
       if not entry.lanes then open(entry, second == math.huge and math.min(wanted, 100) or BURST + 1) end
       local tenant = entry.tenant
       for _, lane in ipairs(entry.lanes) do lane.room = 0 end
-      local most_start = second + BURST * UNIT * (cost_count > 0 and cost_sum / cost_count or 1)
+      local most_start = second + BURST * UNIT * mean
       repeat
         local lane, id = entry.lanes[1], nil
         if entry.lanes[2] then
@@ -229,11 +272,12 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
         local task = read_task(key)
         local claim = task and claim_of(id, lane.key, task)
         if task == false then
-          is_stopped = true
+          is_stopped, lane.has_kept, turns.is_cut = true, true, true
         elseif not task then
           drop(lane, entry, id, key, task)
         elseif lane.name == '' then
-          if (not may or may(claim)) and turns.pay(claim) then claims[#claims + 1] = claim else passed = passed + 1 end
+          if (not may or may(claim)) and turns.pay(claim) then claims[#claims + 1] = claim
+          else passed, lane.has_kept = passed + 1, true end
         elseif not may or may(claim) then
           local costs, cost = costs_of(task[CREATION])
           claims[#claims + 1], lane.taken = claim, lane.taken + 1
@@ -244,42 +288,10 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
             limits.charge(id, lane.states, lane.text)
           end
         else
-          passed = passed + 1
+          passed, lane.has_kept = passed + 1, true
         end
         is_stopped = is_stopped or passed >= MOST_PASSED
       until is_stopped or #claims >= most or starts[tenant] > most_start
-    end
-
-    -- Notes where a tenant stands in an index.
-    local function leave(entry)
-      local part, tenant, is_there = entry.part, entry.tenant, entry.has_more
-      if not entry.lanes then return end
-      if entry.empty then entry.lanes[#entry.lanes + 1] = entry.empty end
-      for _, lane in ipairs(entry.lanes) do
-        local is_empty = lane.ids and lane.is_end and lane.at > #lane.ids
-        if lane.name ~= '' then
-          if lane.taken > 0 then
-            charged[tenant] = true
-            lanes.leave(part.index, lane.taken)
-            lanes.count(lane.name, -lane.taken)
-          end
-          if is_empty then
-            append(from, prefix .. 'lanes', string.sub(lane.key, #prefix + 1))
-            lanes.emptied[lane.key] = true
-          else
-            is_there = true
-          end
-        end
-        if lane.name ~= tenant then
-          if is_empty then append(from, entry.limited, lane.name)
-          elseif lane.taken > 0 and lane.ranks and lane.ids[lane.at] then append(to, entry.limited, lane.ranks[lane.at], lane.name) end
-        end
-      end
-      if not is_there then
-        if tenant ~= '' or entry.limited then append(from, part.turns, tenant) end
-      elseif starts[tenant] ~= entry.score then
-        append(to, part.turns, starts[tenant], tenant)
-      end
     end
 
     -- Lanes whose limits have room again join the others.
@@ -287,9 +299,13 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
       local is_any = false
       for _, one in ipairs(limits.rouse()) do
         local part = parts[one.index]
-        if part then
+        local entry = part and part.entries[one.tenant]
+        if part and part.take ~= entries then
+          -- Another demand's turn is over. The tenant keeps its place there, for the next claim.
+          if entry then entry.has_more = true end
+        elseif part then
           know({ one.tenant })
-          local entry = part.entries[one.tenant] or add(part, one.tenant, turn)
+          entry = entry or add(part, one.tenant, part.least)
           if entry.lanes then
             entry.limited = entry.limited or limited_key(one.index, one.tenant)
             add_lane(entry, one.lane, BURST + 1)
@@ -301,11 +317,9 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
       return is_any
     end
 
-    know({ '' })
     for _, index in ipairs(indexes) do
-      local part = { index = index, turns = turns_key(index), entries = {}, read = 0, bound = 0 }
-      parts[index], unread[part] = part, true
-      add(part, '', turn)
+      local part = { index = index, turns = turns_key(index), entries = {}, read = 0, bound = 0, take = entries }
+      parts[index], parts[#parts + 1], unread[part] = part, part, true
       read_more(part)
     end
     while #claims < most and not is_stopped do
@@ -314,24 +328,33 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
         read_more(part)
       elseif n then
         local entry = table.remove(entries, n)
-        visits, turns.at = visits + 1, math.max(turns.at, starts[entry.tenant])
+        visits, now_at = visits + 1, math.max(now_at, starts[entry.tenant])
         visit(entry, second)
         -- Behind those of the same start: they take turns.
-        if not entry.is_done then entries[#entries + 1] = entry end
-        is_stopped = is_stopped or visits >= most_visits
+        if entry.is_done then progress = progress + 1 else entries[#entries + 1] = entry end
+        if visits >= most_visits then
+          -- The next claim goes on, unless it would meet the same tenants.
+          is_stopped, turns.is_cut = true, turns.is_cut or progress > 0
+        end
       elseif not limits or not join_roused() then
         break
       end
     end
-    for _, entry in ipairs(used) do leave(entry) end
-    turns.is_cut = turns.is_cut or is_stopped
   end
 
-  -- Writes the real starts. Those below the virtual time are forgotten: a tenant that comes begins there.
-  function turns.write(meta)
+  -- Plans the writes of the turns, once after the last claim.
+  function turns.plan()
+    for _, part in ipairs(parts) do
+      for _, entry in ipairs(part) do leave(entry) end
+    end
     for tenant in pairs(charged) do append(to, prefix .. 'virtual', starts[tenant], tenant) end
-    if turns.at ~= turn then redis.call('HSET', meta, 'turn', turns.at) end
-    redis.call('ZREMRANGEBYSCORE', prefix .. 'virtual', '-inf', '(' .. whole(turns.at))
+  end
+
+  -- Starts below the virtual time are forgotten: a tenant that comes begins with the others.
+  function turns.write(meta)
+    if cost_count > 0 then mean = 0.9 * mean + 0.1 * cost_sum / cost_count end
+    if cost_count > 0 or now_at ~= at then redis.call('HSET', meta, 'turn', whole(now_at) .. string.format(' %.6g', mean)) end
+    redis.call('ZREMRANGEBYSCORE', prefix .. 'virtual', '-inf', '(' .. whole(now_at))
   end
 
   return turns

@@ -138,7 +138,7 @@ end
 -- Read: the lanes of the tasks.
 local indexes, new_names, lanes = {}, nil, nil
 if next(lane_of_group) then
-  lanes, new_names = new_lanes(prefix, tonumber(state[5] or 0)), {}
+  lanes, new_names = new_lanes(prefix, state[5]), {}
   for n = 1, #at do
     local group = group_of[n]
     local lane = group ~= group_of[n - 1] and lane_of_group[group]

@@ -17,7 +17,7 @@ local indexes = { processing = { leases }, external = { external }, completed = 
 local now, prefix, repair = queue_time_of(ARGV[1], KEYS[7]), ARGV[2], ARGV[3] == '1'
 local lease_ms, result_ttl_s, failed_ttl_s = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 indexes.pending = pending_indexes(prefix, scheduled)
-local wake, kinds, lanes = {}, {}, new_lanes(prefix, tonumber(redis.call('HGET', KEYS[7], 'turn') or 0))
+local wake, kinds, lanes = {}, {}, new_lanes(prefix, redis.call('HGET', KEYS[7], 'turn'))
 
 local function ttl_of(state) return state == 'failed' and failed_ttl_s or result_ttl_s end
 

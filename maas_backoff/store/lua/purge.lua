@@ -31,12 +31,12 @@ for k = 4, #KEYS do
       append(from, prefix .. 'deadlines', id)
       local _, _, _, lane = terms_of(task and task[2] or '')
       if lane ~= '' then
-        lanes = lanes or new_lanes(prefix, 0)
+        lanes = lanes or new_lanes(prefix, false)
         lanes.count(lane, -1)
       end
       local index = parts_of_key(KEYS[k])
       if index then
-        lanes = lanes or new_lanes(prefix, 0)
+        lanes = lanes or new_lanes(prefix, false)
         lanes.leave(index, 1)
       end
     end

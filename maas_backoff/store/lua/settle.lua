@@ -54,7 +54,7 @@ if stored_answer then
 end
 
 -- Without tenants and limits, none of this is used.
-local turn = tonumber(state[6] or 0)
+local turn = state[6]
 local has_lanes = state[5] and redis.call('EXISTS', prefix .. 'lanes', prefix .. 'limits', prefix .. 'held', prefix .. 'waiting') > 0
 local lanes, limits, turns = false, false, false
 local function in_lanes()
@@ -159,6 +159,8 @@ if wanted > 0 then
     end
   end
 end
+
+if turns then turns.plan() end
 
 -- Count: the tasks that are settled, with those that the claim met too late.
 local asked, has_settled = #items, false

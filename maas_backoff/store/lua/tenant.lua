@@ -23,7 +23,7 @@ local was_paused = since ~= ''
 if on ~= '' and (on == '1') ~= was_paused then
   since, changed = on == '1' and whole(queue_time_of(ARGV[1], meta)) or '', 1
 end
-local turn = redis.call('HGET', meta, 'turn') or 0
+local turn = redis.call('HGET', meta, 'turn')
 
 -- Read: the indexes in which the tenant has tasks.
 local wake, wake_gpu, indexes = {}, {}, {}
@@ -48,7 +48,7 @@ for index in pairs(indexes) do
   if since ~= '' then
     redis.call('ZREM', key, tenant)
   else
-    redis.call('ZADD', key, 'NX', turn, tenant)
+    redis.call('ZADD', key, 'NX', least_start(prefix .. index, turn), tenant)
     local base, for_gpu = base_of_index(prefix, index)
     if for_gpu then wake_gpu[base] = true else wake[base] = true end
   end
