@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from maas_backoff.domain.history import Activity, Durations, History, MemorySizes
     from maas_backoff.domain.page import TaskPage
     from maas_backoff.domain.result import ResultEntity
-    from maas_backoff.domain.signals import Discard, Retry, Snooze
+    from maas_backoff.domain.signals import Discard, RateLimited, Retry, Snooze
     from maas_backoff.domain.spec import CreateOptions, Ensured, KindOptions, TaskOptions, TaskSpec
     from maas_backoff.domain.stats import QueueStats
     from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
@@ -80,6 +80,7 @@ __all__ = [
     "PayloadTooLargeError",
     "QueueFullError",
     "QueueStats",
+    "RateLimited",
     "ResultEntity",
     "Retry",
     "SchedulerConfig",
@@ -143,6 +144,7 @@ _MODULES = {
     "PayloadTooLargeError": "errors",
     "QueueFullError": "errors",
     "QueueStats": "domain.stats",
+    "RateLimited": "domain.signals",
     "ResultEntity": "domain.result",
     "Retry": "domain.signals",
     "SchedulerConfig": "config",

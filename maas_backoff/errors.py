@@ -23,6 +23,7 @@ MaasBackoffError
 └── HandlerSignal                          raised *by* handlers: domain/signals.py
     ├── Retry
     ├── Snooze
+    │   └── RateLimited
     └── Discard
 """
 

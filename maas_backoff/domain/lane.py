@@ -1,8 +1,9 @@
 """Tenants, costs and limits of tasks: what decides whose task is taken next, and whether it may start now."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -10,6 +11,12 @@ import attrs
 from maas_backoff.errors import ConfigError, InvalidValueError
 
 NO_TENANT = ""
+NO_LIMITS: Mapping[str, float] = MappingProxyType({})
+"""The limits of all tasks that name none."""
+
+ALL_LIMITS = ""
+"""In place of a limit's name: all limits that a task names."""
+
 MOST_LIMITS = 4
 """Limits that one task may name."""
 
@@ -20,6 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.:@/+-]{1,100}")
 _NAMES = "1 to 100 of A-Z a-z 0-9 _ . : @ / + -"
 _LIMITS = f"a mapping of at most {MOST_LIMITS} names to units"
 _UNITS = f"a number from 0.001 to {LARGEST_COST:,}"
+_USED = f"a number from 0 to {LARGEST_COST:,}"
 
 
 @attrs.frozen
@@ -28,7 +36,7 @@ class Lane:
 
     tenant: str = NO_TENANT
     cost: float = 1
-    limits: Mapping[str, float] = attrs.field(factory=dict[str, float])
+    limits: Mapping[str, float] = NO_LIMITS
 
     @property
     def record(self) -> str:
@@ -60,7 +68,9 @@ def _parsed(record: str) -> Lane:
     lane, _, costs = record.partition(" ")
     tenant, _, names = lane.partition("|")
     cost, *units = map(float, costs.split(","))
-    return Lane(tenant, cost, dict(zip(names.split(","), units, strict=True)) if names else {})
+    # Read-only: handlers see it, and later tasks share it.
+    limits = MappingProxyType(dict(zip(names.split(","), units, strict=True))) if names else NO_LIMITS
+    return Lane(tenant, cost, limits)
 
 
 def checked_tenant(tenant: object) -> str:
@@ -74,9 +84,10 @@ def checked_limit(name: object) -> str:
 
 
 def _checked_name(option: str, name: object) -> str:
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+    found = _NAME.fullmatch(name) if isinstance(name, str) else None
+    if found is None:
         raise InvalidValueError(option, _NAMES, name)
-    return name
+    return found[0]  # of a subclass of str: its text alone
 
 
 def is_cost(value: object) -> bool:
@@ -107,3 +118,30 @@ def checked_limits(limits: Any) -> dict[str, float]:
     if len(units) > MOST_LIMITS:
         raise InvalidValueError("limits", _LIMITS, sorted(map(str, units)))
     return {checked_limit(name): checked_cost(number, f"limits[{name!r}]") for name, number in units.items()}
+
+
+def checked_used(cost: Any, limits: Any) -> tuple[float | None, dict[str, float]]:
+    """Return what an attempt has used: its cost, and units by limit. Raises InvalidValueError."""
+    if limits is not None and not isinstance(limits, Mapping):
+        raise InvalidValueError("limits", _LIMITS, limits)
+    units: dict[Any, Any] = {**(limits or {})}
+    checked = None if cost is None else _checked_number("cost", cost)
+    return checked, {checked_limit(name): _checked_number(f"limits[{name!r}]", one) for name, one in units.items()}
+
+
+def _checked_number(option: str, number: Any) -> float:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= LARGEST_COST:
+        raise InvalidValueError(option, _USED, number)
+    return float(number)
+
+
+def closing(closes: Iterable[tuple[str, float]], limits: Iterable[str]) -> dict[str, float]:
+    """Return the seconds for which a task closes each limit.
+
+    `closes` has the name of a limit, or ALL_LIMITS, and seconds. `limits` are those that the task names.
+    """
+    seconds: dict[str, float] = {}
+    for closed, after in closes:
+        for name in limits if closed == ALL_LIMITS else [closed]:
+            seconds[name] = max(after, seconds.get(name, 0))
+    return seconds

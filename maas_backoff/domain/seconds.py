@@ -2,6 +2,9 @@
 
 from datetime import timedelta
 
+LONGEST_DELAY = 315_360_000
+"""Ten years in seconds: the longest delay of a signal."""
+
 
 def in_seconds(value: float | timedelta) -> float:
     """Return a timedelta in seconds, and any other value unchanged. The caller checks the result."""
