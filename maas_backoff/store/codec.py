@@ -215,7 +215,7 @@ def decode(
     """
     state = fields.get(b"s", b"pending").decode()
     status = TaskStatus.PROCESSING if state == EXTERNAL else TaskStatus(state)
-    limits = TimeLimits.of(own)
+    lane, limits = Lane.of(creation.lane), TimeLimits.of(own)
     ended_ms = _number(fields, b"f") if status.finished else None
     reason = (_text(fields, b"w") or REQUESTED) if status is TaskStatus.CANCELLED else None
     if limits is not None and status is TaskStatus.PENDING and limits.expiry - ahead_ms <= now_ms:
@@ -250,7 +250,9 @@ def decode(
         gpu=gpu if status is TaskStatus.PROCESSING else None,
         oom_count=counts.oom,
         kind=creation.kind,
-        tenant=Lane.of(creation.lane).tenant,
+        tenant=lane.tenant,
+        cost=lane.cost,
+        limits=lane.limits,
         deadline=deadline_of(limits, ahead_ms),
         cancel_reason=reason,
     )

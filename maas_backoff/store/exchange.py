@@ -105,6 +105,7 @@ class Exchange:
         task_id, token, attempt, _, overrides, stored_counts, due = row
         policy, own = self._queue.policies.effective(creation.policy, overrides)
         counts, error, attempts = comeback_of_claim(stored_counts, ahead_ms)
+        lane = Lane.of(creation.lane)
         defect = None
         task_params: dict[str, Any] = {}
         try:
@@ -129,7 +130,9 @@ class Exchange:
             token=token,
             oom_count=counts.oom,
             kind=creation.kind,
-            tenant=Lane.of(creation.lane).tenant,
+            tenant=lane.tenant,
+            cost=lane.cost,
+            limits=lane.limits,
         )
         waited = now_ms - (creation.created_ms if due is None else float(due))
         claimed = Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)
