@@ -38,7 +38,8 @@ end
 -- The changes of lanes that a script plans, to be written at its end. `turn` is the field of meta, or false: see _turns.lua.
 -- Made on demand, because each function costs a script time.
 local function new_lanes(prefix, turn)
-  local lanes, entered, least, counts, waiting, tenants, has_limits = { emptied = {} }, {}, {}, {}, {}, {}, false
+  local lanes, entered, left, least, counts, waiting = { emptied = {} }, {}, {}, {}, {}, {}
+  local tenants, has_limits = {}, false
 
   local function is_paused(tenant)
     if tenants.number == nil then tenants.number = redis.call('HLEN', prefix .. 'tenants') end
@@ -75,8 +76,34 @@ local function new_lanes(prefix, turn)
     return key
   end
 
-  -- Tasks leave a lane of an index.
+  -- Tasks leave a lane of an index by claims, which note whether they empty the lane.
   function lanes.leave(index, number) counts[index] = (counts[index] or 0) - number end
+
+  -- A task leaves a lane in another way: the lane goes with its last task. The first call for a lane reads keys.
+  function lanes.remove(index, lane)
+    lanes.leave(index, 1)
+    local key, tenant, limits = lane_key(index, lane), tenant_of(lane), limits_text_of(lane) or ''
+    if left[key] then return end
+    left[key] = { index = index, lane = lane, tenant = tenant, limits = limits }
+    -- Read: a key of another type ends the script here.
+    redis.call('ZCARD', turns_key(index))
+    redis.call('ZCARD', limited_key(index, tenant))
+    for name in string.gmatch(limits, '[^,]+') do redis.call('ZCARD', prefix .. 'shut:' .. name) end
+    if limits ~= '' then redis.call('ZCARD', prefix .. 'opens') end
+  end
+
+  -- Forgets a lane without tasks, and the turn of its tenant if no other lane of the tenant is in turn.
+  local function drop_lane(key, one)
+    local member, limited, turns = string.sub(key, #prefix + 1), limited_key(one.index, one.tenant), turns_key(one.index)
+    redis.call('ZREM', prefix .. 'lanes', member)
+    redis.call('ZREM', limited, one.lane)
+    for name in string.gmatch(one.limits, '[^,]+') do
+      redis.call('ZREM', prefix .. 'shut:' .. name, member)
+      if redis.call('ZCARD', prefix .. 'shut:' .. name) == 0 then redis.call('ZREM', prefix .. 'opens', name) end
+    end
+    local unlimited = one.tenant == '' and 0 or redis.call('ZCARD', lane_key(one.index, one.tenant))
+    if unlimited + redis.call('ZCARD', limited) == 0 then redis.call('ZREM', turns, one.tenant) end
+  end
 
   -- The lane in which a task waits, or nil: it is delayed, or waits outside of lanes. Returns its key and its index.
   function lanes.find(id, created)
@@ -127,6 +154,9 @@ local function new_lanes(prefix, turn)
     for key, args in pairs(listed) do
       for i = 1, #args, AT_ONCE do redis.call('ZADD', key, 'NX', unpack(args, i, math.min(i + AT_ONCE - 1, #args))) end
     end
+    for key, one in pairs(left) do
+      if redis.call('ZCARD', key) == 0 then drop_lane(key, one) end
+    end
     add_up(prefix .. 'laned', counts, #prefix + 1)
     add_up(prefix .. 'waiting', waiting)
     if has_limits and noted ~= '2' then redis.call('HSET', meta, 'lanes', 2)
@@ -167,7 +197,7 @@ local function leave_lane(prefix, id, task, from)
   local key, index = lanes.find(id, task[1])
   if key then
     append(from, key, id)
-    lanes.leave(index, 1)
+    lanes.remove(index, lane)
   end
   return lanes
 end

@@ -20,8 +20,6 @@ local from, gone, listed, never, lanes = {}, {}, 0, prefix .. 'never', nil
 for k = 4, #KEYS do
   local wanted = limit - listed
   local ids = redis.call('ZRANGE', KEYS[k], 0, wanted - 1)
-  -- An emptied lane is listed no more. Claims find out that its tenant has no turn.
-  if parts_of_key(KEYS[k]) and #ids < wanted then append(from, prefix .. 'lanes', string.sub(KEYS[k], #prefix + 1)) end
   for _, id in ipairs(ids) do
     listed = listed + 1
     append(from, KEYS[k], id)
@@ -34,10 +32,10 @@ for k = 4, #KEYS do
         lanes = lanes or new_lanes(prefix, false)
         lanes.count(lane, -1)
       end
-      local index = parts_of_key(KEYS[k])
+      local index, own = parts_of_key(KEYS[k])
       if index then
         lanes = lanes or new_lanes(prefix, false)
-        lanes.leave(index, 1)
+        lanes.remove(index, own)
       end
     end
   end

@@ -204,7 +204,7 @@ for _, item in ipairs(items) do
       end
       if key then
         append(from, key, id)
-        lanes.leave(index, 1)
+        lanes.remove(index, lane)
       elseif not item.is_dropped then
         all_pending = all_pending or pending_indexes(prefix, scheduled)
         for _, index in ipairs(all_pending) do append(from, index, id) end
