@@ -163,11 +163,6 @@ local function new_lanes(prefix, turn)
     elseif not noted and (next(entered) or next(waiting)) then redis.call('HSET', meta, 'lanes', 1) end
   end
 
-  -- How many tasks of a tenant wait.
-  function lanes.size_of(tenant)
-    return tonumber(redis.call('HGET', prefix .. 'waiting', tenant) or 0) + (waiting[tenant] or 0)
-  end
-
   return lanes
 end
 

@@ -116,7 +116,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     -- Most tenants have only one lane with tasks: then no ranks are compared.
     local first = entry.lanes[1]
     if first and not first.states and not head_of(first, true) then table.remove(entry.lanes, 1) entry.empty = first end
-    for _, name in ipairs(names) do add_lane(entry, name, step or BURST + 1) end
+    for _, name in ipairs(names) do add_lane(entry, name, step or BURST + 2) end
     entry.read, entry.has_more = entry.read + MOST_LANES, #names == MOST_LANES
   end
 
@@ -158,7 +158,8 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     if not entry.lanes then return end
     if entry.empty then entry.lanes[#entry.lanes + 1] = entry.empty end
     for _, lane in ipairs(entry.lanes) do
-      local is_empty = lane.ids and lane.is_end and lane.at > #lane.ids and not lane.has_kept
+      local is_empty = lane.ids and lane.at > #lane.ids and not lane.has_kept
+        and (lane.is_end or redis.call('ZCARD', lane.key) == lane.read)
       is_there = is_there or not is_empty
       if lane.name ~= '' then
         if lane.taken > 0 then
@@ -238,7 +239,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     end
 
     local function visit(entry, second)
-      if not entry.lanes then open(entry, second == math.huge and math.min(wanted, 100) or BURST + 1) end
+      if not entry.lanes then open(entry, second == math.huge and math.min(wanted, 99) + 1 or BURST + 2) end
       local tenant = entry.tenant
       for _, lane in ipairs(entry.lanes) do lane.room = 0 end
       local most_start = second + BURST * UNIT * mean
@@ -308,7 +309,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
           entry = entry or add(part, one.tenant, part.least)
           if entry.lanes then
             entry.limited = entry.limited or limited_key(one.index, one.tenant)
-            add_lane(entry, one.lane, BURST + 1)
+            add_lane(entry, one.lane, BURST + 2)
           end
           if entry.is_done then entry.is_done, entries[#entries + 1] = false, entry end
           is_any = true
