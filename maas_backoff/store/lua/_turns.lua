@@ -7,7 +7,7 @@
 -- Virtual time of a task of cost 1 at weight 1. Costs and weights have three digits after the point.
 local UNIT = 1000000
 -- A tenant takes tasks for so many mean costs more than its turn: to visit a tenant takes as long as to take a task.
-local BURST = 7
+local BURST, FEW = 7, 12
 -- What a tenant has used elsewhere counts for so many mean costs at most: an index that is served less is behind others.
 local MOST_DEBT = 100
 -- Tenants that a call visits, beyond the tasks it may take; limited lanes of a tenant that a visit looks at.
@@ -242,7 +242,9 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
       if not entry.lanes then open(entry, second == math.huge and math.min(wanted, 99) + 1 or BURST + 2) end
       local tenant = entry.tenant
       for _, lane in ipairs(entry.lanes) do lane.room = 0 end
-      local most_start = second + BURST * UNIT * mean
+      -- Among few tenants, whose ids are all read already, a burst would save little.
+      local burst = #entries < FEW and next(unread) == nil and 1 or BURST
+      local most_start = second + burst * UNIT * mean
       repeat
         local lane, id = entry.lanes[1], nil
         if entry.lanes[2] then
