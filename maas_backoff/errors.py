@@ -329,4 +329,6 @@ class TenantFullError(QueueFullError):
         super().__init__(limit, limit, 10, created=created, asked=asked)
         self.tenant = tenant
         text = f"tenant {shown(tenant)} has {limit} waiting tasks, the most that max_tenant_queue_size allows"
-        self.args = (text if asked is None else f"{text}; {len(self.created)} of {asked} tasks are in the queue",)
+        self.args: tuple[Any, ...] = (
+            text if asked is None else f"{text}; {len(self.created)} of {asked} tasks are in the queue",
+        )

@@ -46,6 +46,10 @@ VALUES: list[Any] = [
     maas_backoff.GpuStatus("GPU-a", 0, "H100", "host", 80, 40, 20, 10, 3.0, 40.0, "ok", 0.5, (GPU_TASK,)),
     maas_backoff.Health(("not started",)),
     maas_backoff.History(maas_backoff.Activity(), [maas_backoff.Activity(NOW, failed=2)]),
+    maas_backoff.Limit(64, (500, "1m"), (120_000, timedelta(minutes=1))),
+    maas_backoff.LimitList([maas_backoff.LimitStats("openai", None, "")], more=3),
+    maas_backoff.LimitStats("openai", maas_backoff.Limit(64), "openai", 64, 64, 2, 120, "limit openai: …", NOW),
+    maas_backoff.TenantStats("acme", 3, 2.5, NOW),
     maas_backoff.QueueStats(1, 2, 3, 4, 5, 6, 7.5, paused=True),
     maas_backoff.ResultEntity.ok({"text": SECRET}),
     maas_backoff.SchedulerConfig(lease=7),
@@ -91,6 +95,7 @@ ERRORS: list[errors.MaasBackoffError] = [
     errors.TaskFailedError("x", "failed", "ValueError: boom", 3),
     errors.TaskNotFoundError("x"),
     errors.TaskTimeoutError("x", 5.0),
+    errors.TenantFullError("acme", 10, created=["a"], asked=3),
 ]
 
 WAYS: list[Callable[[Any], Any]] = [

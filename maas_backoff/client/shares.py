@@ -4,6 +4,10 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from maas_backoff.domain.limit import Limit, Rate
+from maas_backoff.domain.shares import LimitList, TenantStats
+
+MOST_NAMES = 1000
+"""Shut names of classes of limits, such as `user:*`, that `limits` returns."""
 
 if TYPE_CHECKING:  # see scheduler.py: the client is imported with the first scheduler
     from maas_backoff.client.client import QueueClient
@@ -43,3 +47,19 @@ class ShareCalls(ABC):
     async def remove_limit(self, name: str) -> bool:
         """Remove a limit: tasks that name it start without it. Return False if it was not set."""
         return await self._client.operations.set_limit(name, None)
+
+    async def tenants(self) -> list[TenantStats]:
+        """Return the tenants that have waiting tasks, a weight or a pause; those with most waiting tasks first.
+
+        500 tenants are read at a time, so that no call delays others. Tasks that come meanwhile may be missed.
+        """
+        return await self._client.store.shares.tenants()
+
+    async def limits(self) -> LimitList:
+        """Return the limits that are set, by name, then shut or closed names that have no setting of their own.
+
+        The latter are names of a class such as `user:*`, or limits that are not set and that a task has closed: at
+        most 1,000. `.more` is how many such names there are beyond them, at most. 100 limits are read at a time, so
+        that no call delays others.
+        """
+        return await self._client.store.shares.limits(MOST_NAMES)

@@ -1,6 +1,7 @@
 """The settings of a limit that all workers of a queue share."""
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ Rate = tuple[float, float | str | timedelta]
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TIME = re.compile(r"(\d+(?:\.\d+)?) ?([smhd])")
 _LONGEST = 86_400 * 31
+_NONE = "-"
 CLASS = ":*"
 """The end of the name of a limit that is the default of all names of a class: `user:*`."""
 
@@ -41,6 +43,14 @@ def _parsed(option: str, rate: Any, *, whole: bool) -> tuple[float, float]:
     if seconds is None or not is_cost(pair[0]) or (whole and not isinstance(pair[0], int)):
         raise InvalidValueError(option, expected, pair)
     return float(pair[0]), seconds * 1000
+
+
+def _rate_of(text: str, number: Callable[[str], float]) -> Rate | None:
+    """Return the rate of a text "number/ms", with seconds."""
+    if text == _NONE:
+        return None
+    most, _, period = text.partition("/")
+    return number(most), float(period) / 1000
 
 
 def _seconds(period: Any) -> float | None:
@@ -73,19 +83,38 @@ class Limit:
             raise InvalidValueError("concurrency", "a whole number from 1 to 1,000,000, or None", most)
         if self.concurrency is None and self.rate is None and self.tokens is None:
             raise InvalidValueError("concurrency", "concurrency, rate or tokens", None)
+        if self.rate is not None:
+            _parsed("rate", self.rate, whole=True)
+        if self.tokens is not None:
+            _parsed("tokens", self.tokens, whole=False)
 
     @property
     def setting(self) -> str:
-        """The text that _limits.lua reads. Raises InvalidValueError for a wrong rate."""
+        """The text that _limits.lua reads, and the rates as they were set."""
         interval = burst = unit = unit_burst = 0.0
+        rate = tokens = _NONE
         if self.rate is not None:
             most, period = _parsed("rate", self.rate, whole=True)
             at_once = max(1, most // SHARE)
             interval = period / (most - at_once + 1)
             burst = (at_once - 1) * interval
+            rate = f"{most:.12g}/{period:.12g}"
         if self.tokens is not None:
             most, period = _parsed("tokens", self.tokens, whole=False)
             unit = period / (most - most / SHARE)
             unit_burst = most / SHARE * unit
+            tokens = f"{most:.12g}/{period:.12g}"
         numbers = (self.concurrency or 0, interval, burst, unit, unit_burst)
-        return " ".join(f"{number:.12g}" for number in numbers)
+        return " ".join((*(f"{number:.12g}" for number in numbers), rate, tokens))
+
+    @classmethod
+    def of(cls, setting: str) -> "Limit | None":
+        """Return the limit of a text that `setting` has made, with the times of its rates in seconds.
+
+        Return None for a text that has no limit: a person has written over it.
+        """
+        try:
+            most, _, _, _, _, rate, tokens = setting.split()
+            return cls(int(most) or None, _rate_of(rate, int), _rate_of(tokens, float))
+        except ValueError:  # an InvalidValueError, too
+            return None

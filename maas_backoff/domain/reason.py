@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.seconds import span
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.waiting import NOT_YET, gpu_reason
 from maas_backoff.domain.worker import Worker
@@ -27,7 +28,7 @@ def reason(
     if due and not fleet:
         return f"No worker is running: {_tasks(due)} due."
     if not due:
-        later = f"; the next of {_tasks(stats.scheduled_count)} is due in {_span(next_due)}" if next_due else ""
+        later = f"; the next of {_tasks(stats.scheduled_count)} is due in {span(next_due)}" if next_due else ""
         return f"Nothing is due: {running}{later}{paused}."
     suspects = _suspects(stats.suspect_count, suspects_running) if stats.suspect_count else ""
     slots = sum(worker.slots for worker in fleet)
@@ -75,11 +76,3 @@ def _suspects(number: int, running: int) -> str:
 
 def _tasks(number: int) -> str:
     return "1 task" if number == 1 else f"{number:,} tasks"
-
-
-def _span(seconds: float | None) -> str:
-    left = max(0.0, seconds or 0.0)
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if left >= 2 * size:
-            return f"{left / size:.0f} {unit}"
-    return f"{left:.0f} s"

@@ -134,6 +134,35 @@ class StatsReply(NamedTuple):
     paused_kinds: list[bytes]
 
 
+class SharesReply(NamedTuple):
+    """The reply of shares.lua. The form of `rows` depends on the part that was read."""
+
+    now: bytes
+    cursor: bytes
+    size: int
+    rows: list[Any]
+
+
+class TenantRow(NamedTuple):
+    """A tenant in the reply of shares.lua. `settings` are "weight", or "weight since" of a paused one."""
+
+    name: bytes
+    waiting: bytes
+    settings: bytes
+
+
+class LimitRow(NamedTuple):
+    """A limit in a reply, as _shares.lua reads it. Missing values are empty."""
+
+    name: bytes
+    set_by: bytes
+    setting: bytes
+    use: bytes
+    at: bytes
+    unit_at: bytes
+    closed: bytes
+
+
 class UpcomingReply(NamedTuple):
     """The reply of upcoming.lua."""
 

@@ -19,6 +19,7 @@ from maas_backoff.store.replies import (
     ReapReply,
     RenewReply,
     SettleReply,
+    SharesReply,
     StatsReply,
     UpcomingReply,
 )
@@ -107,6 +108,7 @@ PURGE = _load("purge", "meta watched call", "prefix status limit call_ms", Purge
 PAUSE = _load("pause", "meta call", "now prefix on kind call_ms", int)
 TENANT = _load("tenant", "meta call", "now prefix tenant weight on call_ms", int)
 LIMIT = _load("limit", "meta call", "now prefix name setting call_ms", int)
+SHARES = _load("shares", "meta", "now prefix part cursor limit", SharesReply._make)
 UPCOMING = _load("upcoming", "scheduled meta", "now step_ms steps", UpcomingReply._make)
 HISTORY = _load("history", "totals meta", "now prefix minutes", HistoryReply._make)
 DEMANDS = _load("demands", "demands hold meta", "now prefix suspicion kinds", DemandsReply._make)
@@ -121,7 +123,7 @@ FLEET = _load("fleet", "workers meta", "now prefix limit", _words)
 
 QUEUE = (
     *(ENQUEUE, SETTLE, RENEW, LEAVE, EXPIRE, REAP, CANCEL, PROGRESS, DEMANDS, HOLD),
-    *(GET, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, TENANT, LIMIT, ORPHANS),
+    *(GET, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, TENANT, LIMIT, SHARES, ORPHANS),
 )
 """The scripts that work on a queue."""
 

@@ -1,8 +1,26 @@
-"""The settings of tenants and limits: whose tasks are taken next, and how many may start."""
+"""The tenants and the limits of a queue: whose tasks are taken next, and how many may start."""
 
+from collections.abc import AsyncIterator
+from typing import Any
+
+from maas_backoff.domain.shares import LimitList, LimitState, LimitStats, TenantStats
+from maas_backoff.domain.waiting import at
 from maas_backoff.store import scripts
+from maas_backoff.store.codec import now_and_ahead
 from maas_backoff.store.connection import QueueConnection
+from maas_backoff.store.replies import LimitRow, SharesReply, TenantRow
 from maas_backoff.store.writer import answer_ms, new_call
+
+TENANTS_AT_ONCE = 500
+LIMITS_AT_ONCE = 100
+LANES_AT_ONCE = 1000
+"""Entries of one call of shares.lua: less than 1 ms of the server's time."""
+
+FIRST_LANES = 20
+"""The lanes of a limit in which shares.lua counts tasks at once."""
+
+MOST_SHUT = 100
+"""Limits among which those are looked for that are shut, to explain why tasks wait."""
 
 
 class Shares:
@@ -30,3 +48,80 @@ class Shares:
         queue = self._queue
         args = [queue.clock, queue.keys.prefix, name, setting, answer_ms(queue)]
         return bool(await queue.run(scripts.LIMIT, args, call=queue.keys.call(new_call())))
+
+    async def tenants(self) -> list[TenantStats]:
+        """Return the tenants that have waiting tasks, a weight or a pause; those with most waiting tasks first."""
+        found = dict[str, TenantStats]()
+        for part in ("waiting", "tenants"):
+            async for page in self._pages(part, TENANTS_AT_ONCE):
+                _, ahead_ms = now_and_ahead(page.now)
+                found |= {one.name: one for one in (_tenant(row, ahead_ms) for row in page.rows)}
+        return sorted(found.values(), key=lambda one: (-one.waiting, one.name))
+
+    async def limits(self, most: int) -> LimitList:
+        """Return the limits that are set, and up to `most` further names that are shut or closed."""
+        found = dict[str, LimitStats]()
+        async for page in self._pages("limits", LIMITS_AT_ONCE):
+            found |= {one.name: one for one in await self._limits(page)}
+        names, more = dict[str, LimitStats](), 0
+        for part in ("opens", "closed"):
+            cursor, looked = "0", 0
+            while cursor:
+                page = await self._page(part, cursor, LIMITS_AT_ONCE)
+                cursor, looked = _next(page), looked + len(page.rows)
+                names |= {one.name: one for one in await self._limits(page) if one.shut and one.name not in found}
+                if cursor and len(names) >= most:
+                    more += max(0, page.size - looked)
+                    break
+        shut = sorted(names.values(), key=lambda one: (-one.waiting_tasks, one.name))
+        return LimitList(
+            [*sorted(found.values(), key=lambda one: one.name), *shut[:most]], more + max(0, len(shut) - most)
+        )
+
+    async def shut_limits(self) -> list[LimitStats]:
+        """Return limits for which tasks wait, at most MOST_SHUT; those with most waiting tasks first."""
+        page = await self._page("opens", "0", MOST_SHUT)
+        shut = [one for one in await self._limits(page) if one.shut and one.waiting_tasks]
+        return sorted(shut, key=lambda one: (-one.waiting_tasks, one.name))
+
+    async def _limits(self, page: SharesReply) -> list[LimitStats]:
+        now_ms, ahead_ms = now_and_ahead(page.now)
+        found = list[LimitStats]()
+        for *row, lanes, tasks in page.rows:
+            state = limit_state(row)
+            if lanes > FIRST_LANES and not state.is_class:
+                tasks = await self._count_tasks(state.name)  # noqa: PLW2901 - the exact number
+            found.append(state.stats(now_ms, ahead_ms, lanes, tasks))
+        return found
+
+    async def _count_tasks(self, limit: str) -> int:
+        return sum([page.rows[0] async for page in self._pages(f"shut:{limit}", LANES_AT_ONCE)])
+
+    async def _pages(self, part: str, limit: int) -> AsyncIterator[SharesReply]:
+        """Yield all pages of a part: each is a call, so that no call takes long."""
+        cursor = "0"
+        while cursor:
+            page = await self._page(part, cursor, limit)
+            yield page
+            cursor = _next(page)
+
+    async def _page(self, part: str, cursor: str, limit: int) -> SharesReply:
+        queue = self._queue
+        return await queue.run(scripts.SHARES, [queue.clock, queue.keys.prefix, part, cursor, limit])
+
+
+def _next(page: SharesReply) -> str:
+    """Return the cursor of the next page; empty: this is the last one."""
+    cursor = page.cursor.decode()
+    return "" if cursor == "0" else cursor
+
+
+def limit_state(row: list[Any]) -> LimitState:
+    """Return the state of a limit in a reply."""
+    return LimitState.of(**{name: text.decode() for name, text in LimitRow._make(row)._asdict().items()})
+
+
+def _tenant(row: list[Any], ahead_ms: float) -> TenantStats:
+    name, waiting, settings = (text.decode() for text in TenantRow._make(row))
+    weight, _, since = settings.partition(" ")
+    return TenantStats(name, int(waiting or 0), float(weight or 1), at(float(since) - ahead_ms) if since else None)

@@ -23,7 +23,7 @@ local function new_limits(prefix, now, turn)
     if #wanted == 0 then return end
     local fields, times = {}, {}
     for n, name in ipairs(wanted) do
-      fields[2 * n - 1], fields[2 * n] = name, string.gsub(name, ':.*$', '') .. ':*'
+      fields[2 * n - 1], fields[2 * n] = name, string.gsub(name, ':.*$', ':*')
       times[2 * n - 1], times[2 * n] = 'r ' .. name, 'u ' .. name
     end
     local found, running = redis.call('HMGET', settings, unpack(fields)), redis.call('HMGET', use, unpack(wanted))

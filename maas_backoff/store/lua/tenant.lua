@@ -14,7 +14,8 @@ An operation, with a `call` of its own: a repeated call gets the same answer for
 local meta, call, prefix, tenant, weight, on = KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local stored_answer = answered_before(call)
 if stored_answer then return tonumber(stored_answer) end
-local settings = prefix .. 'tenants'
+local settings, pauses = prefix .. 'tenants', prefix .. 'paused_tenants'
+redis.call('HLEN', pauses)  -- a key of another type ends the script here
 local stored = redis.call('HGET', settings, tenant)
 local own, since = string.match(stored or '1', '^(%S+) ?(%S*)$')
 local changed = 0
@@ -43,6 +44,7 @@ keep_answer(call, changed, math.ceil(ARGV[6] / 1000))
 if changed == 0 then return 0 end
 if tonumber(own) == 1 and since == '' then redis.call('HDEL', settings, tenant)
 else redis.call('HSET', settings, tenant, since == '' and own or own .. ' ' .. since) end
+if since == '' then redis.call('HDEL', pauses, tenant) else redis.call('HSET', pauses, tenant, since) end
 for index in pairs(indexes) do
   local key = turns_key(prefix .. index)
   if since ~= '' then

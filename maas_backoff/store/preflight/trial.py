@@ -26,7 +26,20 @@ _NOW = 1_700_000_000_000
 _WORKERS_ONLY = (scripts.RENEW, scripts.EXPIRE, scripts.REAP, scripts.LEAVE, scripts.DEMANDS, scripts.HOLD)
 _OF_KINDS = ("ready", "suspects", "marker", "gpu_marker")
 _OF_LANES = (
-    *("lanes", "laned", "waiting", "virtual", "tenants", "limits", "use", "held", "arrivals", "closed", "opens"),
+    *(
+        "lanes",
+        "laned",
+        "waiting",
+        "virtual",
+        "tenants",
+        "paused_tenants",
+        "limits",
+        "use",
+        "held",
+        "arrivals",
+        "closed",
+        "opens",
+    ),
     *("ready|tenant|limit", "ready:turns", "ready:limited|tenant", "shut:limit"),
 )
 _COMMAND = re.compile(r"redis\.p?call\('([A-Z]+)'")
@@ -47,6 +60,7 @@ _HARMLESS = {
             "HKEYS $",
             "HLEN $",
             "HMGET $ field",
+            "HSCAN $ 0",
             "HSET $ field value alone",
             "PERSIST $",
             "PUBLISH & nothing",
@@ -234,6 +248,8 @@ class _Scratch:
         yield self._step(
             scripts.SETTLE, *_settled("i", "lease", "failed"), groups="1", settle_id="lanes", used="c 1 limit 1"
         )
+        for part in ("waiting", "limits", "opens", "shut:limit"):
+            yield self._step(scripts.SHARES, part=part)
         yield self._step(scripts.LIMIT)
         yield self._step(scripts.DELETE, task="j", id="j")
 
@@ -275,6 +291,7 @@ class _Scratch:
             "on": "",
             "name": "limit",
             "setting": "",
+            "part": "tenants",
             "fits": "",
             "value": "value",
             "gap_ms": "0",

@@ -1,0 +1,214 @@
+"""Tenants and limits as they are read: what waits, what is shut and until when, in calls that stay small."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from support import Server, quick_config
+
+from maas_backoff import Limit, TenantStats
+from maas_backoff.client.creator import TaskCreator
+from maas_backoff.client.operations import QueueOperations
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.settlement import Settlement
+from maas_backoff.domain.shares import LimitStats
+from maas_backoff.store.batch import BatchRequest, Claimed, Settle
+from maas_backoff.store.queue_store import QueueStore
+
+pytestmark = pytest.mark.anyio
+
+START = 1_800_000_000_000
+
+
+class Queue:
+    """A store on a virtual clock, with a worker that a test drives by hand."""
+
+    def __init__(self, server: Server) -> None:
+        self.config: TaskBackoffConfig = quick_config(server.storage)
+        self.store = QueueStore.of(self.config)
+        self.operations = QueueOperations(self.config, self.store)
+        self.client = server.client
+        self.at(0)
+        self._requests = 0
+
+    def at(self, ms: float) -> None:
+        self.store.connection.clock = f"{START + ms:.0f}"
+
+    async def create(self, number: int = 1, name: str = "", **options: Any) -> None:
+        for n in range(number):
+            await TaskCreator(self.config, self.store.writer, None).create({}, f"{name}{n}" if name else None, options)
+
+    async def exchange(self, claims: int, *settles: Settle) -> list[Claimed]:
+        self._requests += 1
+        request = BatchRequest(settles, claims, request_id=f"{self._requests}", exchange=0, may_claim_suspect=True)
+        return (await self.store.exchange.send(request, "worker")).claimed
+
+    async def complete(self, claimed: Claimed, *used: str) -> None:
+        settlement = Settlement.complete("1", self.config.task.policy)
+        await self.exchange(0, Settle(claimed.task.task_id, "lease", claimed.token, settlement, used=used))
+
+    async def limits(self, most: int = 1000) -> dict[str, LimitStats]:
+        return {one.name: one for one in await self.store.shares.limits(most)}
+
+
+def moment(ms: float) -> datetime:
+    return datetime.fromtimestamp((START + ms) / 1000, UTC)
+
+
+@pytest.fixture
+async def queue(any_server: Server) -> AsyncIterator[Queue]:
+    queue = Queue(any_server)
+    yield queue
+    await queue.store.aclose()
+
+
+async def test_tenants_are_those_with_waiting_tasks_weights_or_pauses(queue: Queue) -> None:
+    """Delayed tasks wait, too; running ones do not. Those with most waiting tasks come first."""
+    assert await queue.store.shares.tenants() == []
+    await queue.create(2, tenant="acme")
+    await queue.create(tenant="acme", delay=60)
+    await queue.create(4, tenant="bolt")
+    await queue.create(2)
+    await queue.operations.set_weight("bolt", 2.5)
+    await queue.operations.set_weight("calm", 3)
+    await queue.operations.pause(on=True, kind=None, tenant="acme")
+    await queue.operations.pause(on=True, kind=None, tenant="dull")
+    assert [one.waiting for one in await queue.store.shares.tenants()] == [4, 3, 0, 0]
+    assert len(await queue.exchange(10)) == 6
+    assert await queue.store.shares.tenants() == [
+        TenantStats("acme", 3, 1, moment(0)),
+        TenantStats("bolt", 0, 2.5),
+        TenantStats("calm", 0, 3),
+        TenantStats("dull", 0, 1, moment(0)),
+    ]
+    await queue.operations.pause(on=False, kind=None, tenant="dull")
+    await queue.operations.set_weight("calm", 1)
+    assert [one.name for one in await queue.store.shares.tenants()] == ["acme", "bolt"]
+
+
+async def test_limits_are_read_as_they_were_set(queue: Queue) -> None:
+    assert await queue.limits() == {}
+    limits = {
+        "slots": Limit(concurrency=64),
+        "starts": Limit(rate=(500, "1m")),
+        "units": Limit(tokens=(120_000.5, timedelta(hours=1))),
+        "user:*": Limit(1, (3, 7), (1, 0.25)),
+    }
+    for name, limit in limits.items():
+        assert await queue.operations.set_limit(name, limit)
+        assert not await queue.operations.set_limit(name, limit)
+    found = await queue.limits()
+    assert list(found) == ["slots", "starts", "units", "user:*"], "by name"
+    assert [one.limit for one in found.values()] == [
+        Limit(concurrency=64),
+        Limit(rate=(500, 60.0)),
+        Limit(tokens=(120_000.5, 3600.0)),
+        Limit(1, (3, 7.0), (1.0, 0.25)),
+    ]
+    assert found["slots"] == LimitStats("slots", Limit(concurrency=64), "slots", most=64)
+
+
+async def test_a_limit_tells_what_uses_it_and_what_waits(queue: Queue) -> None:
+    await queue.operations.set_limit("openai", Limit(concurrency=2))
+    await queue.create(5, tenant="acme", limits={"openai": 1})
+    await queue.create(3, tenant="bolt", limits={"openai": 1})
+    assert (await queue.limits())["openai"].shut == ""
+    claimed = await queue.exchange(10)
+    assert len(claimed) == 2
+    openai = (await queue.limits())["openai"]
+    assert (openai.in_use, openai.most, openai.waiting_lanes, openai.waiting_tasks) == (2, 2, 2, 6)
+    assert openai.shut == "limit openai: 2 of 2 in use" and openai.opens_at is None
+    await queue.complete(claimed[0])
+    assert (await queue.limits())["openai"].in_use == 1
+
+
+async def test_a_shut_rate_tells_when_it_opens(queue: Queue) -> None:
+    await queue.operations.set_limit("starts", Limit(rate=(10, "10s")))
+    await queue.operations.set_limit("units", Limit(tokens=(100, "10s")))
+    await queue.create(2, limits={"starts": 1})
+    await queue.create(2, limits={"units": 50})
+    assert len(await queue.exchange(10)) == 2
+    for after, text in ((0, "room in 1 s"), (500, "room in 1 s")):
+        queue.at(after)
+        starts = (await queue.limits())["starts"]
+        assert (starts.shut, starts.opens_at) == (f"rate starts: {text}", moment(1000))
+    units = (await queue.limits())["units"]
+    assert units.shut == "tokens units: room in 5 s"
+    assert units.opens_at is not None and units.opens_at == moment(50 * 10_000 / 98 - 2 * 10_000 / 98)
+    queue.at(1000)
+    assert (await queue.limits())["starts"].shut == ""
+    assert [one.task.tenant for one in await queue.exchange(10)] == [""]
+
+
+async def test_a_limit_that_a_task_has_closed_says_until_when(queue: Queue) -> None:
+    """Also one that is not set. After that time, one task at a time tries the limit."""
+    await queue.create(3, limits={"openai": 1})
+    (first,) = await queue.exchange(1)
+    await queue.complete(first, "c openai 12000")
+    openai = (await queue.limits())["openai"]
+    assert (openai.limit, openai.set_by, openai.most) == (None, "", 1)
+    assert openai.shut == "limit openai: closed by a task for 12 s more"
+    assert openai.closed_until == openai.opens_at == moment(12_000)
+    queue.at(12_000)
+    assert await queue.limits() == {}, "it is on trial, and not shut"
+    assert len(await queue.exchange(2)) == 1
+    openai = (await queue.limits())["openai"]
+    assert openai.shut == "limit openai: 1 of 1 in use, on trial after a task has closed it"
+    assert (openai.closed_until, openai.waiting_tasks) == (None, 1)
+
+
+async def test_names_of_a_class_are_listed_if_they_are_shut(queue: Queue) -> None:
+    """As many as are asked for; it is said how many there are beyond that."""
+    await queue.operations.set_limit("user:*", Limit(concurrency=1))
+    await queue.operations.set_limit("user:vip", Limit(concurrency=5))
+    for n in range(5):
+        await queue.create(1 + n, limits={f"user:{n}": 1})
+    await queue.create(1, limits={"user:vip": 1})
+    assert len(await queue.exchange(100)) == 6
+    found = await queue.limits()
+    assert list(found) == ["user:*", "user:vip", "user:4", "user:3", "user:2", "user:1"]
+    assert (found["user:4"].set_by, found["user:4"].limit, found["user:4"].waiting_tasks) == (
+        "user:*",
+        Limit(concurrency=1),
+        4,
+    )
+    assert (found["user:*"].in_use, found["user:*"].shut, found["user:vip"].in_use) == (0, "", 1)
+    some = await queue.store.shares.limits(3)
+    assert ([one.name for one in some[2:]], some.more) == (["user:4", "user:3", "user:2"], 1)
+
+
+async def test_a_class_holds_for_names_with_a_colon_only(queue: Queue) -> None:
+    await queue.operations.set_limit("user:*", Limit(concurrency=1))
+    await queue.create(3, limits={"user": 1})
+    await queue.create(3, limits={"user:a": 1})
+    assert len(await queue.exchange(10)) == 4
+
+
+async def test_many_tenants_and_limits_are_read_in_many_calls(queue: Queue) -> None:
+    """Each call is bounded, and nothing is left out."""
+    shares = queue.store.shares
+    await queue.operations.set_limit("all", Limit(concurrency=1))
+    await queue.create(1, limits={"all": 1})
+    assert len(await queue.exchange(1)) == 1
+    creator = TaskCreator(queue.config, queue.store.writer, None)
+    for n in range(1300):
+        await creator.create({}, f"{n}", {"tenant": f"t{n}", "limits": {"all": 1}})
+    for n in range(250):
+        await queue.operations.set_limit(f"l{n}", Limit(concurrency=1))
+    for _ in range(30):  # each claim parks lanes
+        await queue.exchange(50)
+    prefix = queue.store.connection.keys.prefix
+    assert queue.client.zcard(f"{prefix}shut:all") == 1300
+    before = queue.client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
+    assert {one.name for one in await shares.tenants()} == {f"t{n}" for n in range(1300)}
+    assert queue.client.info("commandstats")["cmdstat_evalsha"]["calls"] - before >= 3
+    found = await queue.limits()
+    assert len(found) == 251 and (found["all"].waiting_lanes, found["all"].waiting_tasks) == (1300, 1300)
+
+
+async def test_a_setting_that_somebody_has_written_over_is_no_limit(queue: Queue) -> None:
+    prefix = queue.store.connection.keys.prefix
+    for setting in ("nonsense", "1 2 3 4 x 5/0 -", "1 0 0 0 0"):
+        queue.client.hset(f"{prefix}limits", "openai", setting)
+        assert (await queue.limits())["openai"].limit is None
