@@ -1,6 +1,7 @@
 """The demo of tenants: two kinds of tasks, three tenants with weights, and one upstream that all workers share."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from functools import partial
@@ -28,6 +29,7 @@ _OFF = 0.05
 def run_tenants(seed: int) -> int:
     """Run the demo, and return its exit code. Raises MissingExtraError and StorageError."""
     check_extra()
+    logging.getLogger("maas_backoff").setLevel(logging.ERROR)  # hides warnings about retries, which are intended
     with ModelServer(capacity=PLACES, seed=seed) as model:
         print(f"3 tenants with the weights 3, 2 and 1; a model server with {PLACES} places at {model.url}")
         return anyio.run(partial(_push, model))
@@ -61,7 +63,7 @@ async def _push(model: ModelServer) -> int:
         await scheduler.set_weight(tenant, weight)
         # The first tenant's tasks are all there before the others come.
         of_tenant = generate.options(tenant=tenant)
-        await generate.create_many([of_tenant.spec(f"{tenant} {number}") for number in range(200 * weight)])
+        await generate.create_many([of_tenant.spec(f"{tenant} {number}") for number in range(120 * weight)])
     small = thumbnail.options(tenant="cora")
     await thumbnail.create_many([small.spec(number) for number in range(50)])
     async with scheduler:
@@ -73,7 +75,7 @@ async def _push(model: ModelServer) -> int:
 async def _watch(scheduler: TaskBackoffScheduler, done: Counter[str]) -> None:
     """Print the shares of each second, until a tenant has no waiting task left."""
     started, before = time.monotonic(), Counter[str]()
-    while all(done[tenant] < 190 * weight for tenant, weight in WEIGHTS.items()):
+    while all(done[tenant] < 110 * weight for tenant, weight in WEIGHTS.items()):
         await anyio.sleep(1)
         now = Counter(done)
         second, before = now - before, now

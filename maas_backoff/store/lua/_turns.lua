@@ -120,9 +120,18 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     entry.read, entry.has_more = entry.read + MOST_LANES, #names == MOST_LANES
   end
 
+  -- Counts the tasks that were taken out of a lane.
+  local function count_taken(entry, lane)
+    if lane.taken == 0 or lane.name == '' then return end
+    charged[entry.tenant] = true
+    lanes.leave(entry.part.index, lane.taken)
+    lanes.count(lane.name, -lane.taken)
+  end
+
   -- A lane that is shut waits for its limit.
   local function park(entry, at, shut)
     local lane = table.remove(entry.lanes, at)
+    count_taken(entry, lane)
     limits.park(lane.key, shut, starts[entry.tenant])
     append(from, entry.limited, lane.name)
     visits, progress = visits + 1, progress + 1
@@ -161,16 +170,10 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
       local is_empty = lane.ids and lane.at > #lane.ids and not lane.has_kept
         and (lane.is_end or redis.call('ZCARD', lane.key) == lane.read)
       is_there = is_there or not is_empty
-      if lane.name ~= '' then
-        if lane.taken > 0 then
-          charged[tenant] = true
-          lanes.leave(part.index, lane.taken)
-          lanes.count(lane.name, -lane.taken)
-        end
-        if is_empty then
-          append(from, prefix .. 'lanes', string.sub(lane.key, #prefix + 1))
-          lanes.emptied[lane.key] = true
-        end
+      count_taken(entry, lane)
+      if lane.name ~= '' and is_empty then
+        append(from, prefix .. 'lanes', string.sub(lane.key, #prefix + 1))
+        lanes.emptied[lane.key] = true
       end
       if lane.name ~= tenant then
         if is_empty then append(from, entry.limited, lane.name)
