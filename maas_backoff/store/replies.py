@@ -90,19 +90,23 @@ class DemandRow(NamedTuple):
 class GetReply(NamedTuple):
     """The reply of get.lua. `rows` are, for each task in turn, the ready tasks before it and its fields.
 
-    `paused_kinds` are names and times in turn; none if no task among the rows waits and has a kind.
+    For a task in a lane, "own others tenants" stands for the ready tasks. `paused_kinds` are names and times in turn;
+    none if no task among the rows waits and has a kind. `limits` are rows of `LimitRow`, of tasks that wait.
     """
 
     now: bytes
     paused: int
     rows: list[Any]
     paused_kinds: list[bytes]
+    paused_tenants: list[bytes]
+    limits: list[list[Any]]
 
 
 class ListReply(NamedTuple):
     """The reply of list.lua. `rows` are ids and fields; `paused_kinds` are names and times in turn.
 
-    The next cursor is `place` (of an index, from 1; 0: the end), `score` and `skip`.
+    `limits` are rows of `LimitRow`, of tasks that wait. The next cursor is `place` (of an index, from 1; 0: the end),
+    `score` and `skip`.
     """
 
     now: bytes
@@ -112,6 +116,8 @@ class ListReply(NamedTuple):
     skip: int
     paused: int
     paused_kinds: list[bytes]
+    paused_tenants: list[bytes]
+    limits: list[list[Any]]
 
 
 class StatsReply(NamedTuple):

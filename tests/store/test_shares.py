@@ -1,5 +1,6 @@
 """Tenants and limits as they are read: what waits, what is shut and until when, in calls that stay small."""
 
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,8 +12,10 @@ from maas_backoff import Limit, TenantStats
 from maas_backoff.client.creator import TaskCreator
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.shares import LimitStats
+from maas_backoff.domain.task import TaskStatus
 from maas_backoff.store.batch import BatchRequest, Claimed, Settle
 from maas_backoff.store.queue_store import QueueStore
 
@@ -212,3 +215,81 @@ async def test_a_setting_that_somebody_has_written_over_is_no_limit(queue: Queue
     for setting in ("nonsense", "1 2 3 4 x 5/0 -", "1 0 0 0 0"):
         queue.client.hset(f"{prefix}limits", "openai", setting)
         assert (await queue.limits())["openai"].limit is None
+
+
+async def why(queue: Queue, task_id: str, *, listed: bool = True) -> str | None:
+    """Return what a task waits for, alone and in a list; a list does not know its place."""
+    task = await queue.store.reader.get(task_id)
+    assert task is not None
+    page = await queue.store.reader.page(TaskStatus.PENDING, Listing())
+    (same,) = [one for one in page.tasks if one.task_id == task_id]
+    assert not listed or same.waiting_for == task.waiting_for
+    return task.waiting_for
+
+
+async def test_a_task_says_which_limit_it_waits_for(queue: Queue) -> None:
+    """Whether a worker has looked at its lane or not."""
+    await queue.operations.set_limit("openai", Limit(concurrency=2, rate=(3, "9s")))
+    await queue.create(5, "x", tenant="acme", limits={"openai": 1})
+    await queue.create(1, "y", tenant="bolt", limits={"openai": 1, "another": 1})
+    assert len(await queue.exchange(1)) == 1
+    for name in ("x4", "y0"):
+        assert await why(queue, name) == "rate openai: room in 3 s"
+    queue.at(3000)
+    assert len(await queue.exchange(1)) == 1
+    assert await why(queue, "x4") == "limit openai: 2 of 2 in use"
+    await queue.operations.set_limit("openai", Limit(concurrency=20))
+    assert await why(queue, "x4") == "worker: none is running"
+
+
+async def test_a_task_says_that_its_tenant_is_paused(queue: Queue) -> None:
+    await queue.create(1, "x", tenant="acme")
+    await queue.create(1, "y", tenant="bolt", limits={"openai": 1})
+    await queue.operations.pause(on=True, kind=None, tenant="acme")
+    assert await why(queue, "x0") == "tenant acme is paused"
+    assert await why(queue, "y0") == "worker: none is running"
+    await queue.operations.pause(on=False, kind=None, tenant="acme")
+    assert await why(queue, "x0") == "worker: none is running"
+
+
+async def test_a_task_says_how_many_come_before_it(queue: Queue) -> None:
+    """Those of its own tenant in all of its lanes, and about how many of others, by their weights."""
+    entry = json.dumps({"host": "h", "slots": 1, "kinds": [""]})
+    prefix = queue.store.connection.keys.prefix
+    queue.client.zadd(f"{prefix}workers", {"w": START + 60_000})
+    queue.client.set(f"{prefix}w:w", entry, ex=60)
+
+    async def create(number: int, name: str, **options: Any) -> None:
+        queue.at(float(queue.store.connection.clock) - START + 1)
+        await queue.create(number, name, **options)
+
+    await create(1, "alone", tenant="acme")
+    assert await why(queue, "alone0", listed=False) == "tenant acme: next in line"
+    await create(3, "x", tenant="acme", limits={"openai": 1})
+    await create(1, "last", tenant="acme")
+    assert await why(queue, "last0", listed=False) == "tenant acme: 4 of its own tasks first"
+    await create(2, "y", tenant="bolt")
+    await create(100, "z", tenant="calm")
+    await create(1, "plain")
+    await queue.operations.set_weight("calm", 3)
+    expected = "tenant acme: 4 of its own tasks and about 15 of others first"
+    assert await why(queue, "last0", listed=False) == expected, "2 of bolt, 12 of calm, 1 without a tenant"
+    assert await why(queue, "y0", listed=False) == "tenant bolt: next of its tasks, 4 tenants take turns"
+    assert await why(queue, "plain0", listed=False) == "slot: next in line"
+    await create(1, "first", tenant="acme", priority=-5)
+    assert await why(queue, "first0", listed=False) == "tenant acme: next of its tasks, 4 tenants take turns"
+
+
+async def test_many_waiting_tasks_are_read_together(queue: Queue) -> None:
+    """Each with its own reason."""
+    await queue.operations.set_limit("user:*", Limit(concurrency=1))
+    names = [f"{n % 50}" for n in range(100)]
+    for n, name in enumerate(names):
+        await queue.create(1, f"{n}-", tenant=f"t{name}", limits={f"user:{name}": 1})
+    claimed = {one.task.task_id for one in await queue.exchange(100)}
+    assert len(claimed) == 50
+    ids = [f"{n}-0" for n in range(100) if f"{n}-0" not in claimed]
+    looks = await queue.store.reader.get_first(ids)
+    assert [look.task.waiting_for for look in looks if look.task] == [
+        f"limit user:{names[int(task_id[:-2])]}: 1 of 1 in use" for task_id in ids
+    ]

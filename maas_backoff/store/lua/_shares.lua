@@ -25,63 +25,61 @@ local function rows_of_limits(prefix, names)
   return rows
 end
 
--- Collects the tenants and the limits of waiting tasks. `turn` is the queue's virtual time: see _turns.lua.
-local function new_shares(prefix, turn)
+-- Collects the tenants and the limits of waiting tasks.
+local function new_shares(prefix)
   local shares, tenants, limits, seen, rivals = {}, {}, {}, {}, {}
   -- Tenants, and limited lanes of a tenant, that an estimate looks at.
   local MOST_RIVALS, MOST_LANES = 64, 8
 
   local function note(list, name)
-    local key = (list == tenants and 't ' or 'l ') .. name
-    if not seen[key] then list[#list + 1], seen[key] = name, true end
+    seen[list] = seen[list] or {}
+    if not seen[list][name] then list[#list + 1], seen[list][name] = name, true end
   end
 
   function shares.add(lane)
-    if tenant_of(lane) ~= '' then note(tenants, tenant_of(lane)) end
+    local tenant = tenant_of(lane)
+    if tenant ~= '' then note(tenants, tenant) end
     for name in string.gmatch(limits_text_of(lane) or '', '[^,]+') do note(limits, name) end
   end
 
-  -- The tenants whose turn in an index is next, with the tasks outside of lanes as those of the tenant ''.
+  -- The tenants that take turns in an index: tasks outside of lanes are those of the tenant ''.
   local function rivals_in(index)
     if rivals[index] then return rivals[index] end
-    local names, has_nameless = redis.call('ZRANGE', turns_key(index), 0, MOST_RIVALS - 1), false
-    local found = { count = redis.call('ZCARD', turns_key(index)), looked = #names }
-    for _, name in ipairs(names) do has_nameless = has_nameless or name == '' end
-    if not has_nameless then names[#names + 1] = '' end
-    local starts, settings = redis.call('ZMSCORE', prefix .. 'virtual', unpack(names)), redis.call('HMGET', prefix .. 'tenants', unpack(names))
-    local waiting = redis.call('HMGET', prefix .. 'waiting', unpack(names))
+    local turns, nameless = turns_key(index), redis.call('ZCARD', index)
+    local names, count = redis.call('ZRANGE', turns, 0, MOST_RIVALS - 1), redis.call('ZCARD', turns)
+    if nameless > 0 and not redis.call('ZSCORE', turns, '') then
+      count = count + 1
+      names[#names + 1] = ''
+    end
+    local found = { count = count }
+    local waiting = names[1] and redis.call('HMGET', prefix .. 'waiting', unpack(names))
+    local settings = names[1] and redis.call('HMGET', prefix .. 'tenants', unpack(names))
     for n, name in ipairs(names) do
-      found[n] = { name = name, start = math.max(turn, tonumber(starts[n] or 0)), waiting = tonumber(waiting[n] or 0) }
-      found[n].weight = settings_of(settings[n])
-      if name == '' then found[n].waiting = redis.call('ZCARD', index) end
+      found[n] = { name = name, waiting = name == '' and nameless or tonumber(waiting[n] or 0), weight = settings_of(settings[n]) }
     end
     rivals[index] = found
     return found
   end
 
-  -- "own others": how many of its tenant's tasks come before a task of a lane, and about how many of other tenants, if all
-  -- cost as much as this one. False for a task that does not wait in that lane.
-  function shares.place_of(index, lane, id, created)
+  -- "own others tenants" of a task in a lane: how many tasks of its tenant come first; about how many of other tenants, if
+  -- each gets its share by weight, and all tasks cost the same; and how many tenants take turns. False: it is not there.
+  function shares.place_of(index, lane, id)
     local key, tenant = lane_key(index, lane), tenant_of(lane)
     local rank = redis.call('ZSCORE', key, id)
     if not rank then return false end
-    local own, others = redis.call('ZRANK', key, id), 0
-    local keys = { tenant == '' and index or lane_key(index, tenant) }
-    for n, name in ipairs(redis.call('ZRANGE', limited_key(index, tenant), 0, MOST_LANES - 1)) do keys[n + 1] = lane_key(index, name) end
+    local own, keys = redis.call('ZRANK', key, id), { tenant == '' and index or lane_key(index, tenant) }
+    local limited = redis.call('ZRANGE', limited_key(index, tenant), 0, MOST_LANES - 1)
+    for n, name in ipairs(limited) do keys[n + 1] = lane_key(index, name) end
     for _, other in ipairs(keys) do
       if other ~= key then own = own + redis.call('ZCOUNT', other, '-inf', '(' .. rank) end
     end
-    local cost = tonumber(string.match(created, '^%S+ %S+ %S+ %S+ %S+ %S+ %S+ ([^,%s]+)') or 1) * 1000
+    local found, others = rivals_in(index), 0
     local weight = settings_of(redis.call('HGET', prefix .. 'tenants', tenant))
-    local start = math.max(turn, tonumber(redis.call('ZSCORE', prefix .. 'virtual', tenant) or 0)) + own * cost / weight
-    local found = rivals_in(index)
     for _, rival in ipairs(found) do
-      if rival.name ~= tenant and rival.start < start then
-        others = others + math.min(rival.waiting, math.ceil((start - rival.start) * rival.weight / cost))
-      end
+      if rival.name ~= tenant then others = others + math.min(rival.waiting, own * rival.weight / weight) end
     end
-    if found.count > found.looked then others = others * found.count / found.looked end
-    return whole(own) .. ' ' .. whole(others)
+    if found.count > #found then others = others * found.count / #found end
+    return table.concat({ whole(own), whole(others), whole(found.count) }, ' ')
   end
 
   -- The names of the paused ones among the tenants, and the rows of the limits.

@@ -248,6 +248,8 @@ class _Scratch:
         yield self._step(
             scripts.SETTLE, *_settled("i", "lease", "failed"), groups="1", settle_id="lanes", used="c 1 limit 1"
         )
+        yield self._step(scripts.GET, "j", limit="1000")
+        yield self._step(scripts.LIST, keys=("ready|tenant|limit",))
         for part in ("waiting", "limits", "opens", "shut:limit"):
             yield self._step(scripts.SHARES, part=part)
         yield self._step(scripts.LIMIT)
