@@ -111,6 +111,7 @@ EXPECTED = {
     "gpus.md": ["{'batch': 8, 'on': 'GPU-of-the-readme'}"],
     "handlers.md": [
         "pending failed: too many requests\nfailed failed: the prompt is too long give_up_on",
+        "['a cat', 'a cat', 'a cat'] 1 refused",
     ],
     "testing.md": ["1 passed"],
 }
