@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ async def drain(url: str) -> None:
         ratio = statistics.median(rate / base for (rate, _), (base, _) in zip(rounds, found["plain"], strict=True))
         server = statistics.median(cost for _, cost in rounds)
         rate = statistics.median(rate for rate, _ in rounds)
-        _say("drain", name, f"{ratio:.2f} of plain", f">= {aims.get(name, 1)}", f"{rate:,.0f}/s, server {server:.1f} us")
+        _say(
+            "drain", name, f"{ratio:.2f} of plain", f">= {aims.get(name, 1)}", f"{rate:,.0f}/s, server {server:.1f} us"
+        )
 
 
 @contextlib.asynccontextmanager
@@ -191,7 +194,10 @@ async def parked(url: str) -> None:
 
 async def memory(url: str) -> None:
     """100,000 limits, one for each user, used within a minute; and some time later."""
-    users, keys = 100_000, ("limits", "use", "held", "arrivals", "closed", "opens", "lanes", "laned", "waiting", "virtual")
+    users, keys = (
+        100_000,
+        ("limits", "use", "held", "arrivals", "closed", "opens", "lanes", "laned", "waiting", "virtual"),
+    )
 
     async def nothing(_: TaskEntity) -> None:
         pass
@@ -223,14 +229,7 @@ async def upstream(url: str) -> None:
         with Redis.from_url(url) as server:
             server.flushall()
         calls: list[float] = []
-
-        async def work(_: TaskEntity) -> None:
-            now = time.monotonic()
-            accepted = [moment for moment in calls if moment > 0 and moment > now - 1]
-            calls.append(now if len(accepted) < 5 else -now)
-            if len(accepted) >= 5:
-                raise RateLimited(after=accepted[0] + 1 - now)
-
+        work = partial(_call_upstream, calls)
         producer = scheduler_of(url)
         await producer.set_limit("upstream", **({"rate": (5, "1s")} if known else {"concurrency": 5}))
         await producer.create_tasks(TaskSpec(PARAMS, limits={"upstream": 1}) for _ in range(60))
@@ -240,6 +239,15 @@ async def upstream(url: str) -> None:
         await producer.shutdown()
         name = "the rate is set" if known else "only RateLimited, 5 at once"
         _say("upstream", name, f"{len(calls)} calls", "<= 75", f"60 completed in {time.monotonic() - begun:.1f} s")
+
+
+async def _call_upstream(calls: list[float], _: TaskEntity) -> None:
+    """Note a call: its time, negative if it is refused because of five in the last second."""
+    now = time.monotonic()
+    accepted = [moment for moment in calls if moment > 0 and moment > now - 1]
+    calls.append(now if len(accepted) < 5 else -now)
+    if len(accepted) >= 5:
+        raise RateLimited(after=accepted[0] + 1 - now)
 
 
 async def overload(url: str, seconds: float) -> None:
@@ -330,7 +338,8 @@ async def _attempts(scheduler: TaskBackoffScheduler) -> AsyncGenerator[tuple[flo
     while True:
         page = await scheduler.list_tasks("completed", limit=1000, cursor=cursor)
         for task in page.tasks:
-            assert task.started_at is not None and task.finished_at is not None
+            assert task.started_at is not None
+            assert task.finished_at is not None
             yield task.started_at.timestamp(), task.finished_at.timestamp()
             for failed in task.attempts:
                 yield failed.started_at.timestamp(), failed.ended_at.timestamp()
@@ -372,7 +381,12 @@ async def main() -> None:
     args = parser.parse_args()
     logging.getLogger("maas_backoff").setLevel(logging.CRITICAL)
     rows: dict[str, Callable[[str], Awaitable[None]]] = {
-        **{"drain": drain, "shares": shares, "quiet": quiet, "parked": parked, "memory": memory, "upstream": upstream},
+        "drain": drain,
+        "shares": shares,
+        "quiet": quiet,
+        "parked": parked,
+        "memory": memory,
+        "upstream": upstream,
         "overload": lambda url: overload(url, args.seconds),
         "kills": lambda url: kills(url, args.tasks),
     }

@@ -49,7 +49,7 @@ class TaskCreator:
         self._tracing = tracing
         self._policy = config.task.policy
         self._kind = kind
-        self._lane = Lane(NO_TENANT, config.task.cost, config.task.limits)
+        self._lane = Lane(NO_TENANT, config.task.cost, dict(config.task.limits))
         self._limits = {name: getattr(config.task, name) for name in NAMES}
         self._is_limited = any(limit is not None for limit in self._limits.values())
         self._where = kind or "task_params"

@@ -10,7 +10,7 @@ from attrs.validators import optional
 
 from maas_backoff.config.options import YEAR, described, duration, must, number, whole
 from maas_backoff.domain.backoff import Backoff, BackoffCallable, BackoffStrategy, CustomBackoff
-from maas_backoff.domain.lane import in_limits, is_cost
+from maas_backoff.domain.lane import TaskLimits, in_limits, is_cost
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
 from maas_backoff.domain.retry_rule import MOST_FILTERS, ErrorFilters, are_filters, in_filters
 from maas_backoff.domain.seconds import in_seconds, in_seconds_if_any
@@ -136,14 +136,12 @@ class TaskConfig:
     cost: float = field(
         default=1,
         validator=must("a number from 0.001 to 1,000,000,000", is_cost),
-        metadata={"help": "what a task costs its tenant; tenants get equal shares of the sum of costs, or by weight"},
+        metadata={"help": "what a task costs its tenant; by weight, tenants get equal shares of the sum of costs"},
     )
-    limits: Mapping[str, float] = field(
-        factory=dict[str, float],
+    limits: TaskLimits = field(
+        default=(),
         converter=in_limits,
-        metadata={
-            "help": "limits of `set_limit` that a task needs to start: their names, and the units it uses of each"
-        },
+        metadata={"help": "limits of `set_limit` that a task needs to start, and the units that it uses of each"},
     )
     max_finished: int = field(
         default=1_000_000,

@@ -48,7 +48,8 @@ async def _push(model: ModelServer) -> int:
     done: Counter[str] = Counter()
 
     @scheduler.task(limits={"model": 1})
-    def generate(task: TaskEntity, prompt: str) -> object:  # pyright: ignore[reportUnusedParameter] - read from the task
+    def generate(task: TaskEntity, prompt: str) -> object:
+        assert task.task_params["prompt"] == prompt
         answer = ask(task)
         done[task.tenant] += 1
         return answer

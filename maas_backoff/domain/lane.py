@@ -102,19 +102,38 @@ def checked_cost(cost: Any, option: str = "cost") -> float:
     return float(cost)
 
 
-def in_limits(limits: Any) -> dict[str, float]:
-    """Return the default limits of a configuration. Raises ConfigError."""
+TaskLimits = tuple[tuple[str, float], ...]
+"""Limits that a task needs to start, and the units that it uses of each."""
+
+GivenLimits = Mapping[str, float] | TaskLimits
+"""Limits as a user gives them: `{"openai": 1200, "user:7": 1}`."""
+
+
+def in_limits(given: GivenLimits | str) -> TaskLimits:
+    """Return limits as a configuration has them. One text has them with commas between: `openai=1200,user:7=1`.
+
+    Raises ConfigError.
+    """
     try:
-        return checked_limits(limits)
+        return tuple(checked_limits(_pairs(given) if isinstance(given, str) else given).items())
     except InvalidValueError as error:
         raise ConfigError(f"task.{error.option}", error.expected, error.got) from None
 
 
+def _pairs(text: str) -> dict[str, float]:
+    pairs = [one.strip().partition("=") for one in text.split(",") if one.strip()]
+    try:
+        return {name: float(units or 1) for name, _, units in pairs}
+    except ValueError:
+        raise InvalidValueError("limits", "names and units such as openai=1200,user:7=1", text) from None
+
+
 def checked_limits(limits: Any) -> dict[str, float]:
     """Return the limits of a task, and the units that it uses of each. Raises InvalidValueError."""
-    if not isinstance(limits, Mapping):
-        raise InvalidValueError("limits", _LIMITS, limits)
-    units: dict[Any, Any] = {**limits}
+    try:
+        units: dict[Any, Any] = dict(limits)
+    except (TypeError, ValueError):
+        raise InvalidValueError("limits", _LIMITS, limits) from None
     if len(units) > MOST_LIMITS:
         raise InvalidValueError("limits", _LIMITS, sorted(map(str, units)))
     return {checked_limit(name): checked_cost(number, f"limits[{name!r}]") for name, number in units.items()}

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypedDict, Unpack
 
 import attrs
 
+from maas_backoff.domain.lane import GivenLimits
 from maas_backoff.domain.retry_rule import GivenFilters
 
 
@@ -45,7 +46,7 @@ class KindOptions(TypedDict, total=False):
     oom_growth: float
     max_ooms: int
     cost: float
-    limits: Mapping[str, float]
+    limits: GivenLimits
 
 
 class Ensured(NamedTuple):
