@@ -60,9 +60,13 @@ def waiting_for(
     """Return the reason in words; `fleet` are the live workers."""
     if due_ms > now_ms:
         return f"due at {at(due_ms).isoformat(timespec='milliseconds')}"
-    held_up = _held_up(paused, kind, lane)
-    if held_up:
-        return held_up
+    if paused.queue or kind in paused.kinds:
+        return "paused" if paused.queue else f"kind {kind}: paused"
+    if lane.tenant in paused.tenants:
+        return f"tenant {lane.tenant} is paused"
+    for limit in sorted(lane.limits):
+        if limit in paused.shut:
+            return paused.shut[limit]
     able = [worker for worker in fleet if kind in worker.kinds]
     if not able:
         return "worker: none is running" if not fleet else no_worker_for(kind)
@@ -76,15 +80,6 @@ def waiting_for(
         return f"tenant {lane.tenant}: {_turn(place)}"
     ahead = place.own + place.others
     return "slot" if place.own < 0 else f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
-
-
-def _held_up(paused: Paused, kind: str, lane: Lane) -> str:
-    """Return in words which pause or limit keeps a due task from its turn; empty: none does."""
-    if paused.queue or kind in paused.kinds:
-        return "paused" if paused.queue else f"kind {kind}: paused"
-    if lane.tenant in paused.tenants:
-        return f"tenant {lane.tenant} is paused"
-    return next((paused.shut[limit] for limit in sorted(lane.limits) if limit in paused.shut), "")
 
 
 def _turn(place: Place) -> str:
