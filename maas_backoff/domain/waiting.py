@@ -60,13 +60,9 @@ def waiting_for(
     """Return the reason in words; `fleet` are the live workers."""
     if due_ms > now_ms:
         return f"due at {at(due_ms).isoformat(timespec='milliseconds')}"
-    if paused.queue or kind in paused.kinds:
-        return "paused" if paused.queue else f"kind {kind}: paused"
-    if lane.tenant in paused.tenants:
-        return f"tenant {lane.tenant} is paused"
-    for limit in sorted(lane.limits):
-        if limit in paused.shut:
-            return paused.shut[limit]
+    held = _held_back(paused, kind, lane)
+    if held:
+        return held
     able = [worker for worker in fleet if kind in worker.kinds]
     if not able:
         return "worker: none is running" if not fleet else no_worker_for(kind)
@@ -76,18 +72,31 @@ def waiting_for(
         return _suspect_reason(counts)
     if demand is not None:
         return f"gpu: needs {demand}, {why}"
-    if lane.tenant and place.own >= 0:
-        return f"tenant {lane.tenant}: {_turn(place)}"
-    ahead = place.own + place.others
-    return "slot" if place.own < 0 else f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
+    return _turn(place, lane.tenant)
 
 
-def _turn(place: Place) -> str:
-    """Return in words which tasks come before a task of a tenant."""
+def _held_back(paused: Paused, kind: str, lane: Lane) -> str:
+    """Return in words the pause or the shut limit for which a due task waits; empty: none."""
+    if paused.queue or kind in paused.kinds:
+        return "paused" if paused.queue else f"kind {kind}: paused"
+    if lane.tenant in paused.tenants:
+        return f"tenant {lane.tenant} is paused"
+    return next((paused.shut[limit] for limit in sorted(lane.limits) if limit in paused.shut), "")
+
+
+def _turn(place: Place, tenant: str) -> str:
+    """Return in words which tasks come before a task that waits for a slot."""
+    if place.own < 0:
+        return "slot"
+    if not tenant:
+        ahead = place.own + place.others
+        return f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
     if not place.own:
-        return "next in line" if place.tenants <= 1 else f"next of its tasks, {place.tenants:,} tenants take turns"
+        turns = "next of its tasks, {:,} tenants take turns" if place.tenants > 1 else "next in line"
+        return f"tenant {tenant}: {turns.format(place.tenants)}"
     own = "1 of its own tasks" if place.own == 1 else f"{place.own:,} of its own tasks"
-    return f"{own} and about {place.others:,} of others first" if place.others else f"{own} first"
+    others = f" and about {place.others:,} of others" if place.others else ""
+    return f"tenant {tenant}: {own}{others} first"
 
 
 def no_worker_for(kind: str) -> str:
