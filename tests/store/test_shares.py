@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import attrs
 import pytest
 from support import Server, quick_config
 
@@ -13,7 +14,7 @@ from maas_backoff.client.creator import TaskCreator
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.page import Listing
-from maas_backoff.domain.settlement import Settlement
+from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.task import TaskStatus
 from maas_backoff.store.batch import BatchRequest, Claimed, Settle
@@ -42,9 +43,9 @@ class Queue:
         for n in range(number):
             await TaskCreator(self.config, self.store.writer, None).create({}, f"{name}{n}" if name else None, options)
 
-    async def exchange(self, claims: int, *settles: Settle) -> list[Claimed]:
+    async def exchange(self, claims: int, *settles: Settle, **given: Any) -> list[Claimed]:
         self._requests += 1
-        request = BatchRequest(settles, claims, request_id=f"{self._requests}", exchange=0, may_claim_suspect=True)
+        request = BatchRequest(settles, claims, True, request_id=f"{self._requests}", exchange=0, **given)
         return (await self.store.exchange.send(request, "worker")).claimed
 
     async def complete(self, claimed: Claimed, *used: str) -> None:
@@ -293,3 +294,42 @@ async def test_many_waiting_tasks_are_read_together(queue: Queue) -> None:
     assert [look.task.waiting_for for look in looks if look.task] == [
         f"limit user:{names[int(task_id[:-2])]}: 1 of 1 in use" for task_id in ids
     ]
+
+
+async def lose(queue: Queue, **given: Any) -> None:
+    """Claim one task and lose it, twice: then it is a suspect, and waits outside of lanes."""
+    for _ in range(2):
+        assert len(await queue.exchange(1, **given)) == 1
+        queue.at(float(queue.store.connection.clock) - START + 1000 * queue.config.scheduler.lease)
+        for one in (await queue.store.lost.look(1e6, 0))[0]:
+            settlement = decide(one.loss, one.task_id, one.counts, one.policy, one.policy.backoff())
+            assert settlement is not None
+            again = attrs.evolve(settlement.counts or one.counts, suspect=True)
+            await queue.store.lost.settle([one.settle(attrs.evolve(settlement, delay=0, counts=again))], "reaper")
+
+
+async def test_a_suspect_of_a_paused_tenant_waits(queue: Queue) -> None:
+    """The end of the pause wakes a worker for it."""
+    await queue.create(1, "x", tenant="acme")
+    await lose(queue)
+    assert (await queue.store.reader.stats()).suspect_count == 1
+    await queue.operations.pause(on=True, kind=None, tenant="acme")
+    assert await why(queue, "x0") == "tenant acme is paused"
+    assert await queue.exchange(5) == []
+    marker = f"{queue.store.connection.keys.prefix}marker"
+    queue.client.delete(marker)
+    await queue.operations.pause(on=False, kind=None, tenant="acme")
+    assert queue.client.exists(marker)
+    assert [one.task.task_id for one in await queue.exchange(5)] == ["x0"]
+
+
+async def test_no_gpu_is_reserved_for_a_suspect_of_a_paused_tenant(queue: Queue) -> None:
+    await queue.create(1, "x", tenant="acme", min_gpu_memory_gb=1)
+    place = ("1024:0 GPU-a 0 1024",)
+    await lose(queue, fits=place)
+    await queue.operations.pause(on=True, kind=None, tenant="acme")
+    assert (await queue.store.reader.demands("1 -"))[0] == []
+    assert await queue.exchange(1, fits=place) == []
+    await queue.operations.pause(on=False, kind=None, tenant="acme")
+    assert len((await queue.store.reader.demands("1 -"))[0]) == 1
+    assert len(await queue.exchange(1, fits=place)) == 1

@@ -25,7 +25,7 @@ end
 
 -- `turn`: the field of meta.
 local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
-  local turns, starts, scores, weights, charged = { is_cut = false }, {}, {}, {}, {}
+  local turns, starts, scores, weights, paused, charged = { is_cut = false }, {}, {}, {}, {}, {}
   local parts, visits, most_visits, passed, progress, cost_sum, cost_count = {}, 0, 0, 0, 0, 0, 0
   local at, mean = string.match(turn or '', '^(%S+) (%S+)$')
   at, mean = tonumber(at or 0), tonumber(mean or 1)
@@ -40,7 +40,8 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     local virtual = redis.call('ZMSCORE', prefix .. 'virtual', unpack(unknown))
     local settings = redis.call('HMGET', prefix .. 'tenants', unpack(unknown))
     for n, tenant in ipairs(unknown) do
-      scores[tenant], weights[tenant] = tonumber(virtual[n] or nil), settings[n] and settings_of(settings[n]) or 1
+      scores[tenant], weights[tenant] = tonumber(virtual[n] or nil), 1
+      if settings[n] then weights[tenant], paused[tenant] = settings_of(settings[n]) end
     end
   end
 
@@ -57,10 +58,12 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
   -- A task cost something else than was charged at its claim.
   function turns.correct(lane, delta) move(tenant_of(lane), delta) end
 
-  -- Pays for a task that waits outside of lanes, unless its limits are shut; then it waits for them.
+  -- Pays for a task that waits outside of lanes, unless its tenant is paused, or its limits are shut; then it waits for them.
   function turns.pay(claim)
     local lane, costs = lane_and_costs_of(claim.task)
     local tenant = lane and tenant_of(lane) or ''
+    if lane then know({ tenant }) end
+    if paused[tenant] then return false end
     local states = lane and limits and limits.states_of(lane)
     local shut = states and limits.shut_of(states)
     if shut then

@@ -19,6 +19,14 @@ for _, name in ipairs(state[3] and {} or redis.call('HKEYS', KEYS[1])) do
   if ours[base_of(prefix, (parts_of(name)))] then listed[#listed + 1] = name end
 end
 
+-- Whether a task that waits outside of lanes is of a paused tenant: a suspect.
+local function is_held(task)
+  if not state[4] or not is_suspect(task[4]) then return false end
+  local _, _, _, lane = terms_of(task[2] or '')
+  local _, paused = settings_of(lane ~= '' and redis.call('HGET', prefix .. 'tenants', tenant_of(lane)))
+  return paused
+end
+
 -- Adds the first task of each demand that is not `seen` yet to the rows.
 local function add_first(name, ids, seen)
   for n = 1, #ids, 2 do
@@ -26,7 +34,7 @@ local function add_first(name, ids, seen)
     -- A task whose hash is gone or of another type has no demand. The next claim drops it.
     local _, own = parts_of(name)
     local demand = not is_shared(name) and own or task[2] and demand_of(task[3], task[2]) or '0:0'
-    if not seen[demand] and rule.may_claim(ids[n], task[4], task[5]) then
+    if not seen[demand] and rule.may_claim(ids[n], task[4], task[5]) and not is_held(task) then
       seen[demand], seen.count = true, seen.count + 1
       local due = task[1] or task[2] and string.match(task[2], '^%d+') or now
       local avoid = task[3] and string.match(task[3], '^%S+ (%S+)') or ''

@@ -36,6 +36,8 @@ for _, member in ipairs(changed == 1 and on ~= '' and redis.call('ZRANGE', prefi
     if is_open then indexes[index] = true end
   end
 end
+-- Suspects wait outside of lanes: all workers look for them.
+local bases = changed == 1 and on == '0' and bases_of_all(prefix) or {}
 redis.call('HDEL', meta, '')
 redis.call('ZREM', prefix .. 'never', '')
 redis.call('ZADD', prefix .. 'never', 'XX', 0, '')
@@ -55,5 +57,6 @@ for index in pairs(indexes) do
     if for_gpu then wake_gpu[base] = true else wake[base] = true end
   end
 end
+for _, base in ipairs(bases) do wake[base], wake_gpu[base] = true, true end
 wake_bases(wake, wake_gpu)
 return changed
