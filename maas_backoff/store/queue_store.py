@@ -26,9 +26,9 @@ class QueueStore:
     def __init__(self, connection: QueueConnection) -> None:
         self.connection: QueueConnection = connection
         self.registry: Registry = Registry(connection)
-        self.reader: Reader = Reader(connection, self.registry)
-        self.writer: Writer = Writer(connection)
         self.shares: Shares = Shares(connection)
+        self.reader: Reader = Reader(connection, self.registry, self.shares)
+        self.writer: Writer = Writer(connection)
         self.markers: Markers = Markers(connection)
         self.exchange: Exchange = Exchange(connection, self.markers)
         self.lost: LostAttempts = LostAttempts(connection)

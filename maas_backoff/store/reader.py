@@ -27,7 +27,7 @@ from maas_backoff.store.found import Found, Pending
 from maas_backoff.store.indexes import indexes
 from maas_backoff.store.registry import Registry
 from maas_backoff.store.replies import DemandRow, GetReply, LeaseRow, ListReply
-from maas_backoff.store.shares import limit_state
+from maas_backoff.store.shares import Shares, limit_state
 
 READ_BYTES = 262_144
 """A reply with several tasks ends after the task that fills it: about 3 ms of the client's time."""
@@ -43,12 +43,28 @@ class Look(NamedTuple):
     """Seconds until the pending task expires if no attempt starts; infinity: never."""
 
 
+class _Counts(NamedTuple):
+    """The counts of a queue, and what explains them."""
+
+    stats: QueueStats
+    waiting: Sequence[tuple[str, Demand, int]]
+    """Due tasks by kind and GPU demand."""
+    next_due: float | None
+    """Seconds to the next due task."""
+    suspects_running: int
+    paused_tenants: Mapping[str, int]
+    """Waiting tasks of each, delayed ones too."""
+    shut_limits: int
+    """Limits for which lanes wait."""
+
+
 class Reader:
     """The calls that read one queue."""
 
-    def __init__(self, queue: QueueConnection, registry: Registry) -> None:
+    def __init__(self, queue: QueueConnection, registry: Registry, shares: Shares) -> None:
         self._queue = queue
         self._registry = registry
+        self._shares = shares
 
     async def get(self, task_id: str, *, watch: float = 0) -> TaskEntity | None:
         """Return a task. Its changes are published for `watch` seconds."""
@@ -100,14 +116,15 @@ class Reader:
 
     async def stats(self) -> QueueStats:
         """Return the queue's counts."""
-        stats, waiting, _, _ = await self._counts()
-        if not waiting:
-            return stats
-        return _with_unfit(stats, ((demand, count) for _, demand, count in waiting), await self._registry.fleet())
+        counts = await self._counts()
+        if not counts.waiting:
+            return counts.stats
+        demands = ((demand, count) for _, demand, count in counts.waiting)
+        return _with_unfit(counts.stats, demands, await self._registry.fleet())
 
     async def next_due(self) -> float | None:
         """Return the seconds until the next scheduled task is due; None if there is none."""
-        return (await self._counts())[2]
+        return (await self._counts()).next_due
 
     async def count_external(self) -> int:
         """Return how many tasks are marked processing from outside."""
@@ -115,12 +132,21 @@ class Reader:
 
     async def explain(self) -> str:
         """Return in one sentence why due tasks wait."""
-        stats, waiting, next_due, suspects_running = await self._counts()
-        claimable = [(demand, count) for kind, demand, count in waiting if kind not in stats.paused_kinds]
-        return reason(stats, await self._registry.fleet(), next_due, claimable, suspects_running)
+        counts = await self._counts()
+        stats = counts.stats
+        claimable = [(demand, count) for kind, demand, count in counts.waiting if kind not in stats.paused_kinds]
+        shut = await self._shares.shut_limits() if counts.shut_limits else ()
+        return reason(
+            stats,
+            await self._registry.fleet(),
+            counts.next_due,
+            claimable,
+            counts.suspects_running,
+            counts.paused_tenants,
+            shut,
+        )
 
-    async def _counts(self) -> tuple[QueueStats, list[tuple[str, Demand, int]], float | None, int]:
-        """Return the counts, due tasks by kind and GPU demand, seconds to the next due task, and running suspects."""
+    async def _counts(self) -> "_Counts":
         reply = await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix])
         waiting, gpu_kinds = list[tuple[str, Demand, int]](), Counter[str]()
         for stored, count in _mapping(reply.demands).items():
@@ -146,9 +172,12 @@ class Reader:
             paused_kinds={
                 name.decode(): at(float(since) - ahead_ms) for name, since in _mapping(reply.paused_kinds).items()
             },
+            tenant_count=reply.tenant_count,
+            paused_tenants={name.decode(): at(float(since) - ahead_ms) for name, since, _ in reply.paused_tenants},
         )
         next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
-        return stats, waiting, next_due, reply.suspects_running
+        paused_tenants = {name.decode(): int(number) for name, _, number in reply.paused_tenants}
+        return _Counts(stats, waiting, next_due, reply.suspects_running, paused_tenants, reply.shut_limits)
 
     async def upcoming(self, step: float, steps: int) -> list[int]:
         """Return how many tasks become due in each of the next `steps` steps of `step` seconds."""

@@ -121,7 +121,10 @@ class ListReply(NamedTuple):
 
 
 class StatsReply(NamedTuple):
-    """The reply of stats.lua. `by_kind` are names and numbers in turn; `paused_kinds` are names and times."""
+    """The reply of stats.lua. `by_kind` are names and numbers in turn; `paused_kinds` are names and times.
+
+    `paused_tenants` are rows of a name, a time, and a number of waiting tasks.
+    """
 
     now: bytes
     pending: int
@@ -138,6 +141,9 @@ class StatsReply(NamedTuple):
     suspects_running: int
     by_kind: list[Any]
     paused_kinds: list[bytes]
+    tenant_count: int
+    paused_tenants: list[tuple[bytes, bytes, bytes]]
+    shut_limits: int
 
 
 class SharesReply(NamedTuple):

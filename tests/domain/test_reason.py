@@ -1,4 +1,4 @@
-"""What explain() says of lost tasks."""
+"""What explain() and waiting tasks say."""
 
 from datetime import UTC, datetime
 
@@ -9,6 +9,7 @@ from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.reason import reason
 from maas_backoff.domain.settlement import Counts
+from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.waiting import Paused, Place, waiting_for
 from maas_backoff.domain.worker import Device, Worker
@@ -89,6 +90,70 @@ AT_IT = "1 workers with 20 slots are at it"
 def test_explain_names_paused_kinds(counted: QueueStats, waiting: list[tuple[Demand, int]], expected: str) -> None:
     worker = attrs.evolve(IDLE, kinds=("", "a", "b"))
     assert reason(counted, [worker], None, waiting) == expected
+
+
+def shut(name: str, tasks: int) -> LimitStats:
+    return LimitStats(name, None, "", waiting_tasks=tasks, shut="shut")
+
+
+@pytest.mark.parametrize(
+    ("counted", "tenants", "limits", "expected"),
+    [
+        (
+            stats(12, 0),
+            {"acme": 12},
+            [],
+            "12 tasks due, 8 tasks running; tenant acme is paused: 12 tasks wait.",
+        ),
+        (
+            stats(12, 0),
+            {"acme": 1},
+            [shut("openai", 10)],
+            (
+                f"12 tasks due, 8 tasks running: {AT_IT}; tenant acme is paused: 1 task waits; "
+                "limit openai is shut: 10 tasks wait."
+            ),
+        ),
+        (
+            stats(120, 0),
+            {},
+            [shut("openai", 119), shut("user:7", 1)],
+            (
+                "120 tasks due, 8 tasks running; limit openai is shut: 119 tasks wait; "
+                "limit user:7 is shut: 1 task waits."
+            ),
+        ),
+        (
+            attrs.evolve(stats(7, 0), scheduled_count=4),
+            {"acme": 4},
+            [],
+            f"3 tasks due, 8 tasks running: {AT_IT}; tenant acme is paused: 4 tasks wait.",
+        ),
+        (stats(0, 0), {"acme": 0}, [], "Nothing is due: 8 tasks running; tenant acme is paused: 0 tasks wait."),
+        (
+            stats(21, 0),
+            {f"t{n}": n for n in range(7)},
+            [shut(f"l{n}", 1) for n in range(7)],
+            (
+                "21 tasks due, 8 tasks running; tenant t6 is paused: 6 tasks wait; tenant t5 is paused: 5 tasks wait; "
+                "tenant t4 is paused: 4 tasks wait; tenant t3 is paused: 3 tasks wait; "
+                "tenant t2 is paused: 2 tasks wait; 2 more tenants are paused; "
+                "limit l0 is shut: 1 task waits; limit l1 is shut: 1 task waits; "
+                "limit l2 is shut: 1 task waits; limit l3 is shut: 1 task waits; limit l4 is shut: 1 task waits; "
+                "2 more limits are shut."
+            ),
+        ),
+    ],
+)
+def test_explain_names_paused_tenants_and_shut_limits(
+    counted: QueueStats, tenants: dict[str, int], limits: list[LimitStats], expected: str
+) -> None:
+    assert reason(counted, [IDLE], None, [], 0, tenants, limits) == expected
+
+
+def test_explain_blames_no_gpu_for_a_shut_limit() -> None:
+    told = reason(stats(2, 0, gpu=2), [IDLE], None, [(Demand(1024), 2)], 0, {}, [shut("openai", 2)])
+    assert told == "2 tasks due, 8 tasks running; limit openai is shut: 2 tasks wait."
 
 
 def test_a_task_of_a_paused_kind_says_so() -> None:

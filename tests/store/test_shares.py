@@ -253,12 +253,15 @@ async def test_a_task_says_that_its_tenant_is_paused(queue: Queue) -> None:
     assert await why(queue, "x0") == "worker: none is running"
 
 
-async def test_a_task_says_how_many_come_before_it(queue: Queue) -> None:
-    """Those of its own tenant in all of its lanes, and about how many of others, by their weights."""
-    entry = json.dumps({"host": "h", "slots": 1, "kinds": [""]})
+def register_worker(queue: Queue) -> None:
     prefix = queue.store.connection.keys.prefix
     queue.client.zadd(f"{prefix}workers", {"w": START + 60_000})
-    queue.client.set(f"{prefix}w:w", entry, ex=60)
+    queue.client.set(f"{prefix}w:w", json.dumps({"host": "h", "slots": 8, "kinds": [""]}), ex=60)
+
+
+async def test_a_task_says_how_many_come_before_it(queue: Queue) -> None:
+    """Those of its own tenant in all of its lanes, and about how many of others, by their weights."""
+    register_worker(queue)
 
     async def create(number: int, name: str, **options: Any) -> None:
         queue.at(float(queue.store.connection.clock) - START + 1)
@@ -333,3 +336,41 @@ async def test_no_gpu_is_reserved_for_a_suspect_of_a_paused_tenant(queue: Queue)
     await queue.operations.pause(on=False, kind=None, tenant="acme")
     assert len((await queue.store.reader.demands("1 -"))[0]) == 1
     assert len(await queue.exchange(1, fits=place)) == 1
+
+
+async def test_a_queue_says_which_tenants_are_paused_and_which_limits_are_shut(queue: Queue) -> None:
+    register_worker(queue)
+    await queue.operations.set_limit("openai", Limit(concurrency=1))
+    await queue.create(4, tenant="acme", limits={"openai": 1})
+    await queue.create(2, tenant="bolt")
+    assert len(await queue.exchange(1)) == 1
+    queue.at(500)
+    await queue.operations.pause(on=True, kind=None, tenant="bolt")
+    assert await queue.exchange(1) == []
+    stats = await queue.store.reader.stats()
+    assert (stats.tenant_count, stats.paused_tenants, stats.pending_count) == (2, {"bolt": moment(500)}, 5)
+    assert await queue.store.reader.explain() == (
+        "5 tasks due, 1 task running; tenant bolt is paused: 2 tasks wait; limit openai is shut: 3 tasks wait."
+    )
+    await queue.operations.pause(on=False, kind=None, tenant="bolt")
+    assert (await queue.store.reader.stats()).paused_tenants == {}
+    assert "1 workers with 8 slots are at it; limit openai is shut" in await queue.store.reader.explain()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tenant": "acme"}, {"tenant": "acme", "limits": {"openai": 1}}, {"tenant": "a", "min_gpu_memory_gb": 1}],
+)
+async def test_tasks_in_lanes_count_for_the_oldest_one(queue: Queue, options: dict[str, Any]) -> None:
+    await queue.create(1, "old", **options)
+    queue.at(3000)
+    await queue.create(1, "new", **options)
+    assert (await queue.store.reader.stats()).oldest_pending_age == 3
+
+
+async def test_tasks_that_wait_for_a_limit_count_for_the_oldest_one(queue: Queue) -> None:
+    await queue.operations.set_limit("openai", Limit(concurrency=1))
+    await queue.create(2, limits={"openai": 1})
+    assert len(await queue.exchange(5)) == 1
+    queue.at(3000)
+    assert (await queue.store.reader.stats()).oldest_pending_age == 3

@@ -1,7 +1,7 @@
 --[[ Count a queue's tasks by state.
 KEYS: scheduled leases external completed failed cancelled meta
 ARGV: now prefix
-Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per GPU set its name and its number of tasks, 1 if the queue is paused, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when
+Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per GPU set its name and its number of tasks, 1 if the queue is paused, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when, how many tenants have waiting tasks, per paused tenant (1,000 or a few more) its name and since when and its number of waiting tasks, for how many limits tasks wait
 A pending task whose deadline has passed counts as cancelled.
 Suspects that wait for a GPU are counted among the first 100 of a set; running ones only if some wait, among 1000 leases.
 ]]
@@ -45,13 +45,33 @@ for n = 0, #kinds do
 end
 
 local oldest = now
-for _, index in ipairs(heads) do
+local function look_at(index)
   local head = redis.call('ZRANGE', index, 0, 0)[1]
   if head then
     local task = redis.call('HMGET', prefix .. 't:' .. head, 'u', 'p')
     local due = task[1] or task[2] and string.match(task[2], '^%d+')
     if due then oldest = math.min(oldest, tonumber(due)) end
   end
+end
+for _, index in ipairs(heads) do look_at(index) end
+
+-- Lanes may be many: those of the tenants whose turn is next in each index, and some of those that wait for limits.
+local MOST_HEADS = 4
+for index in pairs(in_lanes) do
+  for _, tenant in ipairs(redis.call('ZRANGE', turns_key(index), 0, MOST_HEADS - 1)) do
+    look_at(lane_key(index, tenant))
+    local limited = redis.call('ZRANGE', limited_key(index, tenant), 0, 0)[1]
+    if limited then look_at(lane_key(index, limited)) end
+  end
+end
+local shut = state[4] and redis.call('ZCARD', prefix .. 'opens') or 0
+for _, limit in ipairs(shut > 0 and redis.call('ZRANGE', prefix .. 'opens', 0, MOST_HEADS - 1) or {}) do
+  for _, lane in ipairs(redis.call('ZRANGE', prefix .. 'shut:' .. limit, 0, MOST_HEADS - 1)) do look_at(prefix .. lane) end
+end
+
+local found, paused_tenants = redis.call('HSCAN', prefix .. 'paused_tenants', 0, 'COUNT', 1000)[2], {}
+for n = 1, #found, 2 do
+  paused_tenants[#paused_tenants + 1] = { found[n], found[n + 1], redis.call('HGET', prefix .. 'waiting', found[n]) or '0' }
 end
 local function count_suspects(ids)
   local count = 0
@@ -90,4 +110,7 @@ return {
   suspects_running,
   by_kind,
   paused_kinds(prefix),
+  redis.call('HLEN', prefix .. 'waiting'),
+  paused_tenants,
+  shut,
 }
