@@ -234,7 +234,7 @@ async def test_an_attempt_is_charged_what_it_has_used(server: Server, config: Ta
         first = await scheduler.create_task({"used": reports}, tenant="acme", cost=2, limits=limits)
         task = await scheduler.wait_task(first, 30)
         assert (task.cost, task.limits) == (2, {"openai": 100})
-        assert server.client.zscore(key("virtual"), "acme") == 3000
+        assert server.client.zscore(key("virtual"), "acme") == 3_000_000
         assert arrival(server) == pytest.approx(begun_ms(task) + 5 * UNIT_MS, abs=2)
         second = await scheduler.create_task({"used": []}, tenant="acme", cost=2, limits=limits)
         again = await scheduler.wait_task(second, 30)
@@ -324,7 +324,7 @@ async def test_what_was_used_is_charged_whatever_the_outcome(
     assert task.status == {"is cancelled": "cancelled", "fails": "failed", "times out": "failed"}.get(
         outcome, "completed"
     )
-    assert server.client.zscore(key("virtual"), "acme") == 4000 * task.attempt
+    assert server.client.zscore(key("virtual"), "acme") == 4_000_000 * task.attempt
 
 
 async def test_a_wrong_report_is_refused_and_charges_nothing(server: Server, config: TaskBackoffConfig) -> None:
@@ -350,7 +350,7 @@ async def test_a_wrong_report_is_refused_and_charges_nothing(server: Server, con
         *["limits: limits that the task names (openai)"] * 2,
         "limits: a mapping of at most 4 names to units",
     ]
-    assert server.client.zscore(key("virtual"), "acme") == 1000
+    assert server.client.zscore(key("virtual"), "acme") == 1_000_000
 
 
 async def test_a_task_without_a_tenant_and_limits_reports_in_vain(server: Server, config: TaskBackoffConfig) -> None:

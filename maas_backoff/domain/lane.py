@@ -49,8 +49,11 @@ class Lane:
 
     @classmethod
     def of(cls, record: str) -> "Lane":
-        """Return the lane in a text that `record` has made."""
-        return _parsed(record) if record else NO_LANE
+        """Return the lane in a text that `record` has made. A text that a person has overwritten has no lane."""
+        try:
+            return _parsed(record) if record else NO_LANE
+        except ValueError:
+            return NO_LANE
 
     def changed(self, cost: float | None, limits: Mapping[str, float]) -> str:
         """Return the record of what must be added to the costs if the task has used `cost` and `limits` instead."""

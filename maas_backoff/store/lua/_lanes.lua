@@ -27,7 +27,8 @@ end
 -- The settings of a tenant in the hash `tenants`: "weight", or "weight since" if it is paused since then.
 local function settings_of(stored)
   local weight, since = string.match(stored or '', '^(%S+) ?(%S*)$')
-  return tonumber(weight or 1), (since or '') ~= ''
+  local number = tonumber(weight or 1) or 1
+  return number > 0 and number or 1, (since or '') ~= ''
 end
 
 -- The start of a tenant that comes to an index: that of the tenant whose turn is next, or the virtual time `turn` of meta.

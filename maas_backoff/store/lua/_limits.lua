@@ -33,9 +33,9 @@ local function new_limits(prefix, now, turn)
       local most, interval, burst, unit, unit_burst =
         string.match(found[2 * n - 1] or found[2 * n] or '', '^(%S+) (%S+) (%S+) (%S+) (%S+)')
       local one = {
-        name = name, most = tonumber(most or 0), use = tonumber(running[n] or 0),
-        interval = tonumber(interval or 0), burst = tonumber(burst or 0), at = 0,
-        unit = tonumber(unit or 0), unit_burst = tonumber(unit_burst or 0), unit_at = 0,
+        name = name, most = tonumber(most or 0) or 0, use = tonumber(running[n] or 0) or 0,
+        interval = tonumber(interval or 0) or 0, burst = tonumber(burst or 0) or 0, at = 0,
+        unit = tonumber(unit or 0) or 0, unit_burst = tonumber(unit_burst or 0) or 0, unit_at = 0,
         until_ms = 0, trial = 0, opens_at = tonumber(waiting[n] or 0), has_waiting = waiting[n] and true,
       }
       one.was = one.use
@@ -45,7 +45,7 @@ local function new_limits(prefix, now, turn)
       end
       if shut[n] then
         local until_ms, trial = string.match(shut[n], '^(%S+) (%S+)$')
-        one.until_ms, one.trial, one.was_closed = tonumber(until_ms), tonumber(trial), true
+        one.until_ms, one.trial, one.was_closed = tonumber(until_ms or 0) or 0, tonumber(trial or 0) or 0, true
       end
       known[name] = one
     end
@@ -87,7 +87,7 @@ local function new_limits(prefix, now, turn)
 
   local function numbers_of(costs)
     local numbers = {}
-    for number in string.gmatch(costs, '[^,]+') do numbers[#numbers + 1] = tonumber(number) end
+    for number in string.gmatch(costs, '[^,]+') do numbers[#numbers + 1] = tonumber(number) or 1 end
     return numbers
   end
 

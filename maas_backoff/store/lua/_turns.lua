@@ -28,7 +28,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
   local turns, starts, scores, weights, paused, charged = { is_cut = false }, {}, {}, {}, {}, {}
   local parts, visits, most_visits, passed, progress, cost_sum, cost_count = {}, 0, 0, 0, 0, 0, 0
   local at, mean = string.match(turn or '', '^(%S+) (%S+)$')
-  at, mean = tonumber(at or 0), tonumber(mean or 1)
+  at, mean = tonumber(at or 0) or 0, tonumber(mean or 1) or 1
   local now_at = at
 
   local function know(tenants)
@@ -161,7 +161,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     local last = string.find(created, '\n', 1, true)
     if string.sub(created, last - 2, last - 1) == ' 1' then return '1', 1 end
     local costs = string.match(created, '^%S+ %S+ %S+ %S+ %S+ %S+ %S+ (%S+)\n') or '1'
-    return costs, tonumber(string.match(costs, '^[^,]+'))
+    return costs, tonumber(string.match(costs, '^[^,]+')) or 1
   end
 
   -- Notes where a tenant stands in an index.
