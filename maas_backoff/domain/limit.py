@@ -32,6 +32,26 @@ def checked_limit_name(name: object) -> str:
     return checked_limit(name)
 
 
+def rate_of(option: str, text: str, *, whole: bool) -> Rate:
+    """Return the rate of a text such as `500/1m`. Raises InvalidValueError."""
+    most, _, period = text.partition("/")
+    try:
+        rate: Rate = (int(most) if whole else float(most)), period
+        _parsed(option, rate, whole=whole)
+    except ValueError:  # an InvalidValueError, too
+        number = "a whole number" if whole else "a number"
+        raise InvalidValueError(option, f"{number} and a time up to 31d, such as 500/1m", text) from None
+    return rate
+
+
+def rate_text(rate: Rate) -> str:
+    """Return a rate as `rate_of` reads it: `500/1m`."""
+    most, period = rate
+    seconds = _seconds(period) or 0.0
+    unit = next((name for name, size in reversed(_SECONDS.items()) if seconds >= size and not seconds % size), "s")
+    return f"{most:.12g}/{seconds / _SECONDS[unit]:.12g}{unit}"
+
+
 def _parsed(option: str, rate: Any, *, whole: bool) -> tuple[float, float]:
     """Return the number and the ms of a rate. Raises InvalidValueError."""
     number = "a whole number from 1 on" if whole else "a number above 0"

@@ -48,6 +48,11 @@ class LimitStats:
     closed_until: datetime | None = None
     """Until when a task has closed the limit; None: not closed."""
 
+    @property
+    def is_class(self) -> bool:
+        """Whether this is the setting of a class of names, such as `user:*`."""
+        return self.name.endswith(CLASS)
+
 
 class LimitList(list[LimitStats]):
     """Limits, and how many shut names of classes such as `user:*` are left out: `.more`, at most so many."""
@@ -133,11 +138,6 @@ class LimitState:
             at(opens - ahead) if why and opens < math.inf else None,
             at(self.closed_until - ahead) if self.closed_until > now else None,
         )
-
-    @property
-    def is_class(self) -> bool:
-        """Return whether this is the setting of a class of names."""
-        return self.name.endswith(CLASS)
 
 
 def _left(ms: float) -> str:

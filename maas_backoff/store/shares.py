@@ -89,7 +89,7 @@ class Shares:
         found = list[LimitStats]()
         for *row, lanes, tasks in page.rows:
             state = limit_state(row)
-            if lanes > FIRST_LANES and not state.is_class:
+            if lanes > FIRST_LANES:
                 tasks = await self._count_tasks(state.name)  # noqa: PLW2901 - the exact number
             found.append(state.stats(now_ms, ahead_ms, lanes, tasks))
         return found
