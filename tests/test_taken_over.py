@@ -1,4 +1,4 @@
-"""What the last release has stored is taken over as it is: its code writes a queue, and today's code goes on with it."""
+"""What the last release has stored is taken over as it is: its code writes a queue, and this code goes on with it."""
 
 import json
 import os
