@@ -206,7 +206,7 @@ async def memory(url: str) -> None:
     async def nothing(_: TaskEntity) -> None:
         pass
 
-    producer = scheduler_of(url, result_ttl=60)
+    producer = scheduler_of(url)
     await producer.set_limit("user:*", rate=(1, "1m"))
     await producer.create_tasks(TaskSpec(PARAMS, limits={f"user:{n}": 1}) for n in range(users))
     await producer.shutdown()
