@@ -983,6 +983,26 @@ async def test_many_lanes_that_wait_for_one_limit(queue: Queue) -> None:
     assert not queue.check().zset("lanes")
 
 
+async def test_a_tenant_with_many_limited_lanes(queue: Queue) -> None:
+    """More lanes than a visit looks at; most of them wait for a limit. No task is claimed twice."""
+    await queue.limit("user:*", concurrency=1)
+    for n in range(40):
+        await queue.create("a", 3, limits={f"user:{n}": 1, "all": 1})
+    await queue.create("b", 3)
+    await queue.limit("all", concurrency=35)
+    claimed = await queue.claim_all()
+    assert len(set(ids(claimed))) == len(claimed) == 35 + 3
+    await queue.complete(claimed)
+    seen = set(ids(claimed))
+    for _ in range(20):
+        claimed = await queue.claim_all()
+        assert not seen & set(ids(claimed))
+        assert len(set(ids(claimed))) == len(claimed) <= 35
+        seen |= set(ids(claimed))
+        await queue.complete(claimed)
+    assert len(seen) == 123
+
+
 async def test_lanes_of_two_limits_whose_rooms_change(queue: Queue) -> None:
     """Lanes move from one limit to the other. Each claim takes what fits, and no task twice."""
     chance = random.Random(5)

@@ -166,7 +166,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
 
   -- Notes where a tenant stands in an index.
   local function leave(entry)
-    local part, tenant, is_there = entry.part, entry.tenant, entry.has_more
+    local part, tenant, is_there = entry.part, entry.tenant, false
     if not entry.lanes then return end
     if entry.empty then entry.lanes[#entry.lanes + 1] = entry.empty end
     for _, lane in ipairs(entry.lanes) do
@@ -184,6 +184,10 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
           append(to, entry.limited, lane.ranks[lane.at], lane.name)
         end
       end
+    end
+    -- Lanes that were not opened; none, if those that are gone were the last.
+    if entry.has_more and not is_there then
+      is_there = redis.call('ZCARD', entry.limited) > #(from[entry.limited] or {})
     end
     if not is_there then append(from, part.turns, tenant)
     elseif starts[tenant] ~= entry.score then append(to, part.turns, starts[tenant], tenant) end
