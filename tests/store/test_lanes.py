@@ -1221,3 +1221,19 @@ async def test_tasks_in_lanes_are_no_orphans(queue: Queue) -> None:
     await queue.create("a", 2, gpu=1)
     assert (await find_orphans(queue.store.connection, repair=True)).orphans == 0
     queue.check()
+
+
+async def test_plain_tasks_have_no_turn_when_they_are_alone(queue: Queue) -> None:
+    """Their turn ends with the last lane, also where their last task is deleted."""
+    fits = ("1024:0 GPU-a 0 1024",)
+    for gpu in ({}, {"gpu": 1}):
+        plain = await queue.create("", 9, **gpu)
+        await queue.create("a", 3, **gpu)
+        claimed: list[Claimed] = []
+        while tenants(claimed).count("a") < 3:
+            claimed += await queue.claim(1, fits=fits if gpu else ())
+        for task_id in set(plain) - {*ids(claimed)}:
+            assert await queue.store.writer.delete(task_id)
+    await queue.exchange(1)
+    await queue.exchange(1)
+    assert not [name for name in queue.check().zsets if name.endswith(":turns")]

@@ -167,6 +167,19 @@ local function new_lanes(prefix, turn)
   return lanes
 end
 
+-- Whether there are tasks with tenants or limits, or settings of limits.
+local function is_fair_still(prefix)
+  local keys = { 'lanes', 'limits', 'held', 'waiting', 'opens' }
+  for n, name in ipairs(keys) do keys[n] = prefix .. name end
+  return redis.call('EXISTS', unpack(keys)) > 0
+end
+
+-- Tasks outside of lanes take no more turns: there are no others. For the writing part of a script.
+local function end_turns(prefix)
+  for _, base in ipairs(bases_of_all(prefix)) do redis.pcall('ZREM', turns_key(base .. 'ready'), '') end
+  for _, set in ipairs(gpu_sets(prefix)) do redis.pcall('ZREM', turns_key(set), '') end
+end
+
 -- Calls each command, and reads each hash and index, with which lanes are written: before the first write of a script.
 local function try_lanes(prefix, meta, limits)
   local never = prefix .. 'never'

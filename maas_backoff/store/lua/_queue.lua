@@ -115,7 +115,10 @@ local function unlist_empty_gpu_sets(prefix)
   for _, name in ipairs(redis.call('HKEYS', prefix .. 'demands')) do
     local is_empty = redis.call('ZCARD', gpu_set(prefix, name)) == 0
     -- Tasks in lanes of the set: see _lanes.lua.
-    if is_empty and not redis.call('HGET', prefix .. 'laned', 'gpu:' .. name) then redis.call('HDEL', prefix .. 'demands', name) end
+    if is_empty and not redis.call('HGET', prefix .. 'laned', 'gpu:' .. name) then
+      redis.call('HDEL', prefix .. 'demands', name)
+      redis.pcall('ZREM', gpu_set(prefix, name) .. ':turns', '')
+    end
   end
 end
 

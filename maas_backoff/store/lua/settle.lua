@@ -55,7 +55,7 @@ end
 
 -- Without tenants and limits, none of this is used.
 local turn = state[6]
-local has_lanes = state[5] and redis.call('EXISTS', prefix .. 'lanes', prefix .. 'limits', prefix .. 'held', prefix .. 'waiting') > 0
+local has_lanes = state[5] and is_fair_still(prefix)
 local lanes, limits, turns = false, false, false
 local function in_lanes()
   lanes = lanes or new_lanes(prefix, turn)
@@ -378,6 +378,7 @@ if limits then limits.write(wake, wake_gpu) end
 if state[5] and not has_lanes and not lanes then
   redis.call('HDEL', meta, 'lanes', 'turn')
   redis.call('ZREMRANGEBYSCORE', prefix .. 'virtual', '-inf', '+inf')
+  end_turns(prefix)
 end
 for status, gone in pairs(dropped) do
   for _, id in ipairs(gone) do
