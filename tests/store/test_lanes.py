@@ -911,6 +911,54 @@ async def test_a_limit_of_a_class_counts_each_name(queue: Queue) -> None:
     assert len(await queue.claim_all()) == 3
 
 
+@pytest.mark.parametrize("wait", [{"concurrency": 1}, {"rate": (1, "1h")}, {"tokens": (1, "1h")}])
+@pytest.mark.parametrize("more", [{}, {"concurrency": 50}, {"rate": (1000, "1s")}])
+async def test_a_new_setting_wakes_what_waits(queue: Queue, wait: dict[str, Any], more: dict[str, Any]) -> None:
+    await queue.limit("x", **wait)
+    await queue.create("a", 3, limits={"x": 1})
+    await queue.create("b", 3, limits={"x": 1}, kind="render")
+    assert len(await queue.claim_all(kinds=KINDS)) == 1
+    queue.markers()
+    assert await queue.limit("x", **more)
+    assert queue.markers() >= {"marker", "k:render:marker"}
+    claimed = []
+    for n in range(20):
+        queue.at(n)
+        claimed += await queue.claim_all(kinds=KINDS)
+    assert len(claimed) == 5
+
+
+@pytest.mark.parametrize("name", ["user:7", "user:*"])
+async def test_another_rate_counts_what_has_started_before(queue: Queue, name: str) -> None:
+    """A rate that goes up and down gives no more starts than the higher one in any stretch of its period."""
+    rates = [(100, "10s"), (90, "10s"), (50, "10s")]
+    await queue.limit(name, rate=rates[0])
+    await queue.create("a", 300, limits={"user:7": 1})
+    starts: list[float] = []
+    for n in range(400):
+        claimed = await queue.claim()
+        starts += [queue.now] * len(claimed)
+        await queue.complete(claimed)
+        await queue.limit(name, rate=rates[n % 3])
+        queue.at(queue.now + 50)
+    assert lanes.windows(starts, 10_000) <= 100
+    assert len(starts) >= 0.95 * 2 * 70
+
+
+async def test_other_units_count_what_has_started_before(queue: Queue) -> None:
+    await queue.limit("x", tokens=(10, "1h"))
+    await queue.create("a", 300, limits={"x": 5})
+    assert len(await queue.claim_all()) == 1
+    await queue.limit("x", tokens=(100, "10s"))
+    assert await queue.claim_all() == []
+    queue.at(600)
+    assert len(await queue.claim_all()) == 1
+    await queue.limit("x", concurrency=100)
+    assert len(await queue.claim_all()) > 9
+    await queue.limit("x", tokens=(100, "10s"))
+    assert len(await queue.claim_all()) == 1, "what started without a rate is not known"
+
+
 async def test_a_lower_setting_lets_running_tasks_end(queue: Queue) -> None:
     await queue.create("a", 8, limits={"x": 1})
     running = await queue.claim(4)
