@@ -815,6 +815,22 @@ async def test_suspects_wait_for_their_limits(queue: Queue) -> None:
         await queue.complete([one])
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_a_running_task_whose_key_is_deleted_gives_its_place_back(queue: Queue, is_lost: bool) -> None:
+    """When its worker settles it, or when its lease has run out."""
+    await queue.limit("x", concurrency=1)
+    await queue.create("a", 2, limits={"x": 1})
+    (one,) = await queue.claim()
+    await queue.store.lost.look(1e6, 0)
+    queue.client.delete(queue.store.connection.keys.task(one.task.task_id))
+    if not is_lost:
+        request = BatchRequest((queue.completed(one),), 0, may_claim_suspect=False, request_id="gone", exchange=0)
+        assert (await queue.store.exchange.send(request, "worker")).answers == ["unknown"]
+    queue.at(LEASE)
+    assert await queue.store.lost.look(1e6, 0) == ([], None)
+    assert len(await queue.claim_all()) == 1
+
+
 @pytest.mark.parametrize("rate", [(3, 1.0), (50, "10s"), pytest.param((500, "1m"), marks=pytest.mark.long), (7, "1m")])
 @pytest.mark.parametrize("step", ["at the time it is told", "by chance"])
 async def test_a_rate_is_kept_and_reached(queue: Queue, rate: tuple[int, Any], step: str) -> None:

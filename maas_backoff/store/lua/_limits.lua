@@ -226,11 +226,13 @@ local function new_limits(prefix, now, turn)
   function limits.settle(items)
     local ids, ended = {}, {}
     for _, item in ipairs(items) do
-      if item.accepted and item.was == 'processing' then ids[#ids + 1], ended[#ended + 1] = item.id, item end
+      -- A task that is unknown may have run: a person has deleted its key.
+      local has_run = item.accepted and item.was == 'processing' or item.answer == 'unknown'
+      if has_run then ids[#ids + 1], ended[#ended + 1] = item.id, item end
     end
     if #ids == 0 or redis.call('HLEN', held) == 0 then return end
     for n, text in ipairs(limits.give_back(ids)) do
-      if text and on_trial and ended[n].status == 'completed' then limits.note_success(string.match(text, '^%S+')) end
+      if text and on_trial and ended[n].accepted and ended[n].status == 'completed' then limits.note_success(string.match(text, '^%S+')) end
     end
   end
 
