@@ -17,7 +17,8 @@ class QueueStats:
     was lost with its worker: these tasks come back in halves. `kinds` has the number of due tasks of each kind that the
     queue has had, without those that need a GPU; `gpu_kinds` has the number of those. `paused_kinds` has the moment
     since which each paused kind is paused: their tasks are not claimed. `tenant_count` is the number of tenants with
-    waiting tasks, delayed ones too. `paused_tenants` has the moment since which each paused tenant is paused; beyond
+    waiting tasks, delayed ones too. `limit_count` is the number of limits that are set, and of
+    those that a task has closed. `paused_tenants` has the moment since which each paused tenant is paused; beyond
     1,000 paused tenants, some may be left out.
     """
 
@@ -36,6 +37,7 @@ class QueueStats:
     gpu_kinds: Mapping[str, int] = attrs.field(factory=dict[str, int])
     paused_kinds: Mapping[str, datetime] = attrs.field(factory=dict[str, datetime])
     tenant_count: int = 0
+    limit_count: int = 0
     paused_tenants: Mapping[str, datetime] = attrs.field(factory=dict[str, datetime])
 
     def due_of(self, kind: str) -> int:

@@ -173,6 +173,7 @@ class Reader:
                 name.decode(): at(float(since) - ahead_ms) for name, since in _mapping(reply.paused_kinds).items()
             },
             tenant_count=reply.tenant_count,
+            limit_count=reply.limit_count,
             paused_tenants={name.decode(): at(float(since) - ahead_ms) for name, since, _ in reply.paused_tenants},
         )
         next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000

@@ -144,6 +144,7 @@ class StatsReply(NamedTuple):
     tenant_count: int
     paused_tenants: list[tuple[bytes, bytes, bytes]]
     shut_limits: int
+    limit_count: int
 
 
 class SharesReply(NamedTuple):
