@@ -66,7 +66,7 @@ _LASTING = {
     *(b"lanes", b"laned", b"waiting", b"virtual", b"tenants", b"paused_tenants"),
     *(b"limits", b"use", b"held", b"arrivals", b"closed", b"opens"),
 }
-_OF_LANES = re.compile(rb"^(?:ready|gpu:.+)(?:\||:turns$|:limited\|)|^shut:")
+_OF_LANES = re.compile(rb"^(?:ready|gpu:.+)(?:\||:turns$|:limited\|)|^shut(?:_lanes)?:")
 """The keys of lanes: none is left when the last lane is gone."""
 _OF_A_KIND = re.compile(rb"^k:[^:]+:")
 _TRIMMED = {b"completed", b"failed", b"cancelled"}

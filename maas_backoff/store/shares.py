@@ -13,11 +13,9 @@ from maas_backoff.store.writer import answer_ms, new_call
 
 TENANTS_AT_ONCE = 500
 LIMITS_AT_ONCE = 100
+OWNERS_AT_ONCE = 50
 LANES_AT_ONCE = 1000
 """Entries of one call of shares.lua: less than 1 ms of the server's time."""
-
-FIRST_LANES = 20
-"""The lanes of a limit in which shares.lua counts tasks at once."""
 
 MOST_SHUT = 100
 """Limits among which those are looked for that are shut, to explain why tasks wait."""
@@ -89,13 +87,21 @@ class Shares:
         found = list[LimitStats]()
         for *row, lanes, tasks in page.rows:
             state = limit_state(row)
-            if lanes > FIRST_LANES:
-                tasks = await self._count_tasks(state.name)  # noqa: PLW2901 - the exact number
-            found.append(state.stats(now_ms, ahead_ms, lanes, tasks))
+            counts = (lanes, tasks) if lanes >= 0 else await self._count(state.name)
+            found.append(state.stats(now_ms, ahead_ms, *counts))
         return found
 
-    async def _count_tasks(self, limit: str) -> int:
-        return sum([page.rows[0] async for page in self._pages(f"shut:{limit}", LANES_AT_ONCE)])
+    async def _count(self, limit: str) -> tuple[int, int]:
+        """Return how many lanes wait for a limit, and how many tasks in them."""
+        lanes = tasks = 0
+        async for page in self._pages(f"shut:{limit}", OWNERS_AT_ONCE):
+            for tenant, own_lanes, own_tasks in page.rows:
+                lanes += own_lanes
+                tasks += own_tasks if own_tasks >= 0 else await self._count_tasks(f"{limit}|{tenant.decode()}")
+        return lanes, tasks
+
+    async def _count_tasks(self, lanes: str) -> int:
+        return sum([page.rows[0] async for page in self._pages(f"shut_lanes:{lanes}", LANES_AT_ONCE)])
 
     async def _pages(self, part: str, limit: int) -> AsyncIterator[SharesReply]:
         """Yield all pages of a part: each is a call, so that no call takes long."""

@@ -146,7 +146,9 @@ class SimulatedScheduler(TaskBackoffScheduler):
         paused, shut = set[bytes](await ask("HKEYS", keys("paused_tenants"))), set[bytes]()
         for limit in await store.shares.limits(_ALL) if lanes else ():
             if limit.shut and limit.waiting_lanes:
-                shut |= set(await ask("ZRANGE", keys(f"shut:{limit.name}"), "0", "-1"))
+                for tenant in await ask("ZRANGE", keys(f"shut:{limit.name}"), "0", "-1"):
+                    waiting = keys(f"shut_lanes:{limit.name}|{tenant.decode()}")
+                    shut |= set(await ask("ZRANGE", waiting, "0", "-1"))
         held = held_for_gpu = 0
         for name in lanes:
             index, _, lane = name.partition(b"|")

@@ -1,6 +1,7 @@
 """Tenants and limits as they are read: what waits, what is shut and until when, in calls that stay small."""
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -203,7 +204,7 @@ async def test_many_tenants_and_limits_are_read_in_many_calls(queue: Queue) -> N
     for _ in range(30):  # each claim parks lanes
         await queue.exchange(50)
     prefix = queue.store.connection.keys.prefix
-    assert queue.client.zcard(f"{prefix}shut:all") == 1300
+    assert queue.client.zcard(f"{prefix}shut:all") == 1300, "a tenant each"
     before = queue.client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
     assert {one.name for one in await shares.tenants()} == {f"t{n}" for n in range(1300)}
     assert queue.client.info("commandstats")["cmdstat_evalsha"]["calls"] - before >= 3
@@ -374,3 +375,62 @@ async def test_tasks_that_wait_for_a_limit_count_for_the_oldest_one(queue: Queue
     assert len(await queue.exchange(5)) == 1
     queue.at(3000)
     assert (await queue.store.reader.stats()).oldest_pending_age == 3
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 20, 100])
+async def test_a_tenant_with_many_lanes_gets_no_more_of_a_shut_limit(queue: Queue, lanes: int) -> None:
+    """Such as one for each of its users. Its own tasks start in their order, whichever lane they wait in."""
+    await queue.operations.set_limit("openai", Limit(concurrency=1))
+    await queue.operations.set_weight("cora", 2)
+    for n in range(120):
+        queue.at(n)
+        await queue.create(1, f"a{n}-", tenant="acme", limits={"openai": 1})
+        limits = {"openai": 1, f"user:{n % lanes}": 1}
+        await queue.create(1, f"b{n}-", tenant="beta", limits=limits)
+        await queue.create(1, f"c{n}-", tenant="cora", limits=limits)
+    order: list[str] = []
+    for _ in range(160):
+        for one in await queue.exchange(10):
+            order.append(one.task.task_id.removesuffix("-0"))
+            await queue.complete(one)
+    counts = Counter(name[0] for name in order)
+    assert sum(counts.values()) == 160
+    assert counts["a"] == pytest.approx(40, abs=4) and counts["c"] == pytest.approx(80, abs=6), counts
+    # A claim looks at some lanes only: among 100, the first ones start before all of them wait for the limit.
+    for tenant in "abc" if lanes < 100 else "a":
+        numbers = [int(name[1:]) for name in order if name[0] == tenant]
+        assert numbers == sorted(numbers)
+
+
+async def test_an_urgent_task_of_a_tenant_comes_first_when_a_limit_opens(queue: Queue) -> None:
+    """Also in another lane than the tasks before it, which waits for the limit since before."""
+    await queue.operations.set_limit("openai", Limit(concurrency=1))
+    for n in range(6):
+        queue.at(n)
+        await queue.create(1, f"t{n}-", tenant="acme", limits={"openai": 1, f"user:{n % 3}": 1})
+    (first,) = await queue.exchange(5)
+    await queue.create(1, "urgent", tenant="acme", limits={"openai": 1, "user:2": 1}, priority=-10)
+    await queue.create(1, "more", tenant="acme", limits={"openai": 1, "user:9": 1}, priority=-20)
+    order: list[str] = []
+    claimed = first
+    for _ in range(4):
+        await queue.complete(claimed)
+        (claimed,) = await queue.exchange(5)
+        order.append(claimed.task.task_id)
+    assert order == ["more0", "urgent0", "t1-0", "t2-0"]
+
+
+async def test_nothing_is_left_of_a_lane_that_is_deleted_while_it_waits_for_a_limit(queue: Queue) -> None:
+    await queue.operations.set_limit("openai", Limit(concurrency=1))
+    await queue.create(1, "x", tenant="acme", limits={"openai": 1})
+    (running,) = await queue.exchange(1)
+    await queue.create(1, "y", tenant="acme", limits={"openai": 1, "user:1": 1})
+    await queue.create(1, "z", tenant="bolt", limits={"openai": 1})
+    assert await queue.exchange(5) == []
+    assert (await queue.limits())["openai"].waiting_lanes == 2
+    assert await queue.store.writer.delete("y0")
+    assert (await queue.limits())["openai"].waiting_lanes == 1
+    await queue.store.writer.purge(TaskStatus.PENDING)
+    assert (await queue.limits())["openai"].waiting_lanes == 0
+    assert not queue.client.keys(f"{queue.store.connection.keys.prefix}shut*")
+    await queue.complete(running)

@@ -10,6 +10,9 @@ local function turns_key(index) return index .. ':turns' end
 -- The limited lanes of a tenant in an index, by the rank of their first task, or by a lower one.
 local function limited_key(index, tenant) return index .. ':limited|' .. tenant end
 
+-- The lanes of a tenant that wait for a limit: see _limits.lua.
+local function shut_lanes_key(prefix, limit, tenant) return prefix .. 'shut_lanes:' .. limit .. '|' .. tenant end
+
 local function tenant_of(lane) return string.match(lane, '^[^|]*') end
 
 local function limits_text_of(lane) return string.match(lane, '|(.+)$') end
@@ -64,7 +67,8 @@ local function new_lanes(prefix, turn)
     if not one then
       one = { index = index, lane = lane, tenant = tenant_of(lane), rank = score, limits = limits_text_of(lane) }
       -- Read: a key of another type ends the script here.
-      one.is_new = redis.call('ZCARD', key) == 0 or lanes.emptied[key]
+      one.first = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+      one.is_new = not one.first or lanes.emptied[key]
       if one.is_new then
         one.is_paused = is_paused(one.tenant)
         least[index] = least[index] or least_start(index, turn)
@@ -73,6 +77,10 @@ local function new_lanes(prefix, turn)
       entered[key] = one
     end
     one.rank = math.min(one.rank, score)
+    if one.limits and not one.is_new and score < one.first and not one.is_earlier then
+      one.is_earlier = true
+      for name in string.gmatch(one.limits, '[^,]+') do redis.call('ZCARD', shut_lanes_key(prefix, name, one.tenant)) end
+    end
     counts[index] = (counts[index] or 0) + number
     return key
   end
@@ -89,7 +97,10 @@ local function new_lanes(prefix, turn)
     -- Read: a key of another type ends the script here.
     redis.call('ZCARD', turns_key(index))
     redis.call('ZCARD', limited_key(index, tenant))
-    for name in string.gmatch(limits, '[^,]+') do redis.call('ZCARD', prefix .. 'shut:' .. name) end
+    for name in string.gmatch(limits, '[^,]+') do
+      redis.call('ZCARD', prefix .. 'shut:' .. name)
+      redis.call('ZCARD', shut_lanes_key(prefix, name, tenant))
+    end
     if limits ~= '' then redis.call('ZCARD', prefix .. 'opens') end
   end
 
@@ -99,7 +110,9 @@ local function new_lanes(prefix, turn)
     redis.call('ZREM', prefix .. 'lanes', member)
     redis.call('ZREM', limited, one.lane)
     for name in string.gmatch(one.limits, '[^,]+') do
-      redis.call('ZREM', prefix .. 'shut:' .. name, member)
+      local waiting = shut_lanes_key(prefix, name, one.tenant)
+      redis.call('ZREM', waiting, member)
+      if redis.call('ZCARD', waiting) == 0 then redis.call('ZREM', prefix .. 'shut:' .. name, one.tenant) end
       if redis.call('ZCARD', prefix .. 'shut:' .. name) == 0 then redis.call('ZREM', prefix .. 'opens', name) end
     end
     local unlimited = one.tenant == '' and 0 or redis.call('ZCARD', lane_key(one.index, one.tenant))
@@ -146,6 +159,10 @@ local function new_lanes(prefix, turn)
         redis.call('ZADD', limited_key(one.index, one.tenant), 'LT', one.rank, one.lane)
       elseif one.limits then
         redis.call('ZADD', limited_key(one.index, one.tenant), 'XX', 'LT', one.rank, one.lane)
+      end
+      -- The lane may wait for one of its limits.
+      for name in string.gmatch(one.is_earlier and one.limits or '', '[^,]+') do
+        redis.call('ZADD', shut_lanes_key(prefix, name, one.tenant), 'XX', 'LT', one.rank, string.sub(key, #prefix + 1))
       end
       if one.is_new then
         append(listed, prefix .. 'lanes', 0, string.sub(key, #prefix + 1))

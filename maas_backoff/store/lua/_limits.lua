@@ -4,12 +4,15 @@
 -- "class:*" for all names that begin with "class:". `use` counts running tasks, `held` has the lane and the costs of each.
 -- `arrivals` has the theoretical arrival times of the generic cell rate algorithm: "r name" of tasks, "u name" of units.
 -- `closed` has limits that a task closed: "until_ms trial", and after that time at most `trial` tasks at once.
--- A lane that is shut waits in `shut:<limit>`. `opens` has the limits with such lanes, by when they open; inf: when a task ends.
+-- A lane that is shut waits in `shut_lanes:<limit>|<tenant>`, by the rank of its first task, and its tenant in `shut:<limit>`,
+-- by its virtual start: a tenant with many lanes gets no more than one with a single lane. `opens` has the limits with such lanes, by
+-- when they open; inf: when a task ends.
 
 local MOST_ROUSED = 64
 
 local function new_limits(prefix, now, turn)
-  local limits, known, given, roused, freed = { wake = {}, wake_gpu = {} }, {}, {}, 0, {}
+  local limits, known, given, freed = { wake = {}, wake_gpu = {} }, {}, {}, {}
+  local roused, moved, owners = 0, 0, {}
   local on_trial = false
   local settings, use, arrivals, closed = prefix .. 'limits', prefix .. 'use', prefix .. 'arrivals', prefix .. 'closed'
   local held, opens, of_lane = prefix .. 'held', prefix .. 'opens', {}
@@ -165,11 +168,15 @@ local function new_limits(prefix, now, turn)
     end
   end
 
-  -- A lane waits for a limit. `start` is its tenant's place among the turns.
+  -- A lane waits for a limit, or an index of suspects. `start` is its tenant's place among the turns.
   function limits.park(key, one, start)
+    local member = string.sub(key, #prefix + 1)
+    local _, lane = parts_of_key(member)
+    local tenant = lane and tenant_of(lane) or ''
     redis.call('ZCARD', prefix .. 'shut:' .. one.name)
+    redis.call('ZCARD', shut_lanes_key(prefix, one.name, tenant))
     one.parked = one.parked or {}
-    append(one.parked, 'to', start, string.sub(key, #prefix + 1))
+    one.parked[#one.parked + 1] = { key = key, member = member, tenant = tenant, start = start }
     one.has_waiting, one.is_changed = true, true
   end
 
@@ -179,34 +186,71 @@ local function new_limits(prefix, now, turn)
     limits[for_gpu and 'wake_gpu' or 'wake'][base] = true
   end
 
+  -- A tenant whose lanes wait: its virtual start, and whether it is paused.
+  local function owner_of(tenant)
+    if not owners[tenant] then
+      local _, is_paused = settings_of(redis.call('HGET', prefix .. 'tenants', tenant))
+      owners[tenant] = { start = tonumber(redis.call('ZSCORE', prefix .. 'virtual', tenant) or 0), is_paused = is_paused }
+    end
+    return owners[tenant]
+  end
+
   -- Lanes that waited for limits with room take turns again: returns them. They are written back at once, before the
   -- other changes of a script: if it ended then, nothing would be lost.
   function limits.rouse()
     local found = {}
+
+    local function rouse_lane(member)
+      local key = prefix .. member
+      local index, lane = parts_of_key(key)
+      local head = index and redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+      if head then
+        local tenant = tenant_of(lane)
+        redis.call('ZADD', limited_key(index, tenant), head, lane)
+        if not owner_of(tenant).is_paused then
+          redis.call('ZADD', turns_key(index), 'NX', least_start(index, turn), tenant)
+          found[#found + 1] = { index = index, lane = lane, tenant = tenant }
+        end
+      elseif index then
+        redis.call('ZREM', prefix .. 'lanes', member)
+      end
+      note_open(member)
+      roused = roused + 1
+    end
+
+    -- Puts back the tenants that have moved on since their lanes were parked. Returns whether there are any.
+    local function put_back(waiting, tenants)
+      local is_any = false
+      for n = 1, #tenants, 2 do
+        local start = owner_of(tenants[n]).start
+        if tonumber(tenants[n + 1]) < start and moved < MOST_ROUSED then
+          redis.call('ZADD', waiting, start, tenants[n])
+          is_any, moved = true, moved + 1
+        end
+      end
+      return is_any
+    end
+
     local function rouse_for(one)
       local room = one.has_waiting and math.min(room_of(one), MOST_ROUSED - roused) or 0
       if room <= 0 then return end
       local waiting = prefix .. 'shut:' .. one.name
       redis.call('ZREM', prefix .. 'leases', '')  -- a first write that a full memory does not refuse
-      for _, member in ipairs(redis.call('ZRANGE', waiting, 0, room - 1)) do
-        local key = prefix .. member
-        local index, lane = parts_of_key(key)
-        local head = index and redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
-        if head then
-          local tenant = tenant_of(lane)
-          local _, is_paused = settings_of(redis.call('HGET', prefix .. 'tenants', tenant))
-          redis.call('ZADD', limited_key(index, tenant), head, lane)
-          if not is_paused then
-            redis.call('ZADD', turns_key(index), 'NX', least_start(index, turn), tenant)
-            found[#found + 1] = { index = index, lane = lane, tenant = tenant }
+      repeat
+        local tenants = redis.call('ZRANGE', waiting, 0, room - 1, 'WITHSCORES')
+        if not put_back(waiting, tenants) then
+          for n = 1, #tenants, 2 do
+            local lanes = shut_lanes_key(prefix, one.name, tenants[n])
+            local member = redis.call('ZRANGE', lanes, 0, 0)[1]
+            if member then
+              redis.call('ZREM', lanes, member)
+              rouse_lane(member)
+              room = room - 1
+            end
+            if redis.call('ZCARD', lanes) == 0 then redis.call('ZREM', waiting, tenants[n]) end
           end
-        elseif index then
-          redis.call('ZREM', prefix .. 'lanes', member)
         end
-        redis.call('ZREM', waiting, member)
-        note_open(member)
-        roused = roused + 1
-      end
+      until #tenants == 0 or room <= 0
       one.has_waiting = redis.call('ZCARD', waiting) > 0
       one.is_changed = true
     end
@@ -259,11 +303,18 @@ local function new_limits(prefix, now, turn)
         if one.unit_at > now then later[#later + 1], later[#later + 2] = one.unit_at, 'u ' .. name end
         if one.trial > 0 then redis.call('HSET', closed, name, whole(one.until_ms) .. ' ' .. one.trial)
         elseif one.was_closed then redis.call('HDEL', closed, name) end
-        if one.parked then add_all({ [prefix .. 'shut:' .. name] = one.parked.to }) end
+        for _, lane in ipairs(one.parked or {}) do
+          local head = redis.call('ZRANGE', lane.key, 0, 0, 'WITHSCORES')[2]
+          if head then
+            redis.call('ZADD', shut_lanes_key(prefix, name, lane.tenant), head, lane.member)
+            redis.call('ZADD', prefix .. 'shut:' .. name, lane.start, lane.tenant)
+          end
+        end
         if one.has_waiting then
           local room, opens_at = room_of(one)
           if room > 0 then
-            local first = redis.call('ZRANGE', prefix .. 'shut:' .. name, 0, 0)[1]
+            local tenant = redis.call('ZRANGE', prefix .. 'shut:' .. name, 0, 0)[1]
+            local first = tenant and redis.call('ZRANGE', shut_lanes_key(prefix, name, tenant), 0, 0)[1]
             if first then note_open(first) end
             opens_at = now
           end

@@ -66,7 +66,10 @@ for index in pairs(in_lanes) do
 end
 local shut = state[4] and redis.call('ZCARD', prefix .. 'opens') or 0
 for _, limit in ipairs(shut > 0 and redis.call('ZRANGE', prefix .. 'opens', 0, MOST_HEADS - 1) or {}) do
-  for _, lane in ipairs(redis.call('ZRANGE', prefix .. 'shut:' .. limit, 0, MOST_HEADS - 1)) do look_at(prefix .. lane) end
+  for _, tenant in ipairs(redis.call('ZRANGE', prefix .. 'shut:' .. limit, 0, MOST_HEADS - 1)) do
+    local lane = redis.call('ZRANGE', shut_lanes_key(prefix, limit, tenant), 0, 0)[1]
+    if lane then look_at(prefix .. lane) end
+  end
 end
 
 local found, paused_tenants = redis.call('HSCAN', prefix .. 'paused_tenants', 0, 'COUNT', 1000)[2], {}

@@ -40,7 +40,7 @@ _OF_LANES = (
         "closed",
         "opens",
     ),
-    *("ready|tenant|limit", "ready:turns", "ready:limited|tenant", "shut:limit"),
+    *("ready|tenant|limit", "ready:turns", "ready:limited|tenant", "shut:limit", "shut_lanes:limit|tenant"),
 )
 _COMMAND = re.compile(r"redis\.p?call\('([A-Z]+)'")
 # None of these changes anything: the server refuses a value, or the key is missing. `$` is a key, `&` a channel.
@@ -250,7 +250,7 @@ class _Scratch:
         )
         yield self._step(scripts.GET, "j", limit="1000")
         yield self._step(scripts.LIST, keys=("ready|tenant|limit",))
-        for part in ("waiting", "limits", "opens", "shut:limit"):
+        for part in ("waiting", "limits", "opens", "shut:limit", "shut_lanes:limit|tenant"):
             yield self._step(scripts.SHARES, part=part)
         yield self._step(scripts.LIMIT)
         yield self._step(scripts.DELETE, task="j", id="j")
