@@ -106,6 +106,11 @@ class Lanes:
         at, unit_at = arrivals.get(f"r {name}", 0), arrivals.get(f"u {name}", 0)
         return Limited(most, interval, burst, unit, unit_burst, float(until), int(trial), use, at, unit_at)
 
+    def waiting_for(self, limit: str) -> set[str]:
+        """Return the lanes, and indexes of suspects, that wait for a limit."""
+        queues = [entries for name, entries in self.zsets.items() if name.startswith(f"shut_lanes:{limit}|")]
+        return {member for entries in queues for member in entries}
+
     def is_paused(self, tenant: str) -> bool:
         return " " in self.hash("tenants").get(tenant, "")
 
@@ -136,7 +141,10 @@ def check(client: Any, now: float, queue: str = "test") -> Lanes:
     if not found.lanes:
         left = {name for name in found.zsets if _OF_LANES.fullmatch(name)} | found.zset("lanes").keys()
         # Suspects wait for limits without a lane, and plain tasks are the last to have a turn.
-        left -= {name for name in left if name.startswith("shut:") and not any("|" in it for it in found.zset(name))}
+        waits = {name: any("|" in it for it in found.waiting_for(name)) for name in found.zset("opens")}
+        left -= {
+            name for name in left if name.startswith("shut") and not waits[re.split(r"[:|]", name, 1)[1].split("|")[0]]
+        }
         left -= {name for name in left if name.endswith(":turns") and found.zset(name).keys() == {""}}
         assert not left and not found.hash("laned"), f"left without lanes: {left}"
     return found
@@ -190,7 +198,7 @@ def _check_turns(found: Lanes) -> None:
         tenant, limits = lane.partition("|")[0], limits_of(lane)
         limited = found.zset(f"{index}:limited|{tenant}")
         is_listed = not limits or lane in limited
-        waits_for = [limit for limit in limits if key in found.zset(f"shut:{limit}")]
+        waits_for = [limit for limit in limits if key in found.waiting_for(limit)]
         assert is_listed or waits_for, f"{key} is neither open nor waits for a limit"
         if is_listed:
             has_turn = tenant in found.zset(f"{index}:turns")
@@ -228,8 +236,11 @@ def _check_waits(found: Lanes, now: float) -> None:
     waits = {name.removeprefix("shut:"): entries for name, entries in found.zsets.items() if name.startswith("shut:")}
     opens = found.zset("opens")
     assert opens.keys() == waits.keys(), "limits for which lanes wait"
-    for name, entries in waits.items():
-        members = {member for member in entries if "|" in member}
+    for name, tenants in waits.items():
+        queues = {tenant: found.zset(f"shut_lanes:{name}|{tenant}") for tenant in tenants}
+        assert all(queues.values()), f"tenants without lanes that wait for {name}"
+        assert found.waiting_for(name) == {member for queue in queues.values() for member in queue}
+        members = {member for member in found.waiting_for(name) if "|" in member}
         assert members <= found.lanes.keys(), f"lanes that wait for {name} and are gone"
         assert all(name in limits_of(member.partition("|")[2]) for member in members)
         due = found.limit(name).opens(now)
