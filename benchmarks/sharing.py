@@ -298,7 +298,7 @@ def new_scheduler() -> TaskBackoffScheduler:
 
     @made.set_custom_task_handler
     async def work(_: TaskEntity) -> None:
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.04)
 
     return made
 
@@ -339,7 +339,8 @@ async def kills(url: str, tasks: int) -> None:
     attempts = [pair async for pair in _attempts(producer)]
     await producer.shutdown()
     most, fastest = _most_at_once(attempts), _most_in_a_second([begin for begin, _ in attempts])
-    text = f"{len(attempts):,} claims, {killed} kills, {tasks / took:,.0f} tasks/s"
+    busy = sum(end - begin for begin, end in attempts) / (CONCURRENCY * took)
+    text = f"{len(attempts):,} claims, {killed} kills, {tasks / took:,.0f} tasks/s, {busy:.1%} of the places used"
     _say("kills", "most at once", f"{most}", f"<= {CONCURRENCY}", text)
     _say("kills", "most starts in a second", f"{fastest:,}", f"<= {RATE:,}")
 

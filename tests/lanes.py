@@ -143,7 +143,9 @@ def check(client: Any, now: float, queue: str = "test") -> Lanes:
         # Suspects wait for limits without a lane, and plain tasks are the last to have a turn.
         waits = {name: any("|" in it for it in found.waiting_for(name)) for name in found.zset("opens")}
         left -= {
-            name for name in left if name.startswith("shut") and not waits[re.split(r"[:|]", name, 1)[1].split("|")[0]]
+            name
+            for name in left
+            if name.startswith("shut") and not waits[re.split(r"[:|]", name, maxsplit=1)[1].split("|")[0]]
         }
         left -= {name for name in left if name.endswith(":turns") and found.zset(name).keys() == {""}}
         assert not left and not found.hash("laned"), f"left without lanes: {left}"
