@@ -105,6 +105,7 @@ EXPECTED = {
         "/photo/cat-30.png (512, 512) completed\n/sketch/dog-20.png [2, 5]\ncancelled",
         "1 passed",
     ],
+    "sharing.md": ["A LONG PROMPT a long tex\n['acme', 'beta', 'cora'] at most 4 at once"],
     "api.md": ["unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0", "worker: none is running"],
     "dashboard.md": ['data-access="read"'],
     "metrics.md": ['maas_backoff_workers{queue="readme"} 1.0', '"name": "process readme"'],
