@@ -4,11 +4,12 @@
 -- tests/store/test_lone.py holds both paths to the same keys and answers.
 local is_plain = #ARGV == 14 and not string.find(ARGV[9], ' ', 1, true)
 local kind = not is_plain and #ARGV == 14 and string.match(ARGV[9], '^%S+ 0 0 %- (%S+)$')
-if (is_plain or kind) and ARGV[4] == '' and ARGV[5] == '0' and ARGV[10] == '' and string.sub(ARGV[11], 1, 7) ~= '{"@by":'
-  and (is_plain or redis.call('HGET', ARGV[2] .. 'kinds', kind) == '') then
+if (is_plain or kind) and ARGV[4] == '' and ARGV[5] == '0' and ARGV[10] == '' and string.sub(ARGV[11], 1, 7) ~= '{"@by":' then
   local base = kind and ARGV[2] .. 'k:' .. kind .. ':' or ARGV[2]
   local task, meta = ARGV[2] .. 't:' .. ARGV[13], redis.call('HMGET', KEYS[3], 'paused', 'ahead', 'reaped_at')
-  if not meta[1] and redis.call('HEXISTS', KEYS[2], ARGV[3]) == 1 and redis.call('EXISTS', task) == 0
+  -- In the order of the general path: it raises the same errors.
+  if not meta[1] and redis.call('HEXISTS', KEYS[2], ARGV[3]) == 1
+    and (is_plain or redis.call('HGET', ARGV[2] .. 'kinds', kind) == '') and redis.call('EXISTS', task) == 0
     and type(redis.pcall('ZADD', base .. 'marker', 0, '0')) == 'number' then
     local now = tonumber(ARGV[1])
     if not now then
