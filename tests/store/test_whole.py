@@ -29,7 +29,7 @@ ERROR = TaskError("ValueError", "boom")
 COMMANDS = sorted(
     {name.lower() for script in scripts.ALL for name in re.findall(r"redis\.p?call\('([A-Z]+)'", script.text)}
 )
-HINTS = {"publish", "zmscore"}
+HINTS = {"publish"}
 """What tells those who watch: without it a script does the rest, and they look by themselves."""
 Step = Callable[[QueueStore, Ledgers], Awaitable[Any]]
 Stores = tuple[QueueStore, Ledgers]
