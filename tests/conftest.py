@@ -84,7 +84,9 @@ def _leaks(client: Any, key: bytes) -> bool:
     if not key.startswith((b"maas:{", b"maas:gpu:{")):
         return False
     if _OF_LANES.search(name):
-        return not client.exists(key.partition(b"}:")[0] + b"}:lanes")
+        prefix = key.partition(b"}:")[0] + b"}:"
+        # Suspects wait for limits without a lane.
+        return not client.exists(prefix + b"lanes", *([prefix + b"opens"] if name.startswith(b"shut") else []))
     if name in _LASTING or name in _TRIMMED or name.startswith(b"gpu:") or client.ttl(key) != -1:  # -2: it is gone
         return False
     # A live task stays until it is finished.

@@ -88,11 +88,7 @@ class Lanes:
     @property
     def lanes(self) -> dict[str, dict[str, float]]:
         """The lanes with their entries, by "<index>|<lane>"."""
-        return {
-            name: entries
-            for name, entries in self.zsets.items()
-            if _INDEX.fullmatch(name.partition("|")[0]) and "|" in name
-        }
+        return {name: entries for name, entries in self.zsets.items() if is_index(name) and "|" in name}
 
     def limit(self, name: str) -> Limited:
         of_class = f"{name.partition(':')[0]}:*"
@@ -123,6 +119,11 @@ def lane_of(fields: Mapping[str, str]) -> Lane:
 def name_of(lane: Lane) -> str:
     """Return the name of a lane: "tenant", or "tenant|limit,limit"; empty for none."""
     return lane.record.partition(" ")[0]
+
+
+def is_index(name: str) -> bool:
+    """Return whether a key, without the queue's prefix, has the ids of pending tasks: an index, or a lane of one."""
+    return _INDEX.fullmatch(name.partition("|")[0]) is not None
 
 
 def limits_of(name: str) -> list[str]:
@@ -160,7 +161,7 @@ def _check_indexes(found: Lanes) -> None:
     """Each pending task is in one index: in its own lane, if it is due, has one and is no suspect."""
     places: defaultdict[str, list[str]] = defaultdict(list)
     for name, entries in found.zsets.items():
-        if _INDEX.fullmatch(name.partition("|")[0]):
+        if is_index(name):
             for member in entries:
                 places[member].append(name)
     pending = {task_id: fields for task_id, fields in found.tasks.items() if _state(fields) == "pending"}
@@ -186,8 +187,8 @@ def _check_counts(found: Lanes) -> None:
     for name, entries in found.lanes.items():
         laned[name.partition("|")[0]] += len(entries)
     assert {name: int(number) for name, number in found.hash("laned").items()} == laned, "tasks in lanes by index"
-    tenants = (lane_of(fields).tenant for fields in found.tasks.values() if _state(fields) == "pending")
-    waiting = Counter(tenant for tenant in tenants if tenant)
+    pending = [lane_of(fields) for fields in found.tasks.values() if _state(fields) == "pending"]
+    waiting = Counter(lane.tenant for lane in pending if lane.record)
     assert {name: int(number) for name, number in found.hash("waiting").items()} == waiting, "waiting tasks by tenant"
 
 

@@ -1301,3 +1301,32 @@ async def test_plain_tasks_have_no_turn_when_they_are_alone(queue: Queue) -> Non
     await queue.exchange(1)
     await queue.exchange(1)
     assert not [name for name in queue.check().zsets if name.endswith(":turns")]
+
+
+@pytest.mark.parametrize("limits", [{}, {"concurrency": 1}])
+async def test_a_delayed_task_with_limits_is_claimed_when_it_is_due(queue: Queue, limits: dict[str, int]) -> None:
+    """No other task has a tenant or limits, and other calls come meanwhile."""
+    if limits:
+        await queue.limit("x", **limits)
+    await queue.create("", 1, limits={"x": 1}, due=1)
+    await queue.create("", 3)
+    for _ in range(2):
+        await queue.complete(await queue.claim(1))
+    queue.at(2000)
+    await queue.complete(await queue.claim_all())
+    assert await queue.store.reader.count_external() == 0
+    assert not lanes.Lanes.read(queue.client).lanes
+
+
+async def test_suspects_with_limits_alone_take_their_places(queue: Queue) -> None:
+    """They are the only tasks with limits, and the limit is set when they run."""
+    await queue.create("", 2, limits={"x": 1})
+    for _ in range(2):
+        await queue.claim(2)
+        await queue.lose()
+        queue.at(queue.now + 600_000)
+        await queue.claim(1, kinds=Kinds(("other",)))  # moves those that are due
+    assert len(await queue.claim(1)) == 1
+    assert len(queue.check().hash("held")) == 1
+    await queue.limit("x", concurrency=1)
+    assert await queue.claim_all() == []

@@ -52,11 +52,11 @@ local function new_lanes(prefix, turn)
     return paused
   end
 
-  -- Counts tasks of a lane that wait, delayed ones too: the tenant's waiting ones.
+  -- Counts tasks of a lane that wait, delayed ones too: the tenant's waiting ones. Those of the tenant '' have limits.
   function lanes.count(lane, number)
     local tenant = tenant_of(lane)
     if tenant ~= lane then has_limits = true end
-    if tenant ~= '' then waiting[tenant] = (waiting[tenant] or 0) + number end
+    waiting[tenant] = (waiting[tenant] or 0) + number
   end
 
   -- Tasks enter a lane, the first of them with this rank. Returns the lane's key, for their ZADD. The first call for a lane
@@ -73,7 +73,10 @@ local function new_lanes(prefix, turn)
         one.is_paused = is_paused(one.tenant)
         least[index] = least[index] or least_start(index, turn)
       end
-      if one.limits then redis.call('ZCARD', limited_key(index, one.tenant)) end
+      if one.limits then
+        has_limits = true
+        redis.call('ZCARD', limited_key(index, one.tenant))
+      end
       entered[key] = one
     end
     one.rank = math.min(one.rank, score)

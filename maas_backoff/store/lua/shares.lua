@@ -65,8 +65,10 @@ elseif part == 'opens' then
   names = page_of(prefix .. part)
 else
   local found = redis.call('HSCAN', prefix .. part, cursor, 'COUNT', limit)
-  following, size = found[1], redis.call('HLEN', prefix .. part)
-  for n = 1, #found[2], 2 do names[#names + 1] = found[2][n] end
+  following, size = found[1], redis.call('HLEN', prefix .. part) - redis.call('HEXISTS', prefix .. part, '')
+  for n = 1, #found[2], 2 do
+    if found[2][n] ~= '' then names[#names + 1] = found[2][n] end
+  end
 end
 if part == 'limits' or part == 'opens' or part == 'closed' then
   rows = rows_of_limits(prefix, names)

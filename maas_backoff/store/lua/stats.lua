@@ -113,7 +113,7 @@ return {
   suspects_running,
   by_kind,
   paused_kinds(prefix),
-  redis.call('HLEN', prefix .. 'waiting'),
+  redis.call('HLEN', prefix .. 'waiting') - redis.call('HEXISTS', prefix .. 'waiting', ''),
   paused_tenants,
   shut,
   redis.call('HLEN', prefix .. 'limits') + redis.call('HLEN', prefix .. 'closed'),
