@@ -1,6 +1,6 @@
 """The project's chores: `nox -s lint types tests long bench`.
 
-Longer ones are `bench-peers scale recovery gpu-sim dashboard chaos simulate coverage matrix lowest`.
+Longer ones are `bench-peers scale sharing recovery gpu-sim dashboard chaos simulate coverage matrix lowest`.
 `gpu` needs an NVIDIA device.
 """
 
@@ -88,6 +88,13 @@ def scale(session: nox.Session) -> None:
     """Measure how the rate grows with worker processes and with masters of a Cluster: about 2 minutes."""
     session.install(".[embedded]")
     session.run("python", "benchmarks/scale.py", *session.posargs)
+
+
+@nox.session
+def sharing(session: nox.Session) -> None:
+    """Measure tenants, limits and deadlines: about 6 minutes; `-- --rows drain,shares` for some of it."""
+    session.install(".[embedded]")
+    session.run("python", "benchmarks/sharing.py", *session.posargs)
 
 
 @nox.session

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from maas_backoff.domain.gpu import GpuAssignment, GpuStatus, GpuTask
     from maas_backoff.domain.health import Health
     from maas_backoff.domain.history import Activity, Durations, History, MemorySizes
+    from maas_backoff.domain.limit import Limit
     from maas_backoff.domain.page import TaskPage
     from maas_backoff.domain.result import ResultEntity
-    from maas_backoff.domain.signals import Discard, Retry, Snooze
+    from maas_backoff.domain.shares import LimitList, LimitStats, TenantStats
+    from maas_backoff.domain.signals import Discard, RateLimited, Retry, Snooze
     from maas_backoff.domain.spec import CreateOptions, Ensured, KindOptions, TaskOptions, TaskSpec
     from maas_backoff.domain.stats import QueueStats
     from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         TaskFailedError,
         TaskNotFoundError,
         TaskTimeoutError,
+        TenantFullError,
         WorkerEndedError,
     )
     from maas_backoff.kinds.handle import TaskHandle
@@ -73,6 +76,9 @@ __all__ = [
     "InvalidValueError",
     "KindOptions",
     "KindSpec",
+    "Limit",
+    "LimitList",
+    "LimitStats",
     "MaasBackoffError",
     "MemorySizes",
     "MissingExtraError",
@@ -80,6 +86,7 @@ __all__ = [
     "PayloadTooLargeError",
     "QueueFullError",
     "QueueStats",
+    "RateLimited",
     "ResultEntity",
     "Retry",
     "SchedulerConfig",
@@ -107,6 +114,8 @@ __all__ = [
     "TaskSpec",
     "TaskStatus",
     "TaskTimeoutError",
+    "TenantFullError",
+    "TenantStats",
     "ThreadPoolConfig",
     "Worker",
     "WorkerEndedError",
@@ -136,6 +145,9 @@ _MODULES = {
     "InvalidValueError": "errors",
     "KindOptions": "domain.spec",
     "KindSpec": "kinds.kind",
+    "Limit": "domain.limit",
+    "LimitList": "domain.shares",
+    "LimitStats": "domain.shares",
     "MaasBackoffError": "errors",
     "MemorySizes": "domain.history",
     "MissingExtraError": "errors",
@@ -143,6 +155,7 @@ _MODULES = {
     "PayloadTooLargeError": "errors",
     "QueueFullError": "errors",
     "QueueStats": "domain.stats",
+    "RateLimited": "domain.signals",
     "ResultEntity": "domain.result",
     "Retry": "domain.signals",
     "SchedulerConfig": "config",
@@ -170,6 +183,8 @@ _MODULES = {
     "TaskSpec": "domain.spec",
     "TaskStatus": "domain.task",
     "TaskTimeoutError": "errors",
+    "TenantFullError": "errors",
+    "TenantStats": "domain.shares",
     "ThreadPoolConfig": "config",
     "Worker": "domain.worker",
     "WorkerEndedError": "errors",

@@ -85,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--seed", type=int, default=1, metavar="N", help="decides which requests fail (default: %(default)s)"
     )
+    demo.add_argument(
+        "--tenants", action="store_true", help="show the shares of three tenants, and a limit that all workers share"
+    )
     worker.arguments(commands.add_parser("worker", help=worker.HELP))
     gpus = commands.add_parser(
         "gpus",
@@ -131,6 +134,10 @@ def _port(text: str) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from maas_backoff.demo.run import run  # imports an HTTP server, which workers do not need
 
+    if options.tenants:
+        from maas_backoff.demo.tenants import run_tenants
+
+        return run_tenants(options.seed)
     return run(options.input, tasks_at_once=options.tasks_at_once, seed=options.seed)
 
 

@@ -23,6 +23,7 @@ MaasBackoffError
 └── HandlerSignal                          raised *by* handlers: domain/signals.py
     ├── Retry
     ├── Snooze
+    │   └── RateLimited
     └── Discard
 """
 
@@ -314,3 +315,20 @@ class QueueFullError(StorageFullError):
     def http_detail(self) -> str:
         """The message, which has only numbers."""
         return str(self)
+
+
+class TenantFullError(QueueFullError):
+    """Raised when a tenant would have more than `max_tenant_queue_size` waiting tasks. Other tenants are not refused.
+
+    `tenant` is its name. Whether tasks of the same call are created is as for QueueFullError.
+    """
+
+    http_status = 429
+
+    def __init__(self, tenant: str, limit: int, *, created: Sequence[str] = (), asked: int | None = None) -> None:
+        super().__init__(limit, limit, 10, created=created, asked=asked)
+        self.tenant = tenant
+        text = f"tenant {shown(tenant)} has {limit} waiting tasks, the most that max_tenant_queue_size allows"
+        self.args: tuple[Any, ...] = (
+            text if asked is None else f"{text}; {len(self.created)} of {asked} tasks are in the queue",
+        )

@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -18,6 +19,7 @@ from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.context import current
 from maas_backoff.domain.health import Health
 from maas_backoff.domain.kind import checked_kind
+from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.domain.spec import KindOptions
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import EventLoopError, HandlerError, InvalidValueError
@@ -294,40 +296,92 @@ class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
     ) -> None:
         await self.shutdown()
 
-    async def run_until_stopped(self) -> None:
+    async def run_until_stopped(self, *, until: Callable[[], Awaitable[object]] | None = None) -> None:
         """Run as a worker process: start, drain on SIGTERM, SIGINT or SIGHUP, and return after the drain.
 
         A second signal cancels running attempts and hands back their tasks. A third signal ends the process at once.
         SIGHUP stays ignored if it was ignored before (`nohup`). Raises the error that ended the worker, if any, or
         WorkerEndedError.
+
+        `until` is a function that is awaited while tasks run. When it returns or raises, the worker drains, too; its
+        error is raised after the drain. The first signal cancels it: it may use the scheduler until it has ended.
         """
         if not self.has_handler:
             raise HandlerError("run_until_stopped: there is no task handler and no kind to run; set one before")
+        beside = _Beside(until)
         with anyio.open_signal_receiver(*_stop_signals()) as signals:
             await self.start()
             async with anyio.create_task_group() as group:
-                group.start_soon(self._end_with_service, group.cancel_scope)
+                group.start_soon(self._end_with_service, beside, group.cancel_scope)
+                group.start_soon(beside.run, self._close)
                 for action in (self._drain, self._cancel_running):
                     number = await anext(signals)
                     log.warning("%s: %s", signal.Signals(number).name, action.__doc__)
                     action()
+                    beside.scope.cancel()
                 os._exit(128 + await anext(signals))
         await self.shutdown()
+        if beside.error is not None:
+            raise beside.error
 
-    async def _end_with_service(self, scope: anyio.CancelScope) -> None:
+    async def until_idle(self, within: float | timedelta = 0) -> str:
+        """Wait until the worker of this process has nothing to do, and return in words what the queue has left.
+
+        It then runs no task, and none that it could run is due within `within` (seconds, or a timedelta). Due tasks
+        that wait for a limit, or for room on a GPU, are waited for. Paused tasks, and those of kinds that the worker
+        has not, are left. `run_until_stopped(until=scheduler.until_idle)` ends a worker when its work is done.
+
+        Raises InvalidValueError, and HandlerError if no worker runs here.
+        """
+        seconds = in_seconds(within)
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+            raise InvalidValueError("within", "seconds (or a timedelta) from 0 on", within)
+        if self._service is None:
+            raise HandlerError("until_idle: no worker runs here; call start() before, with a task handler or a kind")
+        return await self._service.until_idle(seconds)
+
+    async def _end_with_service(self, beside: "_Beside", scope: anyio.CancelScope) -> None:
         if self._service is not None:
             await self._service.wait()
+        beside.scope.cancel()
+        await beside.ended.wait()
         scope.cancel()
+
+    def _close(self) -> None:
+        if self._service is not None:
+            self._service.close()
 
     def _drain(self) -> None:
         """finishing running attempts; a second signal cancels them"""  # noqa: D400, D403, D415 - it is logged
-        if self._service is not None:
-            self._service.close()
+        self._close()
 
     def _cancel_running(self) -> None:
         """cancelling running attempts; a third signal ends the process"""  # noqa: D400, D401, D403, D415 - it is logged
         if self._service is not None:
             self._service.cancel_running()
+
+
+class _Beside:
+    """A function that is awaited beside a worker. `scope` cancels it, and `error` is the exception that it raised."""
+
+    def __init__(self, function: Callable[[], Awaitable[object]] | None) -> None:
+        self.scope: anyio.CancelScope = anyio.CancelScope()
+        self.ended: anyio.Event = anyio.Event()
+        self.error: Exception | None = None
+        self._function = function
+
+    async def run(self, then: Callable[[], object]) -> None:
+        """Await the function, if there is one, and call `then` when it has returned or raised."""
+        try:
+            if self._function is None:
+                return
+            with self.scope:
+                await self._function()
+        except Exception as error:  # noqa: BLE001 - raised after the drain
+            self.error = error
+        finally:
+            self.ended.set()
+        then()
 
 
 def _stop_signals() -> list[signal.Signals]:

@@ -63,7 +63,11 @@ _LASTING = {
     b"errors",
     b"deadlines",
     b"workers",
+    *(b"lanes", b"laned", b"waiting", b"virtual", b"tenants", b"paused_tenants"),
+    *(b"limits", b"use", b"held", b"arrivals", b"closed", b"opens"),
 }
+_OF_LANES = re.compile(rb"^(?:ready|gpu:.+)(?:\||:turns$|:limited\|)|^shut(?:_lanes)?:")
+"""The keys of lanes: none is left when the last lane is gone."""
 _OF_A_KIND = re.compile(rb"^k:[^:]+:")
 _TRIMMED = {b"completed", b"failed", b"cancelled"}
 
@@ -79,6 +83,10 @@ def _leaks(client: Any, key: bytes) -> bool:
     name = _OF_A_KIND.sub(b"", key.partition(b"}:")[2])
     if not key.startswith((b"maas:{", b"maas:gpu:{")):
         return False
+    if _OF_LANES.search(name):
+        prefix = key.partition(b"}:")[0] + b"}:"
+        # Suspects wait for limits without a lane.
+        return not client.exists(prefix + b"lanes", *([prefix + b"opens"] if name.startswith(b"shut") else []))
     if name in _LASTING or name in _TRIMMED or name.startswith(b"gpu:") or client.ttl(key) != -1:  # -2: it is gone
         return False
     # A live task stays until it is finished.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 
-from maas_backoff import TaskEntity, current_task
+from maas_backoff import RateLimited, TaskEntity, current_task
 
 
 def sleeps(task: TaskEntity) -> str:
@@ -120,6 +120,24 @@ async def ticks_on_a_loop(task: TaskEntity, state: Ticking) -> int:
 def breaks(task: TaskEntity, state: Ticking) -> int:
     state.breaks = True
     return os.getpid()
+
+
+def limited(task: TaskEntity) -> None:
+    raise RateLimited(**task.task_params)
+
+
+async def limited_in_a_coroutine(task: TaskEntity) -> None:
+    limited(task)
+
+
+def uses(task: TaskEntity) -> object:
+    for report in task.task_params["used"]:
+        task.used(**report)
+    return [task.cost, dict(task.limits), task.tenant]
+
+
+async def uses_in_a_coroutine(task: TaskEntity) -> object:
+    return uses(task)
 
 
 def name_of_current(task: TaskEntity) -> str:

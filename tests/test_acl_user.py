@@ -114,6 +114,7 @@ async def test_the_rights_are_enough_for_all_there_is_and_each_is_needed(
         assert (lost.result, lost.lost_count) == (2, 1)
         stats = await scheduler.get_queue_stats()
         assert (stats.completed_count, stats.cancelled_count, stats.failed_count) == (2, 2, 1)
+        assert await scheduler.tenants() == await scheduler.limits() == []
     assert _used(acl) == COMMANDS - UNUSED - CHECKED
 
 
@@ -166,6 +167,7 @@ async def test_a_producer_needs_fewer_rights(acl: Server, monkeypatch: pytest.Mo
         assert len((await scheduler.list_tasks("pending")).tasks) == 2
         assert (await scheduler.get_queue_stats()).cancelled_count == 1
         assert await scheduler.delete_task("later") and await scheduler.delete_task("gpu")
+        assert await scheduler.tenants() == await scheduler.limits() == []
     # Not to be left out: the script in which zscore is for workers does more, and no worker is there to be read of.
     assert _used(acl) == COMMANDS - UNUSED - CHECKED - WORKERS_ONLY - {"zscore", "get"}
 

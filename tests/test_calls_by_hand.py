@@ -37,11 +37,11 @@ class Repeated:
         self._calls += 1
         name = f"call-{self._calls}"
         with self._patch.context() as patch:
-            patch.setattr(module, "_new_call", lambda: name)
+            patch.setattr(module, "new_call", lambda: name)
             first = await call(who)
         await between
         with self._patch.context() as patch:
-            patch.setattr(module, "_new_call", lambda: name)
+            patch.setattr(module, "new_call", lambda: name)
             return [first, await call(who)]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from support import Server, quick_config
+from support import Server, eventually, quick_config
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
 from maas_backoff.__main__ import main
@@ -155,6 +155,111 @@ def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
     assert command("resume", "--kind", "render")[1] == "it was not paused\n"
     code, out, error = command("pause", "--kind", "")
     assert (code, out) == (2, "") and "kind: expected a letter or _" in error
+
+
+def test_one_tenant_is_paused_and_gets_a_weight(command: Run, config: TaskBackoffConfig) -> None:
+    assert command("tenants") == (0, "tenant  waiting  weight  paused since\n", "")
+    create(config, *[TaskSpec({}, tenant="acme")] * 3, TaskSpec({}, tenant="bolt"))
+    assert command("pause", "--tenant", "acme") == (0, "paused\n", "")
+    assert command("pause", "--tenant", "acme")[1] == "it was paused already\n"
+    assert command("weight", "bolt", "2.5") == (0, "set\n", "")
+    assert command("weight", "bolt", "2.5")[1] == "it was so before\n"
+    rows = [line.split(maxsplit=3) for line in command("tenants")[1].splitlines()[1:]]
+    assert rows[0].pop().endswith("Z")
+    assert rows == [["acme", "3", "1"], ["bolt", "1", "2.5", "-"]]
+    assert command("tenants", "--limit", "1")[1].endswith("There are 1 more: --limit 2\n")
+    told = json.loads(command("tenants", "--json")[1])
+    assert [one.pop("paused_since") is None for one in told] == [False, True]
+    assert told == [{"tenant": "acme", "waiting": 3, "weight": 1}, {"tenant": "bolt", "waiting": 1, "weight": 2.5}]
+    counts = json.loads(command("stats", "--json")[1])
+    assert counts["tenant_count"] == 2 and list(counts["paused_tenants"]) == ["acme"]
+    assert "warning  queue: " in command("doctor")[1] and "tenant acme is paused" in command("list")[1]
+    assert command("resume", "--tenant", "acme") == (0, "goes on\n", "")
+    assert command("resume", "--tenant", "acme")[1] == "it was not paused\n"
+
+
+def create(config: TaskBackoffConfig, *specs: TaskSpec) -> None:
+    async def run() -> None:
+        producer = TaskBackoffScheduler(config)
+        await producer.create_tasks(specs)
+        await producer.shutdown()
+
+    anyio.run(run)
+
+
+def test_a_limit_is_set_shown_and_removed(command: Run, config: TaskBackoffConfig) -> None:
+    head = "limit  in use  rate  tokens  waiting tasks  state\n"
+    assert command("limits") == (0, head, "")
+    given = ("--concurrency", "2", "--rate", "500/1m", "--tokens", "120000/1m")
+    assert command("limit", "openai", *given) == (0, "set\n", "")
+    assert command("limit", "openai", *given)[1] == "it was so before\n"
+    assert command("limit", "user:*", "--concurrency", "1")[0] == 0
+    run_tasks(config, [TaskSpec({}, limits={"openai": 1, "user:7": 1})])
+    assert [line.split(maxsplit=6) for line in command("limits")[1].splitlines()[1:]] == [
+        ["openai", "0", "of", "2", "500/1m", "120000/1m", "0              open"],
+        ["user:*", "-", "of", "1", "-", "-", "0              each name has its own"],
+    ]
+    told = json.loads(command("limits", "--json")[1])
+    assert told["more"] == 0
+    limit = told["limits"][0]
+    assert limit.pop("limit") == {"concurrency": 2, "rate": [500, 60], "tokens": [120_000, 60]}
+    assert {name for name, value in limit.items() if value is None} == {"opens_at", "closed_until"}
+    assert (limit["name"], limit["set_by"], limit["most"], limit["shut"]) == ("openai", "openai", 2, "")
+    assert (limit["in_use"], limit["waiting_lanes"], limit["waiting_tasks"]) == (0, 0, 0)
+    assert command("limit", "openai", "--remove") == (0, "removed\n", "")
+    assert command("limit", "openai", "--remove")[1] == "it was not set\n"
+
+
+def test_a_shut_limit_says_why(command: Run, config: TaskBackoffConfig) -> None:
+    command("limit", "openai", "--rate", "1/1h")
+    create(config, *[TaskSpec({}, "first", limits={"openai": 1})])
+
+    async def run_one() -> None:
+        scheduler = TaskBackoffScheduler(config)
+        scheduler.set_custom_task_handler(lambda task: None)
+        async with scheduler:
+            await scheduler.wait_task("first", 20)
+            await scheduler.create_task({}, "second", limits={"openai": 1})
+            await eventually(lambda: _waits(scheduler), "a worker has looked")
+
+    async def _waits(scheduler: TaskBackoffScheduler) -> bool:
+        return (await scheduler.limits())[0].waiting_tasks == 1
+
+    anyio.run(run_one)
+    row = command("limits")[1].splitlines()[1]
+    assert row.split(maxsplit=4)[:4] == ["openai", "0", "1/1h", "-"] and "room in 60 min" in row
+    assert "rate openai: room in 60 min" in command("list")[1]
+    assert command("stats")[1].splitlines()[2].startswith("No worker is running: 1 task due.")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("limit openai", "limit: expected --concurrency, --rate and --tokens, or --remove alone, got 'none of them'"),
+        ("limit openai --remove --concurrency 1", "or --remove alone, got 'both'"),
+        ("limit openai --rate 500", "rate: expected a whole number and a time up to 31d, such as 500/1m, got '500'"),
+        ("limit openai --rate 1.5/1m", "rate: expected a whole number and a time up to 31d"),
+        ("limit openai --rate 5/1y", "rate: expected a whole number and a time up to 31d"),
+        ("limit openai --tokens many/1m", "tokens: expected a number and a time up to 31d, such as 500/1m, got"),
+        ("limit openai --tokens 0/1m", "tokens: expected a number and a time"),
+        ("limit openai --concurrency 0", "concurrency: expected a whole number from 1 to 1,000,000"),
+        ("limit openai --concurrency many", "argument --concurrency: invalid int value: 'many'"),
+        ("limit a,b --concurrency 1", "limit: expected 1 to 100 of A-Z"),
+        ("weight acme 0", "weight: expected a number from 0.001 to 1,000"),
+        ("weight acme nan", "weight: expected a number from 0.001 to 1,000"),
+        ("weight a|b 1", "tenant: expected 1 to 100 of A-Z"),
+        ("pause --tenant acme --kind render", "tenant: expected either kind or tenant, got 'acme'"),
+        ("resume --tenant |", "tenant: expected 1 to 100 of A-Z"),
+        ("tenants --limit 0", "argument --limit: expected a whole number from 1 on, got '0'"),
+    ],
+)
+def test_a_wrong_tenant_or_limit_is_refused(
+    command: Run, monkeypatch: pytest.MonkeyPatch, words: str, expected: str
+) -> None:
+    """Before any server is asked."""
+    monkeypatch.setenv("MAAS_BACKOFF_URL", "redis://127.0.0.1:1")
+    code, out, error = command(*words.split())
+    assert (code, out) == (2, "") and expected in error
 
 
 async def _create_of_kinds(server: Server) -> None:

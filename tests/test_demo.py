@@ -53,6 +53,17 @@ def test_the_sample_gets_one_result_a_line(room: dict[str, str]) -> None:
     assert {"pending", "processing", "throughput"} <= found.keys()
 
 
+def test_the_shares_of_tenants_are_shown(room: dict[str, str]) -> None:
+    """Three tenants get their shares, and no request is refused, because the limit holds for the model server."""
+    done = demo(room, "--tenants")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.isascii()
+    found = rows(done.stdout)
+    assert found["check"].startswith("the shares are those of the weights")
+    assert found["model"].startswith("0 requests were refused")
+    assert "model: 8 of 8 in use" in done.stdout
+
+
 def test_any_hundred_lines_get_one_result_each(room: dict[str, str], tmp_path: Path) -> None:
     """Blank lines, equal lines, long lines and lines in any script are lines too."""
     lines = [

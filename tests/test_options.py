@@ -24,6 +24,7 @@ from maas_backoff import (
 )
 from maas_backoff.__main__ import main
 from maas_backoff.commands.preview import OPTIONS
+from maas_backoff.domain.lane import GivenLimits, in_limits
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
 from maas_backoff.domain.retry_rule import GivenFilters, in_filters
 from maas_backoff.domain.seconds import in_seconds, in_seconds_if_any
@@ -79,7 +80,13 @@ def test_the_environment_is_read_by_the_declared_types() -> None:
     texts = {name: str(option.default) for name, option in DECLARED.items() if option.default not in {None, ()}}
     assert _from_env(texts) == TaskBackoffConfig()
     optional = [name for name, option in DECLARED.items() if option.type == int | None]
-    assert optional == ["max_queue_size", "max_tasks_per_process", "warm_children", "tasks_per_gpu"]
+    assert optional == [
+        "max_queue_size",
+        "max_tenant_queue_size",
+        "max_tasks_per_process",
+        "warm_children",
+        "tasks_per_gpu",
+    ]
     assert _from_env(dict.fromkeys(optional, "")) == TaskBackoffConfig()
     config = _from_env(dict.fromkeys(optional, "7"))
     assert config.task.max_queue_size == config.threadpool.warm_children == config.gpu.tasks_per_gpu == 7
@@ -106,14 +113,16 @@ def test_the_options_of_one_task_are_those_of_a_policy() -> None:
     """Besides its place in the queue, its time limit, and the old name of an option."""
     told = get_type_hints(TaskOptions)
     declared = get_type_hints(TaskConfig) | get_type_hints(ThreadPoolConfig) | {"backoff_strategy": str}
-    names = {*get_type_hints(Policy), "exec_timeout", "min_gpu_utilization", *NAMES}
-    assert told.keys() == names | get_type_hints(Reschedule).keys()
+    names = {*get_type_hints(Policy), "exec_timeout", "min_gpu_utilization", *NAMES, "cost", "limits"}
+    assert told.keys() == names | get_type_hints(Reschedule).keys() | {"tenant"}
     for name in names:
         match DECLARED[name].converter:
             case one if one in {in_seconds, in_seconds_if_any}:
                 assert told[name] == declared[name] | timedelta, name
             case one if one is in_filters:
                 assert told[name] == GivenFilters, name
+            case one if one is in_limits:
+                assert told[name] == GivenLimits, name
             case _:
                 assert told[name] == declared[name], name
 
@@ -126,7 +135,7 @@ def test_the_calls_name_the_options_of_one_task() -> None:
     names = list(attrs.fields_dict(TaskConfig))
     span = names[names.index(told[1]) : names.index(told[2]) + 1]
     own = set(span) - set(re.findall(r"\w+", told[3])) - {"and"}
-    assert own == {*attrs.fields_dict(Policy), "min_gpu_utilization", *NAMES}
+    assert own == {*attrs.fields_dict(Policy), "min_gpu_utilization", *NAMES, "cost", "limits"}
 
 
 def test_values_have_the_defaults_of_the_declarations() -> None:

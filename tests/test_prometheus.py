@@ -1,6 +1,7 @@
 """What Prometheus is told: the server's numbers, once and for all processes; in a format that no text breaks."""
 
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,8 @@ from support import Server, eventually
 from maas_backoff import (
     Activity,
     GpuStatus,
+    Limit,
+    LimitStats,
     QueueStats,
     Snooze,
     StorageConfig,
@@ -24,11 +27,13 @@ from maas_backoff import (
     TaskBackoffScheduler,
     TaskEntity,
     TaskSpec,
+    TenantStats,
     Worker,
 )
 from maas_backoff.prometheus import CONTENT_TYPE, MetricsApp, exposition, metrics
 from maas_backoff.prometheus.collector import Collector
 from maas_backoff.prometheus.snapshot import Snapshot
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = pytest.mark.anyio
@@ -233,6 +238,50 @@ async def test_kinds_are_counted(config: TaskBackoffConfig) -> None:
         "kind_due_tasks,kind=render": 2,
         "kind_paused,kind=new": 1,
         "kind_paused,kind=render": 0,
+    }
+
+
+async def test_tenants_and_limits_are_counted(config: TaskBackoffConfig) -> None:
+    scheduler = TaskBackoffScheduler(config)
+    await scheduler.set_limit("openai", concurrency=1)
+    await scheduler.set_limit("starts", rate=(1, "1h"))
+    await scheduler.set_limit("user:*", concurrency=1)
+    specs = [TaskSpec({}, tenant="acme", limits={"openai": 1})] * 3 + [TaskSpec({}, tenant="bolt", delay=60)]
+    specs += [TaskSpec({}, limits={f"user:{n % 2}": 1}) for n in range(5)]
+    await scheduler.create_tasks(specs)
+    await scheduler.pause(tenant="calm")
+    store = scheduler._client.store
+    claimed = await store.exchange.send(BatchRequest((), 10, False, "1", 0), "worker")
+    assert len(claimed.claimed) == 3
+    found = await scraped(scheduler)
+    await scheduler.shutdown()
+    limits = {"in_use": (1, 0, None), "most": (1, None, None), "shut": (1, 0, 2)}
+    limits |= {"waiting_lanes": (1, 0, 2), "waiting_tasks": (2, 0, 3)}
+    expected = {
+        f"limit_{name},limit={limit}": number
+        for name, numbers in limits.items()
+        for limit, number in zip(("openai", "starts", "user:*"), numbers, strict=True)
+        if number is not None
+    }
+    for tenant, number in (("acme", 2), ("bolt", 1), ("calm", 0)):
+        expected[f"tenant_waiting_tasks,tenant={tenant}"] = number
+    expected |= {"tenants": 2, "paused_tenants": 1}
+    assert {name: number for name, number in found.items() if re.match("limit|tenant|paused_t", name)} == expected
+
+
+def test_many_tenants_and_limits_have_few_metrics() -> None:
+    """Each with most waiting tasks has its own; the other tenants are one. A tenant may have the name of the others."""
+    tenants = [TenantStats("other", 1000), *(TenantStats(f"t{n}", 900 - n) for n in range(99))]
+    limits = [LimitStats(f"l{n}", Limit(1), f"l{n}", waiting_tasks=n, waiting_lanes=1, most=1) for n in range(100)]
+    stats = QueueStats(0, 0, 0, 0, 0, 0, 0)
+    registry = CollectorRegistry()
+    registry.register(Collector("test", Snapshot(stats, Activity(), tenants=tenants, limits=limits)))
+    found = parsed(generate_latest(registry))
+    own = {name: number for name, number in found.items() if name.startswith("tenant_waiting")}
+    assert len(own) == 50 and own["tenant_waiting_tasks,tenant=t0"] == 900
+    assert sum(own.values()) == sum(one.waiting for one in tenants)
+    assert {name for name in found if name.startswith("limit_in_use")} == {
+        f"limit_in_use,limit=l{n}" for n in range(50, 100)
     }
 
 

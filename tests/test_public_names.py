@@ -35,7 +35,7 @@ def test_a_child_needs_no_server() -> None:
     """What a child process and its handlers import of us is without redis-py, anyio and NVML."""
     script = (
         "from maas_backoff.worker.executors import child\n"
-        "from maas_backoff import Discard, Retry, Snooze, TaskEntity, current_task"
+        "from maas_backoff import Discard, RateLimited, Retry, Snooze, TaskEntity, current_task"
     )
     assert not _imported(script, {"redis", "anyio", "pynvml", "maas_backoff.client", "maas_backoff.store"})
 

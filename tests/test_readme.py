@@ -105,12 +105,14 @@ EXPECTED = {
         "/photo/cat-30.png (512, 512) completed\n/sketch/dog-20.png [2, 5]\ncancelled",
         "1 passed",
     ],
+    "sharing.md": ["A LONG PROMPT a long tex\n['acme', 'beta', 'cora'] at most 4 at once"],
     "api.md": ["unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0", "worker: none is running"],
     "dashboard.md": ['data-access="read"'],
     "metrics.md": ['maas_backoff_workers{queue="readme"} 1.0', '"name": "process readme"'],
     "gpus.md": ["{'batch': 8, 'on': 'GPU-of-the-readme'}"],
     "handlers.md": [
         "pending failed: too many requests\nfailed failed: the prompt is too long give_up_on",
+        "['a cat', 'a cat', 'a cat'] 1 refused",
     ],
     "testing.md": ["1 passed"],
 }

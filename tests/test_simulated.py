@@ -8,7 +8,17 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from maas_backoff import Discard, Retry, Snooze, TaskBackoffConfig, TaskConfig, TaskEntity, TaskSpec, TaskStatus
+from maas_backoff import (
+    Discard,
+    RateLimited,
+    Retry,
+    Snooze,
+    TaskBackoffConfig,
+    TaskConfig,
+    TaskEntity,
+    TaskSpec,
+    TaskStatus,
+)
 from maas_backoff.testing import FakeGpu, SimulatedScheduler
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocks]
@@ -122,6 +132,126 @@ async def test_tasks_of_a_paused_kind_are_left_waiting() -> None:
         await scheduler.resume(kind="render")
         await scheduler.drain()
         assert [await one.status() for one in waiting] == ["completed"] * 3
+
+
+async def test_tasks_of_a_paused_tenant_are_left_waiting() -> None:
+    """Those that are due, delayed, of a kind, or for a GPU."""
+    scheduler = SimulatedScheduler(gpus=[FakeGpu("GPU-a", total_gb=8)])
+    scheduler.set_custom_task_handler(_nothing)
+
+    @scheduler.task
+    async def render() -> None: ...
+
+    async with scheduler:
+        await scheduler.pause(tenant="acme")
+        for tenant in ("acme", "bolt"):
+            for options in ({}, {"delay": 5}, {"min_gpu_memory_gb": 1}, {"limits": {"openai": 1}}):
+                await scheduler.create_task({}, f"{tenant}-{'-'.join(options)}", tenant=tenant, **options)
+            await render.options(task_id=f"{tenant}-kind", tenant=tenant).create()
+        await scheduler.advance(60)
+        for status, tenant in (("pending", "acme"), ("completed", "bolt")):
+            tasks = (await scheduler.list_tasks(status)).tasks
+            assert len(tasks) == 5 and {task.tenant for task in tasks} == {tenant}
+        await scheduler.pause(kind="render")
+        await scheduler.drain()
+        await scheduler.resume(tenant="acme")
+        await scheduler.drain()
+        assert [task.task_id for task in (await scheduler.list_tasks("pending")).tasks] == ["acme-kind"]
+        await scheduler.resume(kind="render")
+        await scheduler.drain()
+        assert (await scheduler.get_queue_stats()).completed_count == 10
+
+
+async def test_a_rate_opens_as_the_clock_moves() -> None:
+    """Each task starts when there is room for it, to the millisecond or two."""
+    scheduler = SimulatedScheduler()
+    at: list[float] = []
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        at.append((scheduler.now - task.created_at).total_seconds())
+
+    async with scheduler:
+        await scheduler.set_limit("openai", rate=(60, "1m"))
+        await scheduler.create_tasks([TaskSpec({}, f"t{n}", limits={"openai": 1}) for n in range(6)])
+        await scheduler.drain()
+        assert len(at) == 1
+        await scheduler.advance(2.5)
+        assert len(at) == 3
+        await scheduler.advance(timedelta(hours=1))
+        assert at == pytest.approx(range(6), abs=0.05)
+        task = await scheduler.get_task("t5")
+        assert task is not None and task.status == "completed"
+
+
+async def test_units_open_as_the_clock_moves() -> None:
+    scheduler = SimulatedScheduler()
+    scheduler.set_custom_task_handler(_nothing)
+    async with scheduler:
+        await scheduler.set_limit("openai", tokens=(1000, "1h"))
+        await scheduler.create_tasks([TaskSpec({}, f"t{n}", limits={"openai": 500}) for n in range(4)])
+        await scheduler.drain()
+        assert (await scheduler.get_queue_stats()).completed_count == 1
+        await scheduler.advance(timedelta(minutes=59))
+        assert (await scheduler.get_queue_stats()).completed_count == 2
+        await scheduler.advance(timedelta(hours=1))
+        assert (await scheduler.get_queue_stats()).completed_count == 4
+
+
+async def test_a_concurrency_lets_one_after_the_other_run() -> None:
+    scheduler = SimulatedScheduler()
+    running: list[int] = [0]
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        running.append(running[-1] + 1)
+        await anyio.sleep(0.01)
+        running.append(running[-1] - 1)
+
+    async with scheduler:
+        await scheduler.set_limit("user:*", concurrency=2)
+        await scheduler.create_tasks([TaskSpec({}, tenant=f"t{n % 3}", limits={"user:a": 1}) for n in range(9)])
+        await scheduler.drain()
+        assert (await scheduler.get_queue_stats()).completed_count == 9 and max(running) == 2
+
+
+async def test_many_shut_limits_keep_no_test_waiting() -> None:
+    scheduler = SimulatedScheduler()
+    scheduler.set_custom_task_handler(_nothing)
+    async with scheduler:
+        await scheduler.set_limit("user:*", rate=(1, "1h"))
+        await scheduler.create_tasks([TaskSpec({}, limits={f"user:{n % 150}": 1}) for n in range(300)])
+        await scheduler.drain()
+        assert (await scheduler.get_queue_stats()).completed_count == 150
+        await scheduler.advance(3700)
+        assert (await scheduler.get_queue_stats()).completed_count == 300
+
+
+async def test_a_closed_limit_opens_as_the_clock_moves() -> None:
+    """And not before; a limit that opens for a paused tenant keeps no test waiting."""
+    scheduler = SimulatedScheduler()
+    runs: list[str] = []
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        runs.append(task.task_id)
+        if task.attempt == 1 and task.task_id == "first":
+            raise RateLimited(after=600)
+
+    async with scheduler:
+        await scheduler.create_task({}, "first", limits={"openai": 1})
+        await scheduler.drain()
+        await scheduler.create_task({}, "second", limits={"openai": 1})
+        await scheduler.create_task({}, "third", tenant="acme", limits={"openai": 1})
+        await scheduler.pause(tenant="acme")
+        await scheduler.advance(590)
+        assert runs == ["first"]
+        await scheduler.advance(80)
+        assert sorted(runs[1:]) == ["first", "second"]
+        await scheduler.advance(timedelta(days=1))
+        await scheduler.resume(tenant="acme")
+        await scheduler.drain()
+        assert runs[3:] == ["third"]
 
 
 async def test_threads_and_producers_are_simulated_as_well() -> None:

@@ -117,6 +117,7 @@ class Queue:
             lambda: self.store.writer.delete(task_id),
             lambda: self.store.lost.look(1e6, 0),
             lambda: self.store.reader.get(task_id, watch=10),
+            lambda: self.store.shares.limits(10),
             *[lambda: self.exchange(self._random.randint(0, 3), self._settles())] * 8,
         ]
         try:

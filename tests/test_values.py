@@ -3,11 +3,13 @@
 import concurrent.futures
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
+import attrs
 import pytest
 
 import maas_backoff
@@ -28,6 +30,7 @@ TASK = maas_backoff.TaskEntity(
     created_at=NOW,
     gpu=maas_backoff.GpuAssignment("GPU-a", 0, 4.0),
 )
+LANE_TASK = attrs.evolve(TASK, tenant="acme", cost=2.5, limits=MappingProxyType({"openai": 1200.0}))
 GPU_TASK = maas_backoff.GpuTask("x", "queue", "worker", 4.0)
 DEVICE = Device("GPU-a", 0, "H100", 80, 40, 30, 60, 3.0, 40.0, "ok", 0.5)
 
@@ -43,6 +46,10 @@ VALUES: list[Any] = [
     maas_backoff.GpuStatus("GPU-a", 0, "H100", "host", 80, 40, 20, 10, 3.0, 40.0, "ok", 0.5, (GPU_TASK,)),
     maas_backoff.Health(("not started",)),
     maas_backoff.History(maas_backoff.Activity(), [maas_backoff.Activity(NOW, failed=2)]),
+    maas_backoff.Limit(64, (500, "1m"), (120_000, timedelta(minutes=1))),
+    maas_backoff.LimitList([maas_backoff.LimitStats("openai", None, "")], more=3),
+    maas_backoff.LimitStats("openai", maas_backoff.Limit(64), "openai", 64, 64, 2, 120, "limit openai: …", NOW),
+    maas_backoff.TenantStats("acme", 3, 2.5, NOW),
     maas_backoff.QueueStats(1, 2, 3, 4, 5, 6, 7.5, paused=True),
     maas_backoff.ResultEntity.ok({"text": SECRET}),
     maas_backoff.SchedulerConfig(lease=7),
@@ -56,7 +63,7 @@ VALUES: list[Any] = [
     maas_backoff.TaskStatus.FAILED,
     maas_backoff.ThreadPoolConfig(exec_timeout=3),
     maas_backoff.Worker("worker", devices=(DEVICE,)),
-    *(TASK, *TASK.attempts, ERROR, TASK.gpu, GPU_TASK),
+    *(TASK, LANE_TASK, *TASK.attempts, ERROR, TASK.gpu, GPU_TASK),
 ]
 
 ERRORS: list[errors.MaasBackoffError] = [
@@ -77,6 +84,8 @@ ERRORS: list[errors.MaasBackoffError] = [
     signals.Retry(),
     signals.Retry(timedelta(seconds=2), "busy", params={"a": [1]}),
     signals.Snooze(60),
+    signals.RateLimited(20, limit="openai"),
+    signals.RateLimited.from_headers({"Retry-After": "7"}),
     errors.StorageDeniedError("no"),
     errors.StorageError("no"),
     errors.StorageFullError("no"),
@@ -86,6 +95,7 @@ ERRORS: list[errors.MaasBackoffError] = [
     errors.TaskFailedError("x", "failed", "ValueError: boom", 3),
     errors.TaskNotFoundError("x"),
     errors.TaskTimeoutError("x", 5.0),
+    errors.TenantFullError("acme", 10, created=["a"], asked=3),
 ]
 
 WAYS: list[Callable[[Any], Any]] = [
@@ -159,16 +169,27 @@ def test_no_text_of_a_value_has_params_or_a_result(value: Any) -> None:
     assert "hunter2" not in f"{value!r} {value}"
 
 
+@attrs.define
+class Told:
+    told: list[object]
+
+    def progressed(self, _: int, progress: float, message: str | None) -> None:
+        self.told.append(progress)
+
+    def used(self, _: int, cost: float | None, limits: Mapping[str, float]) -> None:
+        self.told.append((cost, limits))
+
+
 def test_an_entity_that_is_copied_reports_progress_and_one_that_is_pickled_does_not() -> None:
     told: list[object] = []
-    handed = copy.copy(TASK).connected(lambda *report: told.append(report))
+    handed = copy.copy(TASK).connected(Told(told))
     copy.copy(handed).update_progress(1)
     copy.deepcopy(handed).update_progress(2)
     assert copy.deepcopy(handed) == handed and copy.deepcopy(handed).task_params is not handed.task_params
     again = pickle.loads(pickle.dumps(handed))
     again.update_progress(3)
     assert again == handed
-    assert [progress for _, progress, _ in told] == [1, 2]  # type: ignore[misc] - three each
+    assert told == [1, 2]
 
 
 def fail() -> None:

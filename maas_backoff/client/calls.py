@@ -1,13 +1,13 @@
 """The calls on one queue: tasks are created, read, waited for, changed; the queue is paused and resumed."""
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 from maas_backoff.client.caller import Disconnected, until_gone
+from maas_backoff.client.shares import ShareCalls
 from maas_backoff.common.uninterrupted import uninterrupted
 from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
@@ -19,18 +19,9 @@ from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import new_task_id
 from maas_backoff.domain.worker import Worker
 
-if TYPE_CHECKING:  # see scheduler.py: the client is imported with the first scheduler
-    from maas_backoff.client.client import QueueClient
 
-
-class QueueCalls(ABC):
+class QueueCalls(ShareCalls):
     """The half of TaskBackoffScheduler that needs no worker: the calls on the queue, each with its documentation."""
-
-    @property
-    @abstractmethod
-    def _client(self) -> "QueueClient":
-        """The client of the running event loop."""
-        ...
 
     # Creating tasks
 
@@ -232,17 +223,18 @@ class QueueCalls(ABC):
 
     # Pausing the queue
 
-    async def pause(self, *, kind: str | None = None) -> bool:
+    async def pause(self, *, kind: str | None = None, tenant: str | None = None) -> bool:
         """Stop all claims of the queue until `resume`, from the next claim on; running tasks go on.
 
-        `kind` stops only the claims of that kind of tasks. The kind may be new to the queue.
-        The pause is stored on the server, and outlives all workers. Return False if it was paused already.
+        `kind` stops only the claims of that kind of tasks, and `tenant` only those of that tenant's tasks. Both may be
+        new to the queue. The pause is stored on the server, and outlives all workers. Return False if it was paused
+        already.
         """
-        return await self._client.operations.pause(on=True, kind=kind)
+        return await self._client.operations.pause(on=True, kind=kind, tenant=tenant)
 
-    async def resume(self, *, kind: str | None = None) -> bool:
-        """Let the workers of the queue claim again; `kind` ends the pause of that kind only.
+    async def resume(self, *, kind: str | None = None, tenant: str | None = None) -> bool:
+        """Let the workers of the queue claim again; `kind` or `tenant` ends the pause of that one only.
 
-        A paused queue claims nothing, also of a kind that goes on. Return False if it was not paused.
+        A paused queue claims nothing, also of a kind or a tenant that goes on. Return False if it was not paused.
         """
-        return await self._client.operations.pause(on=False, kind=kind)
+        return await self._client.operations.pause(on=False, kind=kind, tenant=tenant)

@@ -12,9 +12,17 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
 from maas_backoff.domain.kind import NAMELESS
+from maas_backoff.domain.lane import NO_TENANT, Lane, checked_cost, checked_limits, checked_tenant
 from maas_backoff.domain.spec import Ensured, TaskOptions, TaskSpec
 from maas_backoff.domain.tracing import Tracing
-from maas_backoff.errors import ConfigError, InvalidValueError, QueueFullError, StorageError, TaskConflictError
+from maas_backoff.errors import (
+    ConfigError,
+    InvalidValueError,
+    QueueFullError,
+    StorageError,
+    TaskConflictError,
+    TenantFullError,
+)
 from maas_backoff.logs import about
 from maas_backoff.store.codec import traced
 from maas_backoff.store.creation import NewTask
@@ -41,6 +49,7 @@ class TaskCreator:
         self._tracing = tracing
         self._policy = config.task.policy
         self._kind = kind
+        self._lane = Lane(NO_TENANT, config.task.cost, dict(config.task.limits))
         self._limits = {name: getattr(config.task, name) for name in NAMES}
         self._is_limited = any(limit is not None for limit in self._limits.values())
         self._where = kind or "task_params"
@@ -116,7 +125,7 @@ class TaskCreator:
     def _checked(self, params: Mapping[str, object], task_id: str, options: TaskOptions, where: str) -> NewTask:
         text = jsontext.canonical(validation.checked_params(params), where, self._config.task.max_payload_bytes)
         if not options and not self._is_limited:
-            return NewTask(task_id, text, 0, 0, self._policy, "", self._kind)
+            return NewTask(task_id, text, 0, 0, self._policy, "", self._kind, self._lane.record)
         policy, overrides = self._policy, ""
         own = validation.overrides_of(options)
         if own or self._is_limited:
@@ -132,7 +141,18 @@ class TaskCreator:
             policy=policy,
             overrides=overrides,
             kind=self._kind,
+            lane=self._lane_of(options).record,
         )
+
+    def _lane_of(self, options: TaskOptions) -> Lane:
+        own = self._lane
+        if "tenant" in options:
+            own = attrs.evolve(own, tenant=checked_tenant(options["tenant"]))
+        if "cost" in options:
+            own = attrs.evolve(own, cost=checked_cost(options["cost"]))
+        if "limits" in options:
+            own = attrs.evolve(own, limits=checked_limits(options["limits"]))
+        return own
 
     def _checked_overrides(self, own: dict[str, Any]) -> dict[str, Any]:
         """Return a task's overrides as they are stored, after the checks of the configuration."""
@@ -170,6 +190,8 @@ def _with_created(error: StorageError, tasks: Sequence[NewTask], answers: Sequen
     """Return the error to raise if only the first part of `tasks` was created, with the ids that are in the queue."""
     created = [task.task_id for task, answer in zip(tasks, answers, strict=False) if answer != "conflict"]
     created += [task_id for task_id in error.created if task_id not in set(created)]  # existed before this call
+    if isinstance(error, TenantFullError) and len(tasks) > 1:
+        return TenantFullError(error.tenant, error.limit, created=created, asked=len(tasks))
     if isinstance(error, QueueFullError) and len(tasks) > 1:
         return QueueFullError(error.limit, error.size, error.retry_after, created=created, asked=len(tasks))
     error.created = created

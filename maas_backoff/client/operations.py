@@ -10,6 +10,8 @@ from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
 from maas_backoff.domain.context import current
 from maas_backoff.domain.kind import NAMELESS, checked_kind
+from maas_backoff.domain.lane import LARGEST_WEIGHT, checked_tenant, is_cost
+from maas_backoff.domain.limit import Limit, checked_limit_name
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Counts, Settlement, decide
@@ -160,11 +162,33 @@ class QueueOperations:
         self._log("purged", f"{number} {status} tasks purged by an operation")
         return number
 
-    async def pause(self, *, on: bool, kind: str | None) -> bool:
-        changed = await self._store.writer.pause(on=on, kind=NAMELESS if kind is None else checked_kind(kind))
+    async def pause(self, *, on: bool, kind: str | None, tenant: str | None) -> bool:
+        if tenant is None:
+            changed = await self._store.writer.pause(on=on, kind=NAMELESS if kind is None else checked_kind(kind))
+        elif kind is None:
+            changed = await self._store.shares.set_tenant(checked_tenant(tenant), paused=on)
+        else:
+            raise InvalidValueError("tenant", "either kind or tenant", tenant)
         if changed:
-            event, of_kind = "paused" if on else "resumed", "" if kind is None else f"kind {kind} "
-            self._log(event, f"{of_kind}{event} by an operation")
+            event, what = "paused" if on else "resumed", "" if kind is None else f"kind {kind} "
+            what = what if tenant is None else f"tenant {tenant} "
+            self._log(event, f"{what}{event} by an operation")
+        return changed
+
+    async def set_weight(self, tenant: str, weight: float) -> bool:
+        if not is_cost(weight) or weight > LARGEST_WEIGHT:
+            raise InvalidValueError("weight", f"a number from 0.001 to {LARGEST_WEIGHT:,}", weight)
+        number = float(weight)
+        changed = await self._store.shares.set_tenant(checked_tenant(tenant), weight=number)
+        if changed:
+            self._log("weight_set", f"tenant {tenant} has the weight {number:g}")
+        return changed
+
+    async def set_limit(self, name: str, limit: Limit | None) -> bool:
+        name, setting = checked_limit_name(name), "" if limit is None else limit.setting
+        changed = await self._store.shares.set_limit(name, setting)
+        if changed:
+            self._log("limit_set", f"limit {name} " + ("is removed" if limit is None else f"is {limit}"))
         return changed
 
     def _log(self, event: str, words: str) -> None:

@@ -61,7 +61,7 @@ async def examine(
     )
     lines.append(
         Line(
-            "warning" if stats.paused or stats.paused_kinds or stats.suspect_count else "ok",
+            "warning" if stats.paused or stats.paused_kinds or stats.paused_tenants or stats.suspect_count else "ok",
             f"queue: {await scheduler.explain()}",
         )
     )

@@ -31,11 +31,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Processes:
     """Runs the workers of one command until it is told to stop. Each signal is handed on to each worker."""
 
-    def __init__(self, arguments: Sequence[str], count: int, name: str | None) -> None:
-        """`arguments` are those of one `maas-backoff worker`. With a `name`, the first is called `name-1`."""
+    def __init__(self, arguments: Sequence[str], count: int, name: str | None, *, burst: bool = False) -> None:
+        """`arguments` are those of one `maas-backoff worker`. With a `name`, the first is called `name-1`.
+
+        `burst`: a worker that ends with exit code 0 has no more work, and is not replaced.
+        """
         self._command = [sys.executable, "-m", "maas_backoff", "worker", *arguments]
         self._count = count
         self._name = name
+        self._burst = burst
         self._running: set[asyncio.subprocess.Process] = set()
         self._stopping = asyncio.Event()
         self._code = OK
@@ -44,7 +48,7 @@ class Processes:
         self._end, self._mine = os.pipe()
 
     async def run(self) -> int:
-        """Return the exit code: 0 after an orderly stop, else that of a worker that failed."""
+        """Return the exit code: 0 after an orderly stop, or a burst, else that of a worker that failed."""
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._hand_on, number)
@@ -73,6 +77,8 @@ class Processes:
             code = await self._run_worker(place)
             if self._stopping.is_set():
                 self._code = max(self._code, OK if self._is_orderly(code) else FAILED)
+            elif code == OK and self._burst:
+                return
             elif code == USAGE:  # it would be the same each time
                 self._code = USAGE
                 self._hand_on(signal.SIGTERM)

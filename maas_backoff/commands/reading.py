@@ -1,5 +1,6 @@
 """The commands that read a queue."""
 
+import argparse
 import json
 import socket
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ import attrs
 from maas_backoff.commands.command import FAILED, OK, Arguments, Command, Options, failed, task_id
 from maas_backoff.commands.text import cell, is_rich, moment, span, table
 from maas_backoff.domain.history import Activity, gpu_memory_hint
+from maas_backoff.domain.limit import rate_text
+from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
@@ -101,6 +104,64 @@ async def _kinds(scheduler: TaskBackoffScheduler, options: Options) -> int:
     ]
     print(table(("kind", "due", "workers", "paused since"), rows_of_text))
     return OK
+
+
+def _for_tenants(parser: Arguments) -> None:
+    parser.add_argument("--limit", type=at_least_one, default=50, metavar="N", help="show N tenants (default: 50)")
+
+
+async def _tenants(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    tenants = await scheduler.tenants()
+    if options.json:
+        _json(
+            [
+                {"tenant": one.name, "waiting": one.waiting, "weight": one.weight, "paused_since": one.paused_since}
+                for one in tenants
+            ]
+        )
+        return OK
+    rows = [(one.name, f"{one.waiting:,}", f"{one.weight:g}", moment(one.paused_since)) for one in tenants]
+    print(table(("tenant", "waiting", "weight", "paused since"), rows[: options.limit]))
+    if len(rows) > options.limit:
+        print(f"There are {len(rows) - options.limit:,} more: --limit {len(rows)}")
+    return OK
+
+
+async def _limits(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    limits = await scheduler.limits()
+    if options.json:
+        _json({"limits": list(map(_limit_view, limits)), "more": limits.more})
+        return OK
+    head = ("limit", "in use", "rate", "tokens", "waiting tasks", "state")
+    print(table(head, map(_limit_row, limits)))
+    if limits.more:
+        print(f"Up to {limits.more:,} more names of classes are shut.")
+    return OK
+
+
+def _limit_view(one: LimitStats) -> dict[str, Any]:
+    setting = one.limit and {"concurrency": one.limit.concurrency, "rate": one.limit.rate, "tokens": one.limit.tokens}
+    return {"name": one.name, "limit": setting, **attrs.asdict(one, filter=lambda field, _: field.name not in _SET)}
+
+
+_SET = ("name", "limit")
+
+
+def _limit_row(one: LimitStats) -> Sequence[object]:
+    setting = one.limit
+    most = setting and setting.concurrency if one.is_class else one.most
+    use = "-" if one.is_class else f"{one.in_use:,}"
+    rate = setting and setting.rate and rate_text(setting.rate)
+    tokens = setting and setting.tokens and rate_text(setting.tokens)
+    state = "each name has its own" if one.is_class else one.shut.partition(": ")[2] or "open"
+    return one.name, use if most is None else f"{use} of {most:,}", rate or "-", tokens or "-", one.waiting_tasks, state
+
+
+def at_least_one(text: str) -> int:
+    """Return a whole number from 1 on. Raises ArgumentTypeError."""
+    if not text.isascii() or not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 def _for_list(parser: Arguments) -> None:
@@ -204,6 +265,8 @@ COMMANDS = {
     "stats": Command("count tasks by state, and show why nothing runs", _stats, prints_json=True),
     "workers": Command("list the live workers (exit code 1: none)", _workers, prints_json=True),
     "kinds": Command("list the kinds of tasks: due tasks, live workers, pauses", _kinds, prints_json=True),
+    "tenants": Command("list the tenants: waiting tasks, weights, pauses", _tenants, _for_tenants, prints_json=True),
+    "limits": Command("list the limits: settings, use, and until when they are shut", _limits, prints_json=True),
     "list": Command("list the tasks in a state", _list, _for_list, prints_json=True),
     "get": Command("show a task with its failed attempts (1: there is none)", _get, task_id, prints_json=True),
     "watch": Command("follow a task to its end (1: it did not complete)", _watch, task_id, prints_json=True),

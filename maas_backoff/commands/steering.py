@@ -4,6 +4,7 @@ import json
 import sys
 
 from maas_backoff.commands.command import OK, Arguments, Command, Options, failed, task_id
+from maas_backoff.domain.limit import rate_of
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import printable
@@ -83,14 +84,47 @@ async def _retry(scheduler: TaskBackoffScheduler, options: Options) -> int:
 
 def _for_pause(parser: Arguments) -> None:
     parser.add_argument("--kind", metavar="NAME", help="only the tasks of this kind (default: the whole queue)")
+    parser.add_argument("--tenant", metavar="NAME", help="only the tasks of this tenant")
 
 
 async def _pause(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    return _done("paused" if await scheduler.pause(kind=options.kind) else "it was paused already")
+    done = await scheduler.pause(kind=options.kind, tenant=options.tenant)
+    return _done("paused" if done else "it was paused already")
 
 
 async def _resume(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    return _done("goes on" if await scheduler.resume(kind=options.kind) else "it was not paused")
+    done = await scheduler.resume(kind=options.kind, tenant=options.tenant)
+    return _done("goes on" if done else "it was not paused")
+
+
+def _for_weight(parser: Arguments) -> None:
+    parser.add_argument("tenant", metavar="TENANT")
+    parser.add_argument("weight", metavar="X", type=float, help="0.001 to 1000; it is 1 at first")
+
+
+async def _weight(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    done = await scheduler.set_weight(options.tenant, options.weight)
+    return _done("set" if done else "it was so before")
+
+
+def _for_limit(parser: Arguments) -> None:
+    parser.add_argument("name", metavar="NAME", help="its name, or user:* for all names that begin with user:")
+    parser.add_argument("--concurrency", type=int, metavar="N", help="most tasks that run at once")
+    parser.add_argument("--rate", metavar="N/TIME", help="most tasks that start in a time, such as 500/1m")
+    parser.add_argument("--tokens", metavar="X/TIME", help="most units that tasks use in a time, such as 120000/1m")
+    parser.add_argument("--remove", action="store_true", help="remove the limit")
+
+
+async def _limit(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    rate = None if options.rate is None else rate_of("rate", options.rate, whole=True)
+    tokens = None if options.tokens is None else rate_of("tokens", options.tokens, whole=False)
+    if options.remove == any(value is not None for value in (options.concurrency, rate, tokens)):
+        expected = "--concurrency, --rate and --tokens, or --remove alone"
+        raise InvalidValueError("limit", expected, "both" if options.remove else "none of them")
+    if options.remove:
+        return _done("removed" if await scheduler.remove_limit(options.name) else "it was not set")
+    done = await scheduler.set_limit(options.name, concurrency=options.concurrency, rate=rate, tokens=tokens)
+    return _done("set" if done else "it was so before")
 
 
 def _for_purge(parser: Arguments) -> None:
@@ -111,6 +145,8 @@ COMMANDS = {
     "retry": Command("make a failed or cancelled task, or all failed ones, pending again", _retry, _for_retry),
     "pause": Command("stop the claims of the queue's workers; running tasks go on", _pause, _for_pause),
     "resume": Command("let the queue's workers claim again", _resume, _for_pause),
+    "weight": Command("set the share of a tenant", _weight, _for_weight),
+    "limit": Command("set or remove a limit that all workers share", _limit, _for_limit),
     "purge": Command("delete all tasks in a state", _purge, _for_purge),
 }
 """The commands by name."""

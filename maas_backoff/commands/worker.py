@@ -1,13 +1,16 @@
 """`maas-backoff worker module:scheduler`: one worker, or a parent of several."""
 
+import argparse
 import logging
+import math
 import os
 import sys
+from functools import partial
 
 import anyio
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Options, add_option, one_to_a_hundred
-from maas_backoff.commands.load import load_scheduler
+from maas_backoff.commands.load import UsageError, load_scheduler
 from maas_backoff.commands.processes import Processes
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.parent import drain_with_parent
@@ -38,6 +41,13 @@ def arguments(worker: Arguments) -> None:
         metavar="N",
         help="workers to run, 1 to 100 (default: %(default)s)",
     )
+    worker.add_argument("--burst", action="store_true", help="end with exit code 0 when nothing is due for the worker")
+    worker.add_argument(
+        "--burst-wait",
+        type=_seconds,
+        metavar="S",
+        help="with --burst: also wait for tasks that are due within S seconds (default: 0)",
+    )
     add_option(worker, SchedulerConfig, "worker_name", "--name")
     levels = ["debug", "info", "warning", "error"]
     worker.add_argument("--log-level", choices=levels, default="info", help="(default: %(default)s)")
@@ -46,6 +56,8 @@ def arguments(worker: Arguments) -> None:
 
 def run(options: Options) -> int:
     """Run a worker, or with `--processes` several; return the exit code."""
+    if options.burst_wait is not None and not options.burst:
+        raise UsageError("--burst-wait is for a worker with --burst")
     if options.processes > 1:
         _log_as(options)
         return _workers(options)
@@ -56,8 +68,12 @@ def run(options: Options) -> int:
     _log_as(options)
     queue, slots = scheduler.config.task.biz_prefix, scheduler.config.threadpool.concurrency
     log.info("starting: queue %r, %d at a time, pid %d", queue, slots, os.getpid())
+
+    async def until_idle() -> None:
+        log.info("burst: %s", await scheduler.until_idle(options.burst_wait or 0))
+
     try:
-        anyio.run(scheduler.run_until_stopped)
+        anyio.run(partial(scheduler.run_until_stopped, until=until_idle if options.burst else None))
     except WorkerEndedError:  # it is logged already
         return FAILED
     except MaasBackoffError:
@@ -71,12 +87,24 @@ def run(options: Options) -> int:
 
 def _workers(options: Options) -> int:
     own = [options.scheduler, "--log-level", options.log_level, "--log-format", options.log_format]
+    if options.burst:
+        own += ["--burst", "--burst-wait", f"{options.burst_wait or 0}"]
     name = options.name or TaskBackoffConfig.from_env().scheduler.worker_name
 
     async def run() -> int:
-        return await Processes(own, options.processes, name).run()
+        return await Processes(own, options.processes, name, burst=options.burst).run()
 
     return anyio.run(run)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0 on, got {text!r}")
+    return seconds
 
 
 def _log_as(options: Options) -> None:

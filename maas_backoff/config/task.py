@@ -10,6 +10,7 @@ from attrs.validators import optional
 
 from maas_backoff.config.options import YEAR, described, duration, must, number, whole
 from maas_backoff.domain.backoff import Backoff, BackoffCallable, BackoffStrategy, CustomBackoff
+from maas_backoff.domain.lane import TaskLimits, in_limits, is_cost
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
 from maas_backoff.domain.retry_rule import MOST_FILTERS, ErrorFilters, are_filters, in_filters
 from maas_backoff.domain.seconds import in_seconds, in_seconds_if_any
@@ -126,6 +127,21 @@ class TaskConfig:
         default=None,
         validator=optional(whole(1, 1_000_000_000)),
         metadata={"help": "most unfinished tasks of the queue; one more raises QueueFullError; None: no limit"},
+    )
+    max_tenant_queue_size: int | None = field(
+        default=None,
+        validator=optional(whole(1, 1_000_000_000)),
+        metadata={"help": "most waiting tasks of one tenant; one more raises QueueFullError; None: no limit"},
+    )
+    cost: float = field(
+        default=1,
+        validator=must("a number from 0.001 to 1,000,000,000", is_cost),
+        metadata={"help": "what a task costs its tenant; by weight, tenants get equal shares of the sum of costs"},
+    )
+    limits: TaskLimits = field(
+        default=(),
+        converter=in_limits,
+        metadata={"help": "limits of `set_limit` that a task needs to start, and the units that it uses of each"},
     )
     max_finished: int = field(
         default=1_000_000,

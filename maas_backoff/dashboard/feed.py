@@ -8,7 +8,8 @@ import anyio
 import attrs
 
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.dashboard.views import gpus_view, history_view, queue_view, workers_view
+from maas_backoff.dashboard.views import gpus_view, history_view, queue_view, shares_view, workers_view
+from maas_backoff.domain.stats import QueueStats
 from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.scheduler import TaskBackoffScheduler
 
@@ -52,8 +53,10 @@ class Feed:
         self._scheduler = scheduler
         self._lock = anyio.Lock()
         self._trouble = VersionedText()
+        self._stats: QueueStats | None = None
         self._parts = {
             "queue": Part(period=PERIOD, read=self._queue),
+            "shares": Part(period=2 * PERIOD, read=self._shares),
             "workers": Part(period=PERIOD, read=self._workers),
             "gpus": Part(period=PERIOD, read=self._gpus),
             "upcoming": Part(period=2 * PERIOD, read=self._upcoming),
@@ -112,7 +115,16 @@ class Feed:
             stored.text, stored.version = text, self.version
 
     async def _queue(self) -> object:
-        return queue_view(await self._scheduler.get_queue_stats(), await self._scheduler.explain())
+        self._stats = await self._scheduler.get_queue_stats()
+        return queue_view(self._stats, await self._scheduler.explain())
+
+    async def _shares(self) -> object:
+        """Read the tenants and the limits, if the last counts say that there are any."""
+        stats = self._stats
+        has_tenants = stats is None or stats.tenant_count or stats.paused_tenants
+        tenants = await self._scheduler.tenants() if has_tenants else ()
+        limits = await self._scheduler.limits() if stats is None or stats.limit_count else ()
+        return shares_view(tenants, limits)
 
     async def _workers(self) -> object:
         return workers_view(await self._scheduler.workers())

@@ -7,6 +7,8 @@ import attrs
 
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import Activity, Durations, History, gpu_memory_hint
+from maas_backoff.domain.limit import rate_text
+from maas_backoff.domain.shares import LimitStats, TenantStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.worker import Worker
@@ -22,6 +24,9 @@ STALE = 10.0
 SHOWN = 50
 """The most workers, GPUs, and tasks of a GPU in a view."""
 
+SHOWN_SHARES = 20
+"""The most tenants, and limits, in a view."""
+
 LONGEST = 300
 """The most characters of a text in a list; the view of one task has all of them."""
 
@@ -32,6 +37,7 @@ def queue_view(stats: QueueStats, reason: str) -> View:
     return {
         "reason": reason,
         "paused": stats.paused,
+        "paused_tenants": len(stats.paused_tenants),
         "oldest": round(stats.oldest_pending_age, 1),
         "unfit": stats.unfit_count,
         "kinds": [
@@ -48,6 +54,28 @@ def queue_view(stats: QueueStats, reason: str) -> View:
             "cancelled": stats.cancelled_count,
         },
     }
+
+
+def shares_view(tenants: Sequence[TenantStats], limits: Sequence[LimitStats]) -> View:
+    """Return the number of tenants and of limits, and the first of each: those with most waiting tasks."""
+    busy = sorted(limits, key=lambda one: (-one.waiting_tasks, not one.shut, one.name))
+    return {
+        "tenants": {
+            "count": len(tenants),
+            "first": [
+                {"name": one.name, "waiting": one.waiting, "weight": one.weight, "paused": one.paused_since is not None}
+                for one in tenants[:SHOWN_SHARES]
+            ],
+        },
+        "limits": {"count": len(limits), "first": list(map(_limit_view, busy[:SHOWN_SHARES]))},
+    }
+
+
+def _limit_view(one: LimitStats) -> View:
+    view = {name: getattr(one, name) for name in ("name", "in_use", "most", "shut", "waiting_tasks")}
+    limit = one.limit
+    rates = [] if limit is None else [rate_text(rate) for rate in (limit.rate, limit.tokens) if rate is not None]
+    return {**view, "is_class": one.is_class, "rates": rates}
 
 
 def workers_view(fleet: Sequence[Worker]) -> View:

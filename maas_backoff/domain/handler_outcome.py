@@ -3,6 +3,7 @@
 A handler may raise Retry, Snooze or Discard inside of a task group. The task group wraps several of them, and other
 errors, in one exception group. The first that is in the group decides: Discard; Retry (the longest delay); any other
 error, and the attempt has failed; Snooze (the longest delay). A Snooze uses no retry, and never hides an error.
+A RateLimited is a Snooze. If several decide, each closes its limits for its own time.
 """
 
 import inspect
@@ -12,10 +13,11 @@ from typing import Any
 from maas_backoff.common.shown import type_name
 from maas_backoff.domain import jsontext, raised, tracebacks
 from maas_backoff.domain.fault import WORST_FIRST, Fault, fault_of, may_come_back
+from maas_backoff.domain.lane import ALL_LIMITS, checked_limit
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Snoozed, Succeeded, unserializable
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.shorten import cut, cut_end, text_of
-from maas_backoff.domain.signals import Discard, HandlerSignal, Misfit, Retry, Snooze, seconds_of
+from maas_backoff.domain.signals import Discard, HandlerSignal, Misfit, RateLimited, Retry, Snooze, seconds_of
 from maas_backoff.domain.task import TaskError
 from maas_backoff.domain.validation import checked_params
 from maas_backoff.errors import PayloadError
@@ -130,10 +132,22 @@ def _params(signal: BaseException, limit: int) -> str | None:
 
 
 def _snoozed(error: BaseException, signals: _Members) -> HandlerOutcome:
-    try:
-        return Snoozed(max(seconds_of(_read(one, "after", None)) for one in signals))
-    except ValueError as wrong:  # a subclass that does not call super().__init__()
-        return _misused(error, signals[0], wrong)
+    delays: list[float] = []
+    closes: list[tuple[str, float]] = []
+    for one in signals:
+        try:
+            after = seconds_of(_read(one, "after", None))
+            if issubclass(type(one), RateLimited):
+                closes.append((_limit(one), after))
+        except ValueError as wrong:  # a subclass that does not call super().__init__()
+            return _misused(error, one, wrong)
+        delays.append(after)
+    return Snoozed(max(delays), tuple(closes))
+
+
+def _limit(signal: BaseException) -> str:
+    name = _read(signal, "limit", None)
+    return ALL_LIMITS if name is None else checked_limit(name)
 
 
 def _misused(error: BaseException, signal: BaseException, wrong: ValueError) -> Failed:

@@ -83,9 +83,13 @@ class FailedOnGpu:
 
 @attrs.frozen
 class Snoozed:
-    """The handler asked for the task to come back after this many seconds."""
+    """The handler asked for the task to come back after this many seconds.
+
+    `closes` has the limits that the task closes, by name or ALL_LIMITS, each with its seconds.
+    """
 
     after: float
+    closes: tuple[tuple[str, float], ...] = ()
 
 
 @attrs.frozen
@@ -153,7 +157,7 @@ def from_dict(data: Mapping[str, Any]) -> HandlerOutcome:
         case "Succeeded":
             return Succeeded(**fields)
         case "Snoozed":
-            return Snoozed(**fields)
+            return Snoozed(fields["after"], tuple((name, seconds) for name, seconds in fields["closes"]))
         case "Unstarted":
             return Unstarted()
         case _:

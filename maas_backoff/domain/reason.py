@@ -1,11 +1,15 @@
 """The reason why due tasks wait, in one sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.seconds import span
+from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.waiting import NOT_YET, gpu_reason
 from maas_backoff.domain.worker import Worker
+
+_NO_TENANTS: Mapping[str, int] = {}
 
 
 def reason(
@@ -14,26 +18,33 @@ def reason(
     next_due: float | None,
     waiting: Sequence[tuple[Demand, int]],
     suspects_running: int = 0,
+    paused_tenants: Mapping[str, int] = _NO_TENANTS,
+    shut: Sequence[LimitStats] = (),
 ) -> str:
     """Return the reason. `next_due` is in seconds; `waiting` are demands with their number of due tasks.
 
     The demands are without those of paused kinds.
     `suspects_running` is the number of running tasks that were lost with their worker more than once.
+    `paused_tenants` has the number of waiting tasks of each. `shut` are limits for which tasks wait.
     """
-    due, paused = stats.pending_count - stats.scheduled_count, _paused(stats)
+    due = stats.pending_count - stats.scheduled_count
+    paused = f"{_paused(stats)}{_paused_tenants(paused_tenants)}{_shut(shut)}"
     running = f"{_tasks(stats.processing_count)} running" if stats.processing_count else "nothing runs"
     if stats.paused:
         return f"The queue is paused: {_tasks(due)} due, {running}. Resume it to go on."
     if due and not fleet:
         return f"No worker is running: {_tasks(due)} due."
     if not due:
-        later = f"; the next of {_tasks(stats.scheduled_count)} is due in {_span(next_due)}" if next_due else ""
+        later = f"; the next of {_tasks(stats.scheduled_count)} is due in {span(next_due)}" if next_due else ""
         return f"Nothing is due: {running}{later}{paused}."
     suspects = _suspects(stats.suspect_count, suspects_running) if stats.suspect_count else ""
     slots = sum(worker.slots for worker in fleet)
     taken = sum(worker.running for worker in fleet)
     claimable = due - sum(map(stats.due_of, stats.paused_kinds))
-    if waiting and sum(number for _, number in waiting) == claimable:
+    held = sum(limit.waiting_tasks for limit in shut)
+    if not stats.scheduled_count:  # else some of the waiting tasks are not due
+        held += sum(paused_tenants.values())
+    if waiting and claimable > held and sum(number for _, number in waiting) == claimable:
         demand, number = max(waiting, key=lambda one: one[1])
         why = gpu_reason(demand, fleet)
         if why != NOT_YET or (taken < slots and not suspects):
@@ -41,13 +52,13 @@ def reason(
     at_it = f": {len(fleet)} workers with {slots} slots are at it"
     if slots and taken >= slots:
         at_it = f": all {slots} slots are taken"
-    elif stats.suspect_count >= due or claimable <= 0:
+    elif stats.suspect_count >= due or claimable <= held:
         at_it = ""
     return f"{_tasks(due)} due, {running}{at_it}{suspects}{paused}{_unserved(stats, fleet)}."
 
 
 _MOST_TOLD = 5
-"""Kinds that the sentence names."""
+"""Kinds, tenants and limits that the sentence names."""
 
 
 def _paused(stats: QueueStats) -> str:
@@ -56,6 +67,25 @@ def _paused(stats: QueueStats) -> str:
     told = [f"; kind {kind}: paused, {_tasks(stats.due_of(kind))} due" for kind in kinds[:_MOST_TOLD]]
     more = len(kinds) - len(told)
     return "".join(told) + (f"; {more} more kinds: paused" if more else "")
+
+
+def _paused_tenants(waiting: Mapping[str, int]) -> str:
+    """Return in words which tenants are paused, those with most waiting tasks first."""
+    tenants = sorted(waiting, key=lambda tenant: (-waiting[tenant], tenant))
+    told = [f"; tenant {tenant} is paused: {_waits(waiting[tenant])}" for tenant in tenants[:_MOST_TOLD]]
+    more = len(tenants) - len(told)
+    return "".join(told) + (f"; {more:,} more tenants are paused" if more else "")
+
+
+def _shut(limits: Sequence[LimitStats]) -> str:
+    """Return in words which limits are shut, in their order."""
+    told = [f"; limit {limit.name} is shut: {_waits(limit.waiting_tasks)}" for limit in limits[:_MOST_TOLD]]
+    more = len(limits) - len(told)
+    return "".join(told) + (f"; {more:,} more limits are shut" if more else "")
+
+
+def _waits(number: int) -> str:
+    return "1 task waits" if number == 1 else f"{number:,} tasks wait"
 
 
 def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
@@ -75,11 +105,3 @@ def _suspects(number: int, running: int) -> str:
 
 def _tasks(number: int) -> str:
     return "1 task" if number == 1 else f"{number:,} tasks"
-
-
-def _span(seconds: float | None) -> str:
-    left = max(0.0, seconds or 0.0)
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if left >= 2 * size:
-            return f"{left / size:.0f} {unit}"
-    return f"{left:.0f} s"

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypedDict, Unpack
 
 import attrs
 
+from maas_backoff.domain.lane import GivenLimits
 from maas_backoff.domain.retry_rule import GivenFilters
 
 
@@ -44,6 +45,8 @@ class KindOptions(TypedDict, total=False):
     min_gpu_utilization: float
     oom_growth: float
     max_ooms: int
+    cost: float
+    limits: GivenLimits
 
 
 class Ensured(NamedTuple):
@@ -55,12 +58,15 @@ class Ensured(NamedTuple):
 
 
 class TaskOptions(Reschedule, KindOptions, total=False):
-    """The options of one task: due time, priority, and overrides of the policy of its queue, or of its kind.
+    """The options of one task: due time, priority, tenant, and overrides of the policy of its queue, or of its kind.
 
     `priority` is -1000 … 1000, lower first. `delay` (seconds or timedelta) and `run_at` (aware datetime) exclude
     each other. `exec_timeout` overrides the field of `ThreadPoolConfig` for this task alone. Every other option
     overrides the field of the same name of `TaskConfig`. `start_within=None` and `complete_within=None`: no deadline.
+    `tenant` is the name of the one whose share of the queue the task uses.
     """
+
+    tenant: str
 
 
 class CreateOptions(TaskOptions, total=False):

@@ -16,7 +16,10 @@ class QueueStats:
     live worker has. While `paused`, nothing is claimed. `suspect_count` is the part of `pending_count` that is due and
     was lost with its worker: these tasks come back in halves. `kinds` has the number of due tasks of each kind that the
     queue has had, without those that need a GPU; `gpu_kinds` has the number of those. `paused_kinds` has the moment
-    since which each paused kind is paused: their tasks are not claimed.
+    since which each paused kind is paused: their tasks are not claimed. `tenant_count` is the number of tenants with
+    waiting tasks, delayed ones too. `limit_count` is the number of limits that are set, and of
+    those that a task has closed. `paused_tenants` has the moment since which each paused tenant is paused; beyond
+    1,000 paused tenants, some may be left out.
     """
 
     pending_count: int
@@ -33,6 +36,9 @@ class QueueStats:
     kinds: Mapping[str, int] = attrs.field(factory=dict[str, int])
     gpu_kinds: Mapping[str, int] = attrs.field(factory=dict[str, int])
     paused_kinds: Mapping[str, datetime] = attrs.field(factory=dict[str, datetime])
+    tenant_count: int = 0
+    limit_count: int = 0
+    paused_tenants: Mapping[str, datetime] = attrs.field(factory=dict[str, datetime])
 
     def due_of(self, kind: str) -> int:
         """Return the number of due tasks of a kind with a name, with those that need a GPU."""

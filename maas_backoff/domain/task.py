@@ -1,16 +1,18 @@
 """A task and its state."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, Protocol, Self
 
 import attrs
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.kind import NAMELESS
+from maas_backoff.domain.lane import NO_LIMITS, NO_TENANT, checked_used
 from maas_backoff.errors import InvalidValueError, PayloadError
 
 
@@ -65,8 +67,20 @@ class FailedAttempt:
     ended_by: str = ""
 
 
-ProgressReport = Callable[[int, float, str | None], None]
-"""A report of an attempt's progress: its token, 0..100, a message."""
+class Receiver(Protocol):
+    """Receives the reports of handlers, each with the token of its attempt. One receiver serves all attempts."""
+
+    def progressed(self, token: int, progress: float, message: str | None, /) -> None:
+        """Take the progress of an attempt, 0..100, and a message."""
+        ...
+
+    def used(self, token: int, cost: float | None, limits: Mapping[str, float], /) -> None:
+        """Take what an attempt has used: its cost, or None, and units by limit."""
+        ...
+
+
+def _shown_limits(limits: Mapping[str, float]) -> str:
+    return repr({**limits})
 
 
 @attrs.frozen(slots=False)  # made for each task: a third of the time
@@ -80,13 +94,14 @@ class TaskEntity:
     `oom_count` counts the attempts that ran out of GPU memory and came back without using a retry: a handler may shrink
     its batch. `kind` is the name of the function that runs the task; empty: the handler of `set_custom_task_handler`.
     `deadline` is the moment at which `complete_within` ends all attempts. `cancel_reason` says why a task is cancelled:
-    `expired` if a deadline has passed, `requested` by a call.
+    `expired` if a deadline has passed, `requested` by a call. `cost` and `limits` are those of its creation: what its
+    tenant pays for each attempt, and the units that each attempt uses of each limit.
 
     For its handler, a task has the failures of earlier attempts: `error` is the last one, or None, and `attempts` are
     the last ten, without their tracebacks.
 
-    The `repr` has neither params nor result. A copy of the entity of a handler reports progress as the entity does. A
-    pickled copy does not: `update_progress` does nothing in another process.
+    The `repr` has neither params nor result. A copy of the entity of a handler reports as the entity does. A pickled
+    copy does not: `update_progress` and `used` do nothing in another process.
     """
 
     task_id: str
@@ -113,9 +128,12 @@ class TaskEntity:
     gpu: GpuAssignment | None = None
     oom_count: int = 0
     kind: str = NAMELESS
+    tenant: str = NO_TENANT
+    cost: float = 1
+    limits: Mapping[str, float] = attrs.field(default=NO_LIMITS, repr=_shown_limits)
     deadline: datetime | None = None
     cancel_reason: str | None = None
-    _report: ProgressReport | None = attrs.field(default=None, repr=False, eq=False)
+    _receiver: Receiver | None = attrs.field(default=None, repr=False, eq=False)
 
     def update_progress(self, progress: float, message: str | None = None) -> None:
         """Report the progress of this attempt, 0 to 100, from a coroutine, a thread or a child process. Not awaited.
@@ -126,22 +144,42 @@ class TaskEntity:
         """
         checked_progress(progress)
         message = checked_message(message)
-        if self._report is not None:
-            self._report(self.token, progress, message)
+        if self._receiver is not None:
+            self._receiver.progressed(self.token, progress, message)
 
-    def connected(self, report: ProgressReport) -> Self:
-        """Return this entity, fresh from the store, with `report` as the receiver of its progress."""
-        self.__dict__["_report"] = report  # a copy of 25 fields per attempt would be the alternative
+    def used(self, cost: float | None = None, limits: Mapping[str, float] | None = None) -> None:
+        """Report what this attempt really uses, from a coroutine, a thread or a child process. Not awaited.
+
+        When the attempt began, its tenant and its limits were charged with `cost` and `limits` of the creation. When it
+        ends, whatever its outcome, the difference to `task.used(cost=3.2, limits={"openai": 830})` is charged, or given
+        back. Numbers are from 0 on. Of several calls, the last one counts, for the cost and for each limit. If the task
+        comes back, its next attempt is charged again with `cost` and `limits` of the creation.
+
+        Does nothing for a task without a tenant and limits, or outside of the handler that was called with this entity.
+        Raises InvalidValueError for a wrong number, or a limit that the task does not name.
+        """
+        checked, units = checked_used(cost, limits)
+        if not self.tenant and not self.limits:
+            return
+        if unknown := sorted(units.keys() - self.limits.keys()):
+            named = ", ".join(self.limits) or "none"
+            raise InvalidValueError("limits", f"limits that the task names ({named})", unknown)
+        if self._receiver is not None:
+            self._receiver.used(self.token, checked, units)
+
+    def connected(self, receiver: Receiver) -> Self:
+        """Return this entity, fresh from the store, with a receiver of its reports."""
+        self.__dict__["_receiver"] = receiver  # a copy of 30 fields per attempt would be the alternative
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_report": None}
+        return {**self.__dict__, "limits": {**self.limits}, "_receiver": None}
 
     def __copy__(self) -> Self:
         return self._copied(self.__dict__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self._copied({**deepcopy(self.__getstate__(), memo), "_report": self._report})
+        return self._copied({**deepcopy(self.__getstate__(), memo), "_receiver": self._receiver})
 
     def _copied(self, values: Mapping[str, Any]) -> Self:
         copied = object.__new__(type(self))
@@ -150,17 +188,17 @@ class TaskEntity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the task as values for JSON; times in ISO 8601."""
-        return {name: _jsonable(value) for name, value in self.__dict__.items() if name != "_report"}
+        return {name: _jsonable(value) for name, value in self.__dict__.items() if name != "_receiver"}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], report: ProgressReport | None = None) -> Self:
-        """Return the task in a dict of `to_dict`; `update_progress` calls `report`."""
+    def from_dict(cls, data: Mapping[str, Any], receiver: Receiver | None = None) -> Self:
+        """Return the task in a dict of `to_dict`; `update_progress` and `used` report to `receiver`."""
         fields = _with_times(data, "next_execute_time", "created_at", "started_at", "finished_at", "deadline")
         fields["status"] = TaskStatus(fields["status"])
         fields["error"] = fields["error"] and TaskError(**fields["error"])
         fields["attempts"] = tuple(map(_attempt, fields["attempts"]))
         fields["gpu"] = GpuAssignment.from_dict(fields["gpu"])
-        fields["report"] = report
+        fields["receiver"] = receiver
         return cls(**fields)
 
 
@@ -202,6 +240,8 @@ def _jsonable(value: Any) -> Any:
     match value:
         case datetime():
             return value.isoformat()
+        case MappingProxyType():  # `limits`, the only read-only mapping
+            return {**value}  # pyright: ignore[reportUnknownVariableType] - of texts and numbers
         case tuple():
             return [_jsonable(item) for item in value]  # pyright: ignore[reportUnknownVariableType] - `attempts`, the only tuple
         case TaskError() | FailedAttempt() | GpuAssignment():

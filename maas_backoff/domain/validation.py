@@ -97,7 +97,9 @@ def overrides_of(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
         if name not in _OPTIONS:
             raise InvalidValueError(name, "one of the options " + ", ".join(sorted(_OPTIONS)), options[name])
-    return {name: value for name, value in options.items() if name not in {"priority", "delay", "run_at"}}
+    return {name: value for name, value in options.items() if name not in _OF_CREATION}
 
 
+_OF_CREATION = frozenset({"priority", "delay", "run_at", "tenant", "cost", "limits"})
+"""Options that are no overrides: they are stored in the task's creation."""
 _OPTIONS = frozenset(TaskOptions.__annotations__)

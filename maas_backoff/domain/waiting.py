@@ -1,12 +1,13 @@
 """The reason why a pending task waits."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 import attrs
 
 from maas_backoff.domain.demand import Demand, gib
 from maas_backoff.domain.kind import NAMELESS
+from maas_backoff.domain.lane import NO_LANE, Lane
 from maas_backoff.domain.settlement import Counts
 from maas_backoff.domain.worker import Worker
 
@@ -15,13 +16,33 @@ _FRESH = Counts()
 
 @attrs.frozen
 class Paused:
-    """Which claims are paused: those of the whole `queue`, or of some `kinds`."""
+    """Which claims are paused: those of the whole `queue`, of some `kinds`, or of some `tenants`.
+
+    `shut` says for each shut limit why no task may start.
+    """
 
     queue: bool = False
     kinds: Collection[str] = ()
+    tenants: Collection[str] = ()
+    shut: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
 
 _NOTHING = Paused()
+
+
+@attrs.frozen
+class Place:
+    """The place of a due task that needs no GPU: how many tasks come first; -1: unknown.
+
+    `own` are tasks of its tenant, `others` about how many of other tenants. `tenants` take turns.
+    """
+
+    own: int = -1
+    others: int = 0
+    tenants: int = 1
+
+
+UNKNOWN = Place()
 
 
 def waiting_for(
@@ -29,17 +50,19 @@ def waiting_for(
     now_ms: float,
     demand: Demand | None,
     fleet: Sequence[Worker],
-    ahead: int = -1,
+    place: Place = UNKNOWN,
     *,
     paused: Paused = _NOTHING,
     counts: Counts = _FRESH,
     kind: str = NAMELESS,
+    lane: Lane = NO_LANE,
 ) -> str:
-    """Return the reason in words; `fleet` are the live workers, `ahead` the number of tasks before it (-1: unknown)."""
+    """Return the reason in words; `fleet` are the live workers."""
     if due_ms > now_ms:
         return f"due at {at(due_ms).isoformat(timespec='milliseconds')}"
-    if paused.queue or kind in paused.kinds:
-        return "paused" if paused.queue else f"kind {kind}: paused"
+    held = _held_back(paused, kind, lane)
+    if held:
+        return held
     able = [worker for worker in fleet if kind in worker.kinds]
     if not able:
         return "worker: none is running" if not fleet else no_worker_for(kind)
@@ -49,7 +72,31 @@ def waiting_for(
         return _suspect_reason(counts)
     if demand is not None:
         return f"gpu: needs {demand}, {why}"
-    return "slot" if ahead < 0 else f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
+    return _turn(place, lane.tenant)
+
+
+def _held_back(paused: Paused, kind: str, lane: Lane) -> str:
+    """Return in words the pause or the shut limit for which a due task waits; empty: none."""
+    if paused.queue or kind in paused.kinds:
+        return "paused" if paused.queue else f"kind {kind}: paused"
+    if lane.tenant in paused.tenants:
+        return f"tenant {lane.tenant} is paused"
+    return next((paused.shut[limit] for limit in sorted(lane.limits) if limit in paused.shut), "")
+
+
+def _turn(place: Place, tenant: str) -> str:
+    """Return in words which tasks come before a task that waits for a slot."""
+    if place.own < 0:
+        return "slot"
+    if not tenant:
+        ahead = place.own + place.others
+        return f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
+    if not place.own:
+        turns = "next of its tasks, {:,} tenants take turns" if place.tenants > 1 else "next in line"
+        return f"tenant {tenant}: {turns.format(place.tenants)}"
+    own = "1 of its own tasks" if place.own == 1 else f"{place.own:,} of its own tasks"
+    others = f" and about {place.others:,} of others" if place.others else ""
+    return f"tenant {tenant}: {own}{others} first"
 
 
 def no_worker_for(kind: str) -> str:

@@ -1,6 +1,6 @@
 """A snapshot as metric families of prometheus_client, without I/O."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import attrs
@@ -8,6 +8,7 @@ from prometheus_client import Metric
 
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import Activity, Durations, MemorySizes
+from maas_backoff.domain.shares import LimitStats, TenantStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.worker import Worker
 from maas_backoff.prometheus.snapshot import Snapshot
@@ -18,6 +19,9 @@ Samples = Iterable[tuple[Labels, float]]
 _GIB = 2**30
 _EACH_OCTAVE = 4
 """The number of memory buckets that make one bucket of Prometheus: the upper ends of those double."""
+MOST_SHARES = 50
+"""The tenants, and the limits, that have metrics of their own: those with most waiting tasks."""
+_OTHER = "other"
 _NO_SUM = "Their sum is not known."
 _SUFFIXES = {"counter": "_total", "histogram": "_bucket"}
 
@@ -35,6 +39,8 @@ class Collector:
         yield self._one("gauge", "up", "Whether the server answered this scrape.", snapshot is not None)
         if snapshot is not None:
             yield from self._of_tasks(snapshot.stats)
+            yield from self._of_tenants(snapshot.tenants, len(snapshot.stats.paused_tenants))
+            yield from self._of_limits(snapshot.limits)
             yield from self._of_activity(snapshot.total)
             yield from self._of_workers(snapshot.workers)
             yield from self._of_gpus(snapshot.gpus)
@@ -62,6 +68,39 @@ class Collector:
         yield self._family("gauge", "kind_due_tasks", "Due tasks of each kind, at most 200 kinds.", due)
         paused = (({"kind": kind}, kind in stats.paused_kinds) for kind in stats.kinds)
         yield self._family("gauge", "kind_paused", "Whether the kind is paused.", paused)
+
+    def _of_tenants(self, tenants: Sequence[TenantStats], paused: int) -> Iterator[Metric]:
+        waiting = {one.name: one.waiting for one in tenants[:MOST_SHARES]}
+        if len(tenants) > MOST_SHARES:
+            # A tenant may have this name, too.
+            waiting[_OTHER] = waiting.get(_OTHER, 0) + sum(one.waiting for one in tenants[MOST_SHARES:])
+        text = (
+            f"Waiting tasks of the {MOST_SHARES} tenants with most of them, delayed ones too; `{_OTHER}`: the others."
+        )
+        found = (({"tenant": name}, number) for name, number in waiting.items())
+        yield self._family("gauge", "tenant_waiting_tasks", text, found)
+        yield self._one("gauge", "tenants", "Tenants with waiting tasks.", sum(one.waiting > 0 for one in tenants))
+        yield self._one("gauge", "paused_tenants", "Tenants that are paused, at most 1000.", paused)
+
+    def _of_limits(self, limits: Sequence[LimitStats]) -> Iterator[Metric]:
+        groups = dict[str, list[LimitStats]]()
+        for one in limits:
+            groups.setdefault(one.set_by or one.name, []).append(one)
+        tasks = {name: sum(one.waiting_tasks for one in group) for name, group in groups.items()}
+        names = sorted(groups, key=lambda name: (-tasks[name], name))[:MOST_SHARES]
+        own = {name: one for name in names for one in groups[name] if one.name == name and not one.is_class}
+        in_use = (({"limit": name}, one.in_use) for name, one in own.items())
+        yield self._family("gauge", "limit_in_use", "Running tasks that name the limit.", in_use)
+        most = (({"limit": name}, one.most) for name, one in own.items() if one.most is not None)
+        yield self._family("gauge", "limit_most", "Tasks that may run at once by the limit.", most)
+        shut = (({"limit": name}, sum(bool(one.shut) for one in groups[name])) for name in names)
+        text = "1 if no task may start by the limit; of a class such as `user:*`, how many of its names are shut."
+        yield self._family("gauge", "limit_shut", text, shut)
+        lanes = (({"limit": name}, sum(one.waiting_lanes for one in groups[name])) for name in names)
+        text = "Lanes that wait for the limit: sets of due tasks with the same tenant, kind and limits."
+        yield self._family("gauge", "limit_waiting_lanes", text, lanes)
+        waiting = (({"limit": name}, tasks[name]) for name in names)
+        yield self._family("gauge", "limit_waiting_tasks", "Due tasks that wait for the limit.", waiting)
 
     def _of_activity(self, total: Activity) -> Iterator[Metric]:
         ends = {"completed": total.completed, "failed": total.failed, "cancelled": total.cancelled}

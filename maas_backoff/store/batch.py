@@ -34,6 +34,8 @@ class Settle:
     progress: tuple[float, str | None] | None = None
     overrides: bytes | None = attrs.field(default=None, repr=False)
     """The task's overrides, as they are stored. Only a settlement with new params needs them."""
+    used: Sequence[str] = ()
+    """Lines about its lane, as settle.lua takes them, without the number: "u lane costs", "c limit ms"."""
     extra: Sequence[str] = attrs.field(default=(), repr=False)
     """Further fields of the task, names and values in turn: a new due time or priority."""
 
@@ -74,6 +76,16 @@ def _tally(settle: Settle) -> str:
     return tallied(settlement, settle.counts)
 
 
+def used_text(settles: Iterable[Settle]) -> str:
+    """Return the argument of settle.lua that says what the lanes of settled tasks have used."""
+    lines: list[str] = []
+    for number, settle in enumerate(settles, 1):
+        for line in settle.used:
+            what, _, rest = line.partition(" ")
+            lines.append(f"{what} {number} {rest}")
+    return "\n".join(lines)
+
+
 def suspicion_text(*, may: bool, cohort: str) -> str:
     """Return the argument that says which suspects a worker may claim: see _suspects.lua."""
     return f"{may:d} {cohort or '-'}"
@@ -93,13 +105,14 @@ def settle_head(
     fits: Sequence[str] = (),
     tally: str = "",
     kinds: Kinds = ONLY_NAMELESS,
+    used: str = "",
     lease_ms: str = "",
 ) -> list[Any]:
     """Return the arguments of settle.lua before its groups. An empty `lease_ms` means the configured lease."""
     config = queue.config
     lease_ms = lease_ms or f"{config.scheduler.lease * 1000:.0f}"
     head = [queue.clock, queue.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
-    return [*head, suspicion, config.task.max_finished, "\n".join(fits), tally, kinds.text]
+    return [*head, suspicion, config.task.max_finished, "\n".join(fits), tally, kinds.text, used]
 
 
 @attrs.define  # made for each task; a frozen one takes twice as long
@@ -141,6 +154,7 @@ class BatchRequest:
     cohort: str = ""
     """The only cohort whose suspects may be claimed; empty: any one cohort."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
+    used: str = attrs.field(init=False, repr=False, eq=False)
 
     @property
     def suspicion(self) -> str:
@@ -149,6 +163,7 @@ class BatchRequest:
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "args", settle_args(self.settles))
+        object.__setattr__(self, "used", used_text(self.settles))
 
 
 @attrs.frozen

@@ -20,6 +20,7 @@ import attrs
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.gpu import GpuAssignment
+from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
@@ -214,7 +215,7 @@ def decode(
     """
     state = fields.get(b"s", b"pending").decode()
     status = TaskStatus.PROCESSING if state == EXTERNAL else TaskStatus(state)
-    limits = TimeLimits.of(own)
+    lane, limits = Lane.of(creation.lane), TimeLimits.of(own)
     ended_ms = _number(fields, b"f") if status.finished else None
     reason = (_text(fields, b"w") or REQUESTED) if status is TaskStatus.CANCELLED else None
     if limits is not None and status is TaskStatus.PENDING and limits.expiry - ahead_ms <= now_ms:
@@ -249,6 +250,9 @@ def decode(
         gpu=gpu if status is TaskStatus.PROCESSING else None,
         oom_count=counts.oom,
         kind=creation.kind,
+        tenant=lane.tenant,
+        cost=lane.cost,
+        limits=lane.limits,
         deadline=deadline_of(limits, ahead_ms),
         cancel_reason=reason,
     )

@@ -11,6 +11,7 @@ import attrs
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
+from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.store import scripts
@@ -76,6 +77,7 @@ class Exchange:
             fits=request.fits,
             tally=request.tally,
             kinds=kinds,
+            used=request.used,
         )
         names = keys.all(scripts.SETTLE.keys, request=keys.request(worker, request.exchange))
         return names, [*head, *request.args]
@@ -103,6 +105,7 @@ class Exchange:
         task_id, token, attempt, _, overrides, stored_counts, due = row
         policy, own = self._queue.policies.effective(creation.policy, overrides)
         counts, error, attempts = comeback_of_claim(stored_counts, ahead_ms)
+        lane = Lane.of(creation.lane)
         defect = None
         task_params: dict[str, Any] = {}
         try:
@@ -127,6 +130,9 @@ class Exchange:
             token=token,
             oom_count=counts.oom,
             kind=creation.kind,
+            tenant=lane.tenant,
+            cost=lane.cost,
+            limits=lane.limits,
         )
         waited = now_ms - (creation.created_ms if due is None else float(due))
         claimed = Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)

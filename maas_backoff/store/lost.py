@@ -34,6 +34,9 @@ class LostAttempts:
         # A person has deleted the key of the task. A settle of the lease would answer "unknown" for ever.
         orphans = [row[0] for row in reply.rows if row[2] is None]
         if orphans:
+            gone = Settlement.cancel(queue.policies.own)
+            # This changes no task, and gives back the places in limits.
+            await self.settle([Settle(task_id.decode(), "expired", None, gone) for task_id in orphans], "gone")
             await (await queue.server.connect()).execute("ZREM", queue.keys("leases"), *orphans)
         rows = [LeaseRow._make(row) for row in reply.rows if row[2] is not None]
         await queue.learn(Creation.of(row.creation) for row in rows if row.creation is not None)

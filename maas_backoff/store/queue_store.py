@@ -13,6 +13,7 @@ from maas_backoff.store.preflight.check import check
 from maas_backoff.store.preflight.findings import Finding
 from maas_backoff.store.reader import Reader
 from maas_backoff.store.registry import Registry
+from maas_backoff.store.shares import Shares
 from maas_backoff.store.writer import Writer
 
 
@@ -20,12 +21,13 @@ class QueueStore:
     """The store of one queue in one process."""
 
     # So that `store.clock = …` raises: the clock is the connection's.
-    __slots__ = ("connection", "exchange", "lost", "markers", "reader", "registry", "writer")
+    __slots__ = ("connection", "exchange", "lost", "markers", "reader", "registry", "shares", "writer")
 
     def __init__(self, connection: QueueConnection) -> None:
         self.connection: QueueConnection = connection
         self.registry: Registry = Registry(connection)
-        self.reader: Reader = Reader(connection, self.registry)
+        self.shares: Shares = Shares(connection)
+        self.reader: Reader = Reader(connection, self.registry, self.shares)
         self.writer: Writer = Writer(connection)
         self.markers: Markers = Markers(connection)
         self.exchange: Exchange = Exchange(connection, self.markers)

@@ -11,11 +11,12 @@ import attrs
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.history import Activity, History
 from maas_backoff.domain.kind import NAMELESS, ONLY_NAMELESS, Kinds
+from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.reason import reason
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity, TaskStatus
-from maas_backoff.domain.waiting import Paused, at, waiting_for
+from maas_backoff.domain.waiting import UNKNOWN, Paused, Place, at, waiting_for
 from maas_backoff.domain.worker import Worker
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import Precondition
@@ -25,7 +26,8 @@ from maas_backoff.store.creation import Creation
 from maas_backoff.store.found import Found, Pending
 from maas_backoff.store.indexes import indexes
 from maas_backoff.store.registry import Registry
-from maas_backoff.store.replies import DemandRow, LeaseRow
+from maas_backoff.store.replies import DemandRow, GetReply, LeaseRow, ListReply
+from maas_backoff.store.shares import Shares, limit_state
 
 READ_BYTES = 262_144
 """A reply with several tasks ends after the task that fills it: about 3 ms of the client's time."""
@@ -41,12 +43,28 @@ class Look(NamedTuple):
     """Seconds until the pending task expires if no attempt starts; infinity: never."""
 
 
+class _Counts(NamedTuple):
+    """The counts of a queue, and what explains them."""
+
+    stats: QueueStats
+    waiting: Sequence[tuple[str, Demand, int]]
+    """Due tasks by kind and GPU demand."""
+    next_due: float | None
+    """Seconds to the next due task."""
+    suspects_running: int
+    paused_tenants: Mapping[str, int]
+    """Waiting tasks of each, delayed ones too."""
+    shut_limits: int
+    """Limits for which lanes wait."""
+
+
 class Reader:
     """The calls that read one queue."""
 
-    def __init__(self, queue: QueueConnection, registry: Registry) -> None:
+    def __init__(self, queue: QueueConnection, registry: Registry, shares: Shares) -> None:
         self._queue = queue
         self._registry = registry
+        self._shares = shares
 
     async def get(self, task_id: str, *, watch: float = 0) -> TaskEntity | None:
         """Return a task. Its changes are published for `watch` seconds."""
@@ -63,10 +81,9 @@ class Reader:
         args = [queue.clock, queue.keys.prefix, f"{watch * 1000:.0f}", READ_BYTES, *task_ids]
         reply = await queue.server.run(scripts.GET, queue.keys.all(scripts.GET.keys), args, deadline)
         # `task_ids` may be longer than the rows, and may have an id twice: each caller has an entity of its own.
-        rows = list(zip(task_ids, map(_mapping, reply.rows[1::2]), reply.rows[::2], strict=False))
+        rows = list(zip(task_ids, map(_mapping, reply.rows[1::2]), map(_place, reply.rows[::2]), strict=False))
         found = [row for row in rows if b"p" in row[1]]
-        paused = Paused(bool(reply.paused), _names(reply.paused_kinds))
-        tasks = iter(await self._entities(found, reply.now, paused, deadline))
+        tasks = iter(await self._entities(found, reply.now, _paused(reply), deadline))
         now_ms, _ = now_and_ahead(reply.now)
         return [self._look(next(tasks), fields, now_ms) if b"p" in fields else Look(None) for _, fields, _ in rows]
 
@@ -85,9 +102,9 @@ class Reader:
         args += [int(listing.reverse), int(listing.brief), int(listing.due_only)]
         script = attrs.evolve(scripts.LIST, keys=(*scripts.LIST.keys, *names))
         reply = await queue.run(script, args)
-        found = [(task_id.decode(), _mapping(fields), -1) for task_id, fields in reply.rows]
+        found = [(task_id.decode(), _mapping(fields), UNKNOWN) for task_id, fields in reply.rows]
         found = [row for row in found if b"p" in row[1]]
-        tasks = await self._entities(found, reply.now, Paused(bool(reply.paused), _names(reply.paused_kinds)))
+        tasks = await self._entities(found, reply.now, _paused(reply))
         if status is TaskStatus.PENDING:
             # Those whose deadline has passed are cancelled, whether a worker has noted it or not.
             tasks = [task for task in tasks if task.status is status]
@@ -99,14 +116,15 @@ class Reader:
 
     async def stats(self) -> QueueStats:
         """Return the queue's counts."""
-        stats, waiting, _, _ = await self._counts()
-        if not waiting:
-            return stats
-        return _with_unfit(stats, ((demand, count) for _, demand, count in waiting), await self._registry.fleet())
+        counts = await self._counts()
+        if not counts.waiting:
+            return counts.stats
+        demands = ((demand, count) for _, demand, count in counts.waiting)
+        return _with_unfit(counts.stats, demands, await self._registry.fleet())
 
     async def next_due(self) -> float | None:
         """Return the seconds until the next scheduled task is due; None if there is none."""
-        return (await self._counts())[2]
+        return (await self._counts()).next_due
 
     async def count_external(self) -> int:
         """Return how many tasks are marked processing from outside."""
@@ -114,12 +132,21 @@ class Reader:
 
     async def explain(self) -> str:
         """Return in one sentence why due tasks wait."""
-        stats, waiting, next_due, suspects_running = await self._counts()
-        claimable = [(demand, count) for kind, demand, count in waiting if kind not in stats.paused_kinds]
-        return reason(stats, await self._registry.fleet(), next_due, claimable, suspects_running)
+        counts = await self._counts()
+        stats = counts.stats
+        claimable = [(demand, count) for kind, demand, count in counts.waiting if kind not in stats.paused_kinds]
+        shut = await self._shares.shut_limits() if counts.shut_limits else ()
+        return reason(
+            stats,
+            await self._registry.fleet(),
+            counts.next_due,
+            claimable,
+            counts.suspects_running,
+            counts.paused_tenants,
+            shut,
+        )
 
-    async def _counts(self) -> tuple[QueueStats, list[tuple[str, Demand, int]], float | None, int]:
-        """Return the counts, due tasks by kind and GPU demand, seconds to the next due task, and running suspects."""
+    async def _counts(self) -> "_Counts":
         reply = await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix])
         waiting, gpu_kinds = list[tuple[str, Demand, int]](), Counter[str]()
         for stored, count in _mapping(reply.demands).items():
@@ -145,9 +172,13 @@ class Reader:
             paused_kinds={
                 name.decode(): at(float(since) - ahead_ms) for name, since in _mapping(reply.paused_kinds).items()
             },
+            tenant_count=reply.tenant_count,
+            limit_count=reply.limit_count,
+            paused_tenants={name.decode(): at(float(since) - ahead_ms) for name, since, _ in reply.paused_tenants},
         )
         next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
-        return stats, waiting, next_due, reply.suspects_running
+        paused_tenants = {name.decode(): int(number) for name, _, number in reply.paused_tenants}
+        return _Counts(stats, waiting, next_due, reply.suspects_running, paused_tenants, reply.shut_limits)
 
     async def upcoming(self, step: float, steps: int) -> list[int]:
         """Return how many tasks become due in each of the next `steps` steps of `step` seconds."""
@@ -208,20 +239,20 @@ class Reader:
 
     async def _entities(
         self,
-        found: Sequence[tuple[str, Mapping[bytes, bytes], int]],
+        found: Sequence[tuple[str, Mapping[bytes, bytes], Place]],
         now: bytes,
         paused: Paused,
         deadline: float | None = None,
     ) -> Sequence[TaskEntity]:
-        """Return the tasks of ids, stored fields, and the numbers of tasks before them (-1: unknown)."""
+        """Return the tasks of ids, stored fields and places."""
         now_ms, ahead_ms = now_and_ahead(now)
-        found = [(task_id, by_server_clock(fields, ahead_ms), ahead) for task_id, fields, ahead in found]
+        found = [(task_id, by_server_clock(fields, ahead_ms), place) for task_id, fields, place in found]
         await self._queue.learn((Creation.of(fields[b"p"]) for _, fields, _ in found), deadline)
         due = any(b"s" not in fields or fields[b"s"] == b"pending" for _, fields, _ in found)
         fleet: Sequence[Worker] = await self._registry.fleet(deadline) if due else ()
         now_ms -= ahead_ms
         return [
-            self._entity(task_id, fields, now_ms, ahead_ms, fleet, ahead, paused) for task_id, fields, ahead in found
+            self._entity(task_id, fields, now_ms, ahead_ms, fleet, place, paused) for task_id, fields, place in found
         ]
 
     def _entity(
@@ -231,7 +262,7 @@ class Reader:
         now_ms: float,
         ahead_ms: float,
         fleet: Sequence[Worker],
-        ahead: int,
+        place: Place,
         paused: Paused,
     ) -> TaskEntity:
         creation = Creation.of(fields[b"p"])
@@ -241,9 +272,23 @@ class Reader:
             due_ms = float(fields.get(b"u") or creation.created_ms)
             demand = demand_of(fields.get(b"q"), policy)
             counts = counts_of(fields.get(b"k"), fields.get(b"c"))
-            why = waiting_for(due_ms, now_ms, demand, fleet, ahead, paused=paused, counts=counts, kind=creation.kind)
+            kind, lane = creation.kind, Lane.of(creation.lane)
+            why = waiting_for(due_ms, now_ms, demand, fleet, place, paused=paused, counts=counts, kind=kind, lane=lane)
         queue = self._queue.config.task.biz_prefix
         return decode(task_id, queue, creation, fields, policy, own, why, now_ms, ahead_ms)
+
+
+def _paused(reply: GetReply | ListReply) -> Paused:
+    """Return which claims are paused, and why limits are shut, as far as it matters for the tasks of a reply."""
+    now_ms, _ = now_and_ahead(reply.now)
+    limits = {state.name: state.look(now_ms)[1] for state in map(limit_state, reply.limits)}
+    tenants = frozenset(name.decode() for name in reply.paused_tenants)
+    shut = {name: why for name, why in limits.items() if why}
+    return Paused(bool(reply.paused), _names(reply.paused_kinds), tenants, shut)
+
+
+def _place(stored: int | bytes) -> Place:
+    return Place(stored) if isinstance(stored, int) else Place(*map(int, stored.split()))
 
 
 def _names(flat: Sequence[bytes]) -> frozenset[str]:

@@ -90,19 +90,23 @@ class DemandRow(NamedTuple):
 class GetReply(NamedTuple):
     """The reply of get.lua. `rows` are, for each task in turn, the ready tasks before it and its fields.
 
-    `paused_kinds` are names and times in turn; none if no task among the rows waits and has a kind.
+    For a task in a lane, "own others tenants" stands for the ready tasks. `paused_kinds` are names and times in turn;
+    none if no task among the rows waits and has a kind. `limits` are rows of `LimitRow`, of tasks that wait.
     """
 
     now: bytes
     paused: int
     rows: list[Any]
     paused_kinds: list[bytes]
+    paused_tenants: list[bytes]
+    limits: list[list[Any]]
 
 
 class ListReply(NamedTuple):
     """The reply of list.lua. `rows` are ids and fields; `paused_kinds` are names and times in turn.
 
-    The next cursor is `place` (of an index, from 1; 0: the end), `score` and `skip`.
+    `limits` are rows of `LimitRow`, of tasks that wait. The next cursor is `place` (of an index, from 1; 0: the end),
+    `score` and `skip`.
     """
 
     now: bytes
@@ -112,10 +116,15 @@ class ListReply(NamedTuple):
     skip: int
     paused: int
     paused_kinds: list[bytes]
+    paused_tenants: list[bytes]
+    limits: list[list[Any]]
 
 
 class StatsReply(NamedTuple):
-    """The reply of stats.lua. `by_kind` are names and numbers in turn; `paused_kinds` are names and times."""
+    """The reply of stats.lua. `by_kind` are names and numbers in turn; `paused_kinds` are names and times.
+
+    `paused_tenants` are rows of a name, a time, and a number of waiting tasks.
+    """
 
     now: bytes
     pending: int
@@ -132,6 +141,39 @@ class StatsReply(NamedTuple):
     suspects_running: int
     by_kind: list[Any]
     paused_kinds: list[bytes]
+    tenant_count: int
+    paused_tenants: list[tuple[bytes, bytes, bytes]]
+    shut_limits: int
+    limit_count: int
+
+
+class SharesReply(NamedTuple):
+    """The reply of shares.lua. The form of `rows` depends on the part that was read."""
+
+    now: bytes
+    cursor: bytes
+    size: int
+    rows: list[Any]
+
+
+class TenantRow(NamedTuple):
+    """A tenant in the reply of shares.lua. `settings` are "weight", or "weight since" of a paused one."""
+
+    name: bytes
+    waiting: bytes
+    settings: bytes
+
+
+class LimitRow(NamedTuple):
+    """A limit in a reply, as _shares.lua reads it. Missing values are empty."""
+
+    name: bytes
+    set_by: bytes
+    setting: bytes
+    use: bytes
+    at: bytes
+    unit_at: bytes
+    closed: bytes
 
 
 class UpcomingReply(NamedTuple):

@@ -19,6 +19,7 @@ from maas_backoff.store.replies import (
     ReapReply,
     RenewReply,
     SettleReply,
+    SharesReply,
     StatsReply,
     UpcomingReply,
 )
@@ -77,13 +78,13 @@ def _several(reply: Any) -> Any:
 ENQUEUE = _load(
     "enqueue",
     "scheduled policies meta",
-    "now prefix policy policy_text max_queue_size all_or_none groups",
+    "now prefix policy policy_text max_queue_size max_tenant_queue_size all_or_none groups",
     _several,
 )
 SETTLE = _load(
     "settle",
     "scheduled leases external completed failed cancelled meta watched totals request",
-    "now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds groups",
+    "now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds used groups",
     SettleReply._make,
 )
 RENEW = _load(
@@ -99,12 +100,15 @@ LIST = _load("list", "meta", "now prefix limit index score skip reverse brief du
 STATS = _load("stats", "scheduled leases external completed failed cancelled meta", "now prefix", StatsReply._make)
 DELETE = _load(
     "delete",
-    "task scheduled external completed failed cancelled watched call",
+    "task scheduled external completed failed cancelled watched call meta",
     "prefix id call_ms",
     int,
 )
 PURGE = _load("purge", "meta watched call", "prefix status limit call_ms", PurgeReply._make)
 PAUSE = _load("pause", "meta call", "now prefix on kind call_ms", int)
+TENANT = _load("tenant", "meta call", "now prefix tenant weight on call_ms", int)
+LIMIT = _load("limit", "meta call", "now prefix name setting call_ms", int)
+SHARES = _load("shares", "meta", "now prefix part cursor limit", SharesReply._make)
 UPCOMING = _load("upcoming", "scheduled meta", "now step_ms steps", UpcomingReply._make)
 HISTORY = _load("history", "totals meta", "now prefix minutes", HistoryReply._make)
 DEMANDS = _load("demands", "demands hold meta", "now prefix suspicion kinds", DemandsReply._make)
@@ -119,7 +123,7 @@ FLEET = _load("fleet", "workers meta", "now prefix limit", _words)
 
 QUEUE = (
     *(ENQUEUE, SETTLE, RENEW, LEAVE, EXPIRE, REAP, CANCEL, PROGRESS, DEMANDS, HOLD),
-    *(GET, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, ORPHANS),
+    *(GET, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, TENANT, LIMIT, SHARES, ORPHANS),
 )
 """The scripts that work on a queue."""
 

@@ -11,14 +11,15 @@ from typing import Any
 import attrs
 
 from maas_backoff.domain.kind import NAMELESS
+from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.task import TaskStatus
-from maas_backoff.errors import InvalidValueError, QueueFullError, StorageError
+from maas_backoff.errors import InvalidValueError, QueueFullError, StorageError, TenantFullError
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import Settle, settle_args, settle_head
 from maas_backoff.store.codec import EXTERNAL
 from maas_backoff.store.connection import QueueConnection
-from maas_backoff.store.creation import NewTask, enqueue_args
+from maas_backoff.store.creation import NewTask, by_lane, enqueue_args
 from maas_backoff.store.indexes import indexes
 
 ENQUEUE_LIMIT = 1000
@@ -63,7 +64,14 @@ class Writer:
         answers, full = await self._enqueue(tasks, policy, all_or_none=False, deadline=deadline)
         if full is None:
             return [*answers]
-        return [copy.copy(full) if answer == "full" else answer for answer in answers]
+        return [
+            copy.copy(full)
+            if answer == "full"
+            else TenantFullError(Lane.of(task.lane).tenant, self._queue.config.task.max_tenant_queue_size or 0)
+            if answer == "crowded"
+            else answer
+            for task, answer in zip(tasks, answers, strict=True)
+        ]
 
     async def _enqueue(
         self, tasks: Sequence[NewTask], policy: Policy | None, *, all_or_none: bool, deadline: float | None = None
@@ -71,9 +79,13 @@ class Writer:
         """Return the answers, and the error for those that are 'full'."""
         queue, policy = self._queue, policy or self._queue.policies.own
         digest = policy.digest
-        limit = queue.config.task.max_queue_size or 0
+        limit, tenant_limit = queue.config.task.max_queue_size or 0, queue.config.task.max_tenant_queue_size or 0
+        places: list[int] = []
+        if len(tasks) > 1 and any(task.lane for task in tasks):
+            places = by_lane(tasks)
+            tasks = [tasks[place] for place in places]
         head = [queue.clock, queue.keys.prefix, digest]
-        items = [limit, int(all_or_none), *enqueue_args(tasks, digest)]
+        items = [limit, tenant_limit, int(all_or_none), *enqueue_args(tasks, digest)]
         keys = queue.keys.all(scripts.ENQUEUE.keys)
         reply = await queue.server.run(scripts.ENQUEUE, keys, [*head, "", *items], deadline)
         if reply == b"policy":
@@ -81,10 +93,16 @@ class Writer:
         if reply == b"kinds":
             raise _too_many_kinds(tasks[0].kind)
         answers = [word.decode() for word in reply]
-        if len(answers) == len(tasks):
-            return answers, None
-        size, wait_ms = (int(number) for number in answers[-2:])
-        return answers[:-2], QueueFullError(limit, size, wait_ms / 1000)
+        full = None
+        if len(answers) > len(tasks):
+            size, wait_ms = (int(number) for number in answers[-2:])
+            answers, full = answers[:-2], QueueFullError(limit, size, wait_ms / 1000)
+        elif "crowded" in answers:
+            tenant = Lane.of(tasks[answers.index("crowded")].lane).tenant
+            full = TenantFullError(tenant, tenant_limit)
+        if places:
+            answers = [answer for _, answer in sorted(zip(places, answers, strict=True))]
+        return answers, full
 
     async def settle(self, settle: Settle, *, external: bool = False, settle_id: str | None = None) -> str:
         """Change the state of one task; return the answer of settle.lua. `external`: mark the task processing."""
@@ -94,7 +112,7 @@ class Writer:
         self, settles: Sequence[Settle], settle_id: str | None = None, *, external: bool = False
     ) -> list[str]:
         """Change the state of up to SETTLE_LIMIT tasks; return the answers of settle.lua."""
-        queue, settle_id = self._queue, settle_id or _new_call()
+        queue, settle_id = self._queue, settle_id or new_call()
         head = settle_head(queue, settle_id, settle_id, request_id="call", lease_ms=self._answer_ms)
         args = [*head, *settle_args(settles, EXTERNAL if external else None)]
         reply = await queue.run(scripts.SETTLE, args, request=queue.keys.call(settle_id))
@@ -111,13 +129,13 @@ class Writer:
         """Ask the worker that runs the task to stop it. Return the state of the task, or None."""
         queue = self._queue
         args = [queue.keys.prefix, task_id, f"{queue.config.scheduler.lease * 2000:.0f}", self._answer_ms]
-        state = await queue.run(scripts.CANCEL, args, task=queue.keys.task(task_id), call=queue.keys.call(_new_call()))
+        state = await queue.run(scripts.CANCEL, args, task=queue.keys.task(task_id), call=queue.keys.call(new_call()))
         return None if state is None else state.decode()
 
     async def delete(self, task_id: str) -> bool:
         """Delete a task that no worker runs."""
         queue = self._queue
-        args, call = [queue.keys.prefix, task_id, self._answer_ms], queue.keys.call(_new_call())
+        args, call = [queue.keys.prefix, task_id, self._answer_ms], queue.keys.call(new_call())
         return bool(await queue.run(scripts.DELETE, args, task=queue.keys.task(task_id), call=call))
 
     async def purge(self, status: TaskStatus) -> tuple[int, bool]:
@@ -125,14 +143,14 @@ class Writer:
         queue = self._queue
         script = attrs.evolve(scripts.PURGE, keys=(*scripts.PURGE.keys, *await indexes(queue, status)))
         args = [queue.keys.prefix, status.value, PURGE_LIMIT, self._answer_ms]
-        reply = await queue.run(script, args, call=queue.keys.call(_new_call()))
+        reply = await queue.run(script, args, call=queue.keys.call(new_call()))
         return reply.number, bool(reply.more)
 
     async def pause(self, *, on: bool, kind: str = NAMELESS) -> bool:
         """Pause or resume all claims, or those of one kind with a name. Return False if nothing changed."""
         queue = self._queue
         args = [queue.clock, queue.keys.prefix, int(on), kind, self._answer_ms]
-        changed = await queue.run(scripts.PAUSE, args, call=queue.keys.call(_new_call()))
+        changed = await queue.run(scripts.PAUSE, args, call=queue.keys.call(new_call()))
         if changed < 0:
             raise _too_many_kinds(kind)
         return bool(changed)
@@ -143,13 +161,18 @@ class Writer:
 
     @property
     def _answer_ms(self) -> str:
-        """The time for which the answer to an operation is kept, in ms."""
-        return f"{max(ANSWER_KEPT, 3 * self._queue.config.storage.timeout) * 1000:.0f}"
+        return answer_ms(self._queue)
 
 
 def _too_many_kinds(kind: str) -> InvalidValueError:
     return InvalidValueError("kind", f"one of the {MOST_KINDS} kinds that the queue has had", kind)
 
 
-def _new_call() -> str:
+def answer_ms(queue: QueueConnection) -> str:
+    """Return the time for which the answer to an operation is kept, in ms."""
+    return f"{max(ANSWER_KEPT, 3 * queue.config.storage.timeout) * 1000:.0f}"
+
+
+def new_call() -> str:
+    """Return the id of a new call of an operation."""
     return secrets.token_hex(8)

@@ -1,16 +1,18 @@
 """A scheduler with a clock that the test moves: a day of retries passes in the milliseconds of its handlers."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Protocol
 
 import anyio
+import attrs
 
 from maas_backoff.client.client import QueueClient
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.config.storage import StorageConfig
+from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.domain.task import TaskStatus
 from maas_backoff.errors import MaasBackoffError
@@ -20,6 +22,9 @@ from maas_backoff.testing.gpu import FakeGpu, FakeGpuProbe
 PATIENCE = 60.0
 """The most real seconds of handlers before `drain` gives up."""
 
+_ALL = 1_000_000
+"""Shut limits that are looked at: all of a test."""
+
 _LEASE = 86_400.0
 """The longest lease in seconds: a jump of the clock must not look like the death of a worker."""
 
@@ -28,8 +33,8 @@ class SimulatedScheduler(TaskBackoffScheduler):
     """Runs the real worker on a private embedded server (extra `embedded`), with a clock that the test moves.
 
     `advance` moves the clock from one due time to the next, and lets all due tasks run. Delays, retries, snoozes,
-    priorities and times to live of finished tasks follow this clock. A wait inside a handler, and `exec_timeout`, take
-    real time.
+    priorities, rates of limits and times to live of finished tasks follow this clock. A wait inside a handler, and
+    `exec_timeout`, take real time.
     """
 
     def __init__(
@@ -83,8 +88,8 @@ class SimulatedScheduler(TaskBackoffScheduler):
     async def drain(self) -> None:
         """Wait until no task runs, and no due task can start.
 
-        Due tasks of a paused queue or kind, or without room on a GPU, stay pending. Raises MaasBackoffError after a
-        minute, for example if a handler hangs.
+        Due tasks of a paused queue, kind or tenant, those whose limits are shut, and those without room on a GPU stay
+        pending. Raises MaasBackoffError after a minute, for example if a handler hangs.
         """
         with anyio.move_on_after(PATIENCE):
             await self._expire()
@@ -121,8 +126,37 @@ class SimulatedScheduler(TaskBackoffScheduler):
         if stats.processing_count > await self._client.store.reader.count_external():
             return False
         due = stats.pending_count - stats.scheduled_count - sum(map(stats.due_of, stats.paused_kinds))
+        if not due or stats.paused:
+            return True
         gpu_count = stats.gpu_count - sum(stats.gpu_kinds.get(kind, 0) for kind in stats.paused_kinds)
-        return not due or stats.paused or (gpu_count == due and await self._finds_no_room(stats.gpu_count))
+        held, held_for_gpu = await self._held(stats.paused_kinds)
+        if held == due:
+            # Nothing was claimed between the two reads.
+            return attrs.evolve(await self.get_queue_stats(), oldest_pending_age=stats.oldest_pending_age) == stats
+        return gpu_count - held_for_gpu == due - held and await self._finds_no_room(stats.gpu_count)
+
+    async def _held(self, paused_kinds: Collection[str]) -> tuple[int, int]:
+        """Return how many due tasks wait as their tenant is paused or a limit is shut, and how many of them for a GPU.
+
+        Tasks of paused kinds are left out.
+        """
+        store = self._client.store
+        keys, ask = store.connection.keys, store.connection.server.execute
+        lanes = await ask("ZRANGE", keys("lanes"), "0", "-1")
+        paused, shut = set[bytes](await ask("HKEYS", keys("paused_tenants"))), set[bytes]()
+        for limit in await store.shares.limits(_ALL) if lanes else ():
+            if limit.shut and limit.waiting_lanes:
+                for tenant in await ask("ZRANGE", keys(f"shut:{limit.name}"), "0", "-1"):
+                    waiting = keys(f"shut_lanes:{limit.name}|{tenant.decode()}")
+                    shut |= set(await ask("ZRANGE", waiting, "0", "-1"))
+        held = held_for_gpu = 0
+        for name in lanes:
+            index, _, lane = name.partition(b"|")
+            kind, is_gpu = _kind_and_gpu(index.decode())
+            if kind not in paused_kinds and (lane.partition(b"|")[0] in paused or name in shut):
+                number = await ask("ZCARD", keys(name.decode()))
+                held, held_for_gpu = held + number, held_for_gpu + (number if is_gpu else 0)
+        return held, held_for_gpu
 
     async def _finds_no_room(self, gpu_count: int) -> bool:
         """Return whether none of the tasks that wait for a GPU starts within 0.2 s."""
@@ -133,18 +167,38 @@ class SimulatedScheduler(TaskBackoffScheduler):
         return True
 
     async def advance(self, by: float | timedelta) -> None:
-        """Move the clock by seconds, or a timedelta; each task that becomes due meanwhile runs at its due time."""
+        """Move the clock by seconds, or a timedelta.
+
+        Each task that becomes due meanwhile runs at its due time, and each that waits for a rate when there is room.
+        """
         await self.drain()
         end = self._now_ms + 1000 * in_seconds(by)
         while True:
             client = self._client
-            due_in = await client.store.reader.next_due()
-            if due_in is None or self._now_ms + 1000 * due_in >= end:
+            moments = [due_in for due_in in await self._next_moments(client) if self._now_ms + 1000 * due_in < end]
+            if not moments:
                 break
-            self._set(client, self._now_ms + 1000 * due_in + 1)
+            self._set(client, self._now_ms + 1000 * min(moments) + 1)
             await self.drain()
         self._set(self._client, max(end, self._now_ms))
         await self.drain()
+
+    async def _next_moments(self, client: QueueClient) -> list[float]:
+        """Return the seconds to the next due task, and to the next moment at which a limit opens, if there are any."""
+        due_in = await client.store.reader.next_due()
+        moments = [] if due_in is None else [due_in]
+        ask, opens = client.store.connection.server.execute, client.store.connection.keys("opens")
+        # A limit that has opened before is none to wait for: nobody takes the tasks.
+        limits = await ask("ZRANGEBYSCORE", opens, f"({self._now_ms:.0f}", "(inf", "LIMIT", "0", "1")
+        scores = [float(await ask("ZSCORE", opens, limit)) for limit in limits]
+        return moments + [(score - self._now_ms) / 1000 for score in scores]
+
+
+def _kind_and_gpu(index: str) -> tuple[str, bool]:
+    """Return the kind of the tasks of an index, and whether they need a GPU."""
+    if index.startswith("gpu:"):
+        return index.removeprefix("gpu:").rpartition("/")[0], True
+    return index[len("k:") : -len(":ready")] if index.startswith("k:") else NAMELESS, False
 
 
 def _nothing() -> None:

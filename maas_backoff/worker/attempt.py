@@ -10,7 +10,7 @@ import attrs
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.outcome import CancelReason, Outcome
-from maas_backoff.domain.task import ProgressReport, TaskEntity
+from maas_backoff.domain.task import Receiver, TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan
 from maas_backoff.gate.grant import Grant
 from maas_backoff.logs import about
@@ -21,6 +21,9 @@ from maas_backoff.worker.user_call import UserCall
 
 log: Log = log_for("worker")
 
+COST = ""
+"""In place of a limit's name in `Attempt.used`: the cost."""
+
 
 class Attempt(UserCall):
     """One claimed task in this process, from the claim to the reply to its settlement."""
@@ -29,6 +32,8 @@ class Attempt(UserCall):
     """The outcome of the handler, before a cancel of the attempt is taken into account."""
     over: bool = False
     progress: tuple[float, str | None] | None = None
+    used: dict[str, float] | None = None
+    """The units that the handler has reported, by limit, and its cost."""
     span: AttemptSpan | None = None
 
     def __init__(
@@ -37,13 +42,13 @@ class Attempt(UserCall):
         lease: Lease,
         timeout: float,
         watch: Callable[[float], None],
-        report: ProgressReport,
+        receiver: Receiver,
         grant: Grant | None = None,
     ) -> None:
         """Make the attempt of a claimed task. The calls of `renewed` move the lease.
 
-        `timeout` and `watch` are those of UserCall. `report` is called with the handler's progress. The callbacks must
-        not reference this attempt: that would create a reference cycle.
+        `timeout` and `watch` are those of UserCall. `receiver` takes the handler's reports. It and `watch` must not
+        reference this attempt: that would create a reference cycle.
         """
         super().__init__(timeout, watch)
         self.claimed = claimed
@@ -53,7 +58,7 @@ class Attempt(UserCall):
         self._begun = time.monotonic()
         if claimed.time_left != math.inf:  # a field that is set costs each attempt its time
             self.ends_by: float = self._begun + claimed.time_left
-        self.task: TaskEntity = claimed.task.connected(report)
+        self.task: TaskEntity = claimed.task.connected(receiver)
         if grant is not None:
             self.task = attrs.evolve(self.task, gpu=grant.assignment)
 

@@ -1,13 +1,17 @@
 """The beginning and the end of each attempt in this process."""
 
+import random
 import time
+from collections.abc import Sequence
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.history import Tally
+from maas_backoff.domain.lane import Lane, closing
+from maas_backoff.domain.outcome import Snoozed
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.gate.grant import Grant
 from maas_backoff.store.batch import Claimed, Settle
-from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.attempt import COST, Attempt
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.lease import Lease
@@ -17,6 +21,9 @@ from maas_backoff.worker.slots import Slots
 from maas_backoff.worker.wake_ups import WakeUps
 
 log: Log = log_for("worker")
+
+SPREAD = 1.1
+"""The longest time for which a limit is closed, as a multiple of the time that the handler asked for."""
 
 
 class Attempts:
@@ -40,7 +47,7 @@ class Attempts:
         self._deadlines = deadlines
         self._tally = tally
         # Made once: a bound method for each attempt would be one object more for the garbage collector.
-        self._watch, self._report = deadlines.watch, self.notes.take
+        self._watch = deadlines.watch
 
     def leased(self, sent: float) -> Lease:
         """Return the lease of the tasks whose claim was sent at `sent`, by time.monotonic().
@@ -55,7 +62,7 @@ class Attempts:
     def claimed(self, claimed: Claimed, lease: Lease, grant: Grant | None = None) -> Attempt:
         """Give a claimed task a slot, and its grant on a GPU; return the attempt, which has not begun."""
         timeout = claimed.exec_timeout or self._exec_timeouts.get(claimed.task.kind) or self._context.exec_timeout
-        attempt = Attempt(claimed, lease, timeout, self._watch, self._report, grant)
+        attempt = Attempt(claimed, lease, timeout, self._watch, self.notes, grant)
         self._slots.take(attempt)
         self._tally.count_wait(claimed.waited_ms)
         return attempt
@@ -83,8 +90,11 @@ class Attempts:
     def _settle(self, attempt: Attempt, settlement: Settlement) -> Settle:
         claimed = attempt.claimed
         info = attempt.info(self._context.name) if settlement.error is not None else None
-        task_id, progress = attempt.task.task_id, attempt.progress
-        return Settle(task_id, "lease", attempt.token, settlement, claimed.counts, info, progress, claimed.overrides)
+        task_id, progress, overrides = attempt.task.task_id, attempt.progress, claimed.overrides
+        settle = Settle(task_id, "lease", attempt.token, settlement, claimed.counts, info, progress, overrides)
+        if attempt.used is not None or type(attempt.outcome) is Snoozed:
+            settle.used = _used(attempt)
+        return settle
 
     def _count(self, attempt: Attempt) -> None:
         if attempt.started_at is not None:
@@ -96,3 +106,18 @@ class Attempts:
         """Give back the grant of an attempt that has ended."""
         grant.attempt_ended()
         self._wake_ups.gpu.set()
+
+
+def _used(attempt: Attempt) -> Sequence[str]:
+    """Return the lines of a settle about limits: what the attempt has used, and the limits that it closes."""
+    task, outcome, lines = attempt.task, attempt.outcome, list[str]()
+    if attempt.used is not None:
+        units = {**attempt.used}
+        cost = units.pop(COST, None)
+        lines.append(f"u {Lane(task.tenant, task.cost, task.limits).changed(cost, units)}")
+    if isinstance(outcome, Snoozed) and outcome.closes:
+        # Queues that share an upstream must not come back in one moment.
+        spread = random.uniform(1, SPREAD)  # noqa: S311 - no secret
+        ms = {name: seconds * 1000 * spread for name, seconds in closing(outcome.closes, task.limits).items()}
+        lines += [f"c {name} {one:.0f}" for name, one in ms.items()]
+    return lines

@@ -1,8 +1,9 @@
-"""The newest progress of each attempt, until it is sent."""
+"""The reports of handlers: the newest progress of each attempt, until it is sent, and what each attempt has used."""
 
 import asyncio
+from collections.abc import Mapping
 
-from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.attempt import COST, Attempt
 from maas_backoff.worker.slots import Slots
 
 Note = tuple[str, int, float, str | None]
@@ -10,7 +11,7 @@ Note = tuple[str, int, float, str | None]
 
 
 class Notes:
-    """Progress notes. `take` may be called from any thread."""
+    """Progress notes, and the receiver of all handlers' reports, which may come from any thread."""
 
     def __init__(self, slots: Slots) -> None:
         self.waiting: asyncio.Event = asyncio.Event()
@@ -19,7 +20,7 @@ class Notes:
         self._noted: dict[int, Attempt] = {}
         self._loop = asyncio.get_running_loop()
 
-    def take(self, token: int, progress: float, message: str | None) -> None:
+    def progressed(self, token: int, progress: float, message: str | None) -> None:
         """Note the progress of an attempt, to be sent soon; without a message, the last message is kept."""
         attempt = self._slots.attempts.get(token)
         if attempt is None or attempt.over:
@@ -29,6 +30,17 @@ class Notes:
         if token not in self._noted:
             self._noted[token] = attempt
             self._loop.call_soon_threadsafe(self.waiting.set)
+
+    def used(self, token: int, cost: float | None, limits: Mapping[str, float]) -> None:
+        """Note what an attempt has used, for its settlement; what is not given stays as it was."""
+        attempt = self._slots.attempts.get(token)
+        if attempt is None or attempt.over:
+            return
+        # Threads may report at the same time: each step changes the dict as a whole.
+        used: dict[str, float] = attempt.__dict__.setdefault("used", {})
+        used.update(limits)
+        if cost is not None:
+            used[COST] = cost
 
     def drop(self, attempt: Attempt) -> None:
         """Forget the note of an attempt that has ended: its settlement carries the last note."""

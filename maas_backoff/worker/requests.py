@@ -142,5 +142,6 @@ def _sendable(settle: Settle) -> Settle:
     except Exception as error:  # noqa: BLE001 - an outcome may raise any error
         failed = TaskError("unknown_outcome", f"the outcome cannot be sent: {type(error).__name__}")
         settlement = Settlement(TaskStatus.FAILED, settle.settlement.ttl, error=failed)
-        return Settle(settle.task_id, settle.precondition, settle.token, settlement, settle.counts, settle.info)
+        about = settle.task_id, settle.precondition, settle.token
+        return Settle(*about, settlement, settle.counts, settle.info, used=settle.used)
     return settle

@@ -17,6 +17,7 @@ from maas_backoff.errors import StorageError, WorkerEndedError
 from maas_backoff.store.connect import Client
 from maas_backoff.worker.description import Description
 from maas_backoff.worker.drain import SETTLE_GRACE, drain
+from maas_backoff.worker.idle import until_idle
 from maas_backoff.worker.loops import orphans
 from maas_backoff.worker.loops.heartbeat import Heartbeat
 from maas_backoff.worker.loops.wake import LONGEST_BLOCK
@@ -94,6 +95,10 @@ class Service:
         """Wait until the worker has ended, after `close` or by a failure."""
         if self._host is not None:
             await asyncio.wait([self._host])
+
+    async def until_idle(self, within: float) -> str:
+        """Wait until the worker runs nothing, and none of its tasks is due within `within` seconds."""
+        return await until_idle(self.parts, within)
 
     async def stop(self) -> None:
         """Drain and stop. Raises the error that ended the worker, if any."""

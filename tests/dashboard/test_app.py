@@ -16,11 +16,13 @@ import pytest
 from served import PATIENCE, Served
 from support import Server, load_scripts
 
-from maas_backoff import TaskBackoffScheduler, TaskSpec
+from maas_backoff import Limit, LimitStats, TaskBackoffScheduler, TaskSpec, TenantStats
 from maas_backoff.dashboard.feed import PERIOD, Feed
 from maas_backoff.dashboard.reading import Reading
 from maas_backoff.dashboard.search import MOST_SEARCHED
 from maas_backoff.dashboard.stream import MOST_STREAMS
+from maas_backoff.dashboard.views import shares_view
+from maas_backoff.store.shares import Shares
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
 SECRET = "s3cr3t-of-a-task"
@@ -235,7 +237,7 @@ async def test_a_stream_gives_a_clock_then_the_parts_and_ends_to_be_asked_for_ag
     reading = Reading(scheduler, Feed(scheduler), payloads=False)
     events = [event async for event in reading._events(0, None)]
     names = [event["event"] for event in events]
-    assert names == ["clock", "queue", "workers", "gpus", "upcoming", "history", "trouble"]
+    assert names == ["clock", "queue", "shares", "workers", "gpus", "upcoming", "history", "trouble"]
     assert [event["event"] for event in events if "id" in event] == ["trouble"]
 
 
@@ -251,6 +253,44 @@ async def test_a_page_that_comes_back_gets_what_it_has_missed(scheduler: TaskBac
             await anyio.sleep(PERIOD / 10)
     assert "queue" in changes and json.loads(changes["queue"])["counts"]["scheduled"] == 1
     assert "gpus" not in changes
+
+
+@pytest.mark.anyio
+async def test_tenants_and_limits_are_read_where_there_are_some(scheduler: TaskBackoffScheduler) -> None:
+    """A queue without any costs no further call."""
+    await scheduler.create_task({}, delay=60)
+    calls: list[str] = []
+    real = Shares._page
+
+    async def noting(self: Shares, part: str, cursor: str, limit: int) -> Any:
+        calls.append(part)
+        return await real(self, part, cursor, limit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shares, "_page", noting)
+        parts = await Feed(scheduler).changes(0)
+        assert json.loads(parts["shares"]) == {
+            "tenants": {"count": 0, "first": []},
+            "limits": {"count": 0, "first": []},
+        }
+        assert calls == []
+        await scheduler.create_task({}, tenant="acme")
+        await scheduler.set_limit("openai", tokens=(1000, 60))
+        parts = await Feed(scheduler).changes(0)
+        assert set(calls) == {"waiting", "tenants", "limits", "opens", "closed"}
+    shares = json.loads(parts["shares"])
+    assert shares["tenants"]["first"] == [{"name": "acme", "waiting": 1, "weight": 1, "paused": False}]
+    (limit,) = shares["limits"]["first"]
+    assert (limit["name"], limit["rates"], limit["shut"]) == ("openai", ["1000/1m"], "")
+
+
+def test_a_view_has_the_tenants_and_limits_with_most_waiting_tasks() -> None:
+    tenants = [TenantStats(f"t{n}", 100 - n) for n in range(30)]
+    limits = [LimitStats(f"l{n}", Limit(1), f"l{n}", waiting_tasks=n) for n in range(30)]
+    view = shares_view(tenants, limits)
+    assert (view["tenants"]["count"], view["limits"]["count"]) == (30, 30)
+    assert [one["name"] for one in view["tenants"]["first"]] == [f"t{n}" for n in range(20)]
+    assert [one["name"] for one in view["limits"]["first"]] == [f"l{29 - n}" for n in range(20)]
 
 
 def test_streams_are_counted_and_bounded(served: Served) -> None:

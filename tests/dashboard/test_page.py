@@ -147,6 +147,32 @@ def test_kinds_are_shown_with_their_pauses(visit: Callable[..., Page], in_thread
     expect(page.locator('#list td[data-head="kind"]')).to_have_count(0)
 
 
+def test_tenants_and_limits_are_shown(visit: Callable[..., Page], in_thread: Callable[..., None]) -> None:
+    async def of_tenants(producer: TaskBackoffScheduler) -> None:
+        await producer.set_limit("openai", concurrency=1, rate=(500, "1m"))
+        await producer.set_limit("user:*", concurrency=2)
+        await producer.set_weight("bolt", 2.5)
+        await producer.pause(tenant="bolt")
+        long = TaskSpec({"seconds": 60}, tenant="acme", limits={"openai": 1})
+        await producer.create_tasks([*[long] * 3, TaskSpec({}, "paused", tenant="bolt")])
+
+    in_thread(of_tenants)
+    page = visit()
+    expect(page.locator("#limits")).to_have_text(
+        "Limits: openai: 1 of 1 in use, 500/1m, 2 tasks waiting · user:*: 2 at once for each name", timeout=20_000
+    )
+    expect(page.locator("#tenants")).to_have_text(
+        "Tenants: acme: 2 tasks waiting · bolt: 1 task waiting, weight 2.5, paused"
+    )
+    expect(page.locator("#reason")).to_contain_text("tenant bolt is paused")
+    expect(page.locator("#reason")).to_have_class("warn")
+    page.locator("#states .due").click()
+    expect(page.locator('#list td[data-head="tenant"]').first).to_have_text(re.compile("acme|bolt"))
+    expect(page.locator("#list")).to_contain_text("limit openai: 1 of 1 in use")
+    page.get_by_role("link", name="paused").click()
+    expect(page.locator("#detail")).to_contain_text("tenant bolt is paused")
+
+
 def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create: Callable[..., None]) -> None:
     create(*(TaskSpec({"error": error}, f"{error}-{n}", max_retry_count=0) for error in ("a", "b") for n in range(2)))
     page = visit()

@@ -1,13 +1,16 @@
 """From what a handler returned or raised to an outcome."""
 
+import json
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 
-from maas_backoff import Discard, InvalidValueError, ResultEntity, Retry, Snooze, TaskError
+from maas_backoff import Discard, InvalidValueError, RateLimited, ResultEntity, Retry, Snooze, TaskError
 from maas_backoff.domain import handler_outcome as h
 from maas_backoff.domain import outcome as o
+from maas_backoff.domain.lane import ALL_LIMITS
 from maas_backoff.domain.shorten import TEXT_LIMIT
 
 
@@ -49,6 +52,8 @@ class CodeIsText(Discard):
     ("error", "expected"),
     [
         (Snooze(5), o.Snoozed(5)),
+        (RateLimited(20), o.Snoozed(20, ((ALL_LIMITS, 20),))),
+        (RateLimited(timedelta(seconds=20), limit="openai"), o.Snoozed(20, (("openai", 20),))),
         (Retry(after=2, reason="busy"), o.Failed(TaskError("Retry", "busy"), retry_after=2, requested=True)),
         (Discard("bad prompt"), o.Failed(TaskError("discarded", "bad prompt"), permanent=True)),
         (Discard("no", code=HTTPStatus.GONE), o.Failed(TaskError("discarded", "no", 410), permanent=True)),
@@ -63,6 +68,12 @@ def test_a_signal_is_an_outcome(error: BaseException, expected: o.Outcome) -> No
 def test_a_discard_refuses_what_is_no_code(code: Any) -> None:
     with pytest.raises(InvalidValueError, match="code: expected a whole number of 64 bits, or None, got "):
         Discard("bad prompt", code=code)
+
+
+@pytest.mark.parametrize("limit", ["", "two words", 5, "x" * 101, "user:*"])
+def test_a_rate_limited_refuses_what_is_no_name_of_a_limit(limit: Any) -> None:
+    with pytest.raises(InvalidValueError, match="limit: expected 1 to 100 of A-Z a-z 0-9 _"):
+        RateLimited(20, limit=limit)
 
 
 class Hostile(Exception):
@@ -98,9 +109,10 @@ def test_any_exception_is_an_outcome_of_bounded_text(error: BaseException, kind:
     [
         o.Succeeded("[1]"),
         o.Snoozed(1.5),
+        o.Snoozed(20, (("openai", 20), (ALL_LIMITS, 1.5))),
         o.Failed(TaskError("x", "y", 3), "tb", raised=True, permanent=True, retry_after=2, requested=True),
         o.Failed(TaskError("x", "y"), raised=True, names=("a.X", "builtins.Exception")),
     ],
 )
 def test_an_outcome_survives_the_border_of_a_process(outcome: o.HandlerOutcome) -> None:
-    assert o.from_dict(o.to_dict(outcome)) == outcome
+    assert o.from_dict(json.loads(json.dumps(o.to_dict(outcome)))) == outcome

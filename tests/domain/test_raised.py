@@ -9,7 +9,7 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from maas_backoff import Discard, Retry, Snooze, TaskError
+from maas_backoff import Discard, RateLimited, Retry, Snooze, TaskError
 from maas_backoff.domain import handler_outcome as h
 from maas_backoff.domain import outcome as o
 from maas_backoff.domain import raised
@@ -41,6 +41,10 @@ DISCARDED = o.Failed(TaskError("discarded", "bad prompt"), permanent=True)
         (group(Retry(9, "busy")), RETRY),
         (group(group(group(Retry(9, "busy")))), RETRY),
         (group(Snooze(5), group(Snooze(7), Snooze(6))), o.Snoozed(7)),
+        (group(RateLimited(20, limit="a"), Snooze(60)), o.Snoozed(60, (("a", 20),))),
+        (group(RateLimited(20), group(RateLimited(9, limit="a"))), o.Snoozed(20, (("", 20), ("a", 9)))),
+        (group(RateLimited(20), Retry(9, "busy")), RETRY),
+        (group(RateLimited(20), Discard("bad prompt")), DISCARDED),
         (group(Retry(), Retry(9, "busy"), Retry(2, "other")), RETRY),
         (group(Snooze(60), Retry(9, "busy")), RETRY),
         (group(Retry(2), Snooze(5), ValueError(), Discard("bad prompt")), DISCARDED),
@@ -60,7 +64,7 @@ def test_a_retry_beside_an_error_tells_of_both() -> None:
 
 def test_a_snooze_hides_no_error() -> None:
     """It uses no retry: a fault of the handler would go on for a thousand snoozes."""
-    outcome = h.outcome_of_error(group(Snooze(5), ValueError("no model")))
+    outcome = h.outcome_of_error(group(Snooze(5), RateLimited(5), ValueError("no model")))
     assert isinstance(outcome, o.Failed)
     assert outcome.raised and outcome.error.type == "ExceptionGroup"
     assert "ValueError: no model" in outcome.error.message
@@ -164,13 +168,21 @@ def test_a_line_of_code_in_a_remote_traceback_tells_nothing() -> None:
 
 
 @dataclasses.dataclass
-class RateLimited(Retry):
+class Busy(Retry):
     seconds: float = 5
 
 
 @dataclasses.dataclass
 class Later(Snooze):
     after: float = 7
+
+
+class Openai(RateLimited):
+    after = 7
+    limit = "openai"
+
+    def __init__(self) -> None:
+        """Nothing is set."""
 
 
 class Never(Snooze):
@@ -188,6 +200,12 @@ class Soon(Retry):
     __init__ = Never.__init__  # type: ignore[assignment] - as above
 
 
+class Unlimited(RateLimited):
+    after = 7
+    limit = "two words"
+    __init__ = Never.__init__  # type: ignore[assignment] - as above
+
+
 class Odd(Retry):
     params = ("no", "dict")  # type: ignore[assignment] - wrong on purpose
     __init__ = Never.__init__  # type: ignore[assignment] - as above
@@ -196,8 +214,9 @@ class Odd(Retry):
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (RateLimited(3), o.Failed(TaskError("Retry", "retry requested"), requested=True)),
+        (Busy(3), o.Failed(TaskError("Retry", "retry requested"), requested=True)),
         (Later(), o.Snoozed(7)),
+        (Openai(), o.Snoozed(7, (("openai", 7),))),
         (BadPrompt("prompt"), o.Failed(TaskError("discarded", "discarded by its handler"), permanent=True)),
         (Odd(), o.Failed(TaskError("not_serializable", "params: expected a dict, got tuple"), permanent=True)),
     ],
@@ -207,12 +226,20 @@ def test_a_subclass_that_sets_nothing_has_the_defaults_of_its_class(error: BaseE
     assert h.outcome_of_error(pickle.loads(pickle.dumps(error))) == expected
 
 
-@pytest.mark.parametrize(("error", "got"), [(Never(), "None"), (Soon(), "'soon'")])
-def test_a_signal_that_says_nothing_sensible_is_a_failure(error: BaseException, got: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (Never(), "after: expected seconds from 0 to ten years, or a timedelta, got None"),
+        (Soon(), "after: expected seconds from 0 to ten years, or a timedelta, got 'soon'"),
+        (Unlimited(), "limit: expected 1 to 100 of A-Z a-z 0-9 _ . : @ / + -, got 'two words'"),
+        (group(Snooze(5), Unlimited()), "limit: expected 1 to 100 of A-Z a-z 0-9 _ . : @ / + -, got 'two words'"),
+    ],
+)
+def test_a_signal_that_says_nothing_sensible_is_a_failure(error: BaseException, message: str) -> None:
     outcome = h.outcome_of_error(error)
     assert isinstance(outcome, o.Failed) and outcome.raised and not outcome.permanent
-    assert outcome.error.type == type(error).__name__
-    assert outcome.error.message == f"after: expected seconds from 0 to ten years, or a timedelta, got {got}"
+    (*_, wrong) = raised.members(error)
+    assert (outcome.error.type, outcome.error.message) == (type(wrong).__name__, message)
 
 
 class EvilText(str):
@@ -245,7 +272,7 @@ def evil_class(base: type[BaseException], **members: object) -> BaseException:
     return EvilMeta("Evil", (base,), {"__init__": lambda self: None, **members})()
 
 
-@pytest.mark.parametrize("base", [ValueError, Retry, Snooze, Discard, SystemExit])
+@pytest.mark.parametrize("base", [ValueError, Retry, Snooze, RateLimited, Discard, SystemExit])
 @pytest.mark.parametrize(
     "members",
     [
@@ -267,6 +294,9 @@ def evil_class(base: type[BaseException], **members: object) -> BaseException:
         {"__getattr__": raising},
         {"exceptions": EVIL, "args": EVIL},
         {"after": EVIL, "reason": EVIL, "params": EVIL},
+        {"after": 7, "limit": EVIL},
+        {"after": 7, "limit": EvilText("x")},
+        {"after": 7, "limit": EvilText("two words")},
         {"after": float("nan"), "reason": EvilText("x"), "params": {"a": EvilText("\ud800")}},
     ],
     ids=",".join,
@@ -288,6 +318,8 @@ def test_nothing_that_an_exception_does_escapes(base: type[BaseException], membe
         if isinstance(outcome, o.Failed):
             assert type(outcome.error.type) is type(outcome.error.message) is str
             assert len(f"{outcome.error}".encode()) <= TEXT_LIMIT + h.LONGEST_NAME
+        else:
+            assert all(type(name) is str for name, _ in outcome.closes)
         o.to_dict(outcome)
 
 

@@ -1,4 +1,4 @@
-"""What explain() says of lost tasks."""
+"""What explain() and waiting tasks say."""
 
 from datetime import UTC, datetime
 
@@ -6,10 +6,12 @@ import attrs
 import pytest
 
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.reason import reason
 from maas_backoff.domain.settlement import Counts
+from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.stats import QueueStats
-from maas_backoff.domain.waiting import Paused, waiting_for
+from maas_backoff.domain.waiting import Paused, Place, waiting_for
 from maas_backoff.domain.worker import Device, Worker
 
 IDLE = Worker("idle", slots=20, running=8)
@@ -90,6 +92,70 @@ def test_explain_names_paused_kinds(counted: QueueStats, waiting: list[tuple[Dem
     assert reason(counted, [worker], None, waiting) == expected
 
 
+def shut(name: str, tasks: int) -> LimitStats:
+    return LimitStats(name, None, "", waiting_tasks=tasks, shut="shut")
+
+
+@pytest.mark.parametrize(
+    ("counted", "tenants", "limits", "expected"),
+    [
+        (
+            stats(12, 0),
+            {"acme": 12},
+            [],
+            "12 tasks due, 8 tasks running; tenant acme is paused: 12 tasks wait.",
+        ),
+        (
+            stats(12, 0),
+            {"acme": 1},
+            [shut("openai", 10)],
+            (
+                f"12 tasks due, 8 tasks running: {AT_IT}; tenant acme is paused: 1 task waits; "
+                "limit openai is shut: 10 tasks wait."
+            ),
+        ),
+        (
+            stats(120, 0),
+            {},
+            [shut("openai", 119), shut("user:7", 1)],
+            (
+                "120 tasks due, 8 tasks running; limit openai is shut: 119 tasks wait; "
+                "limit user:7 is shut: 1 task waits."
+            ),
+        ),
+        (
+            attrs.evolve(stats(7, 0), scheduled_count=4),
+            {"acme": 4},
+            [],
+            f"3 tasks due, 8 tasks running: {AT_IT}; tenant acme is paused: 4 tasks wait.",
+        ),
+        (stats(0, 0), {"acme": 0}, [], "Nothing is due: 8 tasks running; tenant acme is paused: 0 tasks wait."),
+        (
+            stats(21, 0),
+            {f"t{n}": n for n in range(7)},
+            [shut(f"l{n}", 1) for n in range(7)],
+            (
+                "21 tasks due, 8 tasks running; tenant t6 is paused: 6 tasks wait; tenant t5 is paused: 5 tasks wait; "
+                "tenant t4 is paused: 4 tasks wait; tenant t3 is paused: 3 tasks wait; "
+                "tenant t2 is paused: 2 tasks wait; 2 more tenants are paused; "
+                "limit l0 is shut: 1 task waits; limit l1 is shut: 1 task waits; "
+                "limit l2 is shut: 1 task waits; limit l3 is shut: 1 task waits; limit l4 is shut: 1 task waits; "
+                "2 more limits are shut."
+            ),
+        ),
+    ],
+)
+def test_explain_names_paused_tenants_and_shut_limits(
+    counted: QueueStats, tenants: dict[str, int], limits: list[LimitStats], expected: str
+) -> None:
+    assert reason(counted, [IDLE], None, [], 0, tenants, limits) == expected
+
+
+def test_explain_blames_no_gpu_for_a_shut_limit() -> None:
+    told = reason(stats(2, 0, gpu=2), [IDLE], None, [(Demand(1024), 2)], 0, {}, [shut("openai", 2)])
+    assert told == "2 tasks due, 8 tasks running; limit openai is shut: 2 tasks wait."
+
+
 def test_a_task_of_a_paused_kind_says_so() -> None:
     for paused, kind, expected in (
         (Paused(kinds={"a"}), "a", "kind a: paused"),
@@ -99,6 +165,53 @@ def test_a_task_of_a_paused_kind_says_so() -> None:
     ):
         assert waiting_for(0, 1, None, [IDLE], paused=paused, kind=kind) == expected
     assert waiting_for(2, 1, None, [], paused=Paused(kinds={"a"}), kind="a").startswith("due at")
+
+
+ACME = Lane("acme", limits={"openai": 1, "user:7": 1})
+FULL_LIMIT = {"openai": "limit openai: 64 of 64 in use", "user:7": "rate user:7: room in 7 s"}
+
+
+@pytest.mark.parametrize(
+    ("paused", "lane", "fleet", "expected"),
+    [
+        (Paused(queue=True, tenants={"acme"}), ACME, [IDLE], "paused"),
+        (Paused(kinds={"a"}, tenants={"acme"}), ACME, [IDLE], "kind a: paused"),
+        (Paused(tenants={"acme"}, shut=FULL_LIMIT), ACME, [IDLE], "tenant acme is paused"),
+        (Paused(tenants={"bolt"}, shut=FULL_LIMIT), ACME, [], "limit openai: 64 of 64 in use"),
+        (Paused(shut={"user:7": FULL_LIMIT["user:7"]}), ACME, [IDLE], "rate user:7: room in 7 s"),
+        (Paused(shut={"other": "limit other: 1 of 1 in use"}), ACME, [], "worker: none is running"),
+        (Paused(shut=FULL_LIMIT), Lane("acme"), [IDLE], "tenant acme: next in line"),
+        (Paused(), Lane(limits={"openai": 1}), [IDLE], "slot: next in line"),
+    ],
+)
+def test_a_task_says_what_stands_against_it_first(
+    paused: Paused, lane: Lane, fleet: list[Worker], expected: str
+) -> None:
+    """The queue, its kind, its tenant, its limits by name; then workers and slots."""
+    workers = [attrs.evolve(worker, kinds=("a",)) for worker in fleet]
+    assert waiting_for(0, 1, None, workers, Place(0), paused=paused, kind="a", lane=lane) == expected
+    later = waiting_for(2, 1, None, workers, Place(0), paused=paused, kind="a", lane=lane)
+    assert later.startswith("due at")
+
+
+@pytest.mark.parametrize(
+    ("place", "tenant", "expected"),
+    [
+        (Place(0, 0, 5), "acme", "tenant acme: next of its tasks, 5 tenants take turns"),
+        (Place(1), "acme", "tenant acme: 1 of its own tasks first"),
+        (Place(1200, 3000, 4), "acme", "tenant acme: 1,200 of its own tasks and about 3,000 of others first"),
+        (Place(), "acme", "slot"),
+        (Place(3, 4, 2), "", "slot: 7 ahead of it"),
+        (Place(0), "", "slot: next in line"),
+    ],
+)
+def test_a_task_says_what_comes_before_it(place: Place, tenant: str, expected: str) -> None:
+    assert waiting_for(0, 1, None, [IDLE], place, lane=Lane(tenant)) == expected
+
+
+def test_a_lost_task_waits_for_its_limits_first() -> None:
+    shut = Paused(shut=FULL_LIMIT)
+    assert waiting_for(0, 1, None, [IDLE], paused=shut, counts=TWICE, lane=ACME) == FULL_LIMIT["openai"]
 
 
 TWICE, ALONE = (Counts(lost=2, suspect=True, cohort="x", cohort_size=size) for size in (3, 1))

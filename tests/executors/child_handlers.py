@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maas_backoff.domain.result import ResultEntity
-from maas_backoff.domain.signals import Discard, Retry, Snooze
+from maas_backoff.domain.signals import Discard, RateLimited, Retry, Snooze
 from maas_backoff.domain.task import TaskEntity
 
 
@@ -62,6 +62,7 @@ RAISED = {
     "value": lambda: ValueError("broken"),
     "retry": lambda: Retry(after=5, reason="later"),
     "snooze": lambda: Snooze(after=7),
+    "limited": lambda: ExceptionGroup("both", [RateLimited(20, limit="openai"), RateLimited(3)]),
     "discard": lambda: Discard("useless"),
     "exit": lambda: SystemExit(3),
     "interrupt": KeyboardInterrupt,
@@ -124,6 +125,17 @@ def progresses(task: TaskEntity) -> object:
     return "done"
 
 
+def uses(task: TaskEntity) -> object:
+    task.used(cost=3, limits={"openai": 10})
+    thread = threading.Thread(target=task.used, kwargs={"limits": {"openai": 830}})
+    thread.start()
+    thread.join()
+    for wrong in ({"cost": -1}, {"limits": {"other": 1}}):
+        with contextlib.suppress(ValueError):
+            task.used(**wrong)
+    return "done"
+
+
 async def progresses_too_far(task: TaskEntity) -> object:
     task.update_progress(101)
 
@@ -139,7 +151,7 @@ def progresses_late(task: TaskEntity) -> object:
 
 def reports_as_if_of_an_earlier_call(task: TaskEntity) -> object:
     if LATE:
-        server = task._report.func.__self__  # type: ignore[union-attr] # a partial of Server._report
+        server = task._receiver.server  # type: ignore[union-attr] # the _Receiver of child.py
         server._connection.send({"progress": 99, "message": "of a call that is over", "call": 1})
     LATE.append(task)
 

@@ -10,18 +10,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import anyio
+import attrs
 import child_handlers as handlers
 import psutil
 import pytest
 
 from maas_backoff.config import ThreadPoolConfig
+from maas_backoff.domain.lane import ALL_LIMITS
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Snoozed, Succeeded, Unstarted
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError
 from maas_backoff.worker.executors import exits, parent
@@ -43,9 +46,10 @@ class FakeCall:
     def __init__(self, **params: Any) -> None:
         self.start_before = time.monotonic() + 600
         self.reports: list[tuple[float, str | None]] = []
+        self.uses: list[tuple[float | None, Mapping[str, float]]] = []
         self.starts = 0
         self.reported = asyncio.Event()
-        self.task = TaskEntity("task-1", "queue", params, report=self._report)
+        self.task = TaskEntity("task-1", "queue", params, receiver=self)
 
     def started(self) -> None:
         self.starts += 1
@@ -53,9 +57,12 @@ class FakeCall:
     def lingers(self, ended: asyncio.Event) -> None:
         raise AssertionError("a child can always be stopped")
 
-    def _report(self, _: int, progress: float, message: str | None) -> None:
+    def progressed(self, _: int, progress: float, message: str | None) -> None:
         self.reports.append((progress, message))
         self.reported.set()
+
+    def used(self, _: int, cost: float | None, limits: Mapping[str, float]) -> None:
+        self.uses.append((cost, limits))
 
 
 @asynccontextmanager
@@ -122,9 +129,15 @@ class TestWhatComesBack:
         call.task = TaskEntity(
             "id", "q", {"a": 1}, started_at=now, error=TaskError("timeout", "t"), attempts=(attempt,), token=2**53 - 1
         )
+        in_a_lane = FakeCall()
+        in_a_lane.task = attrs.evolve(
+            call.task, tenant="acme", cost=2.5, limits=MappingProxyType({"openai": 1200.0, "user:7": 1.0})
+        )
         async with executor(handlers.whole_task) as made:
-            outcome = await made.run(call)
-        assert TaskEntity.from_dict(json.loads(outcome.result)) == call.task
+            for one in (call, in_a_lane):
+                outcome = await made.run(one)
+                assert isinstance(outcome, Succeeded)
+                assert TaskEntity.from_dict(json.loads(outcome.result)) == one.task
 
     async def test_a_coroutine_runs_on_the_childs_own_loop(self) -> None:
         """All coroutine handlers of a child share one loop."""
@@ -160,10 +173,10 @@ class TestWhatComesBack:
 
             assert await raised("retry") == Failed(TaskError("Retry", "later"), retry_after=5, requested=True)
             assert await raised("snooze") == Snoozed(7)
+            assert await raised("limited") == Snoozed(20, (("openai", 20), (ALL_LIMITS, 3)))
             assert await raised("discard") == Failed(TaskError("discarded", "useless"), permanent=True)
-            types = {
-                what: (await raised(what)).error.type for what in handlers.RAISED if what not in ("retry", "snooze")
-            }
+            comebacks = ("retry", "snooze", "limited")
+            types = {what: (await raised(what)).error.type for what in handlers.RAISED if what not in comebacks}
             broken, long = await raised("value"), await raised("long")
             assert broken.error == TaskError("ValueError", "broken")
             assert "raise error" in broken.traceback
@@ -239,6 +252,17 @@ class TestProgress:
                 call = FakeCall()
                 assert await made.run(call) == Succeeded("null")
                 assert call.reports == []
+
+    async def test_what_an_attempt_has_used_arrives_as_it_was_reported(self) -> None:
+        """From the handler and its threads. A wrong report is the handler's error, and goes no further."""
+        call = FakeCall()
+        call.task = attrs.evolve(call.task, tenant="acme", limits={"openai": 100})
+        async with executor(handlers.uses) as made:
+            assert await made.run(call) == Succeeded('"done"')
+            in_no_lane = FakeCall()
+            assert await made.run(in_no_lane) == Succeeded('"done"')
+        assert call.uses == [(3, {"openai": 10}), (None, {"openai": 830})]
+        assert in_no_lane.uses == []
 
 
 class TestOutput:
@@ -747,8 +771,10 @@ class Call:
     grant = None
     span = None
     start_before = time.monotonic() + 600
-    task = TaskEntity("id", "q", {}, report=lambda _, progress, message: print(message, flush=True))
     def started(self): pass
+    def progressed(self, _, progress, message): print(message, flush=True)
+
+Call.task = TaskEntity("id", "q", {}, receiver=Call())
 
 async def main():
     executor = ProcessExecutor(child_handlers.blocks, ThreadPoolConfig(warm_children=1), max_payload_bytes=1000)

@@ -14,7 +14,7 @@ from support import Server, eventually, table
 
 from maas_backoff import Retry, Snooze, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.client.creator import TaskCreator
-from maas_backoff.domain.kind import Kinds
+from maas_backoff.domain.kind import NAMELESS, Kinds
 from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import BatchRequest, Settle
@@ -31,6 +31,10 @@ pytestmark = pytest.mark.anyio
 PAGE = (Path(__file__).parents[2] / "maas_backoff/docs/data-model.md").read_text(encoding="utf-8")
 SPAN = re.compile(r"`([^`]+)`")
 GPU = "GPU-a"
+PARTS = {"<n>": r"\d+", "<minute>": r"\d+", "<exchange>": r"\d+", "<tenant>": ".*"}
+PARTS["<set>"] = r"(?:[^/]+/)?~?\d+(?::\d+)?"
+"""Expressions of parts of a name; any other part is at least one character."""
+
 LEASE, RESULT_TTL, FAILED_TTL = 3, 500, 700
 
 UNSEEN = {"check:<name>": "one EVAL makes these keys and removes them"}
@@ -82,7 +86,7 @@ def section(heading: str) -> str:
 def keys() -> dict[str, Key]:
     head, *rows = table(section("Keys"))
     assert head == ["key", "type", "holds", "bound", "time to live", "written by"]
-    found = [Key(row[0].strip("`"), row[1], row[4], tuple(SPAN.findall(row[5]))) for row in rows]
+    found = [Key(row[0].strip("`").replace("\\|", "|"), row[1], row[4], tuple(SPAN.findall(row[5]))) for row in rows]
     assert all(all(row) for row in rows)
     assert len({key.name for key in found}) == len(found)
     return {key.name: key for key in found}
@@ -106,10 +110,7 @@ def fields() -> dict[str, list[str]]:
 
 def matches(pattern: str, name: str) -> bool:
     parts = re.split(r"(<[^>]+>)", pattern)
-    digits = {"<n>", "<minute>", "<exchange>"}
-    expression = "".join(
-        (r"\d+" if part in digits else ".+") if part.startswith("<") else re.escape(part) for part in parts
-    )
+    expression = "".join(PARTS.get(part, ".+") if part.startswith("<") else re.escape(part) for part in parts)
     return re.fullmatch(expression, name, re.DOTALL) is not None
 
 
@@ -200,6 +201,7 @@ async def test_the_keys_of_a_queue_are_those_of_the_page(
         heard.psubscribe("*")
         assert heard.get_message(timeout=20)["type"] == "psubscribe"
         await by_producers(scheduler, seen)
+        await by_tenants(scheduler, seen)
         await by_a_worker_that_dies(scheduler, config, seen)
         await by_a_worker(config, seen)
         await by_a_broken_gpu(scheduler, config, seen)
@@ -248,6 +250,39 @@ async def by_producers(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
     assert await scheduler.resume()
     assert await scheduler.purge_tasks("pending") == 3
     assert await scheduler.delete_task("later")
+
+
+async def by_tenants(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
+    """Tasks of tenants in lanes of each index, and limits of each sort. One limit waits for a task that runs."""
+    assert await scheduler.set_weight("acme", 2)
+    assert await scheduler.pause(tenant="paused")
+    assert await scheduler.set_limit("one", concurrency=1, rate=(5, "1m"), tokens=(1000, "1m"))
+    assert await scheduler.set_limit("user:*", concurrency=2)
+    store = scheduler._client.store
+    of_kind = TaskCreator(scheduler.config, store.writer, None, "kind")
+    for creator in (TaskCreator(scheduler.config, store.writer, None), of_kind):
+        for options in ({}, {"min_gpu_memory_gb": 4.0}):
+            await creator.create({}, None, {"tenant": "acme", **options})
+            await creator.create({}, None, {"tenant": "acme", "limits": {"one": 1, "user:7": 1}, **options})
+    await scheduler.create_task({}, tenant="paused")
+    await seen.until("lanes", "laned", "waiting", "tenants", "limits")
+    await seen.until("ready|<lane>", "ready:turns", "ready:limited|<tenant>")
+    await seen.until("k:<kind>:ready|<lane>", "k:<kind>:ready:turns", "k:<kind>:ready:limited|<tenant>")
+    await seen.until("gpu:<set>|<lane>", "gpu:<set>:turns", "gpu:<set>:limited|<tenant>")
+    kinds = Kinds((NAMELESS, "kind"))
+    request = BatchRequest((), 9, may_claim_suspect=False, request_id="tenants", exchange=0)
+    claimed = (await store.exchange.send(request, "w", kinds)).claimed
+    assert len(claimed) == 3, "the paused tenant's task waits, and one that waits for a limit"
+    await seen.until("virtual", "use", "held", "arrivals", "shut:<limit>", "opens")
+    settles = tuple(
+        Settle(one.task.task_id, "lease", one.token, Settlement.complete("1", one.policy), used=["c one 1"])
+        for one in claimed
+    )
+    request = BatchRequest(settles, 0, may_claim_suspect=False, request_id="used", exchange=0)
+    assert (await store.exchange.send(request, "w", kinds)).answers == ["ok"] * 3
+    await seen.until("closed")
+    assert await scheduler.resume(tenant="paused")
+    assert await scheduler.purge_tasks("pending") == 6
 
 
 async def watch(scheduler: TaskBackoffScheduler) -> None:
@@ -341,7 +376,7 @@ async def by_a_broken_gpu(scheduler: TaskBackoffScheduler, config: TaskBackoffCo
 def test_no_name_matches_two_patterns_of_the_page() -> None:
     for patterns in (keys(), *fields().values()):
         for pattern in patterns:
-            assert only(re.sub(r"<(?:n|minute|exchange)>", "1", pattern), patterns) == pattern
+            assert only(re.sub(r"<(?:n|minute|exchange|set)>", "1", pattern), patterns) == pattern
 
 
 def test_each_hash_has_its_fields_on_the_page() -> None:
@@ -364,6 +399,7 @@ def reached(script: scripts.Script[object]) -> set[str]:
         given |= {"ready", "suspects", "scheduled", "completed", "failed", "cancelled"}
     made = set(re.findall(r"(?:prefix|ARGV\[[12]\]) \.\. '([^']+)'", script.text)) - {"never", "changed"}
     made |= set(re.findall(r"base \.\. '([^']+)'", script.text))
+    made |= {f"ready{end}" for end in re.findall(r"index \.\. '([|:][^']*)'", script.text)}
     return given | {name for name in keys() if name.partition("<")[0] in made} | {n for n in made if n not in _heads()}
 
 

@@ -58,7 +58,7 @@ def test_the_straight_path_is_taken(client: Any) -> None:
     straight = paths(scripts.ENQUEUE)[0] + "return 'general'"
     before = [["HSET", KEYS("policies"), "policy", "{}"]]
     for when, answer in (("", [b"created"]), ("in 5000", b"general")):
-        args = [f"{NOW}", KEYS.prefix, "policy", "", "0", "0", "1", "policy", when, "", "1", "a", "{}"]
+        args = [f"{NOW}", KEYS.prefix, "policy", "", "0", "0", "0", "1", "policy", when, "", "1", "a", "{}"]
         assert outcome(client, straight, KEYS.all(scripts.ENQUEUE.keys), args, before)[0] == answer
 
 
@@ -76,7 +76,17 @@ maybe = st.booleans()
     ),
     seen=one_of([None, NOW - 500.25, NOW + 9000.5]),
     broken=one_of(["", "ready", "marker", "k:kind:ready", "k:kind:marker", "kinds"]),
-    record=one_of(["policy", "policy 3 180000 -", "policy 0 0 512:0", "policy 0 0 - kind", "policy 3 180000 - kind"]),
+    record=one_of(
+        [
+            "policy",
+            "policy 3 180000 -",
+            "policy 0 0 512:0",
+            "policy 0 0 - kind",
+            "policy 3 180000 - kind",
+            "policy 0 0 - kind acme 1",
+            "policy 0 0 - - acme 1",
+        ]
+    ),
     known_kind=one_of([None, "", f"{NOW}"]),
     when=one_of(["", "in 5000", f"at {NOW + 5000}"]),
     overrides=one_of(["", '{"max_retry":1}', '{"@by":[0,0,500,0,60],"max_retry":1}']),
@@ -94,7 +104,7 @@ def test_a_create_by_both_paths(client: Any, known: bool, text: str, exists: byt
     before += [["HSET", KEYS("meta"), name, value] for name, value in meta.items()]
     before += [["SET", KEYS(broken), "mine"]] if broken else []
     before += [["HSET", KEYS("kinds"), "kind", given["known_kind"]]] if given["known_kind"] is not None else []
-    args = [f"{NOW}.625", KEYS.prefix, "policy", text, given["limit"], "0", "1", given["record"], given["when"]]
+    args = [f"{NOW}.625", KEYS.prefix, "policy", text, given["limit"], "0", "0", "1", given["record"], given["when"]]
     args += [given["overrides"], "1", "a", "{}"]
     keys = KEYS.all(scripts.ENQUEUE.keys)
     both = [outcome(client, text, keys, args, before) for text in (scripts.ENQUEUE.text, paths(scripts.ENQUEUE)[1])]
@@ -118,7 +128,7 @@ LIMITED = [{"o": f'{{"@by":[{moment},0,500,0,60]}}'} for moment in (NOW - 5, NOW
 UNUSUAL: dict[str, list[Any]] = {
     "state": ["pending", "completed"],
     "field": [{"x": "1"}, {"d": f"{TOKEN}:w"}, {"g": "5", "m": "half"}],
-    "meta": [{"paused": 1}, {"ahead": 5000}, {"ahead": -5000}, {"reaped_at": NOW + 9000.5}, {"token": 7}],
+    "meta": [{"paused": 1}, {"ahead": 5000}, {"ahead": -5000}, {"reaped_at": NOW + 9000.5}, {"token": 7}, {"lanes": 1}],
     "ready": [{"k": "1 0 0 0", "n": 3, "u": NOW - 50}, {"k": "0 2 0 1", "c": "1 x 1", "o": "{}"}, *LIMITED],
     "hash": [False],
     "beside": [
@@ -184,7 +194,7 @@ def settle_by_both_paths(client: Any, unusual: dict[str, Any], groups: int, want
         before += [["DEL", KEYS(unusual["broken"])], ["SET", KEYS(unusual["broken"]), "mine"]]
     args = [f"{NOW}.625", KEYS.prefix, "w", "w", "30000", pick("call", "7"), wanted]
     args += [pick("suspicion", "1 -"), pick("limit", "1000000"), pick("fits", ""), pick("tally", "w0 1\nr1 1")]
-    args += [pick("kinds", "-"), groups]
+    args += [pick("kinds", "-"), "", groups]
     if groups:
         args += [pick("kind", "lease"), pick("status", "completed"), "0", "60", pick("names", ""), "1", "1"]
         args += ["a", pick("token", TOKEN), "r", '{"a":1}']
@@ -227,7 +237,7 @@ def test_the_straight_path_of_a_settle_is_taken(client: Any) -> None:
         _hset(KEYS.task("b"), {"p": "1 policy\n{}"}),
     ]
     for status, is_straight in (("completed", True), ("failed", False)):
-        args = [NOW, KEYS.prefix, "w", "w", "30000", "7", "2", "1 -", "1000", "", "", "-", "1"]
+        args = [NOW, KEYS.prefix, "w", "w", "30000", "7", "2", "1 -", "1000", "", "", "-", "", "1"]
         args += ["lease", status, "0", "60", "", "1", "1", "a", TOKEN, "r", "1"]
         keys = KEYS.all(scripts.SETTLE.keys, request=KEYS.request("w", 0))
         assert (outcome(client, straight, keys, args, before)[0] != b"general") == is_straight

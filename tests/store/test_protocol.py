@@ -21,7 +21,7 @@ WRITES = {
 }
 """Commands that change data; PUBLISH changes none."""
 READS = {
-    *("EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "PUBLISH", "TIME"),
+    *("EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSCAN", "PUBLISH", "TIME"),
     *("ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCAN", "ZSCORE"),
 }
 

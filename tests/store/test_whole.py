@@ -11,6 +11,7 @@ from support import Server, quick_config
 
 from maas_backoff import StorageConfig, StorageError
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.limit import Limit
 from maas_backoff.domain.outcome import Failed, LeaseExpired
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError, TaskStatus
@@ -28,7 +29,7 @@ ERROR = TaskError("ValueError", "boom")
 COMMANDS = sorted(
     {name.lower() for script in scripts.ALL for name in re.findall(r"redis\.p?call\('([A-Z]+)'", script.text)}
 )
-HINTS = {"publish", "zmscore"}
+HINTS = {"publish"}
 """What tells those who watch: without it a script does the rest, and they look by themselves."""
 Step = Callable[[QueueStore, Ledgers], Awaitable[Any]]
 Stores = tuple[QueueStore, Ledgers]
@@ -89,6 +90,12 @@ class Way:
             ("delete", lambda s, _: s.writer.delete("gpu2")),
             ("create some of each", self.creates_some),
             ("purge", lambda s, _: s.writer.purge(TaskStatus.PENDING)),
+            ("set a limit", lambda s, _: s.shares.set_limit("openai", Limit(concurrency=1).setting)),
+            ("pause a tenant", lambda s, _: s.shares.set_tenant("acme", paused=True)),
+            ("read tenants", lambda s, _: s.shares.tenants()),
+            ("read limits", lambda s, _: s.shares.limits(10)),
+            ("resume a tenant", lambda s, _: s.shares.set_tenant("acme", paused=False)),
+            ("remove a limit", lambda s, _: s.shares.set_limit("openai", "")),
             ("expire", lambda s, _: s.registry.expire("w")),
             ("leave", lambda s, _: s.registry.leave("w")),
             ("reserve", lambda _, ledgers: self.reserve(ledgers)),

@@ -17,7 +17,7 @@ from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.batch import BatchReply, Claimed, Settle
-from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.attempt import COST, Attempt
 from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.notes import Notes
@@ -33,7 +33,7 @@ from maas_backoff.worker.wake_ups import WakeUps
 pytestmark = pytest.mark.anyio
 
 
-@attrs.define
+@attrs.define(slots=False)
 class Stub:
     """An attempt, as far as these parts look at it."""
 
@@ -324,9 +324,9 @@ class TestNotes:
         slots = Parts(4).slots
         notes, one = Notes(slots), attempt()
         slots.take(one)
-        notes.take(1, 10, "begun")
-        notes.take(1, 20, None)
-        notes.take(99, 5, "of nobody")
+        notes.progressed(1, 10, "begun")
+        notes.progressed(1, 20, None)
+        notes.progressed(99, 5, "of nobody")
         await asyncio.wait_for(notes.waiting.wait(), 5)
         assert notes.newest() == [("task 1", 1, 20, "begun")]
         assert notes.newest() == [] and not notes.waiting.is_set()
@@ -335,9 +335,20 @@ class TestNotes:
         slots = Parts(4).slots
         notes, one = Notes(slots), attempt()
         slots.take(one)
-        notes.take(1, 10, None)
+        notes.progressed(1, 10, None)
         notes.drop(one)
         assert notes.newest() == []
+
+    async def test_the_last_report_of_what_an_attempt_has_used_counts_for_each_limit(self) -> None:
+        slots = Parts(4).slots
+        notes, one, ended = Notes(slots), attempt(), attempt(2, over=True)
+        slots.take(one)
+        slots.take(ended)
+        for token in (1, 2, 99):
+            notes.used(token, 3, {"openai": 10, "user": 1})
+            notes.used(token, None, {"openai": 830})
+        assert vars(one)["used"] == {COST: 3, "openai": 830, "user": 1}
+        assert "used" not in vars(ended)
 
 
 class TestBatchRequests:

@@ -7,7 +7,7 @@ import { Detail } from "./detail.js";
 import { setClock, tick } from "./format.js";
 import { List } from "./list.js";
 import { clear, notice } from "./notice.js";
-import { errors, gpuMemory, gpus, kinds, states, workers } from "./overview.js";
+import { errors, gpuMemory, gpus, kinds, shares, states, workers } from "./overview.js";
 import { Stream } from "./server.js";
 
 const LIST_PERIOD = 3000; // ms between two reads of the list
@@ -26,6 +26,7 @@ const stream = new Stream(
       if (list.state === null) choose(FIRST.find((state) => queue.counts[state]) ?? "due");
       drawQueue();
     },
+    shares,
     workers,
     gpus,
     upcoming: (view) => upcoming(byId("upcoming"), view, (ahead) => choose("scheduled", { ahead })),

@@ -70,6 +70,7 @@ function about(task) {
   const facts = {
     state: task.cancel_reason === "expired" ? `${task.status}: expired` : task.status,
     kind: task.kind,
+    tenant: task.tenant,
     "waits for": task.waiting_for,
     error: error && h("span", { class: "text" }, error),
     attempt: task.attempt,

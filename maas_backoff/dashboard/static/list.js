@@ -90,13 +90,13 @@ export class List {
   draw() {
     const title = this.text ? `${NAMES[this.state]}, with “${this.text}”` : NAMES[this.state];
     byId("h-tasks").textContent = `Tasks: ${title}`;
-    const kinds = this.tasks.some((task) => task.kind) ? [(task) => task.kind] : [];
-    const head = ["id", ...kinds.map(() => "kind"), "state", "attempt", "retries", "when", "why", "do"];
+    const named = ["kind", "tenant"].filter((name) => this.tasks.some((task) => task[name]));
+    const head = ["id", ...named, "state", "attempt", "retries", "when", "why", "do"];
     const rows = this.tasks.map((task) => ({
       key: `row-${task.task_id}`,
       cells: [
         taskLink(task.task_id, `task-${task.task_id}`),
-        ...kinds.map((of) => of(task) || "–"),
+        ...named.map((name) => task[name] || "–"),
         task.status,
         task.attempt,
         `${task.retry_count} of ${task.max_retry_count}`,

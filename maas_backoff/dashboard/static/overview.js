@@ -32,7 +32,7 @@ export function states(queue, chosen, choose) {
     ),
   );
   show(byId("reason"), queue.reason);
-  byId("reason").classList.toggle("warn", queue.paused || queue.kinds.some((kind) => kind.paused) || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
+  byId("reason").classList.toggle("warn", queue.paused || queue.paused_tenants > 0 || queue.kinds.some((kind) => kind.paused) || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
 }
 
 /** Show the kinds that have due tasks or are paused. */
@@ -42,6 +42,35 @@ export function kinds(all) {
   if (told.length > MOST_KINDS) words.push(`and ${number(told.length - MOST_KINDS)} more`);
   byId("kinds").hidden = !told.length;
   show(byId("kinds"), `Kinds of tasks: ${words.join(" · ")}`);
+}
+
+/** Show the tenants and the limits with most waiting tasks, in words. */
+export function shares({ tenants, limits }) {
+  inWords("tenants", "Tenants", tenants, tenant);
+  inWords("limits", "Limits", limits, limit);
+}
+
+function inWords(id, title, { count, first }, words) {
+  const more = count > first.length ? [`and ${number(count - first.length)} more`] : [];
+  byId(id).hidden = !count;
+  show(byId(id), `${title}: ${[...first.map(words), ...more].join(" · ")}`);
+}
+
+function tenant({ name, waiting, weight, paused }) {
+  const share = weight === 1 ? "" : `, weight ${weight}`;
+  return `${name}: ${tasks(waiting)} waiting${share}${paused ? ", paused" : ""}`;
+}
+
+function limit({ name, in_use, most, shut, waiting_tasks, is_class, rates }) {
+  const facts = [];
+  const use = most === null ? `${number(in_use)} in use` : `${number(in_use)} of ${number(most)} in use`;
+  if (is_class) facts.push(most === null ? "each name has its own" : `${number(most)} at once for each name`);
+  else facts.push(use);
+  facts.push(...rates);
+  const why = shut.slice(shut.indexOf(": ") + 2);
+  if (shut && why !== use) facts.push(why);
+  if (waiting_tasks) facts.push(`${tasks(waiting_tasks)} waiting`);
+  return `${name}: ${facts.join(", ")}`;
 }
 
 export function gpus({ count, first }) {

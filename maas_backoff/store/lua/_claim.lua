@@ -50,8 +50,9 @@ local function claim_of(id, from, task)
 end
 
 -- Claims of suspects that need no GPU, the oldest first. If any one cohort may be claimed, a cohort without a claim
--- comes first: two workers then take the two halves of the tasks that were lost together. `bases`: of the kinds.
-local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans)
+-- comes first: two workers then take the two halves of the tasks that were lost together. `bases`: of the kinds. `pay`,
+-- if given, says for a claim and its index whether its limits have room, and charges it.
+local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans, pay)
   if suspicion == NO_SUSPECTS then return {} end
   local rule, found, waiting, claims = nil, {}, {}, {}
   for _, base in ipairs(bases) do
@@ -75,10 +76,12 @@ local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans)
   end
   for _, one in ipairs(found) do
     if #claims < wanted and rule.may_claim(one.id, one.task[COUNTS], one.task.suspicion) then
-      rule.note(one.id, one.task[COUNTS], one.task.suspicion)
       local claim = claim_of(one.id, one.from, one.task)
-      claim.is_suspect = true
-      claims[#claims + 1] = claim
+      if not pay or pay(claim) then
+        rule.note(one.id, one.task[COUNTS], one.task.suspicion)
+        claim.is_suspect = true
+        claims[#claims + 1] = claim
+      end
     end
   end
   return claims
@@ -111,8 +114,8 @@ local function place_for(task, key, places)
 end
 
 -- Claims of tasks that wait for a GPU: as many of each demand as there are placements, the oldest first. `closed`: of the
--- kinds that were paused since the placements were made.
-local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans)
+-- kinds that were paused since the placements were made. With `turns`, tenants take turns.
+local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans, turns)
   local claims, names, by_demand = {}, {}, {}
   local number = 0
   for demand, device in string.gmatch(fits, '(%S+) ([^\n]+)') do
@@ -122,23 +125,34 @@ local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans)
   end
   for _, demand in ipairs(names) do
     local from, places, first = gpu_set(prefix, demand), by_demand[demand], 0
-    repeat
-      local ids = redis.call('ZRANGE', from, first, first + STEP - 1)
-      for _, id in ipairs(ids) do
-        if #places == 0 then break end
-        local task = read_task(tasks .. id)
-        local fitting = task and (not is_shared(demand) or place_for(task, tasks .. id, places))
-        if not task then
-          drop_entry(orphans, from, id, task)
-        elseif fitting and rule.may_claim(id, task[COUNTS], task.suspicion) then
-          rule.note(id, task[COUNTS], task.suspicion)
-          local place, claim = table.remove(places, fitting == true and 1 or fitting), claim_of(id, from, task)
-          claim.fit, claim.device = place.number, place.device
-          claims[#claims + 1] = claim
+    -- Gives a claim one of the placements, if it may have one.
+    local function may(claim)
+      local id, task = claim.id, claim.task
+      local fitting = not is_shared(demand) or place_for(task, tasks .. id, places)
+      if not fitting or not rule.may_claim(id, task[COUNTS], task.suspicion) then return false end
+      rule.note(id, task[COUNTS], task.suspicion)
+      local place = table.remove(places, fitting == true and 1 or fitting)
+      claim.fit, claim.device = place.number, place.device
+      return true
+    end
+    if turns then
+      turns.take({ from }, #places, claims, may)
+    else
+      repeat
+        local ids = redis.call('ZRANGE', from, first, first + STEP - 1)
+        for _, id in ipairs(ids) do
+          if #places == 0 then break end
+          local task = read_task(tasks .. id)
+          local claim = task and claim_of(id, from, task)
+          if not task then
+            drop_entry(orphans, from, id, task)
+          elseif may(claim) then
+            claims[#claims + 1] = claim
+          end
         end
-      end
-      first = first + STEP
-    until #places == 0 or #ids < STEP or first >= MOST_PASSED
+        first = first + STEP
+      until #places == 0 or #ids < STEP or first >= MOST_PASSED
+    end
   end
   return claims
 end

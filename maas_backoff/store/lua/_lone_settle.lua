@@ -2,17 +2,17 @@
 -- no function, which costs more than the commands. Anything else leaves it before the first write, for the general path.
 -- tests/store/test_lone.py holds both paths to the same keys and answers.
 repeat
-  local settles, wanted = ARGV[13] == '1', tonumber(ARGV[7])
-  if ARGV[6] == 'call' or ARGV[10] ~= '' or not settles and (ARGV[13] ~= '0' or wanted == 0) then break end
-  if settles and (ARGV[14] ~= 'lease' or ARGV[15] ~= 'completed' or ARGV[18] ~= '' or ARGV[20] ~= '1') then break end
+  local settles, wanted = ARGV[14] == '1', tonumber(ARGV[7])
+  if ARGV[6] == 'call' or ARGV[10] ~= '' or not settles and (ARGV[14] ~= '0' or wanted == 0) then break end
+  if settles and (ARGV[15] ~= 'lease' or ARGV[16] ~= 'completed' or ARGV[19] ~= '' or ARGV[21] ~= '1') then break end
   if string.find(ARGV[11], 'e:', 1, true) then break end  -- the history bounds the names of errors
   if string.find(ARGV[12], ' ', 1, true) then break end
   local base = ARGV[12] == '-' and ARGV[2] or ARGV[2] .. 'k:' .. ARGV[12] .. ':'
   local ready = base .. 'ready'
 
   -- Read: the clock, as in _time.lua, and the tasks.
-  local meta = redis.call('HMGET', KEYS[7], 'paused', 'token', 'ahead', 'reaped_at')
-  if meta[1] then break end
+  local meta = redis.call('HMGET', KEYS[7], 'paused', 'token', 'ahead', 'reaped_at', 'lanes')
+  if meta[1] or meta[5] or ARGV[13] ~= '' then break end
   local now = tonumber(ARGV[1])
   if not now then
     local time = redis.call('TIME')
@@ -21,10 +21,10 @@ repeat
   now = math.max(now + (meta[3] or 0), tonumber(meta[4] or 0))
   local next_due = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
   if wanted > 0 and next_due and tonumber(next_due) <= now then break end
-  local settled = ARGV[2] .. 't:' .. (ARGV[21] or '')
+  local settled = ARGV[2] .. 't:' .. (ARGV[22] or '')
   if settles then
     local task = redis.pcall('HMGET', settled, 's', 't')
-    if task.err or task[1] ~= 'processing' or task[2] ~= ARGV[22] then break end
+    if task.err or task[1] ~= 'processing' or task[2] ~= ARGV[23] then break end
     local oldest = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
     if oldest and (tonumber(oldest) <= now or redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[9])) then break end
   end
@@ -59,13 +59,13 @@ repeat
     local is_kept = redis.call('EXPIRE', settles and minute or KEYS[10], settles and 7200 or request_s) == 1
     if settles then
       redis.call('HINCRBY', KEYS[7], 'completed', 1)
-      local mark = ARGV[22] .. ':' .. ARGV[3]
-      local set = redis.pcall('HSET', settled, 's', 'completed', 'd', mark, 'f', stamp, unpack(ARGV, 23))
+      local mark = ARGV[23] .. ':' .. ARGV[3]
+      local set = redis.pcall('HSET', settled, 's', 'completed', 'd', mark, 'f', stamp, unpack(ARGV, 24))
       if type(set) == 'table' then
         redis.call('HINCRBY', KEYS[7], 'completed', -1)
         error(set.err, 0)
       end
-      redis.call('EXPIRE', settled, ARGV[17])
+      redis.call('EXPIRE', settled, ARGV[18])
     end
 
     -- Write.
@@ -86,8 +86,8 @@ repeat
       redis.call('ZREM', ready, unpack(ids))
     end
     if settles then
-      redis.call('ZREM', KEYS[2], ARGV[21])
-      redis.call('ZADD', KEYS[4], string.format('%.0f', math.floor(now + ARGV[17] * 1000)), ARGV[21])
+      redis.call('ZREM', KEYS[2], ARGV[22])
+      redis.call('ZADD', KEYS[4], string.format('%.0f', math.floor(now + ARGV[18] * 1000)), ARGV[22])
     end
     if first then
       local expiry = string.format('%.0f', math.floor(now + ARGV[5]))

@@ -40,10 +40,12 @@ local function rank(due, head_start)
 end
 
 -- A creation is a line "created_ms policy", or "created_ms policy priority head_start_ms demand" if these are not 0 and
--- '-', with " kind" at its end if the task has one; and then the params. Returns head start, demand and kind.
+-- '-', with " kind" at its end if the task has one, or with " kind lane costs" if it has a tenant or limits: the kind is
+-- then '-' if it has none. After the line come the params. Returns head start, demand, kind and lane ('': none).
 local function terms_of(created)
-  local head_start, demand, kind = string.match(created, '^%S+ %S+ %S+ (%S+) ([^ \n]+) ?([^ \n]*)\n')
-  return tonumber(head_start or 0), demand or '-', kind or ''
+  local head_start, demand, kind, lane = string.match(created, '^%S+ %S+ %S+ (%S+) ([^ \n]+) ?([^ \n]*) ?([^ \n]*)[^\n]*\n')
+  if kind == '-' then kind = '' end
+  return tonumber(head_start or 0), demand or '-', kind or '', lane or ''
 end
 
 -- A demand is "<MiB>:<percent>". The first twelve demands have sets of their own. Further demands of similar size share
@@ -111,7 +113,12 @@ end
 -- Removes empty sets from the list. After all ZADDs of a script, which has called HDEL and ZCARD before.
 local function unlist_empty_gpu_sets(prefix)
   for _, name in ipairs(redis.call('HKEYS', prefix .. 'demands')) do
-    if redis.call('ZCARD', gpu_set(prefix, name)) == 0 then redis.call('HDEL', prefix .. 'demands', name) end
+    local is_empty = redis.call('ZCARD', gpu_set(prefix, name)) == 0
+    -- Tasks in lanes of the set: see _lanes.lua.
+    if is_empty and not redis.call('HGET', prefix .. 'laned', 'gpu:' .. name) then
+      redis.call('HDEL', prefix .. 'demands', name)
+      redis.pcall('ZREM', gpu_set(prefix, name) .. ':turns', '')
+    end
   end
 end
 

@@ -1,11 +1,12 @@
 --[[ Delete a task that no worker runs.
-KEYS: task scheduled external completed failed cancelled watched call
+KEYS: task scheduled external completed failed cancelled watched call meta
 ARGV: prefix id call_ms
 Returns: 1 deleted, 0 not there or running
 An operation, with a `call` of its own: a repeated call gets the same answer for call_ms, and deletes no task that was created anew.
 ]]
 --#include _call
 --#include _queue
+--#include _lanes
 --#include _try
 --#include _watched
 local prefix, id, call, never = ARGV[1], ARGV[2], KEYS[8], ARGV[1] .. 'never'
@@ -17,6 +18,7 @@ append(from, prefix .. 'deadlines', id)
 for _, index in ipairs(pending_indexes(prefix, KEYS[2])) do append(from, index, id) end
 local task = redis.call('HMGET', KEYS[1], 'p', 's')
 local may = task[1] and task[2] ~= 'processing'
+local lanes = leave_lane(prefix, id, task, from)
 -- Each command is tried before the first real write. While a Cluster moves the queue, it refuses a key that does not
 -- exist, and some of these may be moved already.
 redis.call('ZCARD', never)
@@ -24,9 +26,11 @@ try_indexes(from, {})
 redis.call('EXPIRE', never, 1)
 redis.call('HDEL', never, '')
 redis.call('UNLINK', never)
+if lanes then try_lanes(prefix, KEYS[9]) end
 keep_answer(call, may and '1' or '0', math.ceil(ARGV[3] / 1000))
 if not may then return 0 end
 remove_all(from)
+if lanes then lanes.write(KEYS[9], '2') end
 redis.call('UNLINK', KEYS[1])
 unlist_empty_gpu_sets(prefix)
 publish_changed(prefix, KEYS[7], { id })

@@ -6,7 +6,8 @@ Returns: nothing
 --#include _queue
 local wake, wake_gpu, for_gpus = {}, {}, redis.call('EXISTS', KEYS[4]) == 1
 for _, base in ipairs((open_bases_of(ARGV[1], ARGV[3]))) do
-  if redis.call('EXISTS', base .. 'ready', base .. 'suspects', KEYS[3]) > 0 then wake[base] = true end
+  -- `turns` has the tenants with tasks in lanes.
+  if redis.call('EXISTS', base .. 'ready', base .. 'ready:turns', base .. 'suspects', KEYS[3]) > 0 then wake[base] = true end
   if for_gpus then wake_gpu[base] = true end
 end
 redis.call('ZREM', KEYS[1], '')

@@ -7,6 +7,7 @@ An operation, with a `call` of its own: a repeated call gets the same answer for
 ]]
 --#include _call
 --#include _queue
+--#include _lanes
 --#include _task
 --#include _watched
 local watched, call, prefix, status, limit = KEYS[2], KEYS[3], ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -15,14 +16,28 @@ if stored_answer then
   local number, more = string.match(stored_answer, '^(%d+) (%d)$')
   return { tonumber(number), tonumber(more) }
 end
-local from, gone, listed, never = {}, {}, 0, prefix .. 'never'
+local from, gone, listed, never, lanes = {}, {}, 0, prefix .. 'never', nil
 for k = 4, #KEYS do
-  for _, id in ipairs(redis.call('ZRANGE', KEYS[k], 0, limit - listed - 1)) do
+  local wanted = limit - listed
+  local ids = redis.call('ZRANGE', KEYS[k], 0, wanted - 1)
+  for _, id in ipairs(ids) do
     listed = listed + 1
     append(from, KEYS[k], id)
     local task = fields_of(prefix .. 't:' .. id, 's', 'p')
     if task and task[2] and (task[1] or 'pending') == status then gone[#gone + 1] = id end
-    if status == 'pending' then append(from, prefix .. 'deadlines', id) end
+    if status == 'pending' then
+      append(from, prefix .. 'deadlines', id)
+      local _, _, _, lane = terms_of(task and task[2] or '')
+      if lane ~= '' then
+        lanes = lanes or new_lanes(prefix, false)
+        lanes.count(lane, -1)
+      end
+      local index, own = parts_of_key(KEYS[k])
+      if index then
+        lanes = lanes or new_lanes(prefix, false)
+        lanes.remove(index, own)
+      end
+    end
   end
   if listed >= limit then break end
 end
@@ -35,9 +50,11 @@ redis.call('ZCARD', never)
 redis.call('ZREM', never, '')
 redis.call('EXPIRE', never, 1)
 redis.call('UNLINK', never)
+if lanes then try_lanes(prefix, KEYS[1]) end
 local more = listed >= limit and 1 or 0
 keep_answer(call, #gone .. ' ' .. more, math.ceil(ARGV[4] / 1000))
 remove_all(from)
+if lanes then lanes.write(KEYS[1], '2') end
 for _, id in ipairs(gone) do redis.call('UNLINK', prefix .. 't:' .. id) end
 unlist_empty_gpu_sets(prefix)
 publish_changed(prefix, watched, gone)

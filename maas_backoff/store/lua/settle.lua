@@ -1,11 +1,12 @@
 --[[ Settle attempts, and claim due tasks for the slots they free. The only script that changes an existing task's state.
 KEYS: scheduled leases external completed failed cancelled meta watched totals request
-ARGV: now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
+ARGV: now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds used groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
 Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs
 Preconditions: `lease` (the task runs under this token), `expired` (the same, and its lease has run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
 `fits` is '' or, for each claim, a line "demand device" (a placement): only tasks that wait for a GPU are claimed then, as many of each demand as it has lines.
 `kinds` are those of the worker, separated by spaces; '-' is the nameless kind. Tasks of other kinds, and of paused ones, are not claimed.
+`used` has lines about settles, which count if the settle is accepted: "u <number> <lane> <costs>" (costs to add to those that were charged), "c <number> <limit> <ms>" (the task closes the limit).
 A claim is seven values: id token attempt creation overrides counts due; `counts` of a task that has come back has more lines: its suspicion, or an empty one, then its last error and its failed attempts, if there are any. The same request_id gets the same claims again. A paused queue gives none.
 `tally` is lines "name number" for the history. They are counted once: by the first of equal calls that settles a task. The `tally` of a group is names, counted for each accepted settle of the group. The first name, of a comeback, is counted only if the task comes back.
 An operation has the request_id 'call', and its own `request`: a repeated call gets the same answers for lease_ms. A due time "at <ms>" is by the clock of users.
@@ -22,6 +23,9 @@ Reads everything first, and tries each command that it will write with. The firs
 --#include _suspects
 --#include _overdue
 --#include _claim
+--#include _lanes
+--#include _limits
+--#include _turns
 --#include _history
 --#include _watched
 local scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3]
@@ -29,10 +33,10 @@ local finished = { completed = KEYS[4], failed = KEYS[5], cancelled = KEYS[6] }
 local meta, watched, totals, request = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local prefix, settle_id, worker, lease_ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local request_id, wanted, suspicion = ARGV[6], tonumber(ARGV[7]), ARGV[8]
-local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[13])
+local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[14])
 local tasks, never, deadlines = prefix .. 't:', prefix .. 'never', prefix .. 'deadlines'
 
-local state = redis.call('HMGET', meta, 'paused', 'token', 'ahead', 'reaped_at')
+local state = redis.call('HMGET', meta, 'paused', 'token', 'ahead', 'reaped_at', 'lanes', 'turn')
 local paused, ahead = state[1], state[3] and tonumber(state[3]) or 0
 local now = queue_time(clock(ARGV[1]), ahead, state[4])
 local stamp = whole(now)
@@ -49,10 +53,27 @@ if stored_answer then
   return { stamp, answers, {}, '-1', 0, {} }
 end
 
+-- Without tenants and limits, none of this is used.
+local turn = state[6]
+local has_lanes = state[5] and is_fair_still(prefix)
+local lanes, limits, turns = false, false, false
+local function in_lanes()
+  lanes = lanes or new_lanes(prefix, turn)
+  return lanes
+end
+
 -- Read: the tasks to settle.
-local items = judge_all(14, groups, now, tasks, settle_id, leases)
+local items = judge_all(15, groups, now, tasks, settle_id, leases)
+local is_fair = has_lanes or ARGV[13] ~= ''
+if is_fair and (state[5] == '2' or ARGV[13] ~= '') then
+  limits = new_limits(prefix, now, turn)
+  limits.settle(items)
+end
 -- Read: the tasks to claim, with the due ones of `scheduled` by rank among the ready ones.
-local bases, closed, claims, moves, orphans, replayed = {}, {}, {}, {}, {}, false
+local is_cut = false  -- whether the next claim may find more
+local bases, closed, claims, moves, orphans, replayed, from, to = {}, {}, {}, {}, {}, false, {}, {}
+if is_fair then turns = new_turns(prefix, turn, in_lanes(), limits, orphans, from, to) end
+if ARGV[13] ~= '' then correct_costs(ARGV[13], items, limits, turns) end
 if wanted > 0 then
   bases, closed = open_bases_of(prefix, ARGV[12])
   local last = redis.call('HMGET', request, 'id', 'claims', 'first_token', 'fits')
@@ -69,11 +90,15 @@ if wanted > 0 then
       if not task then
         drop_entry(orphans, scheduled, id, task)
       else
-        local head_start, demand, kind = terms_of(task[CREATION])
+        local head_start, demand, kind, lane = terms_of(task[CREATION])
         local score, base = rank(tonumber(due[d + 1]), head_start), base_of(prefix, kind)
         local move = { id = id, score = score, from = scheduled, kind = kind, base = base, task = task }
+        if lane ~= '' and not is_suspect(task[COUNTS]) then move.lane, is_cut = lane, true end
         if demand ~= '-' then
           move.demand = demand_of(redis.call('HGET', tasks .. id, 'q'), task[CREATION])
+          moves[#moves + 1] = move
+        elseif move.lane then
+          move.to = base .. 'ready'
           moves[#moves + 1] = move
         elseif is_suspect(task[COUNTS]) then
           move.to = base .. 'suspects'
@@ -95,11 +120,20 @@ if wanted > 0 then
         drop_entry(orphans, from, id, task)
       end
     end
+    if limits then limits.rouse() end
     if fits ~= '' then
-      claims = claims_on_fits(fits, prefix, closed, tasks, suspicion_of(suspicion), orphans)
+      claims = claims_on_fits(fits, prefix, closed, tasks, suspicion_of(suspicion), orphans, turns)
     else
-      claims = claims_of_suspects(suspicion, bases, wanted, tasks, orphans)
-      if #candidates == 0 and #bases == 1 then
+      claims = claims_of_suspects(suspicion, bases, wanted, tasks, orphans, turns and turns.pay)
+      if turns then
+        local indexes = {}
+        for n, base in ipairs(bases) do indexes[n] = base .. 'ready' end
+        for _, move in ipairs(candidates) do
+          move.claimable, is_cut = false, true
+          moves[#moves + 1] = move
+        end
+        if #claims < wanted then turns.take(indexes, wanted - #claims, claims) end
+      elseif #candidates == 0 and #bases == 1 then
         -- Without scores: the server takes longer to write the scores than to find the tasks.
         local ready = bases[1] .. 'ready'
         for _, id in ipairs(redis.call('ZRANGE', ready, 0, wanted - 1)) do
@@ -126,10 +160,12 @@ if wanted > 0 then
   end
 end
 
+if turns then turns.plan() end
+
 -- Count: the tasks that are settled, with those that the claim met too late.
 local asked, has_settled = #items, false
 if #overdue > 0 then add_overdue(items, tasks, now) end
-local from, to, adding, dropped, tallied, changed = {}, {}, {}, {}, {}, {}
+local adding, dropped, tallied, changed = {}, {}, {}, {}
 for n, item in ipairs(items) do
   if item.accepted then
     changed[#changed + 1] = item.id
@@ -160,7 +196,16 @@ for _, item in ipairs(items) do
     if was == 'processing' then append(from, leases, id)
     elseif was == 'pending' then
       append(from, deadlines, id)
-      if not item.is_dropped then
+      local key, index = false, nil
+      local _, _, _, lane = terms_of(item.created)
+      if lane ~= '' then
+        in_lanes().count(lane, -1)
+        if not item.is_dropped then key, index = lanes.find(id, item.created) end
+      end
+      if key then
+        append(from, key, id)
+        lanes.remove(index, lane)
+      elseif not item.is_dropped then
         all_pending = all_pending or pending_indexes(prefix, scheduled)
         for _, index in ipairs(all_pending) do append(from, index, id) end
       end
@@ -187,17 +232,22 @@ for _, item in ipairs(items) do
         local expiry = expiry_of(item.overrides)
         if expiry then append(to, deadlines, whole(expiry), id) else item.overrides = false end
       end
-      local head_start, demand, kind = terms_of(created)
+      local head_start, demand, kind, lane = terms_of(created)
       local base = base_of(prefix, kind)
+      if lane ~= '' then in_lanes().count(lane, 1) end
+      if item.suspect then lane = '' end
       if due > now then
         if not head_due then head_due, head_kind = head_of(prefix, scheduled) end
         append(to, scheduled, string.format('%.4f', due), id)
         if due < head_due or kind ~= head_kind then wake[base] = true end
       elseif demand ~= '-' then
-        append(to, gpu_set_for(prefix, kind, demand_of(raised, created), new_names), rank(due, head_start), id)
+        local set = gpu_set_for(prefix, kind, demand_of(raised, created), new_names)
+        local score = rank(due, head_start)
+        append(to, lane ~= '' and lanes.enter(set, lane, score, 1) or set, score, id)
         wake_gpu[base] = true
       else
-        append(to, item.suspect and base .. 'suspects' or base .. 'ready', rank(due, head_start), id)
+        local index, score = item.suspect and base .. 'suspects' or base .. 'ready', rank(due, head_start)
+        append(to, lane ~= '' and lanes.enter(index, lane, score, 1) or index, score, id)
         wake[base] = true
       end
     elseif status == 'external' then
@@ -222,7 +272,9 @@ if not replayed then
   end
   for _, move in ipairs(moves) do
     append(from, move.from, move.id)
-    append(to, move.to or gpu_set_for(prefix, move.kind, move.demand, new_names), move.score, move.id)
+    local index = move.to or gpu_set_for(prefix, move.kind, move.demand, new_names)
+    if move.lane then index = in_lanes().enter(index, move.lane, move.score, 1) end
+    append(to, index, move.score, move.id)
     if move.demand then wake_gpu[move.base] = true
     elseif not move.claimable then wake[move.base] = true end
   end
@@ -240,13 +292,14 @@ if fits ~= '' then
 end
 
 local minute, request_s, is_kept = prefix .. 'h:' .. math.floor(now / 60000), math.ceil(2 * lease_ms / 1000), false
-if is_operation or fits ~= '' or next(from) then
+if is_operation or lanes or fits ~= '' or next(from) then
   -- Try: every later command of this script is called before the first real write, as a read or without a change. Every
   -- index was read, or is tried here. A missing right, or a key of another type, therefore refuses the whole call: a
   -- user's rights do not change while a script runs. The key `never` does not exist. While a Cluster moves the queue, key
   -- by key, it refuses every missing key. An index that gets empty half-way would be one: the Cluster refuses `never` first.
   redis.call('ZREM', leases, '')
   redis.call('ZADD', never, 'XX', 0, '')
+  if lanes then try_lanes(prefix, meta, limits) end
   is_kept = redis.call('EXPIRE', #changed > 0 and minute or request, #changed > 0 and KEPT_S or request_s) == 1
   local is_any = is_operation or from[deadlines]
   if is_any or comes_back or #moves > 0 then
@@ -317,8 +370,16 @@ end
 
 -- Write: the indexes.
 list_gpu_sets(prefix, new_names)
+if turns then turns.write(meta) end
 remove_all(from)
 add_all(to)
+if lanes then lanes.write(meta, state[5]) end
+if limits then limits.write(wake, wake_gpu) end
+if state[5] and not has_lanes and not lanes then
+  redis.call('HDEL', meta, 'lanes', 'turn')
+  redis.call('ZREMRANGEBYSCORE', prefix .. 'virtual', '-inf', '+inf')
+  end_turns(prefix)
+end
 for status, gone in pairs(dropped) do
   for _, id in ipairs(gone) do
     if gone.theirs[id] then redis.call('UNLINK', tasks .. id) end
@@ -330,9 +391,11 @@ if #changed > 0 then
 end
 
 -- A dropped entry took the place of another task, which may exist.
-local hit = wanted > 0 and not paused and (dropped_entries or fits == '' and #claims >= wanted)
+is_cut = is_cut or turns and turns.is_cut
+local hit = wanted > 0 and not paused and (dropped_entries or is_cut or fits == '' and #claims >= wanted)
 for _, base in ipairs(hit and bases or {}) do
   if not wake[base] then wake[base] = redis.call('ZRANGE', base .. 'ready', 0, 0)[1] and true end
+  if turns and not wake[base] then wake[base] = redis.call('ZRANGE', turns_key(base .. 'ready'), 0, 0)[1] and true end
 end
 local rows, fitted, took_suspect = {}, {}, false
 if is_watched then
@@ -354,6 +417,7 @@ end
 if not paused then wake_bases(wake, wake_gpu, closed) end
 if fits ~= '' then unlist_empty_gpu_sets(prefix) end
 local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
+if limits and not paused then next_due = limits.earlier_of(next_due) end
 local answers = {}
 for n = 1, asked do answers[n] = items[n].answer end
 if is_operation then keep_answer(request, table.concat(answers, ' '), math.ceil(lease_ms / 1000)) end

@@ -1,7 +1,7 @@
 --[[ Count a queue's tasks by state.
 KEYS: scheduled leases external completed failed cancelled meta
 ARGV: now prefix
-Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per GPU set its name and its number of tasks, 1 if the queue is paused, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when
+Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per GPU set its name and its number of tasks, 1 if the queue is paused, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when, how many tenants have waiting tasks, per paused tenant (1,000 or a few more) its name and since when and its number of waiting tasks, for how many limits tasks wait, how many limits are set or closed
 A pending task whose deadline has passed counts as cancelled.
 Suspects that wait for a GPU are counted among the first 100 of a set; running ones only if some wait, among 1000 leases.
 ]]
@@ -11,14 +11,23 @@ Suspects that wait for a GPU are counted among the first 100 of a set; running o
 --#include _queue
 --#include _paused
 --#include _task
-local state, prefix = redis.call('HMGET', KEYS[7], 'ahead', 'reaped_at', 'paused'), ARGV[2]
+--#include _lanes
+local state, prefix = redis.call('HMGET', KEYS[7], 'ahead', 'reaped_at', 'paused', 'lanes'), ARGV[2]
 local now = queue_time(clock(ARGV[1]), state[1], state[2])
 local function card(key) return redis.call('ZCARD', key) end
+
+-- Tasks in lanes, by index.
+local in_lanes = {}
+if state[4] then
+  local counts = redis.call('HGETALL', prefix .. 'laned')
+  for n = 1, #counts, 2 do in_lanes[prefix .. counts[n]] = tonumber(counts[n + 1]) end
+end
+local function count_in(index) return redis.call('ZCARD', index) + (in_lanes[index] or 0) end
 
 local listed, gpu, demands, gpu_count = redis.call('HKEYS', prefix .. 'demands'), {}, {}, 0
 for n, name in ipairs(listed) do
   gpu[n] = gpu_set(prefix, name)
-  local count = card(gpu[n])
+  local count = count_in(gpu[n])
   gpu_count = gpu_count + count
   demands[2 * n - 1], demands[2 * n] = name, count
 end
@@ -30,19 +39,42 @@ for n = 0, #kinds do
   local ready, set = base .. 'ready', base .. 'suspects'
   heads[#heads + 1], heads[#heads + 2] = ready, set
   local waiting = card(set)
-  local count = card(ready) + waiting
+  local count = count_in(ready) + waiting
   due_count, suspects = due_count + count, suspects + waiting
   if n > 0 then by_kind[2 * n - 1], by_kind[2 * n] = kinds[n], count end
 end
 
 local oldest = now
-for _, index in ipairs(heads) do
+local function look_at(index)
   local head = redis.call('ZRANGE', index, 0, 0)[1]
   if head then
     local task = redis.call('HMGET', prefix .. 't:' .. head, 'u', 'p')
     local due = task[1] or task[2] and string.match(task[2], '^%d+')
     if due then oldest = math.min(oldest, tonumber(due)) end
   end
+end
+for _, index in ipairs(heads) do look_at(index) end
+
+-- Lanes may be many: those of the tenants whose turn is next in each index, and some of those that wait for limits.
+local MOST_HEADS = 4
+for index in pairs(in_lanes) do
+  for _, tenant in ipairs(redis.call('ZRANGE', turns_key(index), 0, MOST_HEADS - 1)) do
+    look_at(lane_key(index, tenant))
+    local limited = redis.call('ZRANGE', limited_key(index, tenant), 0, 0)[1]
+    if limited then look_at(lane_key(index, limited)) end
+  end
+end
+local shut = state[4] and redis.call('ZCARD', prefix .. 'opens') or 0
+for _, limit in ipairs(shut > 0 and redis.call('ZRANGE', prefix .. 'opens', 0, MOST_HEADS - 1) or {}) do
+  for _, tenant in ipairs(redis.call('ZRANGE', prefix .. 'shut:' .. limit, 0, MOST_HEADS - 1)) do
+    local lane = redis.call('ZRANGE', shut_lanes_key(prefix, limit, tenant), 0, 0)[1]
+    if lane then look_at(prefix .. lane) end
+  end
+end
+
+local found, paused_tenants = redis.call('HSCAN', prefix .. 'paused_tenants', 0, 'COUNT', 1000)[2], {}
+for n = 1, #found, 2 do
+  paused_tenants[#paused_tenants + 1] = { found[n], found[n + 1], redis.call('HGET', prefix .. 'waiting', found[n]) or '0' }
 end
 local function count_suspects(ids)
   local count = 0
@@ -81,4 +113,8 @@ return {
   suspects_running,
   by_kind,
   paused_kinds(prefix),
+  redis.call('HLEN', prefix .. 'waiting') - redis.call('HEXISTS', prefix .. 'waiting', ''),
+  paused_tenants,
+  shut,
+  redis.call('HLEN', prefix .. 'limits') + redis.call('HLEN', prefix .. 'closed'),
 }

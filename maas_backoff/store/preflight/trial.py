@@ -2,7 +2,7 @@
 
 One EVAL does both. First it tries every command of the scripts, with arguments that the server refuses, or on a missing
 key. The answers name each missing right, and nothing is written. If no right is missing, the scripts run the life of
-eight tasks. The EVAL removes their keys at its end: no other process sees them, and none is left if this process dies.
+ten tasks. The EVAL removes their keys at its end: no other process sees them, and none is left if this process dies.
 The first write frees memory, because a full server would refuse another one.
 """
 
@@ -25,6 +25,23 @@ _NOW = 1_700_000_000_000
 
 _WORKERS_ONLY = (scripts.RENEW, scripts.EXPIRE, scripts.REAP, scripts.LEAVE, scripts.DEMANDS, scripts.HOLD)
 _OF_KINDS = ("ready", "suspects", "marker", "gpu_marker")
+_OF_LANES = (
+    *(
+        "lanes",
+        "laned",
+        "waiting",
+        "virtual",
+        "tenants",
+        "paused_tenants",
+        "limits",
+        "use",
+        "held",
+        "arrivals",
+        "closed",
+        "opens",
+    ),
+    *("ready|tenant|limit", "ready:turns", "ready:limited|tenant", "shut:limit", "shut_lanes:limit|tenant"),
+)
 _COMMAND = re.compile(r"redis\.p?call\('([A-Z]+)'")
 # None of these changes anything: the server refuses a value, or the key is missing. `$` is a key, `&` a channel.
 _HARMLESS = {
@@ -43,6 +60,7 @@ _HARMLESS = {
             "HKEYS $",
             "HLEN $",
             "HMGET $ field",
+            "HSCAN $ 0",
             "HSET $ field value alone",
             "PERSIST $",
             "PUBLISH & nothing",
@@ -156,7 +174,7 @@ class _Scratch:
 
     def names(self) -> list[str]:
         """Return all keys that the scripts may write."""
-        tasks = [self._keys.task(task_id) for task_id in "abcdefgh"]
+        tasks = [self._keys.task(task_id) for task_id in "abcdefghij"]
         tasks += [
             self._keys("deadlines"),
             self._keys("demands"),
@@ -165,13 +183,14 @@ class _Scratch:
             self._keys("kinds"),
             *(self._keys(self._keys.of_kind(kind, name)) for kind in (NAMELESS, "kind") for name in _OF_KINDS),
             self._keys("errors"),
+            *map(self._keys, _OF_LANES),
             self._keys(f"h:{_NOW // 60_000}"),
         ]
         found = {key for _, own, _ in self.life() for key in own}
         return sorted({*found, *tasks, self._keys.control(self._worker)})
 
     def life(self) -> Iterator[tuple[Script[object], Sequence[str], list[str]]]:
-        """Yield the steps of eight tasks from creation to end, so that every part of the scripts runs."""
+        """Yield the steps of ten tasks from creation to end, so that every part of the scripts runs."""
         settle = scripts.SETTLE
         now, later, gpu = (
             ("policy 0 0 -", "", "", "2"),
@@ -214,9 +233,27 @@ class _Scratch:
         yield self._step(scripts.ENQUEUE, "policy", "", "", "1", "e", "{}", groups="1")
         yield self._step(scripts.ENQUEUE, "policy", "", '{"@by":[0,0,1,1,60]}', "1", "h", "{}", groups="1")
         yield self._step(settle, claims="3", request_id="late", now=f"{_NOW + 1}")
+        yield from self._life_in_lanes()
         yield self._step(scripts.PURGE, keys=("scheduled",))
         yield self._step(scripts.DELETE, task="a", id="a")
         yield self._step(scripts.LEAVE)
+
+    def _life_in_lanes(self) -> Iterator[tuple[Script[object], Sequence[str], list[str]]]:
+        lane = "policy 0 0 - - tenant|limit 1,1"
+        yield self._step(scripts.LIMIT, setting="1 0 0 0 0")
+        yield self._step(scripts.ENQUEUE, lane, "", "", "2", "i", "{}", "j", "{}", groups="1")
+        yield self._step(scripts.TENANT, on="1")
+        yield self._step(scripts.TENANT, on="0", weight="2")
+        yield self._step(scripts.SETTLE, claims="2", request_id="lanes")
+        yield self._step(
+            scripts.SETTLE, *_settled("i", "lease", "failed"), groups="1", settle_id="lanes", used="c 1 limit 1"
+        )
+        yield self._step(scripts.GET, "j", limit="1000")
+        yield self._step(scripts.LIST, keys=("ready|tenant|limit",))
+        for part in ("waiting", "limits", "opens", "shut:limit", "shut_lanes:limit|tenant"):
+            yield self._step(scripts.SHARES, part=part)
+        yield self._step(scripts.LIMIT)
+        yield self._step(scripts.DELETE, task="j", id="j")
 
     def _step(
         self, script: Script[object], *items: str, task: str = "a", keys: Sequence[str] = (), **given: str
@@ -251,6 +288,12 @@ class _Scratch:
             "tally": "w1 1",
             "id": "a",
             "kind": "",
+            "tenant": "tenant",
+            "weight": "",
+            "on": "",
+            "name": "limit",
+            "setting": "",
+            "part": "tenants",
             "fits": "",
             "value": "value",
             "gap_ms": "0",
@@ -264,6 +307,8 @@ class _Scratch:
             "cursor": "0",
             "max_finished": "1",
             "max_queue_size": "1000",
+            "max_tenant_queue_size": "1000",
+            "used": "",
             "index": "1",
             "score": "-inf",
             "skip": "0",

@@ -6,14 +6,15 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from maas_backoff.common.orphans import mark_what_starts_here
 from maas_backoff.domain.context import current
@@ -142,7 +143,7 @@ class Server:
         while request := self._next_request():
             self._calls += 1
             self._loop.is_busy = True
-            task = self._records.task = TaskEntity.from_dict(request["task"], partial(self._report, self._calls))
+            task = self._records.task = TaskEntity.from_dict(request["task"], _Receiver(self, self._calls))
             # The worker, or this process, may have stood still since the request was sent; all processes of a
             # machine share the clock.
             late = time.monotonic() >= request["start_before"]
@@ -211,11 +212,11 @@ class Server:
         if os.getpid() != self._pid:
             os._exit(0)
 
-    def _report(self, call: int, _token: int, progress: float, message: str | None) -> None:
+    def report(self, call: int, record: Record) -> None:
+        """Send a report of the handler, unless its call is over."""
         # A left-over thread may report when its call is over; a forked process has no connection.
         if self._loop.is_busy and call == self._calls and os.getpid() == self._pid:
-            message = None if message is None else cut(message)
-            self._connection.send({"progress": progress, "message": message, "call": call})
+            self._connection.send({**record, "call": call})
 
     def _tidy(self) -> None:
         """Write out what was printed, before the outcome; undo what would surprise the next call."""
@@ -224,6 +225,23 @@ class Server:
             sys.stderr.flush()
         with suppress(OSError):
             os.chdir(self._directory)
+
+
+@attrs.frozen
+class _Receiver:
+    """Sends the reports of one call of the handler to the parent, which knows the token."""
+
+    server: Server
+    call: int
+
+    def progressed(self, _: int, progress: float, message: str | None) -> None:
+        """Send the progress."""
+        message = None if message is None else cut(message)
+        self.server.report(self.call, {"progress": progress, "message": message})
+
+    def used(self, _: int, cost: float | None, limits: Mapping[str, float]) -> None:
+        """Send what the attempt has used."""
+        self.server.report(self.call, {"used": cost, "limits": limits})
 
 
 def _standard_streams() -> list[tuple[int, int] | None]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import attrs
 
 from maas_backoff.common.orphans import marked
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.base import Call, GpuGrant
 from maas_backoff.worker.executors.child_process import ChildProcess
 from maas_backoff.worker.executors.child_socket import ChildSocket
@@ -143,7 +144,7 @@ class Child:
         return self._process.gone
 
     async def ask(self, request: bytes, call: Call | None = None) -> Record:
-        """Send a request and return its answer; report to `call` when the request was sent, and its progress.
+        """Send a request and return its answer; tell `call` when the request was sent, and what its handler reports.
 
         Raises ChildError when the child ended instead: UnreadError where it cannot have begun.
         When cancelled, kills the child, and returns when it is gone.
@@ -213,10 +214,10 @@ class Child:
 
     def _take(self, record: Record) -> None:
         asked = self._request
-        if "progress" in record:
-            # A thread of an earlier call may report its progress after the next call has begun.
-            if asked is not None and asked.call is not None and record.get("call") == self.calls:
-                asked.call.task.update_progress(record["progress"], record["message"])
+        if "call" in record:
+            # A thread of an earlier call may send a report after the next call has begun.
+            if asked is not None and asked.call is not None and record["call"] == self.calls:
+                _report(asked.call.task, record)
         elif asked is None or asked.answer.done():
             raise ValueError("a frame without a request")
         else:
@@ -240,6 +241,14 @@ class Child:
     def _close(self) -> None:
         self._connection.close()
         self._log.close()
+
+
+def _report(task: TaskEntity, record: Record) -> None:
+    """Pass a report of the handler on. Raises InvalidValueError for one that no handler can make."""
+    if "progress" in record:
+        task.update_progress(record["progress"], record["message"])
+    else:
+        task.used(record["used"], record["limits"])
 
 
 @attrs.define(eq=False)

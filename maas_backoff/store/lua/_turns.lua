@@ -1,0 +1,374 @@
+-- Turns: claims from lanes, so that each tenant gets a share by its weight, whatever its tasks cost.
+-- Start-time fair queueing (Goyal, Vin, Cheng 1996): a tenant's virtual start moves by cost / weight for each task that is
+-- taken, and the tenant with the least start comes next. `turns` of an index has the starts of the tenants with tasks in
+-- open lanes there. A tenant may have tasks in several indexes: its last start is in `virtual`, while it is not below the
+-- virtual time. `turn` in meta is "time mean": the start of the last tenant that was taken, and the moving mean of costs.
+
+-- Virtual time of a task of cost 1 at weight 1. Costs and weights have three digits after the point.
+local UNIT = 1000000
+-- A tenant takes tasks for so many mean costs more than its turn: to visit a tenant takes as long as to take a task.
+local BURST, FEW = 7, 12
+-- What a tenant has used elsewhere counts for so many mean costs at most: an index that is served less is behind others.
+local MOST_DEBT = 100
+-- Tenants that a call visits, beyond the tasks it may take; limited lanes of a tenant that a visit looks at.
+local MORE_VISITS, MOST_LANES = 64, 8
+
+-- The lane and the costs of a task that waits outside of lanes: a suspect, or one that an older release has moved; or nil.
+-- A line without a lane is shorter than SHORTEST: most need not be parsed.
+local SHORTEST = 30
+
+local function lane_and_costs_of(task)
+  local created = task[CREATION]
+  if (string.find(created, '\n', SHORTEST, true) or SHORTEST) == SHORTEST then return nil end
+  return string.match(created, '^%S+ %S+ %S+ %S+ %S+ %S+ (%S+) (%S+)\n')
+end
+
+-- `turn`: the field of meta.
+local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
+  local turns, starts, scores, weights, paused, charged = { is_cut = false }, {}, {}, {}, {}, {}
+  local parts, visits, most_visits, passed, progress, cost_sum, cost_count = {}, 0, 0, 0, 0, 0, 0
+  local at, mean = string.match(turn or '', '^(%S+) (%S+)$')
+  at, mean = tonumber(at or 0) or 0, tonumber(mean or 1) or 1
+  local now_at = at
+
+  local function know(tenants)
+    local unknown = {}
+    for _, tenant in ipairs(tenants) do
+      if not weights[tenant] then unknown[#unknown + 1] = tenant end
+    end
+    if #unknown == 0 then return end
+    local virtual = redis.call('ZMSCORE', prefix .. 'virtual', unpack(unknown))
+    local settings = redis.call('HMGET', prefix .. 'tenants', unpack(unknown))
+    for n, tenant in ipairs(unknown) do
+      scores[tenant], weights[tenant] = tonumber(virtual[n] or nil), 1
+      if settings[n] then weights[tenant], paused[tenant] = settings_of(settings[n]) end
+    end
+  end
+
+  -- Moves the start of a tenant by a cost, which may be negative.
+  local function move(tenant, cost)
+    if not starts[tenant] then
+      know({ tenant })
+      starts[tenant] = scores[tenant] or at
+    end
+    starts[tenant] = math.max(0, starts[tenant] + math.floor(cost * UNIT / weights[tenant]))
+    charged[tenant] = true
+  end
+
+  -- A task cost something else than was charged at its claim.
+  function turns.correct(lane, delta) move(tenant_of(lane), delta) end
+
+  -- Pays for a task that waits outside of lanes, unless its tenant is paused, or its limits are shut; then it waits for them.
+  function turns.pay(claim)
+    local lane, costs = lane_and_costs_of(claim.task)
+    local tenant = lane and tenant_of(lane) or ''
+    if lane then know({ tenant }) end
+    if paused[tenant] then return false end
+    local states = lane and limits and limits.states_of(lane)
+    local shut = states and limits.shut_of(states)
+    if shut then
+      limits.park(claim.from, shut, 0)
+      return false
+    end
+    if lane then lanes.count(lane, -1) end
+    if states then limits.charge(claim.id, states, lane .. ' ' .. costs) end
+    move(tenant, lane and tonumber(string.match(costs, '^[^,]+')) or 1)
+    return true
+  end
+
+  -- Reads the next ids of a lane. Their ranks are read only if the tenant has several lanes there.
+  local function read_ids(lane, has_ranks)
+    local first, last = lane.read, lane.read + lane.step - 1
+    if has_ranks then
+      local found = redis.call('ZRANGE', lane.key, first, last, 'WITHSCORES')
+      local ids, ranks = {}, {}
+      for n = 1, #found, 2 do ids[#ids + 1], ranks[#ranks + 1] = found[n], tonumber(found[n + 1]) end
+      lane.ids, lane.ranks = ids, ranks
+    else
+      lane.ids, lane.ranks = redis.call('ZRANGE', lane.key, first, last), nil
+    end
+    lane.first, lane.at, lane.is_end, lane.read = lane.read, 1, #lane.ids < lane.step, lane.read + lane.step
+    lane.step = math.min(2 * lane.step, 100)
+  end
+
+  -- The next id of a lane; nil at its end.
+  local function head_of(lane, has_ranks)
+    if has_ranks and lane.ids and not lane.ranks then lane.read, lane.ids = lane.first + lane.at - 1, nil end
+    if not lane.ids or lane.at > #lane.ids and not lane.is_end then read_ids(lane, has_ranks) end
+    return lane.ids[lane.at]
+  end
+
+  local function add_lane(entry, name, step)
+    if entry.names[name] then return end
+    entry.names[name] = true
+    local key = name == '' and entry.part.index or lane_key(entry.part.index, name)
+    local states = name ~= entry.tenant and limits.states_of(name) or nil
+    entry.lanes[#entry.lanes + 1] = { key = key, name = name, read = 0, step = step, states = states, taken = 0 }
+  end
+
+  -- Finds the lanes of a tenant. Only one with limits has more than one.
+  local function open(entry, step)
+    if not entry.lanes then
+      entry.lanes, entry.names, entry.read = {}, {}, 0
+      add_lane(entry, entry.tenant, step)
+    end
+    if not limits then return end
+    entry.limited = limited_key(entry.part.index, entry.tenant)
+    local names = redis.call('ZRANGE', entry.limited, entry.read, entry.read + MOST_LANES - 1)
+    if not names[1] then return end
+    -- Most tenants have only one lane with tasks: then no ranks are compared.
+    local first = entry.lanes[1]
+    if first and not first.states and not head_of(first, true) then table.remove(entry.lanes, 1) entry.empty = first end
+    for _, name in ipairs(names) do add_lane(entry, name, step or BURST + 2) end
+    entry.read, entry.has_more = entry.read + MOST_LANES, #names == MOST_LANES
+  end
+
+  -- Counts the tasks that were taken out of a lane.
+  local function count_taken(entry, lane)
+    if lane.taken == 0 or lane.name == '' then return end
+    charged[entry.tenant] = true
+    lanes.leave(entry.part.index, lane.taken)
+    lanes.count(lane.name, -lane.taken)
+  end
+
+  -- A lane that is shut waits for its limit.
+  local function park(entry, at, shut)
+    local lane = table.remove(entry.lanes, at)
+    count_taken(entry, lane)
+    limits.park(lane.key, shut, starts[entry.tenant])
+    append(from, entry.limited, lane.name)
+    visits, progress = visits + 1, progress + 1
+  end
+
+  -- The open lane with the task of the least rank, and the id of that task; lanes that are shut wait for their limits.
+  local function next_of(entry)
+    local open_lanes = entry.lanes
+    while true do
+      local best, best_id, at
+      for n, lane in ipairs(open_lanes) do
+        local id = head_of(lane, true)
+        if id and (not best or lane.ranks[lane.at] < best.ranks[best.at]) then best, best_id, at = lane, id, n end
+      end
+      local shut = best and best.states and limits.shut_of(best.states)
+      if not shut then return best, best_id end
+      park(entry, at, shut)
+      if visits >= most_visits then return nil end
+    end
+  end
+
+  -- The costs in the creation of a task of a lane, and the first of them.
+  local function costs_of(created)
+    local last = string.find(created, '\n', 1, true)
+    if string.sub(created, last - 2, last - 1) == ' 1' then return '1', 1 end
+    local costs = string.match(created, '^%S+ %S+ %S+ %S+ %S+ %S+ %S+ (%S+)\n') or '1'
+    return costs, tonumber(string.match(costs, '^[^,]+')) or 1
+  end
+
+  -- Notes where a tenant stands in an index.
+  local function leave(entry)
+    local part, tenant, is_there = entry.part, entry.tenant, false
+    if not entry.lanes then return end
+    if entry.empty then entry.lanes[#entry.lanes + 1] = entry.empty end
+    for _, lane in ipairs(entry.lanes) do
+      local is_empty = lane.ids and lane.at > #lane.ids and not lane.has_kept
+        and (lane.is_end or redis.call('ZCARD', lane.key) == lane.read)
+      is_there = is_there or not is_empty
+      count_taken(entry, lane)
+      if lane.name ~= '' and is_empty then
+        append(from, prefix .. 'lanes', string.sub(lane.key, #prefix + 1))
+        lanes.emptied[lane.key] = true
+      end
+      if lane.name ~= tenant then
+        if is_empty then append(from, entry.limited, lane.name)
+        elseif lane.taken > 0 and lane.ranks and lane.ids[lane.at] then
+          append(to, entry.limited, lane.ranks[lane.at], lane.name)
+        end
+      end
+    end
+    -- Lanes that were not opened; none, if those that are gone were the last.
+    if entry.has_more and not is_there then
+      is_there = redis.call('ZCARD', entry.limited) > #(from[entry.limited] or {})
+    end
+    if not is_there then append(from, part.turns, tenant)
+    elseif starts[tenant] ~= entry.score then append(to, part.turns, starts[tenant], tenant) end
+  end
+
+  -- Takes up to `wanted` tasks out of lanes of some indexes. `may`, if given, says whether a claim may be made, and may note
+  -- something in it; other tasks are passed over.
+  function turns.take(indexes, wanted, claims, may)
+    local entries, unread, most = {}, {}, #claims + wanted
+    local step, is_stopped = math.ceil(wanted / (BURST + 1)) + 3, false
+    most_visits, passed = visits + wanted + MORE_VISITS, 0
+
+    local function add(part, tenant, score)
+      starts[tenant] = math.min(starts[tenant] or scores[tenant] or score, part.most)
+      local entry = { part = part, tenant = tenant, score = score }
+      entries[#entries + 1], part.entries[tenant], part[#part + 1] = entry, entry, entry
+      return entry
+    end
+
+    local function read_more(part)
+      local found, tenants = redis.call('ZRANGE', part.turns, part.read, part.read + step - 1, 'WITHSCORES'), {}
+      for n = 1, #found, 2 do tenants[#tenants + 1] = found[n] end
+      if part.read == 0 then
+        tenants[#tenants + 1] = ''
+        part.least = tonumber(found[2] or at)
+        part.most = part.least + MOST_DEBT * UNIT * mean
+      end
+      know(tenants)
+      for n = 1, #found / 2 do
+        if not part.entries[tenants[n]] then add(part, tenants[n], tonumber(found[2 * n])) end
+      end
+      if part.read == 0 and not part.entries[''] then add(part, '', part.least) end
+      part.read, part.bound = part.read + step, tonumber(found[#found] or 0)
+      if #found < 2 * step then unread[part] = nil end
+    end
+
+    -- The place of the entry whose turn it is, and the least start of all others; or a part of which more must be read.
+    local function first_of()
+      local first, start, second = nil, math.huge, math.huge
+      for n, entry in ipairs(entries) do
+        local own = starts[entry.tenant]
+        if own < start then first, start, second = n, own, start
+        elseif own < second then second = own end
+      end
+      for part in pairs(unread) do
+        if part.bound < start then return nil, nil, part end
+        if part.bound < second then second = part.bound end
+      end
+      return first, second
+    end
+
+    -- Drops the entry of a task that cannot run, unless it stays. The settle of an overdue task counts it.
+    local function drop(lane, entry, id, key, task)
+      drop_entry(orphans, lane.key, id, task)
+      if lane.name ~= '' then
+        lanes.leave(entry.part.index, 1)
+        if overdue[#overdue] ~= key then lanes.count(lane.name, -1) end
+      end
+    end
+
+    local function visit(entry, second)
+      if not entry.lanes then open(entry, second == math.huge and math.min(wanted, 99) + 1 or BURST + 2) end
+      local tenant = entry.tenant
+      for _, lane in ipairs(entry.lanes) do lane.room = 0 end
+      -- Among few tenants, whose ids are all read already, a burst would save little.
+      local burst = #entries < FEW and next(unread) == nil and 1 or BURST
+      local most_start = second + burst * UNIT * mean
+      repeat
+        local lane, id = entry.lanes[1], nil
+        if entry.lanes[2] then
+          lane, id = next_of(entry)
+        elseif lane then
+          id = lane.ids and lane.ids[lane.at] or head_of(lane, false)
+          if id and lane.states then
+            -- So many tasks have room: in this visit, nothing else takes it.
+            if (lane.room or 0) <= 0 then
+              local shut, room = limits.shut_of(lane.states)
+              lane.room = room
+              if shut then
+                park(entry, 1, shut)
+                id = nil
+              end
+            end
+            lane.room = lane.room - 1
+          end
+        end
+        if not id then
+          if visits >= most_visits then is_stopped = true
+          elseif entry.has_more then open(entry)
+          else entry.is_done = true end
+          return
+        end
+        lane.at = lane.at + 1
+        local key = prefix .. 't:' .. id
+        local task = read_task(key)
+        local claim = task and claim_of(id, lane.key, task)
+        if task == false then
+          is_stopped, lane.has_kept, turns.is_cut = true, true, true
+        elseif not task then
+          drop(lane, entry, id, key, task)
+        elseif lane.name == '' then
+          if (not may or may(claim)) and turns.pay(claim) then claims[#claims + 1] = claim
+          else passed, lane.has_kept = passed + 1, true end
+        elseif not may or may(claim) then
+          local costs, cost = costs_of(task[CREATION])
+          claims[#claims + 1], lane.taken = claim, lane.taken + 1
+          cost_sum, cost_count = cost_sum + cost, cost_count + 1
+          starts[tenant] = starts[tenant] + math.floor(cost * UNIT / weights[tenant])
+          if lane.states then
+            if lane.costs ~= costs then lane.costs, lane.text = costs, lane.name .. ' ' .. costs end
+            limits.charge(id, lane.states, lane.text)
+          end
+        else
+          passed, lane.has_kept = passed + 1, true
+        end
+        is_stopped = is_stopped or passed >= MOST_PASSED
+      until is_stopped or #claims >= most or starts[tenant] > most_start
+    end
+
+    -- Lanes whose limits have room again join the others.
+    local function join_roused()
+      local is_any = false
+      for _, one in ipairs(limits.rouse()) do
+        local part = parts[one.index]
+        local entry = part and part.entries[one.tenant]
+        if part and part.take ~= entries then
+          -- Another demand's turn is over. The tenant keeps its place there, for the next claim.
+          if entry then entry.has_more = true end
+        elseif part then
+          know({ one.tenant })
+          entry = entry or add(part, one.tenant, part.least)
+          if entry.lanes then
+            entry.limited = entry.limited or limited_key(one.index, one.tenant)
+            add_lane(entry, one.lane, BURST + 2)
+          end
+          if entry.is_done then entry.is_done, entries[#entries + 1] = false, entry end
+          is_any = true
+        end
+      end
+      return is_any
+    end
+
+    for _, index in ipairs(indexes) do
+      local part = { index = index, turns = turns_key(index), entries = {}, read = 0, bound = 0, take = entries }
+      parts[index], parts[#parts + 1], unread[part] = part, part, true
+      read_more(part)
+    end
+    while #claims < most and not is_stopped do
+      local n, second, part = first_of()
+      if part then
+        read_more(part)
+      elseif n then
+        local entry = table.remove(entries, n)
+        visits, now_at = visits + 1, math.max(now_at, starts[entry.tenant])
+        visit(entry, second)
+        -- Behind those of the same start: they take turns.
+        if entry.is_done then progress = progress + 1 else entries[#entries + 1] = entry end
+        if visits >= most_visits then
+          -- The next claim goes on, unless it would meet the same tenants.
+          is_stopped, turns.is_cut = true, turns.is_cut or progress > 0
+        end
+      elseif not limits or not join_roused() then
+        break
+      end
+    end
+  end
+
+  -- Plans the writes of the turns, once after the last claim.
+  function turns.plan()
+    for _, part in ipairs(parts) do
+      for _, entry in ipairs(part) do leave(entry) end
+    end
+    for tenant in pairs(charged) do append(to, prefix .. 'virtual', starts[tenant], tenant) end
+  end
+
+  -- Starts below the virtual time are forgotten: a tenant that comes begins with the others.
+  function turns.write(meta)
+    if cost_count > 0 then mean = 0.9 * mean + 0.1 * cost_sum / cost_count end
+    if cost_count > 0 or now_at ~= at then redis.call('HSET', meta, 'turn', whole(now_at) .. string.format(' %.6g', mean)) end
+    redis.call('ZREMRANGEBYSCORE', prefix .. 'virtual', '-inf', '(' .. whole(now_at))
+  end
+
+  return turns
+end

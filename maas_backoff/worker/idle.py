@@ -1,0 +1,75 @@
+"""The end of the work for now: this worker runs nothing, and nothing that it could run is due."""
+
+import anyio
+
+from maas_backoff.domain.kind import NAMELESS, Kinds
+from maas_backoff.domain.stats import QueueStats
+from maas_backoff.errors import StorageError
+from maas_backoff.worker.parts import Parts
+
+LOOK = 0.2
+"""Seconds between two looks. While an attempt runs, a look asks the server nothing."""
+
+
+async def until_idle(parts: Parts, within: float) -> str:
+    """Wait until the worker runs nothing, and none of its tasks is due within `within` seconds.
+
+    Return in words what the queue has left. Go on through failures of the server.
+    """
+    while True:
+        try:
+            if await _is_idle(parts, within):
+                left = await _left(parts)
+                # A claim may have found a task meanwhile.
+                if not parts.slots.attempts:
+                    return left
+        except StorageError:
+            pass  # the loops of the worker log it
+        await anyio.sleep(LOOK)
+
+
+async def _is_idle(parts: Parts, within: float) -> bool:
+    if parts.slots.attempts or await _finds_task(parts):
+        return False
+    reader = parts.context.store.reader
+    stats = await reader.stats()
+    if stats.paused:
+        return True
+    next_due = await reader.next_due()
+    if next_due is not None and next_due <= within:
+        return False
+    if stats.gpu_count and await _waits_for_gpu(parts):
+        return False
+    # Tasks that wait for a limit are due. They are found when the limit opens.
+    return not _due(stats, parts.context.kinds) or not await parts.context.store.shares.shut_limits()
+
+
+async def _finds_task(parts: Parts) -> bool:
+    """Claim now; return whether there may be a task for a free slot. A claim respects kinds, pauses and limits."""
+    parts.wake_ups.wake()
+    with anyio.move_on_after(LOOK):
+        await parts.wake_ups.idle.wait()
+    return parts.wake_ups.has_work
+
+
+async def _waits_for_gpu(parts: Parts) -> bool:
+    """Return whether a due task waits for room on a GPU that is large enough for it."""
+    reader, kinds = parts.context.store.reader, parts.context.kinds
+    waiting, _, _ = await reader.demands(parts.requests.suspects_on_gpus(), kinds)
+    devices = parts.gate.devices
+    largest = max((device.total for device in devices.usable), default=-1)
+    return any(devices.awaited or one.demand.memory <= largest for one in waiting)
+
+
+def _due(stats: QueueStats, kinds: Kinds) -> int:
+    """Return how many due tasks of these kinds need no GPU, without those of paused kinds."""
+    counts = {NAMELESS: stats.pending_count - stats.scheduled_count - stats.gpu_count - sum(stats.kinds.values())}
+    counts |= stats.kinds
+    return sum(max(0, counts.get(name, 0)) for name in kinds.names if name not in stats.paused_kinds)
+
+
+async def _left(parts: Parts) -> str:
+    reader = parts.context.store.reader
+    stats, why = await reader.stats(), await reader.explain()
+    due = stats.pending_count - stats.scheduled_count
+    return f"{stats.scheduled_count:,} delayed and {due:,} due tasks are left. {why}"

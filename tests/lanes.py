@@ -1,0 +1,261 @@
+"""The invariants of tenants and limits: relations between the keys of a queue that hold after each script.
+
+`check` reads all keys of a queue and compares them. docs/data-model.md describes the keys.
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from maas_backoff.domain.lane import Lane
+from maas_backoff.store.creation import Creation
+from maas_backoff.store.keys import Keys
+
+_INDEX = re.compile(r"(?:k:[^:]+:)?(?:ready|suspects)|gpu:(?:[^/]+/)?~?\d+(?::\d+)?|scheduled")
+_OF_LANES = re.compile(r".*(?:\||:turns$|:limited\|).*|shut:.*")
+
+
+@attrs.frozen
+class Limited:
+    """The state of one limit, from its keys."""
+
+    most: float
+    interval: float
+    burst: float
+    unit: float
+    unit_burst: float
+    until: float
+    trial: int
+    use: int
+    at: float
+    unit_at: float
+
+    def has_place(self) -> bool:
+        """Return whether the running tasks leave a place, apart from rates."""
+        return (not self.most or self.use < self.most) and (not self.trial or self.use < self.trial)
+
+    def opens(self, now: float) -> float:
+        """Return the moment from which a task may start, if no other task starts or ends; infinity: never."""
+        if not self.has_place() and self.until <= now:
+            return math.inf
+        moments = [now, self.until]
+        if self.until <= now and self.interval:
+            moments.append(self.at - self.burst)
+        if self.until <= now and self.unit:
+            moments.append(self.unit_at - self.unit_burst)
+        return max(moments)
+
+
+@attrs.define
+class Lanes:
+    """All keys of a queue at one moment."""
+
+    hashes: dict[str, dict[str, str]]
+    zsets: dict[str, dict[str, float]]
+
+    @classmethod
+    def read(cls, client: Any, queue: str = "test") -> "Lanes":
+        """Read the keys of a queue with a blocking client."""
+        prefix = Keys(queue).prefix
+        names = sorted(client.scan_iter(f"{prefix}*".replace("[", "\\["), count=10_000))
+        pipe = client.pipeline(transaction=True)
+        for name in names:
+            pipe.type(name).hgetall(name).zrange(name, 0, -1, withscores=True)
+        answers = pipe.execute(raise_on_error=False)
+        found = cls({}, {})
+        for name, kind, fields, entries in zip(names, *(answers[n::3] for n in range(3)), strict=True):
+            own = name.decode().removeprefix(prefix)
+            if kind == b"hash":
+                found.hashes[own] = {k.decode(): v.decode("utf-8", "replace") for k, v in fields.items()}
+            elif kind == b"zset":
+                found.zsets[own] = {member.decode(): score for member, score in entries}
+        return found
+
+    def hash(self, name: str) -> Mapping[str, str]:
+        return self.hashes.get(name, {})
+
+    def zset(self, name: str) -> Mapping[str, float]:
+        return self.zsets.get(name, {})
+
+    @property
+    def tasks(self) -> dict[str, dict[str, str]]:
+        return {name[2:]: fields for name, fields in self.hashes.items() if name.startswith("t:") and "p" in fields}
+
+    @property
+    def lanes(self) -> dict[str, dict[str, float]]:
+        """The lanes with their entries, by "<index>|<lane>"."""
+        return {name: entries for name, entries in self.zsets.items() if is_index(name) and "|" in name}
+
+    def limit(self, name: str) -> Limited:
+        of_class = f"{name.partition(':')[0]}:*"
+        settings = self.hash("limits")
+        most, interval, burst, unit, unit_burst = map(
+            float, (settings.get(name) or settings.get(of_class) or "0 0 0 0 0").split()[:5]
+        )
+        until, trial = (self.hash("closed").get(name) or "0 0").split()
+        arrivals = self.zset("arrivals")
+        use = int(self.hash("use").get(name, 0))
+        at, unit_at = arrivals.get(f"r {name}", 0), arrivals.get(f"u {name}", 0)
+        return Limited(most, interval, burst, unit, unit_burst, float(until), int(trial), use, at, unit_at)
+
+    def waiting_for(self, limit: str) -> set[str]:
+        """Return the lanes, and indexes of suspects, that wait for a limit."""
+        queues = [entries for name, entries in self.zsets.items() if name.startswith(f"shut_lanes:{limit}|")]
+        return {member for entries in queues for member in entries}
+
+    def is_paused(self, tenant: str) -> bool:
+        return " " in self.hash("tenants").get(tenant, "")
+
+
+def lane_of(fields: Mapping[str, str]) -> Lane:
+    """Return the lane of a task, by its fields."""
+    return Lane.of(Creation.of(fields["p"].encode()).lane)
+
+
+def name_of(lane: Lane) -> str:
+    """Return the name of a lane: "tenant", or "tenant|limit,limit"; empty for none."""
+    return lane.record.partition(" ")[0]
+
+
+def is_index(name: str) -> bool:
+    """Return whether a key, without the queue's prefix, has the ids of pending tasks: an index, or a lane of one."""
+    return _INDEX.fullmatch(name.partition("|")[0]) is not None
+
+
+def limits_of(name: str) -> list[str]:
+    """Return the limits in the name of a lane."""
+    return name.partition("|")[2].split(",") if "|" in name else []
+
+
+def check(client: Any, now: float, queue: str = "test") -> Lanes:
+    """Check all invariants of a queue at `now`, in ms by its clock; return its keys."""
+    found = Lanes.read(client, queue)
+    _check_indexes(found)
+    _check_counts(found)
+    _check_turns(found)
+    _check_running(found)
+    _check_waits(found, now)
+    if not found.lanes:
+        left = {name for name in found.zsets if _OF_LANES.fullmatch(name)} | found.zset("lanes").keys()
+        # Suspects wait for limits without a lane, and plain tasks are the last to have a turn.
+        waits = {name: any("|" in it for it in found.waiting_for(name)) for name in found.zset("opens")}
+        left -= {
+            name
+            for name in left
+            if name.startswith("shut") and not waits[re.split(r"[:|]", name, maxsplit=1)[1].split("|")[0]]
+        }
+        left -= {name for name in left if name.endswith(":turns") and found.zset(name).keys() == {""}}
+        assert not left and not found.hash("laned"), f"left without lanes: {left}"
+    return found
+
+
+def _state(fields: Mapping[str, str]) -> str:
+    return fields.get("s", "pending")
+
+
+def _check_indexes(found: Lanes) -> None:
+    """Each pending task is in one index: in its own lane, if it is due, has one and is no suspect."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for name, entries in found.zsets.items():
+        if is_index(name):
+            for member in entries:
+                places[member].append(name)
+    pending = {task_id: fields for task_id, fields in found.tasks.items() if _state(fields) == "pending"}
+    assert places.keys() == pending.keys(), "entries and pending tasks"
+    for task_id, fields in pending.items():
+        (place,) = places[task_id]
+        lane, kind = name_of(lane_of(fields)), Creation.of(fields["p"].encode()).kind
+        index, _, own = place.partition("|")
+        is_suspect = fields.get("k", "0").endswith(" 1")
+        if index == "scheduled" or is_suspect or not lane:
+            assert place == index, f"{task_id} is in {place}"
+        else:
+            assert own == lane, f"{task_id} of {lane} is in {place}"
+        if index.startswith("gpu:"):
+            assert index[4:].rpartition("/")[0] == kind
+            assert index[4:] in found.hash("demands"), f"{index} is not listed"
+        elif index != "scheduled":
+            assert index.rpartition(":")[0] == (f"k:{kind}" if kind else "")
+
+
+def _check_counts(found: Lanes) -> None:
+    laned: Counter[str] = Counter()
+    for name, entries in found.lanes.items():
+        laned[name.partition("|")[0]] += len(entries)
+    assert {name: int(number) for name, number in found.hash("laned").items()} == laned, "tasks in lanes by index"
+    pending = [lane_of(fields) for fields in found.tasks.values() if _state(fields) == "pending"]
+    waiting = Counter(lane.tenant for lane in pending if lane.record)
+    assert {name: int(number) for name, number in found.hash("waiting").items()} == waiting, "waiting tasks by tenant"
+
+
+def _check_turns(found: Lanes) -> None:
+    """Claims find each lane: its tenant has a turn, or is paused; or the lane waits for one of its limits."""
+    assert found.zset("lanes").keys() == found.lanes.keys(), "`lanes`"
+    in_turn: defaultdict[str, set[str]] = defaultdict(set)
+    for key, entries in found.lanes.items():
+        index, _, lane = key.partition("|")
+        tenant, limits = lane.partition("|")[0], limits_of(lane)
+        limited = found.zset(f"{index}:limited|{tenant}")
+        is_listed = not limits or lane in limited
+        waits_for = [limit for limit in limits if key in found.waiting_for(limit)]
+        assert is_listed or waits_for, f"{key} is neither open nor waits for a limit"
+        if is_listed:
+            has_turn = tenant in found.zset(f"{index}:turns")
+            assert has_turn != found.is_paused(tenant), f"{key}: {tenant} has a turn: {has_turn}"
+            in_turn[index].add(tenant)
+        if limits and is_listed:
+            assert limited[lane] <= min(entries.values()), f"{key} begins earlier than its tenant knows"
+    for name, entries in found.zsets.items():
+        index, _, tenant = name.partition(":limited|")
+        if index != name:
+            assert {f"{index}|{lane}" for lane in entries} <= found.lanes.keys(), f"lanes in {name} that are gone"
+            assert all(lane.partition("|")[0] == tenant for lane in entries)
+        if name.endswith(":turns"):
+            index = name.removesuffix(":turns")
+            # Plain tasks are those of the tenant ''.
+            known = in_turn[index] | ({""} if found.zset(index) or found.lanes else set())
+            assert entries.keys() <= known, f"{name} has tenants without open lanes: {entries.keys() - known}"
+
+
+def _check_running(found: Lanes) -> None:
+    """Each running task with limits has its place in them, and nothing else has."""
+    held = found.hash("held")
+    tasks = found.tasks
+    running = {task_id for task_id in found.zset("leases") if _state(tasks[task_id]) == "processing"}
+    limited = {task_id for task_id in running if lane_of(tasks[task_id]).limits}
+    assert held.keys() == limited, "tasks with places in limits"
+    for task_id, text in held.items():
+        assert text == lane_of(tasks[task_id]).record
+    use = Counter(limit for text in held.values() for limit in limits_of(text.partition(" ")[0]))
+    assert {name: int(number) for name, number in found.hash("use").items()} == use, "running tasks by limit"
+
+
+def _check_waits(found: Lanes, now: float) -> None:
+    """Each limit with lanes that wait for it is looked at when it has room, and not later."""
+    waits = {name.removeprefix("shut:"): entries for name, entries in found.zsets.items() if name.startswith("shut:")}
+    opens = found.zset("opens")
+    assert opens.keys() == waits.keys(), "limits for which lanes wait"
+    for name, tenants in waits.items():
+        queues = {tenant: found.zset(f"shut_lanes:{name}|{tenant}") for tenant in tenants}
+        assert all(queues.values()), f"tenants without lanes that wait for {name}"
+        assert found.waiting_for(name) == {member for queue in queues.values() for member in queue}
+        members = {member for member in found.waiting_for(name) if "|" in member}
+        assert members <= found.lanes.keys(), f"lanes that wait for {name} and are gone"
+        assert all(name in limits_of(member.partition("|")[2]) for member in members)
+        due = found.limit(name).opens(now)
+        assert opens[name] <= due + 0.01, f"{name} has room at {due}, and is looked at at {opens[name]}"
+
+
+def windows(starts: Iterable[float], period: float) -> int:
+    """Return the most starts in a half-open stretch of the period; `starts` are moments in order."""
+    moments = [*starts]
+    most = first = 0
+    for n, moment in enumerate(moments):
+        while moments[first] <= moment - period:
+            first += 1
+        most = max(most, n - first + 1)
+    return most
