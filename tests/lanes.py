@@ -96,7 +96,7 @@ class Lanes:
         most, interval, burst, unit, unit_burst = map(
             float, (settings.get(name) or settings.get(of_class) or "0 0 0 0 0").split()[:5]
         )
-        until, trial = (self.hash("closed").get(name) or "0 0").split()
+        until, trial, *_ = (self.hash("closed").get(name) or "0 0").split()
         arrivals = self.zset("arrivals")
         use = int(self.hash("use").get(name, 0))
         at, unit_at = arrivals.get(f"r {name}", 0), arrivals.get(f"u {name}", 0)

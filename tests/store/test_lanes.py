@@ -1019,6 +1019,28 @@ async def test_a_closed_limit_opens_by_trials(queue: Queue) -> None:
     assert not queue.check().hash("closed")
 
 
+async def test_a_limit_that_is_closed_again_and_again_opens_more_slowly(queue: Queue) -> None:
+    """One trial more for each completed task; for each second, fourth and eighth one after further closings."""
+    await queue.create("a", 300, limits={"x": 1})
+    now = 0
+    (running,) = await queue.claim(1)
+    for needed in (1, 2, 4, 8, 8):
+        assert await queue.settle(queue.completed(running, "c x 5000")) == ["ok"]
+        now += 5000
+        queue.at(now)
+        for _ in range(needed):
+            (one,) = await queue.claim_all()
+            await queue.complete([one])
+        running, other = await queue.claim_all()
+        await queue.complete([other])
+    await queue.settle(queue.completed(running))
+    queue.at(now + 599_999)
+    assert queue.check().hash("closed")
+    queue.at(now + 600_000)
+    assert len(await queue.claim_all()) > 10, "the trial is over"
+    assert not queue.check().hash("closed")
+
+
 async def test_a_repeated_close_counts_once(queue: Queue) -> None:
     await queue.create("a", 5, limits={"x": 1})
     (one,) = await queue.claim(1)
