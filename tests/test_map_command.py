@@ -127,6 +127,7 @@ def results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().decode().splitlines()]
 
 
+@pytest.mark.long
 def test_results_come_in_the_order_of_the_lines(run: Run, tmp_path: Path) -> None:
     """Each once. The exit code is 0 if all are completed."""
     dice = random.Random(1)
@@ -180,6 +181,7 @@ def test_lines_that_fail_do_not_stop_others(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "ran").read_text().split().count("2") == 2, "a retry"
 
 
+@pytest.mark.long
 def test_a_file_may_be_empty_or_end_without_a_newline(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").touch()
     done = run("in.jsonl", "none.jsonl")
@@ -192,6 +194,7 @@ def test_a_file_may_be_empty_or_end_without_a_newline(run: Run, tmp_path: Path) 
 SEPARATORS = "a\u2028b\u2029c\x85d\x1ce\x0cf\U0001f600"
 
 
+@pytest.mark.long
 def test_only_newlines_end_lines(run: Run, tmp_path: Path) -> None:
     """Also in the output, for programs that know more ends of lines."""
     text = json.dumps({"n": SEPARATORS}, ensure_ascii=False).encode()
@@ -203,6 +206,7 @@ def test_only_newlines_end_lines(run: Run, tmp_path: Path) -> None:
     assert [one["result"]["n"] for one in results(tmp_path / "out.jsonl")] == [SEPARATORS] * 2
 
 
+@pytest.mark.long
 def test_lines_may_be_plain_text(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_bytes(b'a cat\r\n  {"n": 1} \n\nb\x0cc\n')
     done = run("in.txt", "-", "--text")
@@ -212,6 +216,7 @@ def test_lines_may_be_plain_text(run: Run, tmp_path: Path) -> None:
     assert texts == [(1, "a cat"), (2, '  {"n": 1} '), (4, "b\x0cc")]
 
 
+@pytest.mark.long
 def test_lines_may_be_the_arguments_of_a_kind(run: Run, tmp_path: Path) -> None:
     """They are checked, and converted from JSON."""
     write(tmp_path, [{"number": 4, "after": 0.01}, {"number": "4"}, {"numbers": 4}, {}])
@@ -223,6 +228,7 @@ def test_lines_may_be_the_arguments_of_a_kind(run: Run, tmp_path: Path) -> None:
     assert "double.number: expected a whole number, got str" in others[0]["error"]["message"]
 
 
+@pytest.mark.long
 async def test_a_pipe_is_read_while_its_tasks_run(start: Map) -> None:
     process = start("-", "-", "--no-worker")
     other = start("-", "-")  # its worker runs the tasks of both
@@ -237,6 +243,7 @@ async def test_a_pipe_is_read_while_its_tasks_run(start: Map) -> None:
         assert one.returncode == 0
 
 
+@pytest.mark.long
 async def test_few_lines_are_in_flight(start: Map, tmp_path: Path, producer: TaskBackoffScheduler) -> None:
     """A line that takes long holds up the reading of the file, not only the writing."""
     write(tmp_path, [{"n": 0, "file": "go"}, *({"n": n} for n in range(1, 50))])
@@ -329,6 +336,7 @@ async def test_a_killed_run_goes_on_where_it_was(start: Map, tmp_path: Path, *, 
     assert len(runs) == count and runs.total() <= count + kills * 4
 
 
+@pytest.mark.long
 def test_a_line_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
     """As the power fails: half of a line, or bytes that never reached the disk."""
     path, partial = tmp_path / "out", tmp_path / "out.partial"
@@ -354,6 +362,7 @@ def test_a_line_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.long
 async def test_results_that_the_queue_has_lost_are_made_again(
     start: Map, tmp_path: Path, producer: TaskBackoffScheduler
 ) -> None:
@@ -373,6 +382,7 @@ async def test_results_that_the_queue_has_lost_are_made_again(
     assert runs == {"0": 1, "1": 1, **{str(n): 2 for n in range(2, 20)}}
 
 
+@pytest.mark.long
 async def test_results_that_are_lost_during_a_run_are_made_again(
     start: Map, tmp_path: Path, producer: TaskBackoffScheduler
 ) -> None:
@@ -386,6 +396,7 @@ async def test_results_that_are_lost_during_a_run_are_made_again(
     await anyio.to_thread.run_sync(other.communicate)
 
 
+@pytest.mark.long
 async def test_failed_lines_are_retried_without_the_others(
     start: Map, tmp_path: Path, producer: TaskBackoffScheduler
 ) -> None:
@@ -401,6 +412,7 @@ async def test_failed_lines_are_retried_without_the_others(
     assert runs == {**{str(n): 1 for n in range(10)}, "7": 3}
 
 
+@pytest.mark.long
 async def test_a_run_without_a_worker_uses_others(start: Map, tmp_path: Path, producer: TaskBackoffScheduler) -> None:
     """Ctrl-C ends it at once."""
     write(tmp_path, [{"n": n} for n in range(5)])
@@ -426,6 +438,7 @@ async def _pending(producer: TaskBackoffScheduler, count: int) -> bool:
     return (await producer.get_queue_stats()).pending_count == count
 
 
+@pytest.mark.long
 async def test_a_full_queue_and_an_outage_are_waited_for(start: Map, tmp_path: Path, server: Server) -> None:
     write(tmp_path, [{"n": n, "seconds": 0.01} for n in range(50)])
     process = start("in.jsonl", "out.jsonl", env={"TEST_QUEUE_SIZE": "10"})
@@ -438,6 +451,7 @@ async def test_a_full_queue_and_an_outage_are_waited_for(start: Map, tmp_path: P
     _check(tmp_path, 50)
 
 
+@pytest.mark.long
 async def test_two_runs_do_not_write_one_file(
     start: Map, run: Run, tmp_path: Path, producer: TaskBackoffScheduler
 ) -> None:
@@ -476,6 +490,7 @@ async def _processing(producer: TaskBackoffScheduler) -> int:
     return (await producer.get_queue_stats()).processing_count
 
 
+@pytest.mark.long
 def test_wrong_usage_is_refused_in_one_sentence(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -501,12 +516,14 @@ def test_wrong_usage_is_refused_in_one_sentence(
     assert (tmp_path / "old.jsonl").read_text() == (tmp_path / "part.jsonl.partial").read_text() == "precious\n"
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_answer_is_exit_code_3(run: Run, tmp_path: Path) -> None:
     write(tmp_path, [{"n": 0}])
     done = run("in.jsonl", "out.jsonl", env={"TEST_PORT": "1"})
     assert done.returncode == 3 and b"the server does not answer" in done.stderr
 
 
+@pytest.mark.long
 def test_a_full_disk_is_exit_code_1(run: Run, tmp_path: Path) -> None:
     write(tmp_path, [{"n": 0}])
     done = run("in.jsonl", "/dev/full")
@@ -524,6 +541,7 @@ async def test_a_run_says_what_its_next_line_waits_for(start: Map, tmp_path: Pat
         assert said, "the command has ended"
 
 
+@pytest.mark.long
 def test_another_input_has_other_tasks(run: Run, tmp_path: Path) -> None:
     """The ids are those of the content, not of the name. With --id, they are given."""
     write(tmp_path, [{"n": 1}, {"n": 2}])
@@ -544,6 +562,7 @@ def test_another_input_has_other_tasks(run: Run, tmp_path: Path) -> None:
     assert b"other params: choose another --id" in done.stdout
 
 
+@pytest.mark.long
 def test_progress_is_a_line_a_second_elsewhere_than_on_a_terminal(run: Run, tmp_path: Path) -> None:
     write(tmp_path, [{"n": n, "seconds": 0.5} for n in range(12)])
     begun = time.monotonic()
@@ -552,6 +571,7 @@ def test_progress_is_a_line_a_second_elsewhere_than_on_a_terminal(run: Run, tmp_
     assert 1 <= len(lines) <= time.monotonic() - begun
 
 
+@pytest.mark.long
 @given(st.lists(st.sampled_from([b"a", b"\n", b"\r", b"bcd"])), st.data())
 def test_lines_are_the_same_however_they_arrive(parts: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(parts)
@@ -567,6 +587,7 @@ def test_lines_are_the_same_however_they_arrive(parts: list[bytes], data: st.Dat
     assert found == [(n, line if len(line) <= 5 else None) for n, line in enumerate(expected, 1)]
 
 
+@pytest.mark.long
 def test_the_record_of_a_cancelled_task_says_why() -> None:
     error = TaskError("ValueError", "boom", 7)
     for reason, before, message in (
@@ -584,6 +605,7 @@ def test_the_record_of_a_cancelled_task_says_why() -> None:
         }
 
 
+@pytest.mark.long
 @given(st.text(min_size=1), st.integers(1, 10**15), st.text())
 def test_a_record_is_read_back(prefix: str, line: int, message: str) -> None:
     try:
