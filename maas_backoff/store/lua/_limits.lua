@@ -245,6 +245,7 @@ local function new_limits(prefix, now, turn)
       if room <= 0 then return end
       local waiting = prefix .. 'shut:' .. one.name
       redis.call('ZREM', prefix .. 'leases', '')  -- a first write that a full memory does not refuse
+      redis.call('ZADD', prefix .. 'never', 'XX', 0, '')  -- while a Cluster moves the queue, it refuses this
       repeat
         local tenants = redis.call('ZRANGE', waiting, 0, room - 1, 'WITHSCORES')
         if not put_back(waiting, tenants) then
@@ -252,8 +253,9 @@ local function new_limits(prefix, now, turn)
             local lanes = shut_lanes_key(prefix, one.name, tenants[n])
             local member = redis.call('ZRANGE', lanes, 0, 0)[1]
             if member then
-              redis.call('ZREM', lanes, member)
+              -- In this order: if a command is refused, the lane is in both places.
               rouse_lane(member)
+              redis.call('ZREM', lanes, member)
               room = room - 1
             end
             if redis.call('ZCARD', lanes) == 0 then redis.call('ZREM', waiting, tenants[n]) end
@@ -339,7 +341,7 @@ local function new_limits(prefix, now, turn)
     if unused[1] then redis.call('HDEL', use, unpack(unused)) end
     if later[1] then redis.call('ZADD', arrivals, unpack(later)) end
     -- Arrivals that lie in the past say nothing. A limit that is no longer used is gone.
-    local past = redis.call('ZRANGEBYSCORE', arrivals, '-inf', now, 'LIMIT', 0, 100)
+    local past = redis.call('ZRANGEBYSCORE', arrivals, '-inf', now, 'LIMIT', 0, 100 + #later)
     if #past > 0 then redis.call('ZREM', arrivals, unpack(past)) end
     for _, member in ipairs(past) do
       if string.sub(member, 1, 2) == 'c ' then redis.call('HDEL', closed, string.sub(member, 3)) end
