@@ -64,7 +64,7 @@ class Pipeline:
                 group.start_soon(self._read, group)
                 await self._write_all()
                 group.cancel_scope.cancel()
-            await to_thread.run_sync(self._output.finish)
+            await to_thread.run_sync(self._output.finish, limiter=self._one_write)
             self.is_done = True
         except BaseExceptionGroup as errors:
             raise _first_of(errors) from None
