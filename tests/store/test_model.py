@@ -108,6 +108,7 @@ class Machine(RuleBasedStateMachine):
 
     server: Server
     steps = 0
+    always_fair = False
     is_fair = False
 
     def __init__(self) -> None:
@@ -149,12 +150,12 @@ class Machine(RuleBasedStateMachine):
             self.set_limit(name, None)
         if self.is_paused:
             self.pause_or_resume_a_kind()
-        for _ in range(12):
+        for _ in range(12 + len(self.model)):
             self.advance(11_000)
             self.reap()
-            self.claim("one", 4, suspect=True)
+            self.claim("one", 100, suspect=True)
             for kind in ("", "of"):
-                self.claim_on_gpus("one", [1, 2, 3], suspect=True, run_out=False, kind=kind)
+                self.claim_on_gpus("one", [1, 2, 3] * 5, suspect=True, run_out=False, kind=kind)
             for one in self.claims:
                 if self._holds(one.task.task_id, one.token):
                     self._settle(one, Settlement.complete("1", self.policy), "one")
@@ -187,7 +188,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(is_fair=st.booleans())
     def have_tenants(self, is_fair: bool) -> None:
-        self.is_fair = is_fair
+        self.is_fair = is_fair or self.always_fair
 
     # What users do
 
@@ -482,6 +483,9 @@ class Machine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, how: str, delay: float, worker: str, used: str) -> None:
         """By whoever claimed it once: accepted once, and only under the last token."""
         one: Claimed = data.draw(st.sampled_from(self.claims))
+        self._settle(one, self._settlement(one, how, delay), worker, used)
+
+    def _settlement(self, one: Claimed, how: str, delay: float) -> Settlement:
         counts = one.counts
         made: dict[str, Callable[[], Settlement]] = {
             "complete": lambda: Settlement.complete("1", self.policy),
@@ -497,33 +501,41 @@ class Machine(RuleBasedStateMachine):
             # A task that needs no GPU is never settled so.
             "out of memory": lambda: self._ran_out(counts) if one.demand else Settlement.release(self.policy),
         }
-        self._settle(one, made[how](), worker, used)
+        return made[how]()
 
     def _settle(self, one: Claimed, settlement: Settlement, worker: str, used: str = "") -> None:
         known = self.model.get(one.task.task_id)
         self.requests += 1
-        settle = Settle(one.task.task_id, "lease", one.token, settlement, one.counts)
-        if self.is_fair and known is not None and known.lane.record and used:
-            settle.used = [
-                used if used[0] == "c" else f"u {known.lane.changed(70, dict.fromkeys(known.lane.limits, 0.5))}"
-            ]
+        settle = self._settle_of(one, settlement, used)
         request = BatchRequest((settle,), 0, may_claim_suspect=False, request_id=f"settle-{self.requests}", exchange=1)
         first = self.do(self.store.exchange.send(request, worker)).answers
         again = self.do(self.store.exchange.send(request, worker)).answers
         if self._holds(one.task.task_id, one.token):
-            assert known is not None
-            ends = settlement.status == "pending" and known.is_over(self.now + settlement.delay * 1000)
-            assert (first, again) == (["cancelled" if ends else "ok"], ["already"])
-            assert one.token not in known.accepted
-            known.accepted.add(one.token)
-            counts = settlement.counts
-            if counts is not None:  # a worker does not know what is left of the blame: see _take
-                settlement = attrs.evolve(settlement, counts=attrs.evolve(counts, blame=known.counts.blame))
-            self._become(known, settlement, ends=ends)
+            assert (first, again) == ([self._accept(one, settlement)], ["already"])
         elif known is None:
             assert first == again == ["unknown"]
         else:
             assert first == again and first[0] in {"lost", "already"}
+
+    def _settle_of(self, one: Claimed, settlement: Settlement, used: str) -> Settle:
+        settle = Settle(one.task.task_id, "lease", one.token, settlement, one.counts)
+        known = self.model.get(one.task.task_id)
+        if known is not None and known.lane.record and used:
+            more = known.lane.changed(70, dict.fromkeys(known.lane.limits, 0.5))
+            settle.used = [f"u {more}" if used == "u" else used]
+        return settle
+
+    def _accept(self, one: Claimed, settlement: Settlement) -> str:
+        """Note the settlement of an attempt that has its lease; return the answer."""
+        known = self.model[one.task.task_id]
+        ends = settlement.status == "pending" and known.is_over(self.now + settlement.delay * 1000)
+        assert one.token not in known.accepted
+        known.accepted.add(one.token)
+        counts = settlement.counts
+        if counts is not None:  # a worker does not know what is left of the blame: see _take
+            settlement = attrs.evolve(settlement, counts=attrs.evolve(counts, blame=known.counts.blame))
+        self._become(known, settlement, ends=ends)
+        return "cancelled" if ends else "ok"
 
     def _ran_out(self, counts: Counts) -> Settlement:
         again = counts.cleared(oom=counts.oom + 1)
@@ -661,16 +673,94 @@ class Machine(RuleBasedStateMachine):
         assert finished == [states.count(state) for state in FINISHED]
 
 
+class FairMachine(Machine):
+    """The same queue with more tasks, all of tenants or with limits, and workers that settle and claim at once."""
+
+    always_fair = True
+
+    def _create(self, **given: Any) -> None:
+        number = given.pop("number")
+        task_ids = [f"n{len(self.model) + len(self.claims)}-{self.requests}-{n}" for n in range(number)]
+        self.create([i for i in task_ids if i not in self.model] or ["t0"], "{}", limits=(0, 0), **given)
+
+    _lane = {  # noqa: RUF012 - strategies, by the parameters of `create`
+        "tenant": tenants,
+        "named": limits_of_tasks,
+        "kind": kinds,
+        "cost": st.sampled_from([1.0, 0.01, 50.0]),
+        "number": st.integers(1, 5),
+        "delay": st.sampled_from([0, 0, 0, 0.5]),
+        "demand": st.sampled_from([0, 0, 0, 0, 2]),
+    }
+    _work = {  # noqa: RUF012
+        "data": st.data(),
+        "worker": workers,
+        "count": st.integers(0, 8),
+        "kinds": able,
+        "how": st.sampled_from(["complete", "complete", "complete", "retry", "fail", "release"]),
+        "used": st.sampled_from(["", "", "u", "c x 300"]),
+    }
+
+    @initialize(x=settings_of_limits, user=settings_of_limits)
+    def have_limits(self, x: Limit | None, user: Limit | None) -> None:
+        self.set_limit("x", x)
+        self.set_limit("user:*", user)
+
+    @rule(**_lane)
+    def create_in_lane(self, **given: Any) -> None:
+        self._create(**given)
+
+    @rule(**_lane)
+    def create_in_another_lane(self, **given: Any) -> None:
+        self._create(**given)
+
+    @rule(**_work)
+    def work(self, **given: Any) -> None:
+        self._work_for(**given)
+
+    @rule(**_work)
+    def work_on(self, **given: Any) -> None:
+        self._work_for(**given)
+
+    @rule(worker=workers, count=st.integers(1, 20), ms=st.sampled_from([0, 1, 20, 400, 1000]))
+    def claim_many(self, worker: str, count: int, ms: float) -> None:
+        self.advance(ms)
+        self._claim_fairly(worker, count, EVERY_KIND, suspect=True)
+
+    @rule(worker=workers)
+    def lose_all(self, worker: str) -> None:
+        self._claim_fairly(worker, 3, EVERY_KIND, suspect=True)
+        self.advance(LEASE)
+        self.reap()
+
+    def _work_for(self, data: st.DataObject, worker: str, count: int, kinds: Kinds, how: str, used: str) -> None:
+        """One request settles some attempts and claims for the slots that they leave."""
+        held = [one for one in self.claims if self._holds(one.task.task_id, one.token)]
+        places = data.draw(st.lists(st.integers(0, len(held) - 1), unique=True, max_size=5)) if held else []
+        settlements = [(held[n], self._settlement(held[n], how, 0)) for n in places]
+        settles = tuple(self._settle_of(*pair, used) for pair in settlements)
+        self.requests += 1
+        request = BatchRequest(settles, count, True, f"work-{self.requests}", 0)
+        answer: BatchReply = self.do(self.store.exchange.send(request, worker, kinds))
+        assert answer.answers == [self._accept(*pair) for pair in settlements]
+        for one in answer.claimed:
+            known = self.model[one.task.task_id]
+            assert self._is_due(known) and not known.demand and known.kind in self._open(kinds)
+        self._check_starts(answer, suspect=True)
+        self._take(answer, worker, request)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600 * FACTOR)
 @pytest.mark.parametrize("name", SERVERS)
-def test_the_scripts_agree_with_the_model(name: str, servers: Callable[[str], Server]) -> None:
+@pytest.mark.parametrize("machine", [Machine, FairMachine])
+def test_the_scripts_agree_with_the_model(name: str, machine: type[Machine], servers: Callable[[str], Server]) -> None:
     """2,000 steps and more on the first server, fewer on the others."""
     Machine.server = servers(name)
     Machine.steps = 0
     examples = (100 if name == SERVERS[0] else 20) * FACTOR
     run_state_machine_as_test(
-        Machine,
+        machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=40,
