@@ -182,6 +182,7 @@ def test_lines_that_fail_do_not_stop_others(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.rare
 def test_a_file_may_be_empty_or_end_without_a_newline(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").touch()
     done = run("in.jsonl", "none.jsonl")
@@ -195,6 +196,7 @@ SEPARATORS = "a\u2028b\u2029c\x85d\x1ce\x0cf\U0001f600"
 
 
 @pytest.mark.long
+@pytest.mark.rare
 def test_only_newlines_end_lines(run: Run, tmp_path: Path) -> None:
     """Also in the output, for programs that know more ends of lines."""
     text = json.dumps({"n": SEPARATORS}, ensure_ascii=False).encode()
@@ -207,6 +209,7 @@ def test_only_newlines_end_lines(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.rare
 def test_lines_may_be_plain_text(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_bytes(b'a cat\r\n  {"n": 1} \n\nb\x0cc\n')
     done = run("in.txt", "-", "--text")
@@ -217,6 +220,7 @@ def test_lines_may_be_plain_text(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.rare
 def test_lines_may_be_the_arguments_of_a_kind(run: Run, tmp_path: Path) -> None:
     """They are checked, and converted from JSON."""
     write(tmp_path, [{"number": 4, "after": 0.01}, {"number": "4"}, {"numbers": 4}, {}])
@@ -244,6 +248,7 @@ async def test_a_pipe_is_read_while_its_tasks_run(start: Map) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.rare
 async def test_few_lines_are_in_flight(start: Map, tmp_path: Path, producer: TaskBackoffScheduler) -> None:
     """A line that takes long holds up the reading of the file, not only the writing."""
     write(tmp_path, [{"n": 0, "file": "go"}, *({"n": n} for n in range(1, 50))])
@@ -336,7 +341,6 @@ async def test_a_killed_run_goes_on_where_it_was(start: Map, tmp_path: Path, *, 
     assert len(runs) == count and runs.total() <= count + kills * 4
 
 
-@pytest.mark.long
 def test_a_line_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
     """As the power fails: half of a line, or bytes that never reached the disk."""
     path, partial = tmp_path / "out", tmp_path / "out.partial"
@@ -383,6 +387,7 @@ async def test_results_that_the_queue_has_lost_are_made_again(
 
 
 @pytest.mark.long
+@pytest.mark.rare
 async def test_results_that_are_lost_during_a_run_are_made_again(
     start: Map, tmp_path: Path, producer: TaskBackoffScheduler
 ) -> None:
@@ -413,6 +418,7 @@ async def test_failed_lines_are_retried_without_the_others(
 
 
 @pytest.mark.long
+@pytest.mark.rare
 async def test_a_run_without_a_worker_uses_others(start: Map, tmp_path: Path, producer: TaskBackoffScheduler) -> None:
     """Ctrl-C ends it at once."""
     write(tmp_path, [{"n": n} for n in range(5)])
@@ -490,7 +496,6 @@ async def _processing(producer: TaskBackoffScheduler) -> int:
     return (await producer.get_queue_stats()).processing_count
 
 
-@pytest.mark.long
 def test_wrong_usage_is_refused_in_one_sentence(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -517,6 +522,7 @@ def test_wrong_usage_is_refused_in_one_sentence(
 
 
 @pytest.mark.long
+@pytest.mark.rare
 def test_a_server_that_does_not_answer_is_exit_code_3(run: Run, tmp_path: Path) -> None:
     write(tmp_path, [{"n": 0}])
     done = run("in.jsonl", "out.jsonl", env={"TEST_PORT": "1"})
@@ -524,6 +530,7 @@ def test_a_server_that_does_not_answer_is_exit_code_3(run: Run, tmp_path: Path) 
 
 
 @pytest.mark.long
+@pytest.mark.rare
 def test_a_full_disk_is_exit_code_1(run: Run, tmp_path: Path) -> None:
     write(tmp_path, [{"n": 0}])
     done = run("in.jsonl", "/dev/full")
@@ -531,6 +538,7 @@ def test_a_full_disk_is_exit_code_1(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.rare
 async def test_a_run_says_what_its_next_line_waits_for(start: Map, tmp_path: Path) -> None:
     write(tmp_path, [{"n": 0}])
     process = start("in.jsonl", "out.jsonl", "--no-worker")
@@ -563,6 +571,7 @@ def test_another_input_has_other_tasks(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.rare
 def test_progress_is_a_line_a_second_elsewhere_than_on_a_terminal(run: Run, tmp_path: Path) -> None:
     write(tmp_path, [{"n": n, "seconds": 0.5} for n in range(12)])
     begun = time.monotonic()
@@ -572,6 +581,7 @@ def test_progress_is_a_line_a_second_elsewhere_than_on_a_terminal(run: Run, tmp_
 
 
 @pytest.mark.long
+@pytest.mark.rare
 @given(st.lists(st.sampled_from([b"a", b"\n", b"\r", b"bcd"])), st.data())
 def test_lines_are_the_same_however_they_arrive(parts: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(parts)
@@ -588,6 +598,7 @@ def test_lines_are_the_same_however_they_arrive(parts: list[bytes], data: st.Dat
 
 
 @pytest.mark.long
+@pytest.mark.rare
 def test_the_record_of_a_cancelled_task_says_why() -> None:
     error = TaskError("ValueError", "boom", 7)
     for reason, before, message in (
@@ -606,6 +617,7 @@ def test_the_record_of_a_cancelled_task_says_why() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.rare
 @given(st.text(min_size=1), st.integers(1, 10**15), st.text())
 def test_a_record_is_read_back(prefix: str, line: int, message: str) -> None:
     try:

@@ -215,7 +215,13 @@ class Served:
 
 
 @pytest.mark.parametrize(
-    "size", [pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long), 7, 100]
+    "size",
+    [
+        pytest.param(1, marks=[pytest.mark.long, pytest.mark.rare]),
+        pytest.param(2, marks=[pytest.mark.long, pytest.mark.rare]),
+        7,
+        100,
+    ],
 )
 async def test_tenants_get_shares_by_weight(queue: Queue, size: int) -> None:
     weights = {"a": 1.0, "b": 2.0, "c": 5.0}
@@ -232,7 +238,13 @@ async def test_tenants_get_shares_by_weight(queue: Queue, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", [pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long), 7, 100]
+    "size",
+    [
+        pytest.param(1, marks=[pytest.mark.long, pytest.mark.rare]),
+        pytest.param(2, marks=[pytest.mark.long, pytest.mark.rare]),
+        7,
+        100,
+    ],
 )
 async def test_shares_are_of_the_costs(queue: Queue, size: int) -> None:
     """One tenant has tasks a hundred times as large, one has both sorts."""
@@ -260,7 +272,7 @@ async def test_shares_are_of_the_costs(queue: Queue, size: int) -> None:
         assert min(left.values()) > 0, "each tenant must have waiting tasks"
 
 
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.long), 7, 100])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=[pytest.mark.long, pytest.mark.rare]), 7, 100])
 async def test_shares_among_many_tenants(queue: Queue, size: int) -> None:
     """Their tasks are taken in bursts."""
     weights = {f"t{n}": [1.0, 2.0, 4.0][n % 3] for n in range(30)}
@@ -330,6 +342,7 @@ async def test_kinds_of_a_tenant_share_one_place(queue: Queue) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.rare
 async def test_weights_hold_in_an_index_that_is_served_less(queue: Queue) -> None:
     """The worker of one kind is a hundred times as fast as that of the other."""
     for tenant in ("a", "b", "c"):
@@ -838,7 +851,9 @@ async def test_a_running_task_whose_key_is_deleted_gives_its_place_back(queue: Q
     assert len(await queue.claim_all()) == 1
 
 
-@pytest.mark.parametrize("rate", [(3, 1.0), (50, "10s"), pytest.param((500, "1m"), marks=pytest.mark.long), (7, "1m")])
+@pytest.mark.parametrize(
+    "rate", [(3, 1.0), (50, "10s"), pytest.param((500, "1m"), marks=[pytest.mark.long, pytest.mark.rare]), (7, "1m")]
+)
 @pytest.mark.parametrize("step", ["at the time it is told", "by chance"])
 async def test_a_rate_is_kept_and_reached(queue: Queue, rate: tuple[int, Any], step: str) -> None:
     """No stretch of the period has more starts. By the times that the replies tell, the rate is reached."""
@@ -873,6 +888,7 @@ async def test_a_rate_is_kept_and_reached(queue: Queue, rate: tuple[int, Any], s
 
 
 @pytest.mark.long
+@pytest.mark.rare
 async def test_units_are_kept_and_reached(queue: Queue) -> None:
     """No stretch of the period has more units than the limit and the last task that starts in it."""
     await queue.limit("x", tokens=(1000, "10s"))
@@ -952,7 +968,7 @@ async def test_a_new_setting_wakes_what_waits(queue: Queue, wait: dict[str, Any]
     assert len(claimed) == 5
 
 
-@pytest.mark.parametrize("name", ["user:7", pytest.param("user:*", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["user:7", pytest.param("user:*", marks=[pytest.mark.long, pytest.mark.rare])])
 async def test_another_rate_counts_what_has_started_before(queue: Queue, name: str) -> None:
     """A rate that goes up and down gives no more starts than the higher one in any stretch of its period."""
     rates = [(100, "10s"), (90, "10s"), (50, "10s")]
@@ -1062,6 +1078,7 @@ async def test_setting_a_limit_opens_a_closed_one(queue: Queue) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.rare
 async def test_many_lanes_that_wait_for_one_limit(queue: Queue) -> None:
     """More lanes than a call rouses, in two indexes, of tenants of which some are paused."""
     await queue.limit("x", concurrency=1)
