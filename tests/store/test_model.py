@@ -752,8 +752,14 @@ class FairMachine(Machine):
 
 @pytest.mark.long
 @pytest.mark.timeout(600 * FACTOR)
-@pytest.mark.parametrize("name", SERVERS)
-@pytest.mark.parametrize("machine", [Machine, FairMachine])
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [
+        *((Machine, name) for name in SERVERS),
+        (FairMachine, SERVERS[0]),
+        *(pytest.param(FairMachine, name, marks=pytest.mark.rare) for name in SERVERS[1:]),
+    ],
+)
 def test_the_scripts_agree_with_the_model(name: str, machine: type[Machine], servers: Callable[[str], Server]) -> None:
     """2,000 steps and more on the first server, fewer on the others."""
     Machine.server = servers(name)
