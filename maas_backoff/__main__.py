@@ -19,6 +19,7 @@ import anyio
 from maas_backoff.commands import preview, reading, steering, worker
 from maas_backoff.commands.command import FAILED, OK, STOPPED, STORAGE, USAGE, add_option, one_to_a_hundred
 from maas_backoff.commands.load import UsageError
+from maas_backoff.commands.mapping import command as mapping
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.version import __version__
 from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(options: argparse.Namespace) -> int:
     try:
         own = {"demo": _demo, "worker": worker.run, "gpus": _gpus, "preview": _preview, "doctor": _doctor}
-        own["dashboard"] = _dashboard
+        own |= {"dashboard": _dashboard, "map": mapping.run}
         return own.get(options.command, _queue)(options)
     except StorageError as error:
         return _complain(options, error, STORAGE)
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tenants", action="store_true", help="show the shares of three tenants, and a limit that all workers share"
     )
     worker.arguments(commands.add_parser("worker", help=worker.HELP))
+    mapping.arguments(commands.add_parser("map", help=mapping.HELP))
     gpus = commands.add_parser(
         "gpus",
         help="show this machine's GPUs, and what is reserved on them",

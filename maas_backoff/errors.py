@@ -20,6 +20,7 @@ MaasBackoffError
 │   ├── StorageUnfitError                  fatal findings of the preflight
 │   └── StorageFullError                   no room for new tasks
 │       └── QueueFullError                 by max_queue_size
+│           └── TenantFullError            by max_tenant_queue_size
 └── HandlerSignal                          raised *by* handlers: domain/signals.py
     ├── Retry
     ├── Snooze
@@ -54,6 +55,7 @@ __all__ = [
     "TaskFailedError",
     "TaskNotFoundError",
     "TaskTimeoutError",
+    "TenantFullError",
     "WorkerEndedError",
 ]
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     # the event loop.
     from maas_backoff.client.client import QueueClient
     from maas_backoff.gate.sample import Probe
-    from maas_backoff.kinds.kind import TaskFunction
+    from maas_backoff.kinds.kind import TaskFunction, TaskKind
     from maas_backoff.worker.executors.lifespan import Lifespan
     from maas_backoff.worker.handled import HandledKind
     from maas_backoff.worker.service import Service
@@ -170,6 +170,24 @@ class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
     def has_handler(self) -> bool:
         """Whether a task handler is set or a kind is declared; without both, the scheduler is a producer."""
         return self._handler is not None or len(self._kinds) > 0
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the kinds of tasks that this scheduler runs; "" is that of `set_custom_task_handler`."""
+        return (*(("",) if self._handler is not None else ()), *self._kinds.names)
+
+    def kind(self, name: str) -> "TaskKind[..., Any]":
+        """Return the declared kind with this name, for a program that has the name as text.
+
+        Type checkers do not know its arguments and its result. Raises InvalidValueError if there is no such kind.
+        """
+        declaration = self._kinds.get(name) if isinstance(name, str) else None
+        if declaration is None:
+            declared = ", ".join(self._kinds.names) or "there is none"
+            raise InvalidValueError("kind", f"the name of a declared kind ({declared})", name)
+        from maas_backoff.kinds.kind import TaskKind
+
+        return TaskKind(declaration, self._kinds)
 
     def health(self) -> Health:
         """Return whether this process runs tasks as it should, and the reasons if not. Does no I/O."""
@@ -309,7 +327,7 @@ class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
         if not self.has_handler:
             raise HandlerError("run_until_stopped: there is no task handler and no kind to run; set one before")
         beside = _Beside(until)
-        with anyio.open_signal_receiver(*_stop_signals()) as signals:
+        with anyio.open_signal_receiver(*stop_signals()) as signals:
             await self.start()
             async with anyio.create_task_group() as group:
                 group.start_soon(self._end_with_service, beside, group.cancel_scope)
@@ -384,6 +402,7 @@ class _Beside:
         then()
 
 
-def _stop_signals() -> list[signal.Signals]:
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that stop a process: SIGTERM, SIGINT, and SIGHUP unless it was ignored before (`nohup`)."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]

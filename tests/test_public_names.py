@@ -60,7 +60,9 @@ def test_a_handler_brings_the_worker_before_the_event_loop_runs() -> None:
     assert _imported(script, WORKER) == WORKER - {"pynvml"}
 
 
-@pytest.mark.parametrize("words", ["--help", "worker --help", "stats --help", "preview", "list --state nonsense"])
+@pytest.mark.parametrize(
+    "words", ["--help", "worker --help", "map --help", "stats --help", "preview", "list --state nonsense"]
+)
 def test_a_command_without_a_server_needs_no_redis_py(words: str) -> None:
     assert not _imported(_command(words), CLIENT | WORKER | NEVER)
 

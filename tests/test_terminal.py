@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import anyio
 import pytest
@@ -115,3 +116,36 @@ def test_a_task_is_followed_by_a_bar_and_its_text_is_shown_and_not_obeyed(server
     for text in (watching.text, listing.text):
         assert "[bold" in text and "red]x[/]" in text and "\\x1b[2J" in text
         assert all(char.isprintable() or char == "\n" for char in MOVES.sub("", STYLES.sub("", text)))
+
+
+MAPPED = """
+import os, time
+from maas_backoff import *
+
+scheduler = TaskBackoffScheduler(TaskBackoffConfig.from_env())
+
+@scheduler.set_custom_task_handler
+def handle(task):
+    while not os.path.exists(task.task_params["text"]):
+        time.sleep(0.01)
+"""
+
+
+def test_a_run_over_a_file_is_followed_by_a_bar(server: Server, tmp_path: Path) -> None:
+    """It is written over, and gone at the end."""
+    (tmp_path / "mine_of_terminal.py").write_text(MAPPED)
+    (tmp_path / "in.txt").write_text(f"{tmp_path / 'in.txt'}\n{tmp_path / 'go'}\n")
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from maas_backoff.__main__ import main; main()"
+    words = ("map", "mine_of_terminal:scheduler", str(tmp_path / "in.txt"), str(tmp_path / "out"), "--text")
+
+    async def run() -> Terminal:
+        running = Terminal("-c", script, *words, url=f"redis://127.0.0.1:{server.port}")
+        await eventually(lambda: "[##########..........] 1 of 2 lines, 0 failed, " in running.text, "one is done")
+        (tmp_path / "go").touch()
+        return running
+
+    running = anyio.run(run)
+    assert running.ended() == 0
+    bars, _, summary = running.text.rpartition("\r\x1b[K")
+    assert "\n" not in bars[bars.index(" s [") :]
+    assert summary.startswith("maas-backoff map: 2 lines (2 completed) in ")

@@ -1,4 +1,4 @@
-"""The import of the scheduler `module:scheduler` for `maas-backoff worker`."""
+"""The import of the scheduler `module:scheduler` for `maas-backoff worker` and `map`."""
 
 import importlib
 import inspect
@@ -15,8 +15,11 @@ class UsageError(Exception):
     """Raised for an error that the caller of a command can correct; the message is one sentence."""
 
 
-def load_scheduler(reference: str) -> TaskBackoffScheduler:
-    """Return the scheduler that `module:attribute` names. Raises UsageError if there is none with a handler."""
+def load_scheduler(reference: str, *, needs_handler: bool = True) -> TaskBackoffScheduler:
+    """Return the scheduler that `module:attribute` names. Raises UsageError if there is none.
+
+    `needs_handler`: refuse a scheduler with neither a handler nor a kind, which only creates tasks.
+    """
     module, _, attribute = reference.partition(":")
     if not _is_dotted_name(module) or not _is_dotted_name(attribute):
         raise UsageError(f"expected module:scheduler, like my_service.tasks:scheduler, got {reference!r}")
@@ -29,7 +32,7 @@ def load_scheduler(reference: str) -> TaskBackoffScheduler:
         raise UsageError(
             f"{reference!r}: expected a TaskBackoffScheduler or a function giving it, got {type(found).__name__}"
         )
-    if not found.has_handler:
+    if needs_handler and not found.has_handler:
         raise UsageError(
             f"{reference!r} has no handler, so it can run no tasks: call set_custom_task_handler in its module, "
             "or declare a kind with @scheduler.task"

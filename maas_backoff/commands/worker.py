@@ -1,10 +1,8 @@
 """`maas-backoff worker module:scheduler`: one worker, or a parent of several."""
 
 import argparse
-import logging
 import math
 import os
-import sys
 from functools import partial
 
 import anyio
@@ -12,11 +10,11 @@ import anyio
 from maas_backoff.commands.command import FAILED, OK, Arguments, Options, add_option, one_to_a_hundred
 from maas_backoff.commands.load import UsageError, load_scheduler
 from maas_backoff.commands.processes import Processes
+from maas_backoff.commands.stderr import LEVELS, log_to_stderr
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.parent import drain_with_parent
 from maas_backoff.config import SchedulerConfig, TaskBackoffConfig
 from maas_backoff.errors import MaasBackoffError, WorkerEndedError
-from maas_backoff.logs import JsonFormatter, PlainFormatter, TaskLogFilter
 
 log: Log = log_for("command")
 
@@ -49,8 +47,7 @@ def arguments(worker: Arguments) -> None:
         help="with --burst: also wait for tasks that are due within S seconds (default: 0)",
     )
     add_option(worker, SchedulerConfig, "worker_name", "--name")
-    levels = ["debug", "info", "warning", "error"]
-    worker.add_argument("--log-level", choices=levels, default="info", help="(default: %(default)s)")
+    worker.add_argument("--log-level", choices=LEVELS, default="info", help="(default: %(default)s)")
     worker.add_argument("--log-format", choices=["plain", "json"], default="plain", help="(default: %(default)s)")
 
 
@@ -59,13 +56,13 @@ def run(options: Options) -> int:
     if options.burst_wait is not None and not options.burst:
         raise UsageError("--burst-wait is for a worker with --burst")
     if options.processes > 1:
-        _log_as(options)
+        log_to_stderr(options.log_level, options.log_format)
         return _workers(options)
     drain_with_parent(os.environ)
     scheduler = load_scheduler(options.scheduler)
     if options.name is not None:
         scheduler.config.scheduler.worker_name = options.name
-    _log_as(options)
+    log_to_stderr(options.log_level, options.log_format)
     queue, slots = scheduler.config.task.biz_prefix, scheduler.config.threadpool.concurrency
     log.info("starting: queue %r, %d at a time, pid %d", queue, slots, os.getpid())
 
@@ -105,12 +102,3 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds from 0 on, got {text!r}")
     return seconds
-
-
-def _log_as(options: Options) -> None:
-    """Log to stderr as the options say. Has no effect if the module of the scheduler has configured logging itself."""
-    handler = logging.StreamHandler(sys.stderr)
-    plain = PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if options.log_format == "json" else plain)
-    handler.addFilter(TaskLogFilter())
-    logging.basicConfig(level=options.log_level.upper(), handlers=[handler])

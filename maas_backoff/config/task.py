@@ -131,7 +131,7 @@ class TaskConfig:
     max_tenant_queue_size: int | None = field(
         default=None,
         validator=optional(whole(1, 1_000_000_000)),
-        metadata={"help": "most waiting tasks of one tenant; one more raises QueueFullError; None: no limit"},
+        metadata={"help": "most waiting tasks of one tenant; one more raises TenantFullError; None: no limit"},
     )
     cost: float = field(
         default=1,

@@ -11,7 +11,9 @@ from maas_backoff.errors import InvalidValueError
 
 LARGEST_PAGE = 1000
 
-_CURSOR = re.compile(r"[a-z]+(:[A-Za-z0-9_.:/~-]{1,120})? ([-+]inf|-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]{1,3})?) [0-9]{1,15}")
+_CURSOR = re.compile(
+    r"[a-z]+([:|][A-Za-z0-9_.:/~|,@+-]{1,900})? ([-+]inf|-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]{1,3})?) [0-9]{1,15}"
+)
 
 
 @attrs.frozen

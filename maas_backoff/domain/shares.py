@@ -81,7 +81,7 @@ class LimitState:
     @classmethod
     def of(cls, name: str, set_by: str, setting: str, use: str, at: str, unit_at: str, closed: str) -> "LimitState":
         """Return the state of a row of _shares.lua."""
-        until, _, trial = closed.partition(" ")
+        until, trial, *_ = [*closed.split(), "", ""]
         return cls(
             name,
             set_by,

@@ -25,6 +25,15 @@ class KindRegistry:
     def __len__(self) -> int:
         return len(self._kinds)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the kinds, in the order of their declarations."""
+        return tuple(self._kinds)
+
+    def get(self, name: str) -> "Declaration | None":
+        """Return the kind with this name, or None."""
+        return self._kinds.get(name)
+
     def client(self) -> "QueueClient":
         """Return the client of the running event loop."""
         return self._client()

@@ -107,4 +107,6 @@ def by_lane(tasks: Sequence[NewTask]) -> list[int]:
 
     Only the order within a lane is kept by the queue, and a group of tasks that are alike costs the server less.
     """
-    return sorted(range(len(tasks)), key=lambda place: tasks[place].lane)
+    lanes = [task.lane.partition(" ")[0] for task in tasks]
+    order = {lane: number for number, lane in enumerate(dict.fromkeys(lanes))}
+    return sorted(range(len(tasks)), key=lambda place: order[lanes[place]])

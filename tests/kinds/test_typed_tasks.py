@@ -93,6 +93,27 @@ async def test_kinds_run_beside_each_other_and_beside_the_nameless_kind(schedule
     assert plain.name == (await second.task()).kind == "in-a-thread"
 
 
+async def test_a_kind_is_found_by_its_name(scheduler: TaskBackoffScheduler) -> None:
+    """For a program that has the name as text."""
+
+    @scheduler.task
+    async def render(prompt: str) -> str:
+        return prompt.upper()
+
+    assert scheduler.kinds == ("render",)
+    scheduler.set_custom_task_handler(lambda task: None)
+    assert scheduler.kinds == ("", "render")
+    async with scheduler:
+        handle = await scheduler.kind("render").options(task_id="x").create(prompt="cat")
+        assert await handle.result(30) == "CAT"
+        assert await render.handle("x").result(30) == "CAT"
+    for name in ("", "upscale", None, []):
+        with pytest.raises(InvalidValueError, match=r"kind: expected the name of a declared kind \(render\)"):
+            scheduler.kind(name)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="there is none"):
+        TaskBackoffScheduler().kind("render")
+
+
 async def test_many_are_created_in_one_call(scheduler: TaskBackoffScheduler) -> None:
     @scheduler.task
     async def double(n: int) -> int:

@@ -214,7 +214,15 @@ class Served:
             assert max(self.shares.values()) - min(self.shares.values()) <= most, self.shares
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 100])
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(1, marks=[pytest.mark.long, pytest.mark.rare]),
+        pytest.param(2, marks=[pytest.mark.long, pytest.mark.rare]),
+        7,
+        100,
+    ],
+)
 async def test_tenants_get_shares_by_weight(queue: Queue, size: int) -> None:
     weights = {"a": 1.0, "b": 2.0, "c": 5.0}
     served = Served(weights, dict.fromkeys(weights, 1))
@@ -229,7 +237,15 @@ async def test_tenants_get_shares_by_weight(queue: Queue, size: int) -> None:
         await queue.complete(claimed)
 
 
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.long), 2, 7, 100])
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(1, marks=[pytest.mark.long, pytest.mark.rare]),
+        pytest.param(2, marks=[pytest.mark.long, pytest.mark.rare]),
+        7,
+        100,
+    ],
+)
 async def test_shares_are_of_the_costs(queue: Queue, size: int) -> None:
     """One tenant has tasks a hundred times as large, one has both sorts."""
     weights = {"large": 1.0, "small": 1.0, "both": 2.0, "heavy": 0.5}
@@ -256,7 +272,7 @@ async def test_shares_are_of_the_costs(queue: Queue, size: int) -> None:
         assert min(left.values()) > 0, "each tenant must have waiting tasks"
 
 
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.long), 7, 100])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=[pytest.mark.long, pytest.mark.rare]), 7, 100])
 async def test_shares_among_many_tenants(queue: Queue, size: int) -> None:
     """Their tasks are taken in bursts."""
     weights = {f"t{n}": [1.0, 2.0, 4.0][n % 3] for n in range(30)}
@@ -325,6 +341,8 @@ async def test_kinds_of_a_tenant_share_one_place(queue: Queue) -> None:
     assert {one.task.kind for one in claimed if one.task.tenant == "both"} == {NAMELESS, "render"}
 
 
+@pytest.mark.long
+@pytest.mark.rare
 async def test_weights_hold_in_an_index_that_is_served_less(queue: Queue) -> None:
     """The worker of one kind is a hundred times as fast as that of the other."""
     for tenant in ("a", "b", "c"):
@@ -340,6 +358,7 @@ async def test_weights_hold_in_an_index_that_is_served_less(queue: Queue) -> Non
     assert count["a"] > 3 * count["b"] > 0 < count["c"], count
 
 
+@pytest.mark.long
 async def test_what_was_used_is_paid(queue: Queue) -> None:
     """Tasks tell what they have used: the shares are of that, not of the cost at their creation."""
     for tenant, cost in (("honest", 10.0), ("modest", 1.0), ("greedy", 100.0)):
@@ -566,6 +585,7 @@ async def test_a_step_keeps_the_keys_true(queue: Queue, step: Step, limits: dict
     await empty(queue)
 
 
+@pytest.mark.long
 async def test_all_steps_in_any_order(queue: Queue) -> None:
     chance = random.Random(7)
     await queue.limit("x", concurrency=3, rate=(600, "1m"))
@@ -831,7 +851,9 @@ async def test_a_running_task_whose_key_is_deleted_gives_its_place_back(queue: Q
     assert len(await queue.claim_all()) == 1
 
 
-@pytest.mark.parametrize("rate", [(3, 1.0), (50, "10s"), pytest.param((500, "1m"), marks=pytest.mark.long), (7, "1m")])
+@pytest.mark.parametrize(
+    "rate", [(3, 1.0), (50, "10s"), pytest.param((500, "1m"), marks=[pytest.mark.long, pytest.mark.rare]), (7, "1m")]
+)
 @pytest.mark.parametrize("step", ["at the time it is told", "by chance"])
 async def test_a_rate_is_kept_and_reached(queue: Queue, rate: tuple[int, Any], step: str) -> None:
     """No stretch of the period has more starts. By the times that the replies tell, the rate is reached."""
@@ -865,6 +887,8 @@ async def test_a_rate_is_kept_and_reached(queue: Queue, rate: tuple[int, Any], s
         assert len(starts) >= 0.95 * most * queue.now / ms - 1
 
 
+@pytest.mark.long
+@pytest.mark.rare
 async def test_units_are_kept_and_reached(queue: Queue) -> None:
     """No stretch of the period has more units than the limit and the last task that starts in it."""
     await queue.limit("x", tokens=(1000, "10s"))
@@ -944,7 +968,7 @@ async def test_a_new_setting_wakes_what_waits(queue: Queue, wait: dict[str, Any]
     assert len(claimed) == 5
 
 
-@pytest.mark.parametrize("name", ["user:7", "user:*"])
+@pytest.mark.parametrize("name", ["user:7", pytest.param("user:*", marks=[pytest.mark.long, pytest.mark.rare])])
 async def test_another_rate_counts_what_has_started_before(queue: Queue, name: str) -> None:
     """A rate that goes up and down gives no more starts than the higher one in any stretch of its period."""
     rates = [(100, "10s"), (90, "10s"), (50, "10s")]
@@ -1011,6 +1035,28 @@ async def test_a_closed_limit_opens_by_trials(queue: Queue) -> None:
     assert not queue.check().hash("closed")
 
 
+async def test_a_limit_that_is_closed_again_and_again_opens_more_slowly(queue: Queue) -> None:
+    """One trial more for each completed task; for each second, fourth and eighth one after further closings."""
+    await queue.create("a", 300, limits={"x": 1})
+    now = 0
+    (running,) = await queue.claim(1)
+    for needed in (1, 2, 4, 8, 8):
+        assert await queue.settle(queue.completed(running, "c x 5000")) == ["ok"]
+        now += 5000
+        queue.at(now)
+        for _ in range(needed):
+            (one,) = await queue.claim_all()
+            await queue.complete([one])
+        running, other = await queue.claim_all()
+        await queue.complete([other])
+    await queue.settle(queue.completed(running))
+    queue.at(now + 599_999)
+    assert queue.check().hash("closed")
+    queue.at(now + 600_000)
+    assert len(await queue.claim_all()) > 10, "the trial is over"
+    assert not queue.check().hash("closed")
+
+
 async def test_a_repeated_close_counts_once(queue: Queue) -> None:
     await queue.create("a", 5, limits={"x": 1})
     (one,) = await queue.claim(1)
@@ -1031,6 +1077,8 @@ async def test_setting_a_limit_opens_a_closed_one(queue: Queue) -> None:
     assert len(await queue.claim_all()) == 3
 
 
+@pytest.mark.long
+@pytest.mark.rare
 async def test_many_lanes_that_wait_for_one_limit(queue: Queue) -> None:
     """More lanes than a call rouses, in two indexes, of tenants of which some are paused."""
     await queue.limit("x", concurrency=1)
@@ -1067,6 +1115,7 @@ async def test_a_tenant_with_many_limited_lanes(queue: Queue) -> None:
     assert len(seen) == 123
 
 
+@pytest.mark.long
 async def test_lanes_of_two_limits_whose_rooms_change(queue: Queue) -> None:
     """Lanes move from one limit to the other. Each claim takes what fits, and no task twice."""
     chance = random.Random(5)

@@ -128,6 +128,7 @@ local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans, turns)
     -- Gives a claim one of the placements, if it may have one.
     local function may(claim)
       local id, task = claim.id, claim.task
+      if #places == 0 then return false end
       local fitting = not is_shared(demand) or place_for(task, tasks .. id, places)
       if not fitting or not rule.may_claim(id, task[COUNTS], task.suspicion) then return false end
       rule.note(id, task[COUNTS], task.suspicion)

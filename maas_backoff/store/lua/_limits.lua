@@ -3,12 +3,14 @@
 -- `limits` has the settings: "most interval_ms burst_ms unit_interval_ms unit_burst_ms" (0: none) under a name, or under
 -- "class:*" for all names that begin with "class:". `use` counts running tasks, `held` has the lane and the costs of each.
 -- `arrivals` has the theoretical arrival times of the generic cell rate algorithm: "r name" of tasks, "u name" of units.
--- `closed` has limits that a task closed: "until_ms trial", and after that time at most `trial` tasks at once.
+-- `closed` has limits that a task closed: "until_ms trial strikes passed": after that time at most `trial` tasks at once. The
+-- trial grows by one for each task that completes; for each 2, 4 or 8 of them if the limit was closed again in 1, 2 or 3 trials.
+-- It is over with 64 tasks, or after ten minutes. `arrivals` has that moment, too: "c name".
 -- A lane that is shut waits in `shut_lanes:<limit>|<tenant>`, by the rank of its first task, and its tenant in `shut:<limit>`,
 -- by its virtual start: a tenant with many lanes gets no more than one with a single lane. `opens` has the limits with such lanes, by
 -- when they open; inf: when a task ends.
 
-local MOST_ROUSED = 64
+local MOST_ROUSED, MOST_STRIKES, TRIAL_MS = 64, 3, 600000
 
 local function new_limits(prefix, now, turn)
   local limits, known, given, freed = { wake = {}, wake_gpu = {} }, {}, {}, {}
@@ -47,8 +49,10 @@ local function new_limits(prefix, now, turn)
         one.at, one.unit_at = tonumber(moments[2 * n - 1] or 0), tonumber(moments[2 * n] or 0)
       end
       if shut[n] then
-        local until_ms, trial = string.match(shut[n], '^(%S+) (%S+)$')
+        local until_ms, trial, strikes, passed = string.match(shut[n], '^(%S+) (%S+) ?(%S*) ?(%S*)$')
         one.until_ms, one.trial, one.was_closed = tonumber(until_ms or 0) or 0, tonumber(trial or 0) or 0, true
+        one.strikes, one.passed = tonumber(strikes or 0) or 0, tonumber(passed or 0) or 0
+        if one.until_ms + TRIAL_MS <= now then one.until_ms, one.trial = 0, 0 end
       end
       known[name] = one
     end
@@ -154,14 +158,19 @@ local function new_limits(prefix, now, turn)
   function limits.close(name, ms)
     know({ name })
     local one = known[name]
-    one.until_ms, one.trial, one.is_changed, one.is_closed = math.max(one.until_ms, now + ms), 1, true, true
+    -- Tasks that ran when the limit was closed may close it, too: that is no other trial.
+    if one.trial > 0 and one.until_ms <= now then one.strikes = math.min(one.strikes + 1, MOST_STRIKES) end
+    if one.trial == 0 then one.strikes = 0 end
+    one.until_ms, one.trial, one.passed = math.max(one.until_ms, now + ms), 1, 0
+    one.is_changed, one.is_closed = true, true
   end
 
   -- A task of limits on trial has completed.
   function limits.note_success(lane)
     for _, one in ipairs(limits.states_of(lane)) do
       if one.trial > 0 and one.until_ms <= now and not one.is_closed then
-        one.trial, one.is_changed = one.trial + 1, true
+        one.passed, one.is_changed = one.passed + 1, true
+        if one.passed >= 2 ^ one.strikes then one.trial, one.passed = one.trial + 1, 0 end
         -- 64 tasks at once: the limit has stood the trial.
         if one.trial > 64 then one.trial, one.until_ms = 0, 0 end
       end
@@ -236,6 +245,7 @@ local function new_limits(prefix, now, turn)
       if room <= 0 then return end
       local waiting = prefix .. 'shut:' .. one.name
       redis.call('ZREM', prefix .. 'leases', '')  -- a first write that a full memory does not refuse
+      redis.call('ZADD', prefix .. 'never', 'XX', 0, '')  -- while a Cluster moves the queue, it refuses this
       repeat
         local tenants = redis.call('ZRANGE', waiting, 0, room - 1, 'WITHSCORES')
         if not put_back(waiting, tenants) then
@@ -243,8 +253,9 @@ local function new_limits(prefix, now, turn)
             local lanes = shut_lanes_key(prefix, one.name, tenants[n])
             local member = redis.call('ZRANGE', lanes, 0, 0)[1]
             if member then
-              redis.call('ZREM', lanes, member)
+              -- In this order: if a command is refused, the lane is in both places.
               rouse_lane(member)
+              redis.call('ZREM', lanes, member)
               room = room - 1
             end
             if redis.call('ZCARD', lanes) == 0 then redis.call('ZREM', waiting, tenants[n]) end
@@ -301,7 +312,9 @@ local function new_limits(prefix, now, turn)
         if one.at > now then later[#later + 1], later[#later + 2] = one.at, 'r ' .. name end
         if one.is_refunded and one.unit_at <= now then redis.call('ZREM', arrivals, 'u ' .. name) end
         if one.unit_at > now then later[#later + 1], later[#later + 2] = one.unit_at, 'u ' .. name end
-        if one.trial > 0 then redis.call('HSET', closed, name, whole(one.until_ms) .. ' ' .. one.trial)
+        if one.trial > 0 then
+          redis.call('HSET', closed, name, table.concat({ whole(one.until_ms), one.trial, one.strikes, one.passed }, ' '))
+          if one.is_closed then later[#later + 1], later[#later + 2] = one.until_ms + TRIAL_MS, 'c ' .. name end
         elseif one.was_closed then redis.call('HDEL', closed, name) end
         for _, lane in ipairs(one.parked or {}) do
           local head = redis.call('ZRANGE', lane.key, 0, 0, 'WITHSCORES')[2]
@@ -328,8 +341,11 @@ local function new_limits(prefix, now, turn)
     if unused[1] then redis.call('HDEL', use, unpack(unused)) end
     if later[1] then redis.call('ZADD', arrivals, unpack(later)) end
     -- Arrivals that lie in the past say nothing. A limit that is no longer used is gone.
-    local past = redis.call('ZRANGEBYSCORE', arrivals, '-inf', now, 'LIMIT', 0, 100)
+    local past = redis.call('ZRANGEBYSCORE', arrivals, '-inf', now, 'LIMIT', 0, 100 + #later)
     if #past > 0 then redis.call('ZREM', arrivals, unpack(past)) end
+    for _, member in ipairs(past) do
+      if string.sub(member, 1, 2) == 'c ' then redis.call('HDEL', closed, string.sub(member, 3)) end
+    end
     for base in pairs(limits.wake) do wake[base] = true end
     for base in pairs(limits.wake_gpu) do wake_gpu[base] = true end
   end

@@ -56,24 +56,36 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
   end
 
   -- A task cost something else than was charged at its claim.
-  function turns.correct(lane, delta) move(tenant_of(lane), delta) end
+  function turns.correct(lane, delta)
+    if delta ~= 0 then move(tenant_of(lane), delta) end
+  end
 
-  -- Pays for a task that waits outside of lanes, unless its tenant is paused, or its limits are shut; then it waits for them.
-  function turns.pay(claim)
+  -- Whether a task that waits outside of lanes may start: its tenant is not paused, and its limits have room. If they have
+  -- none, its index waits for them.
+  local function may_pay(claim)
     local lane, costs = lane_and_costs_of(claim.task)
     local tenant = lane and tenant_of(lane) or ''
     if lane then know({ tenant }) end
     if paused[tenant] then return false end
     local states = lane and limits and limits.states_of(lane)
     local shut = states and limits.shut_of(states)
-    if shut then
-      limits.park(claim.from, shut, 0)
-      return false
-    end
-    if lane then lanes.count(lane, -1) end
-    if states then limits.charge(claim.id, states, lane .. ' ' .. costs) end
-    move(tenant, lane and tonumber(string.match(costs, '^[^,]+')) or 1)
-    return true
+    if shut then limits.park(claim.from, shut, 0) end
+    claim.pays = { tenant = tenant, lane = lane, costs = costs, states = states }
+    return not shut
+  end
+
+  local function pay(claim)
+    local pays = claim.pays
+    if pays.lane then lanes.count(pays.lane, -1) end
+    if pays.states then limits.charge(claim.id, pays.states, pays.lane .. ' ' .. pays.costs) end
+    move(pays.tenant, pays.lane and tonumber(string.match(pays.costs, '^[^,]+')) or 1)
+  end
+
+  -- Pays for a task that waits outside of lanes, if it may start.
+  function turns.pay(claim)
+    local may = may_pay(claim)
+    if may then pay(claim) end
+    return may
   end
 
   -- Reads the next ids of a lane. Their ranks are read only if the tenant has several lanes there.
@@ -115,7 +127,10 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     if not limits then return end
     entry.limited = limited_key(entry.part.index, entry.tenant)
     local names = redis.call('ZRANGE', entry.limited, entry.read, entry.read + MOST_LANES - 1)
-    if not names[1] then return end
+    if not names[1] then
+      entry.has_more = false
+      return
+    end
     -- Most tenants have only one lane with tasks: then no ranks are compared.
     local first = entry.lanes[1]
     if first and not first.states and not head_of(first, true) then table.remove(entry.lanes, 1) entry.empty = first end
@@ -164,10 +179,19 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     return costs, tonumber(string.match(costs, '^[^,]+')) or 1
   end
 
+  -- Writes the start of a tenant in an index, if it has moved.
+  local function write_start(entry)
+    local start = starts[entry.tenant] - entry.less
+    if start ~= entry.score then append(to, entry.part.turns, start, entry.tenant) end
+  end
+
   -- Notes where a tenant stands in an index.
   local function leave(entry)
     local part, tenant, is_there = entry.part, entry.tenant, false
-    if not entry.lanes then return end
+    if not entry.lanes then
+      if not entry.is_guess then write_start(entry) end
+      return
+    end
     if entry.empty then entry.lanes[#entry.lanes + 1] = entry.empty end
     for _, lane in ipairs(entry.lanes) do
       local is_empty = lane.ids and lane.at > #lane.ids and not lane.has_kept
@@ -189,20 +213,21 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     if entry.has_more and not is_there then
       is_there = redis.call('ZCARD', entry.limited) > #(from[entry.limited] or {})
     end
-    if not is_there then append(from, part.turns, tenant)
-    elseif starts[tenant] ~= entry.score then append(to, part.turns, starts[tenant], tenant) end
+    if is_there then write_start(entry) else append(from, part.turns, tenant) end
   end
 
   -- Takes up to `wanted` tasks out of lanes of some indexes. `may`, if given, says whether a claim may be made, and may note
   -- something in it; other tasks are passed over.
   function turns.take(indexes, wanted, claims, may)
     local entries, unread, most = {}, {}, #claims + wanted
-    local step, is_stopped = math.ceil(wanted / (BURST + 1)) + 3, false
+    local step, is_stopped, furthest = math.ceil(wanted / (BURST + 1)) + 3, false, 0
     most_visits, passed = visits + wanted + MORE_VISITS, 0
 
     local function add(part, tenant, score)
-      starts[tenant] = math.min(starts[tenant] or scores[tenant] or score, part.most)
-      local entry = { part = part, tenant = tenant, score = score }
+      starts[tenant] = starts[tenant] or scores[tenant] or score
+      local start = math.min(scores[tenant] and starts[tenant] or score, part.most)
+      -- The start in this index is less than the real one by `less`, which stays when the tenant is charged.
+      local entry = { part = part, tenant = tenant, score = score, less = starts[tenant] - start }
       entries[#entries + 1], part.entries[tenant], part[#part + 1] = entry, entry, entry
       return entry
     end
@@ -219,22 +244,28 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
       for n = 1, #found / 2 do
         if not part.entries[tenants[n]] then add(part, tenants[n], tonumber(found[2 * n])) end
       end
-      if part.read == 0 and not part.entries[''] then add(part, '', part.least) end
+      -- Plain tasks may wait without a turn.
+      if part.read == 0 and not part.entries[''] then add(part, '', part.least).is_guess = true end
       part.read, part.bound = part.read + step, tonumber(found[#found] or 0)
       if #found < 2 * step then unread[part] = nil end
+      -- Old starts in an index are written anew, so that each is read once: the next claim goes on.
+      if part.read > 2 * (wanted + MORE_VISITS) and unread[part] then
+        unread[part], turns.is_cut = nil, true
+      end
     end
 
     -- The place of the entry whose turn it is, and the least start of all others; or a part of which more must be read.
     local function first_of()
       local first, start, second = nil, math.huge, math.huge
       for n, entry in ipairs(entries) do
-        local own = starts[entry.tenant]
+        local own = starts[entry.tenant] - entry.less + entry.part.lift
         if own < start then first, start, second = n, own, start
         elseif own < second then second = own end
       end
       for part in pairs(unread) do
-        if part.bound < start then return nil, nil, part end
-        if part.bound < second then second = part.bound end
+        local bound = part.bound + part.lift
+        if bound < start then return nil, nil, part end
+        if bound < second then second = bound end
       end
       return first, second
     end
@@ -289,8 +320,12 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
         elseif not task then
           drop(lane, entry, id, key, task)
         elseif lane.name == '' then
-          if (not may or may(claim)) and turns.pay(claim) then claims[#claims + 1] = claim
-          else passed, lane.has_kept = passed + 1, true end
+          if may_pay(claim) and (not may or may(claim)) then
+            pay(claim)
+            claims[#claims + 1] = claim
+          else
+            passed, lane.has_kept = passed + 1, true
+          end
         elseif not may or may(claim) then
           local costs, cost = costs_of(task[CREATION])
           claims[#claims + 1], lane.taken = claim, lane.taken + 1
@@ -304,7 +339,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
           passed, lane.has_kept = passed + 1, true
         end
         is_stopped = is_stopped or passed >= MOST_PASSED
-      until is_stopped or #claims >= most or starts[tenant] > most_start
+      until is_stopped or #claims >= most or starts[tenant] - entry.less + entry.part.lift > most_start
     end
 
     -- Lanes whose limits have room again join the others.
@@ -331,9 +366,15 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
     end
 
     for _, index in ipairs(indexes) do
-      local part = { index = index, turns = turns_key(index), entries = {}, read = 0, bound = 0, take = entries }
+      local part = { index = index, turns = turns_key(index), entries = {}, read = 0, bound = 0, take = entries, lift = 0 }
       parts[index], parts[#parts + 1], unread[part] = part, part, true
       read_more(part)
+      furthest = math.max(furthest, part.least)
+    end
+    -- An index that was not served, such as that of a paused kind, saves no more turns than a debt may have.
+    for part in pairs(unread) do part.lift = math.max(0, furthest - part.least - MOST_DEBT * UNIT * mean) end
+    for _, entry in ipairs(entries) do
+      entry.part.lift = math.max(0, furthest - entry.part.least - MOST_DEBT * UNIT * mean)
     end
     while #claims < most and not is_stopped do
       local n, second, part = first_of()
@@ -341,7 +382,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
         read_more(part)
       elseif n then
         local entry = table.remove(entries, n)
-        visits, now_at = visits + 1, math.max(now_at, starts[entry.tenant])
+        visits, now_at = visits + 1, math.max(now_at, starts[entry.tenant] - entry.less)
         visit(entry, second)
         -- Behind those of the same start: they take turns.
         if entry.is_done then progress = progress + 1 else entries[#entries + 1] = entry end

@@ -68,7 +68,7 @@ else
   redis.call('HSET', settings, name, setting)
   redis.call('HSET', meta, 'lanes', 2)
 end
-redis.call('HDEL', prefix .. 'closed', name)
+if changed == 1 or setting == '' then redis.call('HDEL', prefix .. 'closed', name) end
 for i = 1, #moments, 1000 do redis.call('ZADD', arrivals, unpack(moments, i, math.min(i + 999, #moments))) end
 for i = 1, #gone, 1000 do redis.call('ZREM', arrivals, unpack(gone, i, math.min(i + 999, #gone))) end
 for i = 1, #due, 1000 do redis.call('ZADD', opens, unpack(due, i, math.min(i + 999, #due))) end

@@ -41,9 +41,10 @@ local function place_of(task, state, new_names)
   local index = suspect and base .. 'suspects' or base .. 'ready'
   if demand ~= '-' then index = gpu_set_for(prefix, kind, demand_of(task[5], task[1]), new_names) end
   if lane == '' or suspect then return index, score end
-  return lanes.enter(index, lane, score, 1), score
+  return lanes.enter(index, lane, score, 0), score
 end
 
+local noted = redis.call('HGET', KEYS[7], 'lanes')
 local found, from, to, finished, new_names, has_lane = {}, {}, {}, {}, {}, false
 for i = 7, #ARGV do
   local id = ARGV[i]
@@ -59,7 +60,11 @@ for i = 7, #ARGV do
     end
     if repair then
       local _, _, _, lane = terms_of(task[1])
-      if lane ~= '' and state == 'pending' then has_lane = true lanes.count(lane, 1) end
+      if lane ~= '' and state == 'pending' then
+        has_lane = true
+        -- Its tenant has counted it before its entry was lost, unless the count is lost, too.
+        lanes.count(lane, redis.call('HEXISTS', prefix .. 'waiting', tenant_of(lane)) == 1 and 0 or 1)
+      end
       local index, score = place_of(task, state, new_names)
       append(to, index, score, id)
       local expiry = state == 'pending' and expiry_of(task[7])
@@ -78,7 +83,15 @@ if #found > 0 and repair then
   for kind in pairs(kinds) do redis.call('HSET', prefix .. 'kinds', kind, '') end
   remove_all(from)
   add_all(to)
-  if has_lane then lanes.write(KEYS[7], false) end
+  if has_lane then
+    lanes.write(KEYS[7], noted)
+    local counts = {}
+    for _, member in ipairs(redis.call('ZRANGE', prefix .. 'lanes', 0, -1)) do
+      local index = parts_of_key(member)
+      counts[index] = (counts[index] or 0) + redis.call('ZCARD', prefix .. member)
+    end
+    for index, count in pairs(counts) do redis.call('HSET', prefix .. 'laned', index, count) end
+  end
   for id, ttl_s in pairs(finished) do redis.call('EXPIRE', prefix .. 't:' .. id, ttl_s) end
   wake_bases(wake, wake)
 end
