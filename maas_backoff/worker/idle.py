@@ -40,8 +40,10 @@ async def _is_idle(parts: Parts, within: float) -> bool:
         return False
     if stats.gpu_count and await _waits_for_gpu(parts):
         return False
-    # Tasks that wait for a limit are due. They are found when the limit opens.
-    return not _due(stats, parts.context.kinds) or not await parts.context.store.shares.shut_limits()
+    if not _due(stats, parts.context.kinds):
+        return True
+    # Tasks that wait for a limit are due. They are found when it opens, as it may have done since the last claim.
+    return not await parts.context.store.shares.shut_limits() and not await _finds_task(parts)
 
 
 async def _finds_task(parts: Parts) -> bool:
