@@ -336,7 +336,7 @@ def document(
             "",
             *table(entrants, measures),
             "",
-            "## What was measured",
+            "## The measurements",
             "",
             *(f"- `{workload}`: {what[workload]}" for workload in tasks),
             "",

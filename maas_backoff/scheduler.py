@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import anyio
 
@@ -15,17 +15,14 @@ from maas_backoff.client.calls import QueueCalls
 from maas_backoff.common import forks
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.uninterrupted import uninterrupted
+from maas_backoff.common.until_stopped import Beside, stop_signals
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.context import current
 from maas_backoff.domain.health import Health
-from maas_backoff.domain.kind import checked_kind
 from maas_backoff.domain.seconds import in_seconds
-from maas_backoff.domain.spec import KindOptions
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import EventLoopError, HandlerError, InvalidValueError
-from maas_backoff.kinds.declaring import DeclaresKinds
-from maas_backoff.kinds.registry import KindRegistry
-from maas_backoff.worker.executors.base import ExceptionHandler, Handler, TaskHandler
+from maas_backoff.handling import SetsHandlers
 
 if TYPE_CHECKING:
     # The first scheduler of a process imports the client with redis-py, the first handler imports the worker and the
@@ -33,19 +30,12 @@ if TYPE_CHECKING:
     # the event loop.
     from maas_backoff.client.client import QueueClient
     from maas_backoff.gate.sample import Probe
-    from maas_backoff.kinds.kind import TaskFunction, TaskKind
-    from maas_backoff.worker.executors.lifespan import Lifespan
-    from maas_backoff.worker.handled import HandledKind
     from maas_backoff.worker.service import Service
 
 log: Log = log_for("scheduler")
 
-_H = TypeVar("_H", bound=TaskHandler)
-_E = TypeVar("_E", bound=ExceptionHandler)
-_L = TypeVar("_L", bound="Lifespan")
 
-
-class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
+class TaskBackoffScheduler(QueueCalls, SetsHandlers):
     """Creates tasks, and runs them if a handler is set or a kind of tasks is declared.
 
     The constructor does no I/O. Calls before `start` connect by themselves. Without a handler and without kinds the
@@ -75,13 +65,9 @@ class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
         from maas_backoff.client.client import QueueClient
         from maas_backoff.client.opened import Opened
 
-        self.config: TaskBackoffConfig = TaskBackoffConfig() if config is None else config
+        super().__init__(TaskBackoffConfig() if config is None else config)
         self._probe = gpu_probe
         self._tracing = tracing
-        self._lifespan: Lifespan | None = None
-        self._handler: Handler | None = None
-        self._kinds = KindRegistry(lambda: self._client)
-        self._exception_handler: ExceptionHandler | None = None
         self._opened = Opened(lambda: self.config, lambda config, server: QueueClient(config, self._tracing, server))
         self._service: Service | None = None
         self._home: asyncio.AbstractEventLoop | None = None
@@ -92,103 +78,6 @@ class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
         state = "running" if self._service is not None and self._service.alive else "stopped"
         return f"<TaskBackoffScheduler of {self.config.task.biz_prefix!r}, {state}>"
 
-    # Handlers
-
-    def set_custom_task_handler(self, handler: _H) -> _H:
-        """Set the function that runs tasks, `async def` or `def`; works as a decorator.
-
-        The handler is called with the TaskEntity and, if there is a worker_lifespan, the value that it yields. If the
-        handler returns ResultEntity.ok(…) or any JSON value, the task completes. ResultEntity.fail(…) or an
-        exception fails the attempt. Retry, Snooze and Discard decide what happens next. If a `def` function returns an
-        awaitable, as an `async def` behind a plain decorator does, the event loop awaits it.
-
-        Raises HandlerError, with the remedy, for a handler that cannot be called this way.
-        """
-        self._check_stopped("handler")
-        from maas_backoff.worker.handlers import check_task_handler
-
-        check_task_handler(handler, self.config)
-        self._handler = handler
-        return handler
-
-    def set_worker_lifespan(self, lifespan: _L) -> _L:
-        """Set the start-up of each process that calls the handler, such as loading a model; works as a decorator.
-
-        `lifespan` is a function that returns a context manager (@contextmanager, or @asynccontextmanager). The yielded
-        value is the second argument of the handler. A `lifespan` with a parameter is called with the GpuAssignment of
-        its child process, or None without a GPU.
-
-        In process mode every child, which sees only its own GPU, enters the lifespan; otherwise the worker does. One
-        asyncio task enters and leaves it, so it may have a task group around its `yield`. The task group runs on
-        between tasks; in a child, only a handler that is not `async def` blocks it. A lifespan that ends by itself ends
-        the worker, or its child.
-
-        The lifespan does not count in `exec_timeout`. `start` waits until the first one is entered. If tasks need a GPU
-        and none has room at the start, the first task that gets a GPU waits instead. Raises HandlerError like
-        `set_custom_task_handler`.
-        """
-        self._check_stopped("worker_lifespan")
-        from maas_backoff.worker.handlers import check_lifespan
-
-        check_lifespan("worker_lifespan", lifespan, self.config)
-        self._lifespan = lifespan
-        return lifespan
-
-    def set_custom_task_exception_handler(self, handler: _E) -> _E:
-        """Set a function that is called after an attempt that raised, timed out or lost its child process.
-
-        `handler` is called in the worker with the TaskEntity, whose `error` is that of the attempt. It may take as long
-        as the attempt. If it returns ResultEntity.ok(…), the task completes with that fallback. ResultEntity.fail(…)
-        sets the code and message of the failed attempt. An exception of `handler` is logged and changes nothing.
-        """
-        self._check_stopped("exception handler")
-        from maas_backoff.worker.handlers import check_exception_handler
-
-        check_exception_handler(handler)
-        self._exception_handler = handler
-        return handler
-
-    def _declare(
-        self, function: Callable[..., Any], name: str | None, lifespan: "Lifespan | None", options: KindOptions
-    ) -> "TaskFunction[..., Any, ..., Any]":
-        from maas_backoff.kinds.declaration import Declaration, checked_options
-        from maas_backoff.kinds.kind import TaskFunction
-        from maas_backoff.worker.handlers import check_kind_function, check_lifespan
-
-        name = checked_kind(getattr(function, "__name__", None) if name is None else name)
-        self._check_stopped(f"kind {name!r}")
-        check_kind_function(f"kind {name!r}", function, self.config)
-        if lifespan is not None:
-            check_lifespan(f"lifespan of kind {name!r}", lifespan, self.config)
-        kind = TaskFunction[..., Any, ..., Any](
-            Declaration(name, function, checked_options(options), lifespan), self._kinds
-        )
-        self._kinds.add(kind.declaration)
-        return kind
-
-    @property
-    def has_handler(self) -> bool:
-        """Whether a task handler is set or a kind is declared; without both, the scheduler is a producer."""
-        return self._handler is not None or len(self._kinds) > 0
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The names of the kinds of tasks that this scheduler runs; "" is that of `set_custom_task_handler`."""
-        return (*(("",) if self._handler is not None else ()), *self._kinds.names)
-
-    def kind(self, name: str) -> "TaskKind[..., Any]":
-        """Return the declared kind with this name, for a program that has the name as text.
-
-        Type checkers do not know its arguments and its result. Raises InvalidValueError if there is no such kind.
-        """
-        declaration = self._kinds.get(name) if isinstance(name, str) else None
-        if declaration is None:
-            declared = ", ".join(self._kinds.names) or "there is none"
-            raise InvalidValueError("kind", f"the name of a declared kind ({declared})", name)
-        from maas_backoff.kinds.kind import TaskKind
-
-        return TaskKind(declaration, self._kinds)
-
     def health(self) -> Health:
         """Return whether this process runs tasks as it should, and the reasons if not. Does no I/O."""
         if not self.has_handler:
@@ -196,10 +85,6 @@ class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
         if self._service is None:
             return Health(("not started",))
         return Health(tuple(self._service.troubles()))
-
-    def _check_stopped(self, what: str) -> None:
-        if self._service is not None:
-            raise HandlerError(f"{what}: set it before start(), not while the scheduler runs")
 
     # Start and stop
 
@@ -240,24 +125,6 @@ class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
         await service.start()
         return service
 
-    def _handled(self, client: "QueueClient") -> "list[HandledKind]":
-        """Return the kinds that the worker runs. Raises HandlerError for a function that cannot be used."""
-        from maas_backoff.worker.handled import HandledKind
-        from maas_backoff.worker.handlers import handled_task_handler
-
-        handled: list[HandledKind] = []
-        if self._handler is not None:
-            handled.append(handled_task_handler(self._handler, self._lifespan, client.config))
-        elif self._lifespan is not None:
-            raise HandlerError(
-                "worker_lifespan: its value is for the task handler; a kind has a `lifespan=` of its own"
-            )
-        for kind in self._kinds:
-            kind.check_resolved()
-            demand, timeout = client.policy_of(kind.options).demand, kind.options.get("exec_timeout")
-            handled.append(HandledKind(kind.name, kind.handler, kind.lifespan, demand, timeout))
-        return handled
-
     async def shutdown(self) -> None:
         """Drain and stop: running tasks may end within `shutdown_grace`, others are handed back without using a retry.
 
@@ -295,6 +162,10 @@ class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
             if takes:
                 self._home = here
 
+    @property
+    def _is_started(self) -> bool:
+        return self._service is not None
+
     def _forked(self) -> None:
         """Reset the state in a child process after a fork: the worker stays in the parent process."""
         forks.inherited.append(self._service)
@@ -326,7 +197,7 @@ class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
         """
         if not self.has_handler:
             raise HandlerError("run_until_stopped: there is no task handler and no kind to run; set one before")
-        beside = _Beside(until)
+        beside = Beside(until)
         with anyio.open_signal_receiver(*stop_signals()) as signals:
             await self.start()
             async with anyio.create_task_group() as group:
@@ -358,7 +229,7 @@ class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
             raise HandlerError("until_idle: no worker runs here; call start() before, with a task handler or a kind")
         return await self._service.until_idle(seconds)
 
-    async def _end_with_service(self, beside: "_Beside", scope: anyio.CancelScope) -> None:
+    async def _end_with_service(self, beside: Beside, scope: anyio.CancelScope) -> None:
         if self._service is not None:
             await self._service.wait()
         beside.scope.cancel()
@@ -377,32 +248,3 @@ class TaskBackoffScheduler(QueueCalls, DeclaresKinds):
         """cancelling running attempts; a third signal ends the process"""  # noqa: D400, D401, D403, D415 - it is logged
         if self._service is not None:
             self._service.cancel_running()
-
-
-class _Beside:
-    """A function that is awaited beside a worker. `scope` cancels it, and `error` is the exception that it raised."""
-
-    def __init__(self, function: Callable[[], Awaitable[object]] | None) -> None:
-        self.scope: anyio.CancelScope = anyio.CancelScope()
-        self.ended: anyio.Event = anyio.Event()
-        self.error: Exception | None = None
-        self._function = function
-
-    async def run(self, then: Callable[[], object]) -> None:
-        """Await the function, if there is one, and call `then` when it has returned or raised."""
-        try:
-            if self._function is None:
-                return
-            with self.scope:
-                await self._function()
-        except Exception as error:  # noqa: BLE001 - raised after the drain
-            self.error = error
-        finally:
-            self.ended.set()
-        then()
-
-
-def stop_signals() -> list[signal.Signals]:
-    """Return the signals that stop a process: SIGTERM, SIGINT, and SIGHUP unless it was ignored before (`nohup`)."""
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]

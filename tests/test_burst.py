@@ -73,7 +73,7 @@ async def test_a_worker_ends_when_all_due_tasks_are_done(worker: TaskBackoffSche
 
 
 async def test_tasks_that_are_due_soon_are_waited_for(worker: TaskBackoffScheduler) -> None:
-    """So are retries."""
+    """Retries are, too."""
     await worker.create_task({"failures": 1}, backoff_interval=0.5)
     await worker.create_task({}, delay=1)
     await worker.create_task({}, delay=3600)

@@ -198,7 +198,7 @@ async def test_a_snooze_closes_nothing(server: Server, config: TaskBackoffConfig
     assert not server.client.exists(key("closed"))
 
 
-# What an attempt has used. A rate of 1000 units an hour: 980 in that time, and 20 at once.
+# The use of an attempt. A rate of 1000 units an hour: 980 in that time, and 20 at once.
 TOKENS, UNIT_MS = (1000, "1h"), 3_600_000 / 980
 
 

@@ -1,4 +1,4 @@
-"""What the last release has stored is taken over as it is: its code writes a queue, and this code goes on with it."""
+"""The data of the last release are taken over as they are: its code writes a queue, and this code goes on with it."""
 
 import json
 import os

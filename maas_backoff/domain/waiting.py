@@ -16,7 +16,7 @@ _FRESH = Counts()
 
 @attrs.frozen
 class Paused:
-    """Which claims are paused: those of the whole `queue`, of some `kinds`, or of some `tenants`.
+    """The paused claims: those of the whole `queue`, of some `kinds`, or of some `tenants`.
 
     `shut` says for each shut limit why no task may start.
     """

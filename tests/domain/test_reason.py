@@ -1,4 +1,4 @@
-"""What explain() and waiting tasks say."""
+"""The reasons that explain() and waiting tasks give."""
 
 from datetime import UTC, datetime
 

@@ -734,6 +734,19 @@ async def test_a_settle_that_frees_a_limit_claims_for_it_at_once(queue: Queue) -
         assert len(claimed) == 2
 
 
+async def test_a_full_worker_lets_another_one_know_when_a_rate_opens(queue: Queue) -> None:
+    """The other one has looked before, and would sleep until its next look."""
+    await queue.limit("x", rate=(1, 10))
+    await queue.create("a", 2, limits={"x": 1})
+    assert len(await queue.claim(1)) == 1
+    while not queue.check().zset("opens"):
+        await queue.create()
+        queue.markers()
+        assert len(await queue.claim(1)) == 1
+    assert queue.check().zset("opens") == {"x": 10_000 + START}
+    assert queue.markers() == {"marker"}
+
+
 async def test_a_settle_wakes_workers_for_a_limit(queue: Queue) -> None:
     await queue.limit("x", concurrency=1)
     await queue.create("a", 1, limits={"x": 1})

@@ -21,11 +21,12 @@ from maas_backoff.commands.mapping.source import Source
 from maas_backoff.commands.mapping.tasks import LineTasks
 from maas_backoff.commands.stderr import LEVELS, log_to_stderr
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.until_stopped import stop_signals
 from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.seconds import span
 from maas_backoff.domain.validation import new_task_id
 from maas_backoff.errors import MaasBackoffError, WorkerEndedError
-from maas_backoff.scheduler import TaskBackoffScheduler, stop_signals
+from maas_backoff.scheduler import TaskBackoffScheduler
 
 if TYPE_CHECKING:
     from maas_backoff.kinds.kind import TaskKind

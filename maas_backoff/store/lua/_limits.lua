@@ -195,6 +195,13 @@ local function new_limits(prefix, now, turn)
     limits[for_gpu and 'wake_gpu' or 'wake'][base] = true
   end
 
+  -- The same for the first lane that waits for a limit.
+  local function note_first(name)
+    local tenant = redis.call('ZRANGE', prefix .. 'shut:' .. name, 0, 0)[1]
+    local first = tenant and redis.call('ZRANGE', shut_lanes_key(prefix, name, tenant), 0, 0)[1]
+    if first then note_open(first) end
+  end
+
   -- A tenant whose lanes wait: its virtual start, and whether it is paused.
   local function owner_of(tenant)
     if not owners[tenant] then
@@ -275,8 +282,6 @@ local function new_limits(prefix, now, turn)
     return found
   end
 
-  function limits.is_exhausted() return roused >= MOST_ROUSED end
-
   -- Takes what settles give back. A limit on trial notes which tasks completed.
   function limits.settle(items)
     local ids, ended = {}, {}
@@ -298,8 +303,11 @@ local function new_limits(prefix, now, turn)
     return due
   end
 
-  -- Writes the changes. Notes whose workers may find tasks of limits with room.
-  function limits.write(wake, wake_gpu)
+  -- Writes the changes. Notes whose workers may find tasks of limits with room. If this worker takes no more tasks
+  -- (`is_full`), and a limit opens earlier than all others, another worker learns when.
+  function limits.write(wake, wake_gpu, is_full)
+    local earliest, opening = tonumber(redis.call('ZRANGE', opens, 0, 0, 'WITHSCORES')[2]) or math.huge, nil
+    if earliest <= now then earliest = math.huge end
     if #freed > 0 then
       for i = 1, #freed, 1000 do redis.call('HDEL', held, unpack(freed, i, math.min(i + 999, #freed))) end
     end
@@ -326,11 +334,10 @@ local function new_limits(prefix, now, turn)
         if one.has_waiting then
           local room, opens_at = room_of(one)
           if room > 0 then
-            local tenant = redis.call('ZRANGE', prefix .. 'shut:' .. name, 0, 0)[1]
-            local first = tenant and redis.call('ZRANGE', shut_lanes_key(prefix, name, tenant), 0, 0)[1]
-            if first then note_open(first) end
+            note_first(name)
             opens_at = now
           end
+          if opens_at and opens_at > now and opens_at < earliest then earliest, opening = opens_at, name end
           redis.call('ZADD', opens, opens_at or 'inf', name)
         elseif one.opens_at ~= 0 then
           redis.call('ZREM', opens, name)
@@ -346,6 +353,7 @@ local function new_limits(prefix, now, turn)
     for _, member in ipairs(past) do
       if string.sub(member, 1, 2) == 'c ' then redis.call('HDEL', closed, string.sub(member, 3)) end
     end
+    if opening and is_full then note_first(opening) end
     for base in pairs(limits.wake) do wake[base] = true end
     for base in pairs(limits.wake_gpu) do wake_gpu[base] = true end
   end

@@ -8,7 +8,7 @@
 local UNIT = 1000000
 -- A tenant takes tasks for so many mean costs more than its turn: to visit a tenant takes as long as to take a task.
 local BURST, FEW = 7, 12
--- What a tenant has used elsewhere counts for so many mean costs at most: an index that is served less is behind others.
+-- The use of a tenant in other indexes counts for so many mean costs at most: an index that is served less is behind others.
 local MOST_DEBT = 100
 -- Tenants that a call visits, beyond the tasks it may take; limited lanes of a tenant that a visit looks at.
 local MORE_VISITS, MOST_LANES = 64, 8
@@ -293,7 +293,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
         elseif lane then
           id = lane.ids and lane.ids[lane.at] or head_of(lane, false)
           if id and lane.states then
-            -- So many tasks have room: in this visit, nothing else takes it.
+            -- `room` is for so many tasks: in this visit, nothing else takes it.
             if (lane.room or 0) <= 0 then
               local shut, room = limits.shut_of(lane.states)
               lane.room = room

@@ -374,7 +374,7 @@ if turns then turns.write(meta) end
 remove_all(from)
 add_all(to)
 if lanes then lanes.write(meta, state[5]) end
-if limits then limits.write(wake, wake_gpu) end
+if limits then limits.write(wake, wake_gpu, #claims >= wanted) end
 if state[5] and not has_lanes and not lanes then
   redis.call('HDEL', meta, 'lanes', 'turn')
   redis.call('ZREMRANGEBYSCORE', prefix .. 'virtual', '-inf', '+inf')
