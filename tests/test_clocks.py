@@ -19,12 +19,12 @@ from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import NO_SUSPECTS, BatchRequest, Settle
-from maas_backoff.store.codec import AttemptInfo
 from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.store.server import Server as ServerOfQueue
+from maas_backoff.store.settled import AttemptInfo
 from maas_backoff.worker.loops.reap import settle_lost
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]

@@ -12,8 +12,9 @@ from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.store.codec import NO_COUNTS, AttemptInfo, settlement_fields
+from maas_backoff.store.codec import NO_COUNTS
 from maas_backoff.store.connection import QueueConnection
+from maas_backoff.store.settled import AttemptInfo, settlement_fields
 
 Precondition = Literal["lease", "expired", "pending", "external", "finished", "overdue"]
 

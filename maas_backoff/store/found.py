@@ -8,10 +8,11 @@ from maas_backoff.domain.outcome import LeaseExpired
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.store.batch import Precondition, Settle
-from maas_backoff.store.codec import AttemptInfo, counts_of, held_by
+from maas_backoff.store.codec import counts_of, held_by
 from maas_backoff.store.creation import Creation, reprioritized
 from maas_backoff.store.policies import Policies
 from maas_backoff.store.replies import LeaseRow
+from maas_backoff.store.settled import AttemptInfo
 
 
 @attrs.frozen

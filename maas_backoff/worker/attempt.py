@@ -15,7 +15,7 @@ from maas_backoff.domain.tracing import AttemptSpan
 from maas_backoff.gate.grant import Grant
 from maas_backoff.logs import about
 from maas_backoff.store.batch import Claimed
-from maas_backoff.store.codec import AttemptInfo
+from maas_backoff.store.settled import AttemptInfo
 from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.user_call import UserCall
 

@@ -135,7 +135,7 @@ async def test_the_trial_runs_a_whole_life(server: Server) -> None:
     """Run step by step, by the store's own way, all settles and claims are accepted."""
     told: list[Any] = []
     async with client_of(server.storage) as client:
-        for script, keys, args in trial._Scratch(KEYS).life():
+        for script, keys, args in trial.Scratch(KEYS).life():
             told.append((script.name, await client.run(script, keys, args)))
     names = {name for name, _ in told}
     assert names == {script.name for script in scripts.QUEUE}, "trial.py: _Scratch.life needs a step for each script"
@@ -156,9 +156,9 @@ async def test_the_trial_runs_a_whole_life(server: Server) -> None:
         [],
         [b"ok"],
     ]
-    assert server.client.hget(KEYS.task("h").replace(KEYS.prefix, trial._Scratch(KEYS)._keys.prefix), "w") == b"expired"
+    assert server.client.hget(KEYS.task("h").replace(KEYS.prefix, trial.Scratch(KEYS)._keys.prefix), "w") == b"expired"
     assert dict(told)["delete"] == 1 and dict(told)["progress"] == [1, 0]
-    assert {*map(bytes.decode, server.client.keys())} <= set(trial._Scratch(KEYS).names()), "all would be removed"
+    assert {*map(bytes.decode, server.client.keys())} <= set(trial.Scratch(KEYS).names()), "all would be removed"
     server.client.flushall()
 
 
