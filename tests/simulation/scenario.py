@@ -22,10 +22,11 @@ import lanes
 import redis
 from chaos.checker import TOLERANCE, Final, Violation, check, check_counts
 from chaos.ends import final_of
+from chaos.fairness import crowded, rushed, unfair, woken
 from chaos.functions import FUNCTIONS, function_of_task, functions_of_worker
 from chaos.history import Event
 from chaos.setting import POISON_MAX_LOST, setting
-from chaos.shares import LOOSE, MOST, RATES, TENANTS, crowded, most_of, rushed, share_of_task, unfair, woken
+from chaos.shares import LOOSE, SIMULATED, TENANTS, noted, share_of_task
 
 from maas_backoff import StorageError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskKind, TaskSpec
 from maas_backoff.common.orphans import Origin
@@ -336,9 +337,9 @@ class World:
     async def _set_shares(self, scheduler: TaskBackoffScheduler) -> None:
         for tenant, weight in TENANTS.items():
             await self._patiently(lambda tenant=tenant, weight=weight: scheduler.set_weight(tenant, weight))
-        for name, most in MOST.items():
+        for name, most in SIMULATED.most.items():
             await self._patiently(lambda name=name, most=most: scheduler.set_limit(name, concurrency=most))
-        for name, rate in RATES.items():
+        for name, rate in SIMULATED.rates.items():
             await self._patiently(lambda name=name, rate=rate: scheduler.set_limit(name, rate=rate))
 
     async def _patiently(self, call: Callable[[], Awaitable[object]]) -> None:
@@ -408,7 +409,7 @@ class World:
                 self.violations.append(Violation("keys", "", str(error)))
             return
         for name in found.hash("use"):
-            most = most_of(name)
+            most = SIMULATED.most_of(name)
             if most is not None and found.limit(name).use > most and not self._loses:
                 self.violations.append(Violation("crowded", "", f"{found.limit(name).use} tasks of {name} run"))
 
@@ -483,13 +484,12 @@ class World:
             names = choice.choice([["start_within"], ["complete_within"], ["start_within", "complete_within"]])
             limits = {name: round(choice.choice([1, 10, 100]) * choice.uniform(0.5, 2), 3) for name in names}
         function = function_of_task(random.Random(f"function {task_id}")) if self.plan.homes else ""
-        share = share_of_task(random.Random(f"share {task_id}")) if self.plan.has_tenants else {}
-        about = (
-            {"tenant": share.get("tenant", ""), "cost": share["cost"], "limits": [*share["limits"]]} if share else {}
-        )
+        share = share_of_task(random.Random(f"share {task_id}"), SIMULATED) if self.plan.has_tenants else {}
         if share.get("limits"):
             params["seconds"] = round(min(seconds, 20), 3)
-        self.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails, function=function, **limits, **about)
+        self.note(
+            "invoke", id=task_id, kind=kind, delay=delay, fails=fails, function=function, **limits, **noted(share)
+        )
         while True:
             try:
                 options: dict[str, Any] = {"max_lost": POISON_MAX_LOST} if kind == "poison" else {"delay": delay}
@@ -640,8 +640,8 @@ class World:
             found = [one for one in found if one.promise in {"stuck", "foreign"}]
         else:
             found += late_starts(self.events)
-            found += crowded(self.events)
-            found += rushed(self.events)
+            found += crowded(self.events, SIMULATED)
+            found += rushed(self.events, SIMULATED)
             if not self._jumps:
                 found += robbed(self.events)
                 found += woken(self.events)
@@ -717,7 +717,7 @@ def simulated(world: World) -> Iterator[None]:
     chance = random.Random(f"chance {world.plan.seed}")
     report = exchange.report
 
-    def noted(attempt: Attempt, settlement: Settlement, answer: str) -> None:
+    def note_settle(attempt: Attempt, settlement: Settlement, answer: str) -> None:
         status = "cancelled" if answer == "cancelled" else str(settlement.status)
         error = None if settlement.error is None else settlement.error.type
         world.note("settle", id=attempt.task.task_id, token=attempt.token, status=status, error=error, answer=answer)
@@ -746,7 +746,7 @@ def simulated(world: World) -> Iterator[None]:
             (secrets, "token_hex", lambda size: f"{chance.getrandbits(8 * size):0{2 * size}x}"),
             (secrets, "token_bytes", lambda size: chance.getrandbits(8 * size).to_bytes(size)),
             (secrets, "randbits", chance.getrandbits),
-            (exchange, "report", noted),
+            (exchange, "report", note_settle),
             (QueueStore, "check", nothing),
             (Outbox, "put", sent),
             (Attempt, "renewed", kept),

@@ -1,10 +1,11 @@
-"""The rules of chaos/shares.py find each kind of violation in small histories made by hand, and none in a good one."""
+"""The rules of fairness.py find each kind of violation in small histories made by hand, and none in a good one."""
 
 from typing import Any
 
 import pytest
+from chaos.fairness import crowded, rushed, unfair, woken
 from chaos.history import Event
-from chaos.shares import RATES, crowded, rushed, unfair, woken
+from chaos.shares import SIMULATED
 
 
 def task(task_id: str, *limits: str, tenant: str = "") -> Event:
@@ -29,18 +30,18 @@ def in_order(*events: Event) -> list[Event]:
 def test_attempts_beside_each_other(limit: str, answer: str, is_wrong: bool) -> None:
     """Two at once: one more than `user:*` allows. The place of an attempt that was lost may have another one."""
     events = [task("x", limit), task("y", limit), *attempt("x", 1, 1, 3, answer), *attempt("y", 2, 2, 4)]
-    assert [one.promise for one in crowded(in_order(*events))] == ["crowded"] * is_wrong
+    assert [one.promise for one in crowded(in_order(*events), SIMULATED)] == ["crowded"] * is_wrong
     one_after_the_other = [task("x", limit), task("y", limit), *attempt("x", 1, 1, 3), *attempt("y", 2, 3, 4)]
-    assert not [*crowded(in_order(*one_after_the_other))]
+    assert not [*crowded(in_order(*one_after_the_other), SIMULATED)]
 
 
 @pytest.mark.parametrize(("apart", "is_wrong"), [(1.0, False), (0.9, True)])
 def test_starts_in_a_stretch_of_time(apart: float, is_wrong: bool) -> None:
-    most, seconds = RATES["pace"]
+    most, seconds = SIMULATED.rates["pace"]
     step = round(apart * seconds * 1_000_000 / most)
     events = [task(f"{n}", "pace") for n in range(3 * most)]
     events += [one for n in range(3 * most) for one in attempt(f"{n}", n * step, n, n)]
-    assert [one.promise for one in rushed(in_order(*events))] == ["rushed"] * is_wrong
+    assert [one.promise for one in rushed(in_order(*events), SIMULATED)] == ["rushed"] * is_wrong
 
 
 def test_shares_of_tenants() -> None:
