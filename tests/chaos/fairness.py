@@ -14,20 +14,21 @@ def _limits_by_task(events: Sequence[Event]) -> dict[str, list[str]]:
 
 
 def crowded(events: Sequence[Event], limits: Limits) -> Iterator[Violation]:
-    """No more attempts run at once than a limit allows, of those whose settlement was accepted.
+    """No more attempts run at once than a limit allows, of those that came to their end and were then settled.
 
-    Such an attempt has had its lease, and its places in limits, all the time. Of another one, nobody but the server
-    knows when its lease has ended.
+    Such an attempt has had its lease, and its places in limits, all the time. Another one may have lost its lease, or
+    its child has crashed: then nobody but the server knows when its places were free, as others note that later.
     """
     named = _limits_by_task(events)
     held = {event["token"] for event in events if event["event"] == "settle" and event["answer"] in ACCEPTED}
+    held &= {event["token"] for event in events if event["event"] == "end"}
     running: defaultdict[str, set[int]] = defaultdict(set)
     for event in events:
-        if event["event"] not in {"start", "end", "settle"} or event["token"] not in held:
+        if event["event"] not in {"start", "end"} or event["token"] not in held:
             continue
         for limit in named.get(event["id"], []):
             most = limits.most_of(limit)
-            if event["event"] != "start":  # a child that was killed has noted no end
+            if event["event"] == "end":
                 running[limit].discard(event["token"])
             elif most is not None:
                 running[limit].add(event["token"])

@@ -35,6 +35,12 @@ def test_attempts_beside_each_other(limit: str, answer: str, is_wrong: bool) -> 
     assert not [*crowded(in_order(*one_after_the_other), SIMULATED)]
 
 
+def test_a_child_that_crashed_has_left_its_place_before_its_settlement_is_noted() -> None:
+    crashed = [event for event in attempt("x", 1, 1, 3) if event["event"] != "end"]
+    events = [task("x", "user:1"), task("y", "user:1"), *crashed, *attempt("y", 2, 2.9, 4)]
+    assert not [*crowded(in_order(*events), SIMULATED)]
+
+
 @pytest.mark.parametrize(("apart", "is_wrong"), [(1.0, False), (0.9, True)])
 def test_starts_in_a_stretch_of_time(apart: float, is_wrong: bool) -> None:
     most, seconds = SIMULATED.rates["pace"]
