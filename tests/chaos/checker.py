@@ -75,6 +75,10 @@ class Story:
     def kind(self) -> str:
         return "" if self.invoke is None else self.invoke["kind"]
 
+    @property
+    def may_wait(self) -> bool:
+        return self.invoke is not None and bool(self.invoke.get("tenant") or self.invoke.get("limits"))
+
     def add(self, event: Event) -> None:
         match event["event"]:
             case "invoke":
@@ -342,8 +346,9 @@ def returns(events: list[Event], finals: Mapping[str, Final], *, quiet: bool = F
     """Return the times, in leases, from the death of a worker to the next run of each task that it had.
 
     `quiet`: of those only which nothing came between that keeps all workers from the server.
+    Tasks that have a tenant or limits are left out: they may wait for a turn, a limit, or the end of a pause.
     """
-    found = stories(events, finals).values()
+    found = [story for story in stories(events, finals).values() if not story.may_wait]
     outages = [event["time"] for event in events if event["event"] == "outage"]
     times: list[float] = []
     for death in (event for event in events if event["event"] == "died"):

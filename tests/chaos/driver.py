@@ -10,18 +10,24 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio
+import lanes
+import redis
 from chaos.checker import Final, Violation, check, check_counts, mixture, needless_losses, returns
 from chaos.durable import DurableServer
-from chaos.ends import read_finals, read_stats
+from chaos.ends import change_shares, read_finals, read_stats, set_shares
+from chaos.fairness import crowded, rushed
 from chaos.functions import FUNCTIONS
 from chaos.history import History
 from chaos.processes import Process, Processes, Worker
 from chaos.setting import LEASE
+from chaos.shares import CHAOTIC, TENANTS
 from chaos.summary import Summary
 
+from maas_backoff import StorageError
 from maas_backoff.domain.stats import QueueStats
 
 MODES = ("coroutine", "thread", "process", "coroutine")
@@ -53,11 +59,14 @@ class Driver:
         self._down = False
         self._done: Counter[str] = Counter()
         self._failures: list[Violation] = []
+        self._has_shares = old is None  # the last release knows no tenants
 
     def run(self, seconds: float) -> Summary:
         """Break things for so long; return what came of it."""
         try:
             self._server.start()
+            if self._has_shares:
+                anyio.run(set_shares, self._server.port, CHAOTIC)
             self._workers = [self._processes.worker(n, mode) for n, mode in enumerate(MODES)]
             for n in range(PRODUCERS):
                 arguments = (f"{self._seed}-{n}", str(seconds), str(RATE))
@@ -96,6 +105,7 @@ class Driver:
             self._restart_server,
             self._pause_server,
             self._forget_scripts,
+            *([self._change_shares] if self._has_shares else []),
         ]
         while True:
             yield from self._choice.sample(kinds, len(kinds))
@@ -112,6 +122,8 @@ class Driver:
             if worker.process.poll() is not None:
                 self._died(worker.process)
                 self._workers[n] = self._processes.replacement(worker)
+        if self._has_shares and not self._down:
+            self._look_at_limits()
         for process in [process for process in self._leaving if process.poll() is not None]:
             self._leaving.remove(process)
             self._died(process)
@@ -184,6 +196,24 @@ class Driver:
         for n in range(20):
             self._after(0.03 * n, self._while_up(self._server.forget_scripts))
 
+    def _change_shares(self) -> None:
+        """Pause a tenant, and set a limit, until the next change."""
+        if not self._down:
+            self._done["changes"] += 1
+            self._set_shares(paused=self._choice.choice(["", *TENANTS]), is_limited=self._choice.random() < 0.5)
+
+    def _set_shares(self, *, paused: str, is_limited: bool) -> None:
+        with contextlib.suppress(StorageError):
+            anyio.run(partial(change_shares, self._server.port, paused=paused, is_limited=is_limited))
+
+    def _look_at_limits(self) -> None:
+        """Compare the running tasks of each limit, as the server counts them, with its most."""
+        with contextlib.suppress(redis.RedisError):
+            for name, number in self._server.client.hgetall("maas:{chaos}:use").items():
+                most = CHAOTIC.most_of(name.decode())
+                if most is not None and int(number) > most:
+                    self._failures.append(Violation("crowded", "", f"{int(number)} tasks of {name.decode()} run"))
+
     def _while_up(self, action: Callable[[], None]) -> Callable[[], None]:
         return lambda: None if self._down else action()
 
@@ -216,6 +246,8 @@ class Driver:
         """Undo what is still broken, and let the producers end."""
         while self._later:
             self._later.pop(0)[1]()
+        if self._has_shares:
+            self._set_shares(paused="", is_limited=False)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and any(producer.poll() is None for producer in self._producers):
             self._tick()  # a poison task may end a worker meanwhile
@@ -257,6 +289,8 @@ class Driver:
         stats = anyio.run(read_stats, self._server.port)
         assert stats is not None
         violations = [*self._failures, *check(events, finals), *self._counts(finals, stats)]
+        if self._has_shares:
+            violations += [*crowded(events, CHAOTIC), *rushed(events, CHAOTIC), *self._left_of_lanes()]
         log = (self._folder / "worker.log").read_text()
         violations += [Violation("worker", "", line) for line in log.splitlines() if "CRITICAL" in line]
         old = self._processes.old
@@ -273,6 +307,17 @@ class Driver:
             needless_losses=needless_losses(events, finals),
             mixture=mixed,
         )
+
+    def _left_of_lanes(self) -> Iterator[Violation]:
+        """Nothing of tenants and limits is left when all tasks have ended, but settings."""
+        try:
+            found = lanes.check(self._server.client, 1000 * time.time(), "chaos")
+        except AssertionError as error:
+            yield Violation("keys", "", str(error))
+            return
+        for name in ("held", "use", "waiting", "laned"):
+            if found.hash(name):
+                yield Violation("keys", "", f"{name} has {found.hash(name)}")
 
     def _counts(self, finals: dict[str, Final], stats: QueueStats) -> list[Violation]:
         """Compare the queue's own numbers, three kinds of them, with its tasks."""

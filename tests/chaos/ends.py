@@ -2,6 +2,7 @@
 
 from chaos.checker import Final
 from chaos.setting import setting
+from chaos.shares import LOOSE, TENANTS, Limits
 
 from maas_backoff import StorageUnavailableError, TaskBackoffScheduler, TaskEntity
 from maas_backoff.domain.stats import QueueStats
@@ -13,6 +14,25 @@ async def read_stats(port: int) -> QueueStats | None:
             return await scheduler.get_queue_stats()
         except StorageUnavailableError:
             return None
+
+
+async def set_shares(port: int, limits: Limits) -> None:
+    """Set the weights of tenants, and the limits that never change."""
+    async with TaskBackoffScheduler(setting(port)) as scheduler:
+        for tenant, weight in TENANTS.items():
+            await scheduler.set_weight(tenant, weight)
+        for name, most in limits.most.items():
+            await scheduler.set_limit(name, concurrency=most)
+        for name, rate in limits.rates.items():
+            await scheduler.set_limit(name, rate=rate)
+
+
+async def change_shares(port: int, *, paused: str, is_limited: bool) -> None:
+    """Have one tenant paused, or none, and the loose limit set or not."""
+    async with TaskBackoffScheduler(setting(port, timeout=3)) as scheduler:
+        for tenant in TENANTS:
+            await (scheduler.pause(tenant=tenant) if tenant == paused else scheduler.resume(tenant=tenant))
+        await (scheduler.set_limit(LOOSE, concurrency=1) if is_limited else scheduler.remove_limit(LOOSE))
 
 
 async def read_finals(port: int, ids: list[str]) -> dict[str, Final]:

@@ -16,6 +16,7 @@ from chaos.functions import FUNCTIONS, function_of_task
 from chaos.history import History
 from chaos.releases import CODE
 from chaos.setting import POISON_MAX_LOST, setting
+from chaos.shares import CHAOTIC, noted, share_of_task
 
 from maas_backoff import StorageUnavailableError, TaskBackoffScheduler, TaskConfig, TaskEntity
 
@@ -60,9 +61,11 @@ async def one(
     if kind == "limited":
         limits = {choice.choice(["start_within", "complete_within"]): round(choice.choice([0.5, 3, 30]), 3)}
     function = function_of_task(choice) if kinds else ""
-    about = {"kind": kind, "delay": delay, "fails": fails, "function": function}
+    share = share_of_task(choice, CHAOTIC) if kinds else {}  # the last release knows no tenants
+    about = {"kind": kind, "delay": delay, "fails": fails, "function": function, **noted(share)}
     HISTORY.note("invoke", id=task_id, code=CODE, **about, **limits)
     options = {"max_lost": POISON_MAX_LOST} if kind == "poison" else {"delay": delay, **limits}
+    options |= share
     while True:
         try:
             if function:

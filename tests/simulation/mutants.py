@@ -97,4 +97,25 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "SETTLE", "local base = base_of(prefix, kind)", "local base = prefix"
     ),
     "a worker that forgets one of its kinds": _forgotten_kind,
+    "a lost lease that keeps its places in limits": lambda: _script(
+        "SETTLE",
+        "item.accepted and item.was == 'processing' or",
+        "item.accepted and item.kind ~= 'expired' and item.was == 'processing' or",
+    ),
+    "a lane that is forgotten when its limit has room": lambda: _script(
+        "SETTLE", "redis.call('ZADD', limited_key(index, tenant), head, lane)\n", ""
+    ),
+    "a lane that is forgotten when it was just emptied": lambda: _script(
+        "SETTLE", "one.is_new = not one.first or lanes.emptied[key]", "one.is_new = not one.first"
+    ),
+    "shares without weights": lambda: _script(
+        "SETTLE", "math.floor(cost * UNIT / weights[tenant])\nif lane", "cost * UNIT\nif lane"
+    ),
+    "a cost that nobody pays": lambda: _script(
+        "SETTLE", "starts[tenant] = starts[tenant] + math.floor(cost * UNIT / weights[tenant])\n", ""
+    ),
+    "a rate that no start uses": lambda: _script(
+        "SETTLE", "one.at = math.max(one.at, now) + one.interval", "one.at = one.at"
+    ),
+    "a turn of a paused tenant": lambda: _script("ENQUEUE", "if not one.is_paused then", "do"),
 }

@@ -7,7 +7,7 @@ their delays; a reply that is lost has the same call sent again by its sender.
 import asyncio
 import random
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -50,6 +50,7 @@ class RealServer:
 
     def __init__(self, path: str) -> None:
         """Connect to a server's Unix socket: many calls there take half the time of those by TCP."""
+        self.path = path
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
         self._reader = hiredis.Reader(replyError=BaseParser.parse_error)
@@ -114,6 +115,8 @@ class Network:
         self._marked = False
         """Whether there is a marker for a sleeper."""
         self._in_flight: dict[asyncio.Future[list[Any]], None] = {}
+        self.when_changed: Callable[[], None] | None = None
+        """Called when the server has handled a message."""
 
     @property
     def now_ms(self) -> float:
@@ -160,6 +163,8 @@ class Network:
         if heard:
             self._later(1, self._answer, node, reply, found)
         self._wake()
+        if self.when_changed is not None:
+            self.when_changed()
         if self.still_until_look and REAP.digest.encode() in packed:
             self._go_on()
 

@@ -11,20 +11,24 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import attrs
+import lanes
+import redis
 from chaos.checker import TOLERANCE, Final, Violation, check, check_counts
 from chaos.ends import final_of
+from chaos.fairness import crowded, rushed, unfair, woken
 from chaos.functions import FUNCTIONS, function_of_task, functions_of_worker
 from chaos.history import Event
 from chaos.setting import POISON_MAX_LOST, setting
+from chaos.shares import LOOSE, SIMULATED, TENANTS, noted, share_of_task
 
-from maas_backoff import StorageError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskKind
+from maas_backoff import StorageError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskKind, TaskSpec
 from maas_backoff.common.orphans import Origin
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.store.batch import Settle
@@ -72,7 +76,19 @@ FAULTS = {
 }
 
 
-MILD = {"outage", "drain", "deploy", "slow", "restart", "flush"}
+SHARE_STEPS = {"pause": 1, "limit": 1}
+"""Changes of tenants and limits by a person."""
+
+SHARE_TOLERANCE = 8.0
+"""Mean costs, divided by weights, that one tenant may be ahead of another: a burst."""
+
+LOOK_EVERY = 7
+"""Messages to the server between two looks at all keys, in a history with tenants."""
+
+MOST_WAIT = 45.0
+"""Seconds for which a task may wait for nothing, after all is well again: workers look by themselves after 10."""
+
+MILD = {"outage", "drain", "deploy", "slow", "restart", "flush", "pause", "limit"}
 """Faults after which no live worker may lose a task, however long the server was away."""
 
 
@@ -96,6 +112,8 @@ class Plan:
     steps: tuple[Step, ...]
     homes: tuple[int, ...] = ()
     """For each function, the place whose worker has it at the end. Empty: no task has a kind."""
+    has_tenants: bool = False
+    """Whether tasks have tenants and limits."""
 
     @classmethod
     def of(cls, seed: str) -> "Plan":
@@ -113,7 +131,21 @@ class Plan:
             homes = tuple(of_kinds.randrange(workers) for _ in FUNCTIONS)
             deploys = range(of_kinds.randint(0, 2))
             found += [Step(of_kinds.uniform(0, SECONDS), "deploy", f"{seed}-{n}") for n in deploys]
-        return cls(seed, workers, hosts, noise, tuple(sorted(found, key=lambda step: step.at)), homes)
+        of_shares = random.Random(f"shares {seed}")
+        has_tenants = of_shares.random() < 0.5
+        if has_tenants:
+            if of_shares.random() < 0.4:  # nothing goes wrong: the shares can be known
+                found, noise, homes = [step for step in found if step.what == "create"], 0, ()
+                found.append(Step(of_shares.uniform(0, SECONDS), "flood", f"{seed}-flood"))
+            else:
+                for n in range(of_shares.randint(0, 4)):
+                    what = of_shares.choices(list(SHARE_STEPS), list(SHARE_STEPS.values()))[0]
+                    found.append(Step(of_shares.uniform(0, SECONDS), what, f"{seed}-{n}"))
+            rush = of_shares.uniform(0, SECONDS)  # many tasks at once: tenants wait for their turns, and for limits
+            for n in range(of_shares.randint(0, 60)):
+                found.append(Step(rush + of_shares.uniform(0, 20), "create", f"{seed}-rush-{n}"))
+        steps = tuple(sorted(found, key=lambda step: step.at))
+        return cls(seed, workers, hosts, noise, steps, homes, has_tenants)
 
 
 @attrs.frozen
@@ -141,6 +173,8 @@ class World:
         self.loop = SimulatedLoop()
         self.network = Network(self.loop, server, random.Random(f"network {plan.seed}"), plan.noise)
         self.server = server
+        self.client = redis.Redis(unix_socket_path=server.path, protocol=3)
+        """For looks at the keys, which take no virtual time."""
         self.events: list[Event] = []
         self.workers: dict[int, tuple[Node, TaskBackoffScheduler]] = {}
         self.faults: Counter[str] = Counter()
@@ -155,6 +189,12 @@ class World:
         self._jumps = False
         self._creating: list[asyncio.Task[Any]] = []
         self.finals: dict[str, Final] = {}
+        self._flood: dict[str, list[str]] = {}
+        self._flooded = 0
+        """The token of the last claim before the tasks of a flood were there."""
+        self._messages = 0
+        self._waits: dict[str, float] = {}
+        """Since when tasks have waited for nothing."""
         self._renewed: dict[Node, float] = {}
         """When the leases of a worker were renewed last."""
 
@@ -292,9 +332,111 @@ class World:
         self.loop.call_later(seconds, callback)
         self.loop.node = before
 
+    # Tenants and limits
+
+    async def _set_shares(self, scheduler: TaskBackoffScheduler) -> None:
+        for tenant, weight in TENANTS.items():
+            await self._patiently(lambda tenant=tenant, weight=weight: scheduler.set_weight(tenant, weight))
+        for name, most in SIMULATED.most.items():
+            await self._patiently(lambda name=name, most=most: scheduler.set_limit(name, concurrency=most))
+        for name, rate in SIMULATED.rates.items():
+            await self._patiently(lambda name=name, rate=rate: scheduler.set_limit(name, rate=rate))
+
+    async def _patiently(self, call: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                await call()
+            except StorageError:
+                await asyncio.sleep(0.5)
+            else:
+                return
+
+    async def _pause(self, scheduler: TaskBackoffScheduler, choice: random.Random) -> None:
+        """Pause a tenant for a while."""
+        tenant = choice.choice(list(TENANTS))
+        await self._patiently(lambda: scheduler.pause(tenant=tenant))
+        since = self._queue_ms()
+        await asyncio.sleep(choice.uniform(1, 2 * LEASE))
+        until = self._queue_ms()
+        await self._patiently(lambda: scheduler.resume(tenant=tenant))
+        self.note("paused", tenant=tenant, since=since, until=until)
+
+    async def _limit(self, scheduler: TaskBackoffScheduler, choice: random.Random) -> None:
+        """Set a limit for a while, so that nothing of it runs in the middle of that."""
+        await self._patiently(lambda: scheduler.set_limit(LOOSE, concurrency=1, rate=(1, "1h")))
+        await asyncio.sleep(choice.uniform(1, 2 * LEASE))
+        await self._patiently(lambda: scheduler.set_limit(LOOSE, concurrency=3, rate=(1000, 1)))
+        await asyncio.sleep(choice.uniform(1, 2 * LEASE))
+        await self._patiently(lambda: scheduler.remove_limit(LOOSE))
+
+    async def _flood_all(self, scheduler: TaskBackoffScheduler, choice: random.Random) -> None:
+        """Create many tasks of each tenant: more than the workers have slots."""
+        for tenant in TENANTS:
+            ids = self._flood[tenant] = [f"flood-{tenant}-{n}" for n in range(choice.randint(60, 90))]
+            for task_id in ids:
+                about = {
+                    "kind": "plain",
+                    "delay": 0.0,
+                    "fails": 0,
+                    "function": "",
+                    "tenant": tenant,
+                    "cost": 1,
+                    "limits": [],
+                }
+                self.note("invoke", id=task_id, **about)
+            params = {"kind": "plain", "fails": 0}
+            await scheduler.create_tasks(
+                TaskSpec({**params, "seconds": round(choice.uniform(0, 4), 3)}, task_id, tenant=tenant)
+                for task_id in ids
+            )
+            for task_id in ids:
+                self.note("acked", id=task_id)
+        self._flooded = int(self.server.one("HGET", "maas:{chaos}:meta", "token"))
+
+    def _queue_ms(self) -> float:
+        ahead, seen = self.server.one("HMGET", "maas:{chaos}:meta", "ahead", "reaped_at")
+        return max(self.network.now_ms + float(ahead or 0), float(seen or 0))
+
+    def _look(self) -> None:
+        """Check all keys of tenants and limits now and then, and that no limit is exceeded."""
+        self._messages += 1
+        if self._messages % LOOK_EVERY:
+            return
+        try:
+            found = lanes.check(self.client, self._queue_ms(), "chaos")
+        except AssertionError as error:
+            if not any(one.promise == "keys" for one in self.violations):
+                self.violations.append(Violation("keys", "", str(error)))
+            return
+        for name in found.hash("use"):
+            most = SIMULATED.most_of(name)
+            if most is not None and found.limit(name).use > most and not self._loses:
+                self.violations.append(Violation("crowded", "", f"{found.limit(name).use} tasks of {name} run"))
+
+    def _look_for_waits(self) -> None:
+        """Note tasks that wait for nothing: their tenant goes on, their limits have room, and workers have slots."""
+        found, now = lanes.Lanes.read(self.client, "chaos"), self._queue_ms()
+        live = {node: scheduler for node, scheduler in self.workers.values() if not node.dead}
+        functions = {name for node in live for name in self._functions[node]}
+        slots = sum(scheduler.config.threadpool.concurrency for scheduler in live.values())
+        waits: dict[str, float] = {}
+        for key, entries in found.lanes.items() if len(found.zset("leases")) < slots / 2 else ():
+            index, _, lane = key.partition("|")
+            tenant, *limits = lane.partition("|")[0], *lanes.limits_of(lane)
+            is_open = all(found.limit(name).opens(now) <= now for name in limits)
+            if is_open and not found.is_paused(tenant) and (index.split(":")[1:2] or [""])[0] in functions:
+                waits |= dict.fromkeys(entries, self.loop.now)
+        self._waits = {task_id: self._waits.get(task_id, now) for task_id, now in waits.items()}
+        for task_id, since in self._waits.items():
+            if self.loop.now - since > MOST_WAIT:
+                self.violations.append(Violation("stuck", task_id, "its limits have room, and it does not start"))
+
     # The history
 
     async def run(self) -> None:
+        if self.plan.has_tenants:
+            await self._set_shares(self.scheduler())
+            self.network.when_changed = self._look
         for place in range(self.plan.workers):
             await self.start_worker(place)
         producers = [self.scheduler(), self.scheduler()]
@@ -304,7 +446,11 @@ class World:
         for step in self.plan.steps:
             await asyncio.sleep(max(0.0, start + step.at - self.loop.now))
             choice = random.Random(step.seed + step.what)
-            if step.what == "create":
+            if step.what in {"pause", "limit", "flood"}:
+                self.faults[step.what] += 1
+                name = {"pause": self._pause, "limit": self._limit, "flood": self._flood_all}[step.what]
+                self._creating.append(self.loop.spawn(nodes[0], name(producers[0], choice)))
+            elif step.what == "create":
                 n = choice.randrange(2)
                 self._creating.append(
                     self.loop.spawn(nodes[n], self._create(producers[n], kinds[n], step.seed, choice))
@@ -338,11 +484,16 @@ class World:
             names = choice.choice([["start_within"], ["complete_within"], ["start_within", "complete_within"]])
             limits = {name: round(choice.choice([1, 10, 100]) * choice.uniform(0.5, 2), 3) for name in names}
         function = function_of_task(random.Random(f"function {task_id}")) if self.plan.homes else ""
-        self.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails, function=function, **limits)
+        share = share_of_task(random.Random(f"share {task_id}"), SIMULATED) if self.plan.has_tenants else {}
+        if share.get("limits"):
+            params["seconds"] = round(min(seconds, 20), 3)
+        self.note(
+            "invoke", id=task_id, kind=kind, delay=delay, fails=fails, function=function, **limits, **noted(share)
+        )
         while True:
             try:
                 options: dict[str, Any] = {"max_lost": POISON_MAX_LOST} if kind == "poison" else {"delay": delay}
-                options |= limits
+                options |= limits | share
                 if function:
                     await kinds[function].options(task_id=task_id, **options).create(**params)
                 else:
@@ -473,6 +624,8 @@ class World:
             stats = await reader.get_queue_stats()
             if not stats.pending_count and not stats.processing_count:
                 return
+            if self.plan.has_tenants:
+                self._look_for_waits()
             await asyncio.sleep(2)
 
     async def _judge(self, reader: TaskBackoffScheduler) -> None:
@@ -487,8 +640,13 @@ class World:
             found = [one for one in found if one.promise in {"stuck", "foreign"}]
         else:
             found += late_starts(self.events)
+            found += crowded(self.events, SIMULATED)
+            found += rushed(self.events, SIMULATED)
             if not self._jumps:
                 found += robbed(self.events)
+                found += woken(self.events)
+            if self._flood:
+                found += unfair(self.events, self._flood, self._flooded, SHARE_TOLERANCE)
         if self._jumps:
             found = [one for one in found if one.promise not in {"early", "overdue"}]
         kinds = {event["kind"] for event in self.events if event["event"] == "invoke"}
@@ -559,7 +717,7 @@ def simulated(world: World) -> Iterator[None]:
     chance = random.Random(f"chance {world.plan.seed}")
     report = exchange.report
 
-    def noted(attempt: Attempt, settlement: Settlement, answer: str) -> None:
+    def note_settle(attempt: Attempt, settlement: Settlement, answer: str) -> None:
         status = "cancelled" if answer == "cancelled" else str(settlement.status)
         error = None if settlement.error is None else settlement.error.type
         world.note("settle", id=attempt.task.task_id, token=attempt.token, status=status, error=error, answer=answer)
@@ -588,7 +746,7 @@ def simulated(world: World) -> Iterator[None]:
             (secrets, "token_hex", lambda size: f"{chance.getrandbits(8 * size):0{2 * size}x}"),
             (secrets, "token_bytes", lambda size: chance.getrandbits(8 * size).to_bytes(size)),
             (secrets, "randbits", chance.getrandbits),
-            (exchange, "report", noted),
+            (exchange, "report", note_settle),
             (QueueStore, "check", nothing),
             (Outbox, "put", sent),
             (Attempt, "renewed", kept),
@@ -637,6 +795,7 @@ def run(plan: Plan, server: RealServer, mutant: str = "") -> Outcome:
         for task in world.loop.kept:
             task._log_destroy_pending = False  # type: ignore[attr-defined] - what dead nodes have left
         world.loop.kept.clear()
+        world.client.close()
         gc.collect()
     return Outcome(plan, world.violations, world.events, statuses, world.worker_seconds, world.faults)
 
@@ -653,7 +812,7 @@ def shrink(plan: Plan, breaks: Callable[[Plan], bool]) -> Plan:
             else:
                 at += size
         size //= 2
-    for simpler in ({"noise": 0.0}, {"homes": ()}):
+    for simpler in ({"noise": 0.0}, {"homes": ()}, {"has_tenants": False}):
         smaller = attrs.evolve(plan, **simpler)
         if smaller != plan and breaks(smaller):
             plan = smaller

@@ -40,6 +40,19 @@ def test_half_of_the_seeds_have_tasks_of_kinds_and_workers_of_some_kinds(real: R
 
 
 @pytest.mark.long
+def test_half_of_the_seeds_have_tenants_and_limits(real: RealServer) -> None:
+    """Tasks wait for limits, in some of these histories nothing goes wrong, and tenants are paused in others."""
+    plans = [Plan.of(f"{seed}") for seed in range(40)]
+    shared = [plan for plan in plans if plan.has_tenants]
+    assert 10 < len(shared) < 30
+    steps = [{step.what for step in plan.steps} for plan in shared]
+    assert sum("flood" in whats for whats in steps) > 2 < sum("pause" in whats for whats in steps)
+    plan = next(plan for plan in shared if any(step.what == "flood" for step in plan.steps))
+    starts = [event for event in run(plan, real).events if event["event"] == "start"]
+    assert {"a", "b", "c"} == {start["id"].split("-")[1] for start in starts if start["id"].startswith("flood")}
+
+
+@pytest.mark.long
 def test_a_seed_is_one_history(real: RealServer) -> None:
     """The history that was run before changes nothing."""
     first = run(Plan.of("2"), real)
@@ -55,7 +68,7 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
     def breaks(plan: Plan) -> bool:
         return any(one.promise == "stuck" for one in run(plan, real, "an outbox that forgets").violations)
 
-    plan = attrs.evolve(Plan.of("1"), workers=1, hosts=1, homes=())
+    plan = attrs.evolve(Plan.of("1"), workers=1, hosts=1, homes=(), has_tenants=False)
     steps = tuple(step for step in plan.steps if step.what != "deploy")
     plan = attrs.evolve(plan, steps=steps[:30])
     assert breaks(plan)
@@ -74,6 +87,9 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
         "a live neighbour that is taken for dead",
         "a claim of any kind of tasks",
         "a due task that forgets its kind",
+        "a lost lease that keeps its places in limits",
+        "a lane that is forgotten when its limit has room",
+        "shares without weights",
     ],
 )
 def test_a_fault_is_found(mutant: str, real: RealServer) -> None:
