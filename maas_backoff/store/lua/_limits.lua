@@ -11,28 +11,36 @@
 -- when they open; inf: when a task ends.
 
 local MOST_ROUSED, MOST_STRIKES, TRIAL_MS = 64, 3, 600000
+local PADDING = string.rep(' ', 64)
 
 local function new_limits(prefix, now, turn)
   local limits, known, given, freed = { wake = {}, wake_gpu = {} }, {}, {}, {}
-  local roused, moved, owners = 0, 0, {}
-  local on_trial = false
+  local roused, moved, given_count, owners = 0, 0, 0, {}
+  local on_trial, has_closed, has_opens = false, nil, nil
   local settings, use, arrivals, closed = prefix .. 'limits', prefix .. 'use', prefix .. 'arrivals', prefix .. 'closed'
   local held, opens, of_lane = prefix .. 'held', prefix .. 'opens', {}
+
+  -- The theoretical arrival times of tasks and units of limits.
+  local function moments_of(names)
+    local members = {}
+    for n, name in ipairs(names) do members[2 * n - 1], members[2 * n] = 'r ' .. name, 'u ' .. name end
+    return redis.call('ZMSCORE', arrivals, unpack(members))
+  end
 
   -- Reads the state of limits.
   local function know(names)
     local wanted = {}
     for _, name in ipairs(names) do
-      if not known[name] then wanted[#wanted + 1] = name end
+      if known[name] == nil then known[name], wanted[#wanted + 1] = false, name end
     end
     if #wanted == 0 then return end
-    local fields, times = {}, {}
-    for n, name in ipairs(wanted) do
-      fields[2 * n - 1], fields[2 * n] = name, string.gsub(name, ':.*$', ':*')
-      times[2 * n - 1], times[2 * n] = 'r ' .. name, 'u ' .. name
-    end
+    local fields = {}
+    for n, name in ipairs(wanted) do fields[2 * n - 1], fields[2 * n] = name, string.gsub(name, ':.*$', ':*') end
     local found, running = redis.call('HMGET', settings, unpack(fields)), redis.call('HMGET', use, unpack(wanted))
-    local shut, waiting = redis.call('HMGET', closed, unpack(wanted)), redis.call('ZMSCORE', opens, unpack(wanted))
+    -- Mostly no limit is closed, and no lane waits.
+    if has_closed == nil then has_closed, has_opens = redis.call('HLEN', closed) > 0, redis.call('ZCARD', opens) > 0 end
+    local shut = has_closed and redis.call('HMGET', closed, unpack(wanted)) or {}
+    local waiting = has_opens and redis.call('ZMSCORE', opens, unpack(wanted)) or {}
     local moments = false  -- read only if one of them is a rate
     for n, name in ipairs(wanted) do
       local most, interval, burst, unit, unit_burst =
@@ -45,7 +53,7 @@ local function new_limits(prefix, now, turn)
       }
       one.was = one.use
       if one.interval > 0 or one.unit > 0 then
-        moments = moments or redis.call('ZMSCORE', arrivals, unpack(times))
+        moments = moments or moments_of(wanted)
         one.at, one.unit_at = tonumber(moments[2 * n - 1] or 0), tonumber(moments[2 * n] or 0)
       end
       if shut[n] then
@@ -58,14 +66,19 @@ local function new_limits(prefix, now, turn)
     end
   end
 
+  local function names_in(text, names)
+    names = names or {}
+    for name in string.gmatch(text, '[^,]+') do names[#names + 1] = name end
+    return names
+  end
+
   -- The states of the limits of a lane, in the order of its name; nil for a lane without limits.
   function limits.states_of(lane)
     local states = of_lane[lane]
     if states then return states end
     local text = limits_text_of(lane)
     if not text then return nil end
-    local names = {}
-    for name in string.gmatch(text, '[^,]+') do names[#names + 1] = name end
+    local names = names_in(text)
     know(names)
     states = {}
     for n, name in ipairs(names) do states[n] = known[name] end
@@ -121,7 +134,7 @@ local function new_limits(prefix, now, turn)
         one.unit_at = math.max(one.unit_at, now) + (numbers[n + 1] or 1) * one.unit
       end
     end
-    given[#given + 1], given[#given + 2] = id, text
+    given[given_count + 1], given[given_count + 2], given_count = id, text, given_count + 2
   end
 
   -- Tasks have ended, or their leases have. Returns for each the lane and the costs, if it has limits.
@@ -132,9 +145,13 @@ local function new_limits(prefix, now, turn)
       for n, text in ipairs(redis.call('HMGET', held, unpack(ids, i, last))) do texts[i + n - 1] = text end
     end
     local counts = {}
-    for n, text in ipairs(texts) do
-      if text then counts[text], freed[#freed + 1] = (counts[text] or 0) + 1, ids[n] end
+    for _, text in ipairs(texts) do
+      if text then counts[text] = (counts[text] or 0) + 1 end
     end
+    local names = {}
+    for text in pairs(counts) do names_in(limits_text_of(string.match(text, '^%S+')), names) end
+    know(names)  -- at once
+    if names[1] then freed[#freed + 1] = ids end
     for text, count in pairs(counts) do
       for _, one in ipairs(limits.states_of(string.match(text, '^%S+'))) do
         one.use, one.is_changed, on_trial = math.max(0, one.use - count), true, on_trial or one.trial > 0
@@ -282,17 +299,22 @@ local function new_limits(prefix, now, turn)
     return found
   end
 
+  -- Whether a task that is settled may have held places: also one that is unknown, whose key a person has deleted.
+  local function may_hold(item) return item.accepted and item.was == 'processing' or item.answer == 'unknown' end
+
   -- Takes what settles give back. A limit on trial notes which tasks completed.
   function limits.settle(items)
-    local ids, ended = {}, {}
+    local ids, count = {}, 0
     for _, item in ipairs(items) do
-      -- A task that is unknown may have run: a person has deleted its key.
-      local has_run = item.accepted and item.was == 'processing' or item.answer == 'unknown'
-      if has_run then ids[#ids + 1], ended[#ended + 1] = item.id, item end
+      if may_hold(item) then count, ids[count + 1] = count + 1, item.id end
     end
-    if #ids == 0 or redis.call('HLEN', held) == 0 then return end
-    for n, text in ipairs(limits.give_back(ids)) do
-      if text and on_trial and ended[n].accepted and ended[n].status == 'completed' then limits.note_success(string.match(text, '^%S+')) end
+    if count == 0 or redis.call('HLEN', held) == 0 then return end
+    local texts, n = limits.give_back(ids), 0
+    for _, item in ipairs(on_trial and items or {}) do
+      if may_hold(item) then
+        n = n + 1
+        if texts[n] and item.accepted and item.status == 'completed' then limits.note_success(string.match(texts[n], '^%S+')) end
+      end
     end
   end
 
@@ -308,10 +330,15 @@ local function new_limits(prefix, now, turn)
   function limits.write(wake, wake_gpu, is_full)
     local earliest, opening = tonumber(redis.call('ZRANGE', opens, 0, 0, 'WITHSCORES')[2]) or math.huge, nil
     if earliest <= now then earliest = math.huge end
-    if #freed > 0 then
-      for i = 1, #freed, 1000 do redis.call('HDEL', held, unpack(freed, i, math.min(i + 999, #freed))) end
+    for _, ids in ipairs(freed) do
+      for i = 1, #ids, 1000 do redis.call('HDEL', held, unpack(ids, i, math.min(i + 999, #ids))) end
     end
-    for i = 1, #given, AT_ONCE do redis.call('HSET', held, unpack(given, i, math.min(i + AT_ONCE - 1, #given))) end
+    -- A value of more than 64 bytes makes the server keep a table: in the list of a small hash it would pass all tasks to
+    -- find one.
+    if given_count > 0 then given[2] = string.gsub(given[2], ' ', PADDING, 1) end
+    for i = 1, given_count, AT_ONCE do
+      redis.call('HSET', held, unpack(given, i, math.min(i + AT_ONCE - 1, given_count)))
+    end
     local used, unused, later = {}, {}, {}
     for name, one in pairs(known) do
       if one.is_changed then
