@@ -137,6 +137,8 @@ class Claimed:
     """The last moment to start because of a deadline, by time.monotonic()."""
     time_left: float = math.inf
     """Seconds from the claim to the deadline of all attempts."""
+    has_stream: bool = False
+    """Whether earlier attempts have emitted something."""
 
 
 @attrs.frozen

@@ -102,6 +102,24 @@ class GetReply(NamedTuple):
     limits: list[list[Any]]
 
 
+class StreamReply(NamedTuple):
+    """The reply of stream.lua. `rows` are the values of `StreamRow`, or None for a task that is not there."""
+
+    now: bytes
+    rows: list[list[Any] | None]
+
+
+class StreamRow(NamedTuple):
+    """What a task has emitted, in the reply of stream.lua. `items` are three values each: id, form, text."""
+
+    state: bytes
+    attempt: bytes
+    restart: bytes
+    more: int
+    overrides: bytes
+    items: list[bytes]
+
+
 class ListReply(NamedTuple):
     """The reply of list.lua. `rows` are ids and fields; `paused_kinds` are names and times in turn.
 

@@ -13,7 +13,7 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
     for _ = 1, count do
       local id, given = ARGV[i], ARGV[i + 1]
       local key = tasks .. id
-      local task = fields_of(key, 's', 't', 'd', 'x') or {}
+      local task = fields_of(key, 's', 't', 'd', 'x', 'b') or {}
       local state, token = task[1], task[2] or '0'
       if given == '' then given = token end
       local created, counts, demand, overrides, late = true, false, false, false, false
@@ -50,6 +50,7 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
         was = state, created = created, demand = demand, suspect = is_suspect(counts),
       }
       if overrides or kind ~= 'lease' then keep_deadline(item, kind, overrides, now) end
+      if task[5] then item.emitted = task[5] end
       items[#items + 1] = item
       i = i + 2 + fields
     end
@@ -64,11 +65,12 @@ local function overflow(key, adding, limit, tasks, status, from, now)
   local excess = redis.call('ZCARD', key) + adding - limit
   if excess <= 0 then return { theirs = {} } end
   local ids = redis.call('ZRANGE', key, 0, math.min(excess, 2 * adding) - 1)
-  local theirs = {}
+  local theirs, emitted = {}, {}
   for _, id in ipairs(ids) do
-    local task = fields_of(tasks .. id, 's')
+    local task = fields_of(tasks .. id, 's', 'b')
     theirs[id] = task and task[1] == status
+    emitted[id] = task and task[2]
   end
-  ids.theirs = theirs
+  ids.theirs, ids.emitted = theirs, emitted
   return ids
 end

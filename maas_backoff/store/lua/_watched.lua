@@ -1,4 +1,5 @@
 -- A client that watches a task has put the id into `watched`. It reads the task again when the id is published.
+-- After a tab come ids, with tabs between, of tasks that have emitted something.
 
 -- Publishes the watched ones of the ids. For the writing part of a script, which must not end half-way: if a key was
 -- overwritten, or the user may not publish, nothing is published. The watching client then reads the task by itself.
@@ -9,4 +10,16 @@ local function publish_changed(prefix, watched, ids)
       if until_ms then redis.pcall('PUBLISH', prefix .. 'changed', chunk[n]) end
     end
   end
+end
+
+-- Publishes in one message the watched ones of tasks that have emitted something. As publish_changed, it never fails.
+local function publish_emitted(prefix, watched, ids)
+  local heard = {}
+  for i = 1, #ids, 1000 do
+    local chunk = { unpack(ids, i, math.min(i + 999, #ids)) }
+    for n, until_ms in ipairs(redis.pcall('ZMSCORE', watched, unpack(chunk))) do
+      if until_ms then heard[#heard + 1] = chunk[n] end
+    end
+  end
+  if #heard > 0 then redis.pcall('PUBLISH', prefix .. 'changed', '\t' .. table.concat(heard, '\t')) end
 end

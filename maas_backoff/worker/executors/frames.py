@@ -13,9 +13,12 @@ _LENGTH = struct.Struct(">I")
 _SLACK = 1_048_576
 
 
-def largest(max_payload_bytes: int) -> int:
-    """Return the bytes that a child's frame may have. A result is JSON text inside JSON: quoting can double it."""
-    return 2 * max_payload_bytes + _SLACK
+def largest(most_bytes: int) -> int:
+    """Return the bytes that a child's frame may have, with a result or a part of `most_bytes`.
+
+    A result is JSON text inside JSON: quoting can double it.
+    """
+    return 2 * most_bytes + _SLACK
 
 
 def encode(record: Mapping[str, object]) -> bytes:

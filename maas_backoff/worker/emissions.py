@@ -1,0 +1,157 @@
+"""The parts and lines that handlers have emitted, until they are sent; and settlements that wait for them.
+
+This module does no I/O, and does not `await` between a read of the state and its change.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import attrs
+
+from maas_backoff.domain.emission import Emission, Unsent
+from maas_backoff.store.batch import Settle
+from maas_backoff.store.streams import Emitted
+from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.slots import Slots
+
+MOST_ATTEMPTS = 500
+"""Attempts in one call: its script runs for 1 to 2 ms."""
+
+MOST_CHARACTERS = 262_144
+"""Characters in one call, about; a single part may have more."""
+
+Release = Callable[[Settle, Attempt], None]
+"""Takes a settlement that may be sent now."""
+
+
+@attrs.frozen
+class EmitCall:
+    """What one call sends: frozen, as it is repeated unchanged until the server answers."""
+
+    emitted: Sequence[Emitted]
+    attempts: Sequence[Attempt]
+    unsent: Sequence[Unsent]
+
+
+class Emissions:
+    """The emissions of all attempts of a worker. Handlers add to them from any thread."""
+
+    def __init__(self, slots: Slots, most_bytes: int, release: Release) -> None:
+        """Take the size that a stream may have. `release` takes each settlement that has waited for its parts."""
+        self.waiting: asyncio.Event = asyncio.Event()
+        """Set when there is something to send."""
+        self.urgent: asyncio.Event = asyncio.Event()
+        """Set when it should not wait for more: the first part of an attempt, or the last one."""
+        self._slots = slots
+        self._most_bytes = most_bytes
+        self._release = release
+        self._noted: dict[int, Attempt] = {}
+        self._on_way: dict[int, Attempt] = {}
+        self._held: dict[int, Settle] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def of(self, token: int) -> Emission | None:
+        """Return the emission of an attempt; None if it has ended."""
+        attempt = self._slots.attempts.get(token)
+        if attempt is None or attempt.over:
+            return None
+        if attempt.emission is not None:
+            return attempt.emission
+        made = Emission(
+            self._most_bytes, attempt.earlier, partial(self._note, attempt.token), partial(self._stamp, attempt.token)
+        )
+        emission: Emission = attempt.__dict__.setdefault("emission", made)  # two threads may come at once
+        return emission
+
+    def _stamp(self, token: int) -> str:
+        attempt = self._slots.attempts.get(token)
+        return "" if attempt is None else f"{attempt.now_ms:.0f} "
+
+    def _note(self, token: int, _form: str, _text: str) -> None:
+        if token in self._noted:
+            return
+        attempt = self._slots.attempts.get(token)
+        if attempt is None or attempt.emission is None:
+            return
+        self._noted[token] = attempt
+        event = self.waiting if attempt.emission.has_begun else self.urgent
+        self._loop.call_soon_threadsafe(self._wake, event)
+
+    def _wake(self, event: asyncio.Event) -> None:
+        self.waiting.set()
+        event.set()
+
+    def hold(self, attempt: Attempt, settle: Settle) -> bool:
+        """Return whether a settlement must wait for parts of its attempt. If so, release it after them."""
+        emission = attempt.emission
+        if emission is None or (emission.is_sent and attempt.token not in self._on_way):
+            return False
+        self._held[attempt.token] = settle
+        self._noted[attempt.token] = attempt
+        self._wake(self.urgent)
+        return True
+
+    def drop(self, attempt: Attempt) -> None:
+        """Forget what an attempt has emitted that is not sent: its lease is lost."""
+        if attempt.emission is not None:
+            attempt.emission.drop("the lease of the attempt is lost")
+
+    def take(self) -> EmitCall | None:
+        """Return the next call; None if there is nothing to send."""
+        self.waiting.clear()
+        self.urgent.clear()
+        emitted: list[Emitted] = []
+        attempts: list[Attempt] = []
+        unsent: list[Unsent] = []
+        room = MOST_CHARACTERS
+        while self._noted and room > 0 and len(emitted) < MOST_ATTEMPTS:
+            token = next(iter(self._noted))
+            attempt = self._noted.pop(token)
+            emission = attempt.emission
+            if emission is None or (attempt.over and token not in self._held):
+                continue
+            one = emission.take(room, at_end=attempt.over)
+            if one is None:
+                self._let_go(attempt)
+                continue
+            room -= sum(len(part.text) for part in one.parts) + sum(map(len, one.lines))
+            emitted.append(Emitted(attempt.task.task_id, token, attempt.task.attempt, one))
+            attempts.append(attempt)
+            unsent.append(one)
+            self._on_way[token] = attempt
+        if self._noted:
+            self._wake(self.urgent)
+        return EmitCall(emitted, attempts, unsent) if emitted else None
+
+    def answered(self, call: EmitCall, lengths: Sequence[int | None]) -> None:
+        """Take the lengths of the streams after a call. None: the task has another attempt, or its stream is broken."""
+        self._on_way.clear()
+        for attempt, unsent, length in zip(call.attempts, call.unsent, lengths, strict=True):
+            emission = attempt.emission
+            assert emission is not None
+            if length is None:
+                emission.drop("the task has another attempt, or its stream was overwritten")
+            else:
+                emission.sent(unsent, length)
+            self._note_rest(attempt, emission)
+
+    def refused(self, call: EmitCall, fault: str) -> None:
+        """Drop all parts of a call that the server does not take: the attempts must be settled all the same."""
+        self._on_way.clear()
+        for attempt in call.attempts:
+            assert attempt.emission is not None
+            attempt.emission.drop(fault)
+            self._let_go(attempt)
+
+    def _note_rest(self, attempt: Attempt, emission: Emission) -> None:
+        if emission.is_sent:
+            self._let_go(attempt)
+        elif attempt.token not in self._noted:
+            self._noted[attempt.token] = attempt
+            self._wake(self.urgent if attempt.over else self.waiting)
+
+    def _let_go(self, attempt: Attempt) -> None:
+        settle = self._held.pop(attempt.token, None)
+        if settle is not None:
+            self._release(settle, attempt)
