@@ -148,7 +148,7 @@ def name_of_current(task: TaskEntity) -> str:
 
 
 def emits(task: TaskEntity) -> object:
-    """Emit the params' parts; from the second attempt on, after those of the attempts before. The first attempt fails."""
+    """Emit parts, after those of earlier attempts if `keeps` is true. All attempts but the last one fail."""
     before = task.emitted
     if task.task_params.get("keeps"):
         task.keep_emitted()
