@@ -554,8 +554,33 @@ async def test_a_repeated_call_adds_nothing_and_a_gap_is_told(config: TaskBackof
     await store.aclose()
 
 
-async def _so_far(store: QueueStore, task_id: str) -> list[StreamPart]:
-    (read,) = await store.streams.read_first([Place(PARTS, task_id, "")])
+async def test_a_reader_that_has_more_than_the_server_begins_anew(config: TaskBackoffConfig, server: Server) -> None:
+    """The server has lost the last parts, and another attempt has gone on from there, or the task has ended."""
+    store, scheduler = QueueStore.of(config), TaskBackoffScheduler(config)
+    await scheduler.create_task({}, "x")
+    old = await claim(store)
+    assert await store.streams.emit([emitted(old, "a", "b", "c")]) == [3]
+    had = await _so_far(store, "x")
+    await scheduler.mark_task_failed("x")
+    await scheduler.update_task("x", delay=0)
+    server.client.xdel(KEYS.stream("x"), had[2].id)
+    new = await claim(store, "w2")
+    assert await store.streams.emit([emitted(new, "new", place=3, continues=True)]) == [3]
+    assert [part.data for part in await _so_far(store, "x", had[1].id)] == ["new"]
+    mark, *parts = await _so_far(store, "x", had[2].id)
+    assert mark.restarted and text_of(parts) == "abnew"
+    server.client.xdel(KEYS.stream("x"), parts[2].id)
+    assert await _so_far(store, "x", parts[2].id) == [], "the worker may send it again"
+    assert await scheduler.mark_task_completed("x")
+    assert await parts_of(scheduler, "x", parts[1].id) == []
+    again = await parts_of(scheduler, "x", parts[2].id)
+    assert again[0].restarted and text_of(again) == "ab"
+    await scheduler.shutdown()
+    await store.aclose()
+
+
+async def _so_far(store: QueueStore, task_id: str, after: str = "") -> list[StreamPart]:
+    (read,) = await store.streams.read_first([Place(PARTS, task_id, after)])
     assert read is not None
     return read.parts()
 

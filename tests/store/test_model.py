@@ -697,10 +697,13 @@ class Machine(RuleBasedStateMachine):
             (read,) = self.do(self.store.streams.read_first([Place("parts", task_id, "")]))
             is_void = known.state in FINISHED and known.owner != known.token
             assert [text for _, _, text in read.items] == ([] if is_void else known.parts)
-            reader = f"{max(1, known.token - 1)}-1"  # of an attempt before, or of one that was lost with its stream
-            (read,) = self.do(self.store.streams.read_first([Place("parts", task_id, reader)]))
-            restarts = is_void or known.owner == 0 or known.token - 1 < known.base
-            assert bool(read.restart) == restarts
+            last = max(1, known.token - 1), 1  # of an attempt before, or of one that was lost with its stream
+            (read,) = self.do(self.store.streams.read_first([Place("parts", task_id, "{}-{}".format(*last))]))
+            # A text begins with its token.
+            numbers = [(int(text.split()[0]), place) for place, text in enumerate(known.parts, 1)]
+            following = [number for number in numbers if number > last]
+            is_gap = following[0][1] != 2 if following else known.state in FINISHED and len(numbers) != 1
+            assert bool(read.restart) == (is_void or known.owner == 0 or last[0] < known.base or is_gap)
 
     @invariant()
     def deadlines_hold(self) -> None:

@@ -40,16 +40,25 @@ local function last_items(key, count)
   return items, 0, size
 end
 
--- Where the stream begins anew, if what a reader with the part `after` has is void; and whether the stream itself is void:
--- the task has ended, and its last attempt has neither emitted nor kept anything.
-local function judged(task, after)
+-- The parts after the one that a reader has; whether there are more; their size; and where the stream begins anew if what the
+-- reader has is void. The stream itself is void if its task has ended, and the last attempt has neither emitted nor kept anything.
+local function parts_after(key, task, after)
   local state, last, owner, base = task[1], task[2] or '0', owner_and_base(task[3])
   local has_ended = state == 'completed' or state == 'failed' or state == 'cancelled'
-  local is_void = owner == '0' or has_ended and last ~= owner
   local token, place = string.match(after, '^(%d+)-(%d+)$')
-  if not token or place == '0' then return '', is_void end
-  if is_void then return string.format('%s-0', last), is_void end
-  return tonumber(token) < tonumber(base) and string.format('%s-0', base) or '', is_void
+  place = tonumber(place or 0)
+  if owner == '0' or has_ended and last ~= owner then
+    return {}, 0, 0, place > 0 and string.format('%s-0', last) or ''
+  end
+  if place == 0 or tonumber(token) >= tonumber(base) then
+    local items, more, size = items_after(key, after)
+    local is_gap = items[1] and tonumber(string.match(items[1], '%d+$')) ~= place + 1
+    -- The server has lost parts that the reader has got, and has others in their places, or none.
+    if not items[1] and has_ended then is_gap = redis.call('XLEN', key) ~= place end
+    if place == 0 or not is_gap then return items, more, size, '' end
+  end
+  local items, more, size = items_after(key, '')
+  return items, more, size, string.format('%s-0', base)
 end
 
 local rows, found = {}, {}
@@ -60,16 +69,11 @@ for i = 5, #ARGV, 3 do
   local is_there = task[1] or redis.call('HEXISTS', key, 'p') == 1
   local row = false
   if is_there then
-    local state, restart, items, more, size, is_void = task[1] or 'pending', '', {}, 0, 0, not task[3]
-    if what == 'parts' then
-      restart, is_void = judged(task, after)
-      if restart ~= '' then after = '' end
-    end
-    local of = what == 'log' and log_key(prefix, id) or stream_key(prefix, id)
+    local state, items, more, size, restart = task[1] or 'pending', {}, 0, 0, ''
     local count = string.match(after, '^last (%d+)$')
-    if not is_void then
-      if count then items, more, size = last_items(of, count) else items, more, size = items_after(of, after) end
-    end
+    if what == 'parts' then items, more, size, restart = parts_after(stream_key(prefix, id), task, after)
+    elseif count then items, more, size = last_items(log_key(prefix, id), count)
+    else items, more, size = items_after(log_key(prefix, id), after) end
     local overrides = state == 'pending' and redis.call('HGET', key, 'o') or ''
     if string.sub(overrides, 1, 7) ~= '{"@by":' then overrides = '' end
     row = { state, task[4] or '0', restart, more, overrides, items }
