@@ -237,9 +237,11 @@ async def test_an_id_that_no_part_has_is_refused_before_anything_is_sent(after: 
     nowhere = TaskBackoffScheduler(TaskBackoffConfig.from_env())
     nowhere.config.task.biz_prefix = "test"
     nowhere.config.storage.port = 1
-    for read in (nowhere.stream("x", after=after), nowhere.logs("x", after=after)):
+    for read in (nowhere.stream, nowhere.logs):
         with pytest.raises(InvalidValueError, match="after: expected the id of a part or a line, or None, got"):
-            await anext(read)
+            read("x", after=after)
+        with pytest.raises(InvalidValueError, match="task_id"):
+            read("", after=None)
     await nowhere.shutdown()
 
 

@@ -47,16 +47,16 @@ class Follower:
         watch = partial(self._read, watch=2 * renewal)
         self._watches: Gathering[Place, Read | None] = Gathering(watch, timeout, MOST_READS)
 
-    async def stream(self, task_id: str, after: str | None) -> AsyncGenerator[StreamPart, None]:
-        checked_task_id(task_id)
-        async with contextlib.aclosing(self._follow(Place(PARTS, task_id, checked_after(after)))) as reads:
+    def stream(self, task_id: str, after: str | None) -> AsyncGenerator[StreamPart, None]:
+        return self._parts(Place(PARTS, checked_task_id(task_id), checked_after(after)))
+
+    async def _parts(self, place: Place) -> AsyncGenerator[StreamPart, None]:
+        async with contextlib.aclosing(self._follow(place)) as reads:
             async for read in reads:
                 for part in read.parts():
                     yield part
 
-    async def logs(
-        self, task_id: str, after: str | None, last: int | None, *, follow: bool
-    ) -> AsyncGenerator[LogLine, None]:
+    def logs(self, task_id: str, after: str | None, last: int | None, *, follow: bool) -> AsyncGenerator[LogLine, None]:
         checked_task_id(task_id)
         start = checked_after(after)
         if last is not None:
@@ -65,7 +65,10 @@ class Follower:
             if start:
                 raise InvalidValueError("last", "either after or last", last)
             start = f"last {last}"
-        async with contextlib.aclosing(self._follow(Place(LOG, task_id, start), to_end=follow)) as reads:
+        return self._lines(Place(LOG, task_id, start), to_end=follow)
+
+    async def _lines(self, place: Place, *, to_end: bool) -> AsyncGenerator[LogLine, None]:
+        async with contextlib.aclosing(self._follow(place, to_end=to_end)) as reads:
             async for read in reads:
                 for line in read.lines():
                     yield line

@@ -1,7 +1,6 @@
 """The handle of a created task."""
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from datetime import timedelta
 from typing import Generic, TypeVar
 
@@ -45,11 +44,9 @@ class TaskHandle(Generic[R_co]):
             raise
         return value
 
-    async def stream(self, *, after: str | None = None) -> AsyncGenerator[StreamPart, None]:
-        """Yield the parts that the function emits with `current_task().emit`, as `scheduler.stream` does."""
-        async with aclosing(self._client().follower.stream(self.task_id, after)) as parts:
-            async for part in parts:
-                yield part
+    def stream(self, *, after: str | None = None) -> AsyncGenerator[StreamPart, None]:
+        """Yield the parts that the function emits with `task.emit`, as `scheduler.stream` does."""
+        return self._client().follower.stream(self.task_id, after)
 
     async def cancel(self, *, running: bool = False) -> bool:
         """Cancel the task while it is pending, and with `running` also while it runs, as `cancel_task` does."""
