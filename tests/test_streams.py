@@ -17,6 +17,7 @@ from maas_backoff import (
     LogLine,
     PayloadError,
     StorageDeniedError,
+    StorageUnavailableError,
     StreamError,
     StreamFullError,
     StreamPart,
@@ -24,6 +25,7 @@ from maas_backoff import (
     TaskBackoffScheduler,
     TaskEntity,
     TaskNotFoundError,
+    current_task,
 )
 from maas_backoff.domain.emission import JSON, TEXT, Part, Unsent
 from maas_backoff.store.batch import BatchRequest, Claimed
@@ -650,6 +652,113 @@ async def test_the_end_of_a_task_never_overtakes_its_parts(scheduler: TaskBackof
             await scheduler.create_task(params, f"t{n}", max_retry_count=0)
             group.start_soon(read, f"t{n}")
     assert seen == {f"t{n}": n % 7 for n in range(60)}
+
+
+async def test_an_attempt_is_not_settled_while_its_parts_are_on_their_way(
+    scheduler: TaskBackoffScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not sent yet, sent without an answer, and sent once more."""
+    asked, go_on = anyio.Event(), anyio.Event()
+    calls: list[int] = []
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        task.emit("a")
+        await asked.wait()
+        task.emit("b")
+
+    async with scheduler:
+        streams = scheduler._service.parts.context.store.streams  # type: ignore[union-attr]
+        emit = streams.emit
+
+        async def slow(given: Any) -> Any:
+            calls.append(len(given))
+            asked.set()
+            if len(calls) < 3:
+                raise StorageUnavailableError("no answer")
+            await go_on.wait()
+            return await emit(given)
+
+        monkeypatch.setattr(streams, "emit", slow)
+        await scheduler.create_task({}, "x")
+        await eventually(lambda: len(calls) == 3, "the call is repeated")
+        task = await scheduler.get_task("x")
+        assert task is not None and task.status == "processing"
+        assert await _so_far(scheduler._client.store, "x") == []
+        go_on.set()
+        assert text_of(await parts_of(scheduler, "x")) == "ab"
+
+
+async def test_an_attempt_that_is_handed_back_is_continued_by_another_worker(config: TaskBackoffConfig) -> None:
+    """It uses no retry, and its task has no count of any comeback."""
+    config.scheduler.shutdown_grace = 0
+    began = anyio.Event()
+    first, second = TaskBackoffScheduler(config), TaskBackoffScheduler(config)
+
+    @first.set_custom_task_handler
+    async def begin(task: TaskEntity) -> None:
+        task.emit("begun ")
+        task.emit({"n": 1})
+        began.set()
+        await anyio.sleep_forever()
+
+    @second.set_custom_task_handler
+    async def end(task: TaskEntity) -> object:
+        before = task.emitted
+        task.keep_emitted()
+        task.emit("ended")
+        return [*before]
+
+    async with first:
+        await first.create_task({}, "x")
+        await began.wait()
+    async with second:
+        parts = await parts_of(second, "x")
+        task = await second.get_task("x")
+    assert task is not None and (task.retry_count, task.lost_count, task.attempt) == (0, 0, 2)
+    assert task.result == ["begun ", {"n": 1}]
+    assert data_of(parts) == ["begun ", {"n": 1}, "ended"]
+
+
+async def test_a_full_server_takes_the_parts_of_running_tasks(scheduler: TaskBackoffScheduler, server: Server) -> None:
+    began, full = anyio.Event(), anyio.Event()
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        began.set()
+        await full.wait()
+        for n in range(10):
+            task.emit(f"{n} ")
+            task.log("line")
+            await anyio.sleep(0.03)
+
+    async with scheduler:
+        await scheduler.create_task({}, "x")
+        await began.wait()
+        server.client.config_set("maxmemory", 1)
+        try:
+            full.set()
+            await eventually(lambda: server.client.hget(KEYS.task("x"), "s") == b"completed", "it is completed")
+        finally:
+            server.client.config_set("maxmemory", 0)
+        assert text_of(await parts_of(scheduler, "x")) == "0 1 2 3 4 5 6 7 8 9 "
+        assert len(await lines_of(scheduler, "x")) == 10
+
+
+async def test_a_task_of_a_kind_has_a_stream(scheduler: TaskBackoffScheduler) -> None:
+    @scheduler.task
+    async def complete(task: TaskEntity, prompt: str) -> str:
+        task.emit(prompt)
+        current = current_task()
+        assert current is not None
+        current.emit("!")
+        return task.emitted_text()
+
+    async with scheduler:
+        handle = await complete.create("a cat")
+        parts = [part async for part in handle.stream()]
+        assert text_of(parts) == "a cat!" == await handle.result(20)
+        assert [part async for part in handle.stream(after=parts[-1].id)] == []
 
 
 async def test_a_server_that_refuses_parts_stops_no_task(

@@ -4,6 +4,7 @@ This module does no I/O, and does not `await` between a read of the state and it
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -46,8 +47,10 @@ class Emissions:
         self._slots = slots
         self._most_bytes = most_bytes
         self._release = release
-        self._noted: dict[int, Attempt] = {}
-        self._on_way: dict[int, Attempt] = {}
+        self._noted: set[int] = set()
+        """The tokens of the attempts in `_queue`."""
+        self._queue: deque[Attempt] = deque()
+        self._on_way: set[int] = set()
         self._held: dict[int, Settle] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -69,14 +72,22 @@ class Emissions:
         return "" if attempt is None else f"{attempt.now_ms:.0f} "
 
     def _note(self, token: int, _form: str, _text: str) -> None:
+        """Note that an attempt has emitted something. Called in any thread, after the part was added."""
         if token in self._noted:
             return
         attempt = self._slots.attempts.get(token)
         if attempt is None or attempt.emission is None:
             return
-        self._noted[token] = attempt
+        # Each step is atomic. Whoever finds the token here comes before `take`, which then takes the part, too.
+        self._noted.add(token)
+        self._queue.append(attempt)
         event = self.waiting if attempt.emission.has_begun else self.urgent
         self._loop.call_soon_threadsafe(self._wake, event)
+
+    def _note_again(self, attempt: Attempt, event: asyncio.Event) -> None:
+        self._noted.add(attempt.token)
+        self._queue.append(attempt)
+        self._wake(event)
 
     def _wake(self, event: asyncio.Event) -> None:
         self.waiting.set()
@@ -88,8 +99,7 @@ class Emissions:
         if emission is None or (emission.is_sent and attempt.token not in self._on_way):
             return False
         self._held[attempt.token] = settle
-        self._noted[attempt.token] = attempt
-        self._wake(self.urgent)
+        self._note_again(attempt, self.urgent)
         return True
 
     def drop(self, attempt: Attempt) -> None:
@@ -105,11 +115,12 @@ class Emissions:
         attempts: list[Attempt] = []
         unsent: list[Unsent] = []
         room = MOST_CHARACTERS
-        while self._noted and room > 0 and len(emitted) < MOST_ATTEMPTS:
-            token = next(iter(self._noted))
-            attempt = self._noted.pop(token)
-            emission = attempt.emission
-            if emission is None or (attempt.over and token not in self._held):
+        while self._queue and room > 0 and len(emitted) < MOST_ATTEMPTS:
+            attempt = self._queue.popleft()
+            token, emission = attempt.token, attempt.emission
+            self._noted.discard(token)
+            # An attempt may be here twice: when its settlement came to wait, it was added again.
+            if emission is None or token in self._on_way or (attempt.over and token not in self._held):
                 continue
             one = emission.take(room, at_end=attempt.over)
             if one is None:
@@ -119,8 +130,8 @@ class Emissions:
             emitted.append(Emitted(attempt.task.task_id, token, attempt.task.attempt, one))
             attempts.append(attempt)
             unsent.append(one)
-            self._on_way[token] = attempt
-        if self._noted:
+            self._on_way.add(token)
+        if self._queue:
             self._wake(self.urgent)
         return EmitCall(emitted, attempts, unsent) if emitted else None
 
@@ -148,8 +159,7 @@ class Emissions:
         if emission.is_sent:
             self._let_go(attempt)
         elif attempt.token not in self._noted:
-            self._noted[attempt.token] = attempt
-            self._wake(self.urgent if attempt.over else self.waiting)
+            self._note_again(attempt, self.urgent if attempt.over else self.waiting)
 
     def _let_go(self, attempt: Attempt) -> None:
         settle = self._held.pop(attempt.token, None)
