@@ -16,7 +16,7 @@ from maas_backoff.store.streams import Emitted
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.slots import Slots
 
-MOST_ATTEMPTS = 500
+MOST_ATTEMPTS = 200
 """Attempts in one call: its script runs for 1 to 2 ms."""
 
 MOST_CHARACTERS = 262_144
@@ -33,6 +33,8 @@ class EmitCall:
     emitted: Sequence[Emitted]
     attempts: Sequence[Attempt]
     unsent: Sequence[Unsent]
+    is_last: bool
+    """Whether nothing was left for another call."""
 
 
 class Emissions:
@@ -133,7 +135,7 @@ class Emissions:
             self._on_way.add(token)
         if self._queue:
             self._wake(self.urgent)
-        return EmitCall(emitted, attempts, unsent) if emitted else None
+        return EmitCall(emitted, attempts, unsent, not self._queue) if emitted else None
 
     def answered(self, call: EmitCall, lengths: Sequence[int | None]) -> None:
         """Take the lengths of the streams after a call. None: the task has another attempt, or its stream is broken."""
