@@ -2,8 +2,8 @@
 
 Row `first`: how soon a part of a task that has been silent is in a reader of another process.
 Row `next`: the same for parts of ten tasks, one every 50 ms of each.
-Row `load`: 2,000 tasks that emit 50 parts a second each, through one server and two workers; first without readers, then
-with a reader of every tenth task. It shows the share of a core that the server, a worker and the readers take, and CPU
+Row `load`: 2,000 tasks that emit 50 parts a second each, through one server and two workers; without readers, then with
+a reader of every tenth task. It shows the share of a core that the server, a worker and the readers take, and CPU
 time for each part. `--rows first,load --tasks 200 --seconds 5` makes it smaller.
 
 All clocks are CLOCK_MONOTONIC of this machine. Without persistence.
