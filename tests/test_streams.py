@@ -28,7 +28,8 @@ from maas_backoff import (
     current_task,
 )
 from maas_backoff.domain.emission import JSON, TEXT, Part, Unsent
-from maas_backoff.store.batch import BatchRequest, Claimed
+from maas_backoff.domain.settlement import Settlement
+from maas_backoff.store.batch import BatchRequest, Claimed, Settle
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.store.streams import PARTS, Emitted, Place
@@ -554,6 +555,72 @@ async def test_a_repeated_call_adds_nothing_and_a_gap_is_told(config: TaskBackof
     assert text_of(await _so_far(store, "x")) == "abcd"
     assert 0 < server.client.ttl(KEYS.stream("x")) <= 30 * 86_400
     assert await scheduler.mark_task_completed("x")
+    await scheduler.shutdown()
+    await store.aclose()
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("lost_parts", [1, 3])
+async def test_parts_that_are_lost_just_before_the_end_are_sent_before_it(
+    scheduler: TaskBackoffScheduler, server: Server, lost_parts: int, keeps: bool
+) -> None:
+    """The server has acknowledged all parts, and comes back without the last ones before it gets the settle."""
+    sent, lost = anyio.Event(), anyio.Event()
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> str:
+        if task.attempt == 1:
+            task.emit("of the first ")
+            raise ValueError
+        if keeps:
+            task.keep_emitted()
+        for n in range(2 if keeps else 3):
+            task.emit({"n": n})
+        sent.set()
+        await lost.wait()
+        return "done"
+
+    async with scheduler:
+        await scheduler.create_task({}, "x")
+        await sent.wait()
+        await eventually(lambda: server.client.xlen(KEYS.stream("x")) == 3, "all parts are there")
+        stored = server.client.xrange(KEYS.stream("x"))
+        server.client.delete(KEYS.stream("x"))
+        for number, fields in stored[:-lost_parts]:
+            server.client.xadd(KEYS.stream("x"), fields, number)
+        lost.set()
+        assert (await scheduler.wait_task("x", 20)).result == "done"
+        whole = ["of the first ", {"n": 0}, {"n": 1}] if keeps else [{"n": 0}, {"n": 1}, {"n": 2}]
+        assert data_of(await parts_of(scheduler, "x")) == whole
+
+
+async def test_a_settle_is_refused_while_parts_are_missing(config: TaskBackoffConfig, server: Server) -> None:
+    """Also if the stream that is there is another attempt's. One that a person has overwritten stops nothing."""
+    store, scheduler = QueueStore.of(config), TaskBackoffScheduler(config)
+
+    async def settle(held: Claimed, parts: int) -> str:
+        done = Settle(held.task.task_id, "lease", held.token, Settlement.complete("1", held.policy), parts=parts)
+        request = BatchRequest((done,), 0, may_claim_suspect=False, request_id=f"{next(NUMBERS)}", exchange=0)
+        return (await store.exchange.send(request, "w")).answers[0]
+
+    await scheduler.create_task({}, "x")
+    old = await claim(store)
+    assert await store.streams.emit([emitted(old, "a", "b", "c")]) == [3]
+    assert await scheduler.mark_task_failed("x")
+    await scheduler.update_task("x", delay=0)
+    new = await claim(store)
+    assert await settle(new, 2) == "unsent", "the parts are those of the attempt before"
+    assert await store.streams.emit([emitted(new, "a")]) == [1]
+    assert await settle(new, 2) == "unsent"
+    assert await settle(old, 3) == "lost"
+    assert await store.streams.emit([emitted(new, "b", place=2)]) == [2]
+    assert await settle(new, 2) == "ok"
+    assert await settle(new, 2) == "already"
+    await scheduler.create_task({}, "y")
+    overwritten = await claim(store)
+    assert await store.streams.emit([emitted(overwritten, "a")]) == [1]
+    server.client.set(KEYS.stream("y"), "mine")
+    assert await settle(overwritten, 1) == "ok"
     await scheduler.shutdown()
     await store.aclose()
 

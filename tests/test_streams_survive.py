@@ -11,13 +11,16 @@ from pathlib import Path
 
 import anyio
 import pytest
+import redis
 from streaming import TASKS, config_of, words_of
 from support import USUAL, Server, started_processes
 
 from maas_backoff import StorageError, TaskBackoffScheduler
+from maas_backoff.store.keys import Keys
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(300)]
 
+KEYS = Keys("test")
 READERS = 3
 """Of each task."""
 
@@ -108,10 +111,26 @@ async def check(
         async def kill() -> None:
             for _ in range(kills):
                 await anyio.sleep(dice.uniform(0.3, 1.2))
-                victim = workers.pop(dice.randrange(len(workers)))
+                victim = await running()
+                if victim is None:
+                    return
+                workers.remove(victim)
                 victim.kill()
                 victim.wait()
                 start()
+
+        async def running() -> "subprocess.Popen[bytes] | None":
+            """Return a worker that runs a task; None when all tasks are finished."""
+            while True:
+                with contextlib.suppress(redis.ConnectionError):
+                    rows = [server.client.hmget(KEYS.task(task_id), "s", "y") for task_id in ids]
+                    holders = b" ".join(holder for state, holder in rows if state == b"processing")
+                    found = [one for one in workers if f"-{one.pid}-".encode() in holders]
+                    if found:
+                        return dice.choice(found)
+                    if all(state == b"completed" for state, _ in rows):
+                        return None
+                await anyio.sleep(0.02)
 
         async def kill_server() -> None:
             for _ in range(server_kills):

@@ -168,6 +168,18 @@ class Emission:
                 self._sent = min(length, len(self._parts))
             self._lines.drop_until(unsent.line + len(unsent.lines))
 
+    @property
+    def stored(self) -> int:
+        """The parts that the server must have at the end; 0: this attempt has none there, or a fault."""
+        return 0 if self.fault else len(self._parts)
+
+    def send_again(self) -> None:
+        """Have the parts of this attempt sent again: the server has lost some that it had acknowledged."""
+        with self._lock:
+            # If parts are kept, the empty call shows whether those of earlier attempts are lost, too.
+            self._sent = len(self._earlier) if self.continues else 0
+            self.has_begun = False
+
     def drop(self, fault: str) -> None:
         """Forget what is not sent, as it cannot be sent any more."""
         with self._lock:

@@ -104,6 +104,8 @@ class Attempts:
             self._put(settle, attempt)
 
     def _put(self, settle: Settle, attempt: Attempt) -> None:
+        if attempt.emission is not None:
+            settle.parts = attempt.emission.stored
         self._outbox.put(settle, attempt)
         self._wake_ups.to_send.set()
 

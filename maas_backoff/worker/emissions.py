@@ -104,6 +104,12 @@ class Emissions:
         self._note_again(attempt, self.urgent)
         return True
 
+    def send_again(self, attempt: Attempt, settle: Settle) -> None:
+        """Send the parts of an ended attempt again, then its settlement: the server has lost parts."""
+        assert attempt.emission is not None
+        attempt.emission.send_again()
+        self.hold(attempt, settle)
+
     def drop(self, attempt: Attempt) -> None:
         """Forget what an attempt has emitted that is not sent: its lease is lost."""
         if attempt.emission is not None:

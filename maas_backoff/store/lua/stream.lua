@@ -72,6 +72,7 @@ for i = 5, #ARGV, 3 do
     local state, items, more, size, restart = task[1] or 'pending', {}, 0, 0, ''
     local count = string.match(after, '^last (%d+)$')
     if what == 'parts' then items, more, size, restart = parts_after(stream_key(prefix, id), task, after)
+    elseif not task[3] then items = {}  -- the task has logged nothing
     elseif count then items, more, size = last_items(log_key(prefix, id), count)
     else items, more, size = items_after(log_key(prefix, id), after) end
     local overrides = state == 'pending' and redis.call('HGET', key, 'o') or ''
