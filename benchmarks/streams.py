@@ -12,6 +12,7 @@ All clocks are CLOCK_MONOTONIC of this machine. Without persistence.
 import argparse
 import asyncio
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 
 import psutil
 import redis
+import redis.asyncio
 from server import machine, started_server
 
 from maas_backoff import (
@@ -63,10 +65,19 @@ async def emit(task: TaskEntity) -> None:
     """Emit parts at a steady rate: moments, or tokens."""
     params = task.task_params
     await asyncio.sleep(params["silent"])
+    if "channel" in params:
+        await _client().publish(params["channel"], repr(time.monotonic()))
+        return
     began = time.monotonic()
     for number in range(params["parts"]):
         task.emit({"at": time.monotonic()} if params["timed"] else TOKEN)
         await asyncio.sleep(max(0.0, began + (number + 1) * params["pause"] - time.monotonic()))
+
+
+@functools.cache
+def _client() -> redis.asyncio.Redis:
+    """Return a client of this process for the bare PUBLISH."""
+    return redis.asyncio.Redis.from_url(os.environ["STREAMS_URL"])
 
 
 def start(command: Sequence[str], count: int) -> "list[subprocess.Popen[bytes]]":
@@ -104,13 +115,25 @@ def shown(found: Sequence[float]) -> str:
 
 
 async def first(url: str, tasks: int) -> str:
-    """Measure single parts of tasks that run one after the other."""
+    """Measure single parts of tasks that run one after the other; by turns, a bare PUBLISH to a bare subscriber."""
     found: list[float] = []
+    bare: list[float] = []
+    client = redis.asyncio.Redis.from_url(url)
+    subscription = client.pubsub(ignore_subscribe_messages=True)
+    await subscription.subscribe("bare")
     async with workers(url, 1, 10) as (scheduler, _):
         for _ in range(tasks):
             task_id = await scheduler.create_task({"silent": 0.03, "parts": 1, "pause": 0, "timed": True})
             found += await latencies(scheduler, task_id)
-    return shown(found[len(found) // 10 :])  # the first ones make connections
+            task_id = await scheduler.create_task({"silent": 0.03, "channel": "bare"})
+            while (message := await subscription.get_message(timeout=10)) is None:
+                pass
+            bare.append((time.monotonic() - float(message["data"])) * 1000)
+            await scheduler.wait_task(task_id)
+    await subscription.aclose()
+    await client.aclose()
+    skipped = tasks // 10  # the first ones make connections
+    return f"{shown(found[skipped:])}; a bare PUBLISH by turns: {shown(bare[skipped:])}"
 
 
 async def following(url: str, tasks: int) -> str:

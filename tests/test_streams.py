@@ -205,6 +205,43 @@ async def test_parts_reach_a_reader_while_the_handler_runs(scheduler: TaskBackof
     assert data_of(seen) == ["first", *({"n": n} for n in range(2000))]
 
 
+@pytest.mark.parametrize("part", [ODD, "x" * 1000, {"n": 1}])
+async def test_the_first_part_comes_with_the_message_that_wakes_its_readers(
+    scheduler: TaskBackoffScheduler, monkeypatch: pytest.MonkeyPatch, part: object
+) -> None:
+    """Its readers need no call then, if it is small."""
+    begin, go_on = anyio.Event(), anyio.Event()
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        await begin.wait()
+        task.emit(part)
+        await go_on.wait()
+        task.emit("second")
+
+    streams = scheduler._client.store.streams
+    read, reads = streams.read_first, 0
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal reads
+        found = await read(*args, **kwargs)
+        reads += 1
+        return found
+
+    monkeypatch.setattr(streams, "read_first", counted)
+    await scheduler.create_task({}, "x")
+    reader = asyncio.create_task(anext(stream := scheduler.stream("x")))
+    async with scheduler:
+        await eventually(lambda: reads == 3, "it has read before and after it subscribed, and after the claim")
+        begin.set()
+        first = await asyncio.wait_for(reader, 20)
+        assert (first.data, first.attempt, reads) == (part, 1, 3)
+        go_on.set()
+        rest = [one async for one in stream]
+        assert [first, *rest] == await parts_of(scheduler, "x"), "a read gives the same"
+    assert [one.data for one in rest] == ["second"]
+
+
 async def test_many_readers_of_many_tasks(scheduler: TaskBackoffScheduler) -> None:
     @scheduler.set_custom_task_handler
     async def handle(task: TaskEntity) -> None:
@@ -648,6 +685,25 @@ async def test_a_reader_that_has_more_than_the_server_begins_anew(config: TaskBa
     assert again[0].restarted and text_of(again) == "ab"
     await scheduler.shutdown()
     await store.aclose()
+
+
+async def test_a_first_part_that_is_void_when_its_message_comes(scheduler: TaskBackoffScheduler) -> None:
+    """A message may be late: the attempt has lost its task meanwhile."""
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        task.emit("new")
+
+    await scheduler.create_task({}, "x")
+    reader = asyncio.create_task(parts_of(scheduler, "x"))
+    client = scheduler._client
+    await eventually(lambda: client._waiters and client._waiters._readers, "it reads")
+    assert client._waiters is not None
+    client._waiters._wake("\nx\n5-1\nt1\nold\nlines")
+    async with scheduler:
+        old, *parts = await reader
+    assert (old.id, old.data) == ("5-1", "old\nlines")
+    assert parts[0].restarted and text_of(parts) == "new"
 
 
 async def _so_far(store: QueueStore, task_id: str, after: str = "") -> list[StreamPart]:

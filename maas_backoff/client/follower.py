@@ -103,6 +103,11 @@ class Follower:
                     return
                 with anyio.move_on_after(max(0.001, min(renew_at - time.monotonic(), read.expires))):
                     await woken.wait()
+                if woken.first is not None and place.what == PARTS and not place.after:
+                    # As if it had been read when it was published: the next read tells whether it is void since.
+                    read = Read(read.status, read.attempt, [woken.first])
+                    place = read.next(place)
+                    yield read
 
     async def _read(
         self, places: Sequence[Place], deadline: float, *, watch: float = 0

@@ -102,6 +102,10 @@ class GetReply(NamedTuple):
     limits: list[list[Any]]
 
 
+StreamItem = tuple[str, str, str]
+"""A part or a line of a stream: its id, its form with the number of the attempt, and its text."""
+
+
 class StreamReply(NamedTuple):
     """The reply of stream.lua. `rows` are the values of `StreamRow`, or None for a task that is not there."""
 

@@ -13,7 +13,7 @@ from maas_backoff.domain.waiting import at
 from maas_backoff.store import scripts
 from maas_backoff.store.codec import EXTERNAL, now_and_ahead
 from maas_backoff.store.connection import QueueConnection
-from maas_backoff.store.replies import StreamRow
+from maas_backoff.store.replies import StreamItem, StreamRow
 
 READ_BYTES = 262_144
 """A reply with several streams ends after the one that fills it."""
@@ -45,8 +45,7 @@ class Read:
 
     status: TaskStatus
     attempt: int
-    items: Sequence[tuple[str, str, str]]
-    """Of each its id, the form and the number of its attempt, and its text."""
+    items: Sequence[StreamItem]
     restart: str = ""
     """If not empty, all that the reader has is void: the items begin behind this id."""
     more: bool = False

@@ -7,10 +7,19 @@ from typing import Any
 
 from maas_backoff.store.connect import Client
 from maas_backoff.store.outage import Outage
+from maas_backoff.store.replies import StreamItem
 
 _WHO = "the subscription of wait_task, watch and stream"
 
-_Events = dict[str, set[asyncio.Event]]
+
+class Woken(asyncio.Event):
+    """Is set when the task may have changed: then read the task again."""
+
+    first: StreamItem | None = None
+    """The first part of the stream, if the message had it."""
+
+
+_Events = dict[str, set[Woken]]
 
 
 class Waiters:
@@ -26,12 +35,12 @@ class Waiters:
         self._listening: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
-    async def waiting(self, task_id: str, *, emitted: bool = False) -> AsyncGenerator[asyncio.Event, None]:
+    async def waiting(self, task_id: str, *, emitted: bool = False) -> AsyncGenerator[Woken, None]:
         """Yield an event that is set when the task may have changed: then read the task again.
 
         `emitted`: the event is also set when the task has emitted something.
         """
-        event = asyncio.Event()
+        event = Woken()
         kept = [self._events, self._readers] if emitted else [self._events]
         for events in kept:
             events.setdefault(task_id, set()).add(event)
@@ -83,12 +92,17 @@ class Waiters:
             subscription.close()
 
     def _wake(self, message: str) -> None:
-        """Wake those whom a message concerns: _watched.lua has its two forms."""
-        if not message.startswith("\t"):
+        """Wake those whom a message concerns: _watched.lua has its three forms."""
+        if message.startswith("\n"):
+            _, task_id, part, form, text = message.split("\n", 4)
+            for event in self._readers.get(task_id, ()):
+                event.first = part, form, text
+                event.set()
+        elif message.startswith("\t"):
+            for task_id in message[1:].split("\t"):
+                _set(self._readers, task_id)
+        else:
             _set(self._events, message)
-            return
-        for task_id in message[1:].split("\t"):
-            _set(self._readers, task_id)
 
     def _wake_all(self) -> None:
         for events in self._events.values():

@@ -4,6 +4,7 @@ This module does no I/O, and does not `await` between a read of the state and it
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -55,6 +56,7 @@ class Emissions:
         self._on_way: set[int] = set()
         self._held: dict[int, Settle] = {}
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
     def of(self, token: int) -> Emission | None:
         """Return the emission of an attempt; None if it has ended."""
@@ -84,7 +86,10 @@ class Emissions:
         self._noted.add(token)
         self._queue.append(attempt)
         event = self.waiting if attempt.emission.has_begun else self.urgent
-        self._loop.call_soon_threadsafe(self._wake, event)
+        if threading.get_ident() == self._thread:
+            self._wake(event)  # a round of the event loop earlier
+        else:
+            self._loop.call_soon_threadsafe(self._wake, event)
 
     def _note_again(self, attempt: Attempt, event: asyncio.Event) -> None:
         self._noted.add(attempt.token)

@@ -10,7 +10,8 @@ The first write is an HDEL: a server whose memory is full does not refuse it. Th
 --#include _parts
 --#include _watched
 local MOST_LINES = 1000  -- of a log; the oldest are dropped
-local prefix, items, noted, anew, adds = ARGV[1], {}, {}, false, false
+local CARRIED = 1000  -- bytes of a part that is published, if it is the first one of a stream: its readers need no call then
+local prefix, items, noted, firsts, anew, adds = ARGV[1], {}, {}, {}, false, false
 
 -- A stream that a person has overwritten has no length: nil.
 local function length_of(key)
@@ -73,7 +74,11 @@ for _, item in ipairs(items) do
     item.length = type(added) == 'string' and item.length + 1 or -1
     if item.length < 0 then break end
   end
-  if length == 0 and item.length > 0 then redis.call('EXPIRE', key, KEPT_LIVE_S) end
+  if length == 0 and item.length > 0 then
+    redis.call('EXPIRE', key, KEPT_LIVE_S)
+    local form, text = ARGV[at + 8] .. attempt, ARGV[at + 9]
+    if item.length == 1 and #text <= CARRIED then firsts[item.id] = token .. '-1\n' .. form .. '\n' .. text end
+  end
   if item.lines > 0 then
     -- A repeated call is refused by the number of the line, and a key of another type by its type: nothing is lost by that.
     local log, first = log_key(prefix, item.id), tonumber(ARGV[at + 6])
@@ -84,7 +89,7 @@ for _, item in ipairs(items) do
     if item.emitted then redis.pcall('EXPIRE', log, KEPT_LIVE_S) end
   end
 end
-if is_watched then publish_emitted(prefix, KEYS[2], noted) end
+if is_watched then publish_emitted(prefix, KEYS[2], noted, firsts) end
 local lengths = {}
 for n, item in ipairs(items) do lengths[n] = item.length end
 return lengths
