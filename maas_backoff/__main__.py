@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="send the lines of a text file through a slow, overloaded model server, without set-up",
         description="Start an embedded server and a small model server, run one task for each line of a text file, and "
-        "check that every line has exactly one result.",
+        "check that every line has exactly one result. Then show the stream of one more task.",
     )
     demo.add_argument(
         "--input", type=Path, metavar="FILE", help="a UTF-8 text file, one prompt a line (default: a sample)"

@@ -89,7 +89,9 @@ from starlette.testclient import TestClient
 with TestClient(app) as client:
     task_id = client.post("/images", json={"prompt": "a cat"}).json()["task_id"]
     now = client.post("/images/now", json={"prompt": "a dog"}).json()
-assert task_id and now["status"] == "completed" and now["result"]["image"].endswith(".png"), now
+    parts = client.get(f"/images/{task_id}/stream").text
+assert "event: part" in parts and "a sketch" in parts, parts
+assert now["status"] == "completed" and now["result"]["image"].endswith(".png"), now
 print("served")
 """
 
