@@ -1,10 +1,13 @@
 """What streams take: `nox -s streams`, or `python benchmarks/streams.py`.
 
-Row `first`: how soon a part of a task that has been silent is in a reader of another process.
+Row `first`: how soon a part of a task that has been silent is in a reader of another process; beside it, by turns,
+how soon a bare PUBLISH is in a bare subscriber. Read the ratio: both are slower on a busy machine.
 Row `next`: the same for parts of ten tasks, one every 50 ms of each.
 Row `load`: 2,000 tasks that emit 50 parts a second each, through one server and two workers; without readers, then with
 a reader of every tenth task. It shows the share of a core that the server, a worker and the readers take, and CPU
 time for each part. `--rows first,load --tasks 200 --seconds 5` makes it smaller.
+Row `kills`, only if it is asked for: whether each reader has the final text, byte for byte, after workers were killed
+and readers came back: `--rows kills --kills 1000 --reconnects 10000 --minutes 20 --seed 1`.
 
 All clocks are CLOCK_MONOTONIC of this machine. Without persistence.
 """
@@ -25,6 +28,7 @@ import psutil
 import redis
 import redis.asyncio
 from server import machine, started_server
+from stream_kills import kills
 
 from maas_backoff import (
     StorageConfig,
@@ -203,6 +207,12 @@ async def main() -> None:
     parser.add_argument("--tasks", type=int, default=2000, help="tasks of the row load; a sixth in the other rows")
     parser.add_argument("--rate", type=float, default=50, help="parts a second of each task (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=15, help="length of a measurement (default: %(default)s)")
+    parser.add_argument(
+        "--kills", type=int, default=1000, help="workers to kill in the row kills (default: %(default)s)"
+    )
+    parser.add_argument("--reconnects", type=int, default=10_000, help="of readers, there (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=20, help="the most, there (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the row kills (default: %(default)s)")
     options = parser.parse_args()
     rows, few = options.rows.split(","), max(20, options.tasks // 6)
     print(machine())
@@ -211,6 +221,8 @@ async def main() -> None:
             print(f"first part of a task, in a reader of another process: {await first(url, few)}")
         if "next" in rows:
             print(f"further parts, every 50 ms of 10 tasks: {await following(url, few)}")
+        if "kills" in rows:
+            print(await kills(url, options.seed, options.kills, options.reconnects, options.minutes))
         if "load" in rows:
             for readers in (0, options.tasks // 10):
                 told = await load(url, options.tasks, options.rate, options.seconds, readers=readers)
