@@ -164,6 +164,18 @@ async def emits_in_a_coroutine(task: TaskEntity) -> object:
     return emits(task)
 
 
+def emits_control_characters(task: TaskEntity) -> None:
+    """Emit a text that takes six times its size on its way to the worker."""
+    task.emit("\x00" * 1_000_000)
+
+
+def emits_and_hangs(task: TaskEntity) -> None:
+    """Emit texts until the process is killed."""
+    while True:
+        task.emit("x")
+        time.sleep(0.001)
+
+
 def overflows(task: TaskEntity) -> str:
     """Emit until the stream is full, and go on without it."""
     try:

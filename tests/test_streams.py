@@ -375,6 +375,30 @@ async def test_a_stream_that_is_full_refuses_a_part_and_breaks_nothing_else(
     assert text == "x" * 1000
 
 
+async def test_a_child_may_emit_a_large_text_of_any_characters(config: TaskBackoffConfig) -> None:
+    config.threadpool.proc_mode = "process"
+    scheduler = TaskBackoffScheduler(config)
+    scheduler.set_custom_task_handler(handlers.emits_control_characters)
+    async with scheduler:
+        await scheduler.create_task({}, "x", max_retry_count=0)
+        parts = await parts_of(scheduler, "x")
+        task = await scheduler.get_task("x")
+    assert task is not None and task.status == "completed"
+    assert text_of(parts) == "\x00" * 1_000_000
+
+
+async def test_what_a_killed_child_has_emitted_stays(config: TaskBackoffConfig) -> None:
+    config.threadpool.proc_mode = "process"
+    scheduler = TaskBackoffScheduler(config)
+    scheduler.set_custom_task_handler(handlers.emits_and_hangs)
+    async with scheduler:
+        await scheduler.create_task({}, "x", max_retry_count=0, exec_timeout=0.3)
+        parts = await parts_of(scheduler, "x")
+        task = await scheduler.get_task("x")
+    assert task is not None and task.error is not None and task.error.type == "timeout"
+    assert len(text_of(parts)) > 1 and set(text_of(parts)) == {"x"}
+
+
 async def test_a_handler_may_emit_what_json_and_utf8_can_hold(scheduler: TaskBackoffScheduler) -> None:
     refused: list[str] = []
 
@@ -704,6 +728,32 @@ async def test_a_first_part_that_is_void_when_its_message_comes(scheduler: TaskB
         old, *parts = await reader
     assert (old.id, old.data) == ("5-1", "old\nlines")
     assert parts[0].restarted and text_of(parts) == "new"
+
+
+async def test_earlier_parts_are_read_once_though_the_server_loses_some_meanwhile(
+    config: TaskBackoffConfig, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, scheduler = QueueStore.of(config), TaskBackoffScheduler(config)
+    await scheduler.create_task({}, "x")
+    held = await claim(store)
+    large = ["a" * 40_000, "b" * 40_000, "c" * 40_000]  # two reads
+    assert await store.streams.emit([emitted(held, *large)]) == [3]
+    read = store.streams.read_first
+
+    def lose() -> None:
+        _, *others = server.client.xrange(KEYS.stream("x"))
+        server.client.xdel(KEYS.stream("x"), "1-1", *(number for number, _ in others))
+
+    async def losing(places: list[Place]) -> Any:
+        found = await read(places)
+        await anyio.to_thread.run_sync(lose)
+        return found
+
+    monkeypatch.setattr(store.streams, "read_first", losing)
+    assert await scheduler.mark_task_completed("x")
+    assert [part.text for part in await store.streams.all_parts("x")] == large[:1]
+    await scheduler.shutdown()
+    await store.aclose()
 
 
 async def _so_far(store: QueueStore, task_id: str, after: str = "") -> list[StreamPart]:

@@ -144,6 +144,8 @@ class Streams:
             (read,) = await self.read_first([Place(PARTS, task_id, after)])
             if read is None:
                 break
+            if read.restart:
+                found.clear()  # the server has lost some between two reads
             found += [Part(form[:1], text) for _, form, text in read.items]
             after, more = read.items[-1][0] if read.items else after, read.more
         return found

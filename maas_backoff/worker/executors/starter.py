@@ -66,7 +66,7 @@ class ChildStarter:
         """
         begun_at = time.monotonic()
         try:
-            child = Child.spawn(frames.largest(max(self._max_payload, self._max_stream)), grant, self._pool.ended)
+            child = Child.spawn(frames.largest(self._max_payload, self._max_stream), grant, self._pool.ended)
         except (OSError, MemoryError, RuntimeError, subprocess.SubprocessError) as error:
             raise StartError(f"child process could not be started: {error or type(error).__name__}") from error
         self._pool.add(child)
