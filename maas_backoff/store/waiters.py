@@ -93,16 +93,16 @@ class Waiters:
 
     def _wake(self, message: str) -> None:
         """Wake those whom a message concerns: _watched.lua has its three forms."""
-        if message.startswith("\n"):
-            _, task_id, part, form, text = message.split("\n", 4)
-            for event in self._readers.get(task_id, ()):
-                event.first = part, form, text
-                event.set()
-        elif message.startswith("\t"):
-            for task_id in message[1:].split("\t"):
-                _set(self._readers, task_id)
-        else:
-            _set(self._events, message)
+        match message.split("\n", 4):
+            case "", task_id, part, form, text:
+                for event in self._readers.get(task_id, ()):
+                    event.first = part, form, text
+                    event.set()
+            case _ if message.startswith("\t"):
+                for task_id in message[1:].split("\t"):
+                    _set(self._readers, task_id)
+            case _:
+                _set(self._events, message)
 
     def _wake_all(self) -> None:
         for events in self._events.values():

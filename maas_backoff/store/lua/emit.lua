@@ -21,6 +21,34 @@ local function length_of(key)
   error(length.err, 0)
 end
 
+-- Adds the parts of a task that are not there. A small first part is noted for its readers.
+local function add_parts(item)
+  local at, key, before = item.at, stream_key(prefix, item.id), item.length
+  local token, attempt, parts = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 5])
+  if item.is_anew then redis.call('UNLINK', key) end
+  for n = item.skip + 1, parts do
+    local number, form, text = token .. '-' .. item.length + 1, ARGV[at + 6 + 2 * n] .. attempt, ARGV[at + 7 + 2 * n]
+    -- A person who has removed parts must not stop the streams of other tasks.
+    local added = redis.pcall('XADD', key, number, form, text)
+    item.length = type(added) == 'string' and item.length + 1 or -1
+    if item.length < 0 then break end
+    if parts == 1 and before == 0 and #text <= CARRIED then item.first = number .. '\n' .. form .. '\n' .. text end
+  end
+  if before == 0 and item.length > 0 then redis.call('EXPIRE', key, KEPT_LIVE_S) end
+end
+
+-- Adds the lines of a task. A repeated call is refused by the number of the line, and a key of another type by its type: nothing is
+-- lost by that.
+local function add_lines(item)
+  local at, log = item.at, log_key(prefix, item.id)
+  local token, attempt, parts, first = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
+  for n = 1, item.lines do
+    local text = ARGV[at + 7 + 2 * parts + n]
+    redis.pcall('XADD', log, 'MAXLEN', '~', MOST_LINES, token .. '-' .. first + n - 1, 'l' .. attempt, text)
+  end
+  if item.emitted then redis.pcall('EXPIRE', log, KEPT_LIVE_S) end
+end
+
 local i = 2
 while ARGV[i] do
   local id, token, continues = ARGV[i], ARGV[i + 1], ARGV[i + 3] == '1'
@@ -64,30 +92,9 @@ for _, item in ipairs(items) do
   if item.emitted then redis.call('HSET', prefix .. 't:' .. item.id, 'b', item.emitted) end
 end
 for _, item in ipairs(items) do
-  local at, key, length = item.at, stream_key(prefix, item.id), item.length
-  local token, attempt, parts = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 5])
-  if item.is_anew then redis.call('UNLINK', key) end
-  for n = item.skip + 1, parts do
-    local number, form = token .. '-' .. item.length + 1, ARGV[at + 6 + 2 * n] .. attempt
-    -- A person who has removed parts must not stop the streams of other tasks.
-    local added = redis.pcall('XADD', key, number, form, ARGV[at + 7 + 2 * n])
-    item.length = type(added) == 'string' and item.length + 1 or -1
-    if item.length < 0 then break end
-  end
-  if length == 0 and item.length > 0 then
-    redis.call('EXPIRE', key, KEPT_LIVE_S)
-    local form, text = ARGV[at + 8] .. attempt, ARGV[at + 9]
-    if item.length == 1 and #text <= CARRIED then firsts[item.id] = token .. '-1\n' .. form .. '\n' .. text end
-  end
-  if item.lines > 0 then
-    -- A repeated call is refused by the number of the line, and a key of another type by its type: nothing is lost by that.
-    local log, first = log_key(prefix, item.id), tonumber(ARGV[at + 6])
-    for n = 1, item.lines do
-      local text = ARGV[at + 7 + 2 * parts + n]
-      redis.pcall('XADD', log, 'MAXLEN', '~', MOST_LINES, token .. '-' .. first + n - 1, 'l' .. attempt, text)
-    end
-    if item.emitted then redis.pcall('EXPIRE', log, KEPT_LIVE_S) end
-  end
+  add_parts(item)
+  if item.lines > 0 then add_lines(item) end
+  if item.first then firsts[item.id] = item.first end
 end
 if is_watched then publish_emitted(prefix, KEYS[2], noted, firsts) end
 local lengths = {}
