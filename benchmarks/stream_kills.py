@@ -1,4 +1,4 @@
-"""Whether each reader has the final text after kills: row `kills` of streams.py.
+"""Check that each reader has the final text after kills: row `kills` of streams.py.
 
 Tasks emit words. All the time, workers are killed. Readers leave, and come back after the last part that they have.
 Long tasks keep the parts of earlier attempts; short ones begin anew. At the end of each task, the texts of its three

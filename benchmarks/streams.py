@@ -1,4 +1,4 @@
-"""What streams take: `nox -s streams`, or `python benchmarks/streams.py`.
+"""Measure the latency and the costs of streams: `nox -s streams`, or `python benchmarks/streams.py`.
 
 Row `first`: how soon a part of a task that has been silent is in a reader of another process; beside it, by turns,
 how soon a bare PUBLISH is in a bare subscriber. Read the ratio: both are slower on a busy machine.

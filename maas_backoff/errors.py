@@ -185,7 +185,7 @@ class StreamError(MaasBackoffError, RuntimeError):
 class StreamFullError(StreamError):
     """Raised in a handler when the stream of its task would have more than `max_stream_bytes`.
 
-    The part is not emitted. What was emitted before stays, and the handler may go on without the stream.
+    The part is not emitted. Earlier parts stay, and the handler may go on without the stream.
     """
 
     def __init__(self, limit: int) -> None:

@@ -79,7 +79,7 @@ def test_a_task_from_its_creation_to_its_end(command: Run) -> None:
 
 
 def test_the_log_of_a_task_is_shown(command: Run, config: TaskBackoffConfig) -> None:
-    """The last lines, also of a task that goes on. What a line says is shown, and not obeyed."""
+    """The last lines, also of a task that goes on. A control character of a line is shown as text."""
 
     async def run() -> None:
         scheduler = TaskBackoffScheduler(config)

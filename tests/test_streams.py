@@ -1,4 +1,4 @@
-"""What handlers emit: in order, in any process, for each reader, as long as the task, and of its last attempt only."""
+"""Parts reach each reader in any process and in order; they live as long as their task, and are of its last attempt."""
 
 import asyncio
 import itertools

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(300)]
 
 KEYS = Keys("test")
 READERS = 3
-"""Of each task."""
+"""Readers of each task."""
 
 WORKER = """
 import asyncio, sys

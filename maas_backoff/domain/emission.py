@@ -1,4 +1,4 @@
-"""What one attempt emits: the parts of the task's stream, and lines of its log."""
+"""The emission of one attempt: the parts of the task's stream, and lines of its log."""
 
 import sys
 import threading

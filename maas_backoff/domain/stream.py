@@ -1,4 +1,4 @@
-"""What readers get of a task's stream and of its log."""
+"""The parts of a task's stream and the lines of its log, as readers get them."""
 
 import re
 from datetime import datetime
@@ -20,8 +20,8 @@ class StreamPart:
     `id` is unique in the stream; `stream(task_id, after=id)` goes on behind it. `attempt` is the number of the attempt
     that has emitted the part.
 
-    If `restarted` is true, the part has no data: a later attempt begins the stream anew, and whatever was received
-    before is void. Whoever shows the parts clears them.
+    If `restarted` is true, the part has no data: a later attempt begins the stream anew. All parts before it are void:
+    clear them where they are shown.
     """
 
     id: str

@@ -114,7 +114,10 @@ class StreamReply(NamedTuple):
 
 
 class StreamRow(NamedTuple):
-    """What a task has emitted, in the reply of stream.lua. `items` are three values each: id, form, text."""
+    """The state of a task and its next parts or lines, in the reply of stream.lua.
+
+    `items` has three values of each: id, form, text.
+    """
 
     state: bytes
     attempt: bytes

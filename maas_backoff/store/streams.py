@@ -23,7 +23,7 @@ PARTS, LOG = "parts", "log"
 
 @attrs.frozen
 class Emitted:
-    """What an attempt has emitted and has not sent yet. A line begins with its time in ms, by the queue's clock."""
+    """The parts and lines that an attempt has not sent yet. A line begins with its time in ms, by the queue's clock."""
 
     task_id: str
     token: int

@@ -37,7 +37,7 @@ class Attempt(UserCall):
     """The units that the handler has reported, by limit, and its cost."""
     span: AttemptSpan | None = None
     emission: Emission | None = None
-    """What the handler has emitted; None: nothing yet."""
+    """The parts and lines of the handler; None: it has emitted nothing yet."""
     earlier: Sequence[Part] = ()
     """The parts of the task's stream that earlier attempts have emitted."""
 

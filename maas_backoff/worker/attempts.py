@@ -99,7 +99,7 @@ class Attempts:
             return
         self._count(attempt)
         settle = self._settle(attempt, settlement)
-        # Whoever sees the end of a task has all of its parts.
+        # A reader that sees the end of a task must find all of its parts.
         if attempt.emission is None or not self.emissions.hold(attempt, settle):
             self._put(settle, attempt)
 

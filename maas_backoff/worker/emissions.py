@@ -29,7 +29,7 @@ Release = Callable[[Settle, Attempt], None]
 
 @attrs.frozen
 class EmitCall:
-    """What one call sends: frozen, as it is repeated unchanged until the server answers."""
+    """The content of one call: frozen, as it is repeated unchanged until the server answers."""
 
     emitted: Sequence[Emitted]
     attempts: Sequence[Attempt]
@@ -82,7 +82,7 @@ class Emissions:
         attempt = self._slots.attempts.get(token)
         if attempt is None or attempt.emission is None:
             return
-        # Each step is atomic. Whoever finds the token here comes before `take`, which then takes the part, too.
+        # Each step is atomic. If a thread finds the token here, `take` comes later and takes its part, too.
         self._noted.add(token)
         self._queue.append(attempt)
         event = self.waiting if attempt.emission.has_begun else self.urgent

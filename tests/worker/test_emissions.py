@@ -1,4 +1,4 @@
-"""What the attempts of a worker have emitted, until it is sent; and settlements that wait for it."""
+"""Parts of a worker's attempts wait to be sent, and settlements wait for the parts."""
 
 import asyncio
 from typing import Any
