@@ -402,7 +402,7 @@ class TestMischief:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("Q" * 8, "child process sent a frame of 1364283729 bytes, at most 3145728 are accepted"),
+            ("Q" * 8, "child process sent a frame of 1364283729 bytes, at most 7340032 are accepted"),
             ("\0\0\0\x03abc", "child process sent a frame that is not JSON"),
             ("\0\0\0\x02[]", "child process sent a frame that is not a JSON object"),
         ],
