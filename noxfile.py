@@ -1,6 +1,6 @@
 """The project's chores: `nox -s lint types tests long bench`.
 
-Longer ones are `bench-peers scale sharing recovery gpu-sim dashboard chaos simulate coverage matrix lowest`.
+Longer ones are `bench-peers scale sharing recovery streams gpu-sim dashboard chaos simulate coverage matrix lowest`.
 `gpu` needs an NVIDIA device.
 """
 
@@ -102,6 +102,13 @@ def recovery(session: nox.Session) -> None:
     """Measure how soon tasks run again after their worker was killed: about 5 minutes."""
     session.install(".[embedded]")
     session.run("python", "benchmarks/recovery.py", *session.posargs)
+
+
+@nox.session
+def streams(session: nox.Session) -> None:
+    """Measure how soon parts of streams reach a reader, and what many streams take: about 3 minutes."""
+    session.install(".[embedded]", "psutil")
+    session.run("python", "benchmarks/streams.py", *session.posargs)
 
 
 @nox.session(name="gpu-sim")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from maas_backoff.domain.signals import Discard, RateLimited, Retry, Snooze
     from maas_backoff.domain.spec import CreateOptions, Ensured, KindOptions, TaskOptions, TaskSpec
     from maas_backoff.domain.stats import QueueStats
+    from maas_backoff.domain.stream import LogLine, StreamPart
     from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
     from maas_backoff.domain.worker import Worker
     from maas_backoff.errors import (
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
         StorageFullError,
         StorageUnavailableError,
         StorageUnfitError,
+        StreamError,
+        StreamFullError,
         TaskConflictError,
         TaskFailedError,
         TaskNotFoundError,
@@ -79,6 +82,7 @@ __all__ = [
     "Limit",
     "LimitList",
     "LimitStats",
+    "LogLine",
     "MaasBackoffError",
     "MemorySizes",
     "MissingExtraError",
@@ -97,6 +101,9 @@ __all__ = [
     "StorageFullError",
     "StorageUnavailableError",
     "StorageUnfitError",
+    "StreamError",
+    "StreamFullError",
+    "StreamPart",
     "TaskBackoffConfig",
     "TaskBackoffScheduler",
     "TaskConfig",
@@ -148,6 +155,7 @@ _MODULES = {
     "Limit": "domain.limit",
     "LimitList": "domain.shares",
     "LimitStats": "domain.shares",
+    "LogLine": "domain.stream",
     "MaasBackoffError": "errors",
     "MemorySizes": "domain.history",
     "MissingExtraError": "errors",
@@ -166,6 +174,9 @@ _MODULES = {
     "StorageFullError": "errors",
     "StorageUnavailableError": "errors",
     "StorageUnfitError": "errors",
+    "StreamError": "errors",
+    "StreamFullError": "errors",
+    "StreamPart": "domain.stream",
     "TaskBackoffConfig": "config",
     "TaskBackoffScheduler": "scheduler",
     "TaskConfig": "config",

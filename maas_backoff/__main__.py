@@ -16,7 +16,7 @@ from pathlib import Path
 
 import anyio
 
-from maas_backoff.commands import preview, reading, steering, worker
+from maas_backoff.commands import logs, preview, reading, steering, worker
 from maas_backoff.commands.command import FAILED, OK, STOPPED, STORAGE, USAGE, add_option, one_to_a_hundred
 from maas_backoff.commands.load import UsageError
 from maas_backoff.commands.mapping import command as mapping
@@ -29,7 +29,7 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 
 log: Log = log_for("command")
 
-ON_QUEUES = reading.COMMANDS | steering.COMMANDS
+ON_QUEUES = reading.COMMANDS | logs.COMMANDS | steering.COMMANDS
 
 LINGER = 1.0
 """Seconds that threads have to end after the command has ended."""
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="send the lines of a text file through a slow, overloaded model server, without set-up",
         description="Start an embedded server and a small model server, run one task for each line of a text file, and "
-        "check that every line has exactly one result.",
+        "check that every line has exactly one result. Then show the stream of one more task.",
     )
     demo.add_argument(
         "--input", type=Path, metavar="FILE", help="a UTF-8 text file, one prompt a line (default: a sample)"

@@ -19,6 +19,8 @@ scheduler = TaskBackoffScheduler(config, gpu_probe=FakeGpuProbe([FakeGpu("GPU-a"
 @scheduler.set_custom_task_handler
 async def handle(task: TaskEntity) -> object:
     params = task.task_params
+    for line in params.get("lines", []):
+        task.log(line)
     if "progress" in params:
         task.update_progress(40, params["progress"])
     await anyio.sleep(params.get("seconds", 0))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -75,6 +76,40 @@ def test_a_task_from_its_creation_to_its_end(command: Run) -> None:
     assert command("purge", "pending")[0] == 2
     assert command("purge", "pending", "--yes") == (0, "1 tasks are deleted\n", "")
     assert command("get", "x") == (1, "", "maas-backoff get: there is no such task\n")
+
+
+def test_the_log_of_a_task_is_shown(command: Run, config: TaskBackoffConfig) -> None:
+    """The last lines, also of a task that goes on. A control character of a line is shown as text."""
+
+    async def run() -> None:
+        scheduler = TaskBackoffScheduler(config)
+
+        @scheduler.set_custom_task_handler
+        async def handle(task: TaskEntity) -> None:
+            for n in range(3):
+                task.log(f"line {n} {HOSTILE}")
+
+        async with scheduler:
+            await scheduler.create_task({}, "x")
+            await scheduler.wait_task("x", 20)
+            await scheduler.create_task({}, "silent", delay=60)
+
+    anyio.run(run)
+    code, out, _ = command("logs", "x")
+    assert code == 0 and "\x1b" not in out
+    lines = out.splitlines()
+    assert len(lines) == 3
+    assert all(
+        re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\dZ  attempt 1  line {n} ", one) for n, one in enumerate(lines)
+    )
+    assert command("logs", "x", "--last", "2")[1].splitlines() == lines[1:]
+    assert command("logs", "x", "-f") == command("logs", "x", "--follow") == (0, out, "")
+    last = json.loads(command("logs", "x", "--json", "--last", "1")[1])
+    assert last["text"] == f"line 2 {HOSTILE}" and last["attempt"] == 1
+    assert command("logs", "silent") == (0, "", "")
+    code, _, complaint = command("logs", "nothing")
+    assert code == 1 and "no task 'nothing'" in complaint
+    assert command("logs", "x", "--last", "0")[0] == 2
 
 
 def test_a_failed_attempt_is_shown_with_its_code(command: Run, config: TaskBackoffConfig) -> None:

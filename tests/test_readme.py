@@ -89,9 +89,26 @@ from starlette.testclient import TestClient
 with TestClient(app) as client:
     task_id = client.post("/images", json={"prompt": "a cat"}).json()["task_id"]
     now = client.post("/images/now", json={"prompt": "a dog"}).json()
-assert task_id and now["status"] == "completed" and now["result"]["image"].endswith(".png"), now
+    parts = client.get(f"/images/{task_id}/stream").text
+assert "event: part" in parts and "a sketch" in parts, parts
+assert now["status"] == "completed" and now["result"]["image"].endswith(".png"), now
 print("served")
 """
+
+CHAT_CLIENT = """
+import json
+from starlette.testclient import TestClient
+
+with TestClient(app) as client:
+    task_id = client.post("/chat", json={"prompt": "a cat"}).json()["task_id"]
+    told = client.get(f"/chat/{task_id}/stream").text
+    assert "event: part" in told and told.rstrip().endswith("data: completed"), told
+    assert "data: completed" in client.post("/chat/now", json={"prompt": "a dog"}).text
+    assert client.get("/chat/none/stream").status_code == 404
+print("served")
+"""
+
+CLIENTS = {"web-services.md": CLIENT, "streams.md": CHAT_CLIENT}
 
 EXPECTED = {
     "README.md": [
@@ -114,9 +131,13 @@ EXPECTED = {
         "pending failed: too many requests\nfailed failed: the prompt is too long give_up_on",
         "['a cat', 'a cat', 'a cat'] 1 refused",
     ],
+    "streams.md": [
+        "a model says one word after the other \nattempt 1 begins with word 0\nattempt 2 begins with word 4",
+        "served",
+    ],
     "testing.md": ["1 passed"],
 }
-QUICK = {"README.md", "handlers.md", "web-services.md"}
+QUICK = {"README.md", "handlers.md", "streams.md", "web-services.md"}
 """The pages whose blocks run among the quick tests."""
 CASES = [
     pytest.param(page, number, marks=[] if page in QUICK else pytest.mark.long)
@@ -154,7 +175,7 @@ def test_a_block_of_the_documents_runs(page: str, number: int, server: Server, t
     if "OpenTelemetry(" in block:
         block += TRACED
     if "FastAPI" in block:
-        block += CLIENT if page == "web-services.md" else SHORT_CLIENT
+        block += CLIENTS.get(page, SHORT_CLIENT)
     script.write_text(block, encoding="utf-8")
     environ = {
         **os.environ,

@@ -57,6 +57,8 @@ VALUES: list[Any] = [
     maas_backoff.TaskBackoffConfig(task=maas_backoff.TaskConfig(biz_prefix="queue")),
     maas_backoff.TaskConfig(min_gpu_utilization=5, backoff_interval=timedelta(minutes=1)),
     maas_backoff.TaskEvent.of(TASK),
+    maas_backoff.StreamPart("5-1", [SECRET], 1),
+    maas_backoff.LogLine("5-1", SECRET, 1, NOW),
     maas_backoff.TaskOptions(priority=3, delay=timedelta(seconds=3)),
     maas_backoff.TaskPage([TASK], "ready 1 0"),
     maas_backoff.TaskSpec({"prompt": SECRET}, "x", priority=3),
@@ -91,6 +93,8 @@ ERRORS: list[errors.MaasBackoffError] = [
     errors.StorageFullError("no"),
     errors.StorageUnavailableError("no"),
     errors.StorageUnfitError(["one", "two"]),
+    errors.StreamError("too late"),
+    errors.StreamFullError(10),
     errors.TaskConflictError(["a", "b"], ["c"]),
     errors.TaskFailedError("x", "failed", "ValueError: boom", 3),
     errors.TaskNotFoundError("x"),
@@ -178,6 +182,9 @@ class Told:
 
     def used(self, _: int, cost: float | None, limits: Mapping[str, float]) -> None:
         self.told.append((cost, limits))
+
+    def emission(self, _: int) -> None:
+        return None
 
 
 def test_an_entity_that_is_copied_reports_progress_and_one_that_is_pickled_does_not() -> None:

@@ -8,6 +8,7 @@ from typing import Unpack
 
 from maas_backoff.client.caller import Disconnected, until_gone
 from maas_backoff.client.shares import ShareCalls
+from maas_backoff.client.streams import StreamCalls
 from maas_backoff.common.uninterrupted import uninterrupted
 from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.gpu import GpuStatus
@@ -20,7 +21,7 @@ from maas_backoff.domain.validation import new_task_id
 from maas_backoff.domain.worker import Worker
 
 
-class QueueCalls(ShareCalls):
+class QueueCalls(ShareCalls, StreamCalls):
     """The half of TaskBackoffScheduler that needs no worker: the calls on the queue, each with its documentation."""
 
     # Creating tasks

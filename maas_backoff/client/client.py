@@ -10,6 +10,7 @@ import anyio
 import attrs
 
 from maas_backoff.client.creator import TaskCreator
+from maas_backoff.client.follower import Follower
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.client.reader import TaskReader
 from maas_backoff.common.guard import Log, log_for
@@ -58,6 +59,7 @@ class QueueClient:
         self.store: QueueStore = QueueStore.of(config, embedded)
         self.creator: TaskCreator = TaskCreator(config, self.store.writer, tracing)
         self._reader = TaskReader(self.store.reader, config.storage.timeout, watch=2 * WAIT_RENEWAL)
+        self.follower: Follower = Follower(self.store.streams, self._listening, config.storage.timeout, WAIT_RENEWAL)
         self._tracing = tracing
         self._creators: dict[str, TaskCreator] = {}
         self._ledgers = Ledgers(
@@ -94,6 +96,7 @@ class QueueClient:
         for creator in (self.creator, *self._creators.values()):
             await creator.gathering.aclose()
         await self._reader.aclose()
+        await self.follower.aclose()
         await self._ledgers.aclose()
         await self.store.aclose()
 
@@ -151,15 +154,20 @@ class QueueClient:
                 if task.status.finished:
                     return
 
-    async def _changes(self, task_id: str) -> AsyncGenerator[TaskEntity, None]:
-        """Yield the task, and again whenever it may have changed."""
+    async def _listening(self) -> Waiters:
+        """Return the waiters of this event loop, made with the first call."""
         if self._waiters is None:
             await self.store.connection.server.connect()
             server = self.store.connection.server
             self._waiters = Waiters(
                 server.new_client(connections=1), self.store.connection.keys.changed_channel, server.outage
             )
-        async with self._waiters.waiting(task_id) as woken:
+        return self._waiters
+
+    async def _changes(self, task_id: str) -> AsyncGenerator[TaskEntity, None]:
+        """Yield the task, and again whenever it may have changed."""
+        waiters = await self._listening()
+        async with waiters.waiting(task_id) as woken:
             while True:
                 woken.clear()
                 task, expires = await self._reader.watch(task_id)

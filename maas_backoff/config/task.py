@@ -165,6 +165,11 @@ class TaskConfig:
         validator=whole(2, 64 * 1_048_576),
         metadata={"help": "most bytes of the JSON text of params, and of a result"},
     )
+    max_stream_bytes: int = field(
+        default=1_048_576,
+        validator=whole(1, 64 * 1_048_576),
+        metadata={"help": "most bytes that the parts of a task's stream may have"},
+    )
     min_gpu_memory_gb: float = field(
         default=0,
         validator=number(0, 100_000, "GiB"),

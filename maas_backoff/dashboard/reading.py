@@ -16,11 +16,11 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.feed import PATIENCE, PERIOD, Feed
 from maas_backoff.dashboard.search import search
 from maas_backoff.dashboard.stream import OpenStreams, Stream
-from maas_backoff.dashboard.views import row_view, task_view
+from maas_backoff.dashboard.views import SHOWN_LINES, View, line_view, row_view, task_view
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import checked_task_id
-from maas_backoff.errors import InvalidValueError, StorageUnavailableError
+from maas_backoff.errors import InvalidValueError, StorageUnavailableError, TaskNotFoundError
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 log: Log = log_for("dashboard")
@@ -86,6 +86,7 @@ class Reading:
         try:
             with anyio.fail_after(PATIENCE):
                 task = await self._scheduler.get_task(task_id)
+                lines = [] if task is None else await self._log(task_id)
         except (StorageUnavailableError, TimeoutError):
             return "", 0  # the feed reports it
         except Exception as error:
@@ -94,14 +95,21 @@ class Reading:
         if task is None:
             return "null", FINISHED_PERIOD
         period = FINISHED_PERIOD if task.status.finished else PERIOD / 2
-        return json.dumps(task_view(task, payloads=self._payloads)), period
+        return json.dumps(task_view(task, payloads=self._payloads) | {"log": lines}), period
+
+    async def _log(self, task_id: str) -> list[View]:
+        """Return the last lines that a task has logged."""
+        with contextlib.suppress(TaskNotFoundError):  # deleted since
+            return [line_view(line) async for line in self._scheduler.logs(task_id, last=SHOWN_LINES)]
+        return []
 
     async def task(self, request: Request) -> Response:
         """Return one task, `?id=`."""
         task = await self._scheduler.get_task(request.query_params.get("id", ""))
         if task is None:
             raise HTTPException(404)
-        return JSONResponse(task_view(task, payloads=self._payloads), headers=_NO_STORE)
+        view = task_view(task, payloads=self._payloads) | {"log": await self._log(task.task_id)}
+        return JSONResponse(view, headers=_NO_STORE)
 
     async def tasks(self, request: Request) -> Response:
         """Return a page of tasks without their payloads: `?state=&cursor=&limit=&waiting_for=&due_in=&text=`.

@@ -10,6 +10,7 @@ from maas_backoff.domain.history import Activity, Durations, History, gpu_memory
 from maas_backoff.domain.limit import rate_text
 from maas_backoff.domain.shares import LimitStats, TenantStats
 from maas_backoff.domain.stats import QueueStats
+from maas_backoff.domain.stream import LogLine
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.worker import Worker
 
@@ -26,6 +27,9 @@ SHOWN = 50
 
 SHOWN_SHARES = 20
 """The most tenants, and limits, in a view."""
+
+SHOWN_LINES = 50
+"""The most lines of a log in the view of a task, the last ones."""
 
 LONGEST = 300
 """The most characters of a text in a list; the view of one task has all of them."""
@@ -76,6 +80,11 @@ def _limit_view(one: LimitStats) -> View:
     limit = one.limit
     rates = [] if limit is None else [rate_text(rate) for rate in (limit.rate, limit.tokens) if rate is not None]
     return {**view, "is_class": one.is_class, "rates": rates}
+
+
+def line_view(line: LogLine) -> View:
+    """Return a line of a task's log."""
+    return {"at": line.at.isoformat(), "attempt": line.attempt, "text": line.text}
 
 
 def workers_view(fleet: Sequence[Worker]) -> View:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 import attrs
 
 from maas_backoff.domain import jsontext
+from maas_backoff.domain.emission import TEXT, Emission, checked_line, checked_part
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.lane import NO_LIMITS, NO_TENANT, checked_used
@@ -78,6 +79,10 @@ class Receiver(Protocol):
         """Take what an attempt has used: its cost, or None, and units by limit."""
         ...
 
+    def emission(self, token: int, /) -> Emission | None:
+        """Return what an attempt emits, made with the first call; None: the attempt has ended."""
+        ...
+
 
 def _shown_limits(limits: Mapping[str, float]) -> str:
     return repr({**limits})
@@ -101,7 +106,7 @@ class TaskEntity:
     the last ten, without their tracebacks.
 
     The `repr` has neither params nor result. A copy of the entity of a handler reports as the entity does. A pickled
-    copy does not: `update_progress` and `used` do nothing in another process.
+    copy does not: `update_progress`, `used`, `emit` and `log` do nothing in another process.
     """
 
     task_id: str
@@ -167,6 +172,61 @@ class TaskEntity:
         if self._receiver is not None:
             self._receiver.used(self.token, checked, units)
 
+    def emit(self, part: object) -> None:
+        """Add a part to the stream of the task: a text, or any JSON value.
+
+        Works in a coroutine, a thread and a child process, and is not awaited. `scheduler.stream` yields the parts in
+        any process. Texts that are emitted within some 20 ms arrive as one part; an empty text is left out. The first
+        part of a later attempt takes the place of the parts of earlier attempts, unless `keep_emitted` was called.
+
+        Does nothing outside of the handler that was called with this entity. Raises PayloadError for a value that is no
+        JSON, or text with half of an emoji, and StreamFullError if the stream would have more than `max_stream_bytes`.
+        """
+        checked = checked_part(part)
+        emission = self._emission()
+        if checked is not None and emission is not None:
+            emission.add(checked)
+
+    def keep_emitted(self) -> None:
+        """Keep the parts of earlier attempts: the parts of this attempt come after them, and no reader begins anew.
+
+        Call it before the first `emit`, and go on where `emitted` ends. Does nothing outside of the handler, and for a
+        task without earlier parts. Raises StreamError after the first `emit`.
+        """
+        emission = self._emission()
+        if emission is not None:
+            emission.keep()
+
+    @property
+    def emitted(self) -> tuple[Any, ...]:
+        """The parts of the stream, for the handler: texts and JSON values.
+
+        Until this attempt emits its first part, they are those of earlier attempts. Texts may have been joined. Outside
+        of the handler there are none: read the stream with `scheduler.stream`.
+        """
+        emission = self._emission()
+        return () if emission is None else tuple(part.data for part in emission.parts())
+
+    def emitted_text(self) -> str:
+        """Return the texts among `emitted` as one text: `return task.emitted_text()` makes the stream the result."""
+        emission = self._emission()
+        return "" if emission is None else "".join(part.text for part in emission.parts() if part.form == TEXT)
+
+    def log(self, line: str) -> None:
+        """Add a line to the log of the task, from a coroutine, a thread or a child process. Not awaited.
+
+        `scheduler.logs(task_id)`, `maas-backoff logs ID` and the dashboard show the lines of all attempts: about the
+        last 1,000, with 2,000 characters each. Does nothing outside of the handler that was called with this entity.
+        Raises PayloadError unless the line is text.
+        """
+        checked = checked_line(line)
+        emission = self._emission()
+        if emission is not None:
+            emission.log(checked)
+
+    def _emission(self) -> Emission | None:
+        return None if self._receiver is None else self._receiver.emission(self.token)
+
     def connected(self, receiver: Receiver) -> Self:
         """Return this entity, fresh from the store, with a receiver of its reports."""
         self.__dict__["_receiver"] = receiver  # a copy of 30 fields per attempt would be the alternative
@@ -192,7 +252,7 @@ class TaskEntity:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], receiver: Receiver | None = None) -> Self:
-        """Return the task in a dict of `to_dict`; `update_progress` and `used` report to `receiver`."""
+        """Return the task in a dict of `to_dict`, which reports to `receiver`."""
         fields = _with_times(data, "next_execute_time", "created_at", "started_at", "finished_at", "deadline")
         fields["status"] = TaskStatus(fields["status"])
         fields["error"] = fields["error"] and TaskError(**fields["error"])

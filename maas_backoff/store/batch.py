@@ -18,6 +18,9 @@ from maas_backoff.store.settled import AttemptInfo, settlement_fields
 
 Precondition = Literal["lease", "expired", "pending", "external", "finished", "overdue"]
 
+UNSENT = "unsent"
+"""The answer that means that the server has lost parts of the stream: they must be sent again before the settle."""
+
 ACCEPTED = frozenset({"ok", "already", "cancelled"})
 """Answers that mean that a worker's settle was accepted."""
 
@@ -37,6 +40,8 @@ class Settle:
     """The task's overrides, as they are stored. Only a settlement with new params needs them."""
     used: Sequence[str] = ()
     """Lines about its lane, as settle.lua takes them, without the number: "u lane costs", "c limit ms"."""
+    parts: int = 0
+    """The parts that the stream of the task must have; 0: it does not matter."""
     extra: Sequence[str] = attrs.field(default=(), repr=False)
     """Further fields of the task, names and values in turn: a new due time or priority."""
 
@@ -55,11 +60,12 @@ def settle_args(settles: Iterable[Settle], status: str | None = None) -> list[An
         if settle.extra:
             fields += settle.extra
         tally = _tally(settle)
-        alike = settle.precondition, settlement.status, settlement.delay, settlement.ttl, tally, len(fields)
+        precondition = f"{settle.precondition} {settle.parts}" if settle.parts else settle.precondition
+        alike = precondition, settlement.status, settlement.delay, settlement.ttl, tally, len(fields)
         if alike != last:
             last = alike
             args[0] += 1
-            args += settle.precondition, status or settlement.status, f"{settlement.delay * 1000:.0f}"
+            args += precondition, status or settlement.status, f"{settlement.delay * 1000:.0f}"
             args += f"{max(1, settlement.ttl):.0f}", tally, len(fields) // 2
             count = len(args)
             args.append(0)
@@ -137,6 +143,8 @@ class Claimed:
     """The last moment to start because of a deadline, by time.monotonic()."""
     time_left: float = math.inf
     """Seconds from the claim to the deadline of all attempts."""
+    has_stream: bool = False
+    """Whether earlier attempts have emitted something."""
 
 
 @attrs.frozen

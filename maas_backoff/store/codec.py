@@ -105,13 +105,14 @@ _NEVER_BACK: ComeBack = (NO_COUNTS, None, ())
 def comeback_of_claim(stored: bytes | None, ahead_ms: float) -> ComeBack:
     """Return the counts, the error and the failed attempts in a claim of settle.lua.
 
-    Each is a line: field k, field c of a suspect, field e, then the fields a<n>. If a person has overwritten the
-    failures, return none of them: the task must run.
+    Each is a line: field k, field c of a suspect, field e, then the fields a<n>. A "+" before the first line says that
+    earlier attempts have emitted something. If a person has overwritten the failures, return none of them: the task
+    must run.
     """
     if stored is None:
         return _NEVER_BACK
-    line, suspicion, *failures = stored.split(b"\n")
-    counts = counts_of(line, suspicion)
+    line, suspicion, *failures = stored.removeprefix(b"+").split(b"\n")
+    counts = counts_of(line or None, suspicion)
     if not failures:
         return counts, None, ()
     error, *records = failures

@@ -104,6 +104,7 @@ class Exchange:
     ) -> Claimed:
         task_id, token, attempt, _, overrides, stored_counts, due = row
         policy, own = self._queue.policies.effective(creation.policy, overrides)
+        has_stream = stored_counts is not None and stored_counts.startswith(b"+")
         counts, error, attempts = comeback_of_claim(stored_counts, ahead_ms)
         lane = Lane.of(creation.lane)
         defect = None
@@ -136,6 +137,8 @@ class Exchange:
         )
         waited = now_ms - (creation.created_ms if due is None else float(due))
         claimed = Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)
+        if has_stream:
+            claimed.has_stream = True
         limits = TimeLimits.of(own) if own else None
         if limits is not None:
             claimed.task = attrs.evolve(task, deadline=deadline_of(limits, ahead_ms))

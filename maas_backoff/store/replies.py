@@ -102,6 +102,31 @@ class GetReply(NamedTuple):
     limits: list[list[Any]]
 
 
+StreamItem = tuple[str, str, str]
+"""A part or a line of a stream: its id, its form with the number of the attempt, and its text."""
+
+
+class StreamReply(NamedTuple):
+    """The reply of stream.lua. `rows` are the values of `StreamRow`, or None for a task that is not there."""
+
+    now: bytes
+    rows: list[list[Any] | None]
+
+
+class StreamRow(NamedTuple):
+    """The state of a task and its next parts or lines, in the reply of stream.lua.
+
+    `items` has three values of each: id, form, text.
+    """
+
+    state: bytes
+    attempt: bytes
+    restart: bytes
+    more: int
+    overrides: bytes
+    items: list[bytes]
+
+
 class ListReply(NamedTuple):
     """The reply of list.lua. `rows` are ids and fields; `paused_kinds` are names and times in turn.
 

@@ -21,6 +21,7 @@ from maas_backoff.store.replies import (
     SettleReply,
     SharesReply,
     StatsReply,
+    StreamReply,
     UpcomingReply,
 )
 
@@ -95,6 +96,8 @@ EXPIRE = _load("expire", "leases workers info host", "prefix worker cursor", Exp
 REAP = _load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit", ReapReply._make)
 CANCEL = _load("cancel", "task call meta", "prefix id keep_ms call_ms", _word)
 PROGRESS = _load("progress", "meta watched", "prefix", _numbers)
+EMIT = _load("emit", "meta watched", "prefix", _numbers)
+STREAM = _load("stream", "watched meta", "now prefix watch_ms limit", StreamReply._make)
 GET = _load("get", "watched meta", "now prefix watch_ms limit", GetReply._make)
 LIST = _load("list", "meta", "now prefix limit index score skip reverse brief due_only", ListReply._make)
 STATS = _load("stats", "scheduled leases external completed failed cancelled meta", "now prefix", StatsReply._make)
@@ -122,8 +125,8 @@ ORPHANS = _load(
 FLEET = _load("fleet", "workers meta", "now prefix limit", _words)
 
 QUEUE = (
-    *(ENQUEUE, SETTLE, RENEW, LEAVE, EXPIRE, REAP, CANCEL, PROGRESS, DEMANDS, HOLD),
-    *(GET, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, TENANT, LIMIT, SHARES, ORPHANS),
+    *(ENQUEUE, SETTLE, RENEW, LEAVE, EXPIRE, REAP, CANCEL, PROGRESS, EMIT, DEMANDS, HOLD),
+    *(GET, STREAM, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, TENANT, LIMIT, SHARES, ORPHANS),
 )
 """The scripts that work on a queue."""
 

@@ -4,11 +4,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.domain.emission import Emission, Part
 from maas_backoff.domain.outcome import CancelReason, Outcome
 from maas_backoff.domain.task import Receiver, TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan
@@ -35,6 +36,10 @@ class Attempt(UserCall):
     used: dict[str, float] | None = None
     """The units that the handler has reported, by limit, and its cost."""
     span: AttemptSpan | None = None
+    emission: Emission | None = None
+    """The parts and lines of the handler; None: it has emitted nothing yet."""
+    earlier: Sequence[Part] = ()
+    """The parts of the task's stream that earlier attempts have emitted."""
 
     def __init__(
         self,
@@ -97,8 +102,11 @@ class Attempt(UserCall):
         """Return the extra fields of a log record about this attempt."""
         return about(event, self.task.task_id, self.task.attempt, self.token)
 
+    @property
+    def now_ms(self) -> float:
+        """The present time in ms, by the server's clock."""
+        return self.claimed.started_ms + (time.monotonic() - self._begun) * 1000
+
     def info(self, worker: str) -> AttemptInfo:
         """Return when and where this attempt ran, by the server's clock."""
-        started = self.claimed.started_ms
-        elapsed = (time.monotonic() - self._begun) * 1000
-        return AttemptInfo(self.task.attempt, started, started + elapsed, worker)
+        return AttemptInfo(self.task.attempt, self.claimed.started_ms, self.now_ms, worker)

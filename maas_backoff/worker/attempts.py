@@ -9,11 +9,13 @@ from maas_backoff.domain.history import Tally
 from maas_backoff.domain.lane import Lane, closing
 from maas_backoff.domain.outcome import Snoozed
 from maas_backoff.domain.settlement import Settlement
+from maas_backoff.errors import StorageError
 from maas_backoff.gate.grant import Grant
 from maas_backoff.store.batch import Claimed, Settle
 from maas_backoff.worker.attempt import COST, Attempt
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.deadlines import Deadlines
+from maas_backoff.worker.emissions import Emissions
 from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.notes import Notes
 from maas_backoff.worker.outbox import Outbox
@@ -38,7 +40,8 @@ class Attempts:
         deadlines: Deadlines,
         tally: Tally,
     ) -> None:
-        self.notes: Notes = Notes(slots)
+        self.emissions: Emissions = Emissions(slots, context.max_stream_bytes, self._put)
+        self.notes: Notes = Notes(slots, self.emissions)
         self._context = context
         self._exec_timeouts = context.kinds.exec_timeouts
         self._slots = slots
@@ -67,6 +70,15 @@ class Attempts:
         self._tally.count_wait(claimed.waited_ms)
         return attempt
 
+    async def read_earlier(self, attempt: Attempt) -> bool:
+        """Read the parts that earlier attempts have emitted. Return False if the handler may not begin any more."""
+        try:
+            attempt.earlier = await self._context.store.streams.all_parts(attempt.task.task_id)
+        except StorageError as error:
+            log.warning("task %r: its stream cannot be read; it goes back: %s", attempt.task.task_id, error)
+            return False
+        return not self._slots.closing and time.monotonic() < attempt.start_before
+
     def end(self, attempt: Attempt, settlement: Settlement | None) -> None:
         """Put the settlement of an attempt into the outbox, once. None: its lease is lost, nothing may be written."""
         if attempt.over:
@@ -81,10 +93,20 @@ class Attempts:
                 *(attempt.task.task_id, attempt.task.attempt),
                 extra=attempt.about("too_late"),
             )
+            self.emissions.drop(attempt)
             self._slots.release([attempt])
-        else:
-            self._count(attempt)
-            self._outbox.put(self._settle(attempt, settlement), attempt)
+            self._wake_ups.to_send.set()
+            return
+        self._count(attempt)
+        settle = self._settle(attempt, settlement)
+        # A reader that sees the end of a task must find all of its parts.
+        if attempt.emission is None or not self.emissions.hold(attempt, settle):
+            self._put(settle, attempt)
+
+    def _put(self, settle: Settle, attempt: Attempt) -> None:
+        if attempt.emission is not None:
+            settle.parts = attempt.emission.stored
+        self._outbox.put(settle, attempt)
         self._wake_ups.to_send.set()
 
     def _settle(self, attempt: Attempt, settlement: Settlement) -> Settle:

@@ -45,7 +45,7 @@ def executor_of(kinds: Iterable[HandledKind], config: TaskBackoffConfig) -> Exec
 
 
 def _in_children(groups: Iterable[Sequence[HandledKind]], config: TaskBackoffConfig) -> Sequence[ExecutorGroup]:
-    limit, shared = config.task.max_payload_bytes, SharedByChildren()
+    limit, shared = config.task.max_payload_bytes, SharedByChildren(config.task.max_stream_bytes)
     return [
         ProcessExecutor(
             _handler_of(group),

@@ -30,6 +30,7 @@ from maas_backoff.worker.exception_handling import ExceptionHandling
 from maas_backoff.worker.executors.base import ExceptionHandler, Executor
 from maas_backoff.worker.loops import children, poll, progress, sweep, timeouts
 from maas_backoff.worker.loops.admission import Admission
+from maas_backoff.worker.loops.emit import EmitLoop
 from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.orphans import Orphans
 from maas_backoff.worker.loops.wake import Wake
@@ -125,6 +126,7 @@ class Parts:
             ("admission", Admission(context, requests, slots, wake_ups, self.gate, for_gpu).run),
             ("timeouts", partial(timeouts.run, self.deadlines, slots)),
             ("progress", partial(progress.run, self.attempts.notes, context.store)),
+            ("emit", EmitLoop(self.attempts.emissions, context.store).run),
             ("sweep", partial(sweep.run, self.work.sweep, context.lease)),
             *(("lifespan", group.watch) for group in self.executor.groups),
             ("orphans", self.orphans.run),

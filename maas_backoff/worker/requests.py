@@ -10,7 +10,7 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.task import TaskError, TaskStatus
-from maas_backoff.store.batch import ACCEPTED, BatchReply, BatchRequest, Settle, settle_args
+from maas_backoff.store.batch import ACCEPTED, UNSENT, BatchReply, BatchRequest, Settle, settle_args
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.outbox import MOST_SETTLES, Outbox
 from maas_backoff.worker.slots import Slots
@@ -113,7 +113,10 @@ class BatchRequests:
             return BatchRequest(tuple(map(_sendable, settles)), *claim)
 
     def answered(self, request: BatchRequest, reply: BatchReply, seconds: float) -> list[Attempt]:
-        """Free the slots of the settled attempts, and return them in the order of the request, which took `seconds`."""
+        """Free the slots of the settled attempts, and return them in the order of the request, which took `seconds`.
+
+        Attempts that are answered UNSENT keep their slots.
+        """
         settled, wakes = self._in_flight.pop(request.request_id)
         if settled:
             self._tally.count_settles(seconds, len(settled))
@@ -129,7 +132,8 @@ class BatchRequests:
             # A wake-up during the request may belong to a task that was created after the claim.
             self._plenty = reply.hit
             self._wake_ups.note_work(found=reply.hit or wakes != self._wake_ups.count)
-        self._slots.answered(settled, request.claims)
+        unsent = {one.token for one, word in zip(settled, reply.answers, strict=True) if word == UNSENT}
+        self._slots.answered(settled, request.claims, unsent)
         if freed and self._slots.spare:
             self._wake_ups.gpu.set()
         return settled

@@ -4,7 +4,7 @@ There is no I/O here, and no `await` between a check of the state and its change
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.running import RunningAttempts
@@ -86,11 +86,14 @@ class Slots:
         self._coming += number
         self.empty.clear()
 
-    def answered(self, settled: Sequence[Attempt], claims: int) -> None:
-        """Free the slots of the attempts that a request has settled. The tasks that it has claimed have theirs."""
+    def answered(self, settled: Sequence[Attempt], claims: int, kept: Collection[int] = ()) -> None:
+        """Free the slots of the attempts that a request has settled. The tasks that it has claimed have theirs.
+
+        `kept` has the tokens of attempts that must be settled again: they keep their slots.
+        """
         self._leaving -= len(settled)
         self._coming -= claims
-        self.release(settled)
+        self.release([attempt for attempt in settled if attempt.token not in kept] if kept else settled)
 
     def take(self, attempt: Attempt) -> None:
         """Give an attempt a slot."""

@@ -88,7 +88,9 @@ class Work:
         outcome = self._admit(attempt)
         if outcome is None:
             try:
-                if self.tracing is None:
+                if attempt.claimed.has_stream and not await self.attempts.read_earlier(attempt):
+                    outcome = Unstarted()
+                elif self.tracing is None:
                     outcome = await self.executor.run(attempt)
                 else:
                     outcome = await run_traced(self.executor, attempt, self.tracing)

@@ -56,6 +56,15 @@ def test_the_files_of_the_page_are_kept_under_a_name_that_changes_with_them(serv
         assert served.client.get(f"/tasks/{folder}/{name}").status_code == 404
 
 
+def test_a_task_is_shown_with_the_last_lines_of_its_log(served: Served, create: Callable[..., None]) -> None:
+    create(TaskSpec({"lines": [f"line {n}" for n in range(70)]}, "x"), TaskSpec({}, "silent"))
+    served.until(lambda: status(served, "x") == status(served, "silent") == "completed", "both are completed")
+    log = served.client.get("/tasks/api/task?id=x").json()["log"]
+    assert [line["text"] for line in log] == [f"line {n}" for n in range(20, 70)]
+    assert {line["attempt"] for line in log} == {1}
+    assert served.client.get("/tasks/api/task?id=silent").json()["log"] == []
+
+
 def test_a_title_is_text(served: Served) -> None:
     assert "<h1>&lt;b&gt;&quot;All&quot;&lt;/b&gt;</h1>" in served.client.get("/all/").text
 

@@ -127,9 +127,15 @@ LIMITED = [{"o": f'{{"@by":[{moment},0,500,0,60]}}'} for moment in (NOW - 5, NOW
 
 UNUSUAL: dict[str, list[Any]] = {
     "state": ["pending", "completed"],
-    "field": [{"x": "1"}, {"d": f"{TOKEN}:w"}, {"g": "5", "m": "half"}],
+    "field": [{"x": "1"}, {"d": f"{TOKEN}:w"}, {"g": "5", "m": "half"}, {"b": f"{TOKEN} {TOKEN} l"}],
     "meta": [{"paused": 1}, {"ahead": 5000}, {"ahead": -5000}, {"reaped_at": NOW + 9000.5}, {"token": 7}, {"lanes": 1}],
-    "ready": [{"k": "1 0 0 0", "n": 3, "u": NOW - 50}, {"k": "0 2 0 1", "c": "1 x 1", "o": "{}"}, *LIMITED],
+    "ready": [
+        {"k": "1 0 0 0", "n": 3, "u": NOW - 50},
+        {"n": 1, "b": "5 5"},
+        {"n": 1},
+        {"k": "0 2 0 1", "c": "1 x 1", "o": "{}"},
+        *LIMITED,
+    ],
     "hash": [False],
     "beside": [
         [["ZADD", KEYS("scheduled"), NOW + 500, "later"]],

@@ -11,6 +11,7 @@ from support import Server, quick_config
 
 from maas_backoff import StorageConfig, StorageError
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.emission import Part, Unsent
 from maas_backoff.domain.limit import Limit
 from maas_backoff.domain.outcome import Failed, LeaseExpired
 from maas_backoff.domain.settlement import Counts, Settlement, decide
@@ -21,6 +22,7 @@ from maas_backoff.store.batch import NO_SUSPECTS, BatchRequest, Claimed, Settle
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.store.streams import Emitted, Place
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +60,10 @@ class Way:
             ("read what waits", lambda s, _: s.reader.get("later")),
             ("renew", self.renews("a", "b")),
             ("progress", lambda s, _: s.writer.report_progress([("a", None, 50, "half")])),
+            ("emit", self.emits("a", "b", "c")),
+            ("emit more", self.emits("a", "b", "c", place=3)),
+            ("read a stream", lambda s, _: s.streams.read_first([Place("parts", "a", "")], watch=60)),
+            ("read a log", lambda s, _: s.streams.read_first([Place("log", "a", "last 1")])),
             ("complete", self.settles("a", lambda _: complete)),
             ("complete beyond the limit, and claim", self.settles("b", lambda _: complete, claims=1)),
             ("retry at once", self.settles("c", lambda counts: self.retry(counts, 0))),
@@ -68,6 +74,7 @@ class Way:
             ("retry what is to be cancelled", self.settles("f", lambda counts: self.retry(counts, 0))),
             ("create with a deadline", self.creates_limited("late", "late too")),
             ("claim what has become due, and meet what is late", self.claims(6, after=6000)),
+            ("emit for a failure", self.emits("later")),
             ("fail", self.settles("later", lambda _: Settlement.fail(ERROR, self.policy))),
             ("requeue", self.by_hand("later", "finished", anew)),
             ("mark processing", self.by_hand("later", "pending", release, external=True)),
@@ -105,6 +112,16 @@ class Way:
             ("trust", lambda _, ledgers: ledgers.trust("GPU-a")),
             ("read a ledger", lambda _, ledgers: ledgers.read("GPU-a")),
         ]
+
+    def emits(self, *ids: str, place: int = 1) -> Step:
+        async def step(store: QueueStore, _: Ledgers) -> None:
+            unsent = Unsent(False, place, [Part("t", "text"), Part("j", "1")], place, ["1 line"])
+            held = [self.held[task_id] for task_id in ids]
+            emitted = [Emitted(one.task.task_id, one.token, one.task.attempt, unsent) for one in held]
+            # A task whose own keys were written over is left out. The others are not.
+            assert {place + 1} <= {*await store.streams.emit(emitted)} <= {place + 1, None}
+
+        return step
 
     async def creates_some(self, store: QueueStore, _: Ledgers) -> None:
         """Of several kinds in one call; none of them is in the way of what comes next."""
@@ -206,6 +223,8 @@ class Way:
         for key, kind in zip(keys, kinds, strict=True):
             if kind == b"zset":
                 pipe.zrange(key, 0, -1, withscores=True)
+            elif kind == b"stream":
+                pipe.xrange(key)
             else:
                 pipe.execute_command(reads[kind], key)
         contents = pipe.execute()

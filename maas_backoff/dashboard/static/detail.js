@@ -93,6 +93,8 @@ function about(task) {
     h("dl", { "data-key": "facts" }, known.map(([name, value]) => [h("dt", { "data-key": name }, name), h("dd", { "data-key": `${name}-is` }, value)])),
     task.attempts.length ? h("h3", { "data-key": "h-attempts" }, "Failed attempts") : null,
     h("ol", { class: "attempts", "data-key": "attempts" }, [...task.attempts].reverse().map(attempt)),
+    task.log.length ? h("h3", { "data-key": "h-log" }, "Last lines of the log") : null,
+    task.log.length ? h("pre", { class: "log", tabindex: 0, role: "region", "aria-label": "Log", "data-key": "log" }, task.log.map(line).join("\n")) : null,
   ];
 }
 
@@ -106,6 +108,8 @@ function progress(task) {
 }
 
 const json = (name, value) => h("pre", { tabindex: 0, role: "region", "aria-label": name }, JSON.stringify(value, null, 2));
+
+const line = (one) => `${moment(one.at)}  attempt ${one.attempt}  ${one.text}`;
 
 function attempt(one) {
   const took = (Date.parse(one.ended_at) - Date.parse(one.started_at)) / 1000;

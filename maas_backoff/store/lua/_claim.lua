@@ -23,11 +23,15 @@ local function drop_entry(orphans, index, id, task)
 end
 
 -- The counts of a task that has come back, and further lines: suspicion, last error, failed attempts without tracebacks.
+-- A '+' before the counts: earlier attempts have emitted something.
 -- A task that was never back costs nothing for this. Its handler sees the errors, so that it need not read the task.
 local function with_failures(counts, suspicion, key)
-  local lines = { counts, suspicion or '' }
   -- The first failure is always in a0. Called after the writes: HMGET has been called before, and the hash was written.
-  if redis.call('HMGET', key, 'a0')[1] then
+  local first = redis.call('HMGET', key, 'a0', 'b')
+  local has_stream = first[2] and string.sub(first[2], 1, 2) ~= '0 '
+  if not (counts or has_stream) then return false end
+  local lines = { (has_stream and '+' or '') .. (counts or ''), suspicion or '' }
+  if first[1] then
     local found = redis.call('HMGET', key, 'e', 'a0', 'a1', 'a2', 'a3', 'a4', 'a5', 'a6', 'a7', 'a8', 'a9')
     lines[3] = found[1] or ''
     for n = 2, 11 do

@@ -8,6 +8,7 @@ An operation, with a `call` of its own: a repeated call gets the same answer for
 --#include _queue
 --#include _lanes
 --#include _try
+--#include _parts
 --#include _watched
 local prefix, id, call, never = ARGV[1], ARGV[2], KEYS[8], ARGV[1] .. 'never'
 local stored_answer = answered_before(call)
@@ -16,7 +17,7 @@ local from = {}
 for k = 3, 6 do append(from, KEYS[k], id) end
 append(from, prefix .. 'deadlines', id)
 for _, index in ipairs(pending_indexes(prefix, KEYS[2])) do append(from, index, id) end
-local task = redis.call('HMGET', KEYS[1], 'p', 's')
+local task = redis.call('HMGET', KEYS[1], 'p', 's', 'b')
 local may = task[1] and task[2] ~= 'processing'
 local lanes = leave_lane(prefix, id, task, from)
 -- Each command is tried before the first real write. While a Cluster moves the queue, it refuses a key that does not
@@ -31,7 +32,7 @@ keep_answer(call, may and '1' or '0', math.ceil(ARGV[3] / 1000))
 if not may then return 0 end
 remove_all(from)
 if lanes then lanes.write(KEYS[9], '2') end
-redis.call('UNLINK', KEYS[1])
+unlink_task(prefix, id, task[3])
 unlist_empty_gpu_sets(prefix)
 publish_changed(prefix, KEYS[7], { id })
 return 1

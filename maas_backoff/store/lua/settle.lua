@@ -2,8 +2,8 @@
 KEYS: scheduled leases external completed failed cancelled meta watched totals request
 ARGV: now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds used groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
 Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs
-Preconditions: `lease` (the task runs under this token), `expired` (the same, and its lease has run out), `pending`, `external`, `finished`; an empty token means any.
-Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
+Preconditions: `lease` (the task runs under this token; `lease <n>`: and its stream has n parts of this attempt), `expired` (the same, and its lease has run out), `pending`, `external`, `finished`; an empty token means any.
+Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unsent' (parts of the stream are missing); 'unknown'; or the state that stood against it.
 `fits` is '' or, for each claim, a line "demand device" (a placement): only tasks that wait for a GPU are claimed then, as many of each demand as it has lines.
 `kinds` are those of the worker, separated by spaces; '-' is the nameless kind. Tasks of other kinds, and of paused ones, are not claimed.
 `used` has lines about settles, which count if the settle is accepted: "u <number> <lane> <costs>" (costs to add to those that were charged), "c <number> <limit> <ms>" (the task closes the limit).
@@ -23,6 +23,7 @@ Reads everything first, and tries each command that it will write with. The firs
 --#include _suspects
 --#include _overdue
 --#include _claim
+--#include _parts
 --#include _lanes
 --#include _limits
 --#include _turns
@@ -213,7 +214,10 @@ for _, item in ipairs(items) do
     else
       append(from, finished[was], id)
     end
-    if item.kind == 'finished' then retaken, item.suspect = true, false end
+    if item.kind == 'finished' then
+      retaken, item.suspect = true, false
+      drops = drops or item.emitted
+    end
     if status == 'pending' then
       local due, raised, created = now + item.delay, item.demand, item.created
       for f = item.first, item.last, 2 do
@@ -340,6 +344,7 @@ for _, item in ipairs(items) do
     if item.kind == 'finished' then
       redis.call('PERSIST', key)
       redis.call('HDEL', key, 'x', 'f', 'r', 'e', 'g', 'm', 'w')
+      if item.emitted then forget_stream(prefix, item.id, item.emitted) end
       if item.overrides then redis.call('HSET', key, 'o', item.overrides) end
     end
     if status == 'pending' then
@@ -352,6 +357,7 @@ for _, item in ipairs(items) do
       redis.call('HSET', key, 's', status, 'd', mark, 'f', stamp, unpack(ARGV, item.first, item.last))
       if item.ended then redis.call('HSET', key, 'f', item.ended, 'w', 'expired') end
       redis.call('EXPIRE', key, item.ttl)
+      if item.emitted then expire_emitted(prefix, item.id, item.ttl) end
     end
   end
 end
@@ -382,7 +388,7 @@ if state[5] and not has_lanes and not lanes then
 end
 for status, gone in pairs(dropped) do
   for _, id in ipairs(gone) do
-    if gone.theirs[id] then redis.call('UNLINK', tasks .. id) end
+    if gone.theirs[id] then unlink_task(prefix, id, gone.emitted[id]) end
   end
 end
 if #changed > 0 then
@@ -406,7 +412,7 @@ for n, claim in ipairs(claims) do
   local task, r = claim.task, 7 * n
   rows[r - 6], rows[r - 5], rows[r - 4] = claim.id, claim.token, claim.attempt
   rows[r - 3], rows[r - 2], rows[r - 1], rows[r] = task[CREATION], task[OVERRIDES], task[COUNTS], task[DUE]
-  if task[COUNTS] then rows[r - 1] = with_failures(task[COUNTS], task.suspicion, tasks .. claim.id) end
+  if task[COUNTS] or claim.attempt > 1 then rows[r - 1] = with_failures(task[COUNTS], task.suspicion, tasks .. claim.id) end
   took_suspect = took_suspect or claim.is_suspect
   if claim.fit then fitted[2 * n - 1], fitted[2 * n] = claim.fit, claim.raised end
 end

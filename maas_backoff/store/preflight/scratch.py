@@ -52,6 +52,8 @@ class Scratch:
         """Return all keys that the scripts may write."""
         tasks = [self._keys.task(task_id) for task_id in "abcdefghij"]
         tasks += [
+            self._keys.stream("a"),
+            self._keys.log("a"),
             self._keys("deadlines"),
             self._keys("demands"),
             self._keys("gpu:1:0"),
@@ -82,6 +84,13 @@ class Scratch:
         first_token = f"{_NOW * 1000 + 1}"
         yield self._step(scripts.RENEW, "a", first_token, "b", "2", info="{}")
         yield self._step(scripts.PROGRESS, "a", first_token, "50", "half", "b", "", "50", "")
+        part, line = (
+            ("a", first_token, "1", "0", "1", "1", "1", "0", "t", "x"),
+            ("a", first_token, *"1021021", "j", "1", "x"),
+        )
+        yield self._step(scripts.EMIT, *part)
+        yield self._step(scripts.EMIT, *line)
+        yield self._step(scripts.STREAM, "parts", "a", "", "log", "a", "last 1", limit="1000")
         yield self._step(scripts.GET, "a", "b", limit="1000")
         yield self._step(settle, *_settled("a", "lease", "pending"), groups="1", settle_id="retry")
         yield self._step(settle, claims="2", request_id="second", kinds="-")

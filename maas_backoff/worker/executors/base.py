@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.emission import Part
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.domain.task import TaskEntity
@@ -73,6 +74,11 @@ class Call(Protocol):
     @property
     def span(self) -> AttemptSpan | None:
         """How it is traced, if it is."""
+        ...
+
+    @property
+    def earlier(self) -> Sequence[Part]:
+        """The parts of the task's stream that earlier attempts have emitted."""
         ...
 
     def started(self) -> None:

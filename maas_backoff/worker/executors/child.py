@@ -4,20 +4,22 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
 from maas_backoff.common.orphans import mark_what_starts_here
 from maas_backoff.domain.context import current
+from maas_backoff.domain.emission import Emission, Part
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
 from maas_backoff.domain.outcome import HandlerOutcome, Unstarted, to_dict
@@ -63,7 +65,8 @@ def main() -> None:
         lifespan = None if setup["lifespan"] is None else HandlerReference(**setup["lifespan"]).load()
         set_levels(setup["levels"])  # again: the modules may have set levels that the parent has changed since
         loop = ChildLoop(connection)
-        server = Server(connection, records, loop, handler, setup["max_payload_bytes"])
+        limits = Limits(setup["max_payload_bytes"], setup["max_stream_bytes"])
+        server = Server(connection, records, loop, handler, limits)
         if lifespan is not None and not setup["only_imports"]:
             what = "its worker_lifespan failed there"
             loop.enter(lifespan, GpuAssignment.from_dict(setup["gpu"]))
@@ -115,17 +118,25 @@ def _restore_signals() -> None:
     _release_signals()
 
 
+class Limits(NamedTuple):
+    """The most bytes of a result, and of a task's stream."""
+
+    payload: int
+    stream: int
+
+
 class Server:
     """Calls the handler for each task that the parent sends."""
 
     def __init__(
-        self, connection: Connection, records: Sender, loop: ChildLoop, handler: "Handler", max_payload_bytes: int
+        self, connection: Connection, records: Sender, loop: ChildLoop, handler: "Handler", limits: Limits
     ) -> None:
         self._connection = connection
         self._records = records
         self._loop = loop
         self._handler = handler
-        self._limit = max_payload_bytes
+        self._limit = limits.payload
+        self._stream_limit = limits.stream
         self._pid = os.getpid()
         self._directory = Path.cwd()
         self._streams = _standard_streams()
@@ -143,7 +154,7 @@ class Server:
         while request := self._next_request():
             self._calls += 1
             self._loop.is_busy = True
-            task = self._records.task = TaskEntity.from_dict(request["task"], _Receiver(self, self._calls))
+            task = self._records.task = TaskEntity.from_dict(request["task"], self._receiver(request))
             # The worker, or this process, may have stood still since the request was sent; all processes of a
             # machine share the clock.
             late = time.monotonic() >= request["start_before"]
@@ -152,6 +163,10 @@ class Server:
             self._records.task = None
             self._tidy()
             self._answer(outcome)
+
+    def _receiver(self, request: Record) -> "_Receiver":
+        earlier = [Part(*part) for part in request.get("earlier", ())]
+        return _Receiver(self, self._calls, self._stream_limit, earlier)
 
     def _next_request(self) -> Record | None:
         """Return the next request, or None."""
@@ -214,9 +229,13 @@ class Server:
 
     def report(self, call: int, record: Record) -> None:
         """Send a report of the handler, unless its call is over."""
-        # A left-over thread may report when its call is over; a forked process has no connection.
-        if self._loop.is_busy and call == self._calls and os.getpid() == self._pid:
+        if self.serves(call):
             self._connection.send({**record, "call": call})
+
+    def serves(self, call: int) -> bool:
+        """Return whether a call of the handler is not over: a left-over thread may go on after it."""
+        # A forked process has no connection.
+        return self._loop.is_busy and call == self._calls and os.getpid() == self._pid
 
     def _tidy(self) -> None:
         """Write out what was printed, before the outcome; undo what would surprise the next call."""
@@ -233,6 +252,11 @@ class _Receiver:
 
     server: Server
     call: int
+    most_bytes: int
+    """The size that the stream may have."""
+    earlier: Sequence[Part]
+    made: list[Emission] = attrs.field(factory=list[Emission])
+    """The emission, once it was asked for."""
 
     def progressed(self, _: int, progress: float, message: str | None) -> None:
         """Send the progress."""
@@ -242,6 +266,21 @@ class _Receiver:
     def used(self, _: int, cost: float | None, limits: Mapping[str, float]) -> None:
         """Send what the attempt has used."""
         self.server.report(self.call, {"used": cost, "limits": limits})
+
+    def emission(self, _: int) -> Emission | None:
+        """Return what the call emits; None if the call is over."""
+        if not self.server.serves(self.call):
+            return None
+        with _MAKING:
+            if not self.made:
+                self.made.append(Emission(self.most_bytes, self.earlier, self._emitted))
+        return self.made[0]
+
+    def _emitted(self, form: str, text: str) -> None:
+        self.server.report(self.call, {"emitted": form, "text": text})
+
+
+_MAKING = threading.Lock()
 
 
 def _standard_streams() -> list[tuple[int, int] | None]:

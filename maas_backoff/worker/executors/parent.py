@@ -9,14 +9,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import Context
 from pathlib import Path
 
 import attrs
 
 from maas_backoff.common.orphans import marked
+from maas_backoff.domain import emission
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.errors import StreamError
 from maas_backoff.worker.executors.base import Call, GpuGrant
 from maas_backoff.worker.executors.child_process import ChildProcess
 from maas_backoff.worker.executors.child_socket import ChildSocket
@@ -244,11 +246,24 @@ class Child:
 
 
 def _report(task: TaskEntity, record: Record) -> None:
-    """Pass a report of the handler on. Raises InvalidValueError for one that no handler can make."""
+    """Pass a report of the handler on. Raises ValueError for one that no handler can make."""
     if "progress" in record:
         task.update_progress(record["progress"], record["message"])
+    elif "emitted" in record:
+        _pass_on(task, record["emitted"], record["text"])
     else:
         task.used(record["used"], record["limits"])
+
+
+def _pass_on(task: TaskEntity, form: str, text: str) -> None:
+    with suppress(StreamError):  # the server does not take it; the child was not told
+        match form:
+            case emission.TEXT | emission.JSON:
+                task.emit(emission.Part(form, text).data)
+            case emission.LINE:
+                task.log(text)
+            case _:
+                task.keep_emitted()
 
 
 @attrs.define(eq=False)

@@ -67,7 +67,11 @@ class ProcessExecutor:
         shared.pools.append(self.pool)
         self.setback: Setback = shared.setback
         self._starter = ChildStarter(
-            self.pool, self.setback, max_payload_bytes=max_payload_bytes, start_timeout=config.start_timeout
+            self.pool,
+            self.setback,
+            max_payload_bytes=max_payload_bytes,
+            max_stream_bytes=shared.max_stream_bytes,
+            start_timeout=config.start_timeout,
         )
         self._warming: _Warming | None = None
 
@@ -222,7 +226,9 @@ class ProcessExecutor:
 class SharedByChildren:
     """The parts that all ProcessExecutors of a worker share."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_stream_bytes: int = 1_048_576) -> None:
+        """Take the size that the stream of a task may have."""
+        self.max_stream_bytes = max_stream_bytes
         self.pools: list[ChildPool] = []
         self.setback: Setback = Setback(lambda: sum(pool.count(ready=True) for pool in self.pools))
         self.cleaner: Cleaner = Cleaner()
@@ -241,4 +247,5 @@ class _Warming:
 def _request(call: Call) -> bytes:
     """Return the frame that has a child call the handler, unless it reads the frame too late."""
     span = {} if call.span is None else {"span": call.span.in_child}
-    return frames.encode({"task": call.task.to_dict(), "start_before": call.start_before, **span})
+    earlier = {"earlier": call.earlier} if call.earlier else {}
+    return frames.encode({"task": call.task.to_dict(), "start_before": call.start_before, **span, **earlier})

@@ -24,11 +24,20 @@ from maas_backoff.worker.setback import Setback
 class ChildStarter:
     """Starts children that are ready for calls of a handler, or of the handlers of several kinds."""
 
-    def __init__(self, pool: ChildPool, setback: Setback, *, max_payload_bytes: int, start_timeout: float) -> None:
+    def __init__(
+        self,
+        pool: ChildPool,
+        setback: Setback,
+        *,
+        max_payload_bytes: int,
+        max_stream_bytes: int,
+        start_timeout: float,
+    ) -> None:
         """Put children into `pool`, and report to `setback` each child that is ready. `start_timeout` is in seconds."""
         self._pool = pool
         self._setback = setback
         self._max_payload = max_payload_bytes
+        self._max_stream = max_stream_bytes
         self._start_timeout = start_timeout
         self._setup: dict[str, object] = {}
 
@@ -47,6 +56,7 @@ class ChildStarter:
             "path": [str(entry) for entry in sys.path],
             "argv": sys.argv,
             "max_payload_bytes": self._max_payload,
+            "max_stream_bytes": self._max_stream,
         }
 
     async def start(self, grant: GpuGrant | None, *, only_imports: bool = False) -> Child:
@@ -56,7 +66,7 @@ class ChildStarter:
         """
         begun_at = time.monotonic()
         try:
-            child = Child.spawn(frames.largest(self._max_payload), grant, self._pool.ended)
+            child = Child.spawn(frames.largest(self._max_payload, self._max_stream), grant, self._pool.ended)
         except (OSError, MemoryError, RuntimeError, subprocess.SubprocessError) as error:
             raise StartError(f"child process could not be started: {error or type(error).__name__}") from error
         self._pool.add(child)

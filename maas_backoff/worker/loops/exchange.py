@@ -16,7 +16,7 @@ from maas_backoff.domain.signals import Retry
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import StorageError
 from maas_backoff.gate.grant import Grant
-from maas_backoff.store.batch import BatchReply, BatchRequest
+from maas_backoff.store.batch import UNSENT, BatchReply, BatchRequest
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.patience import Patience
@@ -76,7 +76,10 @@ class ExchangeLoop:
             self._work.begin(reply.claimed, sent, grants)
         settled = self._requests.answered(request, reply, time.monotonic() - sent)
         for attempt, settle, word in zip(settled, request.settles, reply.answers, strict=True):
-            report(attempt, settle.settlement, word)
+            if word == UNSENT:
+                self._work.attempts.emissions.send_again(attempt, settle)
+            else:
+                report(attempt, settle.settlement, word)
         now, interval = anyio.current_time(), self._context.interval
         due = now + interval if reply.next_due is None else now + min(interval, reply.next_due)
         if (request.claims and not request.fits) or due < self._wake_ups.look_at:
