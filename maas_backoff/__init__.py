@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from maas_backoff.kinds.handle import TaskHandle
     from maas_backoff.kinds.kind import KindSpec, TaskFunction, TaskKind
     from maas_backoff.scheduler import TaskBackoffScheduler
+    from maas_backoff.sync.kinds import SyncKind, SyncTaskHandle
+    from maas_backoff.sync.scheduler import SyncScheduler
 
 __all__ = [
     "Activity",
@@ -97,6 +99,9 @@ __all__ = [
     "StorageFullError",
     "StorageUnavailableError",
     "StorageUnfitError",
+    "SyncKind",
+    "SyncScheduler",
+    "SyncTaskHandle",
     "TaskBackoffConfig",
     "TaskBackoffScheduler",
     "TaskConfig",
@@ -166,6 +171,9 @@ _MODULES = {
     "StorageFullError": "errors",
     "StorageUnavailableError": "errors",
     "StorageUnfitError": "errors",
+    "SyncKind": "sync.kinds",
+    "SyncScheduler": "sync.scheduler",
+    "SyncTaskHandle": "sync.kinds",
     "TaskBackoffConfig": "config",
     "TaskBackoffScheduler": "scheduler",
     "TaskConfig": "config",

@@ -93,6 +93,37 @@ assert task_id and now["status"] == "completed" and now["result"]["image"].endsw
 print("served")
 """
 
+DJANGO = """
+import subprocess
+import sys
+from pathlib import Path
+
+import django
+from django.conf import settings
+from django.test import Client
+from django.urls import path
+
+settings.configure(
+    ROOT_URLCONF=__name__, ALLOWED_HOSTS=["testserver"], SECRET_KEY="x", DATABASES={}, USE_TZ=True, LOGGING_CONFIG=None
+)
+django.setup()
+urlpatterns = [path("images", create), path("images/<task_id>", read)]
+
+if __name__ == "__main__":
+    client = Client()
+    task_id = client.post("/images", {"prompt": "cat"}).json()["task_id"]
+    command = [sys.executable, "-m", "maas_backoff", "worker", "--burst", "readme:scheduler"]
+    subprocess.run(command, cwd=Path(__file__).parent, timeout=40, check=True)
+    print(client.get(f"/images/{task_id}").json()["result"], client.get("/images/none").status_code)
+"""
+
+FLASK = """
+client = app.test_client()
+key = {"Idempotency-Key": "one"}
+created = [client.post("/images", data={"prompt": prompt}, headers=key) for prompt in ("cat", "cat", "dog")]
+print([(answer.status_code, *answer.json) for answer in created])
+"""
+
 EXPECTED = {
     "README.md": [
         "completed {'answer': 'A CAT IN A HAT'} 2 retries",
@@ -113,6 +144,11 @@ EXPECTED = {
     "handlers.md": [
         "pending failed: too many requests\nfailed failed: the prompt is too long give_up_on",
         "['a cat', 'a cat', 'a cat'] 1 refused",
+    ],
+    "sync.md": [
+        "cancelled 1",
+        "{'image': '/images/cat-30.png'} 404",
+        "[(202, 'task_id'), (202, 'task_id'), (409, 'detail')]",
     ],
     "testing.md": ["1 passed"],
 }
@@ -153,6 +189,10 @@ def test_a_block_of_the_documents_runs(page: str, number: int, server: Server, t
         block += MOUNTED
     if "OpenTelemetry(" in block:
         block += TRACED
+    for framework, more in {"django": DJANGO, "flask": FLASK}.items():
+        if f"from {framework}" in block:
+            pytest.importorskip(framework)
+            block += more
     if "FastAPI" in block:
         block += CLIENT if page == "web-services.md" else SHORT_CLIENT
     script.write_text(block, encoding="utf-8")

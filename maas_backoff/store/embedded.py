@@ -60,7 +60,10 @@ class EmbeddedServer:
     async def stop(self) -> None:
         """Leave the server. The last user stops it, and waits for its end. The data stay."""
         with CancelScope(shield=True):
-            await to_thread.run_sync(self._stop, limiter=CapacityLimiter(1))  # handlers may have taken all threads
+            try:
+                await to_thread.run_sync(self._stop, limiter=CapacityLimiter(1))  # handlers may have taken all threads
+            except RuntimeError:  # the interpreter ends, and starts no thread any more
+                self._stop()
 
     def _start(self, given_up: Event) -> str:
         with self._one_at_a_time:
