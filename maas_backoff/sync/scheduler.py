@@ -48,7 +48,7 @@ class SyncScheduler(SyncCalls):
         self._scheduler = scheduler
 
     def __repr__(self) -> str:
-        return f"<SyncScheduler of {self._scheduler.config.task.biz_prefix!r}>"
+        return f"<{type(self).__name__} of {self._scheduler.config.task.biz_prefix!r}>"
 
     @property
     def _calls(self) -> QueueCalls:

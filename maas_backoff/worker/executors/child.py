@@ -29,6 +29,7 @@ from maas_backoff.worker.executors.frames import Record
 from maas_backoff.worker.executors.handlers import joined
 from maas_backoff.worker.executors.records import Sender, set_levels
 from maas_backoff.worker.executors.reference import HandlerReference
+from maas_backoff.worker.executors.script import script
 
 if TYPE_CHECKING:
     from maas_backoff.worker.executors.base import Handler
@@ -43,6 +44,7 @@ def main() -> None:
     The arguments are the number of the parent's socket, the parent's process id, the folder of this library, and the
     number of the socket for log records.
     """
+    script.in_child = True
     fd, parent_pid = map(int, sys.argv[1:3])
     _die_with(parent_pid)
     _leave_stopping_to_the_parent()
