@@ -144,6 +144,7 @@ EXPECTED = {
     "handlers.md": [
         "pending failed: too many requests\nfailed failed: the prompt is too long give_up_on",
         "['a cat', 'a cat', 'a cat'] 1 refused",
+        "attempt 1: ConnectionError('the model is still loading')\nrender, attempt 2: done in less than 1 s\nA CAT",
     ],
     "sync.md": [
         "cancelled 1",

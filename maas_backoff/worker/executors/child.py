@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from importlib import import_module
@@ -61,7 +61,8 @@ def main() -> None:
     sys.path[:], sys.argv[:] = setup["path"], setup["argv"]
     what = "its module cannot be imported there"
     try:
-        handler = joined({kind: HandlerReference(**one).load() for kind, one in setup["handlers"].items()})
+        handlers = {kind: HandlerReference(**one).load() for kind, one in setup["handlers"].items()}
+        handler = joined(_hooked(handlers, setup["around"]) if "around" in setup else handlers)
         lifespan = None if setup["lifespan"] is None else HandlerReference(**setup["lifespan"]).load()
         set_levels(setup["levels"])  # again: the modules may have set levels that the parent has changed since
         loop = ChildLoop(connection)
@@ -74,6 +75,13 @@ def main() -> None:
         return
     connection.send({"ready": True})
     server.serve()
+
+
+def _hooked(handlers: Mapping[str, "Handler"], references: Iterable[Record]) -> Mapping[str, "Handler"]:
+    from maas_backoff.worker.executors.hooks import hooked  # few programs have hooks, and this imports anyio
+
+    hooks = [HandlerReference(**one).load() for one in references]
+    return {kind: hooked(handler, hooks) for kind, handler in handlers.items()}
 
 
 def _die_with(parent_pid: int) -> None:
