@@ -168,6 +168,21 @@ def test_each_block_is_known() -> None:
     assert found == {page: len(expected) for page, expected in EXPECTED.items()}
 
 
+def test_the_chinese_readme_has_the_same_blocks_and_links() -> None:
+    chinese = (ROOT / ".readme/README.zh-CN.md").read_text(encoding="utf-8")
+    english = _read("README.md")
+    fence = re.compile(r"^```\w*\n.*?^```$", re.MULTILINE | re.DOTALL)
+    assert fence.findall(chinese) == fence.findall(english)
+    assert len(re.findall(r"^#+ ", fence.sub("", chinese), re.MULTILINE)) == len(
+        re.findall(r"^#+ ", fence.sub("", english), re.MULTILINE)
+    )
+    links = re.compile(r"\]\((?:\.\./)?([^)]+)\)")
+    own = {"README.md", ".readme/README.zh-CN.md"}
+    assert {*links.findall(chinese)} - own == {*links.findall(english)} - own
+    numbers = re.compile(r"\d[\d.,-]*\d")
+    assert {*numbers.findall(fence.sub("", chinese))} == {*numbers.findall(fence.sub("", english))}
+
+
 def test_the_web_service_is_the_one_that_is_tested() -> None:
     """tests/web_service.py, which runs under uvicorn in test_web_service.py, without its first line."""
     text = (Path(__file__).parent / "web_service.py").read_text(encoding="utf-8")
