@@ -9,6 +9,7 @@ import attrs
 from anyio import to_thread
 
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.threads import in_thread_or_here
 from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.fault import fault_of
@@ -221,7 +222,7 @@ class ProcessExecutor:
         """End all children: by themselves within a second, or killed."""
         await self.pool.aclose()
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(self._cleaner.stop)
+            await in_thread_or_here(self._cleaner.stop)
 
 
 class SharedByChildren:
