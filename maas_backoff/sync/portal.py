@@ -183,7 +183,7 @@ class Portal:
         call = _Call(make())
         try:
             return Running(self._started(user, call), call)
-        except BaseException:  # of Ctrl-C, nobody can tell whether the call has started
+        except BaseException:  # when Ctrl-C comes here, the call may have started, or not
             if self._thread is None:
                 call.cancel()
             else:
