@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from maas_backoff.kinds.handle import TaskHandle
     from maas_backoff.kinds.kind import KindSpec, TaskFunction, TaskKind
     from maas_backoff.scheduler import TaskBackoffScheduler
+    from maas_backoff.sync.kinds import SyncKind, SyncTaskHandle
+    from maas_backoff.sync.scheduler import SyncScheduler
 
 __all__ = [
     "Activity",
@@ -104,6 +106,9 @@ __all__ = [
     "StreamError",
     "StreamFullError",
     "StreamPart",
+    "SyncKind",
+    "SyncScheduler",
+    "SyncTaskHandle",
     "TaskBackoffConfig",
     "TaskBackoffScheduler",
     "TaskConfig",
@@ -177,6 +182,9 @@ _MODULES = {
     "StreamError": "errors",
     "StreamFullError": "errors",
     "StreamPart": "domain.stream",
+    "SyncKind": "sync.kinds",
+    "SyncScheduler": "sync.scheduler",
+    "SyncTaskHandle": "sync.kinds",
     "TaskBackoffConfig": "config",
     "TaskBackoffScheduler": "scheduler",
     "TaskConfig": "config",

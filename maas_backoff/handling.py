@@ -15,12 +15,14 @@ from maas_backoff.worker.executors.base import ExceptionHandler, Handler, TaskHa
 if TYPE_CHECKING:  # see scheduler.py: the first handler and the first kind import these
     from maas_backoff.client.client import QueueClient
     from maas_backoff.kinds.kind import TaskFunction, TaskKind
+    from maas_backoff.worker.executors.hooks import AttemptHook
     from maas_backoff.worker.executors.lifespan import Lifespan
     from maas_backoff.worker.handled import HandledKind
 
 _H = TypeVar("_H", bound=TaskHandler)
 _E = TypeVar("_E", bound=ExceptionHandler)
 _L = TypeVar("_L", bound="Lifespan")
+_A = TypeVar("_A", bound="AttemptHook")
 
 
 class SetsHandlers(DeclaresKinds):
@@ -31,6 +33,7 @@ class SetsHandlers(DeclaresKinds):
         self._handler: Handler | None = None
         self._lifespan: Lifespan | None = None
         self._exception_handler: ExceptionHandler | None = None
+        self._hooks: list[AttemptHook] = []
         self._kinds = KindRegistry(lambda: self._client)
 
     @property
@@ -84,6 +87,25 @@ class SetsHandlers(DeclaresKinds):
         check_lifespan("worker_lifespan", lifespan, self.config)
         self._lifespan = lifespan
         return lifespan
+
+    def around_attempt(self, hook: _A) -> _A:
+        """Add a hook around each attempt of this scheduler's handler and kinds; works as a decorator.
+
+        `hook` is a function from the TaskEntity to a context manager: @contextmanager, or @asynccontextmanager if all
+        handlers are `async def`. It is entered where the handler runs, on the event loop, in a thread or in a child
+        process, within `exec_timeout`. The first hook is the outermost. An error of the handler is raised at its
+        `yield`.
+
+        If a hook raises before its `yield`, the handler is not called, and the attempt fails with this error. If it
+        raises after its `yield`, the error is logged. A hook cannot change the outcome of the handler. Raises
+        HandlerError, with the remedy, for a hook that cannot be used.
+        """
+        self._check_stopped("around_attempt")
+        from maas_backoff.worker.handlers import check_attempt_hook
+
+        check_attempt_hook(hook, self.config)
+        self._hooks.append(hook)
+        return hook
 
     def set_custom_task_exception_handler(self, handler: _E) -> _E:
         """Set a function that is called after an attempt that raised, timed out or lost its child process.
@@ -151,7 +173,7 @@ class SetsHandlers(DeclaresKinds):
 
         handled: list[HandledKind] = []
         if self._handler is not None:
-            handled.append(handled_task_handler(self._handler, self._lifespan, client.config))
+            handled.append(handled_task_handler(self._handler, self._lifespan, self._hooks, client.config))
         elif self._lifespan is not None:
             raise HandlerError(
                 "worker_lifespan: its value is for the task handler; a kind has a `lifespan=` of its own"
@@ -159,5 +181,5 @@ class SetsHandlers(DeclaresKinds):
         for kind in self._kinds:
             kind.check_resolved()
             demand, timeout = client.policy_of(kind.options).demand, kind.options.get("exec_timeout")
-            handled.append(HandledKind(kind.name, kind.handler, kind.lifespan, demand, timeout))
+            handled.append(HandledKind(kind.name, kind.handler, kind.lifespan, demand, timeout, tuple(self._hooks)))
         return handled

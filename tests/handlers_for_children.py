@@ -183,3 +183,42 @@ def overflows(task: TaskEntity) -> str:
             task.emit("x" * 100)
     except StreamFullError as error:
         return f"{len(task.emitted_text())} {error}"
+
+
+@contextmanager
+def notes_each_attempt(task: TaskEntity) -> Iterator[None]:
+    """Write into a file of the task when an attempt begins and ends, and which process that is."""
+    _write(task, f"begins {os.getpid()}")
+    try:
+        yield
+    except ValueError as error:
+        _write(task, f"failed: {error}")
+    else:
+        _write(task, "ended")
+
+
+def _write(task: TaskEntity, line: str) -> None:
+    with Path(task.task_params["file"]).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+@asynccontextmanager
+async def awaited_around_each_attempt(task: TaskEntity) -> AsyncIterator[None]:
+    """As the hook above, awaited."""
+    with notes_each_attempt(task):
+        await asyncio.sleep(0)
+        yield
+
+
+def notes_its_call(task: TaskEntity) -> int:
+    """Write into the same file; fail the first time."""
+    _write(task, "handler")
+    if task.attempt == 1:
+        raise ValueError("the first time")
+    return os.getpid()
+
+
+async def notes_its_call_and_awaits(task: TaskEntity) -> int:
+    """As the handler above, awaited."""
+    await asyncio.sleep(0)
+    return notes_its_call(task)

@@ -49,7 +49,8 @@ def _is_command(words: list[str]) -> None:
 
 def test_each_link_leads_somewhere() -> None:
     """Also to a heading of another page."""
-    for page in (ROOT / "README.md", *(PACKAGE / "docs").rglob("*.md"), *(ROOT / ".github").glob("*.md")):
+    readmes = ROOT / "README.md", *(ROOT / ".readme").glob("*.md")
+    for page in (*readmes, *(PACKAGE / "docs").rglob("*.md"), *(ROOT / ".github").glob("*.md")):
         for target, _, heading in re.findall(r"\]\(([^)#:]+)(#([^)]+))?\)", page.read_text(encoding="utf-8")):
             path = page.parent / target
             assert path.exists(), f"{page.name}: {target}"

@@ -140,6 +140,11 @@ class TaskEntity:
     cancel_reason: str | None = None
     _receiver: Receiver | None = attrs.field(default=None, repr=False, eq=False)
 
+    @property
+    def param(self) -> str:
+        """The params as JSON text: the name and the form of the original `maas-backoff-scheduler`."""
+        return jsontext.plain(self.task_params)
+
     def update_progress(self, progress: float, message: str | None = None) -> None:
         """Report the progress of this attempt, 0 to 100, from a coroutine, a thread or a child process. Not awaited.
 

@@ -59,6 +59,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
             kinds = kinds_of._kinds  # noqa: SLF001 - a scheduler, too
             for kind in kinds:
                 self._kinds.add(kind)
+            self._hooks += kinds_of._hooks  # noqa: SLF001 - as above
             self._give_back = partial(kinds.redirect, kinds.redirect(lambda: self._client))
 
     @property

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from importlib import import_module
@@ -31,6 +31,7 @@ from maas_backoff.worker.executors.frames import Record
 from maas_backoff.worker.executors.handlers import joined
 from maas_backoff.worker.executors.records import Sender, set_levels
 from maas_backoff.worker.executors.reference import HandlerReference
+from maas_backoff.worker.executors.script import script
 
 if TYPE_CHECKING:
     from maas_backoff.worker.executors.base import Handler
@@ -45,6 +46,7 @@ def main() -> None:
     The arguments are the number of the parent's socket, the parent's process id, the folder of this library, and the
     number of the socket for log records.
     """
+    script.in_child = True
     fd, parent_pid = map(int, sys.argv[1:3])
     _die_with(parent_pid)
     _leave_stopping_to_the_parent()
@@ -61,7 +63,8 @@ def main() -> None:
     sys.path[:], sys.argv[:] = setup["path"], setup["argv"]
     what = "its module cannot be imported there"
     try:
-        handler = joined({kind: HandlerReference(**one).load() for kind, one in setup["handlers"].items()})
+        handlers = {kind: HandlerReference(**one).load() for kind, one in setup["handlers"].items()}
+        handler = joined(_hooked(handlers, setup["around"]) if "around" in setup else handlers)
         lifespan = None if setup["lifespan"] is None else HandlerReference(**setup["lifespan"]).load()
         set_levels(setup["levels"])  # again: the modules may have set levels that the parent has changed since
         loop = ChildLoop(connection)
@@ -75,6 +78,13 @@ def main() -> None:
         return
     connection.send({"ready": True})
     server.serve()
+
+
+def _hooked(handlers: Mapping[str, "Handler"], references: Iterable[Record]) -> Mapping[str, "Handler"]:
+    from maas_backoff.worker.executors.hooks import hooked  # few programs have hooks, and this imports anyio
+
+    hooks = [HandlerReference(**one).load() for one in references]
+    return {kind: hooked(handler, hooks) for kind, handler in handlers.items()}
 
 
 def _die_with(parent_pid: int) -> None:

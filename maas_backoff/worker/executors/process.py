@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import anyio
 import attrs
 from anyio import to_thread
 
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.threads import in_thread_or_here
 from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.fault import fault_of
@@ -17,6 +19,7 @@ from maas_backoff.worker.executors import frames
 from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
 from maas_backoff.worker.executors.cleaner import Cleaner
 from maas_backoff.worker.executors.frames import Record
+from maas_backoff.worker.executors.hooks import AttemptHook
 from maas_backoff.worker.executors.lifespan import Lifespan
 from maas_backoff.worker.executors.parent import Child, ChildError, SetupError, StartError, UnreadError
 from maas_backoff.worker.executors.pool import ChildPool
@@ -49,18 +52,21 @@ class ProcessExecutor:
         max_payload_bytes: int,
         lifespan: Lifespan | None = None,
         demand: Demand | None = None,
+        hooks: Sequence[AttemptHook] = (),
         shared: "SharedByChildren | None" = None,
     ) -> None:
         """Make an executor that has no child yet.
 
         `demand` is that of tasks that do not say otherwise; None: they need no GPU. With a demand, a lifespan is
-        entered only on a GPU that was granted, and no child is kept ready before there is a task.
+        entered only on a GPU that was granted, and no child is kept ready before there is a task. `hooks` are entered
+        around each attempt, in the child.
         """
         slots = config.concurrency
         shared = shared or SharedByChildren()
         self._handler = handler
         self._warm_children = 0 if demand is not None else min(config.warm_children or slots, slots)
         self._lifespan = lifespan
+        self._hooks = hooks
         self.start_demand: Demand | None = None if lifespan is None else demand
         self._cleaner = shared.cleaner
         self.pool: ChildPool = ChildPool(config.max_tasks_per_process, shared.child_ended)
@@ -105,7 +111,7 @@ class ProcessExecutor:
         Raises HandlerError if a child cannot find the handler, import its module, or enter the lifespan. If the GPU is
         full or broken, only logs the error: the first task tries another GPU.
         """
-        await self._starter.prepare(self._handler, self._lifespan)
+        await self._starter.prepare(self._handler, self._lifespan, self._hooks)
         await to_thread.run_sync(self._cleaner.start)
         try:
             await self._start_idle(grant)
@@ -220,7 +226,7 @@ class ProcessExecutor:
         """End all children: by themselves within a second, or killed."""
         await self.pool.aclose()
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(self._cleaner.stop)
+            await in_thread_or_here(self._cleaner.stop)
 
 
 class SharedByChildren:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import anyio
@@ -13,6 +14,7 @@ from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.worker.executors import frames
 from maas_backoff.worker.executors.base import GpuGrant, Handler
 from maas_backoff.worker.executors.handlers import HandlersByKind
+from maas_backoff.worker.executors.hooks import AttemptHook
 from maas_backoff.worker.executors.lifespan import Lifespan
 from maas_backoff.worker.executors.parent import Child, ChildError, SetupError, StartError
 from maas_backoff.worker.executors.pool import ChildPool
@@ -41,8 +43,8 @@ class ChildStarter:
         self._start_timeout = start_timeout
         self._setup: dict[str, object] = {}
 
-    async def prepare(self, handler: Handler, lifespan: Lifespan | None) -> None:
-        """Find out how a child imports the handler and the lifespan. Raises HandlerError if a child cannot."""
+    async def prepare(self, handler: Handler, lifespan: Lifespan | None, hooks: Sequence[AttemptHook] = ()) -> None:
+        """Find out how a child imports handler, lifespan and hooks. Raises HandlerError if a child cannot."""
         handlers = handler.handlers if isinstance(handler, HandlersByKind) else {NAMELESS: handler}
         references: dict[str, object] = {}
         for kind, one in handlers.items():
@@ -50,8 +52,10 @@ class ChildStarter:
                 await to_thread.run_sync(HandlerReference.of, one)
             )  # reads the script's file
         lifespan_reference = None if lifespan is None else await to_thread.run_sync(HandlerReference.of, lifespan)
+        around = [attrs.asdict(await to_thread.run_sync(HandlerReference.of, hook)) for hook in hooks]
         self._setup = {
             "handlers": references,
+            **({"around": around} if around else {}),
             "lifespan": None if lifespan_reference is None else attrs.asdict(lifespan_reference),
             "path": [str(entry) for entry in sys.path],
             "argv": sys.argv,
