@@ -265,18 +265,18 @@ async def test_a_stream_and_a_log_are_iterators(config: TaskBackoffConfig) -> No
             for word in ({"word": 1}, {"word": 2}):
                 task.emit(word)
 
-        await scheduler.start()
-        with SyncScheduler(config) as sync:
-
-            def read() -> tuple[list[object], list[object], list[str]]:
+        def read() -> tuple[list[object], list[object], list[str]]:
+            with SyncScheduler(config) as sync:
                 task_id = sync.create_task({})
                 parts = list(sync.stream(task_id))
                 later = [part.data for part in sync.stream(task_id, after=parts[0].id)]
+                with pytest.raises(InvalidValueError):
+                    next(sync.stream(task_id, after="x"))
                 return [part.data for part in parts], later, [line.text for line in sync.logs(task_id, follow=True)]
 
-            assert await anyio.to_thread.run_sync(read) == ([{"word": 1}, {"word": 2}], [{"word": 2}], ["begins"])
-            with pytest.raises(InvalidValueError):
-                await anyio.to_thread.run_sync(lambda: list(sync.stream("one", after="x")))
+        await scheduler.start()
+        found = await anyio.to_thread.run_sync(read)
+        assert found == ([{"word": 1}, {"word": 2}], [{"word": 2}], ["begins"])
 
 
 @pytest.fixture
