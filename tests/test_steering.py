@@ -155,7 +155,7 @@ async def test_all_failed_tasks_are_retried_or_those_with_an_error(scheduler: Ta
         assert await scheduler.retry_tasks() == 0
         with pytest.raises(InvalidValueError, match="status: expected one of failed, cancelled, got 'pending'"):
             await scheduler.retry_tasks("pending")
-        with pytest.raises(InvalidValueError, match="error: expected text, or None, got 5"):
+        with pytest.raises(InvalidValueError, match="error: expected text of 1 to 1000 characters, or None, got 5"):
             await scheduler.retry_tasks(error=5)  # type: ignore[arg-type] - wrong on purpose
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import anyio
 import attrs
 
+from maas_backoff.client.bulk import BulkOperations
 from maas_backoff.client.creator import TaskCreator
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.client.reader import TaskReader
+from maas_backoff.client.selected import page_of
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig, TaskConfig
 from maas_backoff.domain import validation
@@ -21,6 +23,7 @@ from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.seconds import in_seconds
+from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import TaskOptions
 from maas_backoff.domain.task import TaskEntity, TaskStatus, checked_status
 from maas_backoff.domain.tracing import Tracing
@@ -65,6 +68,7 @@ class QueueClient:
         )
         self._waiters: Waiters | None = None
         self.operations: QueueOperations = QueueOperations(config, self.store)
+        self.bulk: BulkOperations = BulkOperations(config, self.store)
 
     def creator_of(self, kind: str, options: Mapping[str, Any]) -> TaskCreator:
         """Return the creator of the tasks of a kind, whose policy has these options. Raises ConfigError."""
@@ -120,7 +124,10 @@ class QueueClient:
             raise InvalidValueError("step", "seconds (or a timedelta), above 0 and at most a day", step)
         return await self.store.reader.upcoming(seconds, _checked_number("steps", steps, 200))
 
-    async def page(self, status: str, listing: Listing) -> TaskPage:
+    async def page(self, status: str | Selection, listing: Listing) -> TaskPage:
+        if isinstance(status, Selection):
+            selection = _listed(status, listing)
+            return await page_of(self.store.reader, selection, listing)
         status = checked_status(status, *TaskStatus)
         listing.check(status)
         return await self.store.reader.page(status, listing)
@@ -162,13 +169,24 @@ class QueueClient:
         async with self._waiters.waiting(task_id) as woken:
             while True:
                 woken.clear()
-                task, expires = await self._reader.watch(task_id)
+                look = await self._reader.watch(task_id)
+                task = look.task
                 if task is None:
                     raise TaskNotFoundError(task_id)
                 yield task
                 # An expired task is known by its reader alone, unless a worker notes it.
-                with anyio.move_on_after(min(WAIT_RENEWAL, max(0.001, expires))):
+                with anyio.move_on_after(min(WAIT_RENEWAL, max(0.001, look.expires))):
                     await woken.wait()
+
+
+def _listed(selection: Selection, listing: Listing) -> Selection:
+    """Return a selection with the filters of a listing. Raises InvalidValueError."""
+    own = {name: one for name in ("waiting_for", "due_from") if (one := getattr(listing, name)) is not None}
+    for name, given in own.items():
+        if getattr(selection, name) is not None:
+            raise InvalidValueError(name, "None beside that of the selection", given)
+    attrs.evolve(listing, waiting_for=None, due_from=None).check("pending")
+    return attrs.evolve(selection, **own)
 
 
 def _is_number(value: object) -> bool:

@@ -4,6 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import attrs
@@ -23,7 +24,7 @@ from maas_backoff.store.batch import Precondition
 from maas_backoff.store.codec import EXTERNAL, by_server_clock, counts_of, decode, demand_of, now_and_ahead
 from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.creation import Creation
-from maas_backoff.store.found import Found, Pending
+from maas_backoff.store.found import Found, Pending, Scan, Seen
 from maas_backoff.store.indexes import indexes
 from maas_backoff.store.registry import Registry
 from maas_backoff.store.replies import DemandRow, GetReply, LeaseRow, ListReply
@@ -41,6 +42,7 @@ class Look(NamedTuple):
     task: TaskEntity | None
     expires: float = math.inf
     """Seconds until the pending task expires if no attempt starts; infinity: never."""
+    seen: Seen | None = None
 
 
 class _Counts(NamedTuple):
@@ -83,36 +85,46 @@ class Reader:
         # `task_ids` may be longer than the rows, and may have an id twice: each caller has an entity of its own.
         rows = list(zip(task_ids, map(_mapping, reply.rows[1::2]), map(_place, reply.rows[::2]), strict=False))
         found = [row for row in rows if b"p" in row[1]]
-        tasks = iter(await self._entities(found, reply.now, _paused(reply), deadline))
+        seen = iter(await self._seen(found, reply.now, _paused(reply), deadline))
         now_ms, _ = now_and_ahead(reply.now)
-        return [self._look(next(tasks), fields, now_ms) if b"p" in fields else Look(None) for _, fields, _ in rows]
+        return [self._look(next(seen), fields, now_ms) if b"p" in fields else Look(None) for _, fields, _ in rows]
 
-    def _look(self, task: TaskEntity, fields: Mapping[bytes, bytes], now_ms: float) -> Look:
+    def _look(self, seen: Seen, fields: Mapping[bytes, bytes], now_ms: float) -> Look:
+        task = seen.task
         limits = self._queue.policies.limits(fields.get(b"o")) if task.status is TaskStatus.PENDING else None
-        return Look(task) if limits is None else Look(task, (limits.expiry - now_ms) / 1000)
+        expires = math.inf if limits is None else (limits.expiry - now_ms) / 1000
+        return Look(task, expires, seen)
 
     async def page(self, status: TaskStatus, listing: Listing) -> TaskPage:
         """Return one page of the tasks in one state, in the order of its indexes."""
+        scan = await self.scan(status, listing)
+        return TaskPage([one.task for one in scan.seen], scan.cursor())
+
+    async def scan(self, status: TaskStatus, listing: Listing) -> Scan:
+        """Return the page of `page`, in order to change some of its tasks."""
         queue = self._queue
         names = await indexes(queue, status, listing)
         place, score, skip = listing.start(names)
         if place == len(names):
-            return TaskPage([], None)
+            return Scan((), (), datetime.now(UTC), None, ())
         args = [queue.clock, queue.keys.prefix, listing.limit, place + 1, score, skip]
         args += [int(listing.reverse), int(listing.brief), int(listing.due_only)]
         script = attrs.evolve(scripts.LIST, keys=(*scripts.LIST.keys, *names))
         reply = await queue.run(script, args)
-        found = [(task_id.decode(), _mapping(fields), UNKNOWN) for task_id, fields in reply.rows]
-        found = [row for row in found if b"p" in row[1]]
-        tasks = await self._entities(found, reply.now, _paused(reply))
+        rows = [(task_id.decode(), _mapping(fields), UNKNOWN) for task_id, fields in reply.rows]
+        found = [row for row in rows if b"p" in row[1]]
+        places = [place for place, row in enumerate(rows, 1) if b"p" in row[1]]
+        seen = list(zip(await self._seen(found, reply.now, _paused(reply)), places, strict=True))
         if status is TaskStatus.PENDING:
             # Those whose deadline has passed are cancelled, whether a worker has noted it or not.
-            tasks = [task for task in tasks if task.status is status]
+            seen = [(one, place) for one, place in seen if one.task.status is status]
         if listing.brief:
             # The overrides may have params, which a Retry has set.
-            tasks = [attrs.evolve(task, task_params={}) if task.task_params else task for task in tasks]
-        cursor = f"{names[reply.place - 1]} {reply.score.decode()} {reply.skip}" if reply.place else None
-        return TaskPage([*tasks], cursor)
+            seen = [(_brief(one), place) for one, place in seen]
+        now_ms, ahead_ms = now_and_ahead(reply.now)
+        following = (names[reply.place - 1], reply.score.decode(), reply.skip) if reply.place else None
+        last = [task_id for task_id, _, _ in rows[-reply.skip :]] if reply.skip else []
+        return Scan([one for one, _ in seen], [place for _, place in seen], at(now_ms - ahead_ms), following, last)
 
     async def stats(self) -> QueueStats:
         """Return the queue's counts."""
@@ -237,14 +249,14 @@ class Reader:
         due_ms = creation.created_ms if due is None else float(due)
         return Pending(task_id, int(token or 0), created, due_ms, policy)
 
-    async def _entities(
+    async def _seen(
         self,
         found: Sequence[tuple[str, Mapping[bytes, bytes], Place]],
         now: bytes,
         paused: Paused,
         deadline: float | None = None,
-    ) -> Sequence[TaskEntity]:
-        """Return the tasks of ids, stored fields and places."""
+    ) -> Sequence[Seen]:
+        """Return the tasks of ids, stored fields and places, with their policies."""
         now_ms, ahead_ms = now_and_ahead(now)
         found = [(task_id, by_server_clock(fields, ahead_ms), place) for task_id, fields, place in found]
         await self._queue.learn((Creation.of(fields[b"p"]) for _, fields, _ in found), deadline)
@@ -252,10 +264,10 @@ class Reader:
         fleet: Sequence[Worker] = await self._registry.fleet(deadline) if due else ()
         now_ms -= ahead_ms
         return [
-            self._entity(task_id, fields, now_ms, ahead_ms, fleet, place, paused) for task_id, fields, place in found
+            self._seen_one(task_id, fields, now_ms, ahead_ms, fleet, place, paused) for task_id, fields, place in found
         ]
 
-    def _entity(
+    def _seen_one(
         self,
         task_id: str,
         fields: Mapping[bytes, bytes],
@@ -264,7 +276,7 @@ class Reader:
         fleet: Sequence[Worker],
         place: Place,
         paused: Paused,
-    ) -> TaskEntity:
+    ) -> Seen:
         creation = Creation.of(fields[b"p"])
         policy, own = self._queue.policies.effective(creation.policy, fields.get(b"o"))
         why = None
@@ -275,7 +287,11 @@ class Reader:
             kind, lane = creation.kind, Lane.of(creation.lane)
             why = waiting_for(due_ms, now_ms, demand, fleet, place, paused=paused, counts=counts, kind=kind, lane=lane)
         queue = self._queue.config.task.biz_prefix
-        return decode(task_id, queue, creation, fields, policy, own, why, now_ms, ahead_ms)
+        return Seen(decode(task_id, queue, creation, fields, policy, own, why, now_ms, ahead_ms), policy)
+
+
+def _brief(seen: Seen) -> Seen:
+    return attrs.evolve(seen, task=attrs.evolve(seen.task, task_params={})) if seen.task.task_params else seen
 
 
 def _paused(reply: GetReply | ListReply) -> Paused:

@@ -101,4 +101,5 @@ class Attempt(UserCall):
         """Return when and where this attempt ran, by the server's clock."""
         started = self.claimed.started_ms
         elapsed = (time.monotonic() - self._begun) * 1000
-        return AttemptInfo(self.task.attempt, started, started + elapsed, worker)
+        gpu = "" if self.task.gpu is None else self.task.gpu.uuid
+        return AttemptInfo(self.task.attempt, started, started + elapsed, worker, gpu)
