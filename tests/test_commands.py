@@ -1,5 +1,6 @@
 """The commands that look at a queue and steer it: what they print, their exit codes, and what they do to terminals."""
 
+import io
 import json
 import os
 import socket
@@ -121,6 +122,58 @@ def test_the_gpu_memory_that_tasks_use_is_shown_beside_what_they_ask_for(
     assert "min_gpu_memory_gb may be lower" in out
     told = json.loads(command("stats", "--json")[1])["last_hour"]
     assert told["gpu_peaks"]["p99"] < 4 < told["gpu_needs"]["p50"] and "may be lower" in told["gpu_hint"]
+
+
+def test_many_tasks_are_selected_counted_and_changed(
+    command: Run, config: TaskBackoffConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [TaskSpec({}, f"img-{n}", labels=["nightly"], tenant="acme", delay=60) for n in range(12)]
+    create(config, *specs, TaskSpec({}, "other", delay=60))
+    mine = ("--label", "nightly", "--tenant", "acme")
+    assert command("count", *mine) == (0, "12\n", "") and command("count", "--json")[1] == '{\n  "matched": 13\n}\n'
+    assert len(json.loads(command("list", *mine, "--json")[1])["tasks"]) == 12
+    assert command("list", "--state", "failed", *mine)[1].count("\n") == 1
+    assert command("cancel", *mine, "--dry-run") == (0, "12 tasks match\n", "")
+    code, out, told = command("cancel", *mine)
+    assert (code, out) == (2, "") and "expected --yes, as 12 tasks would be changed" in told
+    assert command("cancel", "--id-prefix", "img-1", "--yes") == (0, "3 tasks are cancelled\n", "")
+    assert command("cancel", "--id-prefix", "img-1", "--yes")[1] == "0 tasks match\n"
+    told = json.loads(command("update", *mine, "--delay", "0", "--yes", "--json")[1])
+    assert told == {"matched": 9, "changed": 9, "dry_run": False}
+    assert command("retry", "--state", "cancelled", "--created-from", "1h", "--yes")[1] == "3 tasks are pending again\n"
+    monkeypatch.setattr("sys.stdin", Terminal("no\n"))
+    code, out, told = command("delete", *mine)
+    assert (code, out) == (1, "") and told.startswith("delete 12 tasks? [y/N]")
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert command("delete", *mine)[:2] == (0, "12 tasks are deleted\n")
+    assert command("delete", "other") == (0, "deleted\n", "") and command("delete", "other")[0] == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cancel",
+        "cancel x --kind a",
+        "delete --all --kind a",
+        "retry --all-failed --state failed",
+        "cancel --state failed --yes",
+        "delete --state processing --yes",
+        "update --all --yes",
+        "count --created-from 2weeks",
+        "count --label a?b",
+        "list --state nonsense",
+    ],
+)
+def test_a_wrong_selection_changes_nothing(command: Run, config: TaskBackoffConfig, words: str) -> None:
+    create(config, TaskSpec({}, "x", delay=60))
+    code, out, told = command(*words.split())
+    assert (code, out) == (2, "") and "expected" in told
+    assert command("count")[1] == "1\n"
 
 
 def test_a_queue_is_paused_and_goes_on(command: Run) -> None:
