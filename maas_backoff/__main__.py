@@ -16,7 +16,7 @@ from pathlib import Path
 
 import anyio
 
-from maas_backoff.commands import preview, reading, steering, worker
+from maas_backoff.commands import fleet, preview, reading, steering, worker
 from maas_backoff.commands.command import FAILED, OK, STOPPED, STORAGE, USAGE, add_option, one_to_a_hundred
 from maas_backoff.commands.load import UsageError
 from maas_backoff.commands.mapping import command as mapping
@@ -29,7 +29,7 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 
 log: Log = log_for("command")
 
-ON_QUEUES = reading.COMMANDS | steering.COMMANDS
+ON_QUEUES = reading.COMMANDS | steering.COMMANDS | fleet.COMMANDS
 
 LINGER = 1.0
 """Seconds that threads have to end after the command has ended."""

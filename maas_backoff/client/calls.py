@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from typing import Unpack
 
 from maas_backoff.client.caller import Disconnected, until_gone
+from maas_backoff.client.fleet_calls import FleetCalls
 from maas_backoff.client.selection_calls import SelectionCalls
 from maas_backoff.client.shares import ShareCalls
 from maas_backoff.common.uninterrupted import uninterrupted
 from maas_backoff.domain.event import TaskEvent
-from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.selection import Selection
@@ -19,10 +19,9 @@ from maas_backoff.domain.spec import Ensured, Reschedule, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import new_task_id
-from maas_backoff.domain.worker import Worker
 
 
-class QueueCalls(ShareCalls, SelectionCalls):
+class QueueCalls(ShareCalls, SelectionCalls, FleetCalls):
     """The half of TaskBackoffScheduler that needs no worker: the calls on the queue, each with its documentation."""
 
     # Creating tasks
@@ -163,14 +162,6 @@ class QueueCalls(ShareCalls, SelectionCalls):
         `step` is the length of a step: seconds or a timedelta, at most a day.
         """
         return await self._client.upcoming(step, steps)
-
-    async def workers(self) -> list[Worker]:
-        """Return the live workers of this queue, as of their last heartbeat; at most 1,000."""
-        return list(await self._client.store.registry.fleet())
-
-    async def gpus(self) -> list[GpuStatus]:
-        """Return the GPUs of all live workers of this queue, with the reservations of all queues."""
-        return await self._client.gpus()
 
     # Changing tasks
 

@@ -11,6 +11,7 @@ import attrs
 
 from maas_backoff.client.bulk import BulkOperations
 from maas_backoff.client.creator import TaskCreator
+from maas_backoff.client.fleet import FleetOperations
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.client.reader import TaskReader
 from maas_backoff.client.selected import page_of
@@ -18,7 +19,6 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig, TaskConfig
 from maas_backoff.domain import validation
 from maas_backoff.domain.event import TaskEvent
-from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.policy import Policy
@@ -27,14 +27,12 @@ from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import TaskOptions
 from maas_backoff.domain.task import TaskEntity, TaskStatus, checked_status
 from maas_backoff.domain.tracing import Tracing
-from maas_backoff.domain.worker import Device
 from maas_backoff.errors import (
     ConfigError,
     InvalidValueError,
     TaskNotFoundError,
     TaskTimeoutError,
 )
-from maas_backoff.gate.status import status
 from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.queue_store import QueueStore
@@ -69,6 +67,7 @@ class QueueClient:
         self._waiters: Waiters | None = None
         self.operations: QueueOperations = QueueOperations(config, self.store)
         self.bulk: BulkOperations = BulkOperations(config, self.store)
+        self.fleet: FleetOperations = FleetOperations(self.store, self._ledgers)
 
     def creator_of(self, kind: str, options: Mapping[str, Any]) -> TaskCreator:
         """Return the creator of the tasks of a kind, whose policy has these options. Raises ConfigError."""
@@ -105,15 +104,6 @@ class QueueClient:
 
     async def get(self, task_id: str) -> TaskEntity | None:
         return await self._reader.get(validation.checked_task_id(task_id))
-
-    async def gpus(self) -> list[GpuStatus]:
-        found: dict[str, tuple[Device, str]] = {}
-        for worker in await self.store.registry.fleet():
-            for device in worker.devices:
-                # Two workers may have the same device: the newer GPU sample counts.
-                if device.uuid not in found or device.age < found[device.uuid][0].age:
-                    found[device.uuid] = device, worker.host
-        return [status(device, host, await self._ledgers.read(device.uuid)) for device, host in found.values()]
 
     async def history(self, minutes: int) -> History:
         return await self.store.reader.history(_checked_number("minutes", minutes, 120))

@@ -71,22 +71,6 @@ def _activity(activity: Activity) -> dict[str, Any]:
 _MEASURED = ("waits", "runs", "settles", "gpu_peaks", "gpu_needs")
 
 
-async def _workers(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    fleet = await scheduler.workers()
-    if options.json:
-        _json([attrs.asdict(worker) for worker in fleet])
-    else:
-        rows = [
-            (
-                *(one.name, one.host, one.pid, f"{one.running}/{one.slots}"),
-                *(span(one.lag), len(one.devices), one.version, one.trouble or "ready"),
-            )
-            for one in fleet
-        ]
-        print(table(("worker", "host", "pid", "slots", "loop lag", "gpus", "version", "state"), rows))
-    return OK if fleet else FAILED
-
-
 async def _kinds(scheduler: TaskBackoffScheduler, options: Options) -> int:
     stats, fleet = await scheduler.get_queue_stats(), await scheduler.workers()
     names = {*stats.kinds, *(kind for worker in fleet for kind in worker.kinds if kind)}
@@ -289,7 +273,6 @@ async def _check(scheduler: TaskBackoffScheduler, options: Options) -> int:
 
 COMMANDS = {
     "stats": Command("count tasks by state, and show why nothing runs", _stats, prints_json=True),
-    "workers": Command("list the live workers (exit code 1: none)", _workers, prints_json=True),
     "kinds": Command("list the kinds of tasks: due tasks, live workers, pauses", _kinds, prints_json=True),
     "tenants": Command("list the tenants: waiting tasks, weights, pauses", _tenants, _for_tenants, prints_json=True),
     "limits": Command("list the limits: settings, use, and until when they are shut", _limits, prints_json=True),

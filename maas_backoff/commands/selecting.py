@@ -17,8 +17,19 @@ Act = Callable[[Selection, bool, OnProgress], Awaitable[int]]
 """Changes the tasks of a selection, or counts them in a dry run, and returns their number."""
 
 _CLEAR = "\r\x1b[K"
-_METAVARS = {"state": "STATE", "kind": "NAME", "tenant": "NAME", "label": "LABEL", "id_prefix": "TEXT", "error": "TEXT"}
-_METAVARS |= {"error_type": "NAME", "worker": "NAME", "gpu": "UUID", "text": "TEXT", "params": "TEXT"}
+_METAVARS = {
+    "state": "STATE",
+    "kind": "NAME",
+    "tenant": "NAME",
+    "label": "LABEL",
+    "id_prefix": "TEXT",
+    "error": "TEXT",
+    "error_type": "NAME",
+    "worker": "NAME",
+    "gpu": "UUID",
+    "text": "TEXT",
+    "params": "TEXT",
+}
 
 
 def selection_options(parser: Arguments) -> None:

@@ -27,12 +27,16 @@ class ClaimRow(NamedTuple):
 
 
 class RenewReply(NamedTuple):
-    """The reply of renew.lua. `neighbours` are names and processes in turn; `named` is the worker with its name."""
+    """The reply of renew.lua. `neighbours` are names and processes in turn; `named` is the worker with its name.
+
+    `quiet` is 1 if the worker is to claim nothing.
+    """
 
     lost: list[bytes]
     cancelled: list[bytes]
     neighbours: list[bytes]
     named: bytes
+    quiet: int
 
 
 class ReapReply(NamedTuple):

@@ -88,7 +88,7 @@ SETTLE = _load(
     SettleReply._make,
 )
 RENEW = _load(
-    "renew", "leases workers info meta host name", "now prefix worker info lease_ms process", RenewReply._make
+    "renew", "leases workers info meta host name quiet", "now prefix worker info lease_ms process", RenewReply._make
 )
 LEAVE = _load("leave", "workers info scheduled demands host", "prefix worker kinds", _word)
 EXPIRE = _load("expire", "leases workers info host", "prefix worker cursor", ExpireReply._make)

@@ -42,6 +42,7 @@ class Scratch:
             "info": self._keys.info(self._worker),
             "host": self._keys.host("", ""),
             "name": self._keys.name(""),
+            "quiet": self._keys.quiet(self._worker),
         }
 
     def fill(self, word: str) -> str:
