@@ -60,14 +60,14 @@ class FleetOperations:
             raise InvalidValueError("reason", f"printable text of at most {LONGEST_REASON} characters", reason)
         words = f"by hand: {reason}" if reason else "by hand"
         await self._ledgers.doubt(uuid, "", words, limit=1, seconds=FOR_EVER)
-        log.warning("GPU %s is in quarantine: %s", uuid, words, extra={"event": "quarantined"})
+        log.warning("GPU %s is in quarantine: %s", uuid, words, extra={"event": "gpu_quarantined"})
         return uuid
 
     async def release(self, gpu: str) -> bool:
         uuid = await self._uuid_of(gpu)
         done = await self._ledgers.open(uuid)
         if done:
-            log.warning("GPU %s is released from quarantine, by an operation", uuid, extra={"event": "released"})
+            log.warning("GPU %s is released from quarantine, by an operation", uuid, extra={"event": "gpu_released"})
         return done
 
     async def _uuid_of(self, gpu: str) -> str:
