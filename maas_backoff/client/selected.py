@@ -2,6 +2,9 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
 
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.selection import Selection
@@ -36,7 +39,7 @@ class Selected:
     ) -> None:
         """Begin at a cursor of `self.cursor`. Raises InvalidValueError for the cursor of another selection."""
         self._reader = reader
-        self._selection = selection
+        self._given = self._selection = selection
         self._states = list(selection.statuses)
         self._reverse = reverse
         self._cursor = cursor
@@ -62,6 +65,14 @@ class Selected:
     def page_size(self) -> int:
         """The most tasks of a page."""
         return READ_AT_ONCE if self._selection.params is None else PARAMS_AT_ONCE
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether all tasks match that a listing finds."""
+        left: dict[str, Any] = {"status": (), "waiting_for": None}
+        if _is_ahead(self._given):
+            left["due_from"] = None
+        return not attrs.evolve(self._given, **left).has_conditions
 
     @property
     def now(self) -> datetime:
@@ -116,7 +127,8 @@ async def page_of(reader: Reader, selection: Selection, listing: Listing) -> Tas
     selected = Selected(reader, selection, listing.cursor, reverse=listing.reverse)
     found: list[TaskEntity] = []
     while len(found) < listing.limit and selected.read < MOST_READ:
-        room, size = listing.limit - len(found), min(selected.page_size, max(listing.limit, 100))
+        room = listing.limit - len(found)
+        size = room if selected.takes_all else min(selected.page_size, max(listing.limit, 100))
         matching = await selected.more(size, brief=listing.brief)
         while matching is not None and len(matching) > room:
             # Read again, to the last task that has room: the cursor must not skip the others.
