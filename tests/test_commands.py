@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -174,6 +175,40 @@ def test_a_wrong_selection_changes_nothing(command: Run, config: TaskBackoffConf
     code, out, told = command(*words.split())
     assert (code, out) == (2, "") and "expected" in told
     assert command("count")[1] == "1\n"
+
+
+def test_who_runs_what_and_workers_and_gpus_are_taken_out_of_use(
+    command: Run, config: TaskBackoffConfig, server: Server
+) -> None:
+    create(config, TaskSpec({}, "x"), TaskSpec({}, "y", delay=60))
+    assert command("quiet", "gpu-7")[0] == 1
+    enter_worker(server, "gpu-7-1-abc")
+    server.client.zrem("maas:{test}:ready", "x")
+    server.client.zadd("maas:{test}:leases", {"x": (time.time() + 60) * 1000})
+    started = f"{(time.time() - 300) * 1000:.0f} gpu-7-1-abc\nGPU-a 3 4096"
+    server.client.hset("maas:{test}:t:x", mapping={"s": "processing", "t": "1", "n": "1", "y": started})
+    assert re.search(r"gpu-7-1-abc: x runs for 5(\.\d+)? min on GPU 3\n", command("workers")[1])
+    (worker,) = json.loads(command("workers", "--json")[1])
+    assert worker["tasks"][0]["task_id"] == "x" and 290 < worker["tasks"][0]["running_for"] < 400
+    assert "x runs" not in command("workers", "--tasks", "0")[1]
+    row = command("list", "--state", "processing", "--worker", "gpu-7")[1].splitlines()[1]
+    assert row.startswith("x   processing") and "gpu-7-1-abc gpu 3" in row
+    assert re.search("worker +gpu-7-1-abc", command("get", "x")[1])
+    assert command("count", "--gpu", "GPU-a")[1] == "1\n"
+    assert command("quiet", "gpu-7") == (0, "gpu-7-1-abc claims nothing more after its next heartbeat\n", "")
+    assert server.client.exists("maas:{test}:quiet:gpu-7-1-abc")
+    assert command("quiet", "h", "--off")[1] == "gpu-7-1-abc claims again after its next heartbeat\n"
+    assert not server.client.exists("maas:{test}:quiet:gpu-7-1-abc")
+    uuid = "GPU-12345678-1234-1234-1234-123456789abc"
+    assert command("quarantine", uuid, "--reason", "smoke")[1].startswith(f"{uuid} takes no new tasks")
+    assert command("release", uuid)[1] == "released\n" and command("release", uuid)[1] == "it was in no quarantine\n"
+    assert command("quarantine", "GPU-1")[0] == 2
+
+
+def enter_worker(server: Server, name: str) -> None:
+    entry = json.dumps({"host": "h", "slots": 4, "running": 1})
+    server.client.zadd("maas:{test}:workers", {name: (time.time() + 60) * 1000})
+    server.client.set(f"maas:{{test}}:w:{name}", entry, ex=60)
 
 
 def test_a_queue_is_paused_and_goes_on(command: Run) -> None:
