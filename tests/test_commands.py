@@ -205,6 +205,28 @@ def test_who_runs_what_and_workers_and_gpus_are_taken_out_of_use(
     assert command("quarantine", "GPU-1")[0] == 2
 
 
+def test_the_queues_of_a_server_are_listed(command: Run, config: TaskBackoffConfig, server: Server) -> None:
+    """A queue that nobody has used is told apart from an empty one."""
+    assert command("queues")[1].count("\n") == 1
+    assert "Nobody has used the queue 'test' on this server yet." in command("stats")[1]
+    assert command("queues")[1].count("\n") == 1, "a look uses no queue"
+    for queue, number in (("a", 2), ("b", 0)):
+        own = config.copy()
+        own.task.biz_prefix = queue
+        create(own, *[TaskSpec({}, delay=60)] * number)
+        server.client.hset(f"maas:{{{queue}}}:meta", "schema", 1)
+    server.client.set("maas:{not a queue}:meta", 1, ex=60)
+    rows = [line.split() for line in command("queues")[1].splitlines()]
+    assert [row[:4] + row[-2:] for row in rows[1:]] == [
+        ["a", "0", "2", "0", "no", "worker"],
+        ["b", "0", "0", "0", "no", "worker"],
+    ]
+    told = json.loads(command("queues", "--json")[1])
+    assert [one["queue"] for one in told["queues"]] == ["a", "b"] and told["complete"]
+    assert "Nothing is due" in command("stats", "--queue", "b")[1]
+    server.client.flushall()
+
+
 def enter_worker(server: Server, name: str) -> None:
     entry = json.dumps({"host": "h", "slots": 4, "running": 1})
     server.client.zadd("maas:{test}:workers", {name: (time.time() + 60) * 1000})

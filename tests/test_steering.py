@@ -321,6 +321,8 @@ async def test_what_becomes_due_is_counted_by_steps(scheduler: TaskBackoffSchedu
 
 async def test_one_sentence_says_why_nothing_runs(server: Server, config: TaskBackoffConfig) -> None:
     scheduler = TaskBackoffScheduler(config)
+    assert await scheduler.explain() == "Nobody has used the queue 'test' on this server yet."
+    await scheduler.delete_task(await scheduler.create_task({}))
     assert await scheduler.explain() == "Nothing is due: nothing runs."
     await scheduler.create_task({}, delay=600)
     assert await scheduler.explain() == "Nothing is due: nothing runs; the next of 1 task is due in 10 min."

@@ -54,6 +54,9 @@ class BulkOperations:
         self._store = store
 
     async def count(self, selection: Selection, on_progress: OnProgress | None) -> int:
+        if _checked(selection) == Selection(status=selection.status):
+            stats = await self._store.reader.stats()
+            return sum(getattr(stats, f"{status}_count") for status in selection.statuses)
         return await self._run(selection, _Change("", ORDER, _nothing, 1), True, on_progress)
 
     async def cancel(

@@ -145,12 +145,15 @@ class Reader:
     async def explain(self) -> str:
         """Return in one sentence why due tasks wait."""
         counts = await self._counts()
-        stats = counts.stats
+        stats, fleet = counts.stats, await self._registry.fleet()
+        queue = self._queue
+        if not (fleet or stats.pending_count or await queue.server.execute("EXISTS", queue.keys("meta"))):
+            return f"Nobody has used the queue {queue.config.task.biz_prefix!r} on this server yet."
         claimable = [(demand, count) for kind, demand, count in counts.waiting if kind not in stats.paused_kinds]
         shut = await self._shares.shut_limits() if counts.shut_limits else ()
         return reason(
             stats,
-            await self._registry.fleet(),
+            fleet,
             counts.next_due,
             claimable,
             counts.suspects_running,
