@@ -128,7 +128,7 @@ async def page_of(reader: Reader, selection: Selection, listing: Listing) -> Tas
     found: list[TaskEntity] = []
     while len(found) < listing.limit and selected.read < MOST_READ:
         room = listing.limit - len(found)
-        size = room if selected.takes_all else min(selected.page_size, max(listing.limit, 100))
+        size = room if selected.takes_all else selected.page_size if listing.brief else PARAMS_AT_ONCE
         matching = await selected.more(size, brief=listing.brief)
         while matching is not None and len(matching) > room:
             # Read again, to the last task that has room: the cursor must not skip the others.

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import attrs
 
 from maas_backoff.domain.demand import Demand, Waiting
 from maas_backoff.domain.history import Activity, History
-from maas_backoff.domain.kind import NAMELESS, ONLY_NAMELESS, Kinds
+from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.reason import reason
@@ -23,11 +22,12 @@ from maas_backoff.store import scripts
 from maas_backoff.store.batch import Precondition
 from maas_backoff.store.codec import EXTERNAL, by_server_clock, counts_of, decode, demand_of, now_and_ahead
 from maas_backoff.store.connection import QueueConnection
+from maas_backoff.store.counts import Counts, counts_in, with_unfit
 from maas_backoff.store.creation import Creation
 from maas_backoff.store.found import Found, Pending, Scan, Seen
 from maas_backoff.store.indexes import indexes
 from maas_backoff.store.registry import Registry
-from maas_backoff.store.replies import DemandRow, GetReply, LeaseRow, ListReply
+from maas_backoff.store.replies import DemandRow, GetReply, LeaseRow, ListReply, mapping
 from maas_backoff.store.shares import Shares, limit_state
 
 READ_BYTES = 262_144
@@ -43,21 +43,6 @@ class Look(NamedTuple):
     expires: float = math.inf
     """Seconds until the pending task expires if no attempt starts; infinity: never."""
     seen: Seen | None = None
-
-
-class _Counts(NamedTuple):
-    """The counts of a queue, and what explains them."""
-
-    stats: QueueStats
-    waiting: Sequence[tuple[str, Demand, int]]
-    """Due tasks by kind and GPU demand."""
-    next_due: float | None
-    """Seconds to the next due task."""
-    suspects_running: int
-    paused_tenants: Mapping[str, int]
-    """Waiting tasks of each, delayed ones too."""
-    shut_limits: int
-    """Limits for which lanes wait."""
 
 
 class Reader:
@@ -83,7 +68,7 @@ class Reader:
         args = [queue.clock, queue.keys.prefix, f"{watch * 1000:.0f}", READ_BYTES, *task_ids]
         reply = await queue.server.run(scripts.GET, queue.keys.all(scripts.GET.keys), args, deadline)
         # `task_ids` may be longer than the rows, and may have an id twice: each caller has an entity of its own.
-        rows = list(zip(task_ids, map(_mapping, reply.rows[1::2]), map(_place, reply.rows[::2]), strict=False))
+        rows = list(zip(task_ids, map(mapping, reply.rows[1::2]), map(_place, reply.rows[::2]), strict=False))
         found = [row for row in rows if b"p" in row[1]]
         seen = iter(await self._seen(found, reply.now, _paused(reply), deadline))
         now_ms, _ = now_and_ahead(reply.now)
@@ -111,7 +96,7 @@ class Reader:
         args += [int(listing.reverse), int(listing.brief), int(listing.due_only)]
         script = attrs.evolve(scripts.LIST, keys=(*scripts.LIST.keys, *names))
         reply = await queue.run(script, args)
-        rows = [(task_id.decode(), _mapping(fields), UNKNOWN) for task_id, fields in reply.rows]
+        rows = [(task_id.decode(), mapping(fields), UNKNOWN) for task_id, fields in reply.rows]
         found = [row for row in rows if b"p" in row[1]]
         places = [place for place, row in enumerate(rows, 1) if b"p" in row[1]]
         seen = list(zip(await self._seen(found, reply.now, _paused(reply)), places, strict=True))
@@ -132,7 +117,7 @@ class Reader:
         if not counts.waiting:
             return counts.stats
         demands = ((demand, count) for _, demand, count in counts.waiting)
-        return _with_unfit(counts.stats, demands, await self._registry.fleet())
+        return with_unfit(counts.stats, demands, await self._registry.fleet())
 
     async def next_due(self) -> float | None:
         """Return the seconds until the next scheduled task is due; None if there is none."""
@@ -161,39 +146,8 @@ class Reader:
             shut,
         )
 
-    async def _counts(self) -> "_Counts":
-        reply = await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix])
-        waiting, gpu_kinds = list[tuple[str, Demand, int]](), Counter[str]()
-        for stored, count in _mapping(reply.demands).items():
-            kind, _, name = stored.decode().rpartition("/")
-            # The name of a set that several demands share is the size that none of them is above.
-            waiting.append((kind, Demand.parse(name.removeprefix("~")), count))
-            gpu_kinds[kind] += count
-        gpu_kinds.pop(NAMELESS, None)
-        _, ahead_ms = now_and_ahead(reply.now)
-        stats = QueueStats(
-            int(reply.pending),
-            int(reply.scheduled),
-            int(reply.processing),
-            int(reply.completed),
-            int(reply.failed),
-            int(reply.cancelled),
-            oldest_pending_age=int(reply.age_ms) / 1000,
-            gpu_count=sum(count for _, _, count in waiting),
-            paused=bool(reply.paused),
-            suspect_count=reply.suspects,
-            kinds={name.decode(): count for name, count in _mapping(reply.by_kind).items()},
-            gpu_kinds=dict(gpu_kinds),
-            paused_kinds={
-                name.decode(): at(float(since) - ahead_ms) for name, since in _mapping(reply.paused_kinds).items()
-            },
-            tenant_count=reply.tenant_count,
-            limit_count=reply.limit_count,
-            paused_tenants={name.decode(): at(float(since) - ahead_ms) for name, since, _ in reply.paused_tenants},
-        )
-        next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
-        paused_tenants = {name.decode(): int(number) for name, _, number in reply.paused_tenants}
-        return _Counts(stats, waiting, next_due, reply.suspects_running, paused_tenants, reply.shut_limits)
+    async def _counts(self) -> Counts:
+        return counts_in(await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix]))
 
     async def upcoming(self, step: float, steps: int) -> list[int]:
         """Return how many tasks become due in each of the next `steps` steps of `step` seconds."""
@@ -314,15 +268,5 @@ def _names(flat: Sequence[bytes]) -> frozenset[str]:
     return frozenset(name.decode() for name in flat[::2])
 
 
-def _mapping(flat: Any) -> dict[bytes, Any]:
-    """Return the dict of names and values in turn, as Lua gives them."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
 def _numbers(flat: Any) -> dict[str, int]:
-    return {name.decode(): int(number) for name, number in _mapping(flat).items() if number.isdigit()}
-
-
-def _with_unfit(stats: QueueStats, waiting: Iterable[tuple[Demand, int]], fleet: Sequence[Worker]) -> QueueStats:
-    unfit = sum(count for demand, count in waiting if not any(worker.could_fit(demand) for worker in fleet))
-    return attrs.evolve(stats, unfit_count=unfit)
+    return {name.decode(): int(number) for name, number in mapping(flat).items() if number.isdigit()}

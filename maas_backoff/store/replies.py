@@ -3,6 +3,11 @@
 from typing import Any, NamedTuple
 
 
+def mapping(flat: Any) -> dict[bytes, Any]:
+    """Return the dict of names and values in turn, as Lua gives them."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
 class SettleReply(NamedTuple):
     """The reply of settle.lua. `claims` are the values of `ClaimRow`, one task after the other."""
 
