@@ -13,30 +13,41 @@ BY_HAND = {"call", "logs", "stream", "watch"}
 
 SHARES_HEAD = '''"""The blocking calls on tenants and limits. Written by `.ci/sync_calls.py`: change no line here."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
-
-from maas_backoff.client.calls import QueueCalls
 from maas_backoff.domain.limit import Rate
 from maas_backoff.domain.shares import LimitList, TenantStats
+from maas_backoff.sync.part import SyncPart
 
-R = TypeVar("R")
 
-
-class SyncShareCalls(ABC):
+class SyncShareCalls(SyncPart):
     """The part of SyncScheduler that says whose tasks are taken next, and how many may start."""
+'''
 
-    @property
-    @abstractmethod
-    def _calls(self) -> QueueCalls:
-        """The calls that are awaited."""
-        ...
+SELECTIONS_HEAD = '''"""The blocking calls on many tasks. Written by `.ci/sync_calls.py`: change no line here."""
 
-    @abstractmethod
-    def _run(self, call: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        """Make a call in the event loop of blocking calls, and wait for its result."""
-        ...
+from typing import Unpack
+
+from maas_backoff.client.selection_calls import OnProgress
+from maas_backoff.domain.selection import Selection
+from maas_backoff.domain.spec import Reschedule
+from maas_backoff.sync.part import SyncPart
+
+
+class SyncSelectionCalls(SyncPart):
+    """The part of SyncScheduler that counts and changes many tasks at once: see SelectionCalls.
+
+    `on_progress` is called in the thread of the event loop.
+    """
+'''
+
+FLEET_HEAD = '''"""The blocking calls on workers and GPUs. Written by `.ci/sync_calls.py`: change no line here."""
+
+from maas_backoff.domain.gpu import GpuStatus
+from maas_backoff.domain.worker import Worker
+from maas_backoff.sync.part import SyncPart
+
+
+class SyncFleetCalls(SyncPart):
+    """The part of SyncScheduler that looks at workers and GPUs, and takes them out of use."""
 '''
 
 CALLS_HEAD = '''"""The blocking calls on one queue. Written by `.ci/sync_calls.py`: change no line here."""
@@ -45,23 +56,26 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Unpack
 
-from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import TaskPage
+from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import Ensured, Reschedule, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.domain.worker import Worker
+from maas_backoff.sync.fleet import SyncFleetCalls
 from maas_backoff.sync.items import items_of
+from maas_backoff.sync.selections import SyncSelectionCalls
 from maas_backoff.sync.shares import SyncShareCalls
 
 
-class SyncCalls(SyncShareCalls):
+class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
     """The calls of TaskBackoffScheduler that need no worker. Each blocks until it has its result."""
 '''
 
 FILES = {
     "sync/shares.py": (SHARES_HEAD, "client/shares.py", "ShareCalls"),
+    "sync/selections.py": (SELECTIONS_HEAD, "client/selection_calls.py", "SelectionCalls"),
+    "sync/fleet.py": (FLEET_HEAD, "client/fleet_calls.py", "FleetCalls"),
     "sync/calls.py": (CALLS_HEAD, "client/calls.py", "QueueCalls"),
 }
 """Each file with its head, and the file and the class that it is written from."""

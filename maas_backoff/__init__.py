@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from maas_backoff.domain.limit import Limit
     from maas_backoff.domain.page import TaskPage
     from maas_backoff.domain.result import ResultEntity
+    from maas_backoff.domain.selection import Selection, SelectionProgress
     from maas_backoff.domain.shares import LimitList, LimitStats, TenantStats
     from maas_backoff.domain.signals import Discard, RateLimited, Retry, Snooze
     from maas_backoff.domain.spec import CreateOptions, Ensured, KindOptions, TaskOptions, TaskSpec
@@ -96,6 +97,8 @@ __all__ = [
     "ResultEntity",
     "Retry",
     "SchedulerConfig",
+    "Selection",
+    "SelectionProgress",
     "Snooze",
     "StorageConfig",
     "StorageDeniedError",
@@ -172,6 +175,8 @@ _MODULES = {
     "ResultEntity": "domain.result",
     "Retry": "domain.signals",
     "SchedulerConfig": "config",
+    "Selection": "domain.selection",
+    "SelectionProgress": "domain.selection",
     "Snooze": "domain.signals",
     "StorageConfig": "config.storage",
     "StorageDeniedError": "errors",

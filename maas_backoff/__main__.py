@@ -16,7 +16,7 @@ from pathlib import Path
 
 import anyio
 
-from maas_backoff.commands import logs, preview, reading, steering, worker
+from maas_backoff.commands import fleet, logs, preview, reading, steering, worker
 from maas_backoff.commands.command import FAILED, OK, STOPPED, STORAGE, USAGE, add_option, one_to_a_hundred
 from maas_backoff.commands.load import UsageError
 from maas_backoff.commands.mapping import command as mapping
@@ -29,7 +29,7 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 
 log: Log = log_for("command")
 
-ON_QUEUES = reading.COMMANDS | logs.COMMANDS | steering.COMMANDS
+ON_QUEUES = reading.COMMANDS | logs.COMMANDS | steering.COMMANDS | fleet.COMMANDS
 
 LINGER = 1.0
 """Seconds that threads have to end after the command has ended."""
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(options: argparse.Namespace) -> int:
     try:
         own = {"demo": _demo, "worker": worker.run, "gpus": _gpus, "preview": _preview, "doctor": _doctor}
-        own |= {"dashboard": _dashboard, "map": mapping.run}
+        own |= {"dashboard": _dashboard, "map": mapping.run, "queues": _queues}
         return own.get(options.command, _queue)(options)
     except StorageError as error:
         return _complain(options, error, STORAGE)
@@ -108,6 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "--keys", type=int, default=1_000_000, metavar="N", help="search N keys for such tasks (default: %(default)s)"
     )
+    queues = commands.add_parser("queues", help="list the queues of a server that have been used")
+    add_option(queues, StorageConfig, "url")
+    queues.add_argument("--json", action="store_true", help="print JSON")
+    queues.add_argument("--keys", type=int, default=1_000_000, metavar="N", help="search N keys (default: %(default)s)")
     dashboard = commands.add_parser("dashboard", help="show and change a queue in a browser on this machine")
     dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="(default: %(default)s)")
     dashboard.add_argument("--act", action="store_true", help="show the buttons that cancel, retry and pause")
@@ -191,6 +195,13 @@ def _doctor(options: argparse.Namespace) -> int:
         return FAILED if any(line.kind == "wrong" for line in lines) else OK
 
     return anyio.run(run)
+
+
+def _queues(options: argparse.Namespace) -> int:
+    from maas_backoff.commands.queues import run
+
+    options.queue = None
+    return anyio.run(run, _config(options), options)
 
 
 def _dashboard(options: argparse.Namespace) -> int:

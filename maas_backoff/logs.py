@@ -21,11 +21,15 @@ left              WARNING  an attempt goes on after the worker's end, until its 
 lost              WARNING  a worker found a lease that ran out, and another attempt follows; ERROR: the task has failed
 cancel_requested  INFO     `cancel_task(running=True)` of a running task
 taken             INFO     `mark_task_processing`
-requeued          INFO     `retry_task`; DEBUG for each task of `retry_tasks`, and one INFO with `queue` and no task
+requeued          INFO     `retry_task`
 moved             INFO     `update_task`
 deleted           INFO     `delete_task`
 purged            INFO     `purge_tasks`, with `queue` and no task
 paused, resumed   INFO     `pause` and `resume`, with `queue` and no task
+quieted           INFO     `quiet_workers`; `unquieted` with `on=False`
+gpu_quarantined   WARNING  `quarantine_gpu`; `gpu_released` by `release_gpu`
+
+A call on a Selection writes DEBUG for each task, with its event, and one INFO with `queue` and no task.
 """
 
 import json

@@ -1,5 +1,6 @@
 """The commands that look at a queue and steer it: what they print, their exit codes, and what they do to terminals."""
 
+import io
 import json
 import os
 import re
@@ -156,6 +157,114 @@ def test_the_gpu_memory_that_tasks_use_is_shown_beside_what_they_ask_for(
     assert "min_gpu_memory_gb may be lower" in out
     told = json.loads(command("stats", "--json")[1])["last_hour"]
     assert told["gpu_peaks"]["p99"] < 4 < told["gpu_needs"]["p50"] and "may be lower" in told["gpu_hint"]
+
+
+def test_many_tasks_are_selected_counted_and_changed(
+    command: Run, config: TaskBackoffConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [TaskSpec({}, f"img-{n}", labels=["nightly"], tenant="acme", delay=60) for n in range(12)]
+    create(config, *specs, TaskSpec({}, "other", delay=60))
+    mine = ("--label", "nightly", "--tenant", "acme")
+    assert command("count", *mine) == (0, "12\n", "") and command("count", "--json")[1] == '{\n  "matched": 13\n}\n'
+    assert len(json.loads(command("list", *mine, "--json")[1])["tasks"]) == 12
+    assert command("list", "--state", "failed", *mine)[1].count("\n") == 1
+    assert command("cancel", *mine, "--dry-run") == (0, "12 tasks match\n", "")
+    code, out, told = command("cancel", *mine)
+    assert (code, out) == (2, "") and "expected --yes, as 12 tasks would be changed" in told
+    assert command("cancel", "--id-prefix", "img-1", "--yes") == (0, "3 tasks are cancelled\n", "")
+    assert command("cancel", "--id-prefix", "img-1", "--yes")[1] == "0 tasks match\n"
+    told = json.loads(command("update", *mine, "--delay", "0", "--yes", "--json")[1])
+    assert told == {"matched": 9, "changed": 9, "dry_run": False}
+    assert command("retry", "--state", "cancelled", "--created-from", "1h", "--yes")[1] == "3 tasks are pending again\n"
+    monkeypatch.setattr("sys.stdin", Terminal("no\n"))
+    code, out, told = command("delete", *mine)
+    assert (code, out) == (1, "") and told.startswith("delete 12 tasks? [y/N]")
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert command("delete", *mine)[:2] == (0, "12 tasks are deleted\n")
+    assert command("delete", "other") == (0, "deleted\n", "") and command("delete", "other")[0] == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cancel",
+        "cancel x --kind a",
+        "delete --all --kind a",
+        "retry --all-failed --state failed",
+        "cancel --state failed --yes",
+        "delete --state processing --yes",
+        "update --all --yes",
+        "count --created-from 2weeks",
+        "count --label a?b",
+        "list --state nonsense",
+    ],
+)
+def test_a_wrong_selection_changes_nothing(command: Run, config: TaskBackoffConfig, words: str) -> None:
+    create(config, TaskSpec({}, "x", delay=60))
+    code, out, told = command(*words.split())
+    assert (code, out) == (2, "") and "expected" in told
+    assert command("count")[1] == "1\n"
+
+
+def test_who_runs_what_and_workers_and_gpus_are_taken_out_of_use(
+    command: Run, config: TaskBackoffConfig, server: Server
+) -> None:
+    create(config, TaskSpec({}, "x"), TaskSpec({}, "y", delay=60))
+    assert command("quiet", "gpu-7")[0] == 1
+    enter_worker(server, "gpu-7-1-abc")
+    server.client.zrem("maas:{test}:ready", "x")
+    server.client.zadd("maas:{test}:leases", {"x": (time.time() + 60) * 1000})
+    started = f"{(time.time() - 300) * 1000:.0f} gpu-7-1-abc\nGPU-a 3 4096"
+    server.client.hset("maas:{test}:t:x", mapping={"s": "processing", "t": "1", "n": "1", "y": started})
+    assert re.search(r"gpu-7-1-abc: x runs for 5(\.\d+)? min on GPU 3\n", command("workers")[1])
+    (worker,) = json.loads(command("workers", "--json")[1])
+    assert worker["tasks"][0]["task_id"] == "x" and 290 < worker["tasks"][0]["running_for"] < 400
+    assert "x runs" not in command("workers", "--tasks", "0")[1]
+    row = command("list", "--state", "processing", "--worker", "gpu-7")[1].splitlines()[1]
+    assert row.startswith("x   processing") and "gpu-7-1-abc gpu 3" in row
+    assert re.search("worker +gpu-7-1-abc", command("get", "x")[1])
+    assert command("count", "--gpu", "GPU-a")[1] == "1\n"
+    assert command("quiet", "gpu-7") == (0, "gpu-7-1-abc claims nothing more after its next heartbeat\n", "")
+    assert server.client.exists("maas:{test}:quiet:gpu-7-1-abc")
+    assert command("quiet", "h", "--off")[1] == "gpu-7-1-abc claims again after its next heartbeat\n"
+    assert not server.client.exists("maas:{test}:quiet:gpu-7-1-abc")
+    uuid = "GPU-12345678-1234-1234-1234-123456789abc"
+    assert command("quarantine", uuid, "--reason", "smoke")[1].startswith(f"{uuid} takes no new tasks")
+    assert command("release", uuid)[1] == "released\n" and command("release", uuid)[1] == "it was in no quarantine\n"
+    assert command("quarantine", "GPU-1")[0] == 2
+
+
+def test_the_queues_of_a_server_are_listed(command: Run, config: TaskBackoffConfig, server: Server) -> None:
+    """A queue that nobody has used is told apart from an empty one."""
+    assert command("queues")[1].count("\n") == 1
+    assert "Nobody has used the queue 'test' on this server yet." in command("stats")[1]
+    assert command("queues")[1].count("\n") == 1, "a look uses no queue"
+    for queue, number in (("a", 2), ("b", 0)):
+        own = config.copy()
+        own.task.biz_prefix = queue
+        create(own, *[TaskSpec({}, delay=60)] * number)
+        server.client.hset(f"maas:{{{queue}}}:meta", "schema", 1)
+    server.client.set("maas:{not a queue}:meta", 1, ex=60)
+    rows = [line.split() for line in command("queues")[1].splitlines()]
+    assert [row[:4] + row[-2:] for row in rows[1:]] == [
+        ["a", "0", "2", "0", "no", "worker"],
+        ["b", "0", "0", "0", "no", "worker"],
+    ]
+    told = json.loads(command("queues", "--json")[1])
+    assert [one["queue"] for one in told["queues"]] == ["a", "b"] and told["complete"]
+    assert "Nothing is due" in command("stats", "--queue", "b")[1]
+    server.client.flushall()
+
+
+def enter_worker(server: Server, name: str) -> None:
+    entry = json.dumps({"host": "h", "slots": 4, "running": 1})
+    server.client.zadd("maas:{test}:workers", {name: (time.time() + 60) * 1000})
+    server.client.set(f"maas:{{test}}:w:{name}", entry, ex=60)
 
 
 def test_a_queue_is_paused_and_goes_on(command: Run) -> None:

@@ -154,7 +154,11 @@ EXPECTED = {
         "1 passed",
     ],
     "sharing.md": ["A LONG PROMPT a long tex\n['acme', 'beta', 'cora'] at most 4 at once"],
-    "api.md": ["unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0", "worker: none is running"],
+    "api.md": [
+        "unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0",
+        "worker: none is running",
+        "SelectionProgress(read=20, matched=10, changed=10)",
+    ],
     "dashboard.md": ['data-access="read"'],
     "metrics.md": ['maas_backoff_workers{queue="readme"} 1.0', '"name": "process readme"'],
     "gpus.md": ["{'batch': 8, 'on': 'GPU-of-the-readme'}"],

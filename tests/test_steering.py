@@ -155,7 +155,7 @@ async def test_all_failed_tasks_are_retried_or_those_with_an_error(scheduler: Ta
         assert await scheduler.retry_tasks() == 0
         with pytest.raises(InvalidValueError, match="status: expected one of failed, cancelled, got 'pending'"):
             await scheduler.retry_tasks("pending")
-        with pytest.raises(InvalidValueError, match="error: expected text, or None, got 5"):
+        with pytest.raises(InvalidValueError, match="error: expected text of 1 to 1000 characters, or None, got 5"):
             await scheduler.retry_tasks(error=5)  # type: ignore[arg-type] - wrong on purpose
 
 
@@ -321,6 +321,8 @@ async def test_what_becomes_due_is_counted_by_steps(scheduler: TaskBackoffSchedu
 
 async def test_one_sentence_says_why_nothing_runs(server: Server, config: TaskBackoffConfig) -> None:
     scheduler = TaskBackoffScheduler(config)
+    assert await scheduler.explain() == "Nobody has used the queue 'test' on this server yet."
+    await scheduler.delete_task(await scheduler.create_task({}))
     assert await scheduler.explain() == "Nothing is due: nothing runs."
     await scheduler.create_task({}, delay=600)
     assert await scheduler.explain() == "Nothing is due: nothing runs; the next of 1 task is due in 10 min."

@@ -53,6 +53,8 @@ VALUES: list[Any] = [
     maas_backoff.QueueStats(1, 2, 3, 4, 5, 6, 7.5, paused=True),
     maas_backoff.ResultEntity.ok({"text": SECRET}),
     maas_backoff.SchedulerConfig(lease=7),
+    maas_backoff.Selection(status="failed", labels=["nightly"], params=SECRET, created_from=timedelta(hours=2)),
+    maas_backoff.SelectionProgress(200, 20, 10),
     maas_backoff.StorageConfig(nodes=["a:1"], password="hunter2"),
     maas_backoff.TaskBackoffConfig(task=maas_backoff.TaskConfig(biz_prefix="queue")),
     maas_backoff.TaskConfig(min_gpu_utilization=5, backoff_interval=timedelta(minutes=1)),

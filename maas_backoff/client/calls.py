@@ -7,21 +7,22 @@ from datetime import datetime, timedelta
 from typing import Unpack
 
 from maas_backoff.client.caller import Disconnected, until_gone
+from maas_backoff.client.fleet_calls import FleetCalls
+from maas_backoff.client.selection_calls import SelectionCalls
 from maas_backoff.client.shares import ShareCalls
 from maas_backoff.client.streams import StreamCalls
 from maas_backoff.common.uninterrupted import uninterrupted
 from maas_backoff.domain.event import TaskEvent
-from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
+from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import Ensured, Reschedule, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import new_task_id
-from maas_backoff.domain.worker import Worker
 
 
-class QueueCalls(ShareCalls, StreamCalls):
+class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
     """The half of TaskBackoffScheduler that needs no worker: the calls on the queue, each with its documentation."""
 
     # Creating tasks
@@ -119,7 +120,7 @@ class QueueCalls(ShareCalls, StreamCalls):
 
     async def list_tasks(
         self,
-        status: str,
+        status: str | Selection,
         *,
         limit: int = 100,
         cursor: str | None = None,
@@ -135,6 +136,9 @@ class QueueCalls(ShareCalls, StreamCalls):
         due tasks that wait for room on a GPU, `waiting_for="slot"` due tasks that need no GPU. `due_from` lists delayed
         tasks and retries from that moment on (a timedelta: from now). `brief` leaves out params, result and failed
         attempts, at a fraction of the cost. A task that changes its state meanwhile may be missed or listed twice.
+
+        `status` may be a Selection. Its states are listed one after the other. A call then looks at 2,000 tasks: there
+        may be fewer tasks than `limit`, even none, together with a cursor.
         """
         return await self._client.page(status, Listing(limit, cursor, reverse, waiting_for, due_from, brief))
 
@@ -159,14 +163,6 @@ class QueueCalls(ShareCalls, StreamCalls):
         `step` is the length of a step: seconds or a timedelta, at most a day.
         """
         return await self._client.upcoming(step, steps)
-
-    async def workers(self) -> list[Worker]:
-        """Return the live workers of this queue, as of their last heartbeat; at most 1,000."""
-        return list(await self._client.store.registry.fleet())
-
-    async def gpus(self) -> list[GpuStatus]:
-        """Return the GPUs of all live workers of this queue, with the reservations of all queues."""
-        return await self._client.gpus()
 
     # Changing tasks
 
@@ -203,13 +199,6 @@ class QueueCalls(ShareCalls, StreamCalls):
         """Make a failed or cancelled task pending again, with no retry used."""
         return await self._client.operations.retry(task_id)
 
-    async def retry_tasks(self, status: str = "failed", *, error: str | None = None) -> int:
-        """Retry all tasks that are failed, or cancelled, now; return their number.
-
-        `error` selects tasks with this text in their error, "type: message", in upper or lower case.
-        """
-        return await self._client.operations.retry_all(status, error)
-
     async def update_task(self, task_id: str, **options: Unpack[Reschedule]) -> bool:
         """Change when a pending task is due (`delay` or `run_at`), or its `priority`; False if it is not pending."""
         return await self._client.operations.update(task_id, options)
@@ -217,10 +206,6 @@ class QueueCalls(ShareCalls, StreamCalls):
     async def delete_task(self, task_id: str) -> bool:
         """Delete a task, unless it is running."""
         return await self._client.operations.delete(task_id)
-
-    async def purge_tasks(self, status: str) -> int:
-        """Delete all tasks that are pending, completed, failed or cancelled now; return their number."""
-        return await self._client.operations.purge(status)
 
     # Pausing the queue
 

@@ -9,30 +9,31 @@ from typing import Any
 import anyio
 import attrs
 
+from maas_backoff.client.bulk import BulkOperations
 from maas_backoff.client.creator import TaskCreator
+from maas_backoff.client.fleet import FleetOperations
 from maas_backoff.client.follower import Follower
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.client.reader import TaskReader
+from maas_backoff.client.selected import page_of
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig, TaskConfig
 from maas_backoff.domain import validation
 from maas_backoff.domain.event import TaskEvent
-from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.seconds import in_seconds
+from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import TaskOptions
 from maas_backoff.domain.task import TaskEntity, TaskStatus, checked_status
 from maas_backoff.domain.tracing import Tracing
-from maas_backoff.domain.worker import Device
 from maas_backoff.errors import (
     ConfigError,
     InvalidValueError,
     TaskNotFoundError,
     TaskTimeoutError,
 )
-from maas_backoff.gate.status import status
 from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.queue_store import QueueStore
@@ -67,6 +68,8 @@ class QueueClient:
         )
         self._waiters: Waiters | None = None
         self.operations: QueueOperations = QueueOperations(config, self.store)
+        self.bulk: BulkOperations = BulkOperations(config, self.store)
+        self.fleet: FleetOperations = FleetOperations(self.store, self._ledgers)
 
     def creator_of(self, kind: str, options: Mapping[str, Any]) -> TaskCreator:
         """Return the creator of the tasks of a kind, whose policy has these options. Raises ConfigError."""
@@ -105,15 +108,6 @@ class QueueClient:
     async def get(self, task_id: str) -> TaskEntity | None:
         return await self._reader.get(validation.checked_task_id(task_id))
 
-    async def gpus(self) -> list[GpuStatus]:
-        found: dict[str, tuple[Device, str]] = {}
-        for worker in await self.store.registry.fleet():
-            for device in worker.devices:
-                # Two workers may have the same device: the newer GPU sample counts.
-                if device.uuid not in found or device.age < found[device.uuid][0].age:
-                    found[device.uuid] = device, worker.host
-        return [status(device, host, await self._ledgers.read(device.uuid)) for device, host in found.values()]
-
     async def history(self, minutes: int) -> History:
         return await self.store.reader.history(_checked_number("minutes", minutes, 120))
 
@@ -123,7 +117,10 @@ class QueueClient:
             raise InvalidValueError("step", "seconds (or a timedelta), above 0 and at most a day", step)
         return await self.store.reader.upcoming(seconds, _checked_number("steps", steps, 200))
 
-    async def page(self, status: str, listing: Listing) -> TaskPage:
+    async def page(self, status: str | Selection, listing: Listing) -> TaskPage:
+        if isinstance(status, Selection):
+            selection = _listed(status, listing)
+            return await page_of(self.store.reader, selection, listing)
         status = checked_status(status, *TaskStatus)
         listing.check(status)
         return await self.store.reader.page(status, listing)
@@ -170,13 +167,24 @@ class QueueClient:
         async with waiters.waiting(task_id) as woken:
             while True:
                 woken.clear()
-                task, expires = await self._reader.watch(task_id)
+                look = await self._reader.watch(task_id)
+                task = look.task
                 if task is None:
                     raise TaskNotFoundError(task_id)
                 yield task
                 # An expired task is known by its reader alone, unless a worker notes it.
-                with anyio.move_on_after(min(WAIT_RENEWAL, max(0.001, expires))):
+                with anyio.move_on_after(min(WAIT_RENEWAL, max(0.001, look.expires))):
                     await woken.wait()
+
+
+def _listed(selection: Selection, listing: Listing) -> Selection:
+    """Return a selection with the filters of a listing. Raises InvalidValueError."""
+    own = {name: one for name in ("waiting_for", "due_from") if (one := getattr(listing, name)) is not None}
+    for name, given in own.items():
+        if getattr(selection, name) is not None:
+            raise InvalidValueError(name, "None beside that of the selection", given)
+    attrs.evolve(listing, waiting_for=None, due_from=None).check("pending")
+    return attrs.evolve(selection, **own)
 
 
 def _is_number(value: object) -> bool:

@@ -12,6 +12,7 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
 from maas_backoff.domain.kind import NAMELESS
+from maas_backoff.domain.labels import checked_labels
 from maas_backoff.domain.lane import NO_TENANT, Lane, checked_cost, checked_limits, checked_tenant
 from maas_backoff.domain.spec import Ensured, TaskOptions, TaskSpec
 from maas_backoff.domain.tracing import Tracing
@@ -24,7 +25,7 @@ from maas_backoff.errors import (
     TenantFullError,
 )
 from maas_backoff.logs import about
-from maas_backoff.store.codec import traced
+from maas_backoff.store.codec import LABELS, traced
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.time_limits import NAMES, with_limits
 from maas_backoff.store.writer import ENQUEUE_LIMIT, Writer
@@ -52,6 +53,7 @@ class TaskCreator:
         self._lane = Lane(NO_TENANT, config.task.cost, dict(config.task.limits))
         self._limits = {name: getattr(config.task, name) for name in NAMES}
         self._is_limited = any(limit is not None for limit in self._limits.values())
+        self._labels = config.task.labels
         self._where = kind or "task_params"
         send = partial(writer.enqueue_what_fits, policy=self._policy)
         self.gathering: Gathering[NewTask, str] = Gathering(send, config.storage.timeout, MOST_CREATES, _size)
@@ -124,14 +126,17 @@ class TaskCreator:
 
     def _checked(self, params: Mapping[str, object], task_id: str, options: TaskOptions, where: str) -> NewTask:
         text = jsontext.canonical(validation.checked_params(params), where, self._config.task.max_payload_bytes)
-        if not options and not self._is_limited:
+        if not options and not self._is_limited and not self._labels:
             return NewTask(task_id, text, 0, 0, self._policy, "", self._kind, self._lane.record)
         policy, overrides = self._policy, ""
         own = validation.overrides_of(options)
-        if own or self._is_limited:
+        labels = checked_labels(options["labels"]) if "labels" in options else self._labels
+        if own or self._is_limited or labels:
             own = self._checked_overrides(own)
             policy = policy.overridden(own)
             own = with_limits(own, self._limits, policy)
+            if labels:
+                own[LABELS] = labels
             overrides = jsontext.plain(own) if own else ""
         return NewTask(
             task_id=task_id,

@@ -10,9 +10,11 @@ from typing import Any
 import attrs
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Command, Options, failed, task_id
+from maas_backoff.commands.selecting import selection_of, selection_options
 from maas_backoff.commands.text import cell, is_rich, moment, span, table
 from maas_backoff.domain.history import Activity, gpu_memory_hint
 from maas_backoff.domain.limit import rate_text
+from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.logs import printable
@@ -67,22 +69,6 @@ def _activity(activity: Activity) -> dict[str, Any]:
 
 
 _MEASURED = ("waits", "runs", "settles", "gpu_peaks", "gpu_needs")
-
-
-async def _workers(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    fleet = await scheduler.workers()
-    if options.json:
-        _json([attrs.asdict(worker) for worker in fleet])
-    else:
-        rows = [
-            (
-                *(one.name, one.host, one.pid, f"{one.running}/{one.slots}"),
-                *(span(one.lag), len(one.devices), one.version, one.trouble or "ready"),
-            )
-            for one in fleet
-        ]
-        print(table(("worker", "host", "pid", "slots", "loop lag", "gpus", "version", "state"), rows))
-    return OK if fleet else FAILED
 
 
 async def _kinds(scheduler: TaskBackoffScheduler, options: Options) -> int:
@@ -165,27 +151,50 @@ def at_least_one(text: str) -> int:
 
 
 def _for_list(parser: Arguments) -> None:
-    parser.add_argument("--state", default="pending", choices=[str(status) for status in TaskStatus])
+    selection_options(parser)
+    parser.add_argument("--reverse", action="store_true", help="the last of each state first")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="1 to 1000 (default: %(default)s)")
     parser.add_argument("--cursor", metavar="C", help="the cursor of the last page, to read the next one")
 
 
 async def _list(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    page = await scheduler.list_tasks(options.state, limit=options.limit, cursor=options.cursor)
+    selection = selection_of(options)
+    if not selection.has_conditions and not options.select_state:
+        selection = Selection(status=TaskStatus.PENDING)
+    page = await scheduler.list_tasks(
+        selection, limit=options.limit, cursor=options.cursor, reverse=options.reverse, brief=not options.json
+    )
     if options.json:
         _json({"tasks": [task.to_dict() for task in page.tasks], "cursor": page.cursor})
         return OK
-    head = ("id", "state", "priority", "attempt", "retries", "due", "ended", "why")
-    print(table(head, map(_row, page.tasks)))
+    has_worker = any(task.worker for task in page.tasks)
+    head = ("id", "state", "priority", "attempt", "retries", "due", "ended", *(["worker"] if has_worker else []), "why")
+    print(table(head, (_row(task, has_worker=has_worker) for task in page.tasks)))
     if page.cursor is not None:
         print(f"There is more: --cursor {page.cursor!r}")
     return OK
 
 
-def _row(task: TaskEntity) -> Sequence[object]:
+async def _count(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    number = await scheduler.count_tasks(selection_of(options))
+    if options.json:
+        _json({"matched": number})
+    else:
+        print(number)
+    return OK
+
+
+def _row(task: TaskEntity, *, has_worker: bool) -> Sequence[object]:
     retries = f"{task.retry_count}/{task.max_retry_count}"
     due, ended = moment(task.next_execute_time), moment(task.finished_at)
-    return task.task_id, task.status, task.priority, task.attempt, retries, due, ended, _why(task, when=False)
+    worker = [_worker_of(task)] if has_worker else []
+    why = _why(task, when=False)
+    return task.task_id, task.status, task.priority, task.attempt, retries, due, ended, *worker, why
+
+
+def _worker_of(task: TaskEntity) -> str:
+    """Return the worker and the GPU of the running or last attempt."""
+    return "-" if task.worker is None else f"{task.worker} gpu {task.gpu.index}" if task.gpu else task.worker
 
 
 def _why(task: TaskEntity, *, when: bool = True) -> str:
@@ -216,6 +225,7 @@ async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
     for attempt in attempts:
         error = attempt["error"]
         where = f"{attempt['started_at']} to {attempt['ended_at']}, {printable(attempt['worker'])}"
+        where += f" on {printable(attempt['gpu'])}" if attempt["gpu"] else ""
         more = "" if error["code"] is None else f", code {error['code']}"
         more += f", ended by {printable(attempt['ended_by'])}" if attempt["ended_by"] else ""
         what = f"{printable(error['type'])}: {printable(error['message'])}"
@@ -263,11 +273,13 @@ async def _check(scheduler: TaskBackoffScheduler, options: Options) -> int:
 
 COMMANDS = {
     "stats": Command("count tasks by state, and show why nothing runs", _stats, prints_json=True),
-    "workers": Command("list the live workers (exit code 1: none)", _workers, prints_json=True),
     "kinds": Command("list the kinds of tasks: due tasks, live workers, pauses", _kinds, prints_json=True),
     "tenants": Command("list the tenants: waiting tasks, weights, pauses", _tenants, _for_tenants, prints_json=True),
     "limits": Command("list the limits: settings, use, and until when they are shut", _limits, prints_json=True),
-    "list": Command("list the tasks in a state", _list, _for_list, prints_json=True),
+    "list": Command(
+        "list the tasks that match (without a condition: the pending ones)", _list, _for_list, prints_json=True
+    ),
+    "count": Command("count the tasks that match", _count, selection_options, prints_json=True),
     "get": Command("show a task with its failed attempts (1: there is none)", _get, task_id, prints_json=True),
     "watch": Command("follow a task to its end (1: it did not complete)", _watch, task_id, prints_json=True),
     "check": Command("check whether the server answers, for probes (1: not ready)", _check, _for_check),

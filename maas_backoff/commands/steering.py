@@ -3,8 +3,10 @@
 import json
 import sys
 
-from maas_backoff.commands.command import OK, Arguments, Command, Options, failed, task_id
+from maas_backoff.commands.command import OK, Arguments, Command, Options, failed
+from maas_backoff.commands.selecting import OnProgress, act_on_selection, act_options, is_selecting
 from maas_backoff.domain.limit import rate_of
+from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import printable
@@ -47,37 +49,61 @@ def _reschedule(options: Options) -> Reschedule:
 
 
 def _for_update(parser: Arguments) -> None:
-    task_id(parser)
+    act_options(parser)
     _for_reschedule(parser)
 
 
 async def _update(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    async def act(selection: Selection, dry_run: bool, show: OnProgress) -> int:
+        return await scheduler.update_tasks(selection, dry_run=dry_run, on_progress=show, **_reschedule(options))
+
+    if is_selecting(options):
+        return await act_on_selection(options, "change", "changed", act)
     done = await scheduler.update_task(options.task_id, **_reschedule(options))
     return _done("changed") if done else failed(options, "it is not pending")
 
 
 def _for_cancel(parser: Arguments) -> None:
-    task_id(parser)
-    parser.add_argument("--running", action="store_true", help="also stop an attempt that runs")
+    act_options(parser)
+    parser.add_argument("--running", action="store_true", help="also stop attempts that run")
 
 
 async def _cancel(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    async def act(selection: Selection, dry_run: bool, show: OnProgress) -> int:
+        running = options.running
+        return await scheduler.cancel_tasks(selection, running=running, dry_run=dry_run, on_progress=show)
+
+    if is_selecting(options):
+        return await act_on_selection(options, "cancel", "cancelled", act)
     done = await scheduler.cancel_task(options.task_id, running=options.running)
     return _done("cancelled") if done else failed(options, "it is running (add --running), finished, or unknown")
 
 
+async def _delete(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    async def act(selection: Selection, dry_run: bool, show: OnProgress) -> int:
+        return await scheduler.delete_tasks(selection, dry_run=dry_run, on_progress=show)
+
+    if is_selecting(options):
+        return await act_on_selection(options, "delete", "deleted", act)
+    done = await scheduler.delete_task(options.task_id)
+    return _done("deleted") if done else failed(options, "it is running, or unknown")
+
+
 def _for_retry(parser: Arguments) -> None:
-    parser.add_argument("task_id", metavar="ID", nargs="?")
-    parser.add_argument("--all-failed", action="store_true", help="retry all failed tasks")
-    parser.add_argument("--error", metavar="TEXT", help='only tasks with TEXT in their error, "type: message"')
+    act_options(parser)
+    parser.add_argument("--all-failed", action="store_true", help="as --state failed --yes")
 
 
 async def _retry(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    if options.all_failed == (options.task_id is not None):
-        raise InvalidValueError("retry", "an ID, or --all-failed", options.task_id)
+    async def act(selection: Selection, dry_run: bool, show: OnProgress) -> int:
+        return await scheduler.retry_tasks(selection, dry_run=dry_run, on_progress=show)
+
     if options.all_failed:
-        number = await scheduler.retry_tasks(error=options.error)
-        return _done("1 task is pending again" if number == 1 else f"{number} tasks are pending again")
+        if options.select_state:
+            raise InvalidValueError("all-failed", "--all-failed, or --state", "both")
+        options.select_state, options.yes = ["failed"], True
+    if is_selecting(options):
+        return await act_on_selection(options, "retry", "pending again", act)
     done = await scheduler.retry_task(options.task_id)
     return _done("pending again") if done else failed(options, "it is neither failed nor cancelled")
 
@@ -140,9 +166,10 @@ async def _purge(scheduler: TaskBackoffScheduler, options: Options) -> int:
 
 COMMANDS = {
     "create": Command("create a task, and print its id", _create, _for_create),
-    "update": Command("change a pending task's priority or time", _update, _for_update),
-    "cancel": Command("cancel a task", _cancel, _for_cancel),
-    "retry": Command("make a failed or cancelled task, or all failed ones, pending again", _retry, _for_retry),
+    "update": Command("change the priority or the time of a pending task, or of all that match", _update, _for_update),
+    "cancel": Command("cancel a task, or all that match", _cancel, _for_cancel),
+    "retry": Command("make a failed or cancelled task, or all that match, pending again", _retry, _for_retry),
+    "delete": Command("delete a task that is not running, or all that match", _delete, act_options),
     "pause": Command("stop the claims of the queue's workers; running tasks go on", _pause, _for_pause),
     "resume": Command("let the queue's workers claim again", _resume, _for_pause),
     "weight": Command("set the share of a tenant", _weight, _for_weight),

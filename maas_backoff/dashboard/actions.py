@@ -6,6 +6,7 @@ from starlette.responses import JSONResponse, Response
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.feed import Feed
+from maas_backoff.dashboard.selecting import selection_of
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 log: Log = log_for("dashboard")
@@ -14,12 +15,13 @@ log: Log = log_for("dashboard")
 class Actions:
     """The responses to POST requests: `{"done": …}` with a bool, or with the number of tasks."""
 
-    def __init__(self, scheduler: TaskBackoffScheduler, feed: Feed) -> None:
+    def __init__(self, scheduler: TaskBackoffScheduler, feed: Feed, *, payloads: bool) -> None:
         self._scheduler = scheduler
         self._feed = feed
+        self._payloads = payloads
 
     async def on_task(self, request: Request) -> Response:
-        """Cancel the task `?id=`, retry it, or make it due now."""
+        """Cancel the task `?id=`, retry it, make it due now, or delete it."""
         task_id = request.query_params.get("id", "")
         match request.path_params["action"]:
             case "cancel":
@@ -28,6 +30,8 @@ class Actions:
                 done = await self._scheduler.retry_task(task_id)
             case "now":
                 done = await self._scheduler.update_task(task_id, delay=0)
+            case "delete":
+                done = await self._scheduler.delete_task(task_id)
             case _:
                 raise HTTPException(404)
         return self._done(request, done, f" {task_id!r}")
@@ -44,6 +48,22 @@ class Actions:
             case _:
                 raise HTTPException(404)
         return self._done(request, done, "")
+
+    async def on_selection(self, request: Request) -> Response:
+        """Cancel all tasks of a selection, retry them, make them due now, or delete them."""
+        selection = selection_of(request.query_params, payloads=self._payloads)
+        match request.path_params["action"]:
+            case "cancel":
+                done = await self._scheduler.cancel_tasks(selection, running=True)
+            case "retry":
+                done = await self._scheduler.retry_tasks(selection)
+            case "now":
+                done = await self._scheduler.update_tasks(selection, delay=0)
+            case "delete":
+                done = await self._scheduler.delete_tasks(selection)
+            case _:
+                raise HTTPException(404)
+        return self._done(request, done, f" {selection}")
 
     def _done(self, request: Request, done: bool | int, target: str) -> Response:
         self._feed.read_again()

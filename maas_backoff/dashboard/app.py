@@ -38,7 +38,7 @@ def dashboard(
         log.warning("the dashboard has no `authorize`: everybody who reaches it may read, and nobody may act")
     assets = Assets()
     feed = Feed(scheduler)
-    reading, actions = Reading(scheduler, feed, payloads=payloads), Actions(scheduler, feed)
+    reading, actions = Reading(scheduler, feed, payloads=payloads), Actions(scheduler, feed, payloads=payloads)
 
     async def page(request: Request) -> Response:
         name = title or scheduler.config.task.biz_prefix
@@ -53,8 +53,10 @@ def dashboard(
                 Route("/api/snapshot", reading.snapshot),
                 Route("/api/events", reading.events),
                 Route("/api/tasks", reading.tasks),
+                Route("/api/count", reading.count),
                 Route("/api/task", reading.task),
                 Route("/api/task/{action}", actions.on_task, methods=["POST"]),
+                Route("/api/selection/{action}", actions.on_selection, methods=["POST"]),
                 Route("/api/queue/{action}", actions.on_queue, methods=["POST"]),
             ],
             exception_handlers={MaasBackoffError: _error_response, HTTPException: _http_error_response},

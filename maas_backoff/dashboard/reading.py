@@ -5,7 +5,6 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import anyio
 from starlette.exceptions import HTTPException
@@ -14,10 +13,9 @@ from starlette.responses import JSONResponse, Response
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.feed import PATIENCE, PERIOD, Feed
-from maas_backoff.dashboard.search import search
+from maas_backoff.dashboard.selecting import number, selection_of
 from maas_backoff.dashboard.stream import OpenStreams, Stream
 from maas_backoff.dashboard.views import SHOWN_LINES, View, line_view, row_view, task_view
-from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import checked_task_id
 from maas_backoff.errors import InvalidValueError, StorageUnavailableError, TaskNotFoundError
@@ -112,39 +110,30 @@ class Reading:
         return JSONResponse(view, headers=_NO_STORE)
 
     async def tasks(self, request: Request) -> Response:
-        """Return a page of tasks without their payloads: `?state=&cursor=&limit=&waiting_for=&due_in=&text=`.
+        """Return a page of tasks without their payloads: `?cursor=&limit=`, and a selection as `selection_of` reads it.
 
         The last finished task comes first. A task whose id equals `text` is found in any state.
         """
         query = request.query_params
-        state, cursor, text = query.get("state", "pending"), query.get("cursor"), query.get("text", "")
-        limit = _number("limit", query.get("limit", "50"))
+        cursor, text = query.get("cursor"), query.get("text", "")
+        limit = number("limit", query.get("limit", "50"))
         if not 1 <= limit <= LARGEST_PAGE:
             raise InvalidValueError("limit", f"a whole number from 1 to {LARGEST_PAGE}", query["limit"])
-        waiting_for = query.get("waiting_for")
-        ahead = _number("due_in", query["due_in"]) if "due_in" in query else None
-        due_from = None if ahead is None else timedelta(seconds=ahead)
-
-        async def page(size: int, start: str | None) -> TaskPage:
-            reverse = state not in {"pending", "processing"}
-            return await self._scheduler.list_tasks(
-                state, limit=size, cursor=start, reverse=reverse, waiting_for=waiting_for, due_from=due_from, brief=True
-            )
-
-        found = await search(page, text, limit, cursor) if text else await page(limit, cursor)
+        selection = selection_of(query, payloads=self._payloads)
+        reverse = all(status.finished for status in selection.status)
+        found = await self._scheduler.list_tasks(selection, limit=limit, cursor=cursor, reverse=reverse, brief=True)
         tasks = {task.task_id: task for task in found.tasks}
         if text and cursor is None and (named := await self._named(text)) is not None:
             tasks = {named.task_id: named} | tasks
         views = [row_view(task) for task in tasks.values()]
         return JSONResponse({"tasks": views, "cursor": found.cursor}, headers=_NO_STORE)
 
+    async def count(self, request: Request) -> Response:
+        """Return the number of tasks of a selection."""
+        selection = selection_of(request.query_params, payloads=self._payloads)
+        return JSONResponse({"count": await self._scheduler.count_tasks(selection)}, headers=_NO_STORE)
+
     async def _named(self, task_id: str) -> TaskEntity | None:
         with contextlib.suppress(InvalidValueError):
             return await self._scheduler.get_task(task_id)
         return None
-
-
-def _number(option: str, text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or len(text) > 9:
-        raise InvalidValueError(option, "a whole number", text)
-    return int(text)

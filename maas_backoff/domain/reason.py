@@ -34,12 +34,16 @@ def reason(
         return f"The queue is paused: {_tasks(due)} due, {running}. Resume it to go on."
     if due and not fleet:
         return f"No worker is running: {_tasks(due)} due."
+    awake = [worker for worker in fleet if not worker.quiet]
+    if due and not awake:
+        who = "The only worker is" if len(fleet) == 1 else f"All {len(fleet)} workers are"
+        return f"{who} quiet: {_tasks(due)} due, {running}."
     if not due:
         later = f"; the next of {_tasks(stats.scheduled_count)} is due in {span(next_due)}" if next_due else ""
         return f"Nothing is due: {running}{later}{paused}."
     suspects = _suspects(stats.suspect_count, suspects_running) if stats.suspect_count else ""
-    slots = sum(worker.slots for worker in fleet)
-    taken = sum(worker.running for worker in fleet)
+    slots = sum(worker.slots for worker in awake)
+    taken = sum(worker.running for worker in awake)
     claimable = due - sum(map(stats.due_of, stats.paused_kinds))
     held = sum(limit.waiting_tasks for limit in shut)
     if not stats.scheduled_count:  # else some of the waiting tasks are not due
@@ -49,7 +53,7 @@ def reason(
         why = gpu_reason(demand, fleet)
         if why != NOT_YET or (taken < slots and not suspects):
             return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}{suspects}{paused}."
-    at_it = f": {len(fleet)} workers with {slots} slots are at it"
+    at_it = f": {len(awake)} workers with {slots} slots are at it"
     if slots and taken >= slots:
         at_it = f": all {slots} slots are taken"
     elif stats.suspect_count >= due or claimable <= held:

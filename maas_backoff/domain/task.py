@@ -13,6 +13,7 @@ from maas_backoff.domain import jsontext
 from maas_backoff.domain.emission import TEXT, Emission, checked_line, checked_part
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.kind import NAMELESS
+from maas_backoff.domain.labels import NO_LABELS
 from maas_backoff.domain.lane import NO_LIMITS, NO_TENANT, checked_used
 from maas_backoff.errors import InvalidValueError, PayloadError
 
@@ -56,7 +57,8 @@ class TaskError:
 class FailedAttempt:
     """One failed attempt: its number, times, worker and error.
 
-    `ended_by` is the option that made this failure final, `retry_on` or `give_up_on`; else it is empty.
+    `ended_by` is the option that made this failure final, `retry_on` or `give_up_on`; else it is empty. `gpu` is the
+    UUID of its device; empty: it had none, or ran in a release that did not note it.
     """
 
     number: int
@@ -66,6 +68,7 @@ class FailedAttempt:
     error: TaskError
     traceback: str = ""
     ended_by: str = ""
+    gpu: str = ""
 
 
 class Receiver(Protocol):
@@ -95,12 +98,14 @@ class TaskEntity:
     `attempt` counts claims from 1 and never goes back. `retry_count` counts the failed attempts that were retried;
     `max_retry_count` limits only this. `token` is a fencing token for your own writes: it grows from claim to claim
     over the whole queue, and is below 2**53. It is never below the server's clock in microseconds: a server that has
-    lost its data gives no token twice if that clock is right. `gpu` is the device of an attempt that asked for one.
+    lost its data gives no token twice if that clock is right. `worker` is the name of the worker of the running
+    attempt, else of the last one; None for a task that `mark_task_processing` has taken. `gpu` is the device of that
+    attempt, if the attempt asked for one.
     `oom_count` counts the attempts that ran out of GPU memory and came back without using a retry: a handler may shrink
     its batch. `kind` is the name of the function that runs the task; empty: the handler of `set_custom_task_handler`.
     `deadline` is the moment at which `complete_within` ends all attempts. `cancel_reason` says why a task is cancelled:
     `expired` if a deadline has passed, `requested` by a call. `cost` and `limits` are those of its creation: what its
-    tenant pays for each attempt, and the units that each attempt uses of each limit.
+    tenant pays for each attempt, and the units that each attempt uses of each limit. `labels` select tasks.
 
     For its handler, a task has the failures of earlier attempts: `error` is the last one, or None, and `attempts` are
     the last ten, without their tracebacks.
@@ -138,6 +143,8 @@ class TaskEntity:
     limits: Mapping[str, float] = attrs.field(default=NO_LIMITS, repr=_shown_limits)
     deadline: datetime | None = None
     cancel_reason: str | None = None
+    labels: tuple[str, ...] = NO_LABELS
+    worker: str | None = None
     _receiver: Receiver | None = attrs.field(default=None, repr=False, eq=False)
 
     @property
@@ -263,6 +270,7 @@ class TaskEntity:
         fields["error"] = fields["error"] and TaskError(**fields["error"])
         fields["attempts"] = tuple(map(_attempt, fields["attempts"]))
         fields["gpu"] = GpuAssignment.from_dict(fields["gpu"])
+        fields["labels"] = tuple(fields["labels"])
         fields["receiver"] = receiver
         return cls(**fields)
 
@@ -308,7 +316,7 @@ def _jsonable(value: Any) -> Any:
         case MappingProxyType():  # `limits`, the only read-only mapping
             return {**value}  # pyright: ignore[reportUnknownVariableType] - of texts and numbers
         case tuple():
-            return [_jsonable(item) for item in value]  # pyright: ignore[reportUnknownVariableType] - `attempts`, the only tuple
+            return [_jsonable(item) for item in value]  # pyright: ignore[reportUnknownVariableType] - `attempts` or `labels`
         case TaskError() | FailedAttempt() | GpuAssignment():
             return {field.name: _jsonable(getattr(value, field.name)) for field in attrs.fields(type(value))}
         case _:

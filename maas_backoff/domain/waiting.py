@@ -63,9 +63,9 @@ def waiting_for(
     held = _held_back(paused, kind, lane)
     if held:
         return held
-    able = [worker for worker in fleet if kind in worker.kinds]
+    able = [worker for worker in fleet if kind in worker.kinds and not worker.quiet]
     if not able:
-        return "worker: none is running" if not fleet else no_worker_for(kind)
+        return _unserved(kind, fleet)
     fleet = able
     why = "" if demand is None else gpu_reason(demand, fleet)
     if counts.suspect and why in {"", NOT_YET}:
@@ -97,6 +97,13 @@ def _turn(place: Place, tenant: str) -> str:
     own = "1 of its own tasks" if place.own == 1 else f"{place.own:,} of its own tasks"
     others = f" and about {place.others:,} of others" if place.others else ""
     return f"tenant {tenant}: {own}{others} first"
+
+
+def _unserved(kind: str, fleet: Sequence[Worker]) -> str:
+    """Return in words why no worker of a fleet claims tasks of a kind."""
+    if any(kind in worker.kinds for worker in fleet):
+        return "worker: all that could run it are quiet"
+    return no_worker_for(kind) if fleet else "worker: none is running"
 
 
 def no_worker_for(kind: str) -> str:

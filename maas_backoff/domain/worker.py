@@ -67,6 +67,7 @@ _PLAIN = {
     "lag": int | float,
     "trouble": str,
     "in_children": bool,
+    "quiet": bool,
 }
 
 
@@ -76,7 +77,8 @@ class Worker:
 
     `lag` is the seconds for which its event loop delayed a call. `trouble` is the reason why it is not ready: the
     worker is starting, or the reasons of its `health()`; "" if it is ready. `in_children`: its tasks run in child
-    processes. `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`.
+    processes. `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`. `quiet`: it claims
+    no tasks until `quiet_workers(…, on=False)`.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Worker:
     trouble: str = ""
     in_children: bool = False
     kinds: tuple[str, ...] = (NAMELESS,)
+    quiet: bool = False
 
     @property
     def ready(self) -> bool:
@@ -110,6 +113,10 @@ class Worker:
         plain = {field: entry[field] for field, kind in _PLAIN.items() if isinstance(entry.get(field), kind)}
         kinds = tuple(kind for kind in entry.get("kinds", (NAMELESS,)) if isinstance(kind, str))
         return cls(name, devices=tuple(devices), kinds=kinds, **plain)
+
+    def is_named(self, name: str) -> bool:
+        """Return whether a person means this worker: by its name, the name's beginning up to a `-`, or its host."""
+        return name in {self.name, self.host} or self.name.startswith(f"{name}-")
 
     def could_fit(self, demand: Demand) -> bool:
         """Return whether a device of the worker is large enough, regardless of running tasks."""

@@ -64,6 +64,10 @@ class Keys:
         """Return the key of the worker that has a `worker_name`."""
         return f"{self.prefix}name:{name}"
 
+    def quiet(self, worker: str) -> str:
+        """Return the key that tells a worker to claim nothing."""
+        return f"{self.prefix}quiet:{worker}"
+
     def of_kind(self, kind: str, name: str) -> str:
         """Return the name, for `__call__`, of an index or marker that each kind has, such as `ready` or `marker`."""
         return f"k:{kind}:{name}" if kind else name

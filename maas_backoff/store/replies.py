@@ -3,6 +3,11 @@
 from typing import Any, NamedTuple
 
 
+def mapping(flat: Any) -> dict[bytes, Any]:
+    """Return the dict of names and values in turn, as Lua gives them."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
 class SettleReply(NamedTuple):
     """The reply of settle.lua. `claims` are the values of `ClaimRow`, one task after the other."""
 
@@ -27,12 +32,16 @@ class ClaimRow(NamedTuple):
 
 
 class RenewReply(NamedTuple):
-    """The reply of renew.lua. `neighbours` are names and processes in turn; `named` is the worker with its name."""
+    """The reply of renew.lua. `neighbours` are names and processes in turn; `named` is the worker with its name.
+
+    `quiet` is 1 if the worker is to claim nothing.
+    """
 
     lost: list[bytes]
     cancelled: list[bytes]
     neighbours: list[bytes]
     named: bytes
+    quiet: int
 
 
 class ReapReply(NamedTuple):

@@ -89,24 +89,19 @@ SETTLE = _load(
     SettleReply._make,
 )
 RENEW = _load(
-    "renew", "leases workers info meta host name", "now prefix worker info lease_ms process", RenewReply._make
+    "renew", "leases workers info meta host name quiet", "now prefix worker info lease_ms process", RenewReply._make
 )
 LEAVE = _load("leave", "workers info scheduled demands host", "prefix worker kinds", _word)
 EXPIRE = _load("expire", "leases workers info host", "prefix worker cursor", ExpireReply._make)
 REAP = _load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit", ReapReply._make)
-CANCEL = _load("cancel", "task call meta", "prefix id keep_ms call_ms", _word)
+CANCEL = _load("cancel", "task call meta", "prefix id keep_ms call_ms token", _word)
 PROGRESS = _load("progress", "meta watched", "prefix", _numbers)
 EMIT = _load("emit", "meta watched", "prefix", _numbers)
 STREAM = _load("stream", "watched meta", "now prefix watch_ms limit", StreamReply._make)
 GET = _load("get", "watched meta", "now prefix watch_ms limit", GetReply._make)
 LIST = _load("list", "meta", "now prefix limit index score skip reverse brief due_only", ListReply._make)
 STATS = _load("stats", "scheduled leases external completed failed cancelled meta", "now prefix", StatsReply._make)
-DELETE = _load(
-    "delete",
-    "task scheduled external completed failed cancelled watched call meta",
-    "prefix id call_ms",
-    int,
-)
+DELETE = _load("delete", "scheduled external completed failed cancelled watched call meta", "prefix call_ms", _numbers)
 PURGE = _load("purge", "meta watched call", "prefix status limit call_ms", PurgeReply._make)
 PAUSE = _load("pause", "meta call", "now prefix on kind call_ms", int)
 TENANT = _load("tenant", "meta call", "now prefix tenant weight on call_ms", int)

@@ -4,18 +4,19 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Unpack
 
-from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import TaskPage
+from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import Ensured, Reschedule, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.domain.worker import Worker
+from maas_backoff.sync.fleet import SyncFleetCalls
 from maas_backoff.sync.items import items_of
+from maas_backoff.sync.selections import SyncSelectionCalls
 from maas_backoff.sync.shares import SyncShareCalls
 
 
-class SyncCalls(SyncShareCalls):
+class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
     """The calls of TaskBackoffScheduler that need no worker. Each blocks until it has its result."""
 
     def create_task(
@@ -65,7 +66,7 @@ class SyncCalls(SyncShareCalls):
 
     def list_tasks(
         self,
-        status: str,
+        status: str | Selection,
         *,
         limit: int = 100,
         cursor: str | None = None,
@@ -81,6 +82,9 @@ class SyncCalls(SyncShareCalls):
         due tasks that wait for room on a GPU, `waiting_for="slot"` due tasks that need no GPU. `due_from` lists delayed
         tasks and retries from that moment on (a timedelta: from now). `brief` leaves out params, result and failed
         attempts, at a fraction of the cost. A task that changes its state meanwhile may be missed or listed twice.
+
+        `status` may be a Selection. Its states are listed one after the other. A call then looks at 2,000 tasks: there
+        may be fewer tasks than `limit`, even none, together with a cursor.
         """
         return self._run(
             lambda: self._calls.list_tasks(
@@ -116,14 +120,6 @@ class SyncCalls(SyncShareCalls):
         """
         return self._run(lambda: self._calls.get_upcoming(step, steps))
 
-    def workers(self) -> list[Worker]:
-        """Return the live workers of this queue, as of their last heartbeat; at most 1,000."""
-        return self._run(self._calls.workers)
-
-    def gpus(self) -> list[GpuStatus]:
-        """Return the GPUs of all live workers of this queue, with the reservations of all queues."""
-        return self._run(self._calls.gpus)
-
     def cancel_task(self, task_id: str, *, running: bool = False) -> bool:
         """Cancel a pending task at once. With `running`, request the cancellation of a running task, wherever it runs.
 
@@ -155,13 +151,6 @@ class SyncCalls(SyncShareCalls):
         """Make a failed or cancelled task pending again, with no retry used."""
         return self._run(lambda: self._calls.retry_task(task_id))
 
-    def retry_tasks(self, status: str = "failed", *, error: str | None = None) -> int:
-        """Retry all tasks that are failed, or cancelled, now; return their number.
-
-        `error` selects tasks with this text in their error, "type: message", in upper or lower case.
-        """
-        return self._run(lambda: self._calls.retry_tasks(status, error=error))
-
     def update_task(self, task_id: str, **options: Unpack[Reschedule]) -> bool:
         """Change when a pending task is due (`delay` or `run_at`), or its `priority`; False if it is not pending."""
         return self._run(lambda: self._calls.update_task(task_id, **options))
@@ -169,10 +158,6 @@ class SyncCalls(SyncShareCalls):
     def delete_task(self, task_id: str) -> bool:
         """Delete a task, unless it is running."""
         return self._run(lambda: self._calls.delete_task(task_id))
-
-    def purge_tasks(self, status: str) -> int:
-        """Delete all tasks that are pending, completed, failed or cancelled now; return their number."""
-        return self._run(lambda: self._calls.purge_tasks(status))
 
     def pause(self, *, kind: str | None = None, tenant: str | None = None) -> bool:
         """Stop all claims of the queue until `resume`, from the next claim on; running tasks go on.

@@ -1,29 +1,12 @@
 """The blocking calls on tenants and limits. Written by `.ci/sync_calls.py`: change no line here."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
-
-from maas_backoff.client.calls import QueueCalls
 from maas_backoff.domain.limit import Rate
 from maas_backoff.domain.shares import LimitList, TenantStats
+from maas_backoff.sync.part import SyncPart
 
-R = TypeVar("R")
 
-
-class SyncShareCalls(ABC):
+class SyncShareCalls(SyncPart):
     """The part of SyncScheduler that says whose tasks are taken next, and how many may start."""
-
-    @property
-    @abstractmethod
-    def _calls(self) -> QueueCalls:
-        """The calls that are awaited."""
-        ...
-
-    @abstractmethod
-    def _run(self, call: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        """Make a call in the event loop of blocking calls, and wait for its result."""
-        ...
 
     def set_weight(self, tenant: str, weight: float) -> bool:
         """Set the weight of a tenant, from 0.001 to 1,000; it is 1 at first.

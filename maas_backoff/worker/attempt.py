@@ -109,4 +109,5 @@ class Attempt(UserCall):
 
     def info(self, worker: str) -> AttemptInfo:
         """Return when and where this attempt ran, by the server's clock."""
-        return AttemptInfo(self.task.attempt, self.claimed.started_ms, self.now_ms, worker)
+        gpu = "" if self.task.gpu is None else self.task.gpu.uuid
+        return AttemptInfo(self.task.attempt, self.claimed.started_ms, self.now_ms, worker, gpu)

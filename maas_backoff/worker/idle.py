@@ -29,11 +29,11 @@ async def until_idle(parts: Parts, within: float) -> str:
 
 
 async def _is_idle(parts: Parts, within: float) -> bool:
-    if parts.slots.attempts or await _finds_task(parts):
+    if parts.slots.attempts or (not parts.slots.quiet and await _finds_task(parts)):
         return False
     reader = parts.context.store.reader
     stats = await reader.stats()
-    if stats.paused:
+    if stats.paused or parts.slots.quiet:
         return True
     next_due = await reader.next_due()
     if next_due is not None and next_due <= within:

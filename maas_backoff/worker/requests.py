@@ -76,14 +76,14 @@ class BatchRequests:
         The next requests claim more. At least one slot is left for tasks that become due meanwhile.
         """
         claims = min(self._slots.claimable - 1 - self._slots.spare, SLEEPING_CLAIMS)
-        if self._slots.closing or claims < 1:
+        if self._slots.shut or claims < 1:
             return None
         self._asleep = self._made([], [], claims, exchange, asleep=True)
         return self._asleep
 
     def for_gpus(self, fits: Sequence[str], exchange: int) -> BatchRequest | None:
         """Return a claim of tasks that need a GPU, one for each of `fits`, or None if too few slots are free."""
-        if self._slots.closing or not fits or self._slots.free < len(fits):
+        if self._slots.shut or not fits or self._slots.free < len(fits):
             return None
         return self._made([], [], len(fits), exchange, tuple(fits))
 

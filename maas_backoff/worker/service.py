@@ -133,7 +133,11 @@ class Service:
         parts, store = self.parts, self.parts.context.store
         await store.connection.server.connect()
         description = Description(
-            parts.config.threadpool, parts.context.kinds, self._troubles_here, parts.gate.overview.describe
+            parts.config.threadpool,
+            parts.context.kinds,
+            self._troubles_here,
+            parts.gate.overview.describe,
+            lambda: parts.slots.quiet,
         )
         heartbeat = self._heartbeat = Heartbeat(
             parts.context, parts.slots, parts.gate, description, parts.orphans.neighbour_ended

@@ -24,6 +24,8 @@ class Slots:
         self.attempts: RunningAttempts = RunningAttempts()
         """The attempts that have a slot, by token."""
         self.closing: bool = False
+        self.quiet: bool = False
+        """Whether a person has told this worker to claim nothing."""
         self.empty: asyncio.Event = asyncio.Event()
         """Set while there is no attempt, and no claim on its way."""
         self.empty.set()
@@ -56,9 +58,14 @@ class Slots:
     @property
     def wanted(self) -> int:
         """How many tasks could be claimed, where the queue may hold some."""
-        if self.closing or not self._wake_ups.has_work:
+        if self.shut or not self._wake_ups.has_work:
             return 0
         return max(0, self.claimable - self.spare)
+
+    @property
+    def shut(self) -> bool:
+        """Whether nothing may be claimed."""
+        return self.closing or self.quiet
 
     @property
     def unsettled(self) -> bool:
@@ -112,6 +119,13 @@ class Slots:
         """Count slots whose thread outlives its attempt."""
         self.lingering += by
         self._wake_ups.to_send.set()
+
+    def set_quiet(self, quiet: bool) -> None:
+        """Claim nothing while `quiet`. Running attempts go on."""
+        self.quiet = quiet
+        self._wake_ups.reconsider()
+        if not quiet:
+            self._wake_ups.wake()
 
     def close(self) -> None:
         """Claim nothing more."""

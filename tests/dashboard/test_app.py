@@ -17,9 +17,9 @@ from served import PATIENCE, Served
 from support import Server, load_scripts
 
 from maas_backoff import Limit, LimitStats, TaskBackoffScheduler, TaskSpec, TenantStats
+from maas_backoff.client.selected import MOST_READ
 from maas_backoff.dashboard.feed import PERIOD, Feed
 from maas_backoff.dashboard.reading import Reading
-from maas_backoff.dashboard.search import MOST_SEARCHED
 from maas_backoff.dashboard.stream import MOST_STREAMS
 from maas_backoff.dashboard.views import shares_view
 from maas_backoff.store.shares import Shares
@@ -188,12 +188,38 @@ def test_what_cannot_be_asked_is_said_in_one_sentence(served: Served) -> None:
 
 def test_a_search_finds_text_and_stops_in_between(served: Served, create: Callable[..., None]) -> None:
     """However many tasks there are, a request looks at some of them and gives the cursor to go on with."""
-    create(*(TaskSpec({}, f"task-{n:05}", delay=3600 + n) for n in range(MOST_SEARCHED + 500)))
+    create(*(TaskSpec({}, f"task-{n:05}", delay=3600 + n) for n in range(MOST_READ + 500)))
     query = {"text": "TASK-02"}
     page = served.client.get("/tasks/api/tasks", params=query).json()
     assert page["tasks"] == [] and page["cursor"]
     found = served.client.get("/tasks/api/tasks", params={**query, "cursor": page["cursor"]}).json()
     assert [task["task_id"] for task in found["tasks"]][:3] == ["task-02000", "task-02001", "task-02002"]
+
+
+def test_tasks_of_a_selection_are_listed_counted_and_changed(served: Served, create: Callable[..., None]) -> None:
+    served.client.post("/tasks/api/queue/pause", headers=SAME)
+    mine = {"label": "nightly", "tenant": "acme", "kind": ""}
+    create(*(TaskSpec({}, f"n-{n}", labels=["nightly"], tenant="acme", delay=n % 2 * 600) for n in range(6)))
+    create(TaskSpec({"secret": SECRET}, "other"))
+
+    def post(action: str, **query: str) -> Any:
+        return served.client.post(f"/tasks/api/selection/{action}", params={**mine, **query}, headers=SAME).json()
+
+    listed = served.client.get("/tasks/api/tasks", params={**mine, "due_in": "0"}).json()["tasks"]
+    assert [(task["task_id"], task["labels"], task["worker"]) for task in listed] == [
+        (f"n-{n}", ["nightly"], None) for n in (1, 3, 5)
+    ]
+    assert served.client.get("/tasks/api/count", params={**mine, "waiting_for": "slot"}).json() == {"count": 3}
+    assert post("now", due_in="0") == {"done": 3} and post("now", due_in="0") == {"done": 0}
+    assert post("cancel", id_prefix="n-1") == {"done": 1} and post("retry", state="cancelled") == {"done": 1}
+    assert post("delete", waiting_for="slot") == {"done": 6} and status(served, "other") == "pending"
+    assert "expected of retry_tasks, failed or cancelled" in post("retry")["error"]
+    assert "as params are not shown here" in post("delete", params=SECRET)["error"]
+    found = served.client.get("/all/api/tasks", params={"params": SECRET}).json()["tasks"]
+    assert [task["task_id"] for task in found] == ["other"]
+    assert served.client.post("/tasks/api/selection/drop", headers=SAME).status_code == 404
+    assert served.client.post("/look/api/selection/delete", headers=SAME).status_code == 403
+    assert served.client.post("/tasks/api/task/delete?id=other", headers=SAME).json() == {"done": True}
 
 
 def test_a_server_that_is_away_is_said_and_not_a_crash(served: Served, server: Server) -> None:

@@ -191,7 +191,7 @@ def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create
     page.get_by_label("Id, or text in id").fill("ModelError: b")
     page.get_by_role("button", name="Search").click()
     expect(page.locator("#list tbody tr")).to_have_count(2)
-    page.get_by_role("button", name="Retry all that have this").click()
+    page.get_by_role("button", name="Retry all that match").click()
     page.locator("#confirm").get_by_role("button", name="Retry").click()
     expect(notice).to_have_text("2 tasks are pending again.")
     expect(page.locator("#states .failed strong")).to_have_text("2")
@@ -201,6 +201,40 @@ def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create
     expect(notice).to_have_text("a-1 is pending again.")
     page.get_by_role("button", name="Resume queue").click()
     expect(page.locator("#states .failed strong")).to_have_text("4")
+
+
+def test_tasks_are_filtered_selected_and_changed(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    create(
+        *(TaskSpec({}, f"n-{n}", labels=["nightly"], delay=600) for n in range(3)),
+        *(TaskSpec({}, f"o-{n}", delay=600) for n in range(2)),
+        TaskSpec({"seconds": 60}, "long"),
+    )
+    page = visit()
+    page.locator("#states .scheduled").click()
+    rows = page.locator("#list tbody tr")
+    expect(rows).to_have_count(5)
+    page.get_by_label("Select o-0").check()
+    page.get_by_role("button", name="Delete 1 selected").click()
+    page.locator("#confirm").get_by_role("button", name="Delete").click()
+    expect(page.locator("#notice")).to_have_text("1 task is deleted.")
+    expect(rows).to_have_count(4)
+    page.get_by_text("Filters", exact=True).click()
+    page.get_by_label("Label", exact=True).fill("nightly")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    expect(rows).to_have_count(3)
+    expect(page.locator("#h-tasks")).to_contain_text("Label: nightly")
+    assert Axe().run(page).violations_count == 0
+    page.get_by_role("button", name="Cancel all that match").click()
+    expect(page.locator("#confirm-title")).to_have_text("Cancel 3 tasks?")
+    page.locator("#confirm").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#notice")).to_have_text("3 tasks are cancelled.")
+    page.get_by_role("button", name="Clear").click()
+    expect(rows).to_have_count(1)
+    page.locator("#workers button").click()
+    expect(page.locator("#h-tasks")).to_contain_text("Worker or host")
+    expect(rows).to_contain_text("long")
+    page.get_by_role("link", name="long").click()
+    expect(page.locator("#about")).to_contain_text("worker")
 
 
 def test_who_may_only_look_has_no_buttons_that_act(visit: Callable[..., Page], create: Callable[..., None]) -> None:

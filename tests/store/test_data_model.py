@@ -370,6 +370,8 @@ async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
             seen.look()
         await worker.create_task({"does": "sleep"}, "handed back")
         await eventually(lambda: is_processing(worker, "handed back"), "the last one runs")
+        assert [one.name for one in await worker.quiet_workers("first")]
+        await seen.until("quiet:<worker>")
 
 
 async def is_processing(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
@@ -408,6 +410,7 @@ def test_each_hash_has_its_fields_on_the_page() -> None:
 
 OWN = {"task": "t:<id>", "info": "w:<worker>", "request": "req:<worker>:<exchange>", "call": "call:<call id>"}
 OWN |= {"ledger": "maas:gpu:{<uuid>}", "host": "host:<boot>/<namespace>", "name": "name:<name>"}
+OWN |= {"quiet": "quiet:<worker>"}
 """Keys that a script is given under another name."""
 
 

@@ -3,7 +3,7 @@
 import { h, byId } from "./dom.js";
 import { now, tasks } from "./format.js";
 import { notice } from "./notice.js";
-import { post } from "./server.js";
+import { post, read } from "./server.js";
 
 export const mayAct = document.documentElement.dataset.access === "act";
 
@@ -29,6 +29,20 @@ const OF_TASK = {
   cancel: ["Cancel", (done) => (done ? "is cancelled" : "could not be cancelled: it is finished, or gone")],
   retry: ["Retry", (done) => (done ? "is pending again" : "is neither failed nor cancelled any more")],
   now: ["Run now", (done) => (done ? "is due now" : "is not pending any more")],
+  delete: ["Delete", (done) => (done ? "is deleted" : "is running, or gone")],
+};
+
+const OF_MANY = { cancel: "cancelled", retry: "pending again", now: "due now", delete: "deleted" };
+
+/** The actions that are possible on the tasks of a list. */
+const OF_LIST = {
+  due: ["cancel", "delete"],
+  gpu: ["cancel", "delete"],
+  scheduled: ["now", "cancel", "delete"],
+  processing: ["cancel"],
+  failed: ["retry", "delete"],
+  cancelled: ["retry", "delete"],
+  completed: ["delete"],
 };
 
 /** Return the buttons for the possible actions on a task. */
@@ -54,12 +68,48 @@ export function steer(paused) {
   );
 }
 
-/** Retry all failed tasks, or those with `text` in their error. */
-export function retryAll(text, count) {
-  const which = text ? `all failed tasks that have “${text}” in their error` : `${count === 1 ? "the" : "all"} ${tasks(count)} that failed`;
-  return ask(`Retry ${which}?`, "Each becomes pending now, with all its retries.", "Retry", () =>
-    act("api/queue/retry", text ? { error: text } : {}, (done) => `${tasks(done)} ${done === 1 ? "is" : "are"} pending again.`),
-  );
+/** Return the buttons for the tasks of a list: those with the chosen ids, or all that match the query of the list. */
+export function manyButtons(state, chosen, query) {
+  if (!mayAct) return [];
+  return (OF_LIST[state] ?? []).map((name) => {
+    const [label] = OF_TASK[name];
+    const words = chosen.length ? `${label} ${chosen.length} selected` : `${label} all that match`;
+    const run = () => (chosen.length ? onChosen(name, chosen) : onAll(name, query));
+    return h("button", { type: "button", "data-key": `many-${name}-${words}-${JSON.stringify(query)}-${chosen}`, onclick: run }, words);
+  });
+}
+
+const changed = (name, done) => `${tasks(done)} ${done === 1 ? "is" : "are"} ${OF_MANY[name]}.`;
+
+function onChosen(name, ids) {
+  const [label] = OF_TASK[name];
+  return ask(`${label} ${tasks(ids.length)}?`, "Tasks that you have selected.", label, async () => {
+    let done = 0;
+    try {
+      for (const id of ids) done += Number((await post(`api/task/${name}`, { id })).done);
+      notice(changed(name, done));
+    } catch (error) {
+      notice(`${changed(name, done)} Then: ${error.message}`, { bad: true });
+    }
+    whenDone(null);
+  });
+}
+
+/** Count the tasks that match, ask, and act on them. */
+async function onAll(name, query) {
+  const [label] = OF_TASK[name];
+  notice("Counting the tasks that match…");
+  try {
+    const { count } = await read("api/count", query);
+    notice(`${tasks(count)} ${count === 1 ? "matches" : "match"}.`);
+    if (!count) return;
+    ask(`${label} ${tasks(count)}?`, "All tasks that match the list and its filters, also those that are not shown.", label, () => {
+      notice(`${label}: ${tasks(count)}…`);
+      return act(`api/selection/${name}`, query, (done) => changed(name, done));
+    });
+  } catch (error) {
+    notice(`Not done: ${error.message}`, { bad: true });
+  }
 }
 
 function ask(question, about, label, run) {

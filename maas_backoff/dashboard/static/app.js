@@ -1,11 +1,11 @@
 // The page: it passes each event of the stream to the part of the page that shows it.
 
 import { byId } from "./dom.js";
-import { mayAct, onDone, retryAll, steer } from "./actions.js";
+import { mayAct, onDone, steer } from "./actions.js";
 import { Charts, upcoming } from "./charts.js";
 import { Detail } from "./detail.js";
 import { setClock, tick } from "./format.js";
-import { List } from "./list.js";
+import { List, conditionsForm } from "./list.js";
 import { clear, notice } from "./notice.js";
 import { errors, gpuMemory, gpus, kinds, shares, states, workers } from "./overview.js";
 import { Stream } from "./server.js";
@@ -27,7 +27,7 @@ const stream = new Stream(
       drawQueue();
     },
     shares,
-    workers,
+    workers: (view) => workers(view, (worker) => choose("processing", { conditions: { worker } })),
     gpus,
     upcoming: (view) => upcoming(byId("upcoming"), view, (ahead) => choose("scheduled", { ahead })),
     history(view) {
@@ -60,7 +60,7 @@ function drawQueue() {
 async function choose(state, filter = {}) {
   await attempted(list.choose(state, filter));
   if (queue) drawQueue();
-  if (filter.text || filter.ahead) byId("tasks").scrollIntoView();
+  if (filter.text || filter.ahead || filter.conditions?.worker) byId("tasks").scrollIntoView();
 }
 
 /** List the failed tasks with an error; if there are none, the tasks that wait for a retry after this error. */
@@ -89,7 +89,7 @@ for (const button of document.querySelectorAll("button.act")) {
   if (!mayAct) button.remove();
 }
 byId("pause")?.addEventListener("click", () => steer(queue?.paused));
-byId("retry-all")?.addEventListener("click", () => retryAll(list.text, queue?.counts.failed ?? 0));
+conditionsForm((conditions) => choose(list.state ?? "due", { text: list.text, conditions }));
 byId("more").addEventListener("click", () => attempted(list.more()));
 byId("hold").addEventListener("click", (event) => {
   const held = event.target.getAttribute("aria-pressed") !== "true";

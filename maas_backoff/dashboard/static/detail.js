@@ -71,6 +71,8 @@ function about(task) {
     state: task.cancel_reason === "expired" ? `${task.status}: expired` : task.status,
     kind: task.kind,
     tenant: task.tenant,
+    labels: task.labels.join(", "),
+    worker: task.worker,
     "waits for": task.waiting_for,
     error: error && h("span", { class: "text" }, error),
     attempt: task.attempt,
@@ -117,7 +119,7 @@ function attempt(one) {
     "li",
     { value: one.number, "data-key": `attempt-${one.number}` },
     h("p", {}, h("strong", { class: "text" }, wholeError(one.error))),
-    h("p", { class: "words" }, `${moment(one.started_at)}, ran ${took.toFixed(1)} s, on ${one.worker}${one.ended_by ? `; ended by ${one.ended_by}` : ""}`),
+    h("p", { class: "words" }, `${moment(one.started_at)}, ran ${took.toFixed(1)} s, on ${one.worker}${one.gpu ? `, GPU ${one.gpu}` : ""}${one.ended_by ? `; ended by ${one.ended_by}` : ""}`),
     one.traceback
       ? h("details", {}, h("summary", {}, "Traceback"), h("pre", { tabindex: 0, role: "region", "aria-label": `Traceback of attempt ${one.number}` }, one.traceback))
       : null,

@@ -3,7 +3,7 @@
 import { h, byId, pointed, show } from "./dom.js";
 import { when } from "./format.js";
 import { STATES, table, taskLink } from "./overview.js";
-import { mayAct, taskButtons } from "./actions.js";
+import { manyButtons, mayAct, taskButtons } from "./actions.js";
 import { read } from "./server.js";
 
 const MOST_ROWS = 500; // more than anyone reads
@@ -13,9 +13,44 @@ const QUERIES = {
   gpu: { state: "pending", waiting_for: "gpu" },
 };
 
+/** The conditions of the form, by the names that the server and the command line have for them. */
+const CONDITIONS = {
+  kind: "Kind",
+  tenant: "Tenant",
+  label: "Label",
+  id_prefix: "Beginning of the id",
+  error: "Text in the error",
+  error_type: "Type of the error",
+  worker: "Worker or host",
+  gpu: "GPU",
+  created_from: "Created from (2h: before now)",
+  created_to: "Created to",
+  ended_from: "Ended from",
+  ended_to: "Ended to",
+};
+if (document.documentElement.dataset.payloads === "shown") CONDITIONS.params = "Text in the params";
+
+/** Make the form of conditions; call `changed` when a person submits or clears it. */
+export function conditionsForm(changed) {
+  const form = byId("conditions");
+  const fields = Object.entries(CONDITIONS).map(([name, label]) => h("label", {}, label, h("input", { name, maxlength: 200, autocomplete: "off", spellcheck: "false" })));
+  form.append(...fields, h("button", {}, "Filter"), h("button", { type: "reset" }, "Clear"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    changed(conditions());
+  });
+  form.addEventListener("reset", () => setTimeout(() => changed({})));
+}
+
+function conditions() {
+  return Object.fromEntries([...new FormData(byId("conditions"))].filter(([, value]) => value.trim()).map(([name, value]) => [name, value.trim()]));
+}
+
 export class List {
   constructor() {
     this.state = null;
+    this.conditions = {};
+    this.chosen = new Set();
     this.text = "";
     this.ahead = 0; // seconds from now on, for scheduled tasks
     this.tasks = [];
@@ -24,16 +59,20 @@ export class List {
     this.asked = 0;
   }
 
-  /** List the tasks in a state, those due in `ahead` seconds or later, or those that contain a text. */
-  async choose(state, { text = "", ahead = 0 } = {}) {
-    Object.assign(this, { state, text, ahead });
+  /** List the tasks in a state, those due in `ahead` seconds or later, or those that contain a text or match conditions. */
+  async choose(state, { text = "", ahead = 0, conditions = this.conditions } = {}) {
+    Object.assign(this, { state, text, ahead, conditions });
+    this.chosen.clear();
+    for (const box of byId("list").querySelectorAll('input[type="checkbox"]')) box.checked = false;
     byId("text").value = text;
+    for (const input of byId("conditions").querySelectorAll("input")) input.value = conditions[input.name] ?? "";
+    if (Object.keys(conditions).length) byId("filters").open = true;
     await this.load(null);
   }
 
   /** Read the list again; return whether it was read. Search results and further pages are not read again. */
   async refresh() {
-    if (this.state === null || this.busy || this.pages > 1 || this.text) return false;
+    if (this.state === null || this.busy || this.pages > 1 || this.text || Object.keys(this.conditions).length) return false;
     return this.load(null, { onlyRows: pointed(byId("list")) });
   }
 
@@ -79,24 +118,48 @@ export class List {
   }
 
   query(cursor) {
-    const query = { state: this.state, ...QUERIES[this.state] };
-    query.limit = matchMedia("(max-width: 640px)").matches ? 20 : 50;
-    if (this.state === "scheduled") Object.assign(query, { state: "pending", due_in: this.ahead });
-    if (this.text) query.text = this.text;
+    const query = { ...this.selection(), limit: matchMedia("(max-width: 640px)").matches ? 20 : 50 };
     if (cursor !== null) query.cursor = cursor;
     return query;
   }
 
+  /** Return the query that selects all tasks of this list. */
+  selection() {
+    const query = { ...this.conditions, state: this.state, ...QUERIES[this.state] };
+    if (this.state === "scheduled") Object.assign(query, { state: "pending", due_in: this.ahead });
+    if (this.text) query.text = this.text;
+    return query;
+  }
+
+  /** Return a box that chooses a task for an action on many. */
+  box(id) {
+    const about = { type: "checkbox", "data-key": `box-${id}`, "aria-label": `Select ${id}`, checked: this.chosen.has(id) };
+    return h("input", { ...about, onchange: (event) => this.select(id, event.target.checked) });
+  }
+
+  select(id, chosen) {
+    if (chosen) this.chosen.add(id);
+    else this.chosen.delete(id);
+    this.drawMany();
+  }
+
+  drawMany() {
+    const shown = this.tasks.map((task) => task.task_id).filter((id) => this.chosen.has(id));
+    show(byId("many"), this.tasks.length ? manyButtons(this.state, shown, this.selection()) : []);
+  }
+
   draw() {
-    const title = this.text ? `${NAMES[this.state]}, with “${this.text}”` : NAMES[this.state];
+    const told = Object.entries(this.conditions).map(([name, value]) => `${CONDITIONS[name]}: ${value}`);
+    const title = [this.text ? `${NAMES[this.state]}, with “${this.text}”` : NAMES[this.state], ...told].join("; ");
     byId("h-tasks").textContent = `Tasks: ${title}`;
-    const named = ["kind", "tenant"].filter((name) => this.tasks.some((task) => task[name]));
-    const head = ["id", ...named, "state", "attempt", "retries", "when", "why", "do"];
+    const named = ["kind", "tenant", "labels", "worker"].filter((name) => this.tasks.some((task) => task[name]?.length));
+    const head = [...(mayAct ? ["select"] : []), "id", ...named, "state", "attempt", "retries", "when", "why", "do"];
     const rows = this.tasks.map((task) => ({
       key: `row-${task.task_id}`,
       cells: [
+        ...(mayAct ? [this.box(task.task_id)] : []),
         taskLink(task.task_id, `task-${task.task_id}`),
-        ...named.map((name) => task[name] || "–"),
+        ...named.map((name) => [task[name]].flat().join(", ") || "–"),
         task.status,
         task.attempt,
         `${task.retry_count} of ${task.max_retry_count}`,
@@ -105,17 +168,14 @@ export class List {
         h("span", { class: "buttons" }, taskButtons(task, "row")),
       ],
     }));
-    const where = this.text ? `None of ${NAMES[this.state]}` : "There are none";
+    const where = this.text || told.length ? `None of ${NAMES[this.state]}` : "There are none";
     const none = this.cursor === null ? `${where}.` : `${where} among those that were looked at.`;
     show(
       byId("list"),
       rows.length ? table("Tasks", head, rows, { class: "tasks" }) : h("p", { class: "words" }, none),
     );
     byId("more").hidden = this.cursor === null || this.tasks.length >= MOST_ROWS;
-    if (!mayAct) return;
-    const all = byId("retry-all");
-    all.hidden = this.state !== "failed" || !this.tasks.length;
-    all.textContent = this.text ? "Retry all that have this in their error" : "Retry all failed";
+    this.drawMany();
   }
 }
 

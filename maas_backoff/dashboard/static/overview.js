@@ -132,18 +132,24 @@ export function taskLink(id, key) {
   return h("a", { href: `#task=${encodeURIComponent(id)}`, "data-key": key, title: id, class: "id" }, id);
 }
 
-export function workers({ count, first }) {
+/** Show the workers, each with a button that lists its running tasks. */
+export function workers({ count, first }, list) {
   if (!count) {
     show(byId("workers"), h("p", { class: "words" }, "No worker is running."));
     return;
   }
   const rows = first.map((worker) => ({
     key: worker.name,
-    cells: [worker.name, worker.host, worker.pid, `${worker.running} of ${worker.slots}`, span(worker.lag), worker.gpus, worker.version],
+    cells: [
+      h("button", { type: "button", class: "link", "data-key": `worker-${worker.name}`, onclick: () => list(worker.name) }, worker.name),
+      worker.host, worker.pid, `${worker.running} of ${worker.slots}`, span(worker.lag), worker.gpus,
+      worker.version,
+      worker.trouble || (worker.quiet ? "quiet: claims nothing" : "ready"),
+    ],
   }));
   show(
     byId("workers"),
-    table("Live workers", ["worker", "host", "pid", "slots taken", "loop lag", "GPUs", "version"], rows),
+    table("Live workers", ["worker", "host", "pid", "slots taken", "loop lag", "GPUs", "version", "state"], rows),
     more(count - first.length),
   );
 }

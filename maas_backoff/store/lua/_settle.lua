@@ -48,7 +48,7 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
       elseif kind == 'expired' then
         local expiry = tonumber(redis.call('ZSCORE', leases, id) or 0)
         answer = held and expiry <= now and 'ok' or 'lost'
-      elseif kind == 'finished' then answer = (late or state == 'failed' or state == 'cancelled') and 'ok' or state
+      elseif kind == 'finished' then answer = same and (late or state == 'failed' or state == 'cancelled') and 'ok' or state
       elseif kind == 'overdue' then answer = late and 'ok' or 'lost'
       elseif late then answer = 'cancelled'
       else answer = state == kind and same and 'ok' or state end

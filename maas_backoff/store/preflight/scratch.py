@@ -42,6 +42,7 @@ class Scratch:
             "info": self._keys.info(self._worker),
             "host": self._keys.host("", ""),
             "name": self._keys.name(""),
+            "quiet": self._keys.quiet(self._worker),
         }
 
     def fill(self, word: str) -> str:
@@ -120,7 +121,7 @@ class Scratch:
         yield self._step(settle, claims="3", request_id="late", now=f"{_NOW + 1}")
         yield from self._life_in_lanes()
         yield self._step(scripts.PURGE, keys=("scheduled",))
-        yield self._step(scripts.DELETE, task="a", id="a")
+        yield self._step(scripts.DELETE, "a", "", "", "b", "", "")
         yield self._step(scripts.LEAVE)
 
     def _life_in_lanes(self) -> Iterator[tuple[Script[object], Sequence[str], list[str]]]:
@@ -138,12 +139,12 @@ class Scratch:
         for part in ("waiting", "limits", "opens", "shut:limit", "shut_lanes:limit|tenant"):
             yield self._step(scripts.SHARES, part=part)
         yield self._step(scripts.LIMIT)
-        yield self._step(scripts.DELETE, task="j", id="j")
+        yield self._step(scripts.DELETE, "j", "", "")
 
     def _step(
         self, script: Script[object], *items: str, task: str = "a", keys: Sequence[str] = (), **given: str
     ) -> tuple[Script[object], Sequence[str], list[str]]:
-        call = self._keys.call(f"{script.name} {' '.join(given.values())}")
+        call = self._keys.call(f"{script.name} {' '.join((*given.values(), *items[:1]))}")
         names = self._keys.all((*script.keys, *keys), task=self._keys.task(task), call=call, **self._own)
         args = [given[name] if name in given else self._default(name) for name in script.args]
         return script, names, [*args, *items]
@@ -172,6 +173,7 @@ class Scratch:
             "minutes": "2",
             "tally": "w1 1",
             "id": "a",
+            "token": "",
             "kind": "",
             "tenant": "tenant",
             "weight": "",

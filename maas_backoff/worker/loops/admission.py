@@ -96,7 +96,7 @@ class Admission:
         """Start the tasks that fit; return whether a task still waits."""
         await self._gate.tidy()
         self._usable = bool(self._gate.devices.usable)
-        able = self._usable and not self._slots.closing
+        able = self._usable and not self._slots.shut
         if not able:
             self._slots.keep_for_gpu(0)
         waiting = able and await self._start_what_fits()
