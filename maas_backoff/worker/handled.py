@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.batching import Batching
 from maas_backoff.domain.demand import Demand
 from maas_backoff.worker.executors.base import Executor, ExecutorGroup, Handler
 from maas_backoff.worker.executors.by_kind import ExecutorByKind
@@ -27,6 +28,8 @@ class HandledKind:
     demand: Demand | None
     exec_timeout: float | None = None
     """The timeout of its tasks without one of their own, in seconds; None: the worker's."""
+    batching: Batching | None = None
+    """How its tasks run in batches; None: each runs alone."""
 
 
 def executor_of(kinds: Iterable[HandledKind], config: TaskBackoffConfig) -> Executor:

@@ -30,6 +30,7 @@ from maas_backoff.worker.exception_handling import ExceptionHandling
 from maas_backoff.worker.executors.base import ExceptionHandler, Executor
 from maas_backoff.worker.loops import children, poll, progress, sweep, timeouts
 from maas_backoff.worker.loops.admission import Admission
+from maas_backoff.worker.loops.batches import BatchLoop
 from maas_backoff.worker.loops.emit import EmitLoop
 from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.orphans import Orphans
@@ -85,7 +86,7 @@ class Parts:
         in_children = config.threadpool.proc_mode == "process"
         context = WorkerContext.of(name, store, config, kinds)
         setback = executor.setback
-        wake_ups = WakeUps()
+        wake_ups = WakeUps(kinds.batches, only_batches=not kinds.alone)
         slots = Slots(config.threadpool.concurrency, wake_ups, setback)
         deadlines = Deadlines(by_lease=executor.stoppable, stops=executor.stops)
         outbox, tally = Outbox(), Tally()
@@ -116,9 +117,12 @@ class Parts:
     def loops(self, waker: Client) -> list[tuple[str, Loop]]:
         """Return the loops of the worker with their names. `waker` is the client that sleeps on the server."""
         context, slots, wake_ups, requests = self.context, self.slots, self.wake_ups, self.requests
-        *exchanges, for_sleep, for_gpu = (
-            ExchangeLoop(number, context, requests, wake_ups, self.work) for number in range(EXCHANGES + 2)
-        )
+        batches = context.kinds.batches
+        loops = [
+            ExchangeLoop(number, context, requests, wake_ups, self.work)
+            for number in range(EXCHANGES + 2 + len(batches))
+        ]
+        exchanges, (for_sleep, for_gpu, *for_batches) = loops[:EXCHANGES], loops[EXCHANGES:]
         named: list[tuple[str, Loop]] = [
             *((f"exchange {each.number}", each.run) for each in exchanges),
             ("poll", partial(poll.run, wake_ups)),
@@ -128,6 +132,10 @@ class Parts:
             ("progress", partial(progress.run, self.attempts.notes, context.store)),
             ("emit", EmitLoop(self.attempts.emissions, context.store).run),
             ("sweep", partial(sweep.run, self.work.sweep, context.lease)),
+            *(
+                (f"batches of {kind}", BatchLoop(kind, batching, context, requests, slots, wake_ups, exchange).run)
+                for (kind, batching), exchange in zip(batches.items(), for_batches, strict=True)
+            ),
             *(("lifespan", group.watch) for group in self.executor.groups),
             ("orphans", self.orphans.run),
         ]

@@ -4,12 +4,14 @@ This module does no I/O, and does not `await` between a read of the state and it
 """
 
 import asyncio
+from collections.abc import Iterable
 
 
 class WakeUps:
     """The events by which the loops of one worker wake each other. Used in one event loop only."""
 
-    def __init__(self) -> None:
+    def __init__(self, batches: Iterable[str] = (), *, only_batches: bool = False) -> None:
+        """`batches` are the kinds whose tasks run in batches. `only_batches`: the worker has no other kinds."""
         self.idle: asyncio.Event = asyncio.Event()
         """Set while the queue has no task for a free slot, as far as is known."""
         self.idle.set()
@@ -30,6 +32,12 @@ class WakeUps:
         self.hears_gpu = False
         """Whether tasks that need a GPU end the present sleep of this worker on the server."""
 
+        self.only_batches: bool = only_batches
+        """Whether all kinds of the worker run in batches."""
+        self.batches: dict[str, asyncio.Event] = {kind: asyncio.Event() for kind in batches}
+        """Set when there may be a batch of a kind, or a slot for it."""
+        self._to_look: set[str] = set()
+
     @property
     def has_work(self) -> bool:
         """Whether the queue may have a task for a free slot."""
@@ -39,6 +47,22 @@ class WakeUps:
         """Poll the queue now."""
         self.count += 1
         self.note_work(found=True)
+        if self.batches:
+            self._to_look.update(self.batches)
+            self.slot_freed()
+
+    def slot_freed(self) -> None:
+        """Let batches be looked for, for which there was no slot before."""
+        for event in self.batches.values():
+            event.set()
+
+    def no_batch(self, kind: str, count: int) -> None:
+        """Note that there is no batch of a kind to claim, for now. `count` is that of wake-ups before the look."""
+        if count != self.count:
+            return
+        self._to_look.discard(kind)
+        if self.only_batches and not self._to_look:
+            self.note_work(found=False)
 
     def note_work(self, *, found: bool) -> None:
         """Note whether the queue may have a task for a free slot."""
