@@ -160,7 +160,7 @@ class Settlement:
         return cls(TaskStatus.PENDING, policy.result_ttl, counts=counts, error=error)
 
 
-def decide(  # noqa: PLR0911 - one return per outcome
+def decide(  # noqa: C901, PLR0911 - one return per outcome
     outcome: Outcome, task_id: str, counts: Counts, policy: Policy, backoff: Backoff
 ) -> Settlement | None:
     """Return the settlement of an outcome; None if the lease was lost, because another attempt may have the task."""

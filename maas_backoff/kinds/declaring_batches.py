@@ -129,9 +129,9 @@ class DeclaresBatches(ABC):
 
         A batch has `max_size` tasks at most (32 by default, at most 1,000). It starts as soon as it is full, or when
         its oldest task has been due for `max_wait` seconds (or a timedelta; 0.02 by default). The costs of its tasks
-        add up to `max_cost` at most, unless it has one task only. `cost_of` returns the cost of a task by its item. Without
-        it, the cost is that of the option `cost`. With `adaptive`, a batch waits only while the worker could not run
-        each task alone.
+        add up to `max_cost` at most, unless it has one task only. `cost_of` returns the cost of a task by its item.
+        Without it, the cost is that of the option `cost`. With `adaptive`, a batch waits only while the worker could
+        not run each task alone.
 
         `name`, `lifespan` and `options` are those of `task`. `exec_timeout` is that of a whole batch. A first parameter
         `tasks: list[TaskEntity]` gets the tasks of the items. Raises HandlerError as `task` does, and InvalidValueError

@@ -117,12 +117,9 @@ class Parts:
     def loops(self, waker: Client) -> list[tuple[str, Loop]]:
         """Return the loops of the worker with their names. `waker` is the client that sleeps on the server."""
         context, slots, wake_ups, requests = self.context, self.slots, self.wake_ups, self.requests
-        batches = context.kinds.batches
-        loops = [
-            ExchangeLoop(number, context, requests, wake_ups, self.work)
-            for number in range(EXCHANGES + 2 + len(batches))
-        ]
-        exchanges, (for_sleep, for_gpu, *for_batches) = loops[:EXCHANGES], loops[EXCHANGES:]
+        *exchanges, for_sleep, for_gpu, for_batches = (
+            ExchangeLoop(number, context, requests, wake_ups, self.work) for number in range(EXCHANGES + 3)
+        )
         named: list[tuple[str, Loop]] = [
             *((f"exchange {each.number}", each.run) for each in exchanges),
             ("poll", partial(poll.run, wake_ups)),
@@ -132,13 +129,11 @@ class Parts:
             ("progress", partial(progress.run, self.attempts.notes, context.store)),
             ("emit", EmitLoop(self.attempts.emissions, context.store).run),
             ("sweep", partial(sweep.run, self.work.sweep, context.lease)),
-            *(
-                (f"batches of {kind}", BatchLoop(kind, batching, context, requests, slots, wake_ups, exchange).run)
-                for (kind, batching), exchange in zip(batches.items(), for_batches, strict=True)
-            ),
             *(("lifespan", group.watch) for group in self.executor.groups),
             ("orphans", self.orphans.run),
         ]
+        if context.kinds.batches:
+            named.append(("batches", BatchLoop(context, requests, slots, wake_ups, for_batches).run))
         starting = {group.starting for group in self.executor.groups}
         named += [("children", partial(children.run, one, slots, context)) for one in starting if one is not None]
         return named

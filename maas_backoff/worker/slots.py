@@ -134,7 +134,7 @@ class Slots:
                     self._batches.discard(found.batch)
             if attempt.claimed.counts.suspect:
                 self._wake_ups.suspect_ended()
-        self._wake_ups.slot_freed()
+        self._wake_ups.batch.set()
         if not self.attempts and not self._coming:
             self.empty.set()
 

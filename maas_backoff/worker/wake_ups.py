@@ -34,9 +34,12 @@ class WakeUps:
 
         self.only_batches: bool = only_batches
         """Whether all kinds of the worker run in batches."""
-        self.batches: dict[str, asyncio.Event] = {kind: asyncio.Event() for kind in batches}
-        """Set when there may be a batch of a kind, or a slot for it."""
-        self._to_look: set[str] = set()
+        self.batches: list[str] = list(batches)
+        """The kinds that run in batches."""
+        self.batch: asyncio.Event = asyncio.Event()
+        """Set when there may be a batch, or a slot for one."""
+        self.unseen: set[str] = set(self.batches)
+        """The kinds for which there may be a batch: nobody has looked since the last wake-up."""
 
     @property
     def has_work(self) -> bool:
@@ -48,20 +51,14 @@ class WakeUps:
         self.count += 1
         self.note_work(found=True)
         if self.batches:
-            self._to_look.update(self.batches)
-            self.slot_freed()
-
-    def slot_freed(self) -> None:
-        """Let batches be looked for, for which there was no slot before."""
-        for event in self.batches.values():
-            event.set()
+            self.unseen.update(self.batches)
+            self.batch.set()
 
     def no_batch(self, kind: str, count: int) -> None:
         """Note that there is no batch of a kind to claim, for now. `count` is that of wake-ups before the look."""
-        if count != self.count:
-            return
-        self._to_look.discard(kind)
-        if self.only_batches and not self._to_look:
+        if count == self.count:
+            self.unseen.discard(kind)
+        if self.only_batches and not self.unseen:
             self.note_work(found=False)
 
     def note_work(self, *, found: bool) -> None:
