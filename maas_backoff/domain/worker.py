@@ -76,7 +76,8 @@ class Worker:
 
     `lag` is the seconds for which its event loop delayed a call. `trouble` is the reason why it is not ready: the
     worker is starting, or the reasons of its `health()`; "" if it is ready. `in_children`: its tasks run in child
-    processes. `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`.
+    processes. `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`. `batches` has, for
+    each kind whose tasks run in batches, the most tasks of a batch, and the seconds that a task waits at most for others.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Worker:
     trouble: str = ""
     in_children: bool = False
     kinds: tuple[str, ...] = (NAMELESS,)
+    batches: Mapping[str, tuple[int, float]] = attrs.field(factory=dict[str, tuple[int, float]])
 
     @property
     def ready(self) -> bool:
@@ -109,7 +111,8 @@ class Worker:
         devices = [device for one in entry.get("gpus", ()) if (device := Device.of_entry(one)) is not None]
         plain = {field: entry[field] for field, kind in _PLAIN.items() if isinstance(entry.get(field), kind)}
         kinds = tuple(kind for kind in entry.get("kinds", (NAMELESS,)) if isinstance(kind, str))
-        return cls(name, devices=tuple(devices), kinds=kinds, **plain)
+        batches = {kind: (int(size), float(wait)) for kind, (size, wait) in entry.get("batches", {}).items()}
+        return cls(name, devices=tuple(devices), kinds=kinds, batches=batches, **plain)
 
     def could_fit(self, demand: Demand) -> bool:
         """Return whether a device of the worker is large enough, regardless of running tasks."""

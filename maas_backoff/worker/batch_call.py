@@ -1,6 +1,7 @@
 """The one call of a handler for the attempts of a batch. Each attempt still begins, ends and is cancelled by itself."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import anyio
@@ -13,6 +14,7 @@ from maas_backoff.domain.outcome import Failed, HandlerOutcome
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan
 from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.batch_learning import BatchLearning
 from maas_backoff.worker.cancelling import cancel_call
 from maas_backoff.worker.executors.base import Call, Executor, GpuGrant
 from maas_backoff.worker.executors.call import own_task
@@ -28,7 +30,7 @@ class BatchCall(SharedSlot):
     For executors, this is a `Call` with members.
     """
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, learning: BatchLearning) -> None:
         self.members: Sequence[Call] = ()
         """The attempts for which the handler is called."""
         self.place_of: dict[int, int] = {}
@@ -36,10 +38,12 @@ class BatchCall(SharedSlot):
         self.failed: HandlerOutcome | None = None
         """The failure of the whole batch that names no task."""
         self._executor = executor
+        self._learning = learning
         self._expected: set[int] = set()
         self._waiting: dict[int, tuple[Attempt, asyncio.Future[HandlerOutcome]]] = {}
         self._call: asyncio.Task[None] | None = None
         self._is_logged = False
+        self._began = time.monotonic()
         self._last: Attempt | None = None
         """The attempt that stops the call."""
 
@@ -84,6 +88,9 @@ class BatchCall(SharedSlot):
         if not isinstance(outcomes, list):
             self.failed = outcomes if names_no_task(outcomes) else None
             outcomes = [outcomes] * len(self.place_of)
+        device = "" if self.grant is None else self.grant.assignment.uuid
+        seconds = time.monotonic() - self._began
+        self._learning.ended(self.task.kind, device, len(self.place_of), seconds, self.failed)
         for token, (_, outcome) in self._waiting.items():
             if not outcome.done():
                 outcome.set_result(outcomes[self.place_of[token]])
@@ -134,6 +141,7 @@ class BatchCall(SharedSlot):
 
     def started(self) -> None:
         """Start the time of all attempts."""
+        self._began = time.monotonic()
         for attempt, _ in self._waiting.values():
             attempt.started()
 

@@ -24,6 +24,7 @@ from maas_backoff.store.connect import Client
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.attempts import Attempts
+from maas_backoff.worker.batch_learning import BatchLearning
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.exception_handling import ExceptionHandling
@@ -107,6 +108,7 @@ class Parts:
             ExceptionHandling(exception_handler, config.task.max_payload_bytes),
             config.task.max_payload_bytes,
             gate,
+            BatchLearning(kinds.batches, config.threadpool.concurrency),
             tracing,
         )
         orphans = Orphans(executor.child_ended, gate)
@@ -133,7 +135,7 @@ class Parts:
             ("orphans", self.orphans.run),
         ]
         if context.kinds.batches:
-            named.append(("batches", BatchLoop(context, requests, slots, wake_ups, for_batches).run))
+            named.append(("batches", BatchLoop(context, requests, slots, wake_ups, for_batches, self.work.learning).run))
         starting = {group.starting for group in self.executor.groups}
         named += [("children", partial(children.run, one, slots, context)) for one in starting if one is not None]
         return named

@@ -23,6 +23,7 @@ from maas_backoff.store.batch import Claimed
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.attempts import Attempts
 from maas_backoff.worker.batch_call import BatchCall
+from maas_backoff.worker.batch_learning import BatchLearning
 from maas_backoff.worker.exception_handling import ExceptionHandling
 from maas_backoff.worker.executors.base import Executor
 from maas_backoff.worker.executors.call import own_task
@@ -47,6 +48,7 @@ class Work:
     exceptions: ExceptionHandling
     max_payload_bytes: int
     gate: Gate
+    learning: BatchLearning
     tracing: Tracing | None = None
     _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
     """Asyncio tasks that run after an attempt: exception handlers, and waits for threads."""
@@ -62,7 +64,7 @@ class Work:
 
     def begin_batch(self, claimed: Sequence[Claimed], sent: float, grants: Sequence[Grant] = ()) -> None:
         """Begin an attempt of each task of a batch, with one call of the handler; else as `begin`."""
-        lease, batch = self.attempts.leased(sent), BatchCall(self.executor)
+        lease, batch = self.attempts.leased(sent), BatchCall(self.executor, self.learning)
         attempts = [
             self.attempts.claimed(one, lease, grants[one.fit] if grants else None, batch=batch) for one in claimed
         ]

@@ -231,3 +231,21 @@ async def _is(handle: TaskHandle[str], status: TaskStatus) -> bool:
 
 
 
+
+
+async def test_the_size_that_fits_is_learned(scheduler: TaskBackoffScheduler) -> None:
+    sizes: list[int] = []
+
+    @scheduler.batch(max_size=16, max_wait=0.02, max_retry_count=0)
+    async def embed(texts: list[str]) -> list[str]:
+        sizes.append(len(texts))
+        if len(texts) > 5:
+            raise MemoryError("CUDA out of memory")
+        return texts
+
+    handles = await embed.create_many([embed.spec(f"{n}") for n in range(48)])
+    async with scheduler:
+        for handle in handles:
+            await handle.result(30)
+            assert (await handle.task()).retry_count == 0
+    assert max(sizes[10:]) <= 5 and sum(sizes) <= 48 + 16 + 8 + 8 + 16

@@ -154,7 +154,9 @@ async def test_a_wait_is_no_pause(config: TaskBackoffConfig) -> None:
         await anyio.sleep(0.1)
         assert (await scheduler.get_queue_stats()).paused_kinds == {}
         task = await first.task()
-        assert task.waiting_for is not None and "paused" not in task.waiting_for
+        assert task.waiting_for is not None
+        assert task.waiting_for.startswith("batch: at least 1 of 2 tasks, at most ") and "more" in task.waiting_for
+        assert "kind embed waits for a batch: 1 of 2, at most 60 min" in await scheduler.explain()
         await scheduler.pause(kind="embed")
         assert list((await scheduler.get_queue_stats()).paused_kinds) == ["embed"]
         second = await embed.create("b")

@@ -7,6 +7,7 @@ import anyio
 import attrs
 
 from maas_backoff.domain.batching import Batching
+from maas_backoff.worker.batch_learning import BatchLearning
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.requests import BatchRequests
@@ -35,6 +36,7 @@ class BatchLoop:
         slots: Slots,
         wake_ups: WakeUps,
         exchange: ExchangeLoop,
+        learning: BatchLearning,
     ) -> None:
         """`exchange` is an exchange loop that nothing else uses."""
         self._kinds = [_Kind(name, batching) for name, batching in context.kinds.batches.items()]
@@ -43,6 +45,7 @@ class BatchLoop:
         self._slots = slots
         self._wake_ups = wake_ups
         self._exchange = exchange
+        self._learning = learning
 
     async def run(self) -> None:
         """Look when a batch is due, when a marker tells of one, and when a slot is free again."""
@@ -62,7 +65,7 @@ class BatchLoop:
     async def _look(self, kind: _Kind) -> bool:
         """Claim a batch of a kind, if one is due. Return False if no slot is free."""
         wakes = self._wake_ups.count
-        request = self._requests.for_batch(kind.name, self._text(kind.batching), self._exchange.number)
+        request = self._requests.for_batch(kind.name, self._learning.claim(kind.name), self._exchange.number)
         if request is None:
             # Other tasks must not take every slot that is free again.
             self._slots.keep_for_batches(0 if self._wake_ups.only_batches or self._slots.closing else 1)
@@ -73,6 +76,8 @@ class BatchLoop:
         sent = time.monotonic()
         reply = await self._exchange.send(request)
         self._exchange.apply(request, reply, sent)
+        if reply.claimed:
+            self._learning.claimed(kind.name, len(reply.claimed))
         if reply.claimed or reply.hit:
             kind.look_at = 0
         else:
@@ -86,6 +91,3 @@ class BatchLoop:
         if self._wake_ups.has_work and not self._wake_ups.only_batches:
             pause = min(pause, max(SHORTEST_LOOK, kind.batching.max_wait))
         return pause
-
-    def _text(self, batching: Batching) -> str:
-        return batching.claim(batching.max_size, batching.max_wait)
