@@ -77,7 +77,7 @@ class Worker:
     `lag` is the seconds for which its event loop delayed a call. `trouble` is the reason why it is not ready: the
     worker is starting, or the reasons of its `health()`; "" if it is ready. `in_children`: its tasks run in child
     processes. `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`. `batches` has, for
-    each kind whose tasks run in batches, the most tasks of a batch, and the seconds that a task waits at most for others.
+    each kind whose tasks run in batches, the most tasks of a batch, and the seconds that a task waits at most.
     """
 
     name: str

@@ -212,6 +212,11 @@ class Reader:
             waiting.append(Waiting(row.name.decode(), demand, float(row.rank), age, row.avoid.decode()))
         return waiting, float(reply.first_ready or "inf"), reply.hold.decode()
 
+    async def count_of_demand(self, name: str) -> int:
+        """Return how many tasks wait in the set of a GPU demand with this name."""
+        keys, ask = self._queue.keys, self._queue.server.execute
+        return int(await ask("ZCARD", keys(f"gpu:{name}"))) + int(await ask("HGET", keys("laned"), f"gpu:{name}") or 0)
+
     async def find_live(self, task_id: str) -> Found | None:
         """Return an unfinished task, for a settle on the condition that the task does not change meanwhile."""
         queue = self._queue

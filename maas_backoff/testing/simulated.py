@@ -136,9 +136,9 @@ class SimulatedScheduler(TaskBackoffScheduler):
         return gpu_count - held_for_gpu == due - held and await self._finds_no_room(stats.gpu_count)
 
     async def _held(self, paused_kinds: Collection[str]) -> tuple[int, int]:
-        """Return how many due tasks wait for a batch, or as their tenant is paused or a limit is shut; how many for a GPU.
+        """Return how many due tasks are held back, and how many of them wait for a GPU.
 
-        Tasks of paused kinds are left out.
+        They wait for a batch or a limit, or their tenant is paused. Tasks of paused kinds are left out.
         """
         store = self._client.store
         keys, ask = store.connection.keys, store.connection.server.execute

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 
@@ -30,7 +30,8 @@ class BatchCall(SharedSlot):
     For executors, this is a `Call` with members.
     """
 
-    def __init__(self, executor: Executor, learning: BatchLearning) -> None:
+    def __init__(self, executor: Executor, learning: BatchLearning, ended: Callable[[], None]) -> None:
+        """Call `ended` when the call has ended, before the attempts do."""
         self.members: Sequence[Call] = ()
         """The attempts for which the handler is called."""
         self.place_of: dict[int, int] = {}
@@ -39,6 +40,7 @@ class BatchCall(SharedSlot):
         """The failure of the whole batch that names no task."""
         self._executor = executor
         self._learning = learning
+        self._ended = ended
         self._expected: set[int] = set()
         self._waiting: dict[int, tuple[Attempt, asyncio.Future[HandlerOutcome]]] = {}
         self._call: asyncio.Task[None] | None = None
@@ -90,6 +92,8 @@ class BatchCall(SharedSlot):
             outcomes = [outcomes] * len(self.place_of)
         device = "" if self.grant is None else self.grant.assignment.uuid
         seconds = time.monotonic() - self._began
+        self.has_ended = True
+        self._ended()
         self._learning.ended(self.task.kind, device, len(self.place_of), seconds, self.failed)
         for token, (_, outcome) in self._waiting.items():
             if not outcome.done():

@@ -27,13 +27,19 @@ class BatchLearning:
         """Return the text of the next claim of a batch."""
         return self._batches[kind].claim(self.size_of(kind).limit, self._windows[kind].wait)
 
+    def claim_on_gpu(self, kind: str, device: str) -> str:
+        """Return the text of a claim of a batch that is due, for a reservation on a device."""
+        return self._batches[kind].claim(self.size_of(kind, device).limit, 0)
+
     def claimed(self, kind: str, size: int) -> None:
         """Note the size of a claimed batch."""
         self._windows[kind].claimed(size, time.monotonic())
 
     def ended(self, kind: str, device: str, size: int, seconds: float, failed: HandlerOutcome | None) -> None:
         """Note the end of a batch, and its failure as a whole, if it failed."""
-        if isinstance(failed, Failed) and (failed.fault == "out_of_memory" or failed.error.type == MemoryError.__name__):
+        if isinstance(failed, Failed) and (
+            failed.fault == "out_of_memory" or failed.error.type == MemoryError.__name__
+        ):
             self.size_of(kind, device).ran_out(size)
         elif failed is None:
             self.size_of(kind, device).succeeded(size)

@@ -126,7 +126,7 @@ class Parts:
             *((f"exchange {each.number}", each.run) for each in exchanges),
             ("poll", partial(poll.run, wake_ups)),
             ("wake-up", Wake(context, requests, slots, wake_ups, waker, for_sleep).run),
-            ("admission", Admission(context, requests, slots, wake_ups, self.gate, for_gpu).run),
+            ("admission", Admission(context, requests, slots, wake_ups, self.gate, for_gpu, self.work.learning).run),
             ("timeouts", partial(timeouts.run, self.deadlines, slots)),
             ("progress", partial(progress.run, self.attempts.notes, context.store)),
             ("emit", EmitLoop(self.attempts.emissions, context.store).run),
@@ -135,7 +135,9 @@ class Parts:
             ("orphans", self.orphans.run),
         ]
         if context.kinds.batches:
-            named.append(("batches", BatchLoop(context, requests, slots, wake_ups, for_batches, self.work.learning).run))
+            named.append(
+                ("batches", BatchLoop(context, requests, slots, wake_ups, for_batches, self.work.learning).run)
+            )
         starting = {group.starting for group in self.executor.groups}
         named += [("children", partial(children.run, one, slots, context)) for one in starting if one is not None]
         return named

@@ -8,6 +8,8 @@ class SharedSlot:
     """Attempts that are not settled, or whose settlement is not answered."""
     running: int = 0
     """Attempts that have not ended. The last one gives the reservation on a GPU back."""
+    has_ended: bool = False
+    """Whether the call of the handler has ended: the next batch may be claimed while this one is settled."""
     sent: int = 0
     """Attempts whose settlement is on its way."""
 

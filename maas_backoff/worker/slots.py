@@ -48,6 +48,9 @@ class Slots:
         taken = len(self.attempts) - self._leaving + self._coming + self.lingering
         if self._batches:
             taken -= sum(batch.extra for batch in self._batches)
+            # As many again at most: else settlements that the server does not take would pile up.
+            ended = sum(batch.has_ended and not batch.is_leaving for batch in self._batches)
+            taken -= min(ended, self.concurrency)
         return max(0, self.concurrency - taken)
 
     @property
@@ -57,7 +60,7 @@ class Slots:
             return self.free
         in_thread = self._setback.kind == THREAD
         busy = sum((in_thread or one.grant is None) and not one.over for one in self.attempts.values() if not one.batch)
-        busy += sum(not batch.is_leaving for batch in self._batches)
+        busy += sum(not (batch.is_leaving or batch.has_ended) for batch in self._batches)
         return max(0, min(self.free, self._setback.children - busy - self._coming))
 
     @property
@@ -97,6 +100,10 @@ class Slots:
             for attempt in attempts:
                 if attempt.batch is not None:
                     attempt.batch.sent += 1
+
+    def batch_ended(self) -> None:
+        """Note that the call of a batch has ended: another batch may be claimed."""
+        self._wake_ups.batch.set()
 
     def claims_sent(self, number: int) -> None:
         """Count the tasks that a request claims: they will take slots."""

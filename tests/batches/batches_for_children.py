@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
 
@@ -50,8 +51,7 @@ def poisoned(texts: list[str]) -> list[int]:
 @scheduler.batch(max_size=4, max_wait=0.02, exec_timeout=600, max_retry_count=0)
 def slow(paths: list[str]) -> list[str]:
     for path in paths:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(str(os.getpid()))
+        Path(path).write_text(str(os.getpid()), encoding="utf-8")
     time.sleep(60)
     return paths
 

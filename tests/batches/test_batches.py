@@ -317,7 +317,7 @@ async def test_an_item_of_another_type_is_refused(scheduler: TaskBackoffSchedule
     async def embed(pairs: list[Pair]) -> list[Pair]:
         return pairs
 
-    with pytest.raises(PayloadError, match="embed.pairs"):
+    with pytest.raises(PayloadError, match=r"embed\.pairs"):
         await embed.create("a")  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match="embed"):
         await embed.create()  # type: ignore[call-arg]

@@ -1,9 +1,5 @@
 """What a batch does that fails as a whole, is stopped, or loses its worker."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,7 +7,7 @@ from pathlib import Path
 import anyio
 import batches_for_children
 import pytest
-from support import Server, eventually
+from support import eventually
 
 from maas_backoff import (
     RateLimited,
@@ -228,9 +224,6 @@ async def test_a_drain_waits_for_the_batch(config: TaskBackoffConfig) -> None:
 
 async def _is(handle: TaskHandle[str], status: TaskStatus) -> bool:
     return await handle.status() is status
-
-
-
 
 
 async def test_the_size_that_fits_is_learned(scheduler: TaskBackoffScheduler) -> None:

@@ -198,7 +198,8 @@ async def test_a_lost_reply_gives_the_same_batch(
 _WORKER = """
 import asyncio, os, sys
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskConfig
-config = TaskBackoffConfig(storage=StorageConfig(host="127.0.0.1", port=int(sys.argv[1])), task=TaskConfig(biz_prefix="test"))
+storage = StorageConfig(host="127.0.0.1", port=int(sys.argv[1]))
+config = TaskBackoffConfig(storage=storage, task=TaskConfig(biz_prefix="test"))
 config.scheduler.lease = 4
 scheduler = TaskBackoffScheduler(config)
 
@@ -227,7 +228,7 @@ async def test_the_batch_of_a_killed_worker_comes_back(config: TaskBackoffConfig
     handles = await embed.create_many([embed.spec(text) for text in "abcd"])
     with started_processes() as started:
         command = [sys.executable, "-c", _WORKER, f"{server.port}"]
-        worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220 - killed, not awaited
         started.append(worker)
         assert worker.stdout is not None
         assert await anyio.to_thread.run_sync(worker.stdout.readline) == "a b c d\n"
@@ -252,4 +253,3 @@ async def test_a_simulated_scheduler_runs_batches(scheduler: TaskBackoffSchedule
         await simulated.advance(61)
         assert calls == [["0", "1", "2"], ["3"]]
         assert [await handle.result(1) for handle in handles] == ["0", "1", "2", "3"]
-

@@ -14,7 +14,9 @@ def test_a_claim_is_a_text() -> None:
     assert Batching.checked(4, 1, 16_384).claim(4, 1) == "4 1000 16384"
 
 
-@pytest.mark.parametrize("given", [(0, 1, None), (True, 1, None), (1001, 1, None), (1, -1, None), (1, "1", None), (1, 1, 0)])
+@pytest.mark.parametrize(
+    "given", [(0, 1, None), (True, 1, None), (1001, 1, None), (1, -1, None), (1, "1", None), (1, 1, 0)]
+)
 def test_wrong_options_are_refused(given: tuple[object, ...]) -> None:
     with pytest.raises(InvalidValueError, match="max_"):
         Batching.checked(*given)

@@ -24,6 +24,20 @@ local function new_batch(text, prefix, kind)
     return true
   end
 
+  -- Takes a task that waits for a GPU into the batch, where suspects and other tasks do not meet.
+  function batch.may_join(claim)
+    local is_suspect_too = is_suspect(claim.task[COUNTS]) and true or false
+    if count > 0 and is_suspect_too ~= batch.has_suspects then return false end
+    if is_full or not add(claim) then
+      is_full = true
+      return false
+    end
+    batch.has_suspects = is_suspect_too
+    return true
+  end
+
+  function batch.is_full() return is_full end
+
   local function reset() count, cost, oldest, is_full = 0, 0, math.huge, false end
 
   -- The ms until the batch is due.

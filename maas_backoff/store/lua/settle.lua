@@ -129,7 +129,7 @@ if wanted > 0 then
     end
     if limits then limits.rouse() end
     if fits ~= '' then
-      claims = claims_on_fits(fits, prefix, closed, tasks, suspicion_of(suspicion), orphans, turns)
+      claims = claims_on_fits(fits, prefix, closed, tasks, suspicion_of(suspicion), orphans, turns, batch)
     elseif batch then
       for _, move in ipairs(candidates) do
         move.claimable, is_cut = false, true
@@ -437,7 +437,7 @@ for _, base in ipairs(took_suspect and bases or {}) do
 end
 if not paused then wake_bases(wake, wake_gpu, closed) end
 if fits ~= '' then unlist_empty_gpu_sets(prefix) end
-if batch then batch.note(now) end
+if batch and fits == '' then batch.note(now) end
 local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
 if batch and batch.wait_ms > 0 then next_due = math.min(tonumber(next_due or math.huge), now + batch.wait_ms) end
 if limits and not paused then next_due = limits.earlier_of(next_due) end
