@@ -222,5 +222,6 @@ async def main() -> None:
         if "texts" in options.rows.split(","):
             await texts(url)
 
+
 if __name__ == "__main__":
     asyncio.run(main())
