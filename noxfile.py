@@ -1,6 +1,7 @@
 """The project's chores: `nox -s lint types tests long bench`.
 
-Longer ones are `bench-peers scale sharing recovery streams batches gpu-sim dashboard chaos simulate coverage matrix lowest`.
+Longer ones are `bench-peers scale sharing recovery streams batches gpu-sim dashboard chaos simulate coverage matrix`,
+and `lowest`.
 `gpu` needs an NVIDIA device.
 """
 
