@@ -212,6 +212,12 @@ class Reader:
             waiting.append(Waiting(row.name.decode(), demand, float(row.rank), age, row.avoid.decode()))
         return waiting, float(reply.first_ready or "inf"), reply.hold.decode()
 
+    async def is_gathering(self, kinds: Iterable[str]) -> bool:
+        """Return whether due tasks of one of these kinds wait for others of their batch."""
+        names = list(kinds)
+        stored = await self._queue.server.execute("HMGET", self._queue.keys("kinds"), *names) if names else ()
+        return any(one is not None and one.startswith(b"~") for one in stored)
+
     async def count_of_demand(self, name: str) -> int:
         """Return how many tasks wait in the set of a GPU demand with this name."""
         keys, ask = self._queue.keys, self._queue.server.execute

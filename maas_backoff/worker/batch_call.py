@@ -82,7 +82,8 @@ class BatchCall(SharedSlot):
         try:
             outcomes = await self._executor.run_batch(self)
         except asyncio.CancelledError as error:
-            # The last attempt waits for the end of this call; if none waits, other code has cancelled it.
+            # The last attempt waits for the end of this call. If an attempt waits for its outcome, other code has
+            # cancelled the call.
             outcomes = outcome_of_error(error)
         except Exception as error:  # noqa: BLE001 - as for an attempt
             outcomes = outcome_of_error(error)
@@ -90,11 +91,12 @@ class BatchCall(SharedSlot):
         if not isinstance(outcomes, list):
             self.failed = outcomes if names_no_task(outcomes) else None
             outcomes = [outcomes] * len(self.place_of)
-        device = "" if self.grant is None else self.grant.assignment.uuid
-        seconds = time.monotonic() - self._began
-        self.has_ended = True
-        self._ended()
-        self._learning.ended(self.task.kind, device, len(self.place_of), seconds, self.failed)
+        if self._waiting:
+            self.has_ended = True
+            self._ended()
+            device = "" if self.grant is None else self.grant.assignment.uuid
+            seconds = time.monotonic() - self._began
+            self._learning.ended(self.task.kind, device, len(self.place_of), seconds, self.failed)
         for token, (_, outcome) in self._waiting.items():
             if not outcome.done():
                 outcome.set_result(outcomes[self.place_of[token]])

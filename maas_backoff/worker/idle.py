@@ -42,6 +42,8 @@ async def _is_idle(parts: Parts, within: float) -> bool:
         return False
     if not _due(stats, parts.context.kinds):
         return True
+    if await reader.is_gathering(parts.context.kinds.batches):
+        return False
     # Tasks that wait for a limit are due. They are found when it opens, as it may have done since the last claim.
     return not await parts.context.store.shares.shut_limits() and not await _finds_task(parts)
 

@@ -1,5 +1,6 @@
 """What a batch does that fails as a whole, is stopped, or loses its worker."""
 
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ from support import eventually
 
 from maas_backoff import (
     RateLimited,
+    ResultEntity,
     Retry,
     TaskBackoffConfig,
     TaskBackoffScheduler,
@@ -242,3 +244,60 @@ async def test_the_size_that_fits_is_learned(scheduler: TaskBackoffScheduler) ->
             await handle.result(30)
             assert (await handle.task()).retry_count == 0
     assert max(sizes[10:]) <= 5 and sum(sizes) <= 48 + 16 + 8 + 8 + 16
+
+
+async def test_the_exception_handler_sees_tasks_that_failed_alone(scheduler: TaskBackoffScheduler) -> None:
+    seen: list[str] = []
+
+    @scheduler.batch(max_size=4, max_wait=0.02, max_retry_count=0)
+    async def embed(texts: list[str]) -> list[str]:
+        if "bad" in texts:
+            raise ValueError("a bad text")
+        return texts
+
+    @scheduler.set_custom_task_exception_handler
+    async def replace(task: TaskEntity) -> ResultEntity:
+        seen.append(task.task_id)
+        return ResultEntity.ok("a fallback")
+
+    handles = await embed.create_many([embed.spec(text) for text in ("a", "bad", "c", "d")])
+    async with scheduler:
+        assert [await handle.result(30) for handle in handles] == ["a", "a fallback", "c", "d"]
+    assert seen == [handles[1].task_id]
+
+
+async def test_a_thread_that_cannot_be_stopped_keeps_one_slot(config: TaskBackoffConfig) -> None:
+    config.threadpool.exec_timeout = 0.2
+    config.threadpool.concurrency = 1
+    scheduler = TaskBackoffScheduler(config)
+    end, calls = threading.Event(), list[list[str]]()
+
+    @scheduler.batch(max_size=4, max_wait=0.02, max_retry_count=0)
+    def embed(texts: list[str]) -> list[str]:
+        calls.append(texts)
+        if len(calls) == 1:
+            end.wait(20)
+        return texts
+
+    handles = await embed.create_many([embed.spec(text) for text in "abcd"])
+    async with scheduler:
+        await eventually(lambda: scheduler._service.parts.slots.lingering, "the thread is left behind")
+        assert scheduler._service.parts.slots.lingering == 1 and len(calls) == 1
+        end.set()
+        assert [await handle.result(30) for handle in handles] == list("abcd")
+    assert [len(call) for call in calls] == [4, 2, 2]
+    await scheduler.shutdown()
+
+
+async def test_a_worker_that_ends_when_idle_waits_for_batches(config: TaskBackoffConfig) -> None:
+    scheduler = TaskBackoffScheduler(config)
+
+    @scheduler.batch(max_size=8, max_wait=1)
+    async def embed(texts: list[str]) -> list[str]:
+        return texts
+
+    handles = await embed.create_many([embed.spec(text) for text in "abc"])
+    await scheduler.start()
+    await scheduler._service.until_idle(0)
+    assert [await handle.status() for handle in handles] == [TaskStatus.COMPLETED] * 3
+    await scheduler.shutdown()
