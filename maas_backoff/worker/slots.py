@@ -149,6 +149,7 @@ class Slots:
         """Count slots whose thread outlives its attempt."""
         self.lingering += by
         self._wake_ups.to_send.set()
+        self._wake_ups.batch.set()
 
     def close(self) -> None:
         """Claim nothing more."""
