@@ -5,15 +5,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.batching import Batching
 from maas_backoff.domain.kind import checked_kind
 from maas_backoff.domain.spec import KindOptions
 from maas_backoff.errors import HandlerError, InvalidValueError
 from maas_backoff.kinds.declaring import DeclaresKinds
+from maas_backoff.kinds.declaring_batches import DeclaresBatches
 from maas_backoff.kinds.registry import KindRegistry
 from maas_backoff.worker.executors.base import ExceptionHandler, Handler, TaskHandler
 
 if TYPE_CHECKING:  # see scheduler.py: the first handler and the first kind import these
     from maas_backoff.client.client import QueueClient
+    from maas_backoff.kinds.declaration import Declaration
     from maas_backoff.kinds.kind import TaskFunction, TaskKind
     from maas_backoff.worker.executors.hooks import AttemptHook
     from maas_backoff.worker.executors.lifespan import Lifespan
@@ -25,7 +28,7 @@ _L = TypeVar("_L", bound="Lifespan")
 _A = TypeVar("_A", bound="AttemptHook")
 
 
-class SetsHandlers(DeclaresKinds):
+class SetsHandlers(DeclaresKinds, DeclaresBatches):
     """The part of TaskBackoffScheduler that takes the functions of users."""
 
     def __init__(self, config: TaskBackoffConfig) -> None:
@@ -125,7 +128,29 @@ class SetsHandlers(DeclaresKinds):
         self, function: Callable[..., Any], name: str | None, lifespan: "Lifespan | None", options: KindOptions
     ) -> "TaskFunction[..., Any, ..., Any]":
         from maas_backoff.kinds.declaration import Declaration, checked_options
-        from maas_backoff.kinds.kind import TaskFunction
+
+        name = self._checked_kind(function, name, lifespan)
+        return self._add_kind(Declaration(name, function, checked_options(options), lifespan))
+
+    def _declare_batch(
+        self,
+        function: Callable[..., Any],
+        batching: Batching,
+        cost_of: Callable[[Any], float] | None,
+        name: str | None,
+        lifespan: "Lifespan | None",
+        options: KindOptions,
+    ) -> "TaskFunction[..., Any, ..., Any]":
+        from maas_backoff.kinds.batches import BatchDeclaration
+        from maas_backoff.kinds.declaration import checked_options
+
+        if cost_of is not None and not callable(cost_of):
+            raise InvalidValueError("cost_of", "a function of an item, or None", cost_of)
+        name = self._checked_kind(function, name, lifespan)
+        return self._add_kind(BatchDeclaration(name, function, checked_options(options), lifespan, batching, cost_of))
+
+    def _checked_kind(self, function: Callable[..., Any], name: str | None, lifespan: "Lifespan | None") -> str:
+        """Return the name of a kind. Raises HandlerError for a function or a lifespan that cannot be used."""
         from maas_backoff.worker.handlers import check_kind_function, check_lifespan
 
         name = checked_kind(getattr(function, "__name__", None) if name is None else name)
@@ -133,9 +158,12 @@ class SetsHandlers(DeclaresKinds):
         check_kind_function(f"kind {name!r}", function, self.config)
         if lifespan is not None:
             check_lifespan(f"lifespan of kind {name!r}", lifespan, self.config)
-        kind = TaskFunction[..., Any, ..., Any](
-            Declaration(name, function, checked_options(options), lifespan), self._kinds
-        )
+        return name
+
+    def _add_kind(self, declaration: "Declaration") -> "TaskFunction[..., Any, ..., Any]":
+        from maas_backoff.kinds.kind import TaskFunction
+
+        kind = TaskFunction[..., Any, ..., Any](declaration, self._kinds)
         self._kinds.add(kind.declaration)
         return kind
 
@@ -181,5 +209,6 @@ class SetsHandlers(DeclaresKinds):
         for kind in self._kinds:
             kind.check_resolved()
             demand, timeout = client.policy_of(kind.options).demand, kind.options.get("exec_timeout")
-            handled.append(HandledKind(kind.name, kind.handler, kind.lifespan, demand, timeout, tuple(self._hooks)))
+            hooks = tuple(self._hooks)
+            handled.append(HandledKind(kind.name, kind.handler, kind.lifespan, demand, timeout, hooks, kind.batching))
         return handled

@@ -145,6 +145,7 @@ EXPECTED = {
     "README.md": [
         "completed {'answer': 'A CAT IN A HAT'} 2 retries",
         "/images/cat-30.png",
+        "[[2.5], [7.0]]",
         "served",
         "{'by': 'a model on GPU-of-the-readme'}",
     ],
@@ -153,6 +154,7 @@ EXPECTED = {
         "/photo/cat-30.png (512, 512) completed\n/sketch/dog-20.png [2, 5]\ncancelled",
         "1 passed",
     ],
+    "batches.md": ["[0.0, 1.0, 2.0, 3.0]\ncat"],
     "sharing.md": ["A LONG PROMPT a long tex\n['acme', 'beta', 'cora'] at most 4 at once"],
     "api.md": [
         "unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0",

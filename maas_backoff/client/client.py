@@ -71,12 +71,17 @@ class QueueClient:
         self.bulk: BulkOperations = BulkOperations(config, self.store)
         self.fleet: FleetOperations = FleetOperations(self.store, self._ledgers)
 
-    def creator_of(self, kind: str, options: Mapping[str, Any]) -> TaskCreator:
-        """Return the creator of the tasks of a kind, whose policy has these options. Raises ConfigError."""
+    def creator_of(self, kind: str, options: Mapping[str, Any], *, has_cost: bool = False) -> TaskCreator:
+        """Return the creator of the tasks of a kind, whose policy has these options. Raises ConfigError.
+
+        `has_cost`: each task is stored with its cost, also without a tenant.
+        """
         known = self._creators.get(kind)
         if known is None:
             config = attrs.evolve(self.config, task=self._task_config(options))
-            known = self._creators[kind] = TaskCreator(config, self.store.writer, self._tracing, kind)
+            known = self._creators[kind] = TaskCreator(
+                config, self.store.writer, self._tracing, kind, has_cost=has_cost
+            )
         return known
 
     def policy_of(self, options: Mapping[str, Any]) -> Policy:

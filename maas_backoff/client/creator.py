@@ -43,7 +43,13 @@ class TaskCreator:
     """Creates the tasks of one kind in a queue, under the policy of `config`, a copy that does not change."""
 
     def __init__(
-        self, config: TaskBackoffConfig, writer: Writer, tracing: Tracing | None, kind: str = NAMELESS
+        self,
+        config: TaskBackoffConfig,
+        writer: Writer,
+        tracing: Tracing | None,
+        kind: str = NAMELESS,
+        *,
+        has_cost: bool = False,
     ) -> None:
         self._config = config
         self._writer = writer
@@ -51,6 +57,7 @@ class TaskCreator:
         self._policy = config.task.policy
         self._kind = kind
         self._lane = Lane(NO_TENANT, config.task.cost, dict(config.task.limits))
+        self._has_cost = has_cost
         self._limits = {name: getattr(config.task, name) for name in NAMES}
         self._is_limited = any(limit is not None for limit in self._limits.values())
         self._labels = config.task.labels
@@ -127,7 +134,7 @@ class TaskCreator:
     def _checked(self, params: Mapping[str, object], task_id: str, options: TaskOptions, where: str) -> NewTask:
         text = jsontext.canonical(validation.checked_params(params), where, self._config.task.max_payload_bytes)
         if not options and not self._is_limited and not self._labels:
-            return NewTask(task_id, text, 0, 0, self._policy, "", self._kind, self._lane.record)
+            return NewTask(task_id, text, 0, 0, self._policy, "", self._kind, self._record(self._lane))
         policy, overrides = self._policy, ""
         own = validation.overrides_of(options)
         labels = checked_labels(options["labels"]) if "labels" in options else self._labels
@@ -146,8 +153,11 @@ class TaskCreator:
             policy=policy,
             overrides=overrides,
             kind=self._kind,
-            lane=self._lane_of(options).record,
+            lane=self._record(self._lane_of(options)),
         )
+
+    def _record(self, lane: Lane) -> str:
+        return lane.record_of_cost if self._has_cost else lane.record
 
     def _lane_of(self, options: TaskOptions) -> Lane:
         own = self._lane

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from maas_backoff.domain.demand import Demand
-from maas_backoff.domain.seconds import span
+from maas_backoff.domain.seconds import moments, span
 from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.waiting import NOT_YET, gpu_reason
@@ -41,7 +41,8 @@ def reason(
     if not due:
         later = f"; the next of {_tasks(stats.scheduled_count)} is due in {span(next_due)}" if next_due else ""
         return f"Nothing is due: {running}{later}{paused}."
-    suspects = _suspects(stats.suspect_count, suspects_running) if stats.suspect_count else ""
+    has_batches = any(worker.batches for worker in fleet)
+    suspects = _suspects(stats.suspect_count, suspects_running, has_batches=has_batches) if stats.suspect_count else ""
     slots = sum(worker.slots for worker in awake)
     taken = sum(worker.running for worker in awake)
     claimable = due - sum(map(stats.due_of, stats.paused_kinds))
@@ -58,7 +59,8 @@ def reason(
         at_it = f": all {slots} slots are taken"
     elif stats.suspect_count >= due or claimable <= held:
         at_it = ""
-    return f"{_tasks(due)} due, {running}{at_it}{suspects}{paused}{_unserved(stats, fleet)}."
+    batches = _batches(stats, fleet) if taken < slots else ""
+    return f"{_tasks(due)} due, {running}{at_it}{suspects}{batches}{paused}{_unserved(stats, fleet)}."
 
 
 _MOST_TOLD = 5
@@ -100,8 +102,22 @@ def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
     return "".join(f"; {_tasks(count)} of kind {kind}: no running worker has it" for kind, count in sorted(found))
 
 
-def _suspects(number: int, running: int) -> str:
-    """Return in words how `number` tasks come back that lost their worker more than once."""
+def _batches(stats: QueueStats, fleet: Sequence[Worker]) -> str:
+    """Return in words which kinds wait for a full batch."""
+    known = {kind: one for worker in fleet for kind, one in worker.batches.items() if kind not in stats.paused_kinds}
+    found = [(kind, stats.kinds.get(kind, 0), *known[kind]) for kind in sorted(known)]
+    return "".join(
+        f"; kind {kind} waits for a batch: {number:,} of {size:,}, at most {moments(wait)}"
+        for kind, number, size, wait in found
+        if 0 < number < size
+    )
+
+
+def _suspects(number: int, running: int, *, has_batches: bool) -> str:
+    """Return in words how `number` tasks come back that lost their worker more than once, or whose batch failed."""
+    if has_batches:
+        what = "1 task comes" if number == 1 else f"{number:,} tasks come"
+        return f"; {what} back in halves, of a failed batch or of what a worker lost: {running:,} running now"
     if number == 1:
         return f"; 1 task lost its worker again and comes back in halves: {running:,} running now"
     return f"; {number:,} tasks lost their worker again and come back in halves: {running:,} running now"

@@ -42,7 +42,8 @@ class TaskError:
 
     `type` is the exception's class name, or one of: `failed` (ResultEntity.fail), `timeout`, `crashed`
     (the child process died), `lease_lost`, `discarded`, `snoozed_too_often`, `not_serializable`, `bad_arguments` (they
-    do not fit the parameters of the kind's function), `corrupt`.
+    do not fit the parameters of the kind's function), `wrong_outcomes` (a batch's function did not return one for each
+    task), `corrupt`.
     """
 
     type: str

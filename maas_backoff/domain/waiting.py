@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 
 import attrs
 
+from maas_backoff.domain.batching import HALF
 from maas_backoff.domain.demand import Demand, gib
 from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.lane import NO_LANE, Lane
+from maas_backoff.domain.seconds import moments
 from maas_backoff.domain.settlement import Counts
 from maas_backoff.domain.worker import Worker
 
@@ -72,7 +74,18 @@ def waiting_for(
         return _suspect_reason(counts)
     if demand is not None:
         return f"gpu: needs {demand}, {why}"
-    return _turn(place, lane.tenant)
+    return _batch(place, kind, fleet, (now_ms - due_ms) / 1000) or _turn(place, lane.tenant)
+
+
+def _batch(place: Place, kind: str, fleet: Sequence[Worker], age: float) -> str:
+    """Return in words that a task waits for others of its batch; empty: it does not."""
+    found = next((worker.batches[kind] for worker in fleet if kind in worker.batches), None)
+    if found is None or place.own < 0:
+        return ""
+    (size, wait), number = found, place.own + place.others + 1
+    if number >= size or age >= wait:
+        return ""
+    return f"batch: at least {number:,} of {size:,} tasks, at most {moments(wait - age)} more"
 
 
 def _held_back(paused: Paused, kind: str, lane: Lane) -> str:
@@ -114,6 +127,9 @@ def no_worker_for(kind: str) -> str:
 def _suspect_reason(counts: Counts) -> str:
     """Return in words how a task comes back after the loss of its worker."""
     others = counts.cohort_size - 1
+    if counts.cohort.startswith(HALF):
+        alone = "alone" if not others else f"with at most {others:,} others"
+        return f"suspect: its batch failed; it comes back in a half of it, {alone}"
     if not others:
         return "suspect: its worker was lost again; each worker runs one such task at a time, this one alone"
     number = "1 other task" if others == 1 else f"up to {others:,} other tasks"

@@ -8,7 +8,7 @@ import attrs
 
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.history import tallied
-from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
+from maas_backoff.domain.kind import ONLY_NAMELESS
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskEntity
@@ -107,11 +107,11 @@ def settle_head(
     worker: str,
     *,
     request_id: str = "",
-    claims: int = 0,
+    claims: int | str = 0,
     suspicion: str = NO_SUSPECTS,
     fits: Sequence[str] = (),
     tally: str = "",
-    kinds: Kinds = ONLY_NAMELESS,
+    kinds: str = ONLY_NAMELESS.text,
     used: str = "",
     lease_ms: str = "",
 ) -> list[Any]:
@@ -119,7 +119,7 @@ def settle_head(
     config = queue.config
     lease_ms = lease_ms or f"{config.scheduler.lease * 1000:.0f}"
     head = [queue.clock, queue.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
-    return [*head, suspicion, config.task.max_finished, "\n".join(fits), tally, kinds.text, used]
+    return [*head, suspicion, config.task.max_finished, "\n".join(fits), tally, kinds, used]
 
 
 @attrs.define  # made for each task; a frozen one takes twice as long
@@ -162,6 +162,10 @@ class BatchRequest:
     """Placements, one for each claim: a demand's name and a device with room. If any, only GPU tasks are claimed."""
     cohort: str = ""
     """The only cohort whose suspects may be claimed; empty: any one cohort."""
+    batch: str = ""
+    """What is claimed instead of up to `claims` tasks: a batch, see _batch.lua. It takes one slot."""
+    kind: str = ""
+    """The kind of the batch."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
     used: str = attrs.field(init=False, repr=False, eq=False)
 

@@ -31,6 +31,13 @@ _VALUES = len(ClaimRow._fields)
 _CREATION = ClaimRow._fields.index("creation")
 
 
+def _claimed(request: BatchRequest, kinds: Kinds) -> str:
+    """Return the kinds whose tasks a request may claim, of a worker's `kinds`."""
+    if request.batch:
+        return request.kind
+    return kinds.text if request.fits else kinds.alone
+
+
 class Exchange:
     """The sender of batch requests. It sends a request once; the caller repeats it unchanged until it is answered."""
 
@@ -73,11 +80,11 @@ class Exchange:
             worker,
             worker,
             request_id=request.request_id,
-            claims=request.claims,
+            claims=request.batch or request.claims,
             suspicion=request.suspicion,
             fits=request.fits,
             tally=request.tally,
-            kinds=kinds,
+            kinds=_claimed(request, kinds),
             used=request.used,
         )
         names = keys.all(scripts.SETTLE.keys, request=keys.request(worker, request.exchange))

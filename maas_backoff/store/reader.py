@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -180,6 +180,17 @@ class Reader:
             age = int(row.age_ms) / 1000
             waiting.append(Waiting(row.name.decode(), demand, float(row.rank), age, row.avoid.decode()))
         return waiting, float(reply.first_ready or "inf"), reply.hold.decode()
+
+    async def is_gathering(self, kinds: Iterable[str]) -> bool:
+        """Return whether due tasks of one of these kinds wait for others of their batch."""
+        names = list(kinds)
+        stored = await self._queue.server.execute("HMGET", self._queue.keys("kinds"), *names) if names else ()
+        return any(one is not None and one.startswith(b"~") for one in stored)
+
+    async def count_of_demand(self, name: str) -> int:
+        """Return how many tasks wait in the set of a GPU demand with this name."""
+        keys, ask = self._queue.keys, self._queue.server.execute
+        return int(await ask("ZCARD", keys(f"gpu:{name}"))) + int(await ask("HGET", keys("laned"), f"gpu:{name}") or 0)
 
     async def find_live(self, task_id: str) -> Found | None:
         """Return an unfinished task, for a settle on the condition that the task does not change meanwhile."""

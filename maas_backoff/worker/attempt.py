@@ -18,6 +18,7 @@ from maas_backoff.logs import about
 from maas_backoff.store.batch import Claimed
 from maas_backoff.store.settled import AttemptInfo
 from maas_backoff.worker.lease import Lease
+from maas_backoff.worker.shared_slot import SharedSlot
 from maas_backoff.worker.user_call import UserCall
 
 log: Log = log_for("worker")
@@ -40,6 +41,8 @@ class Attempt(UserCall):
     """The parts and lines of the handler; None: it has emitted nothing yet."""
     earlier: Sequence[Part] = ()
     """The parts of the task's stream that earlier attempts have emitted."""
+    batch: SharedSlot | None = None
+    """The batch of the attempt; None: the handler is called for this attempt alone."""
 
     def __init__(
         self,

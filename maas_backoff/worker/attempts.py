@@ -19,6 +19,7 @@ from maas_backoff.worker.emissions import Emissions
 from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.notes import Notes
 from maas_backoff.worker.outbox import Outbox
+from maas_backoff.worker.shared_slot import SharedSlot
 from maas_backoff.worker.slots import Slots
 from maas_backoff.worker.wake_ups import WakeUps
 
@@ -62,10 +63,17 @@ class Attempts:
             self._deadlines.watch(lease.until)
         return lease
 
-    def claimed(self, claimed: Claimed, lease: Lease, grant: Grant | None = None) -> Attempt:
-        """Give a claimed task a slot, and its grant on a GPU; return the attempt, which has not begun."""
+    def claimed(
+        self, claimed: Claimed, lease: Lease, grant: Grant | None = None, batch: SharedSlot | None = None
+    ) -> Attempt:
+        """Give a claimed task a slot, and its grant on a GPU; return the attempt, which has not begun.
+
+        The attempts of a `batch` share both.
+        """
         timeout = claimed.exec_timeout or self._exec_timeouts.get(claimed.task.kind) or self._context.exec_timeout
         attempt = Attempt(claimed, lease, timeout, self._watch, self.notes, grant)
+        if batch is not None:
+            attempt.batch = batch
         self._slots.take(attempt)
         self._tally.count_wait(claimed.waited_ms)
         return attempt
@@ -85,7 +93,10 @@ class Attempts:
             return
         attempt.over = True
         self.notes.drop(attempt)
-        if attempt.grant is not None and (attempt.lingering is None or attempt.lingering.is_set()):
+        if attempt.batch is not None:
+            attempt.batch.running -= 1
+        is_last = attempt.batch is None or not attempt.batch.running
+        if attempt.grant is not None and is_last and (attempt.lingering is None or attempt.lingering.is_set()):
             self.give_back(attempt.grant)
         if settlement is None:
             log.warning(

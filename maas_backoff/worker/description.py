@@ -39,6 +39,8 @@ class Description:
             "version": __version__,
             "kinds": list(kinds.names),
         }
+        if kinds.batches:
+            self._fixed["batches"] = {name: [one.max_size, one.max_wait] for name, one in kinds.batches.items()}
         self._troubles = troubles
         self._gpus = gpus
         self._quiet = quiet

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.batching import Batching
 from maas_backoff.domain.demand import Demand
 from maas_backoff.worker.executors.base import Executor, ExecutorGroup, Handler
 from maas_backoff.worker.executors.by_kind import ExecutorByKind
@@ -30,6 +31,8 @@ class HandledKind:
     """The timeout of its tasks without one of their own, in seconds; None: the worker's."""
     hooks: tuple[AttemptHook, ...] = ()
     """The hooks around each attempt, the outermost first: those of the scheduler, for all of its kinds."""
+    batching: Batching | None = None
+    """How its tasks run in batches; None: each runs alone."""
 
 
 def executor_of(kinds: Iterable[HandledKind], config: TaskBackoffConfig) -> Executor:
@@ -57,6 +60,7 @@ def _in_children(groups: Iterable[Sequence[HandledKind]], config: TaskBackoffCon
             lifespan=group[0].lifespan,
             demand=_demand_of(group),
             hooks=group[0].hooks,
+            largest_batch=max(1 if kind.batching is None else kind.batching.max_size for kind in group),
             shared=shared,
         )
         for group in groups

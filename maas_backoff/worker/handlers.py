@@ -72,7 +72,8 @@ def service_of(
     for kind in handled:
         check_fits(kind.hooks, [kind.handler])
     timeouts = {kind.name: kind.exec_timeout for kind in handled if kind.exec_timeout is not None}
-    kinds = Kinds(tuple(kind.name for kind in handled), timeouts)
+    batches = {kind.name: kind.batching for kind in handled if kind.batching is not None}
+    kinds = Kinds(tuple(kind.name for kind in handled), timeouts, batches)
     executor = executor_of(handled, config)
     return Service(Parts.of(config, store, executor, exception_handler, probe or NvmlProbe(), tracing, kinds))
 

@@ -62,8 +62,8 @@ class BatchRequests:
         if self._busy and len(self._outbox) < self._batch and not (self._plenty and self._slots.wanted >= self._batch):
             return None
         settles, attempts = self._outbox.take()
-        self._slots.settles_sent(len(settles))
-        claims = min(self._slots.wanted, self._batch)
+        self._slots.settles_sent(attempts)
+        claims = 0 if self._wake_ups.only_batches else min(self._slots.wanted, self._batch)
         if not settles and not claims:
             return None
         self._busy += 1
@@ -76,7 +76,7 @@ class BatchRequests:
         The next requests claim more. At least one slot is left for tasks that become due meanwhile.
         """
         claims = min(self._slots.claimable - 1 - self._slots.spare, SLEEPING_CLAIMS)
-        if self._slots.shut or claims < 1:
+        if self._slots.shut or claims < 1 or self._wake_ups.only_batches:
             return None
         self._asleep = self._made([], [], claims, exchange, asleep=True)
         return self._asleep
@@ -87,6 +87,18 @@ class BatchRequests:
             return None
         return self._made([], [], len(fits), exchange, tuple(fits))
 
+    def for_gpu_batch(self, fit: str, kind: str, batch: str, exchange: int) -> BatchRequest | None:
+        """Return a claim of a batch of tasks that need a GPU, for the placement `fit`, or None if no slot is free."""
+        if self._slots.closing or self._slots.free < 1:
+            return None
+        return self._made([], [], 1, exchange, (fit,), batch=batch, kind=kind)
+
+    def for_batch(self, kind: str, batch: str, exchange: int) -> BatchRequest | None:
+        """Return a claim of a batch of a kind, or None if no slot is free. `batch` is a text of `Batching.claim`."""
+        if self._slots.closing or self._slots.claimable < 1:
+            return None
+        return self._made([], [], 1, exchange, batch=batch, kind=kind)
+
     def _made(
         self,
         settles: list[Settle],
@@ -96,6 +108,8 @@ class BatchRequests:
         fits: tuple[str, ...] = (),
         *,
         asleep: bool = False,
+        batch: str = "",
+        kind: str = "",
     ) -> BatchRequest:
         may_claim_suspect, cohort = False, ""
         if claims:
@@ -105,7 +119,7 @@ class BatchRequests:
         request_id = f"{next(self._numbers)}"
         self._in_flight[request_id] = attempts, self._wake_ups.count
         tally = self._tally.take() if settles else ""
-        claim = claims, may_claim_suspect, request_id, exchange, tally, fits, cohort
+        claim = claims, may_claim_suspect, request_id, exchange, tally, fits, cohort, batch, kind
         try:
             return BatchRequest(tuple(settles), *claim)
         except Exception as error:  # noqa: BLE001 - a bad outcome of one task must not stop the settlements of the others
@@ -125,10 +139,10 @@ class BatchRequests:
         freed = bool(settled)
         if request is self._asleep:
             self._asleep, freed = None, True
-        elif not request.fits:
+        elif not request.fits and not request.batch:
             self._busy -= 1
         self._suspects.answered(request)
-        if request.claims and not request.fits:
+        if request.claims and not request.fits and not request.batch:
             # A wake-up during the request may belong to a task that was created after the claim.
             self._plenty = reply.hit
             self._wake_ups.note_work(found=reply.hit or wakes != self._wake_ups.count)

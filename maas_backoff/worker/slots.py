@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.running import RunningAttempts
 from maas_backoff.worker.setback import THREAD, Setback
+from maas_backoff.worker.shared_slot import SharedSlot
 from maas_backoff.worker.wake_ups import WakeUps
 
 
@@ -33,6 +34,9 @@ class Slots:
         """Slots whose thread outlives its attempt."""
         self.spare: int = 0
         """Slots that are kept free for tasks that need a GPU."""
+        self.spare_for_batches: int = 0
+        """Slots that are kept free for batches."""
+        self._batches: set[SharedSlot] = set()
         self._leaving = 0
         self._coming = 0
         self._wake_ups = wake_ups
@@ -44,6 +48,11 @@ class Slots:
     def free(self) -> int:
         """Slots that are free, or will be by the requests on their way."""
         taken = len(self.attempts) - self._leaving + self._coming + self.lingering
+        if self._batches:
+            taken -= sum(batch.extra for batch in self._batches)
+            # As many again at most: else settlements that the server does not take would pile up.
+            ended = sum(batch.has_ended and not batch.is_leaving for batch in self._batches)
+            taken -= min(ended, self.concurrency)
         return max(0, self.concurrency - taken)
 
     @property
@@ -52,7 +61,8 @@ class Slots:
         if self._setback is None or not self._setback.held:
             return self.free
         in_thread = self._setback.kind == THREAD
-        busy = sum((in_thread or attempt.grant is None) and not attempt.over for attempt in self.attempts.values())
+        busy = sum((in_thread or one.grant is None) and not one.over for one in self.attempts.values() if not one.batch)
+        busy += sum(not (batch.is_leaving or batch.has_ended) for batch in self._batches)
         return max(0, min(self.free, self._setback.children - busy - self._coming))
 
     @property
@@ -60,7 +70,7 @@ class Slots:
         """How many tasks could be claimed, where the queue may hold some."""
         if self.shut or not self._wake_ups.has_work:
             return 0
-        return max(0, self.claimable - self.spare)
+        return max(0, self.claimable - self.spare - self.spare_for_batches)
 
     @property
     def shut(self) -> bool:
@@ -84,9 +94,23 @@ class Slots:
             self._wake_ups.to_send.set()
         self.spare = slots
 
-    def settles_sent(self, number: int) -> None:
-        """Count the attempts that a request settles: their slots will be free."""
-        self._leaving += number
+    def keep_for_batches(self, slots: int) -> None:
+        """Keep so many slots for batches."""
+        if slots < self.spare_for_batches:
+            self._wake_ups.to_send.set()
+        self.spare_for_batches = slots
+
+    def settles_sent(self, attempts: Sequence[Attempt]) -> None:
+        """Count the attempts that a request settles: their slots will be free. A batch has one slot."""
+        self._leaving += len(attempts)
+        if self._batches:
+            for attempt in attempts:
+                if attempt.batch is not None:
+                    attempt.batch.sent += 1
+
+    def batch_ended(self) -> None:
+        """Note that the call of a batch has ended: another batch may be claimed."""
+        self._wake_ups.batch.set()
 
     def claims_sent(self, number: int) -> None:
         """Count the tasks that a request claims: they will take slots."""
@@ -100,18 +124,31 @@ class Slots:
         """
         self._leaving -= len(settled)
         self._coming -= claims
+        if self._batches:
+            for attempt in settled:
+                if attempt.batch is not None:
+                    attempt.batch.sent -= 1
         self.release([attempt for attempt in settled if attempt.token not in kept] if kept else settled)
 
     def take(self, attempt: Attempt) -> None:
-        """Give an attempt a slot."""
+        """Give an attempt a slot, or the one of its batch."""
         self.attempts[attempt.token] = attempt
+        if attempt.batch is not None:
+            attempt.batch.held += 1
+            attempt.batch.running += 1
+            self._batches.add(attempt.batch)
 
     def release(self, attempts: Iterable[Attempt]) -> None:
         """Free the slots of attempts that have ended for good."""
         for attempt in attempts:
-            self.attempts.pop(attempt.token, None)
+            found = self.attempts.pop(attempt.token, None)
+            if found is not None and found.batch is not None:
+                found.batch.held -= 1
+                if not found.batch.held:
+                    self._batches.discard(found.batch)
             if attempt.claimed.counts.suspect:
                 self._wake_ups.suspect_ended()
+        self._wake_ups.batch.set()
         if not self.attempts and not self._coming:
             self.empty.set()
 
@@ -119,6 +156,7 @@ class Slots:
         """Count slots whose thread outlives its attempt."""
         self.lingering += by
         self._wake_ups.to_send.set()
+        self._wake_ups.batch.set()
 
     def set_quiet(self, quiet: bool) -> None:
         """Claim nothing while `quiet`. Running attempts go on."""

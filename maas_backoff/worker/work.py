@@ -22,10 +22,12 @@ from maas_backoff.gate.grant import Grant
 from maas_backoff.store.batch import Claimed
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.attempts import Attempts
+from maas_backoff.worker.batch_call import BatchCall
+from maas_backoff.worker.batch_learning import BatchLearning
 from maas_backoff.worker.exception_handling import ExceptionHandling
 from maas_backoff.worker.executors.base import Executor
 from maas_backoff.worker.executors.call import own_task
-from maas_backoff.worker.outcomes import outcome_of, outcome_of_cancel, run_traced
+from maas_backoff.worker.outcomes import outcome_alone, outcome_in_batch, outcome_of, outcome_of_cancel, run_traced
 from maas_backoff.worker.slots import Slots
 
 log: Log = log_for("worker")
@@ -46,6 +48,7 @@ class Work:
     exceptions: ExceptionHandling
     max_payload_bytes: int
     gate: Gate
+    learning: BatchLearning
     tracing: Tracing | None = None
     _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
     """Asyncio tasks that run after an attempt: exception handlers, and waits for threads."""
@@ -59,6 +62,16 @@ class Work:
         for one in claimed:
             self._begin(self.attempts.claimed(one, lease, grants[one.fit] if grants else None))
 
+    def begin_batch(self, claimed: Sequence[Claimed], sent: float, grants: Sequence[Grant] = ()) -> None:
+        """Begin an attempt of each task of a batch, with one call of the handler; else as `begin`."""
+        lease, batch = self.attempts.leased(sent), BatchCall(self.executor, self.learning, self.slots.batch_ended)
+        attempts = [
+            self.attempts.claimed(one, lease, grants[one.fit] if grants else None, batch=batch) for one in claimed
+        ]
+        batch.expect([attempt.token for attempt in attempts])
+        for attempt in attempts:
+            self._begin(attempt)
+
     def _begin(self, attempt: Attempt) -> None:
         """Begin an attempt, and return at its first wait, or before it begins."""
         call = own_task(self._attempt(attempt), "maas-backoff-attempt")
@@ -71,6 +84,8 @@ class Work:
         for attempt in list(self.slots.attempts.values()):
             if not attempt.over and attempt.call is not None and attempt.call.done():
                 attempt.outcome = attempt.outcome or Unstarted()
+                if isinstance(attempt.batch, BatchCall):
+                    attempt.batch.passed(attempt.token)
                 self._settle(attempt, outcome_of(attempt))
 
     async def stop(self) -> None:
@@ -90,14 +105,19 @@ class Work:
             try:
                 if attempt.claimed.has_stream and not await self.attempts.read_earlier(attempt):
                     outcome = Unstarted()
-                elif self.tracing is None:
-                    outcome = await self.executor.run(attempt)
                 else:
-                    outcome = await run_traced(self.executor, attempt, self.tracing)
+                    batch = attempt.batch
+                    caller = batch if isinstance(batch, BatchCall) else self.executor
+                    if self.tracing is None:
+                        outcome = await caller.run(attempt)
+                    else:
+                        outcome = await run_traced(caller, attempt, self.tracing)
             except asyncio.CancelledError as error:
                 outcome = outcome_of_cancel(attempt, error)
             except Exception as error:  # noqa: BLE001 - an error of the executor must not end the worker
                 outcome = outcome_of_error(error)
+        if isinstance(attempt.batch, BatchCall):
+            attempt.batch.passed(attempt.token)
         attempt.outcome = outcome
         self._conclude(attempt)
 
@@ -113,6 +133,8 @@ class Work:
     def _conclude(self, attempt: Attempt) -> None:
         """Settle an attempt that has ended, after a call of the exception handler if it needs one."""
         outcome = outcome_of(attempt)
+        if isinstance(attempt.batch, BatchCall):
+            outcome = outcome_in_batch(attempt, attempt.batch, outcome)
         if self.exceptions.concerns(outcome):
             attempt.call = self._follow(self._ask_exception_handler(attempt, outcome))
         else:
@@ -135,6 +157,8 @@ class Work:
             outcome = outcome.limited(self.max_payload_bytes)
         if attempt.grant is not None:
             outcome = self._as_on_gpu(attempt, attempt.grant, outcome)
+        if isinstance(attempt.batch, BatchCall):
+            outcome = outcome_alone(attempt, attempt.batch, outcome)
         backoff = claimed.policy.backoff(self.custom_backoff)
         return decide(outcome, attempt.task.task_id, claimed.counts, claimed.policy, backoff)
 

@@ -354,6 +354,10 @@ async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
             case str(error) if task.attempt == 1:
                 raise ERRORS[error]
 
+    @worker.batch()
+    async def batch(items: list[int]) -> list[int]:
+        return items
+
     await worker.create_task({}, "expires", start_within=0.001)
     await seen.until("deadlines")
     async with worker:

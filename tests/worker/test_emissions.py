@@ -25,6 +25,7 @@ class Stub:
     earlier: tuple[Part, ...] = ()
     now_ms: float = 5.0
     attempt: int = 1
+    batch: object = None
 
     def __attrs_post_init__(self) -> None:
         del self.__dict__["emission"]  # a field of the class, which is set with the first part

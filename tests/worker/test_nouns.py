@@ -46,6 +46,7 @@ class Stub:
     lease_until: float = math.inf
     progress: tuple[float, str | None] | None = None
     counts: Counts = Counts()
+    batch: object = None
 
     @property
     def claimed(self) -> "Stub":
@@ -112,7 +113,7 @@ class TestSlots:
         slots, one = Parts(1).slots, attempt()
         slots.take(one)
         assert slots.free == 0
-        slots.settles_sent(1)
+        slots.settles_sent([one])
         assert slots.free == 1
         slots.claims_sent(1)
         assert slots.free == 0

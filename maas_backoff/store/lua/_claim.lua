@@ -118,8 +118,9 @@ local function place_for(task, key, places)
 end
 
 -- Claims of tasks that wait for a GPU: as many of each demand as there are placements, the oldest first. `closed`: of the
--- kinds that were paused since the placements were made. With `turns`, tenants take turns.
-local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans, turns)
+-- kinds that were paused since the placements were made. With `turns`, tenants take turns. A `batch` has one placement for
+-- all of its tasks.
+local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans, turns, batch)
   local claims, names, by_demand = {}, {}, {}
   local number = 0
   for demand, device in string.gmatch(fits, '(%S+) ([^\n]+)') do
@@ -135,13 +136,20 @@ local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans, turns)
       if #places == 0 then return false end
       local fitting = not is_shared(demand) or place_for(task, tasks .. id, places)
       if not fitting or not rule.may_claim(id, task[COUNTS], task.suspicion) then return false end
+      if batch and not batch.may_join(claim) then
+        if batch.is_full() then
+          places = {}
+          if turns then turns.is_full = true end
+        end
+        return false
+      end
       rule.note(id, task[COUNTS], task.suspicion)
-      local place = table.remove(places, fitting == true and 1 or fitting)
+      local place = batch and places[1] or table.remove(places, fitting == true and 1 or fitting)
       claim.fit, claim.device = place.number, place.device
       return true
     end
     if turns then
-      turns.take({ from }, #places, claims, may)
+      turns.take({ from }, batch and batch.size or #places, claims, may)
     else
       repeat
         local ids = redis.call('ZRANGE', from, first, first + STEP - 1)

@@ -3,7 +3,7 @@
 -- tests/store/test_lone.py holds both paths to the same keys and answers.
 repeat
   local settles, wanted = ARGV[14] == '1', tonumber(ARGV[7])
-  if ARGV[6] == 'call' or ARGV[10] ~= '' or not settles and (ARGV[14] ~= '0' or wanted == 0) then break end
+  if ARGV[6] == 'call' or ARGV[10] ~= '' or not wanted or not settles and (ARGV[14] ~= '0' or wanted == 0) then break end
   if settles and (ARGV[15] ~= 'lease' or ARGV[16] ~= 'completed' or ARGV[19] ~= '' or ARGV[21] ~= '1') then break end
   if string.find(ARGV[11], 'e:', 1, true) then break end  -- the history bounds the names of errors
   if string.find(ARGV[12], ' ', 1, true) then break end

@@ -7,6 +7,7 @@ Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback;
 `fits` is '' or, for each claim, a line "demand device" (a placement): only tasks that wait for a GPU are claimed then, as many of each demand as it has lines.
 `kinds` are those of the worker, separated by spaces; '-' is the nameless kind. Tasks of other kinds, and of paused ones, are not claimed.
 `used` has lines about settles, which count if the settle is accepted: "u <number> <lane> <costs>" (costs to add to those that were charged), "c <number> <limit> <ms>" (the task closes the limit).
+`claims` of a batch is "size wait_ms cost": see _batch.lua. Either a whole batch of the one kind is claimed, or nothing.
 A claim is seven values: id token attempt creation overrides counts due; `counts` of a task that has come back has more lines: its suspicion, or an empty one, then its last error and its failed attempts, if there are any. The same request_id gets the same claims again. A paused queue gives none.
 `tally` is lines "name number" for the history. They are counted once: by the first of equal calls that settles a task. The `tally` of a group is names, counted for each accepted settle of the group. The first name, of a comeback, is counted only if the task comes back.
 An operation has the request_id 'call', and its own `request`: a repeated call gets the same answers for lease_ms. A due time "at <ms>" is by the clock of users.
@@ -27,13 +28,18 @@ Reads everything first, and tries each command that it will write with. The firs
 --#include _lanes
 --#include _limits
 --#include _turns
+--#include _batch
 --#include _history
 --#include _watched
 local scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3]
 local finished = { completed = KEYS[4], failed = KEYS[5], cancelled = KEYS[6] }
 local meta, watched, totals, request = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local prefix, settle_id, worker, lease_ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local request_id, wanted, suspicion = ARGV[6], tonumber(ARGV[7]), ARGV[8]
+local request_id, wanted, suspicion, batch = ARGV[6], tonumber(ARGV[7]), ARGV[8], nil
+if not wanted then
+  batch = new_batch(ARGV[7], prefix, ARGV[12])
+  wanted = batch.size
+end
 local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[14])
 local tasks, never, deadlines = prefix .. 't:', prefix .. 'never', prefix .. 'deadlines'
 
@@ -123,7 +129,16 @@ if wanted > 0 then
     end
     if limits then limits.rouse() end
     if fits ~= '' then
-      claims = claims_on_fits(fits, prefix, closed, tasks, suspicion_of(suspicion), orphans, turns)
+      claims = claims_on_fits(fits, prefix, closed, tasks, suspicion_of(suspicion), orphans, turns, batch)
+    elseif batch then
+      for _, move in ipairs(candidates) do
+        move.claimable, is_cut = false, true
+        moves[#moves + 1] = move
+      end
+      if bases[1] then
+        claims = batch.claims(suspicion, now, turn, turns, limits, orphans)
+        is_cut = is_cut or batch.is_cut
+      end
     else
       claims = claims_of_suspects(suspicion, bases, wanted, tasks, orphans, turns and turns.pay)
       if turns then
@@ -422,7 +437,9 @@ for _, base in ipairs(took_suspect and bases or {}) do
 end
 if not paused then wake_bases(wake, wake_gpu, closed) end
 if fits ~= '' then unlist_empty_gpu_sets(prefix) end
+if batch and fits == '' then batch.note(now) end
 local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
+if batch and batch.wait_ms > 0 then next_due = math.min(tonumber(next_due or math.huge), now + batch.wait_ms) end
 if limits and not paused then next_due = limits.earlier_of(next_due) end
 local answers = {}
 for n = 1, asked do answers[n] = items[n].answer end

@@ -51,7 +51,7 @@ class Scratch:
 
     def names(self) -> list[str]:
         """Return all keys that the scripts may write."""
-        tasks = [self._keys.task(task_id) for task_id in "abcdefghij"]
+        tasks = [self._keys.task(task_id) for task_id in "abcdefghijkl"]
         tasks += [
             self._keys.stream("a"),
             self._keys.log("a"),
@@ -96,6 +96,10 @@ class Scratch:
         yield self._step(settle, *_settled("a", "lease", "pending"), groups="1", settle_id="retry")
         yield self._step(settle, claims="2", request_id="second", kinds="-")
         yield self._step(settle, claims="1", request_id="third")
+        for task_id in "kl":
+            yield self._step(scripts.ENQUEUE, "policy 0 0 - kind  1", "", "", "1", task_id, "{}", groups="1")
+            yield self._step(settle, claims="3 60000 9", request_id=f"batch {task_id}", kinds="kind")
+        yield self._step(settle, claims="2 0 -", request_id="batch", kinds="kind")
         yield self._step(settle, *_settled("a", "expired", "pending"), groups="1", settle_id="reap")
         yield self._step(scripts.CANCEL, task="a", id="a")
         ended = [*_settled("a", "lease", "completed"), *_settled("c", "lease", "failed")]

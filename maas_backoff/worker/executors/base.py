@@ -90,6 +90,19 @@ class Call(Protocol):
         ...
 
 
+class CallOfBatch(Call, Protocol):
+    """One call of the handler for several tasks. As a `Call`, it is that of its first task."""
+
+    @property
+    def members(self) -> Sequence[Call]:
+        """The tasks, each as a call of its own."""
+        ...
+
+
+BatchOutcome = HandlerOutcome | list[HandlerOutcome]
+"""The outcome of each task of a batch, in order; or one for all, if the handler raised or was stopped."""
+
+
 class Executor(Protocol):
     """A way to call handlers. Executors know nothing of leases, timeouts or the store."""
 
@@ -124,6 +137,10 @@ class Executor(Protocol):
         not be started, or because it was too late (`Call.start_before`). Only this call's own cancellation is raised,
         after the handler was stopped as hard as this executor can.
         """
+        ...
+
+    def run_batch(self, call: CallOfBatch) -> Coroutine[Any, Any, BatchOutcome]:
+        """Call the handler once for several tasks of one kind, and return what came of it; else as `run`."""
         ...
 
     async def aclose(self) -> None:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import attrs
 
 from maas_backoff.common.orphans import mark_what_starts_here
+from maas_backoff.domain.batch_outcome import outcomes_of_values
 from maas_backoff.domain.context import current
 from maas_backoff.domain.emission import Emission, Part
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
-from maas_backoff.domain.outcome import HandlerOutcome, Unstarted, to_dict
+from maas_backoff.domain.outcome import Unstarted, to_dict
 from maas_backoff.domain.shorten import TEXT_LIMIT, cut
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.child_loop import ChildLoop
@@ -34,7 +35,7 @@ from maas_backoff.worker.executors.reference import HandlerReference
 from maas_backoff.worker.executors.script import script
 
 if TYPE_CHECKING:
-    from maas_backoff.worker.executors.base import Handler
+    from maas_backoff.worker.executors.base import BatchOutcome, Handler
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -164,19 +165,22 @@ class Server:
         while request := self._next_request():
             self._calls += 1
             self._loop.is_busy = True
-            task = self._records.task = TaskEntity.from_dict(request["task"], self._receiver(request))
+            members = [self._entity(one, place) for place, one in enumerate(request.get("members", ()))]
+            task = None if members else self._entity(request)
+            self._records.task = task
             # The worker, or this process, may have stood still since the request was sent; all processes of a
             # machine share the clock.
             late = time.monotonic() >= request["start_before"]
-            outcome = Unstarted() if late else Context().run(self._attempt, task, request.get("span"))
+            outcome = Unstarted() if late else Context().run(self._attempt, task or members, request.get("span"))
             self._loop.is_busy = False
             self._records.task = None
             self._tidy()
             self._answer(outcome)
 
-    def _receiver(self, request: Record) -> "_Receiver":
+    def _entity(self, request: Record, place: int | None = None) -> TaskEntity:
+        """Return a task of a request; `place` is that in its batch."""
         earlier = [Part(*part) for part in request.get("earlier", ())]
-        return _Receiver(self, self._calls, self._stream_limit, earlier)
+        return TaskEntity.from_dict(request["task"], _Receiver(self, self._calls, place, self._stream_limit, earlier))
 
     def _next_request(self) -> Record | None:
         """Return the next request, or None."""
@@ -194,28 +198,32 @@ class Server:
             with suppress(ValueError, OSError):  # a handler may have closed it
                 print(f"spans of this process will not be in the trace: {error}", file=sys.stderr)  # noqa: T201 - for the parent's log
 
-    def _attempt(self, task: TaskEntity, span: Record | None) -> HandlerOutcome:
+    def _attempt(self, task: TaskEntity | list[TaskEntity], span: Record | None) -> "BatchOutcome":
         """Call the handler, in a context of its own. Whatever it raises is an outcome; what it forked ends here."""
-        current.set(task)
+        is_batch = isinstance(task, list)
+        current.set(None if isinstance(task, list) else task)
         with ExitStack() as stack:
             if span:
                 self._follow(span, stack)
             try:
                 value = copy_context().run(self._handler, task, *self._loop.values)
                 if isinstance(value, Coroutine):
-                    return self._awaited(value)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
-                return outcome_of_value(value, self._limit)
+                    return self._awaited(value, is_batch=is_batch)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
+                return self._outcome_of(value, is_batch=is_batch)
             except BaseException as error:  # noqa: BLE001 - SystemExit ends an attempt, not the child
                 return outcome_of_error(error, self._limit)
             finally:
                 self._end_if_forked()
 
-    def _awaited(self, coroutine: Coroutine[Any, Any, object]) -> HandlerOutcome:
-        outcomes: list[HandlerOutcome] = []
+    def _outcome_of(self, value: object, *, is_batch: bool) -> "BatchOutcome":
+        return outcomes_of_values(value, self._limit) if is_batch else outcome_of_value(value, self._limit)
+
+    def _awaited(self, coroutine: Coroutine[Any, Any, object], *, is_batch: bool) -> "BatchOutcome":
+        outcomes: list[BatchOutcome] = []
 
         async def attempt() -> None:
             try:
-                outcomes.append(outcome_of_value(await coroutine, self._limit))
+                outcomes.append(self._outcome_of(await coroutine, is_batch=is_batch))
             except BaseException as error:  # noqa: BLE001 - SystemExit must not tear down the loop
                 outcomes.append(outcome_of_error(error, self._limit))
             finally:
@@ -226,10 +234,13 @@ class Server:
             outcomes.append(outcome_of_error(broken, self._limit))
         return outcomes[0]
 
-    def _answer(self, outcome: HandlerOutcome) -> None:
+    def _answer(self, outcome: "BatchOutcome") -> None:
         reusable = self._loop.is_reusable and _standard_streams() == self._streams
         try:
-            self._connection.send({"outcome": to_dict(outcome), "reusable": reusable})
+            if isinstance(outcome, list):
+                self._connection.send({"outcomes": list(map(to_dict, outcome)), "reusable": reusable})
+            else:
+                self._connection.send({"outcome": to_dict(outcome), "reusable": reusable})
         except Exception as error:  # noqa: BLE001 - ResultEntity.fail(code=object()); nothing was sent yet
             self._connection.send({"outcome": to_dict(outcome_of_error(error)), "reusable": reusable})
 
@@ -262,6 +273,8 @@ class _Receiver:
 
     server: Server
     call: int
+    place: int | None
+    """The place of the task in its batch."""
     most_bytes: int
     """The size that the stream may have."""
     earlier: Sequence[Part]
@@ -271,11 +284,11 @@ class _Receiver:
     def progressed(self, _: int, progress: float, message: str | None) -> None:
         """Send the progress."""
         message = None if message is None else cut(message)
-        self.server.report(self.call, {"progress": progress, "message": message})
+        self._report({"progress": progress, "message": message})
 
     def used(self, _: int, cost: float | None, limits: Mapping[str, float]) -> None:
         """Send what the attempt has used."""
-        self.server.report(self.call, {"used": cost, "limits": limits})
+        self._report({"used": cost, "limits": limits})
 
     def emission(self, _: int) -> Emission | None:
         """Return what the call emits; None if the call is over."""
@@ -286,8 +299,11 @@ class _Receiver:
                 self.made.append(Emission(self.most_bytes, self.earlier, self._emitted))
         return self.made[0]
 
+    def _report(self, record: Record) -> None:
+        self.server.report(self.call, record if self.place is None else {**record, "member": self.place})
+
     def _emitted(self, form: str, text: str) -> None:
-        self.server.report(self.call, {"emitted": form, "text": text})
+        self._report({"emitted": form, "text": text})
 
 
 _MAKING = threading.Lock()

@@ -22,8 +22,8 @@ AttemptHook = (
 )
 """A function that returns a context manager for the task of an attempt, as @contextmanager makes them."""
 
-Entered = list[tuple[str, Manager]]
-"""The managers that were entered, each with the name of its hook."""
+Entered = list[tuple[str, Manager, TaskEntity]]
+"""The managers that were entered, each with the name of its hook and its task."""
 
 
 def check_hook(hook: object) -> None:
@@ -49,7 +49,7 @@ def hooked(handler: Handler, hooks: Sequence[AttemptHook]) -> Handler:
     """Return the handler inside of its hooks, the first of them outermost; without hooks, the handler itself.
 
     If a hook raises before the handler is called, the attempt fails with this error. What a hook raises afterwards is
-    logged, and the outcome of the handler is kept.
+    logged, and the outcome of the handler is kept. Around the call for a batch, each hook is entered for each task.
     """
     if not hooks:
         return handler
@@ -57,46 +57,53 @@ def hooked(handler: Handler, hooks: Sequence[AttemptHook]) -> Handler:
 
 
 def _around_awaited(handler: Handler, hooks: Sequence[AttemptHook]) -> Handler:
-    async def call(task: TaskEntity, *values: object) -> object:
+    async def call(task: TaskEntity | Sequence[TaskEntity], *values: object) -> object:
         entered: Entered = []
         try:
             for hook in hooks:
-                await _enter(hook, task, entered)
+                for one in _tasks_of(task):
+                    await _enter(hook, one, entered)
             value = await cast("Any", handler(task, *values))
         except BaseException as error:
-            await _leave(entered, task, error)
+            await _leave(entered, error)
             raise
-        await _leave(entered, task, None)
+        await _leave(entered, None)
         return value
 
     return call
 
 
 def _around_plain(handler: Handler, hooks: Sequence[AttemptHook]) -> Handler:
-    def call(task: TaskEntity, *values: object) -> object:
+    def call(task: TaskEntity | Sequence[TaskEntity], *values: object) -> object:
         entered: Entered = []
         try:
             for hook in hooks:
-                _enter_plain(hook, task, entered)
+                for one in _tasks_of(task):
+                    _enter_plain(hook, one, entered)
             value = handler(task, *values)
         except BaseException as error:
-            _leave_plain(entered, task, error)
+            _leave_plain(entered, error)
             raise
         if inspect.isawaitable(value):  # an `async def` behind a plain decorator
-            return awaited(value, task, entered)
-        _leave_plain(entered, task, None)
+            return awaited(value, entered)
+        _leave_plain(entered, None)
         return value
 
-    async def awaited(value: Any, task: TaskEntity, entered: Entered) -> object:
+    async def awaited(value: Any, entered: Entered) -> object:
         try:
             result = await value
         except BaseException as error:
-            _leave_plain(entered, task, error)
+            _leave_plain(entered, error)
             raise
-        _leave_plain(entered, task, None)
+        _leave_plain(entered, None)
         return result
 
     return call
+
+
+def _tasks_of(task: TaskEntity | Sequence[TaskEntity]) -> Sequence[TaskEntity]:
+    """Return the task, or those of a batch."""
+    return [task] if isinstance(task, TaskEntity) else task
 
 
 async def _enter(hook: AttemptHook, task: TaskEntity, entered: Entered) -> None:
@@ -110,7 +117,7 @@ async def _enter(hook: AttemptHook, task: TaskEntity, entered: Entered) -> None:
     except BaseException as error:
         _note(error, name)
         raise
-    entered.append((name, manager))
+    entered.append((name, manager, task))
 
 
 def _enter_plain(hook: AttemptHook, task: TaskEntity, entered: Entered) -> None:
@@ -121,13 +128,13 @@ def _enter_plain(hook: AttemptHook, task: TaskEntity, entered: Entered) -> None:
     except BaseException as error:
         _note(error, name)
         raise
-    entered.append((name, manager))
+    entered.append((name, manager, task))
 
 
-async def _leave(entered: Entered, task: TaskEntity, error: BaseException | None) -> None:
+async def _leave(entered: Entered, error: BaseException | None) -> None:
     """Leave the hooks, the last one first. Raises CancelledError, which stops the attempt, and nothing else."""
     cancelled: asyncio.CancelledError | None = None
-    for name, manager in reversed(entered):
+    for name, manager, task in reversed(entered):
         try:
             if isinstance(manager, AbstractAsyncContextManager):
                 await manager.__aexit__(*_about(error))
@@ -143,9 +150,9 @@ async def _leave(entered: Entered, task: TaskEntity, error: BaseException | None
         raise cancelled
 
 
-def _leave_plain(entered: Entered, task: TaskEntity, error: BaseException | None) -> None:
+def _leave_plain(entered: Entered, error: BaseException | None) -> None:
     """Leave the hooks, the last one first. Raises nothing."""
-    for name, manager in reversed(entered):
+    for name, manager, task in reversed(entered):
         try:
             cast("AbstractContextManager[Any]", manager).__exit__(*_about(error))
         except BaseException as own:  # noqa: BLE001 - the outcome of the handler is kept

@@ -19,7 +19,7 @@ from maas_backoff.common.orphans import marked
 from maas_backoff.domain import emission
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import StreamError
-from maas_backoff.worker.executors.base import Call, GpuGrant
+from maas_backoff.worker.executors.base import Call, CallOfBatch, GpuGrant
 from maas_backoff.worker.executors.child_process import ChildProcess
 from maas_backoff.worker.executors.child_socket import ChildSocket
 from maas_backoff.worker.executors.exits import kill_group
@@ -219,7 +219,7 @@ class Child:
         if "call" in record:
             # A thread of an earlier call may send a report after the next call has begun.
             if asked is not None and asked.call is not None and record["call"] == self.calls:
-                _report(asked.call.task, record)
+                _report(_reporter(asked.call, record), record)
         elif asked is None or asked.answer.done():
             raise ValueError("a frame without a request")
         else:
@@ -243,6 +243,16 @@ class Child:
     def _close(self) -> None:
         self._connection.close()
         self._log.close()
+
+
+def _reporter(call: Call | CallOfBatch, record: Record) -> TaskEntity:
+    """Return the task of a report: one of the batch, if there is one. Raises ValueError for one that is not there."""
+    if "member" not in record:
+        return call.task
+    try:
+        return call.members[record["member"]].task  # type: ignore[union-attr]
+    except (AttributeError, IndexError, TypeError) as error:
+        raise ValueError("a report of a task that is not in the batch") from error
 
 
 def _report(task: TaskEntity, record: Record) -> None:

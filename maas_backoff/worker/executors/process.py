@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 import attrs
@@ -16,7 +17,7 @@ from maas_backoff.domain.fault import fault_of
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, to_dict
 from maas_backoff.errors import HandlerError
 from maas_backoff.worker.executors import frames
-from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
+from maas_backoff.worker.executors.base import BatchOutcome, Call, CallOfBatch, GpuGrant, Handler
 from maas_backoff.worker.executors.cleaner import Cleaner
 from maas_backoff.worker.executors.frames import Record
 from maas_backoff.worker.executors.hooks import AttemptHook
@@ -53,13 +54,14 @@ class ProcessExecutor:
         lifespan: Lifespan | None = None,
         demand: Demand | None = None,
         hooks: Sequence[AttemptHook] = (),
+        largest_batch: int = 1,
         shared: "SharedByChildren | None" = None,
     ) -> None:
         """Make an executor that has no child yet.
 
         `demand` is that of tasks that do not say otherwise; None: they need no GPU. With a demand, a lifespan is
         entered only on a GPU that was granted, and no child is kept ready before there is a task. `hooks` are entered
-        around each attempt, in the child.
+        around each attempt, in the child. `largest_batch` is the most tasks of a call.
         """
         slots = config.concurrency
         shared = shared or SharedByChildren()
@@ -77,6 +79,7 @@ class ProcessExecutor:
             self.setback,
             max_payload_bytes=max_payload_bytes,
             max_stream_bytes=shared.max_stream_bytes,
+            largest_batch=largest_batch,
             start_timeout=config.start_timeout,
         )
         self._warming: _Warming | None = None
@@ -166,17 +169,27 @@ class ProcessExecutor:
 
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once in a child of its own."""
+        outcome = await self._run(call, partial(_request, call))
+        assert not isinstance(outcome, list)
+        return outcome
+
+    async def run_batch(self, call: CallOfBatch) -> BatchOutcome:
+        """Call the handler once for a batch, in a child of its own."""
+        return await self._run(call, partial(_request_of_batch, call))
+
+    async def _run(self, call: Call, request: Callable[[], bytes]) -> BatchOutcome:
         try:
-            child, answer = await self._ask(call)
+            child, answer = await self._ask(call, request)
         except StartError as error:
             return self._not_started(error, call)
         except ChildError as error:
             return crashed(str(error))
-        outcome = from_dict(answer["outcome"])
+        is_same = "outcome" in answer
+        outcomes = [from_dict(one) for one in ([answer["outcome"]] if is_same else answer["outcomes"])]
         # After such a fault CUDA is of no use any more in that process.
-        sound = not isinstance(outcome, Failed) or not outcome.fault
+        sound = not any(isinstance(one, Failed) and one.fault for one in outcomes)
         self.pool.give_back(child, reusable=answer["reusable"] and sound)
-        return outcome
+        return outcomes[0] if is_same else outcomes
 
     def _not_started(self, error: StartError, call: Call) -> HandlerOutcome:
         """Return the outcome of a call whose child could not be started: the task is not to blame."""
@@ -187,7 +200,7 @@ class ProcessExecutor:
         self.lacking.set()
         return Unstarted()
 
-    async def _ask(self, call: Call) -> tuple[Child, Record]:
+    async def _ask(self, call: Call, make_request: Callable[[], bytes]) -> tuple[Child, Record]:
         """Send the call to a warm child, or to a new one. Raises StartError if no child can be started.
 
         A warm child may be dying already (the end of a large one takes the kernel some 100 ms): it has not begun then.
@@ -198,7 +211,7 @@ class ProcessExecutor:
             # The start may have taken minutes, or this process may have stood still since.
             if time.monotonic() >= call.start_before:
                 return child, _TOO_LATE
-            request = _request(call)
+            request = make_request()
             try:
                 return child, await child.ask(request, call)
             except UnreadError as error:
@@ -252,6 +265,18 @@ class _Warming:
 
 def _request(call: Call) -> bytes:
     """Return the frame that has a child call the handler, unless it reads the frame too late."""
-    span = {} if call.span is None else {"span": call.span.in_child}
+    return frames.encode({**_member(call), "start_before": call.start_before, **_span(call)})
+
+
+def _request_of_batch(call: CallOfBatch) -> bytes:
+    members = [_member(member) for member in call.members]
+    return frames.encode({"members": members, "start_before": call.start_before, **_span(call)})
+
+
+def _member(call: Call) -> Record:
     earlier = {"earlier": call.earlier} if call.earlier else {}
-    return frames.encode({"task": call.task.to_dict(), "start_before": call.start_before, **span, **earlier})
+    return {"task": call.task.to_dict(), **earlier}
+
+
+def _span(call: Call) -> Record:
+    return {} if call.span is None else {"span": call.span.in_child}

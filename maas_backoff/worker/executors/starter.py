@@ -33,13 +33,18 @@ class ChildStarter:
         *,
         max_payload_bytes: int,
         max_stream_bytes: int,
+        largest_batch: int,
         start_timeout: float,
     ) -> None:
-        """Put children into `pool`, and report to `setback` each child that is ready. `start_timeout` is in seconds."""
+        """Put children into `pool`, and report to `setback` each child that is ready.
+
+        A child may return `largest_batch` results at once. `start_timeout` is in seconds.
+        """
         self._pool = pool
         self._setback = setback
         self._max_payload = max_payload_bytes
         self._max_stream = max_stream_bytes
+        self._largest_batch = largest_batch
         self._start_timeout = start_timeout
         self._setup: dict[str, object] = {}
 
@@ -70,7 +75,8 @@ class ChildStarter:
         """
         begun_at = time.monotonic()
         try:
-            child = Child.spawn(frames.largest(self._max_payload, self._max_stream), grant, self._pool.ended)
+            limit = frames.largest(self._max_payload, self._max_stream, self._largest_batch)
+            child = Child.spawn(limit, grant, self._pool.ended)
         except (OSError, MemoryError, RuntimeError, subprocess.SubprocessError) as error:
             raise StartError(f"child process could not be started: {error or type(error).__name__}") from error
         self._pool.add(child)

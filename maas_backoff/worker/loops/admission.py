@@ -16,6 +16,7 @@ from maas_backoff.gate.gate import HOLD, Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.placement import Placement, Plan
 from maas_backoff.store.batch import BatchRequest
+from maas_backoff.worker.batch_learning import BatchLearning
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.patience import Patience
@@ -40,6 +41,7 @@ class Admission:
         wake_ups: WakeUps,
         gate: Gate,
         exchange: ExchangeLoop,
+        learning: BatchLearning,
     ) -> None:
         """`exchange` is an exchange loop that nothing else uses."""
         self._worker = context.name
@@ -53,6 +55,9 @@ class Admission:
         self._exchange = exchange
         self._usable = False
         self._held = ""
+        self._learning = learning
+        self._batch_due = math.inf
+        """When the next batch is due that waits for more tasks, on the event loop's clock."""
         self._patience = Patience("a worker's admission to GPUs", context.store.connection.server.outage)
 
     async def run(self) -> None:
@@ -73,10 +78,15 @@ class Admission:
         """Wait until the next check is due. While nothing waits, a new GPU sample alone is no reason for a check."""
         longest = anyio.current_time() + self._interval
         while True:
-            with anyio.move_on_after(PAUSE):
+            with anyio.move_on_after(min(PAUSE, self._batch_due - anyio.current_time())):
                 await self._wake_ups.gpu.wait()
             self._wake_ups.gpu.clear()
-            if waiting or self._must_check() or anyio.current_time() >= longest:
+            if (
+                waiting
+                or anyio.current_time() >= self._batch_due
+                or self._must_check()
+                or anyio.current_time() >= longest
+            ):
                 return
 
     def _must_check(self) -> bool:
@@ -134,7 +144,21 @@ class Admission:
         return False
 
     async def _demands(self) -> tuple[Sequence[Waiting], float, str]:
-        return await self._store.reader.demands(self._requests.suspects_on_gpus(), self._kinds)
+        waiting, first_ready, held = await self._store.reader.demands(self._requests.suspects_on_gpus(), self._kinds)
+        if self._kinds.batches:
+            self._batch_due = math.inf
+            waiting = [one for one in waiting if await self._is_due(one)]
+        return waiting, first_ready, held
+
+    async def _is_due(self, waiting: Waiting) -> bool:
+        """Return whether tasks may start: all but those that wait for others of their batch."""
+        batching = self._kinds.batches.get(kind_of(waiting))
+        if batching is None or waiting.age >= batching.max_wait:
+            return True
+        if await self._store.reader.count_of_demand(waiting.name) >= batching.max_size:
+            return True
+        self._batch_due = min(self._batch_due, anyio.current_time() + batching.max_wait - waiting.age)
+        return False
 
     async def _post(self, made: Plan) -> None:
         value = ""
@@ -150,15 +174,25 @@ class Admission:
     async def _start(self, starts: list[Placement]) -> bool:
         """Reserve room, claim tasks, and give back unused reservations; return whether a task was started."""
         grants: list[Grant] = []
+        alone: list[Grant] = []
         fits: list[str] = []
+        started = False
         try:
             for start in starts:
                 grant = await self._gate.reserve(start)
-                if grant is not None:
-                    grants.append(grant)
-                    fits.append(f"{start.waiting.name} {grant.uuid} {grant.index} {start.waiting.demand.memory}")
+                if grant is None:
+                    continue
+                grants.append(grant)
+                fit, kind = _fit(start, grant), kind_of(start.waiting)
+                if kind in self._kinds.batches:
+                    batch = self._learning.claim_on_gpu(kind, grant.uuid)
+                    request = self._requests.for_gpu_batch(fit, kind, batch, self._exchange.number)
+                    started |= request is not None and await self._claim(request, [grant])
+                else:
+                    alone.append(grant)
+                    fits.append(fit)
             request = self._requests.for_gpus(fits, self._exchange.number)
-            return request is not None and await self._claim(request, grants)
+            return (request is not None and await self._claim(request, alone)) or started
         finally:
             # Reservations that no task has taken, also if the server did not answer.
             for grant in grants:
@@ -174,3 +208,12 @@ class Admission:
         self._exchange.apply(request, reply, sent, grants)
         await self._gate.tidy()  # so that the ledger names the tasks
         return bool(reply.claimed) or reply.hit
+
+
+def kind_of(waiting: Waiting) -> str:
+    """Return the kind of waiting tasks, by the name of their set."""
+    return waiting.name.rpartition("/")[0]
+
+
+def _fit(start: Placement, grant: Grant) -> str:
+    return f"{start.waiting.name} {grant.uuid} {grant.index} {start.waiting.demand.memory}"

@@ -72,7 +72,9 @@ class ExchangeLoop:
         `sent` is when the request was sent, by time.monotonic(). `grants` belong to the request's `fits`.
         """
         # Claimed tasks come first: no other work should make them wait.
-        if reply.claimed:
+        if reply.claimed and request.batch:
+            self._work.begin_batch(reply.claimed, sent, grants)
+        elif reply.claimed:
             self._work.begin(reply.claimed, sent, grants)
         settled = self._requests.answered(request, reply, time.monotonic() - sent)
         for attempt, settle, word in zip(settled, request.settles, reply.answers, strict=True):
@@ -82,7 +84,8 @@ class ExchangeLoop:
                 report(attempt, settle.settlement, word)
         now, interval = anyio.current_time(), self._context.interval
         due = now + interval if reply.next_due is None else now + min(interval, reply.next_due)
-        if (request.claims and not request.fits) or due < self._wake_ups.look_at:
+        is_look = request.claims and not request.fits and (not request.batch or self._wake_ups.only_batches)
+        if is_look or due < self._wake_ups.look_at:
             self._wake_ups.plan(due)
 
 
