@@ -112,9 +112,10 @@ WAYS: list[Callable[[Any], Any]] = [
 
 
 def test_all_public_names_are_tested_here() -> None:
-    """All but the scheduler, its kinds and their handles, a function, and the version."""
+    """All but the schedulers, their kinds and their handles, a function, and the version."""
     tested = {type(value).__name__ for value in (*VALUES, *ERRORS)} | {"CreateOptions", "KindOptions", "TaskOptions"}
     untested = {"TaskBackoffScheduler", "TaskFunction", "TaskHandle", "TaskKind", "current_task", "__version__"}
+    untested |= {"SyncScheduler", "SyncKind", "SyncTaskHandle"}
     assert set(maas_backoff.__all__) - tested == untested
     assert {*errors.__all__, *signals.__all__} <= tested
 
