@@ -67,6 +67,7 @@ _PLAIN = {
     "lag": int | float,
     "trouble": str,
     "in_children": bool,
+    "oldest": int | float,
 }
 
 
@@ -76,7 +77,8 @@ class Worker:
 
     `lag` is the seconds for which its event loop delayed a call. `trouble` is the reason why it is not ready: the
     worker is starting, or the reasons of its `health()`; "" if it is ready. `in_children`: its tasks run in child
-    processes. `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`.
+    processes. `oldest` is the seconds since the worker claimed the oldest of its running tasks; 0 if none runs.
+    `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Worker:
     lag: float = 0
     trouble: str = ""
     in_children: bool = False
+    oldest: float = 0
     kinds: tuple[str, ...] = (NAMELESS,)
 
     @property

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import attrs
@@ -43,11 +43,20 @@ class Look(NamedTuple):
     """Seconds until the pending task expires if no attempt starts; infinity: never."""
 
 
+class _Demanded(NamedTuple):
+    """Due tasks with the same kind and GPU demand, and the seconds since the first of them was due."""
+
+    kind: str
+    demand: Demand
+    tasks: int
+    age: float
+
+
 class _Counts(NamedTuple):
     """The counts of a queue, and what explains them."""
 
     stats: QueueStats
-    waiting: Sequence[tuple[str, Demand, int]]
+    waiting: Sequence[_Demanded]
     """Due tasks by kind and GPU demand."""
     next_due: float | None
     """Seconds to the next due task."""
@@ -119,8 +128,7 @@ class Reader:
         counts = await self._counts()
         if not counts.waiting:
             return counts.stats
-        demands = ((demand, count) for _, demand, count in counts.waiting)
-        return _with_unfit(counts.stats, demands, await self._registry.fleet())
+        return _with_unfit(counts.stats, counts.waiting, await self._registry.fleet())
 
     async def next_due(self) -> float | None:
         """Return the seconds until the next scheduled task is due; None if there is none."""
@@ -134,7 +142,7 @@ class Reader:
         """Return in one sentence why due tasks wait."""
         counts = await self._counts()
         stats = counts.stats
-        claimable = [(demand, count) for kind, demand, count in counts.waiting if kind not in stats.paused_kinds]
+        claimable = [(one.demand, one.tasks) for one in counts.waiting if one.kind not in stats.paused_kinds]
         shut = await self._shares.shut_limits() if counts.shut_limits else ()
         return reason(
             stats,
@@ -148,11 +156,11 @@ class Reader:
 
     async def _counts(self) -> "_Counts":
         reply = await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix])
-        waiting, gpu_kinds = list[tuple[str, Demand, int]](), Counter[str]()
-        for stored, count in _mapping(reply.demands).items():
+        waiting, gpu_kinds = list[_Demanded](), Counter[str]()
+        for (stored, count), age_ms in zip(_mapping(reply.demands).items(), reply.gpu_ages, strict=True):
             kind, _, name = stored.decode().rpartition("/")
             # The name of a set that several demands share is the size that none of them is above.
-            waiting.append((kind, Demand.parse(name.removeprefix("~")), count))
+            waiting.append(_Demanded(kind, Demand.parse(name.removeprefix("~")), count, int(age_ms) / 1000))
             gpu_kinds[kind] += count
         gpu_kinds.pop(NAMELESS, None)
         _, ahead_ms = now_and_ahead(reply.now)
@@ -164,7 +172,7 @@ class Reader:
             int(reply.failed),
             int(reply.cancelled),
             oldest_pending_age=int(reply.age_ms) / 1000,
-            gpu_count=sum(count for _, _, count in waiting),
+            gpu_count=sum(one.tasks for one in waiting),
             paused=bool(reply.paused),
             suspect_count=reply.suspects,
             kinds={name.decode(): count for name, count in _mapping(reply.by_kind).items()},
@@ -175,6 +183,7 @@ class Reader:
             tenant_count=reply.tenant_count,
             limit_count=reply.limit_count,
             paused_tenants={name.decode(): at(float(since) - ahead_ms) for name, since, _ in reply.paused_tenants},
+            created_count=reply.created,
         )
         next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
         paused_tenants = {name.decode(): int(number) for name, _, number in reply.paused_tenants}
@@ -304,6 +313,12 @@ def _numbers(flat: Any) -> dict[str, int]:
     return {name.decode(): int(number) for name, number in _mapping(flat).items() if number.isdigit()}
 
 
-def _with_unfit(stats: QueueStats, waiting: Iterable[tuple[Demand, int]], fleet: Sequence[Worker]) -> QueueStats:
-    unfit = sum(count for demand, count in waiting if not any(worker.could_fit(demand) for worker in fleet))
-    return attrs.evolve(stats, unfit_count=unfit)
+def _with_unfit(stats: QueueStats, waiting: Sequence[_Demanded], fleet: Sequence[Worker]) -> QueueStats:
+    """Return the counts with those of tasks for GPUs. The age leaves out tasks that are too large for the fleet.
+
+    Without any live GPU, no size is known to be too large, and the age has all tasks.
+    """
+    unfit = [one for one in waiting if not any(worker.could_fit(one.demand) for worker in fleet)]
+    never = unfit if any(worker.devices for worker in fleet) else []
+    age = max([stats.oldest_pending_age, *(one.age for one in waiting if one not in never)])
+    return attrs.evolve(stats, unfit_count=sum(one.tasks for one in unfit), oldest_pending_age=age)

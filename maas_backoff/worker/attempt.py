@@ -103,6 +103,11 @@ class Attempt(UserCall):
         return about(event, self.task.task_id, self.task.attempt, self.token)
 
     @property
+    def age(self) -> float:
+        """The seconds since the claim."""
+        return time.monotonic() - self._begun
+
+    @property
     def now_ms(self) -> float:
         """The present time in ms, by the server's clock."""
         return self.claimed.started_ms + (time.monotonic() - self._begun) * 1000

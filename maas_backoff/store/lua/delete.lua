@@ -33,6 +33,8 @@ if not may then return 0 end
 remove_all(from)
 if lanes then lanes.write(KEYS[9], '2') end
 unlink_task(prefix, id, task[3])
+local was = task[2] or 'pending'
+if was == 'pending' or was == 'external' then redis.pcall('HINCRBY', KEYS[9], 'removed', 1) end
 unlist_empty_gpu_sets(prefix)
 publish_changed(prefix, KEYS[7], { id })
 return 1
