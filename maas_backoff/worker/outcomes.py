@@ -13,15 +13,16 @@ from maas_backoff.domain.outcome import (
     expired,
     timed_out,
 )
-from maas_backoff.domain.tracing import Tracing
+from maas_backoff.domain.tracing import Peer, Tracing
 from maas_backoff.store.codec import trace_of
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.executors.base import Executor
 
 
-async def run_traced(executor: Executor, attempt: Attempt, tracing: Tracing) -> HandlerOutcome:
+async def run_traced(executor: Executor, attempt: Attempt, tracing: Tracing, peer: Peer | None) -> HandlerOutcome:
     """Run an attempt inside a tracing span; the handler's spans become its children. Raises like `executor.run`."""
-    span = attempt.span = tracing.attempt(attempt.task, trace_of(attempt.claimed.overrides))
+    trace, waited = trace_of(attempt.claimed.overrides), attempt.claimed.waited_ms / 1000
+    span = attempt.span = tracing.attempt(attempt.task, trace, waited, peer)
     try:
         attempt.outcome = await executor.run(attempt)
     except asyncio.CancelledError as error:

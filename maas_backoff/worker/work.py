@@ -16,7 +16,7 @@ from maas_backoff.domain.handler_outcome import outcome_of_error
 from maas_backoff.domain.outcome import CancelReason, Failed, FailedOnGpu, Outcome, Succeeded, Unstarted
 from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.domain.task import TaskError
-from maas_backoff.domain.tracing import Tracing
+from maas_backoff.domain.tracing import Peer, Tracing
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.store.batch import Claimed
@@ -47,6 +47,8 @@ class Work:
     max_payload_bytes: int
     gate: Gate
     tracing: Tracing | None = None
+    peer: Peer | None = None
+    """The server, for traces."""
     _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
     """Asyncio tasks that run after an attempt: exception handlers, and waits for threads."""
 
@@ -93,7 +95,7 @@ class Work:
                 elif self.tracing is None:
                     outcome = await self.executor.run(attempt)
                 else:
-                    outcome = await run_traced(self.executor, attempt, self.tracing)
+                    outcome = await run_traced(self.executor, attempt, self.tracing, self.peer)
             except asyncio.CancelledError as error:
                 outcome = outcome_of_cancel(attempt, error)
             except Exception as error:  # noqa: BLE001 - an error of the executor must not end the worker
