@@ -25,9 +25,7 @@ _MEMORY_BOUNDS: tuple[float, ...] = tuple(2 ** (n / 4) / MIB_PER_GIB for n in ra
 
 SUMS_EACH = 1.0
 """Seconds between two sendings of the sums of a worker's histograms."""
-
-_SUM = "sum"
-"""The end of the name of a histogram's sum, after the letter of the histogram."""
+_SUM = "sum"  # after the letter of a histogram
 
 _NAME = 64
 """Characters of an error's type that are kept."""
@@ -37,10 +35,8 @@ class Tally:
     """Durations and amounts of GPU memory since the worker's last batch request."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = dict.fromkeys("wrsgn", 0.0)
-        """What the measurements of each histogram add up to: microseconds, or MiB."""
-        self._sent_at: dict[str, float] = {}
-        """When each sum was sent last."""
+        self._sums: dict[str, float] = dict.fromkeys("wrsgn", 0.0)  # microseconds, or MiB
+        self._sent_at: dict[str, float] = {}  # when each sum was sent last
         self.waits: defaultdict[int, int] = defaultdict(int)
         """Claims, by the time since their tasks were due."""
         self.runs: defaultdict[int, int] = defaultdict(int)
