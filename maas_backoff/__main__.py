@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(options: argparse.Namespace) -> int:
     try:
         own = {"demo": _demo, "worker": worker.run, "gpus": _gpus, "preview": _preview, "doctor": _doctor}
-        own |= {"dashboard": _dashboard, "map": mapping.run, "queues": _queues}
+        own |= {"dashboard": _dashboard, "metrics": _metrics, "map": mapping.run, "queues": _queues}
         return own.get(options.command, _queue)(options)
     except StorageError as error:
         return _complain(options, error, STORAGE)
@@ -117,6 +117,21 @@ def _parser() -> argparse.ArgumentParser:
     dashboard.add_argument("--act", action="store_true", help="show the buttons that cancel, retry and pause")
     dashboard.add_argument("--payloads", action="store_true", help="show the params and results of tasks")
     _queue_of(dashboard)
+    metrics = commands.add_parser(
+        "metrics",
+        help="serve /metrics for Prometheus, and /scale for an autoscaler",
+        description="Serve the numbers of a queue until SIGTERM, SIGHUP or Ctrl-C: GET /metrics for Prometheus, and "
+        "GET /scale?within=60, the workers that would finish the waiting tasks within 60 s, as JSON. No password is "
+        "asked for. With --show, print a file for Prometheus or Grafana instead.",
+    )
+    metrics.add_argument("--port", type=_port, default=9200, metavar="N", help="(default: %(default)s)")
+    metrics.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of them (default: %(default)s)"
+    )
+    metrics.add_argument(
+        "--show", choices=["alerts", "grafana"], help="print the alert rules, or the Grafana dashboard, and end"
+    )
+    _queue_of(metrics)
     for name, command in ON_QUEUES.items():
         one = commands.add_parser(name, help=command.help)
         command.arguments(one)
@@ -206,6 +221,25 @@ def _queues(options: argparse.Namespace) -> int:
 
 def _dashboard(options: argparse.Namespace) -> int:
     from maas_backoff.commands.dashboard import serve
+
+    async def run() -> int:
+        scheduler = TaskBackoffScheduler(_config(options))
+        try:
+            await serve(scheduler, options)
+        finally:
+            await scheduler.shutdown()
+        return OK
+
+    return anyio.run(run)
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    if options.show is not None:
+        from maas_backoff.prometheus.files import FILES, text_of
+
+        print(text_of(FILES[options.show]), end="")
+        return OK
+    from maas_backoff.commands.exporter import serve
 
     async def run() -> int:
         scheduler = TaskBackoffScheduler(_config(options))

@@ -10,6 +10,7 @@ import attrs
 from maas_backoff.client.gathering import Gathering
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.config.peer import peer_of
 from maas_backoff.domain import jsontext, validation
 from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.labels import checked_labels
@@ -54,6 +55,7 @@ class TaskCreator:
         self._config = config
         self._writer = writer
         self._tracing = tracing
+        self._peer = None if tracing is None else peer_of(config.storage)
         self._policy = config.task.policy
         self._kind = kind
         self._lane = Lane(NO_TENANT, config.task.cost, dict(config.task.limits))
@@ -91,7 +93,7 @@ class TaskCreator:
 
     async def _traced(self, tasks: Sequence[NewTask], create: Callable[[], Awaitable[_T]]) -> _T:
         assert self._tracing is not None
-        with self._tracing.create(self._config.task.biz_prefix, [task.task_id for task in tasks]) as trace:
+        with self._tracing.create(self._config.task.biz_prefix, [task.task_id for task in tasks], self._peer) as trace:
             if trace:
                 texts = {own: traced(own, trace) for own in {task.overrides for task in tasks}}
                 for task in tasks:

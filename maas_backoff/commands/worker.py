@@ -47,8 +47,8 @@ def arguments(worker: Arguments) -> None:
         help="with --burst: also wait for tasks that are due within S seconds (default: 0)",
     )
     add_option(worker, SchedulerConfig, "worker_name", "--name")
-    worker.add_argument("--log-level", choices=LEVELS, default="info", help="(default: %(default)s)")
-    worker.add_argument("--log-format", choices=["plain", "json"], default="plain", help="(default: %(default)s)")
+    worker.add_argument("--log-level", choices=LEVELS, help="(default: info, or what the module has set)")
+    worker.add_argument("--log-format", choices=["plain", "json"], help="(default: plain, or what the module has set)")
 
 
 def run(options: Options) -> int:
@@ -83,7 +83,9 @@ def run(options: Options) -> int:
 
 
 def _workers(options: Options) -> int:
-    own = [options.scheduler, "--log-level", options.log_level, "--log-format", options.log_format]
+    own: list[str] = [options.scheduler]
+    for flag, value in (("--log-level", options.log_level), ("--log-format", options.log_format)):
+        own += [] if value is None else [flag, value]
     if options.burst:
         own += ["--burst", "--burst-wait", f"{options.burst_wait or 0}"]
     name = options.name or TaskBackoffConfig.from_env().scheduler.worker_name

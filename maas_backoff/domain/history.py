@@ -23,6 +23,10 @@ _MEMORY_BUCKETS = 84
 
 _MEMORY_BOUNDS: tuple[float, ...] = tuple(2 ** (n / 4) / MIB_PER_GIB for n in range(_MEMORY_BUCKETS - 1))
 
+SUMS_EACH = 1.0
+"""Seconds between two sendings of the sums of a worker's histograms."""
+_SUM = "sum"  # after the letter of a histogram
+
 _NAME = 64
 """Characters of an error's type that are kept."""
 
@@ -31,6 +35,8 @@ class Tally:
     """Durations and amounts of GPU memory since the worker's last batch request."""
 
     def __init__(self) -> None:
+        self._sums: dict[str, float] = dict.fromkeys("wrsgn", 0.0)  # microseconds, or MiB
+        self._sent_at: dict[str, float] = {}  # when each sum was sent last
         self.waits: defaultdict[int, int] = defaultdict(int)
         """Claims, by the time since their tasks were due."""
         self.runs: defaultdict[int, int] = defaultdict(int)
@@ -45,30 +51,42 @@ class Tally:
     def count_wait(self, milliseconds: float) -> None:
         """Count a claim, by the time since its task was due."""
         self.waits[int(milliseconds).bit_length()] += 1
+        self._sums["w"] += milliseconds * 1000
 
     def count_run(self, seconds: float) -> None:
         """Count a call of the handler, by its duration."""
         self.runs[_bucket(seconds)] += 1
+        self._sums["r"] += seconds * 1_000_000
 
     def count_settles(self, seconds: float, number: int) -> None:
         """Count the settlements of one call, by the duration of the call."""
         self.settles[_bucket(seconds)] += number
+        self._sums["s"] += seconds * 1_000_000 * number
 
     def count_gpu_memory(self, peak: int, need: int) -> None:
         """Count an attempt on a GPU, by MiB: the most that its process used, and its task's demand."""
         self.peaks[_memory_bucket(peak)] += 1
         self.needs[_memory_bucket(need)] += 1
+        self._sums["g"] += peak
+        self._sums["n"] += need
 
     def _all(self) -> Mapping[str, defaultdict[int, int]]:
         return {"w": self.waits, "r": self.runs, "s": self.settles, "g": self.peaks, "n": self.needs}
 
-    def take(self) -> str:
-        """Return the counts as lines "name number", and reset them."""
+    def take(self, now: float, *, is_last: bool = False) -> str:
+        """Return the counts as lines "name number", and reset them. `now` is a time in seconds.
+
+        Each sum is among them once a second, because each line costs the server time, or if this call `is_last`.
+        """
         lines: list[str] = []
         for letter, counts in self._all().items():
             last = _LAST_BUCKETS[letter]
             lines += [f"{letter}{min(bucket, last)} {number}" for bucket, number in counts.items()]
             counts.clear()
+        for letter, number in self._sums.items():
+            if number >= 0.5 and (is_last or now - self._sent_at.get(letter, -math.inf) >= SUMS_EACH):
+                lines.append(f"{letter}{_SUM} {number:.0f}")
+                self._sums[letter], self._sent_at[letter] = 0, now
         return "\n".join(lines)
 
     def put_back(self, taken: str) -> None:
@@ -76,6 +94,9 @@ class Tally:
         counts = self._all()
         for line in taken.splitlines():
             name, _, number = line.partition(" ")
+            if name[1:] == _SUM:
+                self._sums[name[0]] += int(number)
+                continue
             counts[name[0]][int(name[1:])] += int(number)
 
 
@@ -121,9 +142,13 @@ _COMEBACKS = {"retry": "retried", "lost": "lost", "snooze": "snoozed", "oom": "o
 
 @attrs.frozen
 class _Histogram:
-    """The `counts` of measurements by bucket; `bounds` are the upper ends of all buckets but the last."""
+    """The `counts` of measurements by bucket; `bounds` are the upper ends of all buckets but the last.
+
+    `total` is the sum of the measurements. It may lack the last second of each worker, and those of older releases.
+    """
 
     counts: tuple[int, ...]
+    total: float = 0
     bounds: ClassVar[tuple[float, ...]]
 
     @property
@@ -149,7 +174,8 @@ class _Histogram:
         return self.bounds[-1]
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(tuple(mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)))
+        counts = tuple(mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True))
+        return type(self)(counts, self.total + other.total)
 
 
 @attrs.frozen
@@ -157,6 +183,7 @@ class Durations(_Histogram):
     """A histogram of durations in seconds: each bucket ends at twice the end of the one before."""
 
     counts: tuple[int, ...] = (0,) * BUCKETS
+    total: float = 0
     bounds: ClassVar[tuple[float, ...]] = BOUNDS
 
 
@@ -165,6 +192,7 @@ class MemorySizes(_Histogram):
     """A histogram of GPU memory in GiB: a bucket is at most 19 % wide."""
 
     counts: tuple[int, ...] = (0,) * _MEMORY_BUCKETS
+    total: float = 0
     bounds: ClassVar[tuple[float, ...]] = _MEMORY_BOUNDS
 
 
@@ -205,8 +233,10 @@ class Activity:
             return cls(start)
         plain = {name: numbers[name] for name in _PLAIN if name in numbers}
         errors = {name[2:]: number for name, number in numbers.items() if name.startswith("e:")}
-        waits, runs, settles = (Durations(_counts(letter, numbers)) for letter in "wrs")
-        peaks, needs = (MemorySizes(_counts(letter, numbers)) for letter in "gn")
+        waits, runs, settles = (
+            Durations(_counts(letter, numbers), _sum(letter, numbers) / 1_000_000) for letter in "wrs"
+        )
+        peaks, needs = (MemorySizes(_counts(letter, numbers), _sum(letter, numbers) / MIB_PER_GIB) for letter in "gn")
         return cls(
             start, errors=errors, waits=waits, runs=runs, settles=settles, gpu_peaks=peaks, gpu_needs=needs, **plain
         )
@@ -220,6 +250,10 @@ _PLAIN = (
 
 def _counts(letter: str, numbers: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(numbers.get(f"{letter}{bucket}", 0) for bucket in range(_LAST_BUCKETS[letter] + 1))
+
+
+def _sum(letter: str, numbers: Mapping[str, int]) -> int:
+    return numbers.get(letter + _SUM, 0)
 
 
 @attrs.frozen

@@ -68,6 +68,7 @@ _PLAIN = {
     "trouble": str,
     "in_children": bool,
     "quiet": bool,
+    "oldest": int | float,
 }
 
 
@@ -77,9 +78,10 @@ class Worker:
 
     `lag` is the seconds for which its event loop delayed a call. `trouble` is the reason why it is not ready: the
     worker is starting, or the reasons of its `health()`; "" if it is ready. `in_children`: its tasks run in child
-    processes. `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`. `quiet`: it claims
-    no tasks until `quiet_workers(…, on=False)`. `batches` has, for each kind whose tasks run in batches, the most tasks
-    of a batch, and the seconds that a task waits at most.
+    processes. `oldest` is the seconds since the worker claimed the oldest of its running tasks; 0 if none runs.
+    `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`. `quiet`: it claims no tasks
+    until `quiet_workers(…, on=False)`. `batches` has, for each kind whose tasks run in batches, the most tasks of a
+    batch, and the seconds that a task waits at most.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Worker:
     lag: float = 0
     trouble: str = ""
     in_children: bool = False
+    oldest: float = 0
     kinds: tuple[str, ...] = (NAMELESS,)
     quiet: bool = False
     batches: Mapping[str, tuple[int, float]] = attrs.field(factory=dict[str, tuple[int, float]])

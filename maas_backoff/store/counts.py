@@ -1,7 +1,7 @@
 """The counts of a queue."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import attrs
@@ -15,11 +15,20 @@ from maas_backoff.store.codec import now_and_ahead
 from maas_backoff.store.replies import StatsReply, mapping
 
 
+class Demanded(NamedTuple):
+    """Due tasks with the same kind and GPU demand, and the seconds since the first of them was due."""
+
+    kind: str
+    demand: Demand
+    tasks: int
+    age: float
+
+
 class Counts(NamedTuple):
     """The counts of a queue, and what explains them."""
 
     stats: QueueStats
-    waiting: Sequence[tuple[str, Demand, int]]
+    waiting: Sequence[Demanded]
     """Due tasks by kind and GPU demand."""
     next_due: float | None
     """Seconds to the next due task."""
@@ -32,11 +41,11 @@ class Counts(NamedTuple):
 
 def counts_in(reply: StatsReply) -> Counts:
     """Return the counts in a reply of stats.lua."""
-    waiting, gpu_kinds = list[tuple[str, Demand, int]](), Counter[str]()
-    for stored, count in mapping(reply.demands).items():
+    waiting, gpu_kinds = list[Demanded](), Counter[str]()
+    for (stored, count), age_ms in zip(mapping(reply.demands).items(), reply.gpu_ages, strict=True):
         kind, _, name = stored.decode().rpartition("/")
         # The name of a set that several demands share is the size that none of them is above.
-        waiting.append((kind, Demand.parse(name.removeprefix("~")), count))
+        waiting.append(Demanded(kind, Demand.parse(name.removeprefix("~")), count, int(age_ms) / 1000))
         gpu_kinds[kind] += count
     gpu_kinds.pop(NAMELESS, None)
     _, ahead_ms = now_and_ahead(reply.now)
@@ -48,7 +57,7 @@ def counts_in(reply: StatsReply) -> Counts:
         int(reply.failed),
         int(reply.cancelled),
         oldest_pending_age=int(reply.age_ms) / 1000,
-        gpu_count=sum(count for _, _, count in waiting),
+        gpu_count=sum(one.tasks for one in waiting),
         paused=bool(reply.paused),
         suspect_count=reply.suspects,
         kinds={name.decode(): count for name, count in mapping(reply.by_kind).items()},
@@ -59,13 +68,19 @@ def counts_in(reply: StatsReply) -> Counts:
         tenant_count=reply.tenant_count,
         limit_count=reply.limit_count,
         paused_tenants={name.decode(): at(float(since) - ahead_ms) for name, since, _ in reply.paused_tenants},
+        created_count=reply.created,
     )
     next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
     paused_tenants = {name.decode(): int(number) for name, _, number in reply.paused_tenants}
     return Counts(stats, waiting, next_due, reply.suspects_running, paused_tenants, reply.shut_limits)
 
 
-def with_unfit(stats: QueueStats, waiting: Iterable[tuple[Demand, int]], fleet: Sequence[Worker]) -> QueueStats:
-    """Return counts with the number of due tasks that no device of a fleet is large enough for."""
-    unfit = sum(count for demand, count in waiting if not any(worker.could_fit(demand) for worker in fleet))
-    return attrs.evolve(stats, unfit_count=unfit)
+def with_unfit(stats: QueueStats, waiting: Sequence[Demanded], fleet: Sequence[Worker]) -> QueueStats:
+    """Return the counts with those of tasks for GPUs. The age leaves out tasks that are too large for the fleet.
+
+    Without any live GPU, no size is known to be too large, and the age has all tasks.
+    """
+    unfit = [one for one in waiting if not any(worker.could_fit(one.demand) for worker in fleet)]
+    never = unfit if any(worker.devices for worker in fleet) else []
+    age = max([stats.oldest_pending_age, *(one.age for one in waiting if one not in never)])
+    return attrs.evolve(stats, unfit_count=sum(one.tasks for one in unfit), oldest_pending_age=age)

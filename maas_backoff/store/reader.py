@@ -116,8 +116,7 @@ class Reader:
         counts = await self._counts()
         if not counts.waiting:
             return counts.stats
-        demands = ((demand, count) for _, demand, count in counts.waiting)
-        return with_unfit(counts.stats, demands, await self._registry.fleet())
+        return with_unfit(counts.stats, counts.waiting, await self._registry.fleet())
 
     async def next_due(self) -> float | None:
         """Return the seconds until the next scheduled task is due; None if there is none."""
@@ -134,7 +133,7 @@ class Reader:
         queue = self._queue
         if not (fleet or stats.pending_count or await queue.server.execute("EXISTS", queue.keys("meta"))):
             return f"Nobody has used the queue {queue.config.task.biz_prefix!r} on this server yet."
-        claimable = [(demand, count) for kind, demand, count in counts.waiting if kind not in stats.paused_kinds]
+        claimable = [(one.demand, one.tasks) for one in counts.waiting if one.kind not in stats.paused_kinds]
         shut = await self._shares.shut_limits() if counts.shut_limits else ()
         return reason(
             stats,

@@ -157,7 +157,8 @@ class ListReply(NamedTuple):
 class StatsReply(NamedTuple):
     """The reply of stats.lua. `by_kind` are names and numbers in turn; `paused_kinds` are names and times.
 
-    `paused_tenants` are rows of a name, a time, and a number of waiting tasks.
+    `paused_tenants` are rows of a name, a time, and a number of waiting tasks. `age_ms` is without GPU sets;
+    `gpu_ages` has the age of each of them, in the order of `demands`.
     """
 
     now: bytes
@@ -179,6 +180,8 @@ class StatsReply(NamedTuple):
     paused_tenants: list[tuple[bytes, bytes, bytes]]
     shut_limits: int
     limit_count: int
+    gpu_ages: list[bytes]
+    created: int
 
 
 class SharesReply(NamedTuple):

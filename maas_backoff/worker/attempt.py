@@ -33,6 +33,8 @@ class Attempt(UserCall):
     outcome: Outcome | None = None
     """The outcome of the handler, before a cancel of the attempt is taken into account."""
     over: bool = False
+    ran: float | None = None
+    """The seconds for which the handler has run, once it has ended; None: it did not begin."""
     progress: tuple[float, str | None] | None = None
     used: dict[str, float] | None = None
     """The units that the handler has reported, by limit, and its cost."""
@@ -103,7 +105,16 @@ class Attempt(UserCall):
 
     def about(self, event: str) -> dict[str, object]:
         """Return the extra fields of a log record about this attempt."""
-        return about(event, self.task.task_id, self.task.attempt, self.token)
+        extra = about(event, self.task.task_id, self.task.attempt, self.token)
+        extra["queue"] = self.task.biz_prefix
+        if self.ran is not None:
+            extra["duration"] = round(self.ran, 6)
+        return extra if self.span is None else {**extra, **self.span.ids}
+
+    @property
+    def age(self) -> float:
+        """The seconds since the claim."""
+        return time.monotonic() - self._begun
 
     @property
     def now_ms(self) -> float:

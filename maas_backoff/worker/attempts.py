@@ -131,7 +131,8 @@ class Attempts:
 
     def _count(self, attempt: Attempt) -> None:
         if attempt.started_at is not None:
-            self._tally.count_run(time.monotonic() - attempt.started_at)
+            attempt.ran = time.monotonic() - attempt.started_at
+            self._tally.count_run(attempt.ran)
         if attempt.grant is not None and attempt.grant.child.peak:
             self._tally.count_gpu_memory(attempt.grant.child.peak, attempt.grant.demand.memory)
 

@@ -12,6 +12,7 @@ import attrs
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.config.peer import peer_of
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
@@ -110,6 +111,7 @@ class Parts:
             gate,
             BatchLearning(kinds.batches, config.threadpool.concurrency),
             tracing,
+            None if tracing is None else peer_of(config.storage),
         )
         orphans = Orphans(executor.child_ended, gate)
         return cls(

@@ -4,6 +4,7 @@ This module does no I/O, and does not `await` between a read of the state and it
 """
 
 import itertools
+import time
 from collections.abc import Sequence
 
 from maas_backoff.common.guard import Log, log_for
@@ -118,7 +119,7 @@ class BatchRequests:
             may_claim_suspect, cohort = self._suspects.ask(running, gpu=bool(fits), asleep=asleep)
         request_id = f"{next(self._numbers)}"
         self._in_flight[request_id] = attempts, self._wake_ups.count
-        tally = self._tally.take() if settles else ""
+        tally = self._tally.take(time.monotonic(), is_last=self._slots.closing) if settles else ""
         claim = claims, may_claim_suspect, request_id, exchange, tally, fits, cohort, batch, kind
         try:
             return BatchRequest(tuple(settles), *claim)

@@ -16,7 +16,7 @@ from maas_backoff.domain.handler_outcome import outcome_of_error
 from maas_backoff.domain.outcome import CancelReason, Failed, FailedOnGpu, Outcome, Succeeded, Unstarted
 from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.domain.task import TaskError
-from maas_backoff.domain.tracing import Tracing
+from maas_backoff.domain.tracing import Peer, Tracing
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.store.batch import Claimed
@@ -50,6 +50,8 @@ class Work:
     gate: Gate
     learning: BatchLearning
     tracing: Tracing | None = None
+    peer: Peer | None = None
+    """The server, for traces."""
     _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
     """Asyncio tasks that run after an attempt: exception handlers, and waits for threads."""
 
@@ -111,7 +113,7 @@ class Work:
                     if self.tracing is None:
                         outcome = await caller.run(attempt)
                     else:
-                        outcome = await run_traced(caller, attempt, self.tracing)
+                        outcome = await run_traced(caller, attempt, self.tracing, self.peer)
             except asyncio.CancelledError as error:
                 outcome = outcome_of_cancel(attempt, error)
             except Exception as error:  # noqa: BLE001 - an error of the executor must not end the worker

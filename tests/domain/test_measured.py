@@ -11,7 +11,7 @@ def counted(*attempts: tuple[int, int], times: int = 1) -> Activity:
     for peak, need in attempts * times:
         tally.count_gpu_memory(peak, need)
     numbers: dict[str, int] = {}
-    for line in tally.take().splitlines():
+    for line in tally.take(0).splitlines():
         name, number = line.split()
         numbers[name] = numbers.get(name, 0) + int(number)
     return Activity.of(numbers)
@@ -42,10 +42,10 @@ def test_what_was_taken_and_put_back_is_the_same() -> None:
     tally = Tally()
     tally.count_gpu_memory(4096, 8192)
     tally.runs[3] += 1
-    taken = tally.take()
-    assert tally.take() == ""
+    taken = tally.take(0)
+    assert tally.take(0) == ""
     tally.put_back(taken)
-    assert tally.take() == taken
+    assert tally.take(1) == taken
 
 
 @pytest.mark.parametrize(

@@ -322,7 +322,7 @@ async def by_a_worker_that_dies(scheduler: TaskBackoffScheduler, config: TaskBac
     request = BatchRequest((), 3, may_claim_suspect=False, request_id="first", exchange=0)
     *claimed, last = (await store.exchange.send(request, "dead")).claimed
     settle = Settle(last.task.task_id, "lease", last.token, Settlement.complete("1", last.policy))
-    gpu_memory = "g40 1\nn40 1"  # no fake GPU tells the memory of a process
+    gpu_memory = "g40 1\nn40 1\ngsum 1024\nnsum 1024"  # no fake GPU tells the memory of a process
     request = BatchRequest((settle,), 0, may_claim_suspect=False, request_id="next", exchange=0, tally=gpu_memory)
     assert (await store.exchange.send(request, "dead")).answers == ["ok"]
     await store.markers.wake("dead")

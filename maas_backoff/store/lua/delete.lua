@@ -15,6 +15,7 @@ An operation, with a `call` of its own: a repeated call gets the same answers fo
 local scheduled, watched, call, meta = KEYS[1], KEYS[6], KEYS[7], KEYS[8]
 local prefix, never = ARGV[1], ARGV[1] .. 'never'
 local from, gone, emissions, answers, lanes, indexes_of = {}, {}, {}, {}, nil, {}
+local unfinished = 0
 local stored_answer = answered_before(call)
 if stored_answer then
   for answer in string.gmatch(stored_answer, '%d') do answers[#answers + 1] = tonumber(answer) end
@@ -56,6 +57,7 @@ for i = 3, #ARGV, 3 do
   if may then
     gone[#gone + 1], emissions[id] = id, task[4]
     for k = 2, 5 do append(from, KEYS[k], id) end
+    if is_state == 'pending' or is_state == 'external' then unfinished = unfinished + 1 end
     if is_state == 'pending' then leave_pending(id, task[1]) end
   end
 end
@@ -74,6 +76,7 @@ if not gone[1] then return answers end
 remove_all(from)
 if lanes then lanes.write(meta, '2') end
 for _, id in ipairs(gone) do unlink_task(prefix, id, emissions[id]) end
+if unfinished > 0 then redis.pcall('HINCRBY', meta, 'removed', unfinished) end
 unlist_empty_gpu_sets(prefix)
 publish_changed(prefix, watched, gone)
 return answers

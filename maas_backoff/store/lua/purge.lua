@@ -57,6 +57,7 @@ keep_answer(call, #gone .. ' ' .. more, math.ceil(ARGV[4] / 1000))
 remove_all(from)
 if lanes then lanes.write(KEYS[1], '2') end
 for _, id in ipairs(gone) do unlink_task(prefix, id, emitted[id]) end
+if status == 'pending' and #gone > 0 then redis.pcall('HINCRBY', KEYS[1], 'removed', #gone) end
 unlist_empty_gpu_sets(prefix)
 publish_changed(prefix, watched, gone)
 return { #gone, more }

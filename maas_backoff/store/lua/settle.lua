@@ -352,11 +352,13 @@ if is_operation or lanes or fits ~= '' or next(from) then
 end
 
 -- Write: the settled tasks.
+local requeued = 0
 for _, item in ipairs(items) do
   if item.accepted then
     -- For a task that is marked processing, `given` is the new token: a repeated call is answered "already".
     local key, status, mark = item.key, item.status, item.given .. ':' .. settle_id
     if item.kind == 'finished' then
+      requeued = requeued + 1
       redis.call('PERSIST', key)
       redis.call('HDEL', key, 'x', 'f', 'r', 'e', 'g', 'm', 'w')
       if item.emitted then forget_stream(prefix, item.id, item.emitted) end
@@ -376,6 +378,8 @@ for _, item in ipairs(items) do
     end
   end
 end
+
+if requeued > 0 then redis.pcall('HINCRBY', meta, 'requeued', requeued) end
 
 -- Write: the claimed tasks.
 if not replayed and #claims > 0 then

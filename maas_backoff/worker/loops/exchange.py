@@ -81,7 +81,7 @@ class ExchangeLoop:
             if word == UNSENT:
                 self._work.attempts.emissions.send_again(attempt, settle)
             else:
-                report(attempt, settle.settlement, word)
+                report(attempt, settle.settlement, word, self._context.name)
         now, interval = anyio.current_time(), self._context.interval
         due = now + interval if reply.next_due is None else now + min(interval, reply.next_due)
         is_look = request.claims and not request.fits and (not request.batch or self._wake_ups.only_batches)
@@ -89,13 +89,16 @@ class ExchangeLoop:
             self._wake_ups.plan(due)
 
 
-def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
+def report(attempt: Attempt, settlement: Settlement, word: str, worker: str) -> None:
     """Log the end of an attempt; no other code logs it."""
     if word == "ok" and settlement.error is None and not log.isEnabledFor(logging.DEBUG):
         return
     task = attempt.task
     late = word in {"lost", "unknown"}
     extra = attempt.about("too_late" if late else "cancelled" if word == "cancelled" else settlement.event)
+    extra["worker"] = worker
+    if settlement.error is not None:
+        extra["error_type"] = settlement.error.type
     if late:
         log.warning(
             "task %r: the outcome of attempt %d came too late (%s)", task.task_id, task.attempt, word, extra=extra

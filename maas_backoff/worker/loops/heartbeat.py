@@ -147,7 +147,8 @@ class Heartbeat:
 
     async def _renew(self, client: Client) -> None:
         context, attempts = self._context, self._renewable()
-        info = self._description.text(len(attempts), self._watch.lag)
+        oldest = max((attempt.age for attempt in attempts), default=0)
+        info = self._description.text(len(attempts), self._watch.lag, oldest)
         leases = [(attempt.task.task_id, attempt.token) for attempt in attempts]
         sent = time.monotonic()  # the lease begins with the renewal on the server, which is later
         # The deadline grows with each failure: on a slow network, a new connection may take longer than the first one.
