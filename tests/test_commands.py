@@ -130,7 +130,12 @@ def test_the_numbers_of_a_queue(command: Run, config: TaskBackoffConfig) -> None
     failing = [TaskSpec({"error": f"no {n}"}, f"f{n}", max_retry_count=0) for n in range(3)]
     run_tasks(config, [TaskSpec({}, "x"), *failing])
     code, out, _ = command("stats")
-    assert code == 0 and "Nothing is due: nothing runs." in out and "1 completed" in out and "ValueError  3" in out
+    assert (
+        code == 0
+        and "The queue is empty, and no worker is connected." in out
+        and "1 completed" in out
+        and "ValueError  3" in out
+    )
     told = json.loads(command("stats", "--json")[1])
     assert (told["completed_count"], told["failed_count"], told["paused"]) == (1, 3, False)
     assert told["last_hour"]["errors"] == {"ValueError": 3} and told["last_hour"]["runs"]["count"] == 4
@@ -235,7 +240,9 @@ def test_who_runs_what_and_workers_and_gpus_are_taken_out_of_use(
     assert not server.client.exists("maas:{test}:quiet:gpu-7-1-abc")
     uuid = "GPU-12345678-1234-1234-1234-123456789abc"
     assert command("quarantine", uuid, "--reason", "smoke")[1].startswith(f"{uuid} takes no new tasks")
-    assert command("release", uuid)[1] == "released\n" and command("release", uuid)[1] == f"{uuid} was in no quarantine\n"
+    assert (
+        command("release", uuid)[1] == "released\n" and command("release", uuid)[1] == f"{uuid} was in no quarantine\n"
+    )
     assert command("quarantine", "GPU-1")[0] == 2
 
 
@@ -257,7 +264,7 @@ def test_the_queues_of_a_server_are_listed(command: Run, config: TaskBackoffConf
     ]
     told = json.loads(command("queues", "--json")[1])
     assert [one["queue"] for one in told["queues"]] == ["a", "b"] and told["complete"]
-    assert "Nothing is due" in command("stats", "--queue", "b")[1]
+    assert "The queue is empty" in command("stats", "--queue", "b")[1]
     server.client.flushall()
 
 

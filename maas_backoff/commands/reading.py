@@ -99,6 +99,8 @@ def _why(task: TaskEntity, *, when: bool = True) -> str:
     if task.waiting_for is None:
         return task.progress_message or ""
     waits = task.waiting_for if when or not task.waiting_for.startswith("due at") else ""
+    if waits == "slot" or waits.startswith("slot: "):
+        waits = f"waiting for a free {waits}"
     return ", ".join(filter(None, (waits, error and f"after {error}")))
 
 
