@@ -17,7 +17,7 @@ import yaml
 from support import Server
 
 from maas_backoff import QueueFullError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
-from maas_backoff.__main__ import _parser
+from maas_backoff.__main__ import parser
 from maas_backoff.worker.drain import SETTLE_GRACE
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def _templates() -> list[str]:
 def _is_command(words: list[str]) -> None:
     """Of maas-backoff: parse it; the parser would exit."""
     assert Path(words[0]).name == "maas-backoff", words
-    _parser().parse_args(words[1:])
+    parser(words[1:2]).parse_args(words[1:])
 
 
 def test_each_link_leads_somewhere() -> None:

@@ -1,8 +1,8 @@
 --[[ Read the history in steps, and of all time.
 KEYS: totals meta
 ARGV: now prefix step steps
-`step` is the length of a step in minutes: 1, 10 or 60. `steps` is their number, the present one included.
 Returns: now, the names and numbers of all time, the numbers of finished tasks in `meta`, and per step, the newest first, names and numbers: of a minute those of the minute, of a longer step those of all time at its start
+`step` is the length of a step in minutes: 1, 10 or 60. `steps` is their number, the present one included.
 ]]
 --#include _clock
 --#include _time
