@@ -75,8 +75,8 @@ def test_a_task_from_its_creation_to_its_end(command: Run) -> None:
     assert command("retry", "x") == (0, "pending again\n", "")
     assert command("retry", "x")[0] == 1
     assert command("purge", "pending")[0] == 2
-    assert command("purge", "pending", "--yes") == (0, "1 tasks are deleted\n", "")
-    assert command("get", "x") == (1, "", "maas-backoff get: there is no such task\n")
+    assert command("purge", "pending", "--yes") == (0, "1 task is deleted\n", "")
+    assert command("get", "x") == (1, "", "maas-backoff get: no task x in queue test\n")
 
 
 def test_the_log_of_a_task_is_shown(command: Run, config: TaskBackoffConfig) -> None:
@@ -130,7 +130,12 @@ def test_the_numbers_of_a_queue(command: Run, config: TaskBackoffConfig) -> None
     failing = [TaskSpec({"error": f"no {n}"}, f"f{n}", max_retry_count=0) for n in range(3)]
     run_tasks(config, [TaskSpec({}, "x"), *failing])
     code, out, _ = command("stats")
-    assert code == 0 and "Nothing is due: nothing runs." in out and "1 completed" in out and "ValueError  3" in out
+    assert (
+        code == 0
+        and "The queue is empty, and no worker is connected." in out
+        and "1 completed" in out
+        and "ValueError  3" in out
+    )
     told = json.loads(command("stats", "--json")[1])
     assert (told["completed_count"], told["failed_count"], told["paused"]) == (1, 3, False)
     assert told["last_hour"]["errors"] == {"ValueError": 3} and told["last_hour"]["runs"]["count"] == 4
@@ -235,7 +240,9 @@ def test_who_runs_what_and_workers_and_gpus_are_taken_out_of_use(
     assert not server.client.exists("maas:{test}:quiet:gpu-7-1-abc")
     uuid = "GPU-12345678-1234-1234-1234-123456789abc"
     assert command("quarantine", uuid, "--reason", "smoke")[1].startswith(f"{uuid} takes no new tasks")
-    assert command("release", uuid)[1] == "released\n" and command("release", uuid)[1] == "it was in no quarantine\n"
+    assert (
+        command("release", uuid)[1] == "released\n" and command("release", uuid)[1] == f"{uuid} was in no quarantine\n"
+    )
     assert command("quarantine", "GPU-1")[0] == 2
 
 
@@ -257,7 +264,7 @@ def test_the_queues_of_a_server_are_listed(command: Run, config: TaskBackoffConf
     ]
     told = json.loads(command("queues", "--json")[1])
     assert [one["queue"] for one in told["queues"]] == ["a", "b"] and told["complete"]
-    assert "Nothing is due" in command("stats", "--queue", "b")[1]
+    assert "The queue is empty" in command("stats", "--queue", "b")[1]
     server.client.flushall()
 
 
@@ -268,9 +275,9 @@ def enter_worker(server: Server, name: str) -> None:
 
 
 def test_a_queue_is_paused_and_goes_on(command: Run) -> None:
-    assert command("pause") == (0, "paused\n", "") and command("pause")[1] == "it was paused already\n"
+    assert command("pause") == (0, "paused\n", "") and command("pause")[1] == "the queue was paused already\n"
     assert "The queue is paused" in command("stats")[1]
-    assert command("resume") == (0, "goes on\n", "") and command("resume")[1] == "it was not paused\n"
+    assert command("resume") == (0, "goes on\n", "") and command("resume")[1] == "the queue was not paused\n"
 
 
 def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
@@ -280,7 +287,7 @@ def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
     server.client.zadd("maas:{test}:workers", {"w": (time.time() + 60) * 1000})
     server.client.set("maas:{test}:w:w", entry, ex=60)
     assert command("pause", "--kind", "render") == (0, "paused\n", "")
-    assert command("pause", "--kind", "render")[1] == "it was paused already\n"
+    assert command("pause", "--kind", "render")[1] == "kind render was paused already\n"
     rows = [line.split(maxsplit=3) for line in command("kinds")[1].splitlines()[1:]]
     since = rows[1].pop()
     assert rows == [["new", "0", "1", "-"], ["render", "2", "1"], ["upscale", "1", "no", "running worker has it  -"]]
@@ -296,7 +303,7 @@ def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
     assert "kind render: paused, 2 tasks due" in command("stats")[1]
     assert "warning  queue: " in command("doctor")[1] and "kind render: paused" in command("list")[1]
     assert command("resume", "--kind", "render") == (0, "goes on\n", "")
-    assert command("resume", "--kind", "render")[1] == "it was not paused\n"
+    assert command("resume", "--kind", "render")[1] == "kind render was not paused\n"
     code, out, error = command("pause", "--kind", "")
     assert (code, out) == (2, "") and "kind: expected a letter or _" in error
 
@@ -305,9 +312,9 @@ def test_one_tenant_is_paused_and_gets_a_weight(command: Run, config: TaskBackof
     assert command("tenants") == (0, "tenant  waiting  weight  paused since\n", "")
     create(config, *[TaskSpec({}, tenant="acme")] * 3, TaskSpec({}, tenant="bolt"))
     assert command("pause", "--tenant", "acme") == (0, "paused\n", "")
-    assert command("pause", "--tenant", "acme")[1] == "it was paused already\n"
+    assert command("pause", "--tenant", "acme")[1] == "tenant acme was paused already\n"
     assert command("weight", "bolt", "2.5") == (0, "set\n", "")
-    assert command("weight", "bolt", "2.5")[1] == "it was so before\n"
+    assert command("weight", "bolt", "2.5")[1] == "tenant bolt had this weight already\n"
     rows = [line.split(maxsplit=3) for line in command("tenants")[1].splitlines()[1:]]
     assert rows[0].pop().endswith("Z")
     assert rows == [["acme", "3", "1"], ["bolt", "1", "2.5", "-"]]
@@ -319,7 +326,7 @@ def test_one_tenant_is_paused_and_gets_a_weight(command: Run, config: TaskBackof
     assert counts["tenant_count"] == 2 and list(counts["paused_tenants"]) == ["acme"]
     assert "warning  queue: " in command("doctor")[1] and "tenant acme is paused" in command("list")[1]
     assert command("resume", "--tenant", "acme") == (0, "goes on\n", "")
-    assert command("resume", "--tenant", "acme")[1] == "it was not paused\n"
+    assert command("resume", "--tenant", "acme")[1] == "tenant acme was not paused\n"
 
 
 def create(config: TaskBackoffConfig, *specs: TaskSpec) -> None:
@@ -336,7 +343,7 @@ def test_a_limit_is_set_shown_and_removed(command: Run, config: TaskBackoffConfi
     assert command("limits") == (0, head, "")
     given = ("--concurrency", "2", "--rate", "500/1m", "--tokens", "120000/1m")
     assert command("limit", "openai", *given) == (0, "set\n", "")
-    assert command("limit", "openai", *given)[1] == "it was so before\n"
+    assert command("limit", "openai", *given)[1] == "limit openai had this setting already\n"
     assert command("limit", "user:*", "--concurrency", "1")[0] == 0
     run_tasks(config, [TaskSpec({}, limits={"openai": 1, "user:7": 1})])
     assert [line.split(maxsplit=6) for line in command("limits")[1].splitlines()[1:]] == [
@@ -351,7 +358,7 @@ def test_a_limit_is_set_shown_and_removed(command: Run, config: TaskBackoffConfi
     assert (limit["name"], limit["set_by"], limit["most"], limit["shut"]) == ("openai", "openai", 2, "")
     assert (limit["in_use"], limit["waiting_lanes"], limit["waiting_tasks"]) == (0, 0, 0)
     assert command("limit", "openai", "--remove") == (0, "removed\n", "")
-    assert command("limit", "openai", "--remove")[1] == "it was not set\n"
+    assert command("limit", "openai", "--remove")[1] == "limit openai was not set\n"
 
 
 def test_a_shut_limit_says_why(command: Run, config: TaskBackoffConfig) -> None:

@@ -18,7 +18,7 @@ import yaml
 from support import Server
 
 from maas_backoff import QueueFullError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
-from maas_backoff.__main__ import _parser
+from maas_backoff.__main__ import parser
 from maas_backoff.domain.scale import Scale
 from maas_backoff.prometheus.scale import _checked
 from maas_backoff.worker.drain import SETTLE_GRACE
@@ -47,7 +47,7 @@ def _templates() -> list[str]:
 def _is_command(words: list[str]) -> None:
     """Of maas-backoff: parse it; the parser would exit."""
     assert Path(words[0]).name == "maas-backoff", words
-    _parser().parse_args(words[1:])
+    parser(words[1:2]).parse_args(words[1:])
 
 
 def test_each_link_leads_somewhere() -> None:
@@ -128,7 +128,7 @@ def test_the_autoscaler_asks_what_is_served() -> None:
     spec = yaml.safe_load(BLOCKS["yml"])["spec"]
     (trigger,) = spec["triggers"]
     address = urlsplit(trigger["metadata"]["url"])
-    assert address.port == _parser().parse_args(["metrics"]).port and address.path == "/scale"
+    assert address.port == parser().parse_args(["metrics"]).port and address.path == "/scale"
     assert _checked(address.query, 1) == {"within": 120, "slots": 4}
     assert trigger["metadata"]["valueLocation"] in attrs.fields_dict(Scale)
     workers = yaml.safe_load(BLOCKS["yaml"])["metadata"]["name"]

@@ -150,12 +150,16 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
         """Return one sentence: why no task runs, or why tasks wait."""
         return await self._client.store.reader.explain()
 
-    async def get_history(self, minutes: int = 60) -> History:
-        """Return the numbers of the last 1 to 120 minutes, with the present minute, and of all time.
+    async def get_history(
+        self, minutes: int | None = None, *, hours: int | None = None, days: int | None = None
+    ) -> History:
+        """Return the numbers of the last 1 to 120 `minutes` (default: 60), with the present minute, and of all time.
 
-        Each settlement counts them, at almost no cost. Minutes are those of the server's clock.
+        `hours` (1 to 24) returns steps of ten minutes instead, and `days` (1 to 7) steps of one hour. Each settlement
+        counts the numbers, at almost no cost. Minutes are those of the server's clock. Raises InvalidValueError for a
+        number out of range, or for two of the three.
         """
-        return await self._client.history(minutes)
+        return await self._client.history(minutes, hours, days)
 
     async def get_upcoming(self, step: float | timedelta = 30, steps: int = 20) -> list[int]:
         """Return the number of tasks that become due in each of the next `steps` (1 to 200) steps.

@@ -113,8 +113,16 @@ class QueueClient:
     async def get(self, task_id: str) -> TaskEntity | None:
         return await self._reader.get(validation.checked_task_id(task_id))
 
-    async def history(self, minutes: int) -> History:
-        return await self.store.reader.history(_checked_number("minutes", minutes, 120))
+    async def history(self, minutes: int | None, hours: int | None, days: int | None) -> History:
+        given = {"minutes": minutes, "hours": hours, "days": days}
+        named = [name for name, number in given.items() if number is not None]
+        if len(named) > 1:
+            raise InvalidValueError(named[1], "minutes, hours or days: one of them", " and ".join(named))
+        if hours is not None:
+            return await self.store.reader.history(6 * _checked_number("hours", hours, 24), 10)
+        if days is not None:
+            return await self.store.reader.history(24 * _checked_number("days", days, 7), 60)
+        return await self.store.reader.history(_checked_number("minutes", 60 if minutes is None else minutes, 120))
 
     async def upcoming(self, step: float | timedelta, steps: int) -> list[int]:
         seconds = in_seconds(step)

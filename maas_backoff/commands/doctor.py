@@ -1,6 +1,5 @@
 """`maas-backoff doctor`: find what is wrong, and say what to do."""
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -32,9 +31,9 @@ class Line:
         return f"{self.kind:8} {self.text}"
 
 
-def as_json(lines: Sequence[Line]) -> str:
-    """Return the lines as JSON."""
-    return json.dumps([attrs.asdict(line) for line in lines], indent=2)
+def views(lines: Sequence[Line]) -> list[dict[str, str]]:
+    """Return the lines as values for JSON."""
+    return [attrs.asdict(line) for line in lines]
 
 
 async def examine(

@@ -1,8 +1,7 @@
 """The command that shows what a task has logged."""
 
-import json
-
-from maas_backoff.commands.command import OK, Arguments, Command, Options, task_id
+from maas_backoff.commands.command import OK, Arguments, Options, on_queue, task_id
+from maas_backoff.commands.json_text import print_json_line
 from maas_backoff.commands.text import moment
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
@@ -17,16 +16,18 @@ def _arguments(parser: Arguments) -> None:
 async def _logs(scheduler: TaskBackoffScheduler, options: Options) -> int:
     async for line in scheduler.logs(options.task_id, last=options.last, follow=options.follow):
         if options.json:
-            about = {"id": line.id, "attempt": line.attempt, "at": line.at.isoformat(), "text": line.text}
-            print(json.dumps(about, ensure_ascii=True), flush=True)
+            print_json_line({"id": line.id, "attempt": line.attempt, "at": line.at, "text": line.text})
         else:
             print(f"{moment(line.at)}  attempt {line.attempt}  {printable(line.text)}", flush=True)
     return OK
 
 
 COMMANDS = {
-    "logs": Command(
-        "show the lines that a task has logged (1: there is no such task)", _logs, _arguments, prints_json=True
+    "logs": on_queue(
+        "Show the lines that a task has logged. Exit code 1: there is no such task.",
+        "maas-backoff logs img-1 --follow",
+        _logs,
+        _arguments,
     )
 }
-"""The commands by name."""
+"""The command by its name."""

@@ -1,11 +1,11 @@
 """`maas-backoff queues`: the queues of a server that have been used, with their numbers of tasks."""
 
-import json
 from collections.abc import Sequence
 
 import attrs
 
 from maas_backoff.commands.command import OK, Options
+from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.text import span, table
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.stats import QueueStats
@@ -34,7 +34,7 @@ async def run(config: TaskBackoffConfig, options: Options) -> int:
     rows = [await _read(config, name) for name in found.names]
     if options.json:
         views = [{"queue": row.name, **attrs.asdict(row.stats), "workers": row.workers} for row in rows]
-        print(json.dumps({"queues": views, "complete": found.complete}, indent=2, default=str))
+        print_json({"queues": views, "complete": found.complete})
         return OK
     head = ("queue", "due", "scheduled", "processing", "completed", "failed", "cancelled", "oldest", "workers", "state")
     print(table(head, map(_cells, rows)))

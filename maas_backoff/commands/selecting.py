@@ -1,7 +1,6 @@
 """The options that select tasks, and the commands that act on all of them."""
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
@@ -9,6 +8,7 @@ from functools import partial
 from typing import Self
 
 from maas_backoff.commands.command import OK, Arguments, Options, failed
+from maas_backoff.commands.json_text import print_json
 from maas_backoff.domain.selection import FIELDS, Selection, SelectionProgress
 from maas_backoff.errors import InvalidValueError
 
@@ -62,7 +62,7 @@ def act_options(parser: Arguments) -> None:
     parser.add_argument("--all", action="store_true", help="all tasks, without another condition")
     parser.add_argument("--dry-run", action="store_true", help="only print how many tasks match")
     parser.add_argument("--yes", action="store_true", help="do not ask before tasks that match are changed")
-    parser.add_argument("--json", action="store_true", help="print the numbers of a selection as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def is_selecting(options: Options) -> bool:
@@ -94,7 +94,10 @@ async def act_on_selection(options: Options, verb: str, done: str, act: Act) -> 
 
 
 def _print(options: argparse.Namespace, matched: int, changed: int, words: str) -> int:
-    print(json.dumps({"matched": matched, "changed": changed, "dry_run": options.dry_run}) if options.json else words)
+    if options.json:
+        print_json({"matched": matched, "changed": changed, "dry_run": options.dry_run})
+    else:
+        print(words)
     return OK
 
 

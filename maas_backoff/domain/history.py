@@ -1,9 +1,9 @@
-"""The history of a queue in numbers, which workers count: by the minute and for all time."""
+"""The history of a queue in numbers, which workers count: by the minute, in coarser steps, and for all time."""
 
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import ClassVar, Self
 
 import attrs
@@ -198,7 +198,7 @@ class MemorySizes(_Histogram):
 
 @attrs.frozen
 class Activity:
-    """The events of the minute from `start` on; without a start, of all time.
+    """The events of the step from `start` on: a minute, ten minutes or an hour. Without a start, of all time.
 
     `completed`, `failed` and `cancelled` are ends of tasks; `retried`, `lost`, `snoozed`, `out_of_memory`, `gpu_fault`
     and `released` (given back, nothing used) are attempts whose task came back. `expired` is the part of `cancelled`
@@ -256,26 +256,50 @@ def _sum(letter: str, numbers: Mapping[str, int]) -> int:
     return numbers.get(letter + _SUM, 0)
 
 
+def step_numbers(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """Return the numbers of a step: those of all time at its end, less those at its start.
+
+    An error's name may have been dropped in between, and its number added to "other": that number is older.
+    """
+    found = {name: number - before.get(name, 0) for name, number in after.items() if number > before.get(name, 0)}
+    dropped = sum(number for name, number in before.items() if name.startswith("e:") and name not in after)
+    if dropped and _OTHER in found:
+        found[_OTHER] = max(0, found[_OTHER] - dropped)
+    return {name: number for name, number in found.items() if number}
+
+
+_OTHER = "e:other"
+
+
 @attrs.frozen
 class History:
-    """The history of a queue: in `total`, and in each of the last `minutes`, the oldest first."""
+    """The history of a queue: in `total`, and in each of the last `steps`, the oldest first.
+
+    `step` is the length of a step: a minute, ten minutes or an hour.
+    """
 
     total: Activity
-    minutes: Sequence[Activity]
+    steps: Sequence[Activity]
+    step: timedelta = timedelta(minutes=1)
+
+    @property
+    def minutes(self) -> Sequence[Activity]:
+        """The steps, if they are minutes; else empty."""
+        return self.steps if self.step == timedelta(minutes=1) else ()
 
     @property
     def recent(self) -> Activity:
-        """All minutes together."""
-        numbers: dict[str, int] = {name: sum(getattr(one, name) for one in self.minutes) for name in _PLAIN}
+        """All steps together."""
+        numbers: dict[str, int] = {name: sum(getattr(one, name) for one in self.steps) for name in _PLAIN}
         errors: dict[str, int] = {}
-        for one in self.minutes:
+        for one in self.steps:
             for kind, number in one.errors.items():
                 errors[kind] = errors.get(kind, 0) + number
         waits, runs, settles = (
-            sum((getattr(one, name) for one in self.minutes), Durations()) for name in ("waits", "runs", "settles")
+            sum((getattr(one, name) for one in self.steps), Durations()) for name in ("waits", "runs", "settles")
         )
         peaks, needs = (
-            sum((getattr(one, name) for one in self.minutes), MemorySizes()) for name in ("gpu_peaks", "gpu_needs")
+            sum((getattr(one, name) for one in self.steps), MemorySizes()) for name in ("gpu_peaks", "gpu_needs")
         )
         return Activity(
             None, errors=errors, waits=waits, runs=runs, settles=settles, gpu_peaks=peaks, gpu_needs=needs, **numbers

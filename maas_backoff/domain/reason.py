@@ -39,8 +39,7 @@ def reason(
         who = "The only worker is" if len(fleet) == 1 else f"All {len(fleet)} workers are"
         return f"{who} quiet: {_tasks(due)} due, {running}."
     if not due:
-        later = f"; the next of {_tasks(stats.scheduled_count)} is due in {span(next_due)}" if next_due else ""
-        return f"Nothing is due: {running}{later}{paused}."
+        return f"{_nothing_due(stats, next_due, running, has_workers=bool(fleet))}{paused}."
     has_batches = any(worker.batches for worker in fleet)
     suspects = _suspects(stats.suspect_count, suspects_running, has_batches=has_batches) if stats.suspect_count else ""
     slots = sum(worker.slots for worker in awake)
@@ -54,13 +53,22 @@ def reason(
         why = gpu_reason(demand, fleet)
         if why != NOT_YET or (taken < slots and not suspects):
             return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}{suspects}{paused}."
-    at_it = f": {len(awake)} workers with {slots} slots are at it"
+    workers = "1 worker" if len(awake) == 1 else f"{len(awake)} workers"
+    at_it = f": {taken} of {slots} slots of {workers} are busy"
     if slots and taken >= slots:
-        at_it = f": all {slots} slots are taken"
+        at_it = f": all {slots} slots of {workers} are busy"
     elif stats.suspect_count >= due or claimable <= held:
         at_it = ""
     batches = _batches(stats, fleet) if taken < slots else ""
     return f"{_tasks(due)} due, {running}{at_it}{suspects}{batches}{paused}{_unserved(stats, fleet)}."
+
+
+def _nothing_due(stats: QueueStats, next_due: float | None, running: str, *, has_workers: bool) -> str:
+    """Return in words that no task is due, and when the next one is."""
+    later = f"; the next of {_tasks(stats.scheduled_count)} is due in {span(next_due)}" if next_due else ""
+    alone = "" if has_workers else ", and no worker is connected"
+    is_empty = not later and not stats.processing_count and not has_workers
+    return f"The queue is empty{alone}" if is_empty else f"Nothing is due: {running}{later}{alone}"
 
 
 _MOST_TOLD = 5

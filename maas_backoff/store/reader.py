@@ -2,14 +2,14 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import attrs
 
 from maas_backoff.domain.demand import Demand, Waiting
-from maas_backoff.domain.history import Activity, History
+from maas_backoff.domain.history import Activity, History, step_numbers
 from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.page import Listing, TaskPage
@@ -153,17 +153,20 @@ class Reader:
         reply = await self._queue.run(scripts.UPCOMING, [self._queue.clock, f"{step * 1000:.0f}", steps])
         return list(map(int, reply.counts))
 
-    async def history(self, minutes: int) -> History:
-        """Return the history of the last minutes, this one included, and of all time."""
-        reply = await self._queue.run(scripts.HISTORY, [self._queue.clock, self._queue.keys.prefix, minutes])
+    async def history(self, steps: int, minutes: int = 1) -> History:
+        """Return the history of the last steps of 1, 10 or 60 minutes, the present one included, and of all time."""
+        reply = await self._queue.run(scripts.HISTORY, [self._queue.clock, self._queue.keys.prefix, minutes, steps])
         finished = (int(number or 0) for number in reply.finished)
         ends = dict(zip(("completed", "failed", "cancelled"), finished, strict=True))
         now_ms, ahead_ms = now_and_ahead(reply.now)
-        begin = now_ms // 60_000
+        step_ms, rows = minutes * 60_000, list(map(_numbers, reply.steps))
+        all_time = {**_numbers(reply.totals), **ends}
+        begin = now_ms // step_ms
         found = [
-            Activity.of(_numbers(row), at((begin - back) * 60_000 - ahead_ms)) for back, row in enumerate(reply.minutes)
+            Activity.of(numbers, at((begin - back) * step_ms - ahead_ms))
+            for back, numbers in enumerate(rows if minutes == 1 else _differences(rows, all_time))
         ]
-        return History(Activity.of({**_numbers(reply.totals), **ends}), found[::-1])
+        return History(Activity.of(all_time), found[::-1], timedelta(minutes=minutes))
 
     async def demands(self, suspicion: str, kinds: Kinds = ONLY_NAMELESS) -> tuple[Sequence[Waiting], float, str]:
         """Return the demands that wait for GPUs, the rank of the first task without one or infinity, and the hold.
@@ -276,6 +279,17 @@ def _place(stored: int | bytes) -> Place:
 
 def _names(flat: Sequence[bytes]) -> frozenset[str]:
     return frozenset(name.decode() for name in flat[::2])
+
+
+def _differences(rows: Sequence[Mapping[str, int]], all_time: Mapping[str, int]) -> Iterator[Mapping[str, int]]:
+    """Yield the numbers of each step, the newest first. `rows` are the numbers of all time when each step began.
+
+    A step in which nothing was counted has no row.
+    """
+    after = all_time
+    for row in rows:
+        yield step_numbers(row, after) if row else {}
+        after = row or after
 
 
 def _numbers(flat: Any) -> dict[str, int]:

@@ -221,12 +221,12 @@ class UpcomingReply(NamedTuple):
 
 
 class HistoryReply(NamedTuple):
-    """The reply of history.lua. `minutes` are names and numbers in turn, of the newest minute first."""
+    """The reply of history.lua. `steps` are names and numbers in turn, of the newest step first."""
 
     now: bytes
     totals: list[bytes]
     finished: list[bytes | None]
-    minutes: list[list[bytes]]
+    steps: list[list[bytes]]
 
 
 class PurgeReply(NamedTuple):

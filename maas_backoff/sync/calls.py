@@ -106,12 +106,14 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
         """Return one sentence: why no task runs, or why tasks wait."""
         return self._run(self._calls.explain)
 
-    def get_history(self, minutes: int = 60) -> History:
-        """Return the numbers of the last 1 to 120 minutes, with the present minute, and of all time.
+    def get_history(self, minutes: int | None = None, *, hours: int | None = None, days: int | None = None) -> History:
+        """Return the numbers of the last 1 to 120 `minutes` (default: 60), with the present minute, and of all time.
 
-        Each settlement counts them, at almost no cost. Minutes are those of the server's clock.
+        `hours` (1 to 24) returns steps of ten minutes instead, and `days` (1 to 7) steps of one hour. Each settlement
+        counts the numbers, at almost no cost. Minutes are those of the server's clock. Raises InvalidValueError for a
+        number out of range, or for two of the three.
         """
-        return self._run(lambda: self._calls.get_history(minutes))
+        return self._run(lambda: self._calls.get_history(minutes, hours=hours, days=days))
 
     def get_upcoming(self, step: float | timedelta = 30, steps: int = 20) -> list[int]:
         """Return the number of tasks that become due in each of the next `steps` (1 to 200) steps.

@@ -49,11 +49,9 @@ class Description:
     def text(self, running: int, lag: float, oldest: float = 0) -> str:
         """Return the description as JSON. `running` is a number of attempts, `lag` is that of the event loop in s.
 
-        `oldest` is the seconds since the claim of the oldest of these attempts; it is left out if none runs.
+        `oldest` is the seconds since the claim of the oldest of these attempts.
         """
-        about = {**self._fixed, "running": running, "lag": lag}
-        if running:
-            about["oldest"] = round(oldest, 1)
+        about = {**self._fixed, "running": running, "lag": lag, "oldest": round(oldest, 1)}
         about["trouble"] = "; ".join(self._troubles())[:LONGEST_TROUBLE]
         if self._quiet():
             about["quiet"] = True

@@ -168,7 +168,9 @@ class Work:
         """Return the settlement of an attempt whose settlement could not be computed because of `error`."""
         claimed = attempt.claimed
         log.error("the outcome of task %r cannot be settled", attempt.task.task_id, exc_info=error)
-        failed = Failed(TaskError("unknown_outcome", "see the worker's log"), raised=True)
+        failed = Failed(
+            TaskError("unknown_outcome", f"the outcome cannot be settled: {type(error).__name__}"), raised=True
+        )
         return decide(failed, attempt.task.task_id, claimed.counts, claimed.policy, claimed.policy.backoff())
 
     def _as_on_gpu(self, attempt: Attempt, grant: Grant, outcome: Outcome) -> Outcome:

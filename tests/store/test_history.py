@@ -2,13 +2,14 @@
 
 import secrets
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import attrs
 import pytest
 from support import Server, quick_config
 
 from maas_backoff import StorageConfig
-from maas_backoff.domain.history import Tally, tallied
+from maas_backoff.domain.history import Tally, step_numbers, tallied
 from maas_backoff.domain.outcome import Failed, LeaseExpired
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError
@@ -179,6 +180,48 @@ async def test_names_that_are_seen_no_more_make_room(queue: Queue) -> None:
     recent = (await queue.store.reader.history(1)).recent.errors
     assert sum(recent.values()) == 900 and len(recent) <= 401
     assert queue.client.hlen("maas:{test}:totals") < 500 and queue.client.zcard("maas:{test}:errors") == 400
+
+
+async def test_longer_steps_have_what_their_minutes_have(queue: Queue) -> None:
+    """Each number is in one step of ten minutes, and in one hour, also after hours in which nothing happened."""
+    ended: list[tuple[int, int]] = []
+    for number, minute in enumerate((0, 1, 11, 12, 55, 61, 400, 401)):
+        queue.at(60 * minute)
+        (claimed,) = await queue.claim(f"t{number}")
+        await queue.exchange(queue.settle(claimed, Settlement.complete("1", queue.policy)), tally=f"r{number} 2")
+        ended.append((minute, number))
+    begin = START // 60_000
+    for length, steps in ((1, 402), (10, 60), (60, 24)):
+        history = await queue.store.reader.history(steps, length)
+        assert history.step == timedelta(minutes=length) and len(history.steps) == steps
+        found = {
+            int(one.start.timestamp()) // 60 // length: (one.completed, one.runs.count)
+            for one in history.steps
+            if one.start is not None and one.runs.count
+        }
+        expected: dict[int, tuple[int, int]] = {}
+        for minute, _ in ended:
+            step = (begin + minute) // length
+            completed, runs = expected.get(step, (0, 0))
+            expected[step] = completed + 1, runs + 2
+        assert found == expected
+        assert history.recent.completed == history.total.completed == len(ended)
+    assert queue.client.ttl(f"maas:{{test}}:h10:{(begin + 401) // 10}") > 86_400
+    assert queue.client.ttl(f"maas:{{test}}:h60:{(begin + 401) // 60}") > 7 * 86_400
+
+
+async def test_a_first_failed_task_is_in_its_step(queue: Queue) -> None:
+    """Also on the general path, which counts the end of the task before the step begins."""
+    await fail_all(queue, ["Boom", "Boom"])
+    for length in (10, 60):
+        (step,) = (await queue.store.reader.history(1, length)).steps
+        assert (step.failed, step.errors) == (2, {"Boom": 2})
+
+
+def test_the_numbers_of_a_step_after_a_name_was_dropped() -> None:
+    before = {"completed": 3, "e:Old": 7, "e:other": 1, "e:Same": 2}
+    after = {"completed": 5, "e:other": 8 + 2, "e:Same": 2, "e:New": 4}
+    assert step_numbers(before, after) == {"completed": 2, "e:other": 2, "e:New": 4}
 
 
 async def test_names_from_before_they_were_aged_make_room_too(queue: Queue) -> None:

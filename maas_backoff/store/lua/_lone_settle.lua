@@ -57,6 +57,7 @@ repeat
     redis.call('ZREM', KEYS[2], '')
     redis.call('ZADD', ARGV[2] .. 'never', 'XX', 0, '')
     local is_kept = redis.call('EXPIRE', settles and minute or KEYS[10], settles and 7200 or request_s) == 1
+    if settles and not is_kept then break end  -- the first settle of a minute may begin longer steps; nothing is written yet
     if settles then
       redis.call('HINCRBY', KEYS[7], 'completed', 1)
       local mark = ARGV[23] .. ':' .. ARGV[3]
@@ -99,7 +100,6 @@ repeat
         redis.pcall('HINCRBY', KEYS[9], name, by)
       end
       redis.pcall('HINCRBY', minute, 'completed', 1)
-      if not is_kept then redis.call('EXPIRE', minute, 7200) end
     end
     if hit and redis.call('ZRANGE', ready, 0, 0)[1] then redis.pcall('ZADD', base .. 'marker', 0, '0') end
   end

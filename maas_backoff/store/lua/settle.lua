@@ -411,6 +411,7 @@ for status, gone in pairs(dropped) do
   end
 end
 if #changed > 0 then
+  if not is_kept then begin_steps(prefix, totals, meta, now, adding) end
   note_history(prefix, minute, totals, now, has_settled and tally or '', tallied, adding)
   if not is_kept then redis.call('EXPIRE', minute, KEPT_S) end
 end

@@ -63,7 +63,7 @@ class Scratch:
             *(self._keys(self._keys.of_kind(kind, name)) for kind in (NAMELESS, "kind") for name in _OF_KINDS),
             self._keys("errors"),
             *map(self._keys, _OF_LANES),
-            self._keys(f"h:{_NOW // 60_000}"),
+            *(self._keys(f"{name}:{_NOW // 60_000 // step}") for name, step in (("h", 1), ("h10", 10), ("h60", 60))),
         ]
         found = {key for _, own, _ in self.life() for key in own}
         return sorted({*found, *tasks, self._keys.control(self._worker)})
@@ -174,7 +174,7 @@ class Scratch:
             "failed_ttl_s": "60",
             "step_ms": "60000",
             "steps": "10",
-            "minutes": "2",
+            "step": "1",
             "tally": "w1 1",
             "id": "a",
             "token": "",
