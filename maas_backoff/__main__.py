@@ -115,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     dashboard = commands.add_parser("dashboard", help="show and change a queue in a browser on this machine")
     dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="(default: %(default)s)")
     dashboard.add_argument("--act", action="store_true", help="show the buttons that cancel, retry and pause")
-    dashboard.add_argument("--payloads", action="store_true", help="show the params and results of tasks")
+    dashboard.add_argument("--payloads", action="store_true", help="show params, results and errors of tasks")
+    dashboard.add_argument("--errors", action="store_true", help="show error messages and tracebacks of tasks")
+    dashboard.add_argument("--all", action="store_true", help="show all queues of the server")
     _queue_of(dashboard)
     for name, command in ON_QUEUES.items():
         one = commands.add_parser(name, help=command.help)
@@ -206,6 +208,9 @@ def _queues(options: argparse.Namespace) -> int:
 
 def _dashboard(options: argparse.Namespace) -> int:
     from maas_backoff.commands.dashboard import serve
+
+    if options.all:
+        options.queue = "all"
 
     async def run() -> int:
         scheduler = TaskBackoffScheduler(_config(options))

@@ -20,6 +20,7 @@ from maas_backoff import Limit, LimitStats, TaskBackoffScheduler, TaskSpec, Tena
 from maas_backoff.client.selected import MOST_READ
 from maas_backoff.dashboard.feed import PERIOD, Feed
 from maas_backoff.dashboard.reading import Reading
+from maas_backoff.dashboard.selecting import Shown
 from maas_backoff.dashboard.stream import MOST_STREAMS
 from maas_backoff.dashboard.views import shares_view
 from maas_backoff.store.shares import Shares
@@ -226,7 +227,7 @@ def test_a_server_that_is_away_is_said_and_not_a_crash(served: Served, server: S
     server.pause()
     try:
         response = served.client.get("/tasks/api/snapshot")
-        assert response.status_code == 200 and "answer" in response.json()["trouble"]
+        assert response.status_code == 200 and "answer" in response.json()["trouble"]["reason"]
     finally:
         server.go_on()
     served.until(lambda: served.client.get("/tasks/api/snapshot").json()["trouble"] is None, "it is back")
@@ -269,7 +270,7 @@ async def test_a_stream_gives_a_clock_then_the_parts_and_ends_to_be_asked_for_ag
 ) -> None:
     """Only the last part has an id: who is cut off in between gets all of them again. Then `authorize` is asked."""
     monkeypatch.setattr("maas_backoff.dashboard.reading.STREAM_LIFE", 0.01)
-    reading = Reading(scheduler, Feed(scheduler), payloads=False)
+    reading = Reading(scheduler, Feed(scheduler), Shown())
     events = [event async for event in reading._events(0, None)]
     names = [event["event"] for event in events]
     assert names == ["clock", "queue", "shares", "workers", "gpus", "upcoming", "history", "trouble"]
