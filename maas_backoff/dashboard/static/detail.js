@@ -3,6 +3,7 @@
 import { h, byId, show } from "./dom.js";
 import { gib, joined, moment, span, when } from "./format.js";
 import { t } from "./i18n.js";
+import { reason } from "./reasons.js";
 import { notice, showOutage } from "./notice.js";
 import { taskButtons } from "./actions.js";
 import { errorText } from "./list.js";
@@ -79,7 +80,7 @@ function about(task) {
     tenant: task.tenant,
     labels: task.labels.join(", "),
     worker: task.worker,
-    waits: task.waiting_for,
+    waits: reason(task.waiting_for),
     error: error && h("span", { class: "text" }, error),
     attempt: task.attempt,
     retries: t("of", { number: task.retry_count, most: task.max_retry_count }),

@@ -28,7 +28,8 @@ function chosen() {
 }
 
 export const language = chosen();
-const texts = await (await fetch(new URL(`${language}.json`, import.meta.url))).json();
+const catalogue = async (name) => (await fetch(new URL(`${name}.json`, import.meta.url))).json();
+const texts = await catalogue(language);
 const plural = new Intl.PluralRules(language);
 
 /** Return the text of a key, with `{name}` replaced by the value of that name. */
@@ -59,4 +60,9 @@ export function languageSwitch(select) {
     save(SAVED, select.value);
     location.reload();
   });
+}
+
+/** Return the English texts whose keys have a prefix, as pairs; none if the reader reads English. */
+export async function english(prefix) {
+  return language === "en" ? [] : Object.entries(await catalogue("en")).filter(([key]) => key.startsWith(prefix));
 }

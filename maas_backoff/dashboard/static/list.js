@@ -3,6 +3,7 @@
 import { h, byId, pointed, show } from "./dom.js";
 import { joined, number, now, span, when } from "./format.js";
 import { t } from "./i18n.js";
+import { reason } from "./reasons.js";
 import { STATES, taskLink } from "./overview.js";
 import { manyButtons, mayAct, taskButtons } from "./actions.js";
 import { read } from "./server.js";
@@ -248,7 +249,7 @@ function why(task) {
   if (task.cancel_reason === "expired") return failed ? t("why.expired_after", { error: failed }) : t("why.expired");
   const after = failed && t("why.after", { error: failed });
   if (!task.waiting_for) return failed;
-  return task.waiting_for.startsWith("due at") ? after : joined([task.waiting_for, after], "semicolon");
+  return task.waiting_for.startsWith("due at") ? after : joined([reason(task.waiting_for), after], "semicolon");
 }
 
 export function errorText(error) {

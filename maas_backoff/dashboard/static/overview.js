@@ -4,6 +4,7 @@ import { h, byId, show } from "./dom.js";
 import { gpuButtons, groupButton, mayAct, workerButton } from "./actions.js";
 import { gib, joined, number, span, tasks, when } from "./format.js";
 import { many, t } from "./i18n.js";
+import { reason } from "./reasons.js";
 import { table } from "./table.js";
 
 export const STATES = ["due", "gpu", "scheduled", "processing", "completed", "failed", "cancelled"];
@@ -26,7 +27,7 @@ export function states(queue, chosen, choose) {
       ),
     ),
   );
-  show(byId("reason"), h("span", { lang: "en" }, queue.reason));
+  show(byId("reason"), reason(queue.reason));
   byId("reason").classList.toggle("warn", queue.paused || queue.paused_tenants > 0 || queue.kinds.some((kind) => kind.paused) || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
 }
 
