@@ -43,6 +43,7 @@ def queue_view(stats: QueueStats, reason: str) -> View:
     return {
         "reason": reason,
         "paused": stats.paused,
+        "paused_since": stats.paused_since and stats.paused_since.isoformat(),
         "paused_tenants": len(stats.paused_tenants),
         "oldest": round(stats.oldest_pending_age, 1),
         "unfit": stats.unfit_count,

@@ -19,7 +19,7 @@ class QueueStats:
     since which each paused kind is paused: their tasks are not claimed. `tenant_count` is the number of tenants with
     waiting tasks, delayed ones too. `limit_count` is the number of limits that are set, and of
     those that a task has closed. `paused_tenants` has the moment since which each paused tenant is paused; beyond
-    1,000 paused tenants, some may be left out.
+    1,000 paused tenants, some may be left out. `paused_since` is the moment since which the whole queue is paused.
     """
 
     pending_count: int
@@ -39,6 +39,7 @@ class QueueStats:
     tenant_count: int = 0
     limit_count: int = 0
     paused_tenants: Mapping[str, datetime] = attrs.field(factory=dict[str, datetime])
+    paused_since: datetime | None = None
 
     def due_of(self, kind: str) -> int:
         """Return the number of due tasks of a kind with a name, with those that need a GPU."""

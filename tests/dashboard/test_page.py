@@ -195,6 +195,7 @@ def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create
     page.locator("#confirm").get_by_role("button", name="Pause").click()
     expect(notice).to_have_text("The queue is paused.")
     expect(page.locator("#reason")).to_contain_text("The queue is paused")
+    expect(page.locator("#reason")).to_contain_text("Paused since")
     page.locator("#states .failed").click()
     page.get_by_label("Id, or text in id").fill("ModelError: b")
     page.get_by_role("button", name="Search").click()

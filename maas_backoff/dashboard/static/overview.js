@@ -2,7 +2,7 @@
 
 import { h, byId, show } from "./dom.js";
 import { gpuButtons, groupButton, mayAct, workerButton } from "./actions.js";
-import { gib, joined, number, span, tasks, when } from "./format.js";
+import { gib, joined, moment, number, span, tasks, when } from "./format.js";
 import { many, t } from "./i18n.js";
 import { reason } from "./reasons.js";
 import { table } from "./table.js";
@@ -27,7 +27,8 @@ export function states(queue, chosen, choose) {
       ),
     ),
   );
-  show(byId("reason"), reason(queue.reason));
+  const since = queue.paused_since && t("paused_since", { moment: moment(queue.paused_since) });
+  show(byId("reason"), joined([reason(queue.reason), since], "space"));
   byId("reason").classList.toggle("warn", queue.paused || queue.paused_tenants > 0 || queue.kinds.some((kind) => kind.paused) || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
 }
 
