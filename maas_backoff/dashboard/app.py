@@ -42,14 +42,14 @@ def dashboard(
     """
     if authorize is None:
         log.warning("the dashboard has no `authorize`: everybody who reaches it may read, and nobody may act")
-    return Guard(
-        unguarded(scheduler, title=title, shown=Shown(payloads, payloads if errors is None else errors)), authorize
-    )
+    shown = Shown(payloads, payloads if errors is None else errors)
+    return Guard(unguarded(scheduler, Assets(), title=title, shown=shown), authorize)
 
 
-def unguarded(scheduler: TaskBackoffScheduler, *, title: str | None, shown: Shown, queues: str = "") -> Starlette:
+def unguarded(
+    scheduler: TaskBackoffScheduler, assets: Assets, *, title: str | None, shown: Shown, queues: str = ""
+) -> Starlette:
     """Return the application without its guard. `queues` is the address of the page of all queues; empty: none."""
-    assets = Assets()
     feed = Feed(scheduler)
     reading, actions = Reading(scheduler, feed, shown), Actions(scheduler, feed, shown)
 

@@ -39,7 +39,8 @@ def server_dashboard(
     MissingExtraError without the extra `dashboard`.
     """
     shown = Shown(payloads, payloads if errors is None else errors)
-    assets, queues = Assets(), _Queues(scheduler, shown)
+    assets = Assets()
+    queues = _Queues(scheduler, assets, shown)
 
     async def page(_: Request) -> Response:
         return HTMLResponse(assets.page("queues.html"), headers={"Cache-Control": "no-store"})
@@ -63,8 +64,9 @@ def _view(found: ServerQueues) -> View:
 class _Queues:
     """The dashboards of the queues, each made when it is asked for the first time."""
 
-    def __init__(self, scheduler: TaskBackoffScheduler, shown: Shown) -> None:
+    def __init__(self, scheduler: TaskBackoffScheduler, assets: Assets, shown: Shown) -> None:
         self._config = scheduler.config
+        self._assets = assets
         self._shown = shown
         self._lock = anyio.Lock()
         self._pages: dict[str, ASGIApp] = {}
@@ -87,5 +89,6 @@ class _Queues:
                 raise HTTPException(404)
             config = self._config.copy()
             config.task.biz_prefix = name
-            self._pages[name] = unguarded(TaskBackoffScheduler(config), title=None, shown=self._shown, queues="../../")
+            producer = TaskBackoffScheduler(config)
+            self._pages[name] = unguarded(producer, self._assets, title=None, shown=self._shown, queues="../../")
         await self._pages[name](scope, receive, send)

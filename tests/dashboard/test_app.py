@@ -97,7 +97,8 @@ def test_only_who_may_and_from_our_own_page_can_act(served: Served) -> None:
 async def test_each_action_is_logged_with_its_queue_and_visitor(
     scheduler: TaskBackoffScheduler, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = dashboard(scheduler, authorize=lambda _: Visitor(Access.ACT, "ada"))
+    # It reads its files: a program makes it before its event loop runs.
+    app = await anyio.to_thread.run_sync(lambda: dashboard(scheduler, authorize=lambda _: Visitor(Access.ACT, "ada")))
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
         with caplog.at_level("INFO", "maas_backoff.dashboard"):
