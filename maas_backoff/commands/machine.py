@@ -120,7 +120,9 @@ def _queues(options: Options) -> int:
 def _for_dashboard(parser: Arguments) -> None:
     parser.add_argument("--port", type=_port, default=8080, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--act", action="store_true", help="show the buttons that cancel, retry and pause")
-    parser.add_argument("--payloads", action="store_true", help="show the params and results of tasks")
+    parser.add_argument("--payloads", action="store_true", help="show params, results and errors of tasks")
+    parser.add_argument("--errors", action="store_true", help="show error messages and tracebacks of tasks")
+    parser.add_argument("--all", action="store_true", help="show all queues of the server")
     queue_options(parser)
 
 
@@ -162,6 +164,9 @@ def _port(text: str) -> int:
 
 def _dashboard(options: Options) -> int:
     from maas_backoff.commands.dashboard import serve
+
+    if options.all:
+        options.queue = "all"
 
     async def run() -> int:
         scheduler = TaskBackoffScheduler(config_of(options))

@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.feed import PATIENCE, PERIOD, Feed
-from maas_backoff.dashboard.selecting import number, selection_of
+from maas_backoff.dashboard.selecting import Shown, number, selection_of
 from maas_backoff.dashboard.stream import OpenStreams, Stream
-from maas_backoff.dashboard.views import SHOWN_LINES, View, line_view, row_view, task_view
+from maas_backoff.dashboard.views import SHOWN_LINES, View, groups_view, line_view, row_view, task_view
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import checked_task_id
 from maas_backoff.errors import InvalidValueError, StorageUnavailableError, TaskNotFoundError
@@ -24,6 +24,9 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 log: Log = log_for("dashboard")
 
 LARGEST_PAGE = 100
+
+GROUPED = 1000
+"""The failed tasks, the last ones, that are grouped by their errors."""
 
 FINISHED_PERIOD = 5.0
 """Seconds between two reads of an open finished task, which may be retried."""
@@ -37,10 +40,10 @@ _NO_STORE = {"Cache-Control": "no-store"}
 class Reading:
     """The responses to GET requests for data."""
 
-    def __init__(self, scheduler: TaskBackoffScheduler, feed: Feed, *, payloads: bool) -> None:
+    def __init__(self, scheduler: TaskBackoffScheduler, feed: Feed, shown: Shown) -> None:
         self._scheduler = scheduler
         self._feed = feed
-        self._payloads = payloads
+        self._shown = shown
         self._open = OpenStreams()
         self._run = secrets.token_hex(4)
 
@@ -93,7 +96,7 @@ class Reading:
         if task is None:
             return "null", FINISHED_PERIOD
         period = FINISHED_PERIOD if task.status.finished else PERIOD / 2
-        return json.dumps(task_view(task, payloads=self._payloads) | {"log": lines}), period
+        return json.dumps(task_view(task, self._shown) | {"log": lines}), period
 
     async def _log(self, task_id: str) -> list[View]:
         """Return the last lines that a task has logged."""
@@ -106,7 +109,7 @@ class Reading:
         task = await self._scheduler.get_task(request.query_params.get("id", ""))
         if task is None:
             raise HTTPException(404)
-        view = task_view(task, payloads=self._payloads) | {"log": await self._log(task.task_id)}
+        view = task_view(task, self._shown) | {"log": await self._log(task.task_id)}
         return JSONResponse(view, headers=_NO_STORE)
 
     async def tasks(self, request: Request) -> Response:
@@ -119,18 +122,23 @@ class Reading:
         limit = number("limit", query.get("limit", "50"))
         if not 1 <= limit <= LARGEST_PAGE:
             raise InvalidValueError("limit", f"a whole number from 1 to {LARGEST_PAGE}", query["limit"])
-        selection = selection_of(query, payloads=self._payloads)
+        selection = selection_of(query, self._shown)
         reverse = all(status.finished for status in selection.status)
         found = await self._scheduler.list_tasks(selection, limit=limit, cursor=cursor, reverse=reverse, brief=True)
         tasks = {task.task_id: task for task in found.tasks}
         if text and cursor is None and (named := await self._named(text)) is not None:
             tasks = {named.task_id: named} | tasks
-        views = [row_view(task) for task in tasks.values()]
+        views = [row_view(task, self._shown) for task in tasks.values()]
         return JSONResponse({"tasks": views, "cursor": found.cursor}, headers=_NO_STORE)
+
+    async def groups(self, _: Request) -> Response:
+        """Return the last failed tasks in groups with the same error."""
+        failed = await self._scheduler.list_tasks("failed", limit=GROUPED, reverse=True, brief=True)
+        return JSONResponse(groups_view(failed.tasks, self._shown), headers=_NO_STORE)
 
     async def count(self, request: Request) -> Response:
         """Return the number of tasks of a selection."""
-        selection = selection_of(request.query_params, payloads=self._payloads)
+        selection = selection_of(request.query_params, self._shown)
         return JSONResponse({"count": await self._scheduler.count_tasks(selection)}, headers=_NO_STORE)
 
     async def _named(self, task_id: str) -> TaskEntity | None:

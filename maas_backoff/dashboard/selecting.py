@@ -9,13 +9,26 @@ from maas_backoff.domain.selection import FIELDS, Selection
 from maas_backoff.errors import InvalidValueError
 
 
-def selection_of(query: QueryParams, *, payloads: bool) -> Selection:
+@attrs.frozen
+class Shown:
+    """The texts of tasks that a page shows: `payloads` are params and results, `errors` messages and tracebacks."""
+
+    payloads: bool = False
+    errors: bool = False
+
+
+def selection_of(query: QueryParams, shown: Shown) -> Selection:
     """Return the selection in a query: the names of FIELDS, `waiting_for`, and `due_in` in seconds.
 
-    Without `state`, tasks must be pending. `params` needs `payloads`: its results would tell what params are hidden.
+    Without `state`, tasks must be pending. `params` and `error` need texts that are shown: the results would tell what
+    is hidden. If errors are hidden, `text` is the beginning of the id.
     """
     texts = {name: [text for text in query.getlist(name) if text] for name in FIELDS}
-    if texts["params"] and not payloads:
+    if texts["error"] and not shown.errors:
+        raise InvalidValueError("error", "nothing, as errors are not shown here", "a text")
+    if texts["text"] and not shown.errors:
+        texts["id_prefix"], texts["text"] = texts["id_prefix"] or texts["text"], []
+    if texts["params"] and not shown.payloads:
         raise InvalidValueError("params", "nothing, as params are not shown here", "a text")
     selection = Selection.of_texts({**texts, "state": texts["state"] or ["pending"]})
     if "waiting_for" in query:

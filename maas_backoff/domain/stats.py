@@ -20,7 +20,8 @@ class QueueStats:
     since which each paused kind is paused: their tasks are not claimed. `tenant_count` is the number of tenants with
     waiting tasks, delayed ones too. `limit_count` is the number of limits that are set, and of
     those that a task has closed. `paused_tenants` has the moment since which each paused tenant is paused; beyond
-    1,000 paused tenants, some may be left out. `created_count` is the number of tasks that were created, of all time.
+    1,000 paused tenants, some may be left out. `paused_since` is the moment since which the whole queue is paused.
+    `created_count` is the number of tasks that were created, of all time.
     """
 
     pending_count: int
@@ -41,6 +42,7 @@ class QueueStats:
     limit_count: int = 0
     paused_tenants: Mapping[str, datetime] = attrs.field(factory=dict[str, datetime])
     created_count: int = 0
+    paused_since: datetime | None = None
 
     def due_of(self, kind: str) -> int:
         """Return the number of due tasks of a kind with a name, with those that need a GPU."""

@@ -59,6 +59,7 @@ def counts_in(reply: StatsReply) -> Counts:
         oldest_pending_age=int(reply.age_ms) / 1000,
         gpu_count=sum(one.tasks for one in waiting),
         paused=bool(reply.paused),
+        paused_since=at(reply.paused - ahead_ms) if reply.paused else None,
         suspect_count=reply.suspects,
         kinds={name.decode(): count for name, count in mapping(reply.by_kind).items()},
         gpu_kinds=dict(gpu_kinds),

@@ -1,7 +1,7 @@
 --[[ Count a queue's tasks by state.
 KEYS: scheduled leases external completed failed cancelled meta
 ARGV: now prefix
-Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the first task that needs no GPU became due, per GPU set its name and its number of tasks, 1 if the queue is paused, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when, how many tenants have waiting tasks, per paused tenant (1,000 or a few more) its name and since when and its number of waiting tasks, for how many limits tasks wait, how many limits are set or closed, per GPU set the ms since its first task became due, how many tasks were created of all time
+Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the first task that needs no GPU became due, per GPU set its name and its number of tasks, since when the queue is paused or 0, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when, how many tenants have waiting tasks, per paused tenant (1,000 or a few more) its name and since when and its number of waiting tasks, for how many limits tasks wait, how many limits are set or closed, per GPU set the ms since its first task became due, how many tasks were created of all time
 A pending task whose deadline has passed counts as cancelled.
 Suspects that wait for a GPU are counted among the first 100 of a set; running ones only if some wait, among 1000 leases.
 ]]
@@ -118,7 +118,7 @@ return {
   redis.call('ZCOUNT', KEYS[6], now, '+inf') + overdue,
   whole(now - oldest[OTHERS]),
   demands,
-  state[3] and 1 or 0,
+  tonumber(state[3]) or 0,
   next_due,
   suspects,
   suspects_running,
