@@ -44,7 +44,7 @@ class Selected:
         self._reverse = reverse
         self._cursor = cursor
         self._scan: Scan | None = None
-        self.read = 0
+        self.read: int = 0
         self.started: datetime | None = None
         if cursor is not None:
             self._skip_to(_STATUS_OF.get(cursor.partition(" ")[0], TaskStatus.PENDING))

@@ -722,11 +722,11 @@ def simulated(world: World) -> Iterator[None]:
     chance = random.Random(f"chance {world.plan.seed}")
     report = exchange.report
 
-    def note_settle(attempt: Attempt, settlement: Settlement, answer: str) -> None:
+    def note_settle(attempt: Attempt, settlement: Settlement, answer: str, *more: str) -> None:
         status = "cancelled" if answer == "cancelled" else str(settlement.status)
         error = None if settlement.error is None else settlement.error.type
         world.note("settle", id=attempt.task.task_id, token=attempt.token, status=status, error=error, answer=answer)
-        report(attempt, settlement, answer)
+        report(attempt, settlement, answer, *more)
 
     put, renewed = Outbox.put, Attempt.renewed
 
