@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import attrs
 
@@ -22,6 +22,9 @@ _MEMORY_BUCKETS = 84
 """Buckets of GPU memory: bucket n has amounts up to 2**(n/4) MiB, each is 19 % wide; the last one has all above."""
 
 _MEMORY_BOUNDS: tuple[float, ...] = tuple(2 ** (n / 4) / MIB_PER_GIB for n in range(_MEMORY_BUCKETS - 1))
+
+_SIZE_BUCKETS = 12
+"""Buckets of numbers of tasks: bucket n has those up to 2**n; the last one has all above."""
 
 _NAME = 64
 """Characters of an error's type that are kept."""
@@ -41,6 +44,10 @@ class Tally:
         """Attempts with a GPU, by the most memory seen in use by their process."""
         self.needs: defaultdict[int, int] = defaultdict(int)
         """The same attempts, by the memory demand of their tasks."""
+        self.batch_sizes: defaultdict[int, int] = defaultdict(int)
+        """Claimed batches, by the number of their tasks."""
+        self.batch_waits: defaultdict[int, int] = defaultdict(int)
+        """The same batches, by the time since their oldest task was due."""
 
     def count_wait(self, milliseconds: float) -> None:
         """Count a claim, by the time since its task was due."""
@@ -59,8 +66,14 @@ class Tally:
         self.peaks[_memory_bucket(peak)] += 1
         self.needs[_memory_bucket(need)] += 1
 
+    def count_batch(self, size: int, milliseconds: float) -> None:
+        """Count a claimed batch, by its size and the time since its oldest task was due."""
+        self.batch_sizes[(size - 1).bit_length()] += 1
+        self.batch_waits[int(milliseconds).bit_length()] += 1
+
     def _all(self) -> Mapping[str, defaultdict[int, int]]:
-        return {"w": self.waits, "r": self.runs, "s": self.settles, "g": self.peaks, "n": self.needs}
+        counts = {"w": self.waits, "r": self.runs, "s": self.settles, "g": self.peaks, "n": self.needs}
+        return {**counts, "b": self.batch_sizes, "o": self.batch_waits}
 
     def take(self) -> str:
         """Return the counts as lines "name number", and reset them."""
@@ -87,7 +100,7 @@ def _memory_bucket(mib: int) -> int:
     return math.ceil(4 * math.log2(max(1, mib)))
 
 
-_LAST_BUCKETS = dict.fromkeys("wrs", BUCKETS - 1) | dict.fromkeys("gn", _MEMORY_BUCKETS - 1)
+_LAST_BUCKETS = dict.fromkeys("wrso", BUCKETS - 1) | dict.fromkeys("gn", _MEMORY_BUCKETS - 1) | {"b": _SIZE_BUCKETS - 1}
 
 
 def tallied(settlement: Settlement, before: Counts) -> str:
@@ -123,8 +136,8 @@ _COMEBACKS = {"retry": "retried", "lost": "lost", "snooze": "snoozed", "oom": "o
 class _Histogram:
     """The `counts` of measurements by bucket; `bounds` are the upper ends of all buckets but the last."""
 
-    counts: tuple[int, ...]
-    bounds: ClassVar[tuple[float, ...]]
+    counts: tuple[int, ...] = ()
+    bounds: ClassVar[tuple[float, ...]] = ()
 
     @property
     def count(self) -> int:
@@ -169,6 +182,14 @@ class MemorySizes(_Histogram):
 
 
 @attrs.frozen
+class BatchSizes(_Histogram):
+    """A histogram of the tasks of batches: each bucket ends at twice the end of the one before, the first one at 1."""
+
+    counts: tuple[int, ...] = (0,) * _SIZE_BUCKETS
+    bounds: ClassVar[tuple[float, ...]] = tuple(2.0**n for n in range(_SIZE_BUCKETS - 1))
+
+
+@attrs.frozen
 class Activity:
     """The events of the minute from `start` on; without a start, of all time.
 
@@ -177,7 +198,8 @@ class Activity:
     that a deadline has ended. `errors` counts failed attempts by the type of their error. The 400 names seen last are
     kept; all others are "other". `waits` are from due to claimed, `runs` of the handler, `settles` of the calls that
     settled attempts. `gpu_peaks` are the most memory that NVML has shown for each attempt in a child process with a
-    GPU. `gpu_needs` are the demands of the same attempts.
+    GPU. `gpu_needs` are the demands of the same attempts. `batch_sizes` are the tasks of claimed batches, `batch_waits`
+    are from the time when the oldest task of a batch was due to the claim of the batch.
     """
 
     start: datetime | None = None
@@ -197,25 +219,33 @@ class Activity:
     settles: Durations = Durations()
     gpu_peaks: MemorySizes = MemorySizes()
     gpu_needs: MemorySizes = MemorySizes()
+    batch_sizes: BatchSizes = BatchSizes()
+    batch_waits: Durations = Durations()
 
     @classmethod
     def of(cls, numbers: Mapping[str, int], start: datetime | None = None) -> Self:
         """Return the activity in stored names and numbers; names of a newer release are ignored."""
         if not numbers:  # most minutes of most queues
             return cls(start)
-        plain = {name: numbers[name] for name in _PLAIN if name in numbers}
+        plain: dict[str, Any] = {name: numbers[name] for name in _PLAIN if name in numbers}
         errors = {name[2:]: number for name, number in numbers.items() if name.startswith("e:")}
-        waits, runs, settles = (Durations(_counts(letter, numbers)) for letter in "wrs")
-        peaks, needs = (MemorySizes(_counts(letter, numbers)) for letter in "gn")
-        return cls(
-            start, errors=errors, waits=waits, runs=runs, settles=settles, gpu_peaks=peaks, gpu_needs=needs, **plain
-        )
+        measured: dict[str, Any] = {name: made(_counts(letter, numbers)) for name, (letter, made) in _MEASURED.items()}
+        return cls(start, errors=errors, **measured, **plain)
 
 
 _PLAIN = (
     *("completed", "failed", "cancelled"),
     *("retried", "lost", "snoozed", "out_of_memory", "gpu_fault", "released", "expired"),
 )
+_MEASURED: Mapping[str, tuple[str, type[_Histogram]]] = {
+    "waits": ("w", Durations),
+    "runs": ("r", Durations),
+    "settles": ("s", Durations),
+    "gpu_peaks": ("g", MemorySizes),
+    "gpu_needs": ("n", MemorySizes),
+    "batch_sizes": ("b", BatchSizes),
+    "batch_waits": ("o", Durations),
+}
 
 
 def _counts(letter: str, numbers: Mapping[str, int]) -> tuple[int, ...]:
@@ -232,20 +262,15 @@ class History:
     @property
     def recent(self) -> Activity:
         """All minutes together."""
-        numbers: dict[str, int] = {name: sum(getattr(one, name) for one in self.minutes) for name in _PLAIN}
+        numbers: dict[str, Any] = {name: sum(getattr(one, name) for one in self.minutes) for name in _PLAIN}
         errors: dict[str, int] = {}
         for one in self.minutes:
             for kind, number in one.errors.items():
                 errors[kind] = errors.get(kind, 0) + number
-        waits, runs, settles = (
-            sum((getattr(one, name) for one in self.minutes), Durations()) for name in ("waits", "runs", "settles")
-        )
-        peaks, needs = (
-            sum((getattr(one, name) for one in self.minutes), MemorySizes()) for name in ("gpu_peaks", "gpu_needs")
-        )
-        return Activity(
-            None, errors=errors, waits=waits, runs=runs, settles=settles, gpu_peaks=peaks, gpu_needs=needs, **numbers
-        )
+        measured: dict[str, Any] = {
+            name: sum((getattr(one, name) for one in self.minutes), made()) for name, (_, made) in _MEASURED.items()
+        }
+        return Activity(None, errors=errors, **measured, **numbers)
 
 
 ENOUGH = 20

@@ -70,6 +70,7 @@ class Work:
         attempts = [
             self.attempts.claimed(one, lease, grants[one.fit] if grants else None, batch=batch) for one in claimed
         ]
+        self.attempts.batch_claimed(claimed)
         batch.expect([attempt.token for attempt in attempts])
         for attempt in attempts:
             self._begin(attempt)
