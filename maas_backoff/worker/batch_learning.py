@@ -38,9 +38,9 @@ class BatchLearning:
         """Return the text of the next claim of a batch."""
         return self._batches[kind].claim(self.size_of(kind).limit, self._windows[kind].wait)
 
-    def claim_on_gpu(self, kind: str, device: str) -> str:
-        """Return the text of a claim of a batch that is due, for a reservation on a device."""
-        return self._batches[kind].claim(self.size_of(kind, device).limit, 0)
+    def claim_on_gpu(self, kind: str, device: str, most: int) -> str:
+        """Return the text of a claim of a batch that is due, for a reservation on a device of room for `most` tasks."""
+        return self._batches[kind].claim(min(self.size_of(kind, device).limit, most), 0)
 
     def seconds_until_claim(self, kind: str, size: int) -> float | None:
         """Return after how many seconds of a batch's run the next batch should be claimed, to be there at its end.
