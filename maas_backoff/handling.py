@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.batching import Batching
+from maas_backoff.domain.demand import MIB_PER_GIB
 from maas_backoff.domain.kind import checked_kind
 from maas_backoff.domain.spec import KindOptions
 from maas_backoff.errors import HandlerError, InvalidValueError
@@ -147,7 +148,11 @@ class SetsHandlers(DeclaresKinds, DeclaresBatches):
         if cost_of is not None and not callable(cost_of):
             raise InvalidValueError("cost_of", "a function of an item, or None", cost_of)
         name = self._checked_kind(function, name, lifespan)
-        return self._add_kind(BatchDeclaration(name, function, checked_options(options), lifespan, batching, cost_of))
+        own = dict(checked_options(options))
+        if batching.gpu_memory_per_task:
+            # The demand that is stored with a task is that of a batch of this task alone.
+            own["min_gpu_memory_gb"] = own.get("min_gpu_memory_gb", 0) + batching.gpu_memory_per_task / MIB_PER_GIB
+        return self._add_kind(BatchDeclaration(name, function, own, lifespan, batching, cost_of))
 
     def _checked_kind(self, function: Callable[..., Any], name: str | None, lifespan: "Lifespan | None") -> str:
         """Return the name of a kind. Raises HandlerError for a function or a lifespan that cannot be used."""

@@ -38,6 +38,7 @@ VALUES: list[Any] = [
     maas_backoff.Activity(errors={"ValueError": 3}, completed=1),
     maas_backoff.Backoff("linear", timedelta(seconds=3), jitter=0.5),
     maas_backoff.BackoffStrategy.LINEAR,
+    maas_backoff.BatchSizes(),
     maas_backoff.Durations(),
     maas_backoff.Ensured("x", is_new=True),
     maas_backoff.KindSpec("render", maas_backoff.TaskSpec({"prompt": SECRET}, "x")),

@@ -37,6 +37,11 @@ async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
     for name, durations in (("waited", last.waits), ("ran", last.runs), ("settled in", last.settles)):
         half, most, worst = (span(durations.quantile(share)) for share in (0.5, 0.95, 0.99))
         print(f"  {name}: {half} (p50), {most} (p95), {worst} (p99) of {durations.count:,}")
+    if last.batch_sizes.count:
+        median, highest = (last.batch_sizes.quantile(share) for share in (0.5, 0.95))
+        print(f"  batches: {median:.3g} tasks (p50), {highest:.3g} (p95) of {last.batch_sizes.count:,}")
+        half, most = (span(last.batch_waits.quantile(share)) for share in (0.5, 0.95))
+        print(f"  batches waited: {half} (p50), {most} (p95)")
     for name, sizes in (("used of a GPU", last.gpu_peaks), ("asked for", last.gpu_needs)):
         median, highest = sizes.quantile(0.5), sizes.quantile(0.99)
         if median is not None:
@@ -63,7 +68,7 @@ def activity_view(activity: Activity) -> dict[str, Any]:
     return {**view, "gpu_hint": gpu_memory_hint(activity)}
 
 
-_MEASURED = ("waits", "runs", "settles", "gpu_peaks", "gpu_needs")
+_MEASURED = ("waits", "runs", "settles", "gpu_peaks", "gpu_needs", "batch_sizes", "batch_waits")
 
 
 def _for_history(parser: Arguments) -> None:

@@ -107,6 +107,10 @@ class Window:
         """Note how long a batch of this size ran."""
         self._line.add(size, seconds)
 
+    def seconds_of(self, size: int) -> float:
+        """Return how long a batch of this size runs; 0 before the first run."""
+        return self._line.at(size)
+
     @property
     def wait(self) -> float:
         """The seconds that the oldest task of a batch waits for others."""

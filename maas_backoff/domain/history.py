@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import attrs
 
@@ -26,6 +26,8 @@ _MEMORY_BOUNDS: tuple[float, ...] = tuple(2 ** (n / 4) / MIB_PER_GIB for n in ra
 SUMS_EACH = 1.0
 """Seconds between two sendings of the sums of a worker's histograms."""
 _SUM = "sum"  # after the letter of a histogram
+_SIZE_BUCKETS = 12
+"""Buckets of numbers of tasks: bucket n has those up to 2**n; the last one has all above."""
 
 _NAME = 64
 """Characters of an error's type that are kept."""
@@ -35,7 +37,7 @@ class Tally:
     """Durations and amounts of GPU memory since the worker's last batch request."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = dict.fromkeys("wrsgn", 0.0)  # microseconds, or MiB
+        self._sums: dict[str, float] = dict.fromkeys("wrsgnbo", 0.0)  # microseconds, MiB, or tasks
         self._sent_at: dict[str, float] = {}  # when each sum was sent last
         self.waits: defaultdict[int, int] = defaultdict(int)
         """Claims, by the time since their tasks were due."""
@@ -47,6 +49,10 @@ class Tally:
         """Attempts with a GPU, by the most memory seen in use by their process."""
         self.needs: defaultdict[int, int] = defaultdict(int)
         """The same attempts, by the memory demand of their tasks."""
+        self.batch_sizes: defaultdict[int, int] = defaultdict(int)
+        """Claimed batches, by the number of their tasks."""
+        self.batch_waits: defaultdict[int, int] = defaultdict(int)
+        """The same batches, by the time since their oldest task was due."""
 
     def count_wait(self, milliseconds: float) -> None:
         """Count a claim, by the time since its task was due."""
@@ -70,8 +76,16 @@ class Tally:
         self._sums["g"] += peak
         self._sums["n"] += need
 
+    def count_batch(self, size: int, milliseconds: float) -> None:
+        """Count a claimed batch, by its size and the time since its oldest task was due."""
+        self.batch_sizes[(size - 1).bit_length()] += 1
+        self.batch_waits[int(milliseconds).bit_length()] += 1
+        self._sums["b"] += size
+        self._sums["o"] += round(milliseconds * 1000)
+
     def _all(self) -> Mapping[str, defaultdict[int, int]]:
-        return {"w": self.waits, "r": self.runs, "s": self.settles, "g": self.peaks, "n": self.needs}
+        counts = {"w": self.waits, "r": self.runs, "s": self.settles, "g": self.peaks, "n": self.needs}
+        return {**counts, "b": self.batch_sizes, "o": self.batch_waits}
 
     def take(self, now: float, *, is_last: bool = False) -> str:
         """Return the counts as lines "name number", and reset them. `now` is a time in seconds.
@@ -108,7 +122,7 @@ def _memory_bucket(mib: int) -> int:
     return math.ceil(4 * math.log2(max(1, mib)))
 
 
-_LAST_BUCKETS = dict.fromkeys("wrs", BUCKETS - 1) | dict.fromkeys("gn", _MEMORY_BUCKETS - 1)
+_LAST_BUCKETS = dict.fromkeys("wrso", BUCKETS - 1) | dict.fromkeys("gn", _MEMORY_BUCKETS - 1) | {"b": _SIZE_BUCKETS - 1}
 
 
 def tallied(settlement: Settlement, before: Counts) -> str:
@@ -147,9 +161,9 @@ class _Histogram:
     `total` is the sum of the measurements. It may lack the last second of each worker, and those of older releases.
     """
 
-    counts: tuple[int, ...]
+    counts: tuple[int, ...] = ()
     total: float = 0
-    bounds: ClassVar[tuple[float, ...]]
+    bounds: ClassVar[tuple[float, ...]] = ()
 
     @property
     def count(self) -> int:
@@ -197,6 +211,15 @@ class MemorySizes(_Histogram):
 
 
 @attrs.frozen
+class BatchSizes(_Histogram):
+    """A histogram of the tasks of batches: each bucket ends at twice the end of the one before, the first one at 1."""
+
+    counts: tuple[int, ...] = (0,) * _SIZE_BUCKETS
+    total: float = 0
+    bounds: ClassVar[tuple[float, ...]] = tuple(2.0**n for n in range(_SIZE_BUCKETS - 1))
+
+
+@attrs.frozen
 class Activity:
     """The events of the step from `start` on: a minute, ten minutes or an hour. Without a start, of all time.
 
@@ -205,7 +228,8 @@ class Activity:
     that a deadline has ended. `errors` counts failed attempts by the type of their error. The 400 names seen last are
     kept; all others are "other". `waits` are from due to claimed, `runs` of the handler, `settles` of the calls that
     settled attempts. `gpu_peaks` are the most memory that NVML has shown for each attempt in a child process with a
-    GPU. `gpu_needs` are the demands of the same attempts.
+    GPU. `gpu_needs` are the demands of the same attempts. `batch_sizes` are the tasks of claimed batches, `batch_waits`
+    are from the time when the oldest task of a batch was due to the claim of the batch.
     """
 
     start: datetime | None = None
@@ -225,27 +249,37 @@ class Activity:
     settles: Durations = Durations()
     gpu_peaks: MemorySizes = MemorySizes()
     gpu_needs: MemorySizes = MemorySizes()
+    batch_sizes: BatchSizes = BatchSizes()
+    batch_waits: Durations = Durations()
 
     @classmethod
     def of(cls, numbers: Mapping[str, int], start: datetime | None = None) -> Self:
         """Return the activity in stored names and numbers; names of a newer release are ignored."""
         if not numbers:  # most minutes of most queues
             return cls(start)
-        plain = {name: numbers[name] for name in _PLAIN if name in numbers}
+        plain: dict[str, Any] = {name: numbers[name] for name in _PLAIN if name in numbers}
         errors = {name[2:]: number for name, number in numbers.items() if name.startswith("e:")}
-        waits, runs, settles = (
-            Durations(_counts(letter, numbers), _sum(letter, numbers) / 1_000_000) for letter in "wrs"
-        )
-        peaks, needs = (MemorySizes(_counts(letter, numbers), _sum(letter, numbers) / MIB_PER_GIB) for letter in "gn")
-        return cls(
-            start, errors=errors, waits=waits, runs=runs, settles=settles, gpu_peaks=peaks, gpu_needs=needs, **plain
-        )
+        measured: dict[str, Any] = {
+            name: made(_counts(letter, numbers), _sum(letter, numbers) / unit)
+            for name, (letter, made, unit) in _MEASURED.items()
+        }
+        return cls(start, errors=errors, **measured, **plain)
 
 
 _PLAIN = (
     *("completed", "failed", "cancelled"),
     *("retried", "lost", "snoozed", "out_of_memory", "gpu_fault", "released", "expired"),
 )
+_MEASURED: Mapping[str, tuple[str, type[_Histogram], int]] = {
+    "waits": ("w", Durations, 1_000_000),
+    "runs": ("r", Durations, 1_000_000),
+    "settles": ("s", Durations, 1_000_000),
+    "gpu_peaks": ("g", MemorySizes, MIB_PER_GIB),
+    "gpu_needs": ("n", MemorySizes, MIB_PER_GIB),
+    "batch_sizes": ("b", BatchSizes, 1),
+    "batch_waits": ("o", Durations, 1_000_000),
+}
+"""The letter of each histogram, its class, and the stored numbers that make one of its sum."""
 
 
 def _counts(letter: str, numbers: Mapping[str, int]) -> tuple[int, ...]:
@@ -290,20 +324,15 @@ class History:
     @property
     def recent(self) -> Activity:
         """All steps together."""
-        numbers: dict[str, int] = {name: sum(getattr(one, name) for one in self.steps) for name in _PLAIN}
+        numbers: dict[str, Any] = {name: sum(getattr(one, name) for one in self.steps) for name in _PLAIN}
         errors: dict[str, int] = {}
         for one in self.steps:
             for kind, number in one.errors.items():
                 errors[kind] = errors.get(kind, 0) + number
-        waits, runs, settles = (
-            sum((getattr(one, name) for one in self.steps), Durations()) for name in ("waits", "runs", "settles")
-        )
-        peaks, needs = (
-            sum((getattr(one, name) for one in self.steps), MemorySizes()) for name in ("gpu_peaks", "gpu_needs")
-        )
-        return Activity(
-            None, errors=errors, waits=waits, runs=runs, settles=settles, gpu_peaks=peaks, gpu_needs=needs, **numbers
-        )
+        measured: dict[str, Any] = {
+            name: sum((getattr(one, name) for one in self.steps), made()) for name, (_, made, _) in _MEASURED.items()
+        }
+        return Activity(None, errors=errors, **measured, **numbers)
 
 
 ENOUGH = 20

@@ -87,6 +87,7 @@ class DeclaresBatches(ABC):
         max_cost: float | None = None,
         cost_of: Callable[[Any], float] | None = None,
         adaptive: bool = False,
+        gpu_memory_per_task_gb: float = 0,
         name: str | None = None,
         lifespan: None = None,
         **options: Unpack[KindOptions],
@@ -101,6 +102,7 @@ class DeclaresBatches(ABC):
         max_cost: float | None = None,
         cost_of: Callable[[Any], float] | None = None,
         adaptive: bool = False,
+        gpu_memory_per_task_gb: float = 0,
         name: str | None = None,
         lifespan: KindLifespan[Y],
         **options: Unpack[KindOptions],
@@ -115,6 +117,7 @@ class DeclaresBatches(ABC):
         max_cost: float | None = None,
         cost_of: Callable[[Any], float] | None = None,
         adaptive: bool = False,
+        gpu_memory_per_task_gb: float = 0,
         name: str | None = None,
         lifespan: "Lifespan | None" = None,
         **options: Unpack[KindOptions],
@@ -133,11 +136,16 @@ class DeclaresBatches(ABC):
         Without it, the cost is that of the option `cost`. With `adaptive`, a batch waits only while the worker could
         not run each task alone.
 
+        On a GPU, a batch of n tasks needs `min_gpu_memory_gb` and n times `gpu_memory_per_task_gb` (GiB, 0 by default).
+        If no device has room for so many tasks, the batch is smaller.
+
         `name`, `lifespan` and `options` are those of `task`. `exec_timeout` is that of a whole batch. A first parameter
         `tasks: list[TaskEntity]` gets the tasks of the items. Raises HandlerError as `task` does, and InvalidValueError
         for a wrong option.
         """
-        batching = Batching.checked(max_size, max_wait, max_cost, adaptive=adaptive)
+        batching = Batching.checked(
+            max_size, max_wait, max_cost, adaptive=adaptive, gpu_memory_per_task_gb=gpu_memory_per_task_gb
+        )
         return partial(
             self._declare_batch, batching=batching, cost_of=cost_of, name=name, lifespan=lifespan, options=options
         )

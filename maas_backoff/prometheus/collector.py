@@ -9,7 +9,7 @@ from prometheus_client import Metric
 
 from maas_backoff.common.version import __version__
 from maas_backoff.domain.gpu import GpuStatus
-from maas_backoff.domain.history import Activity, Durations, MemorySizes
+from maas_backoff.domain.history import Activity, BatchSizes, Durations, MemorySizes
 from maas_backoff.domain.shares import LimitStats, TenantStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.worker import Worker
@@ -135,6 +135,11 @@ class Collector:
         ):
             buckets = _buckets(sizes, unit=_GIB, step=_EACH_OCTAVE)
             yield self._histogram(name, text, buckets, sizes.count, sizes.total * _GIB)
+        if total.batch_sizes.count:
+            found, text = total.batch_sizes, "The number of tasks of a batch."
+            yield self._histogram("batch_tasks", text, _buckets(found), found.count, found.total)
+            waits, text = total.batch_waits, "How long the oldest task of a batch had been due when it was claimed."
+            yield self._histogram("batch_wait_seconds", text, _buckets(waits), waits.count, waits.total)
 
     def _of_workers(self, workers: Iterable[Worker]) -> Iterator[Metric]:
         fleet = list(workers)
@@ -203,7 +208,7 @@ class Collector:
         return family
 
 
-def _buckets(found: Durations | MemorySizes, *, unit: float = 1, step: int = 1) -> Samples:
+def _buckets(found: Durations | MemorySizes | BatchSizes, *, unit: float = 1, step: int = 1) -> Samples:
     """Return the cumulative counts by upper end times `unit`, with each `step` buckets joined to one."""
     counts = list(accumulate(found.counts))
     ends = [(str(end * unit), number) for end, number in zip(found.bounds, counts, strict=False)]

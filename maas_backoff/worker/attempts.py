@@ -78,6 +78,10 @@ class Attempts:
         self._tally.count_wait(claimed.waited_ms)
         return attempt
 
+    def batch_claimed(self, claimed: Sequence[Claimed]) -> None:
+        """Count a claimed batch."""
+        self._tally.count_batch(len(claimed), max(one.waited_ms for one in claimed))
+
     async def read_earlier(self, attempt: Attempt) -> bool:
         """Read the parts that earlier attempts have emitted. Return False if the handler may not begin any more."""
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import anyio
 
@@ -10,7 +10,7 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.batch_outcome import names_no_task
 from maas_backoff.domain.emission import Part
 from maas_backoff.domain.handler_outcome import outcome_of_error
-from maas_backoff.domain.outcome import Failed, HandlerOutcome
+from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan
 from maas_backoff.worker.attempt import Attempt
@@ -19,8 +19,12 @@ from maas_backoff.worker.cancelling import cancel_call
 from maas_backoff.worker.executors.base import Call, Executor, GpuGrant
 from maas_backoff.worker.executors.call import own_task
 from maas_backoff.worker.shared_slot import SharedSlot
+from maas_backoff.worker.slots import Slots
 
 log: Log = log_for("worker")
+
+LONGEST_HOLD = 0.25
+"""The longest time in seconds for which a batch that was claimed ahead waits for its slot. Then its tasks go back."""
 
 
 class BatchCall(SharedSlot):
@@ -30,8 +34,7 @@ class BatchCall(SharedSlot):
     For executors, this is a `Call` with members.
     """
 
-    def __init__(self, executor: Executor, learning: BatchLearning, ended: Callable[[], None]) -> None:
-        """Call `ended` when the call has ended, before the attempts do."""
+    def __init__(self, executor: Executor, learning: BatchLearning, slots: Slots) -> None:
         self.members: Sequence[Call] = ()
         """The attempts for which the handler is called."""
         self.place_of: dict[int, int] = {}
@@ -40,7 +43,9 @@ class BatchCall(SharedSlot):
         """The failure of the whole batch that names no task."""
         self._executor = executor
         self._learning = learning
-        self._ended = ended
+        self._slots = slots
+        self._timer: asyncio.TimerHandle | None = None
+        """The end of the wait for a slot; then the moment at which the next batch may be claimed."""
         self._expected: set[int] = set()
         self._waiting: dict[int, tuple[Attempt, asyncio.Future[HandlerOutcome]]] = {}
         self._call: asyncio.Task[None] | None = None
@@ -57,6 +62,8 @@ class BatchCall(SharedSlot):
 
     async def run(self, attempt: Attempt) -> HandlerOutcome:
         """Wait for the outcome of an attempt. If it is cancelled, leave the others; the last one stops the call."""
+        if self.has_ended:
+            return Unstarted()
         outcome: asyncio.Future[HandlerOutcome] = asyncio.get_running_loop().create_future()
         self._waiting[attempt.token] = attempt, outcome
         self.passed(attempt.token)
@@ -72,11 +79,45 @@ class BatchCall(SharedSlot):
         """Note that an attempt has arrived, or will not. Call the handler if it was the last one."""
         if token in self._expected:
             self._expected.discard(token)
-            if not self._expected and self._waiting:
-                self.members = [attempt for attempt, _ in self._waiting.values()]
-                self.place_of = {token: place for place, token in enumerate(self._waiting)}
-                call = own_task(self._run(), "maas-backoff-batch")
-                self._call = None if call.done() else call
+            if not self.is_waiting:
+                self._begin()
+
+    def _begin(self) -> None:
+        if not self._expected and self._waiting:
+            self.members = [attempt for attempt, _ in self._waiting.values()]
+            self.place_of = {token: place for place, token in enumerate(self._waiting)}
+            call = own_task(self._run(), "maas-backoff-batch")
+            self._call = None if call.done() else call
+
+    # A batch that was claimed ahead
+
+    def wait_for_slot(self) -> None:
+        """Wait for a slot that is nearly free, before the handler is called."""
+        self.is_waiting = True
+        self._timer = asyncio.get_running_loop().call_later(LONGEST_HOLD, self.hand_back)
+
+    def start(self) -> None:
+        """Call the handler: the slot is free."""
+        self._stop_timer()
+        self.is_waiting = False
+        self._begin()
+
+    def hand_back(self) -> None:
+        """Give the tasks back: they have waited too long, or the worker drains."""
+        self._stop_timer()
+        self.is_waiting, self.has_ended = False, True
+        for _, outcome in self._waiting.values():
+            if not outcome.done():
+                outcome.set_result(Unstarted())
+
+    def _nearly_ended(self) -> None:
+        self._timer, self.is_ending = None, True
+        self._slots.batch_ends()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def _run(self) -> None:
         try:
@@ -88,12 +129,13 @@ class BatchCall(SharedSlot):
         except Exception as error:  # noqa: BLE001 - as for an attempt
             outcomes = outcome_of_error(error)
         self._call = None
+        self._stop_timer()
         if not isinstance(outcomes, list):
             self.failed = outcomes if names_no_task(outcomes) else None
             outcomes = [outcomes] * len(self.place_of)
         if self._waiting:
             self.has_ended = True
-            self._ended()
+            self._slots.batch_ends()
             device = "" if self.grant is None else self.grant.assignment.uuid
             seconds = time.monotonic() - self._began
             self._learning.ended(self.task.kind, device, len(self.place_of), seconds, self.failed)
@@ -150,6 +192,9 @@ class BatchCall(SharedSlot):
         self._began = time.monotonic()
         for attempt, _ in self._waiting.values():
             attempt.started()
+        seconds = self._learning.seconds_until_claim(self.task.kind, len(self.members))
+        if seconds is not None and self.grant is None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._nearly_ended)
 
     def lingers(self, ended: asyncio.Event) -> None:
         """Let the last attempt keep the slot until its thread has ended."""

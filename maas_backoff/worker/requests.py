@@ -90,13 +90,13 @@ class BatchRequests:
 
     def for_gpu_batch(self, fit: str, kind: str, batch: str, exchange: int) -> BatchRequest | None:
         """Return a claim of a batch of tasks that need a GPU, for the placement `fit`, or None if no slot is free."""
-        if self._slots.closing or self._slots.free < 1:
+        if self._slots.shut or self._slots.free < 1:
             return None
         return self._made([], [], 1, exchange, (fit,), batch=batch, kind=kind)
 
     def for_batch(self, kind: str, batch: str, exchange: int) -> BatchRequest | None:
         """Return a claim of a batch of a kind, or None if no slot is free. `batch` is a text of `Batching.claim`."""
-        if self._slots.closing or self._slots.claimable < 1:
+        if self._slots.shut or self._slots.claimable_for_batches < 1:
             return None
         return self._made([], [], 1, exchange, batch=batch, kind=kind)
 

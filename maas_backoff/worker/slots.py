@@ -7,9 +7,9 @@ import asyncio
 from collections.abc import Collection, Iterable, Sequence
 
 from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.batch_slots import BatchSlots
 from maas_backoff.worker.running import RunningAttempts
 from maas_backoff.worker.setback import THREAD, Setback
-from maas_backoff.worker.shared_slot import SharedSlot
 from maas_backoff.worker.wake_ups import WakeUps
 
 
@@ -36,7 +36,7 @@ class Slots:
         """Slots that are kept free for tasks that need a GPU."""
         self.spare_for_batches: int = 0
         """Slots that are kept free for batches."""
-        self._batches: set[SharedSlot] = set()
+        self._batches = BatchSlots()
         self._leaving = 0
         self._coming = 0
         self._wake_ups = wake_ups
@@ -47,13 +47,12 @@ class Slots:
     @property
     def free(self) -> int:
         """Slots that are free, or will be by the requests on their way."""
+        return max(0, self.concurrency - self._taken)
+
+    @property
+    def _taken(self) -> int:
         taken = len(self.attempts) - self._leaving + self._coming + self.lingering
-        if self._batches:
-            taken -= sum(batch.extra for batch in self._batches)
-            # As many again at most: else settlements that the server does not take would pile up.
-            ended = sum(batch.has_ended and not batch.is_leaving for batch in self._batches)
-            taken -= min(ended, self.concurrency)
-        return max(0, self.concurrency - taken)
+        return taken - self._batches.unneeded(self.concurrency) if self._batches else taken
 
     @property
     def claimable(self) -> int:
@@ -62,8 +61,15 @@ class Slots:
             return self.free
         in_thread = self._setback.kind == THREAD
         busy = sum((in_thread or one.grant is None) and not one.over for one in self.attempts.values() if not one.batch)
-        busy += sum(not (batch.is_leaving or batch.has_ended) for batch in self._batches)
+        busy += self._batches.busy
         return max(0, min(self.free, self._setback.children - busy - self._coming))
+
+    @property
+    def claimable_for_batches(self) -> int:
+        """Slots for batches that need no GPU: those that are free, and those of batches that are about to end."""
+        if self._setback is not None and self._setback.held:
+            return self.claimable
+        return max(0, self.concurrency - self._taken + self._batches.ending)
 
     @property
     def wanted(self) -> int:
@@ -104,13 +110,27 @@ class Slots:
         """Count the attempts that a request settles: their slots will be free. A batch has one slot."""
         self._leaving += len(attempts)
         if self._batches:
-            for attempt in attempts:
-                if attempt.batch is not None:
-                    attempt.batch.sent += 1
+            self._batches.sent(attempts, 1)
+            self._start_waiting()
 
-    def batch_ended(self) -> None:
-        """Note that the call of a batch has ended: another batch may be claimed."""
+    def batch_ends(self) -> None:
+        """Note that the call of a batch has ended, or is about to end: another batch may start, or be claimed."""
+        self._start_waiting()
         self._wake_ups.batch.set()
+
+    def must_wait(self) -> bool:
+        """Return whether a batch that was just claimed must wait: its slot is that of a batch that is about to end."""
+        return self._taken - self._coming >= self.concurrency and self._batches.take_ending()
+
+    def _start_waiting(self) -> None:
+        """Start the batches that wait, as far as slots are free."""
+        while self._batches and (waiting := self._batches.waiting):
+            if self.closing:
+                waiting[0].hand_back()
+            elif self._taken - self._coming - len(waiting) < self.concurrency:
+                waiting[0].start()
+            else:
+                return
 
     def claims_sent(self, number: int) -> None:
         """Count the tasks that a request claims: they will take slots."""
@@ -125,30 +145,24 @@ class Slots:
         self._leaving -= len(settled)
         self._coming -= claims
         if self._batches:
-            for attempt in settled:
-                if attempt.batch is not None:
-                    attempt.batch.sent -= 1
+            self._batches.sent(settled, -1)
         self.release([attempt for attempt in settled if attempt.token not in kept] if kept else settled)
 
     def take(self, attempt: Attempt) -> None:
         """Give an attempt a slot, or the one of its batch."""
         self.attempts[attempt.token] = attempt
         if attempt.batch is not None:
-            attempt.batch.held += 1
-            attempt.batch.running += 1
-            self._batches.add(attempt.batch)
+            self._batches.take(attempt.batch)
 
     def release(self, attempts: Iterable[Attempt]) -> None:
         """Free the slots of attempts that have ended for good."""
         for attempt in attempts:
             found = self.attempts.pop(attempt.token, None)
             if found is not None and found.batch is not None:
-                found.batch.held -= 1
-                if not found.batch.held:
-                    self._batches.discard(found.batch)
+                self._batches.release(found.batch)
             if attempt.claimed.counts.suspect:
                 self._wake_ups.suspect_ended()
-        self._wake_ups.batch.set()
+        self.batch_ends()
         if not self.attempts and not self._coming:
             self.empty.set()
 
@@ -156,7 +170,7 @@ class Slots:
         """Count slots whose thread outlives its attempt."""
         self.lingering += by
         self._wake_ups.to_send.set()
-        self._wake_ups.batch.set()
+        self.batch_ends()
 
     def set_quiet(self, quiet: bool) -> None:
         """Claim nothing while `quiet`. Running attempts go on."""
@@ -168,4 +182,5 @@ class Slots:
     def close(self) -> None:
         """Claim nothing more."""
         self.closing = True
+        self._start_waiting()
         self._wake_ups.to_send.set()

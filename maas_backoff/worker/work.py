@@ -66,10 +66,13 @@ class Work:
 
     def begin_batch(self, claimed: Sequence[Claimed], sent: float, grants: Sequence[Grant] = ()) -> None:
         """Begin an attempt of each task of a batch, with one call of the handler; else as `begin`."""
-        lease, batch = self.attempts.leased(sent), BatchCall(self.executor, self.learning, self.slots.batch_ended)
+        lease, batch = self.attempts.leased(sent), BatchCall(self.executor, self.learning, self.slots)
+        if not grants and self.slots.must_wait():
+            batch.wait_for_slot()
         attempts = [
             self.attempts.claimed(one, lease, grants[one.fit] if grants else None, batch=batch) for one in claimed
         ]
+        self.attempts.batch_claimed(claimed)
         batch.expect([attempt.token for attempt in attempts])
         for attempt in attempts:
             self._begin(attempt)

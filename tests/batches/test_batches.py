@@ -396,3 +396,18 @@ async def test_a_hook_is_entered_for_each_task_of_a_batch(scheduler: TaskBackoff
     async with scheduler:
         assert [await handle.result(30) for handle in handles] == [2, 4]
     assert told == ["begins a", "begins b", "call", "ends b", "ends a"]
+
+
+async def test_the_history_counts_batches(scheduler: TaskBackoffScheduler) -> None:
+    @scheduler.batch(max_size=4, max_wait=0.05)
+    async def embed(texts: list[str]) -> list[str]:
+        return texts
+
+    handles = await embed.create_many([embed.spec(f"{n}") for n in range(5)])
+    async with scheduler:
+        for handle in handles:
+            await handle.result(30)
+        history = await scheduler.get_history(2)
+        for activity in (history.total, history.recent):
+            assert activity.batch_sizes.counts[:4] == (1, 0, 1, 0)  # one of 1 task, one of up to 4
+            assert activity.batch_waits.count == 2

@@ -38,6 +38,19 @@ def test_memory_that_was_not_counted_has_no_quantile() -> None:
     assert gpu_memory_hint(Activity()) == ""
 
 
+def test_batches_are_counted_by_their_size() -> None:
+    tally = Tally()
+    for size in (1, 2, 3, 17, 32, 1000):
+        tally.count_batch(size, 20)
+    taken = tally.take(10)
+    tally.put_back(taken)
+    assert set(tally.take(20).splitlines()) == set(taken.splitlines())
+    activity = Activity.of({name: int(number) for name, number in (line.split() for line in taken.splitlines())})
+    assert activity.batch_sizes.counts == (1, 1, 1, 0, 0, 2, 0, 0, 0, 0, 1, 0)
+    assert activity.batch_sizes.total == 1055
+    assert activity.batch_waits.quantile(1) == 0.032 and activity.waits.count == 0
+
+
 def test_what_was_taken_and_put_back_is_the_same() -> None:
     tally = Tally()
     tally.count_gpu_memory(4096, 8192)

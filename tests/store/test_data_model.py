@@ -372,6 +372,7 @@ async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
         for task_id in (*large, *again):
             assert (await worker.wait_task(task_id, 20)).status == "completed"
             seen.look()
+        assert await (await batch.create(1)).result(20) == 1
         await worker.create_task({"does": "sleep"}, "handed back")
         await eventually(lambda: is_processing(worker, "handed back"), "the last one runs")
         assert [one.name for one in await worker.quiet_workers("first")]

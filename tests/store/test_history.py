@@ -62,7 +62,7 @@ class Queue:
 
     async def total(self) -> dict[str, object]:
         total = (await self.store.reader.history(2)).total
-        measured = {"waits", "settles", "runs", "gpu_peaks", "gpu_needs"}
+        measured = {"waits", "settles", "runs", "gpu_peaks", "gpu_needs", "batch_sizes", "batch_waits"}
         told = attrs.asdict(total, filter=lambda field, value: bool(value) and field.name not in measured)
         return told | {"runs": total.runs.count}
 

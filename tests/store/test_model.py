@@ -350,6 +350,61 @@ class Machine(RuleBasedStateMachine):
         assert len(claimed) - taken <= min(count - taken, innocent)
         self._take(answer, worker, request)
 
+    @rule(
+        worker=workers,
+        size=st.integers(1, 4),
+        wait=st.sampled_from([0, 0.3, 400, 11_000]),
+        suspect=st.booleans(),
+        kind=st.sampled_from(["-", "of", "of"]),
+        new=st.lists(ids, max_size=3, unique=True),
+        ms=st.sampled_from([0, 0, 1, 500]),
+    )
+    def claim_batch(self, worker: str, size: int, wait: float, suspect: bool, kind: str, **given: Any) -> None:
+        """A batch that is full, or old enough, is claimed as a whole, and no part of another one."""
+        name = NAMELESS if kind == "-" else kind
+        new: list[str] = given["new"]
+        if new:
+            lane: dict[str, Any] = {"tenant": "a", "cost": 1.0, "named": {}}
+            self.create(new, "{}", delay=0, demand=0, kind=name, limits=(0, 0), **lane)
+            self.advance(given["ms"])
+        for _ in range(20):
+            self.requests += 1
+            # `wait` is in ms. The number of claims is only read by the model.
+            request = BatchRequest(
+                (), size, suspect, f"request-{self.requests}", 0, batch=f"{size} {wait:g} -", kind=kind
+            )
+            index = f"maas:{{test}}:{self.store.connection.keys.of_kind(name, 'suspects')}"
+            listed = [task_id.decode() for task_id in self.server.client.zrange(index, 0, -1)]
+            suspects = self._suspects_for(listed, request) if self._open(Kinds((name,))) else []
+            late = any(map(self._is_late, self.model.values()))
+            answer: BatchReply = self.do(self.store.exchange.send(request, worker))
+            claimed = [one.task.task_id for one in answer.claimed]
+            due = {
+                task_id: known
+                for task_id, known in self.model.items()
+                if self._is_due(known) and not known.demand and known.kind == name and self._open(Kinds((name,)))
+            }
+            assert set(claimed) <= set(due) and len(claimed) <= size
+            self._check_starts(answer, suspect=suspect)
+            if not late and not self.is_fair and not answer.hit:
+                innocent = [known.due for known in due.values() if not known.counts.suspect]
+                self._check_batch(claimed, suspects, innocent, size, wait)
+            self._take(answer, worker, request)
+            if claimed or not answer.hit:
+                return
+        raise AssertionError("claims without an end")
+
+    def _check_batch(
+        self, claimed: list[str], suspects: list[str], innocent: list[float], size: int, wait: float
+    ) -> None:
+        left = min(innocent, default=math.inf) + wait - self.now
+        if suspects:
+            assert claimed == suspects
+        elif len(innocent) >= size or left < -1:
+            assert len(claimed) == min(size, len(innocent))
+        elif left > 1:
+            assert not claimed
+
     def _claim_fairly(self, worker: str, count: int, kinds: Kinds, *, suspect: bool) -> None:
         """Claim until no more is announced. Then no task waits whose tenant goes on and whose limits have room."""
         for _ in range(20):

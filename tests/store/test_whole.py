@@ -95,6 +95,12 @@ class Way:
             ("history", lambda s, _: s.reader.history(2)),
             ("upcoming", lambda s, _: s.reader.upcoming(60, 5)),
             ("delete", lambda s, _: s.writer.delete("gpu2")),
+            ("create for a batch", self.creates("m", kind="of")),
+            ("wait for a batch", self.claims_batch("3 60000 -")),
+            ("create more for a batch", self.creates("m2", kind="of")),
+            ("create the last one for a batch", self.creates("m3", kind="of")),
+            ("claim a batch", self.claims_batch("3 60000 -")),
+            ("complete one of a batch", self.settles("m2", lambda _: complete)),
             ("create some of each", self.creates_some),
             ("purge", lambda s, _: s.writer.purge(TaskStatus.PENDING)),
             ("set a limit", lambda s, _: s.shares.set_limit("openai", Limit(concurrency=1).setting)),
@@ -134,9 +140,18 @@ class Way:
         own = '{"@by":[0,0,1,0,60]}'
         return lambda s, _: s.writer.enqueue([NewTask(task_id, "{}", -1000, 0, self.policy, own) for task_id in ids])
 
-    def creates(self, *ids: str, due: float = 0, gpu: int = 0) -> Step:
+    def creates(self, *ids: str, due: float = 0, gpu: int = 0, kind: str = "") -> Step:
         policy = self.policy.overridden({"min_gpu_memory_gb": gpu / 1024}) if gpu else self.policy
-        return lambda s, _: s.writer.enqueue([NewTask(task_id, "{}", 0, due, policy, "") for task_id in ids])
+        return lambda s, _: s.writer.enqueue([NewTask(task_id, "{}", 0, due, policy, "", kind) for task_id in ids])
+
+    def claims_batch(self, batch: str) -> Step:
+        async def step(store: QueueStore, _: Ledgers) -> None:
+            self.requests += 1
+            request = BatchRequest((), 1, True, f"{self.requests}", 0, batch=batch, kind="of")
+            answer = await store.exchange.send(request, "w")
+            self.held |= {claimed.task.task_id: claimed for claimed in answer.claimed}
+
+        return step
 
     def claims(self, count: int, *, after: float = 0, fits: tuple[str, ...] = ()) -> Step:
         async def step(store: QueueStore, _: Ledgers) -> None:

@@ -77,7 +77,7 @@ class BatchLoop:
         reply = await self._exchange.send(request)
         self._exchange.apply(request, reply, sent)
         if reply.claimed:
-            self._learning.claimed(kind.name, len(reply.claimed))
+            self._learning.claimed(kind.name, len(reply.claimed), time.monotonic() - sent)
         if reply.claimed or reply.hit:
             kind.look_at = 0
         else:
