@@ -30,6 +30,7 @@ async def test_a_batch_has_one_reservation(config: TaskBackoffConfig) -> None:
             assert (task.oom_count, task.retry_count) == (0, 0)
 
 
+@pytest.mark.long
 @pytest.mark.blocks
 @pytest.mark.parametrize(
     ("tasks", "total_gb", "expected"),
