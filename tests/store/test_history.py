@@ -116,11 +116,11 @@ async def test_what_was_not_counted_goes_with_the_next_request() -> None:
     tally.settles[40] += 1
     outbox.put(Settle("a", "lease", 1, Settlement.complete("1", POLICY)), _Ended())  # type: ignore[arg-type] - only its token is looked at
     request = requests.next(0)
-    assert request is not None and tally.take() == ""
+    assert request is not None and tally.take(0) == ""
     requests.answered(request, BatchReply(["lost"], [], None, hit=False), 0)
     told = ["r3 2", "s23 1", "w5 1"]
     assert sorted(request.tally.splitlines()) == told
-    assert sorted(tally.take().splitlines()) == sorted([*told, "s0 1"])
+    assert sorted(tally.take(0).splitlines()) == sorted([*told, "s0 1"])
 
 
 @attrs.define
@@ -138,7 +138,7 @@ def test_a_tally_that_is_put_back_is_added() -> None:
     tally = Tally()
     tally.runs[1] += 1
     tally.put_back("r1 2\nw3 4")
-    assert sorted(tally.take().splitlines()) == ["r1 3", "w3 4"]
+    assert sorted(tally.take(0).splitlines()) == ["r1 3", "w3 4"]
 
 
 def test_what_came_of_an_attempt_in_names() -> None:
