@@ -19,6 +19,7 @@ from maas_backoff.commands.command import (
     queue_options,
 )
 from maas_backoff.commands.json_text import print_json
+from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig
 from maas_backoff.scheduler import TaskBackoffScheduler
 
@@ -39,13 +40,17 @@ def _for_demo(parser: Arguments) -> None:
 
 
 def _demo(options: Options) -> int:
+    from maas_backoff.demo.lines import InputError
     from maas_backoff.demo.run import run  # imports an HTTP server, which workers do not need
 
     if options.tenants:
         from maas_backoff.demo.tenants import run_tenants
 
         return run_tenants(options.seed)
-    return run(options.input, tasks_at_once=options.tasks_at_once, seed=options.seed)
+    try:
+        return run(options.input, tasks_at_once=options.tasks_at_once, seed=options.seed)
+    except InputError as error:
+        raise UsageError(str(error)) from error
 
 
 def _for_gpus(parser: Arguments) -> None:
