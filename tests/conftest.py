@@ -87,10 +87,22 @@ def _leaks(client: Any, key: bytes) -> bool:
         prefix = key.partition(b"}:")[0] + b"}:"
         # Suspects wait for limits without a lane.
         return not client.exists(prefix + b"lanes", *([prefix + b"opens"] if name.startswith(b"shut") else []))
+    if name.startswith((b"parts:", b"log:")):
+        return _outlives_its_task(client, key)
     if name in _LASTING or name in _TRIMMED or name.startswith(b"gpu:") or client.ttl(key) != -1:  # -2: it is gone
         return False
     # A live task stays until it is finished.
     return not (name.startswith(b"t:") and client.hget(key, "s") in {None, b"pending", b"processing", b"external"})
+
+
+def _outlives_its_task(client: Any, key: bytes) -> bool:
+    """Whether a stream or a log has no time to live, or a longer one than its finished task, or no task at all."""
+    head, _, name = key.partition(b"}:")
+    task = head + b"}:t:" + name.partition(b":")[2]
+    its_ttl, ttl = client.pttl(task), client.pttl(key)
+    if ttl == -2:
+        return False
+    return ttl == -1 or its_ttl == -2 or (its_ttl != -1 and ttl > its_ttl + 1000)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import anyio
 from fastapi import FastAPI, HTTPException, Request
 
 from maas_backoff import GpuConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
-from maas_backoff.dashboard import Access, dashboard
+from maas_backoff.dashboard import Access, Visitor, dashboard, server_dashboard
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 config = TaskBackoffConfig.from_env()
@@ -19,6 +19,8 @@ scheduler = TaskBackoffScheduler(config, gpu_probe=FakeGpuProbe([FakeGpu("GPU-a"
 @scheduler.set_custom_task_handler
 async def handle(task: TaskEntity) -> object:
     params = task.task_params
+    for line in params.get("lines", []):
+        task.log(line)
     if "progress" in params:
         task.update_progress(40, params["progress"])
     await anyio.sleep(params.get("seconds", 0))
@@ -39,14 +41,15 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-async def authorize(request: Request) -> Access | bool:
+async def authorize(request: Request) -> Access | Visitor | bool:
     who = request.headers.get("x-user", "admin")
     if who == "nobody":
         raise HTTPException(401, "log in", {"WWW-Authenticate": "Basic"})
-    return {"admin": True, "stranger": False, "reader": Access.READ}[who]
+    return {"admin": Visitor(Access.ACT, "ada"), "stranger": False, "reader": Access.READ}[who]
 
 
 app = FastAPI(lifespan=lifespan)
-app.mount("/tasks", dashboard(scheduler, authorize=authorize))
+app.mount("/tasks", dashboard(scheduler, authorize=authorize, errors=True))
 app.mount("/look", dashboard(scheduler))
+app.mount("/server", server_dashboard(scheduler))
 app.mount("/all", dashboard(scheduler, authorize=lambda _: Access.ACT, payloads=True, title='<b>"All"</b>'))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 
-from maas_backoff import RateLimited, TaskEntity, current_task
+from maas_backoff import RateLimited, StreamFullError, TaskEntity, current_task
 
 
 def sleeps(task: TaskEntity) -> str:
@@ -145,3 +145,80 @@ def name_of_current(task: TaskEntity) -> str:
     current = current_task()
     assert current is not None and current.task_id == task.task_id
     return current.task_id
+
+
+def emits(task: TaskEntity) -> object:
+    """Emit parts, after those of earlier attempts if `keeps` is true. All attempts but the last one fail."""
+    before = task.emitted
+    if task.task_params.get("keeps"):
+        task.keep_emitted()
+    task.log(f"attempt {task.attempt}")
+    for part in task.task_params["parts"]:
+        task.emit(part)
+    if task.attempt < task.task_params.get("attempts", 1):
+        raise ValueError("once more")
+    return [list(before), task.emitted_text()]
+
+
+async def emits_in_a_coroutine(task: TaskEntity) -> object:
+    return emits(task)
+
+
+def emits_control_characters(task: TaskEntity) -> None:
+    """Emit a text that takes six times its size on its way to the worker."""
+    task.emit("\x00" * 1_000_000)
+
+
+def emits_and_hangs(task: TaskEntity) -> None:
+    """Emit texts until the process is killed."""
+    while True:
+        task.emit("x")
+        time.sleep(0.001)
+
+
+def overflows(task: TaskEntity) -> str:
+    """Emit until the stream is full, and go on without it."""
+    try:
+        while True:
+            task.emit("x" * 100)
+    except StreamFullError as error:
+        return f"{len(task.emitted_text())} {error}"
+
+
+@contextmanager
+def notes_each_attempt(task: TaskEntity) -> Iterator[None]:
+    """Write into a file of the task when an attempt begins and ends, and which process that is."""
+    _write(task, f"begins {os.getpid()}")
+    try:
+        yield
+    except ValueError as error:
+        _write(task, f"failed: {error}")
+    else:
+        _write(task, "ended")
+
+
+def _write(task: TaskEntity, line: str) -> None:
+    with Path(task.task_params["file"]).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+@asynccontextmanager
+async def awaited_around_each_attempt(task: TaskEntity) -> AsyncIterator[None]:
+    """As the hook above, awaited."""
+    with notes_each_attempt(task):
+        await asyncio.sleep(0)
+        yield
+
+
+def notes_its_call(task: TaskEntity) -> int:
+    """Write into the same file; fail the first time."""
+    _write(task, "handler")
+    if task.attempt == 1:
+        raise ValueError("the first time")
+    return os.getpid()
+
+
+async def notes_its_call_and_awaits(task: TaskEntity) -> int:
+    """As the handler above, awaited."""
+    await asyncio.sleep(0)
+    return notes_its_call(task)

@@ -23,7 +23,7 @@ UNUSED = {"unsubscribe"}
 """Closing the connection does."""
 CHECKED = {"info"}
 """What the check at start looks at."""
-WORKERS_ONLY = {"bzpopmin", "set", "zscan"}
+WORKERS_ONLY = {"bzpopmin", "set", "xadd", "zscan"}
 """What a process without a handler does not send."""
 
 
@@ -73,7 +73,11 @@ async def test_the_rights_are_enough_for_all_there_is_and_each_is_needed(
     @scheduler.set_custom_task_handler
     async def handler(task: TaskEntity) -> int:
         task.update_progress(50, "half way")
+        task.emit("a part")
+        task.log("a line")
         if task.task_params.get("sleeps"):
+            await anyio.sleep(0.1)
+            task.emit("a second part, by another call")
             await anyio.sleep(60)
         if task.task_params.get("fails") and task.attempt < 3:
             raise ValueError("not yet")
@@ -112,6 +116,8 @@ async def test_the_rights_are_enough_for_all_there_is_and_each_is_needed(
         assert await scheduler.delete_task("gpu")
         lost = await scheduler.wait_task("lost", 30)
         assert (lost.result, lost.lost_count) == (2, 1)
+        assert [part.data async for part in scheduler.stream("lost")] == ["a part"]
+        assert [line.text async for line in scheduler.logs("lost", last=1)] == ["a line"]
         stats = await scheduler.get_queue_stats()
         assert (stats.completed_count, stats.cancelled_count, stats.failed_count) == (2, 2, 1)
         assert await scheduler.tenants() == await scheduler.limits() == []
@@ -162,14 +168,19 @@ async def test_a_producer_needs_fewer_rights(acl: Server, monkeypatch: pytest.Mo
         await scheduler.mark_task_failed("failed", "reason", retry=False)
         assert await scheduler.retry_task("failed")
         assert await scheduler.get_task("failed")
+        assert (
+            [part async for part in scheduler.stream("done")] == [line async for line in scheduler.logs("done")] == []
+        )
         assert await scheduler.cancel_task("later")
         assert await scheduler.cancel_task("lost", running=True)
         assert len((await scheduler.list_tasks("pending")).tasks) == 2
         assert (await scheduler.get_queue_stats()).cancelled_count == 1
         assert await scheduler.delete_task("later") and await scheduler.delete_task("gpu")
         assert await scheduler.tenants() == await scheduler.limits() == []
-    # Not to be left out: the script in which zscore is for workers does more, and no worker is there to be read of.
-    assert _used(acl) == COMMANDS - UNUSED - CHECKED - WORKERS_ONLY - {"zscore", "get"}
+    # Not to be left out: the script in which zscore is for workers does more, and no worker and no stream is there to
+    # be read of.
+    unread = {"zscore", "get", "xlen", "xrange", "xrevrange"}
+    assert _used(acl) == COMMANDS - UNUSED - CHECKED - WORKERS_ONLY - unread
 
 
 async def _unchecked(*_: object, **__: object) -> None:

@@ -1,7 +1,9 @@
 """The commands that look at a queue and steer it: what they print, their exit codes, and what they do to terminals."""
 
+import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -73,8 +75,42 @@ def test_a_task_from_its_creation_to_its_end(command: Run) -> None:
     assert command("retry", "x") == (0, "pending again\n", "")
     assert command("retry", "x")[0] == 1
     assert command("purge", "pending")[0] == 2
-    assert command("purge", "pending", "--yes") == (0, "1 tasks are deleted\n", "")
-    assert command("get", "x") == (1, "", "maas-backoff get: there is no such task\n")
+    assert command("purge", "pending", "--yes") == (0, "1 task is deleted\n", "")
+    assert command("get", "x") == (1, "", "maas-backoff get: no task x in queue test\n")
+
+
+def test_the_log_of_a_task_is_shown(command: Run, config: TaskBackoffConfig) -> None:
+    """The last lines, also of a task that goes on. A control character of a line is shown as text."""
+
+    async def run() -> None:
+        scheduler = TaskBackoffScheduler(config)
+
+        @scheduler.set_custom_task_handler
+        async def handle(task: TaskEntity) -> None:
+            for n in range(3):
+                task.log(f"line {n} {HOSTILE}")
+
+        async with scheduler:
+            await scheduler.create_task({}, "x")
+            await scheduler.wait_task("x", 20)
+            await scheduler.create_task({}, "silent", delay=60)
+
+    anyio.run(run)
+    code, out, _ = command("logs", "x")
+    assert code == 0 and "\x1b" not in out
+    lines = out.splitlines()
+    assert len(lines) == 3
+    assert all(
+        re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\dZ  attempt 1  line {n} ", one) for n, one in enumerate(lines)
+    )
+    assert command("logs", "x", "--last", "2")[1].splitlines() == lines[1:]
+    assert command("logs", "x", "-f") == command("logs", "x", "--follow") == (0, out, "")
+    last = json.loads(command("logs", "x", "--json", "--last", "1")[1])
+    assert last["text"] == f"line 2 {HOSTILE}" and last["attempt"] == 1
+    assert command("logs", "silent") == (0, "", "")
+    code, _, complaint = command("logs", "nothing")
+    assert code == 1 and "no task 'nothing'" in complaint
+    assert command("logs", "x", "--last", "0")[0] == 2
 
 
 def test_a_failed_attempt_is_shown_with_its_code(command: Run, config: TaskBackoffConfig) -> None:
@@ -94,7 +130,12 @@ def test_the_numbers_of_a_queue(command: Run, config: TaskBackoffConfig) -> None
     failing = [TaskSpec({"error": f"no {n}"}, f"f{n}", max_retry_count=0) for n in range(3)]
     run_tasks(config, [TaskSpec({}, "x"), *failing])
     code, out, _ = command("stats")
-    assert code == 0 and "Nothing is due: nothing runs." in out and "1 completed" in out and "ValueError  3" in out
+    assert (
+        code == 0
+        and "The queue is empty, and no worker is connected." in out
+        and "1 completed" in out
+        and "ValueError  3" in out
+    )
     told = json.loads(command("stats", "--json")[1])
     assert (told["completed_count"], told["failed_count"], told["paused"]) == (1, 3, False)
     assert told["last_hour"]["errors"] == {"ValueError": 3} and told["last_hour"]["runs"]["count"] == 4
@@ -123,10 +164,120 @@ def test_the_gpu_memory_that_tasks_use_is_shown_beside_what_they_ask_for(
     assert told["gpu_peaks"]["p99"] < 4 < told["gpu_needs"]["p50"] and "may be lower" in told["gpu_hint"]
 
 
+def test_many_tasks_are_selected_counted_and_changed(
+    command: Run, config: TaskBackoffConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [TaskSpec({}, f"img-{n}", labels=["nightly"], tenant="acme", delay=60) for n in range(12)]
+    create(config, *specs, TaskSpec({}, "other", delay=60))
+    mine = ("--label", "nightly", "--tenant", "acme")
+    assert command("count", *mine) == (0, "12\n", "") and command("count", "--json")[1] == '{\n  "matched": 13\n}\n'
+    assert len(json.loads(command("list", *mine, "--json")[1])["tasks"]) == 12
+    assert command("list", "--state", "failed", *mine)[1].count("\n") == 1
+    assert command("cancel", *mine, "--dry-run") == (0, "12 tasks match\n", "")
+    code, out, told = command("cancel", *mine)
+    assert (code, out) == (2, "") and "expected --yes, as 12 tasks would be changed" in told
+    assert command("cancel", "--id-prefix", "img-1", "--yes") == (0, "3 tasks are cancelled\n", "")
+    assert command("cancel", "--id-prefix", "img-1", "--yes")[1] == "0 tasks match\n"
+    told = json.loads(command("update", *mine, "--delay", "0", "--yes", "--json")[1])
+    assert told == {"matched": 9, "changed": 9, "dry_run": False}
+    assert command("retry", "--state", "cancelled", "--created-from", "1h", "--yes")[1] == "3 tasks are pending again\n"
+    monkeypatch.setattr("sys.stdin", Terminal("no\n"))
+    code, out, told = command("delete", *mine)
+    assert (code, out) == (1, "") and told.startswith("delete 12 tasks? [y/N]")
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert command("delete", *mine)[:2] == (0, "12 tasks are deleted\n")
+    assert command("delete", "other") == (0, "deleted\n", "") and command("delete", "other")[0] == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "cancel",
+        "cancel x --kind a",
+        "delete --all --kind a",
+        "retry --all-failed --state failed",
+        "cancel --state failed --yes",
+        "delete --state processing --yes",
+        "update --all --yes",
+        "count --created-from 2weeks",
+        "count --label a?b",
+        "list --state nonsense",
+    ],
+)
+def test_a_wrong_selection_changes_nothing(command: Run, config: TaskBackoffConfig, words: str) -> None:
+    create(config, TaskSpec({}, "x", delay=60))
+    code, out, told = command(*words.split())
+    assert (code, out) == (2, "") and "expected" in told
+    assert command("count")[1] == "1\n"
+
+
+def test_who_runs_what_and_workers_and_gpus_are_taken_out_of_use(
+    command: Run, config: TaskBackoffConfig, server: Server
+) -> None:
+    create(config, TaskSpec({}, "x"), TaskSpec({}, "y", delay=60))
+    assert command("quiet", "gpu-7")[0] == 1
+    enter_worker(server, "gpu-7-1-abc")
+    server.client.zrem("maas:{test}:ready", "x")
+    server.client.zadd("maas:{test}:leases", {"x": (time.time() + 60) * 1000})
+    started = f"{(time.time() - 300) * 1000:.0f} gpu-7-1-abc\nGPU-a 3 4096"
+    server.client.hset("maas:{test}:t:x", mapping={"s": "processing", "t": "1", "n": "1", "y": started})
+    assert re.search(r"gpu-7-1-abc: x runs for 5(\.\d+)? min on GPU 3\n", command("workers")[1])
+    (worker,) = json.loads(command("workers", "--json")[1])
+    assert worker["tasks"][0]["task_id"] == "x" and 290 < worker["tasks"][0]["running_for"] < 400
+    assert "x runs" not in command("workers", "--tasks", "0")[1]
+    row = command("list", "--state", "processing", "--worker", "gpu-7")[1].splitlines()[1]
+    assert row.startswith("x   processing") and "gpu-7-1-abc gpu 3" in row
+    assert re.search("worker +gpu-7-1-abc", command("get", "x")[1])
+    assert command("count", "--gpu", "GPU-a")[1] == "1\n"
+    assert command("quiet", "gpu-7") == (0, "gpu-7-1-abc claims nothing more after its next heartbeat\n", "")
+    assert server.client.exists("maas:{test}:quiet:gpu-7-1-abc")
+    assert command("quiet", "h", "--off")[1] == "gpu-7-1-abc claims again after its next heartbeat\n"
+    assert not server.client.exists("maas:{test}:quiet:gpu-7-1-abc")
+    uuid = "GPU-12345678-1234-1234-1234-123456789abc"
+    assert command("quarantine", uuid, "--reason", "smoke")[1].startswith(f"{uuid} takes no new tasks")
+    assert (
+        command("release", uuid)[1] == "released\n" and command("release", uuid)[1] == f"{uuid} was in no quarantine\n"
+    )
+    assert command("quarantine", "GPU-1")[0] == 2
+
+
+def test_the_queues_of_a_server_are_listed(command: Run, config: TaskBackoffConfig, server: Server) -> None:
+    """A queue that nobody has used is told apart from an empty one."""
+    assert command("queues")[1].count("\n") == 1
+    assert "Nobody has used the queue 'test' on this server yet." in command("stats")[1]
+    assert command("queues")[1].count("\n") == 1, "a look uses no queue"
+    for queue, number in (("a", 2), ("b", 0)):
+        own = config.copy()
+        own.task.biz_prefix = queue
+        create(own, *[TaskSpec({}, delay=60)] * number)
+        server.client.hset(f"maas:{{{queue}}}:meta", "schema", 1)
+    server.client.set("maas:{not a queue}:meta", 1, ex=60)
+    rows = [line.split() for line in command("queues")[1].splitlines()]
+    assert [row[:4] + row[-2:] for row in rows[1:]] == [
+        ["a", "0", "2", "0", "no", "worker"],
+        ["b", "0", "0", "0", "no", "worker"],
+    ]
+    told = json.loads(command("queues", "--json")[1])
+    assert [one["queue"] for one in told["queues"]] == ["a", "b"] and told["complete"]
+    assert "The queue is empty" in command("stats", "--queue", "b")[1]
+    server.client.flushall()
+
+
+def enter_worker(server: Server, name: str) -> None:
+    entry = json.dumps({"host": "h", "slots": 4, "running": 1})
+    server.client.zadd("maas:{test}:workers", {name: (time.time() + 60) * 1000})
+    server.client.set(f"maas:{{test}}:w:{name}", entry, ex=60)
+
+
 def test_a_queue_is_paused_and_goes_on(command: Run) -> None:
-    assert command("pause") == (0, "paused\n", "") and command("pause")[1] == "it was paused already\n"
+    assert command("pause") == (0, "paused\n", "") and command("pause")[1] == "the queue was paused already\n"
     assert "The queue is paused" in command("stats")[1]
-    assert command("resume") == (0, "goes on\n", "") and command("resume")[1] == "it was not paused\n"
+    assert command("resume") == (0, "goes on\n", "") and command("resume")[1] == "the queue was not paused\n"
 
 
 def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
@@ -136,7 +287,7 @@ def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
     server.client.zadd("maas:{test}:workers", {"w": (time.time() + 60) * 1000})
     server.client.set("maas:{test}:w:w", entry, ex=60)
     assert command("pause", "--kind", "render") == (0, "paused\n", "")
-    assert command("pause", "--kind", "render")[1] == "it was paused already\n"
+    assert command("pause", "--kind", "render")[1] == "kind render was paused already\n"
     rows = [line.split(maxsplit=3) for line in command("kinds")[1].splitlines()[1:]]
     since = rows[1].pop()
     assert rows == [["new", "0", "1", "-"], ["render", "2", "1"], ["upscale", "1", "no", "running worker has it  -"]]
@@ -152,7 +303,7 @@ def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
     assert "kind render: paused, 2 tasks due" in command("stats")[1]
     assert "warning  queue: " in command("doctor")[1] and "kind render: paused" in command("list")[1]
     assert command("resume", "--kind", "render") == (0, "goes on\n", "")
-    assert command("resume", "--kind", "render")[1] == "it was not paused\n"
+    assert command("resume", "--kind", "render")[1] == "kind render was not paused\n"
     code, out, error = command("pause", "--kind", "")
     assert (code, out) == (2, "") and "kind: expected a letter or _" in error
 
@@ -161,9 +312,9 @@ def test_one_tenant_is_paused_and_gets_a_weight(command: Run, config: TaskBackof
     assert command("tenants") == (0, "tenant  waiting  weight  paused since\n", "")
     create(config, *[TaskSpec({}, tenant="acme")] * 3, TaskSpec({}, tenant="bolt"))
     assert command("pause", "--tenant", "acme") == (0, "paused\n", "")
-    assert command("pause", "--tenant", "acme")[1] == "it was paused already\n"
+    assert command("pause", "--tenant", "acme")[1] == "tenant acme was paused already\n"
     assert command("weight", "bolt", "2.5") == (0, "set\n", "")
-    assert command("weight", "bolt", "2.5")[1] == "it was so before\n"
+    assert command("weight", "bolt", "2.5")[1] == "tenant bolt had this weight already\n"
     rows = [line.split(maxsplit=3) for line in command("tenants")[1].splitlines()[1:]]
     assert rows[0].pop().endswith("Z")
     assert rows == [["acme", "3", "1"], ["bolt", "1", "2.5", "-"]]
@@ -175,7 +326,7 @@ def test_one_tenant_is_paused_and_gets_a_weight(command: Run, config: TaskBackof
     assert counts["tenant_count"] == 2 and list(counts["paused_tenants"]) == ["acme"]
     assert "warning  queue: " in command("doctor")[1] and "tenant acme is paused" in command("list")[1]
     assert command("resume", "--tenant", "acme") == (0, "goes on\n", "")
-    assert command("resume", "--tenant", "acme")[1] == "it was not paused\n"
+    assert command("resume", "--tenant", "acme")[1] == "tenant acme was not paused\n"
 
 
 def create(config: TaskBackoffConfig, *specs: TaskSpec) -> None:
@@ -192,7 +343,7 @@ def test_a_limit_is_set_shown_and_removed(command: Run, config: TaskBackoffConfi
     assert command("limits") == (0, head, "")
     given = ("--concurrency", "2", "--rate", "500/1m", "--tokens", "120000/1m")
     assert command("limit", "openai", *given) == (0, "set\n", "")
-    assert command("limit", "openai", *given)[1] == "it was so before\n"
+    assert command("limit", "openai", *given)[1] == "limit openai had this setting already\n"
     assert command("limit", "user:*", "--concurrency", "1")[0] == 0
     run_tasks(config, [TaskSpec({}, limits={"openai": 1, "user:7": 1})])
     assert [line.split(maxsplit=6) for line in command("limits")[1].splitlines()[1:]] == [
@@ -207,7 +358,7 @@ def test_a_limit_is_set_shown_and_removed(command: Run, config: TaskBackoffConfi
     assert (limit["name"], limit["set_by"], limit["most"], limit["shut"]) == ("openai", "openai", 2, "")
     assert (limit["in_use"], limit["waiting_lanes"], limit["waiting_tasks"]) == (0, 0, 0)
     assert command("limit", "openai", "--remove") == (0, "removed\n", "")
-    assert command("limit", "openai", "--remove")[1] == "it was not set\n"
+    assert command("limit", "openai", "--remove")[1] == "limit openai was not set\n"
 
 
 def test_a_shut_limit_says_why(command: Run, config: TaskBackoffConfig) -> None:

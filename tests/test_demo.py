@@ -1,6 +1,7 @@
 """The demo pushes every line of a file through a difficult model server, and proves that each has one result."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from maas_backoff.demo import tokens
 
 pytestmark = pytest.mark.long
 
@@ -40,7 +43,7 @@ def rows(output: str) -> dict[str, str]:
 
 
 def test_the_sample_gets_one_result_a_line(room: dict[str, str]) -> None:
-    """Some lines are refused and some fail, so there are retries; progress and summary are all that is printed."""
+    """Some lines are refused and some fail: so there are retries. Only progress, a stream and a summary are printed."""
     done = demo(room)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert done.stdout.isascii()
@@ -51,6 +54,9 @@ def test_the_sample_gets_one_result_a_line(room: dict[str, str]) -> None:
     assert int(found["retries"].split(",")[0]) == int(found["attempts"]) - 60
     assert found["model"].startswith("60 answers, ")
     assert {"pending", "processing", "throughput"} <= found.keys()
+    streamed = re.search(r"^A stream: (.*) \((\d+) parts\)$", done.stdout, re.MULTILINE)
+    assert streamed is not None and streamed[1] == tokens.ANSWER
+    assert int(streamed[2]) > 1, "the parts arrive while the handler runs"
 
 
 def test_the_shares_of_tenants_are_shown(room: dict[str, str]) -> None:

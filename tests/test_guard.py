@@ -169,7 +169,7 @@ async def test_a_worker_that_ends_unasked_is_critical_and_not_ready(
     await scheduler.start()
     cancelled = [one.cancel() for one in asyncio.all_tasks() if one.get_name() == victim]
     assert cancelled
-    said = "the worker has died: other code of this process cancelled an asyncio task of the worker"
+    said = "the worker stopped unexpectedly: other code of this process cancelled an asyncio task of the worker"
     await eventually(lambda: said in "".join(scheduler.health().reasons), "it has ended, and says how")
     assert [record.levelname for record in caplog.records if "has died" in record.getMessage()] == ["CRITICAL"]
     with pytest.raises(WorkerEndedError, match="cancelled an asyncio task of the worker"):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import pytest
@@ -17,7 +18,9 @@ import yaml
 from support import Server
 
 from maas_backoff import QueueFullError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
-from maas_backoff.__main__ import _parser
+from maas_backoff.__main__ import parser
+from maas_backoff.domain.scale import Scale
+from maas_backoff.prometheus.scale import _checked
 from maas_backoff.worker.drain import SETTLE_GRACE
 
 ROOT = Path(__file__).parents[1]
@@ -44,12 +47,13 @@ def _templates() -> list[str]:
 def _is_command(words: list[str]) -> None:
     """Of maas-backoff: parse it; the parser would exit."""
     assert Path(words[0]).name == "maas-backoff", words
-    _parser().parse_args(words[1:])
+    parser(words[1:2]).parse_args(words[1:])
 
 
 def test_each_link_leads_somewhere() -> None:
     """Also to a heading of another page."""
-    for page in (ROOT / "README.md", *(PACKAGE / "docs").rglob("*.md"), *(ROOT / ".github").glob("*.md")):
+    readmes = ROOT / "README.md", *(ROOT / ".readme").glob("*.md")
+    for page in (*readmes, *(PACKAGE / "docs").rglob("*.md"), *(ROOT / ".github").glob("*.md")):
         for target, _, heading in re.findall(r"\]\(([^)#:]+)(#([^)]+))?\)", page.read_text(encoding="utf-8")):
             path = page.parent / target
             assert path.exists(), f"{page.name}: {target}"
@@ -118,6 +122,17 @@ def test_the_units_and_the_environment_are_accepted() -> None:
     config = TaskBackoffConfig.from_env(environ=env)
     assert spec["terminationGracePeriodSeconds"] >= config.scheduler.shutdown_grace + grace
     assert container["readinessProbe"]["timeoutSeconds"] > config.storage.timeout
+
+
+def test_the_autoscaler_asks_what_is_served() -> None:
+    spec = yaml.safe_load(BLOCKS["yml"])["spec"]
+    (trigger,) = spec["triggers"]
+    address = urlsplit(trigger["metadata"]["url"])
+    assert address.port == parser().parse_args(["metrics"]).port and address.path == "/scale"
+    assert _checked(address.query, 1) == {"within": 120, "slots": 4}
+    assert trigger["metadata"]["valueLocation"] in attrs.fields_dict(Scale)
+    workers = yaml.safe_load(BLOCKS["yaml"])["metadata"]["name"]
+    assert spec["scaleTargetRef"]["name"] == workers
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from maas_backoff import (
     TaskSpec,
     ThreadPoolConfig,
 )
+from maas_backoff.commands.stderr import log_to_stderr
 from maas_backoff.domain.context import current
 from maas_backoff.logs import JsonFormatter, TaskLogFilter, about
 
@@ -43,11 +44,11 @@ def out() -> Iterator[io.StringIO]:
 @pytest.mark.parametrize(
     ("extra", "outside", "inside"),
     [
-        ({}, "- - 0 0 - 0", "- mine 3 0 - 0"),
+        ({}, "- - 0 0 - 0", "- mine 3 0 x 0"),
         ({"task_id": "other"}, "- other 0 0 - 0", "- other 0 0 - 0"),
-        ({"task_id": "mine"}, "- mine 0 0 - 0", "- mine 3 0 - 0"),
+        ({"task_id": "mine"}, "- mine 0 0 - 0", "- mine 3 0 x 0"),
         ({"task_id": "other", "child_pid": 7}, "- other 0 0 - 7", "- other 0 0 - 7"),
-        ({"attempt": 9}, "- - 9 0 - 0", "- mine 9 0 - 0"),
+        ({"attempt": 9}, "- - 9 0 - 0", "- mine 9 0 x 0"),
         (about("failed", "other", 2, 5), "failed other 2 5 - 0", "failed other 2 5 - 0"),
         ({"event": "paused", "queue": "q"}, "paused - 0 0 q 0", "paused mine 3 0 q 0"),
     ],
@@ -71,6 +72,39 @@ def test_what_the_filter_fills_in_is_no_field_of_a_json_line() -> None:
     assert told({"event": "paused", "queue": "q"}) == {"task_id", "attempt", "event", "queue", "token"}
     assert told(about("failed", "x", 1, 7)) == {"task_id", "attempt", "event", "token"}
     assert told(about("created", "x")) == {"task_id", "attempt", "event", "token"}
+
+
+def test_a_json_line_has_letters_as_they_are_and_one_line() -> None:
+    text = "一只猫 😀 \x1b[2J \x9b \u2028 \u202e \ud800"
+    record = logging.makeLogRecord({"msg": text})
+    line = JsonFormatter().format(record)
+    assert "一只猫 😀" in line and json.loads(line)["message"] == text
+    assert line.isprintable() and line.encode() and len(line.splitlines()) == 1
+    plain = JsonFormatter(ascii_only=True).format(record)
+    assert plain.isascii() and json.loads(plain)["message"] == text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_form_that_was_asked_for_replaces_that_of_the_module(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding)
+    monkeypatch.setattr("sys.stderr", stream)
+    other, ours = logging.StreamHandler(io.StringIO()), logging.StreamHandler(stream)
+    monkeypatch.setattr(logging.root, "handlers", [other, ours])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    log_to_stderr(None)
+    assert (other.formatter, ours.formatter, logging.root.level) == (None, None, logging.WARNING)
+    log_to_stderr("info", "json")
+    assert other.formatter is None and isinstance(ours.formatter, JsonFormatter) and logging.root.level == logging.INFO
+    ours.handle(logging.makeLogRecord({"msg": "猫"}))
+    stream.flush()
+    assert json.loads(written.getvalue())["message"] == "猫"
+
+
+def test_a_form_that_has_no_effect_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [caplog.handler])
+    log_to_stderr(None, "json")
+    assert "--log-format json has no effect: the module of the scheduler has set up logging" in caplog.text
 
 
 def child_handler(task: TaskEntity) -> object:

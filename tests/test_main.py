@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from maas_backoff import __version__
-from maas_backoff.commands.load import UsageError, load_scheduler
+from maas_backoff.commands.load import load_scheduler
+from maas_backoff.commands.usage import UsageError
 
 COMMAND = [sys.executable, "-m", "maas_backoff"]
 

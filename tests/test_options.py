@@ -24,6 +24,7 @@ from maas_backoff import (
 )
 from maas_backoff.__main__ import main
 from maas_backoff.commands.preview import OPTIONS
+from maas_backoff.domain.labels import GivenLabels, in_labels
 from maas_backoff.domain.lane import GivenLimits, in_limits
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
 from maas_backoff.domain.retry_rule import GivenFilters, in_filters
@@ -113,7 +114,7 @@ def test_the_options_of_one_task_are_those_of_a_policy() -> None:
     """Besides its place in the queue, its time limit, and the old name of an option."""
     told = get_type_hints(TaskOptions)
     declared = get_type_hints(TaskConfig) | get_type_hints(ThreadPoolConfig) | {"backoff_strategy": str}
-    names = {*get_type_hints(Policy), "exec_timeout", "min_gpu_utilization", *NAMES, "cost", "limits"}
+    names = {*get_type_hints(Policy), "exec_timeout", "min_gpu_utilization", *NAMES, "cost", "limits", "labels"}
     assert told.keys() == names | get_type_hints(Reschedule).keys() | {"tenant"}
     for name in names:
         match DECLARED[name].converter:
@@ -123,6 +124,8 @@ def test_the_options_of_one_task_are_those_of_a_policy() -> None:
                 assert told[name] == GivenFilters, name
             case one if one is in_limits:
                 assert told[name] == GivenLimits, name
+            case one if one is in_labels:
+                assert told[name] == GivenLabels, name
             case _:
                 assert told[name] == declared[name], name
 
@@ -135,7 +138,7 @@ def test_the_calls_name_the_options_of_one_task() -> None:
     names = list(attrs.fields_dict(TaskConfig))
     span = names[names.index(told[1]) : names.index(told[2]) + 1]
     own = set(span) - set(re.findall(r"\w+", told[3])) - {"and"}
-    assert own == {*attrs.fields_dict(Policy), "min_gpu_utilization", *NAMES, "cost", "limits"}
+    assert own == {*attrs.fields_dict(Policy), "min_gpu_utilization", *NAMES, "cost", "limits", "labels"}
 
 
 def test_values_have_the_defaults_of_the_declarations() -> None:

@@ -121,6 +121,8 @@ async def test_a_trace_leads_from_the_caller_to_the_span_of_a_handler_in_a_child
         "messaging.system": "maas_backoff",
         "messaging.destination.name": "test",
         "messaging.message.id": "one",
+        "server.address": "127.0.0.1",
+        "server.port": traced.config.storage.port,
     }
     assert create["attributes"] == {
         **messaging,
@@ -136,6 +138,7 @@ async def test_a_trace_leads_from_the_caller_to_the_span_of_a_handler_in_a_child
         assert (handlers["parent_id"], place(handlers)[0]) == (place(attempt)[1], place(attempt)[0])
         tokens.append(attempt["attributes"].pop("maas_backoff.token"))
         assert attempt["attributes"].pop("error.type", "") == ("" if number else "ConnectionError")
+        assert attempt["attributes"].pop("maas_backoff.wait_seconds") >= 0
         assert attempt["attributes"] == {
             **messaging,
             "messaging.operation.name": "process",

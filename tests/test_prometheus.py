@@ -29,6 +29,7 @@ from maas_backoff import (
     TaskSpec,
     TenantStats,
     Worker,
+    __version__,
 )
 from maas_backoff.prometheus import CONTENT_TYPE, MetricsApp, exposition, metrics
 from maas_backoff.prometheus.collector import Collector
@@ -40,6 +41,8 @@ pytestmark = pytest.mark.anyio
 
 Numbers = dict[str, float]
 
+AWAY = {"up": 0, f"build_info,version={__version__}": 1}
+
 HOSTILE = 'Evil"} 1\\\n# HELP \u2028{\r'
 
 
@@ -49,7 +52,10 @@ def parsed(text: bytes) -> Numbers:
     for family in text_string_to_metric_families(text.decode()):
         assert family.documentation and family.type != "unknown"
         for sample in family.samples:
-            assert sample.labels.pop("queue") == "test"
+            shared = (
+                family.name.startswith("maas_backoff_gpu_") and family.type == "gauge" and "info" not in family.name
+            )
+            assert sample.labels.pop("queue", None) == (None if shared else "test")
             name = sample.name.removeprefix("maas_backoff_")
             key = ",".join([name, *(f"{label}={value}" for label, value in sorted(sample.labels.items()))])
             assert key not in found
@@ -132,7 +138,7 @@ async def test_the_numbers_of_a_queue_with_a_gpu(
         await eventually(told, "a heartbeat has told of the running task")
         found, theirs = await scraped(scheduler), await scraped(other)
         assert theirs.keys() == found.keys()
-        changing = ("worker_event_loop_lag_seconds", "oldest_pending_age_seconds")
+        changing = ("worker_event_loop_lag_seconds", "oldest_", "worker_oldest_")
         assert [theirs[name] for name in found if not name.startswith(changing)] == [
             number for name, number in found.items() if not name.startswith(changing)
         ]
@@ -169,8 +175,13 @@ async def test_the_numbers_of_a_queue_with_a_gpu(
                 "running_slots": 1,
             }.items()
         )
-        assert 0 < found["oldest_pending_age_seconds"] < 60
-        gpu_numbers = {name.split(",")[0]: number for name, number in found.items() if device in name}
+        assert found["oldest_pending_age_seconds"] == 0, "the task that waits can never start"
+        assert found[f"build_info,version={__version__}"] == found[f"workers_of_release,version={__version__}"] == 1
+        assert found[f"gpu_info,{device}"] == 1
+        assert found["created_tasks_total"] == 9
+        gpu_numbers = {
+            name.split(",")[0]: number for name, number in found.items() if device in name and "info" not in name
+        }
         assert gpu_numbers == {
             "gpu_memory_total_bytes": 16 << 30,
             "gpu_memory_free_bytes": 10 << 30,
@@ -185,7 +196,7 @@ async def test_the_numbers_of_a_queue_with_a_gpu(
 
 
 async def test_buckets_only_grow_to_the_number_of_all(config: TaskBackoffConfig) -> None:
-    """So that histogram_quantile may be asked; a sum is not made up."""
+    """So that histogram_quantile may be asked."""
     async with busy(config) as worker:
         for task_id in await worker.create_tasks([{"way": f"goes well {n}"} for n in range(20)]):
             await worker.wait_task(task_id, 20)
@@ -194,11 +205,12 @@ async def test_buckets_only_grow_to_the_number_of_all(config: TaskBackoffConfig)
             for family in text_string_to_metric_families((await metrics(worker)).decode())
             if family.name == "maas_backoff_wait_seconds"
         ]
-    *buckets, number = family.samples
+    *buckets, number, total = family.samples
     ends = [float(sample.labels["le"]) for sample in buckets]
     counts = [sample.value for sample in buckets]
     assert family.type == "histogram" and {sample.name for sample in buckets} == {f"{family.name}_bucket"}
     assert (number.name, number.value) == (f"{family.name}_count", 20)
+    assert total.name == f"{family.name}_sum" and total.value >= 0
     assert ends == sorted(ends) and ends[0] == 0.001 and ends[-1] == float("inf")
     assert counts == sorted(counts) and counts[-1] == 20
 
@@ -334,8 +346,8 @@ async def test_a_server_that_is_away_is_told_and_not_raised(
     config.storage = StorageConfig(port=1, password="a-secret", timeout=0.2)
     refused = TaskBackoffScheduler(config)
     with caplog.at_level(logging.WARNING, "maas_backoff.prometheus"):
-        assert await scraped(refused) == {"up": 0}
-        assert await scraped(refused) == {"up": 0}
+        assert await scraped(refused) == AWAY
+        assert await scraped(refused) == AWAY
     await refused.shutdown()
     assert len(caplog.records) == 1, "one line for an outage"
     assert "queue 'test' could not be read for Prometheus" in caplog.text and "a-secret" not in caplog.text
@@ -345,7 +357,7 @@ async def test_a_server_that_is_away_is_told_and_not_raised(
     monkeypatch.setattr(exposition, "PATIENCE", 0.1)
     server.pause()
     try:
-        assert await scraped(silent) == {"up": 0}
+        assert await scraped(silent) == AWAY
     finally:
         server.go_on()
     monkeypatch.setattr(exposition, "PATIENCE", 5)

@@ -15,6 +15,8 @@ EXTRAS = {"rich", "starlette", "uvicorn", "sse_starlette", "prometheus_client", 
 OF_GPUS = {"pynvml", "maas_backoff.gate.nvml", "maas_backoff.gate.gate"}
 WORKER = {"maas_backoff.worker.service", "maas_backoff.worker.parts", *OF_GPUS}
 CLIENT = {"redis", "maas_backoff.store", "maas_backoff.client.client"}
+MOST_OF_STATS = 140
+"""The most modules of our own that `maas-backoff stats` imports: each one costs up to a millisecond."""
 NEVER = EXTRAS | {"pytest", "multiprocessing", "http.server", "maas_backoff.store.data_directory"}
 
 
@@ -58,6 +60,28 @@ def test_a_handler_brings_the_worker_before_the_event_loop_runs() -> None:
     script = f"{SCHEDULER}\nScheduler().set_custom_task_handler(lambda task: None)"
     assert not _imported(script, NEVER | {"pynvml"})
     assert _imported(script, WORKER) == WORKER - {"pynvml"}
+
+
+CONFIG = {"attrs", "asyncio", "anyio", "logging", "maas_backoff.config", "maas_backoff.scheduler"}
+OF_OTHER_COMMANDS = {
+    *(f"maas_backoff.commands.{name}" for name in ("worker", "mapping", "machine", "steering", "selecting", "top")),
+    *("maas_backoff.demo", "maas_backoff.dashboard", "maas_backoff.prometheus", "concurrent.futures.process"),
+}
+"""Modules of which `stats` needs none."""
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "nonsense"])
+def test_what_needs_no_command_imports_no_configuration(words: str) -> None:
+    assert not _imported(_command(words), CONFIG | OF_OTHER_COMMANDS | CLIENT | WORKER | NEVER)
+
+
+def test_a_simple_command_imports_no_other_commands(server: Server) -> None:
+    """The number of our own modules may grow with what the command itself needs."""
+    url = f"redis://127.0.0.1:{server.port}"
+    assert not _imported(_command("stats"), OF_OTHER_COMMANDS, url)
+    number = "sum(name.startswith('maas_backoff') for name in sys.modules)"
+    count = f"import sys\nif {number} > {MOST_OF_STATS}: sys.modules['too_many'] = sys"
+    assert not _imported(f"{_command('stats')}\n{count}", ["too_many"], url)
 
 
 @pytest.mark.parametrize(

@@ -89,14 +89,63 @@ from starlette.testclient import TestClient
 with TestClient(app) as client:
     task_id = client.post("/images", json={"prompt": "a cat"}).json()["task_id"]
     now = client.post("/images/now", json={"prompt": "a dog"}).json()
-assert task_id and now["status"] == "completed" and now["result"]["image"].endswith(".png"), now
+    parts = client.get(f"/images/{task_id}/stream").text
+assert "event: part" in parts and "a sketch" in parts, parts
+assert now["status"] == "completed" and now["result"]["image"].endswith(".png"), now
 print("served")
 """
+
+DJANGO = """
+import subprocess
+import sys
+from pathlib import Path
+
+import django
+from django.conf import settings
+from django.test import Client
+from django.urls import path
+
+settings.configure(
+    ROOT_URLCONF=__name__, ALLOWED_HOSTS=["testserver"], SECRET_KEY="x", DATABASES={}, USE_TZ=True, LOGGING_CONFIG=None
+)
+django.setup()
+urlpatterns = [path("images", create), path("images/<task_id>", read)]
+
+if __name__ == "__main__":
+    client = Client()
+    task_id = client.post("/images", {"prompt": "cat"}).json()["task_id"]
+    command = [sys.executable, "-m", "maas_backoff", "worker", "--burst", "readme:scheduler"]
+    subprocess.run(command, cwd=Path(__file__).parent, timeout=40, check=True)
+    print(client.get(f"/images/{task_id}").json()["result"], client.get("/images/none").status_code)
+"""
+
+FLASK = """
+client = app.test_client()
+key = {"Idempotency-Key": "one"}
+created = [client.post("/images", data={"prompt": prompt}, headers=key) for prompt in ("cat", "cat", "dog")]
+print([(answer.status_code, *answer.json) for answer in created])
+"""
+
+CHAT_CLIENT = """
+import json
+from starlette.testclient import TestClient
+
+with TestClient(app) as client:
+    task_id = client.post("/chat", json={"prompt": "a cat"}).json()["task_id"]
+    told = client.get(f"/chat/{task_id}/stream").text
+    assert "event: part" in told and told.rstrip().endswith("data: completed"), told
+    assert "data: completed" in client.post("/chat/now", json={"prompt": "a dog"}).text
+    assert client.get("/chat/none/stream").status_code == 404
+print("served")
+"""
+
+CLIENTS = {"web-services.md": CLIENT, "streams.md": CHAT_CLIENT}
 
 EXPECTED = {
     "README.md": [
         "completed {'answer': 'A CAT IN A HAT'} 2 retries",
         "/images/cat-30.png",
+        "[[2.5], [7.0]]",
         "served",
         "{'by': 'a model on GPU-of-the-readme'}",
     ],
@@ -105,18 +154,33 @@ EXPECTED = {
         "/photo/cat-30.png (512, 512) completed\n/sketch/dog-20.png [2, 5]\ncancelled",
         "1 passed",
     ],
+    "batches.md": ["[0.0, 1.0, 2.0, 3.0]\ncat"],
     "sharing.md": ["A LONG PROMPT a long tex\n['acme', 'beta', 'cora'] at most 4 at once"],
-    "api.md": ["unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0", "worker: none is running"],
+    "api.md": [
+        "unique_task_id completed 0 None {'echo': 'value'}\n0 0 2 0",
+        "worker: none is running",
+        "SelectionProgress(read=20, matched=10, changed=10)",
+    ],
     "dashboard.md": ['data-access="read"'],
     "metrics.md": ['maas_backoff_workers{queue="readme"} 1.0', '"name": "process readme"'],
     "gpus.md": ["{'batch': 8, 'on': 'GPU-of-the-readme'}"],
     "handlers.md": [
         "pending failed: too many requests\nfailed failed: the prompt is too long give_up_on",
         "['a cat', 'a cat', 'a cat'] 1 refused",
+        "attempt 1: ConnectionError('the model is still loading')\nrender, attempt 2: done in less than 1 s\nA CAT",
+    ],
+    "sync.md": [
+        "cancelled 1",
+        "{'image': '/images/cat-30.png'} 404",
+        "[(202, 'task_id'), (202, 'task_id'), (409, 'detail')]",
+    ],
+    "streams.md": [
+        "a model says one word after the other \nattempt 1 begins with word 0\nattempt 2 begins with word 4",
+        "served",
     ],
     "testing.md": ["1 passed"],
 }
-QUICK = {"README.md", "handlers.md", "web-services.md"}
+QUICK = {"README.md", "handlers.md", "streams.md", "web-services.md"}
 """The pages whose blocks run among the quick tests."""
 CASES = [
     pytest.param(page, number, marks=[] if page in QUICK else pytest.mark.long)
@@ -129,6 +193,21 @@ def test_each_block_is_known() -> None:
     pages = ["README.md", *(path.name for path in DOCS.glob("*.md") if path.name != "operations.md")]
     found = {page: len(_blocks(page)) for page in pages if _blocks(page)}
     assert found == {page: len(expected) for page, expected in EXPECTED.items()}
+
+
+def test_the_chinese_readme_has_the_same_blocks_and_links() -> None:
+    chinese = (ROOT / ".readme/README.zh-CN.md").read_text(encoding="utf-8")
+    english = _read("README.md")
+    fence = re.compile(r"^```\w*\n.*?^```$", re.MULTILINE | re.DOTALL)
+    assert fence.findall(chinese) == fence.findall(english)
+    assert len(re.findall(r"^#+ ", fence.sub("", chinese), re.MULTILINE)) == len(
+        re.findall(r"^#+ ", fence.sub("", english), re.MULTILINE)
+    )
+    links = re.compile(r"\]\((?:\.\./)?([^)]+)\)")
+    own = {"README.md", ".readme/README.zh-CN.md"}
+    assert {*links.findall(chinese)} - own == {*links.findall(english)} - own
+    numbers = re.compile(r"\d[\d.,-]*\d")
+    assert {*numbers.findall(fence.sub("", chinese))} == {*numbers.findall(fence.sub("", english))}
 
 
 def test_the_web_service_is_the_one_that_is_tested() -> None:
@@ -153,8 +232,12 @@ def test_a_block_of_the_documents_runs(page: str, number: int, server: Server, t
         block += MOUNTED
     if "OpenTelemetry(" in block:
         block += TRACED
+    for framework, more in {"django": DJANGO, "flask": FLASK}.items():
+        if f"from {framework}" in block:
+            pytest.importorskip(framework)
+            block += more
     if "FastAPI" in block:
-        block += CLIENT if page == "web-services.md" else SHORT_CLIENT
+        block += CLIENTS.get(page, SHORT_CLIENT)
     script.write_text(block, encoding="utf-8")
     environ = {
         **os.environ,

@@ -12,11 +12,13 @@ from support import quick_config
 from topology import KINDS, ClusterRig, Node
 
 from maas_backoff import StorageConfig, StorageUnavailableError, TaskError
+from maas_backoff.domain.emission import Part, Unsent
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.store.batch import BatchRequest, Claimed, Settle
 from maas_backoff.store.connect import Client
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.store.streams import Emitted, Place
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(120)]
 
@@ -42,6 +44,7 @@ class Queue:
         self._ids = 0
         self._held: list[Claimed] = []
         self._unanswered: BatchRequest | None = None
+        self._places: dict[int, int] = {}
         self.done = self.refused = 0
 
     async def create(self, due: float = 0) -> str:
@@ -68,7 +71,7 @@ class Queue:
         keys = self.store.connection.keys
         for key in client.scan_iter(match=keys("*")):
             client.delete(key)
-        self._held, self._unanswered, self._ids = [], None, 0
+        self._held, self._unanswered, self._ids, self._places = [], None, 0, {}
         self.store.connection.server.patiently = self._patiently
         await self.create()
         while not self._held:
@@ -106,6 +109,15 @@ class Queue:
         make = self._random.choice(makes)
         return tuple(Settle(held.task.task_id, "lease", held.token, make(held), held.counts) for held in chosen)
 
+    async def emit(self) -> None:
+        """Append a part to the stream of each running task, or nothing to any."""
+        for held in self._held:
+            unsent = Unsent(False, 1 + self._places.get(held.token, 0), [Part("t", "x")], 1, ["1 line"])
+            emitted = Emitted(held.task.task_id, held.token, held.task.attempt, unsent)
+            (length,) = await self.store.streams.emit([emitted])
+            if length is not None:
+                self._places[held.token] = length
+
     async def step(self) -> None:
         task_id = f"t{self._random.randint(1, self._ids)}"
         steps: list[Callable[[], Awaitable[object]]] = [
@@ -117,6 +129,8 @@ class Queue:
             lambda: self.store.writer.delete(task_id),
             lambda: self.store.lost.look(1e6, 0),
             lambda: self.store.reader.get(task_id, watch=10),
+            lambda: self.store.streams.read_first([Place("parts", task_id, "")], watch=10),
+            self.emit,
             lambda: self.store.shares.limits(10),
             *[lambda: self.exchange(self._random.randint(0, 3), self._settles())] * 8,
         ]

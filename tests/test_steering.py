@@ -155,7 +155,7 @@ async def test_all_failed_tasks_are_retried_or_those_with_an_error(scheduler: Ta
         assert await scheduler.retry_tasks() == 0
         with pytest.raises(InvalidValueError, match="status: expected one of failed, cancelled, got 'pending'"):
             await scheduler.retry_tasks("pending")
-        with pytest.raises(InvalidValueError, match="error: expected text, or None, got 5"):
+        with pytest.raises(InvalidValueError, match="error: expected text of 1 to 1000 characters, or None, got 5"):
             await scheduler.retry_tasks(error=5)  # type: ignore[arg-type] - wrong on purpose
 
 
@@ -321,9 +321,14 @@ async def test_what_becomes_due_is_counted_by_steps(scheduler: TaskBackoffSchedu
 
 async def test_one_sentence_says_why_nothing_runs(server: Server, config: TaskBackoffConfig) -> None:
     scheduler = TaskBackoffScheduler(config)
-    assert await scheduler.explain() == "Nothing is due: nothing runs."
+    assert await scheduler.explain() == "Nobody has used the queue 'test' on this server yet."
+    await scheduler.delete_task(await scheduler.create_task({}))
+    assert await scheduler.explain() == "The queue is empty, and no worker is connected."
     await scheduler.create_task({}, delay=600)
-    assert await scheduler.explain() == "Nothing is due: nothing runs; the next of 1 task is due in 10 min."
+    assert (
+        await scheduler.explain()
+        == "Nothing is due: nothing runs; the next of 1 task is due in 10 min, and no worker is connected."
+    )
     await scheduler.create_task({})
     assert await scheduler.explain() == "No worker is running: 1 task due."
     await scheduler.purge_tasks("pending")
@@ -341,7 +346,7 @@ async def test_one_sentence_says_why_nothing_runs(server: Server, config: TaskBa
         assert worker.slots == 2 and worker.pid and worker.version
         await scheduler.create_tasks([{}] * 5)
         await eventually(lambda: _slots_are_taken(scheduler), "the heartbeat tells of it")
-        assert await scheduler.explain() == "3 tasks due, 2 tasks running: all 2 slots are taken."
+        assert await scheduler.explain() == "3 tasks due, 2 tasks running: all 2 slots of 1 worker are busy."
         await scheduler.purge_tasks("pending")
         await scheduler.create_task({}, min_gpu_memory_gb=4)
         expected = "1 need a GPU with 4 GiB free, and no running worker has a GPU."

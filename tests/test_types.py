@@ -10,8 +10,8 @@ import pytest
 pytestmark = pytest.mark.long  # mypy takes some seconds to read the package
 
 PROGRAM = """
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 
 from maas_backoff import GpuAssignment, ResultEntity, TaskBackoffScheduler, TaskConfig, TaskEntity, TaskError
@@ -75,6 +75,28 @@ TaskConfig(retry_on=[int])  # wrong
 @contextmanager
 def on_a_gpu(gpu: GpuAssignment | None) -> Iterator[Model]:
     yield Model()
+
+
+@scheduler.around_attempt
+@contextmanager
+def around(task: TaskEntity) -> Iterator[None]:
+    yield
+
+
+@scheduler.around_attempt
+@asynccontextmanager
+async def awaited_around(task: TaskEntity) -> AsyncIterator[None]:
+    yield
+
+
+@scheduler.around_attempt  # wrong
+def no_manager_of_a_task(task: TaskEntity) -> None: ...
+
+
+@scheduler.around_attempt  # wrong
+@contextmanager
+def without_a_task_either() -> Iterator[None]:
+    yield
 
 
 @scheduler.set_worker_lifespan  # wrong

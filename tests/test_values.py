@@ -38,6 +38,7 @@ VALUES: list[Any] = [
     maas_backoff.Activity(errors={"ValueError": 3}, completed=1),
     maas_backoff.Backoff("linear", timedelta(seconds=3), jitter=0.5),
     maas_backoff.BackoffStrategy.LINEAR,
+    maas_backoff.BatchSizes(),
     maas_backoff.Durations(),
     maas_backoff.Ensured("x", is_new=True),
     maas_backoff.KindSpec("render", maas_backoff.TaskSpec({"prompt": SECRET}, "x")),
@@ -53,10 +54,14 @@ VALUES: list[Any] = [
     maas_backoff.QueueStats(1, 2, 3, 4, 5, 6, 7.5, paused=True),
     maas_backoff.ResultEntity.ok({"text": SECRET}),
     maas_backoff.SchedulerConfig(lease=7),
+    maas_backoff.Selection(status="failed", labels=["nightly"], params=SECRET, created_from=timedelta(hours=2)),
+    maas_backoff.SelectionProgress(200, 20, 10),
     maas_backoff.StorageConfig(nodes=["a:1"], password="hunter2"),
     maas_backoff.TaskBackoffConfig(task=maas_backoff.TaskConfig(biz_prefix="queue")),
     maas_backoff.TaskConfig(min_gpu_utilization=5, backoff_interval=timedelta(minutes=1)),
     maas_backoff.TaskEvent.of(TASK),
+    maas_backoff.StreamPart("5-1", [SECRET], 1),
+    maas_backoff.LogLine("5-1", SECRET, 1, NOW),
     maas_backoff.TaskOptions(priority=3, delay=timedelta(seconds=3)),
     maas_backoff.TaskPage([TASK], "ready 1 0"),
     maas_backoff.TaskSpec({"prompt": SECRET}, "x", priority=3),
@@ -91,6 +96,8 @@ ERRORS: list[errors.MaasBackoffError] = [
     errors.StorageFullError("no"),
     errors.StorageUnavailableError("no"),
     errors.StorageUnfitError(["one", "two"]),
+    errors.StreamError("too late"),
+    errors.StreamFullError(10),
     errors.TaskConflictError(["a", "b"], ["c"]),
     errors.TaskFailedError("x", "failed", "ValueError: boom", 3),
     errors.TaskNotFoundError("x"),
@@ -106,9 +113,10 @@ WAYS: list[Callable[[Any], Any]] = [
 
 
 def test_all_public_names_are_tested_here() -> None:
-    """All but the scheduler, its kinds and their handles, a function, and the version."""
+    """All but the schedulers, their kinds and their handles, a function, and the version."""
     tested = {type(value).__name__ for value in (*VALUES, *ERRORS)} | {"CreateOptions", "KindOptions", "TaskOptions"}
     untested = {"TaskBackoffScheduler", "TaskFunction", "TaskHandle", "TaskKind", "current_task", "__version__"}
+    untested |= {"SyncScheduler", "SyncKind", "SyncTaskHandle"}
     assert set(maas_backoff.__all__) - tested == untested
     assert {*errors.__all__, *signals.__all__} <= tested
 
@@ -178,6 +186,9 @@ class Told:
 
     def used(self, _: int, cost: float | None, limits: Mapping[str, float]) -> None:
         self.told.append((cost, limits))
+
+    def emission(self, _: int) -> None:
+        return None
 
 
 def test_an_entity_that_is_copied_reports_progress_and_one_that_is_pickled_does_not() -> None:

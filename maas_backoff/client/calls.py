@@ -7,20 +7,22 @@ from datetime import datetime, timedelta
 from typing import Unpack
 
 from maas_backoff.client.caller import Disconnected, until_gone
+from maas_backoff.client.fleet_calls import FleetCalls
+from maas_backoff.client.selection_calls import SelectionCalls
 from maas_backoff.client.shares import ShareCalls
+from maas_backoff.client.streams import StreamCalls
 from maas_backoff.common.uninterrupted import uninterrupted
 from maas_backoff.domain.event import TaskEvent
-from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
+from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import Ensured, Reschedule, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import new_task_id
-from maas_backoff.domain.worker import Worker
 
 
-class QueueCalls(ShareCalls):
+class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
     """The half of TaskBackoffScheduler that needs no worker: the calls on the queue, each with its documentation."""
 
     # Creating tasks
@@ -118,7 +120,7 @@ class QueueCalls(ShareCalls):
 
     async def list_tasks(
         self,
-        status: str,
+        status: str | Selection,
         *,
         limit: int = 100,
         cursor: str | None = None,
@@ -134,6 +136,9 @@ class QueueCalls(ShareCalls):
         due tasks that wait for room on a GPU, `waiting_for="slot"` due tasks that need no GPU. `due_from` lists delayed
         tasks and retries from that moment on (a timedelta: from now). `brief` leaves out params, result and failed
         attempts, at a fraction of the cost. A task that changes its state meanwhile may be missed or listed twice.
+
+        `status` may be a Selection. Its states are listed one after the other. A call then looks at 2,000 tasks: there
+        may be fewer tasks than `limit`, even none, together with a cursor.
         """
         return await self._client.page(status, Listing(limit, cursor, reverse, waiting_for, due_from, brief))
 
@@ -145,12 +150,16 @@ class QueueCalls(ShareCalls):
         """Return one sentence: why no task runs, or why tasks wait."""
         return await self._client.store.reader.explain()
 
-    async def get_history(self, minutes: int = 60) -> History:
-        """Return the numbers of the last 1 to 120 minutes, with the present minute, and of all time.
+    async def get_history(
+        self, minutes: int | None = None, *, hours: int | None = None, days: int | None = None
+    ) -> History:
+        """Return the numbers of the last 1 to 120 `minutes` (default: 60), with the present minute, and of all time.
 
-        Each settlement counts them, at almost no cost. Minutes are those of the server's clock.
+        `hours` (1 to 24) returns steps of ten minutes instead, and `days` (1 to 7) steps of one hour. Each settlement
+        counts the numbers, at almost no cost. Minutes are those of the server's clock. Raises InvalidValueError for a
+        number out of range, or for two of the three.
         """
-        return await self._client.history(minutes)
+        return await self._client.history(minutes, hours, days)
 
     async def get_upcoming(self, step: float | timedelta = 30, steps: int = 20) -> list[int]:
         """Return the number of tasks that become due in each of the next `steps` (1 to 200) steps.
@@ -158,14 +167,6 @@ class QueueCalls(ShareCalls):
         `step` is the length of a step: seconds or a timedelta, at most a day.
         """
         return await self._client.upcoming(step, steps)
-
-    async def workers(self) -> list[Worker]:
-        """Return the live workers of this queue, as of their last heartbeat; at most 1,000."""
-        return list(await self._client.store.registry.fleet())
-
-    async def gpus(self) -> list[GpuStatus]:
-        """Return the GPUs of all live workers of this queue, with the reservations of all queues."""
-        return await self._client.gpus()
 
     # Changing tasks
 
@@ -202,13 +203,6 @@ class QueueCalls(ShareCalls):
         """Make a failed or cancelled task pending again, with no retry used."""
         return await self._client.operations.retry(task_id)
 
-    async def retry_tasks(self, status: str = "failed", *, error: str | None = None) -> int:
-        """Retry all tasks that are failed, or cancelled, now; return their number.
-
-        `error` selects tasks with this text in their error, "type: message", in upper or lower case.
-        """
-        return await self._client.operations.retry_all(status, error)
-
     async def update_task(self, task_id: str, **options: Unpack[Reschedule]) -> bool:
         """Change when a pending task is due (`delay` or `run_at`), or its `priority`; False if it is not pending."""
         return await self._client.operations.update(task_id, options)
@@ -216,10 +210,6 @@ class QueueCalls(ShareCalls):
     async def delete_task(self, task_id: str) -> bool:
         """Delete a task, unless it is running."""
         return await self._client.operations.delete(task_id)
-
-    async def purge_tasks(self, status: str) -> int:
-        """Delete all tasks that are pending, completed, failed or cancelled now; return their number."""
-        return await self._client.operations.purge(status)
 
     # Pausing the queue
 

@@ -9,29 +9,31 @@ from typing import Any
 import anyio
 import attrs
 
+from maas_backoff.client.bulk import BulkOperations
 from maas_backoff.client.creator import TaskCreator
+from maas_backoff.client.fleet import FleetOperations
+from maas_backoff.client.follower import Follower
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.client.reader import TaskReader
+from maas_backoff.client.selected import page_of
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig, TaskConfig
 from maas_backoff.domain import validation
 from maas_backoff.domain.event import TaskEvent
-from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.seconds import in_seconds
+from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import TaskOptions
 from maas_backoff.domain.task import TaskEntity, TaskStatus, checked_status
 from maas_backoff.domain.tracing import Tracing
-from maas_backoff.domain.worker import Device
 from maas_backoff.errors import (
     ConfigError,
     InvalidValueError,
     TaskNotFoundError,
     TaskTimeoutError,
 )
-from maas_backoff.gate.status import status
 from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.queue_store import QueueStore
@@ -58,6 +60,7 @@ class QueueClient:
         self.store: QueueStore = QueueStore.of(config, embedded)
         self.creator: TaskCreator = TaskCreator(config, self.store.writer, tracing)
         self._reader = TaskReader(self.store.reader, config.storage.timeout, watch=2 * WAIT_RENEWAL)
+        self.follower: Follower = Follower(self.store.streams, self._listening, config.storage.timeout, WAIT_RENEWAL)
         self._tracing = tracing
         self._creators: dict[str, TaskCreator] = {}
         self._ledgers = Ledgers(
@@ -65,13 +68,20 @@ class QueueClient:
         )
         self._waiters: Waiters | None = None
         self.operations: QueueOperations = QueueOperations(config, self.store)
+        self.bulk: BulkOperations = BulkOperations(config, self.store)
+        self.fleet: FleetOperations = FleetOperations(self.store, self._ledgers)
 
-    def creator_of(self, kind: str, options: Mapping[str, Any]) -> TaskCreator:
-        """Return the creator of the tasks of a kind, whose policy has these options. Raises ConfigError."""
+    def creator_of(self, kind: str, options: Mapping[str, Any], *, has_cost: bool = False) -> TaskCreator:
+        """Return the creator of the tasks of a kind, whose policy has these options. Raises ConfigError.
+
+        `has_cost`: each task is stored with its cost, also without a tenant.
+        """
         known = self._creators.get(kind)
         if known is None:
             config = attrs.evolve(self.config, task=self._task_config(options))
-            known = self._creators[kind] = TaskCreator(config, self.store.writer, self._tracing, kind)
+            known = self._creators[kind] = TaskCreator(
+                config, self.store.writer, self._tracing, kind, has_cost=has_cost
+            )
         return known
 
     def policy_of(self, options: Mapping[str, Any]) -> Policy:
@@ -94,6 +104,7 @@ class QueueClient:
         for creator in (self.creator, *self._creators.values()):
             await creator.gathering.aclose()
         await self._reader.aclose()
+        await self.follower.aclose()
         await self._ledgers.aclose()
         await self.store.aclose()
 
@@ -102,17 +113,16 @@ class QueueClient:
     async def get(self, task_id: str) -> TaskEntity | None:
         return await self._reader.get(validation.checked_task_id(task_id))
 
-    async def gpus(self) -> list[GpuStatus]:
-        found: dict[str, tuple[Device, str]] = {}
-        for worker in await self.store.registry.fleet():
-            for device in worker.devices:
-                # Two workers may have the same device: the newer GPU sample counts.
-                if device.uuid not in found or device.age < found[device.uuid][0].age:
-                    found[device.uuid] = device, worker.host
-        return [status(device, host, await self._ledgers.read(device.uuid)) for device, host in found.values()]
-
-    async def history(self, minutes: int) -> History:
-        return await self.store.reader.history(_checked_number("minutes", minutes, 120))
+    async def history(self, minutes: int | None, hours: int | None, days: int | None) -> History:
+        given = {"minutes": minutes, "hours": hours, "days": days}
+        named = [name for name, number in given.items() if number is not None]
+        if len(named) > 1:
+            raise InvalidValueError(named[1], "minutes, hours or days: one of them", " and ".join(named))
+        if hours is not None:
+            return await self.store.reader.history(6 * _checked_number("hours", hours, 24), 10)
+        if days is not None:
+            return await self.store.reader.history(24 * _checked_number("days", days, 7), 60)
+        return await self.store.reader.history(_checked_number("minutes", 60 if minutes is None else minutes, 120))
 
     async def upcoming(self, step: float | timedelta, steps: int) -> list[int]:
         seconds = in_seconds(step)
@@ -120,7 +130,10 @@ class QueueClient:
             raise InvalidValueError("step", "seconds (or a timedelta), above 0 and at most a day", step)
         return await self.store.reader.upcoming(seconds, _checked_number("steps", steps, 200))
 
-    async def page(self, status: str, listing: Listing) -> TaskPage:
+    async def page(self, status: str | Selection, listing: Listing) -> TaskPage:
+        if isinstance(status, Selection):
+            selection = _listed(status, listing)
+            return await page_of(self.store.reader, selection, listing)
         status = checked_status(status, *TaskStatus)
         listing.check(status)
         return await self.store.reader.page(status, listing)
@@ -151,24 +164,40 @@ class QueueClient:
                 if task.status.finished:
                     return
 
-    async def _changes(self, task_id: str) -> AsyncGenerator[TaskEntity, None]:
-        """Yield the task, and again whenever it may have changed."""
+    async def _listening(self) -> Waiters:
+        """Return the waiters of this event loop, made with the first call."""
         if self._waiters is None:
             await self.store.connection.server.connect()
             server = self.store.connection.server
             self._waiters = Waiters(
                 server.new_client(connections=1), self.store.connection.keys.changed_channel, server.outage
             )
-        async with self._waiters.waiting(task_id) as woken:
+        return self._waiters
+
+    async def _changes(self, task_id: str) -> AsyncGenerator[TaskEntity, None]:
+        """Yield the task, and again whenever it may have changed."""
+        waiters = await self._listening()
+        async with waiters.waiting(task_id) as woken:
             while True:
                 woken.clear()
-                task, expires = await self._reader.watch(task_id)
+                look = await self._reader.watch(task_id)
+                task = look.task
                 if task is None:
                     raise TaskNotFoundError(task_id)
                 yield task
                 # An expired task is known by its reader alone, unless a worker notes it.
-                with anyio.move_on_after(min(WAIT_RENEWAL, max(0.001, expires))):
+                with anyio.move_on_after(min(WAIT_RENEWAL, max(0.001, look.expires))):
                     await woken.wait()
+
+
+def _listed(selection: Selection, listing: Listing) -> Selection:
+    """Return a selection with the filters of a listing. Raises InvalidValueError."""
+    own = {name: one for name in ("waiting_for", "due_from") if (one := getattr(listing, name)) is not None}
+    for name, given in own.items():
+        if getattr(selection, name) is not None:
+            raise InvalidValueError(name, "None beside that of the selection", given)
+    attrs.evolve(listing, waiting_for=None, due_from=None).check("pending")
+    return attrs.evolve(selection, **own)
 
 
 def _is_number(value: object) -> bool:

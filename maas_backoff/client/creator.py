@@ -10,8 +10,10 @@ import attrs
 from maas_backoff.client.gathering import Gathering
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.config.peer import peer_of
 from maas_backoff.domain import jsontext, validation
 from maas_backoff.domain.kind import NAMELESS
+from maas_backoff.domain.labels import checked_labels
 from maas_backoff.domain.lane import NO_TENANT, Lane, checked_cost, checked_limits, checked_tenant
 from maas_backoff.domain.spec import Ensured, TaskOptions, TaskSpec
 from maas_backoff.domain.tracing import Tracing
@@ -24,7 +26,7 @@ from maas_backoff.errors import (
     TenantFullError,
 )
 from maas_backoff.logs import about
-from maas_backoff.store.codec import traced
+from maas_backoff.store.codec import LABELS, traced
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.time_limits import NAMES, with_limits
 from maas_backoff.store.writer import ENQUEUE_LIMIT, Writer
@@ -42,22 +44,33 @@ class TaskCreator:
     """Creates the tasks of one kind in a queue, under the policy of `config`, a copy that does not change."""
 
     def __init__(
-        self, config: TaskBackoffConfig, writer: Writer, tracing: Tracing | None, kind: str = NAMELESS
+        self,
+        config: TaskBackoffConfig,
+        writer: Writer,
+        tracing: Tracing | None,
+        kind: str = NAMELESS,
+        *,
+        has_cost: bool = False,
     ) -> None:
         self._config = config
         self._writer = writer
         self._tracing = tracing
+        self._peer = None if tracing is None else peer_of(config.storage)
         self._policy = config.task.policy
         self._kind = kind
         self._lane = Lane(NO_TENANT, config.task.cost, dict(config.task.limits))
+        self._has_cost = has_cost
         self._limits = {name: getattr(config.task, name) for name in NAMES}
         self._is_limited = any(limit is not None for limit in self._limits.values())
+        self._labels = config.task.labels
         self._where = kind or "task_params"
         send = partial(writer.enqueue_what_fits, policy=self._policy)
         self.gathering: Gathering[NewTask, str] = Gathering(send, config.storage.timeout, MOST_CREATES, _size)
 
     async def create(self, params: Mapping[str, object], task_id: str | None, options: TaskOptions) -> Ensured:
         is_named = task_id is not None
+        if is_named:
+            validation.checked_params(params, self._where)  # of create_task(1, 2), the params are wrong first
         task_id = validation.new_task_id() if task_id is None else validation.checked_task_id(task_id)
         task = self._checked(params, task_id, options, self._where)
         if self._tracing is None:
@@ -82,7 +95,7 @@ class TaskCreator:
 
     async def _traced(self, tasks: Sequence[NewTask], create: Callable[[], Awaitable[_T]]) -> _T:
         assert self._tracing is not None
-        with self._tracing.create(self._config.task.biz_prefix, [task.task_id for task in tasks]) as trace:
+        with self._tracing.create(self._config.task.biz_prefix, [task.task_id for task in tasks], self._peer) as trace:
             if trace:
                 texts = {own: traced(own, trace) for own in {task.overrides for task in tasks}}
                 for task in tasks:
@@ -124,14 +137,17 @@ class TaskCreator:
 
     def _checked(self, params: Mapping[str, object], task_id: str, options: TaskOptions, where: str) -> NewTask:
         text = jsontext.canonical(validation.checked_params(params), where, self._config.task.max_payload_bytes)
-        if not options and not self._is_limited:
-            return NewTask(task_id, text, 0, 0, self._policy, "", self._kind, self._lane.record)
+        if not options and not self._is_limited and not self._labels:
+            return NewTask(task_id, text, 0, 0, self._policy, "", self._kind, self._record(self._lane))
         policy, overrides = self._policy, ""
         own = validation.overrides_of(options)
-        if own or self._is_limited:
+        labels = checked_labels(options["labels"]) if "labels" in options else self._labels
+        if own or self._is_limited or labels:
             own = self._checked_overrides(own)
             policy = policy.overridden(own)
             own = with_limits(own, self._limits, policy)
+            if labels:
+                own[LABELS] = labels
             overrides = jsontext.plain(own) if own else ""
         return NewTask(
             task_id=task_id,
@@ -141,8 +157,11 @@ class TaskCreator:
             policy=policy,
             overrides=overrides,
             kind=self._kind,
-            lane=self._lane_of(options).record,
+            lane=self._record(self._lane_of(options)),
         )
+
+    def _record(self, lane: Lane) -> str:
+        return lane.record_of_cost if self._has_cost else lane.record
 
     def _lane_of(self, options: TaskOptions) -> Lane:
         own = self._lane

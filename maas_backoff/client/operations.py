@@ -1,7 +1,6 @@
 """The operations on a queue and its tasks, from outside of the workers."""
 
 import logging
-from collections.abc import AsyncGenerator
 
 import attrs
 
@@ -13,13 +12,12 @@ from maas_backoff.domain.kind import NAMELESS, checked_kind
 from maas_backoff.domain.lane import LARGEST_WEIGHT, checked_tenant, is_cost
 from maas_backoff.domain.limit import Limit, checked_limit_name
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded
-from maas_backoff.domain.page import Listing
+from maas_backoff.domain.reschedule import NewPlace
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.shorten import cut
 from maas_backoff.domain.signals import checked_code
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.task import (
-    TaskEntity,
     TaskError,
     TaskStatus,
     checked_message,
@@ -32,12 +30,8 @@ from maas_backoff.store.batch import Settle
 from maas_backoff.store.codec import EXTERNAL
 from maas_backoff.store.found import Found
 from maas_backoff.store.queue_store import QueueStore
-from maas_backoff.store.writer import SETTLE_LIMIT
 
 log: Log = log_for("scheduler")
-
-LISTED_AT_ONCE = 200
-"""Tasks per page of a listing of all tasks. Some tasks may have large params, which a Retry has set."""
 
 
 class QueueOperations:
@@ -107,44 +101,14 @@ class QueueOperations:
         settle = Settle(validation.checked_task_id(task_id), "finished", None, settlement)
         return await self._store.writer.settle(settle) == "ok" and _logged(task_id, "requeued")
 
-    async def retry_all(self, status: str, error: str | None) -> int:
-        status = checked_status(status, TaskStatus.FAILED, TaskStatus.CANCELLED)
-        if error is not None and not isinstance(error, str):
-            raise InvalidValueError("error", "text, or None", error)
-        settlement = attrs.evolve(Settlement.release(self._policy), counts=Counts())
-        wanted = (error or "").casefold()
-        # All tasks are listed first: a retried task leaves the listing, and tasks that fail meanwhile are left out.
-        ids = [task.task_id async for task in self._all(status) if wanted in str(task.error or "").casefold()]
-        number = 0
-        for start in range(0, len(ids), SETTLE_LIMIT):
-            settles = [Settle(task_id, "finished", None, settlement) for task_id in ids[start : start + SETTLE_LIMIT]]
-            answers = await self._store.writer.settle_all(settles)
-            for settle, answer in zip(settles, answers, strict=True):
-                number += answer == "ok" and _logged(settle.task_id, "requeued", level=logging.DEBUG)
-        self._log("requeued", f"{number} {status} tasks requeued by an operation")
-        return number
-
-    async def _all(self, status: TaskStatus) -> AsyncGenerator[TaskEntity, None]:
-        cursor: str | None = None
-        while True:
-            page = await self._store.reader.page(status, Listing(LISTED_AT_ONCE, cursor, brief=True))
-            for task in page.tasks:
-                yield task
-            cursor = page.cursor
-            if cursor is None:
-                return
-
     async def update(self, task_id: str, options: Reschedule) -> bool:
         validation.checked_task_id(task_id)
-        if not options or options.keys() - Reschedule.__annotations__:
-            raise InvalidValueError("update_task", "priority, delay or run_at", ", ".join(options) or "none of them")
-        priority = validation.checked_priority(options["priority"]) if "priority" in options else None
-        due = validation.checked_due(options) if options.keys() & {"delay", "run_at"} else None
+        place = NewPlace.of("update_task", options)
         while True:
             pending = await self._store.reader.find_pending(task_id)
             if pending is None:
                 return False
-            answer = await self._store.writer.settle(pending.rescheduled(priority, due))
+            answer = await self._store.writer.settle(pending.rescheduled(place.priority, place.due))
             if answer == "ok":
                 return _logged(task_id, "moved")
             if answer == "cancelled":  # also if its deadline has passed, which no worker has noted yet

@@ -1,4 +1,4 @@
-"""The parts of a command that reads or changes a queue."""
+"""The parts of a command."""
 
 import argparse
 import sys
@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import attrs
 
+from maas_backoff.commands.usage import UsageError
+from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.config.options import kind_of
 from maas_backoff.scheduler import TaskBackoffScheduler
 
@@ -14,7 +16,8 @@ OK, FAILED, USAGE, STORAGE, STOPPED = 0, 1, 2, 3, 130
 
 Arguments = argparse.ArgumentParser
 Options = argparse.Namespace
-Run = Callable[[TaskBackoffScheduler, Options], Awaitable[int]]
+Run = Callable[[Options], int]
+RunOnQueue = Callable[[TaskBackoffScheduler, Options], Awaitable[int]]
 
 
 def no_arguments(_: Arguments) -> None:
@@ -23,13 +26,31 @@ def no_arguments(_: Arguments) -> None:
 
 def task_id(parser: Arguments) -> None:
     """Add the argument ID, the id of a task."""
-    parser.add_argument("task_id", metavar="ID")
+    parser.add_argument("task_id", metavar="ID", help="the id of the task")
+
+
+def json_flag(parser: Arguments) -> None:
+    """Add the option --json."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def queue_options(parser: Arguments) -> None:
+    """Add the options that name the server and the queue."""
+    add_option(parser, StorageConfig, "url")
+    add_option(parser, TaskConfig, "biz_prefix", "--queue")
 
 
 def one_to_a_hundred(text: str) -> int:
     """Return a whole number from 1 to 100. Raises ArgumentTypeError."""
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 100:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100, got {text!r}")
+    return int(text)
+
+
+def at_least_one(text: str) -> int:
+    """Return a whole number from 1 on. Raises ArgumentTypeError."""
+    if not text.isascii() or not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
     return int(text)
 
 
@@ -48,16 +69,64 @@ _METAVARS: dict[type[bool | float | str], str] = {float: "X", int: "N"}
 
 @attrs.frozen
 class Command:
-    """A command that reads or changes a queue. `run` returns the exit code.
+    """A command: a description, an example, its arguments, and a function that runs it and returns the exit code."""
 
-    Each command also takes `--url` and `--queue`.
-    """
-
-    help: str
+    about: str
+    example: str
     run: Run
     arguments: Callable[[Arguments], object] = no_arguments
-    prints_json: bool = False
-    """Whether the command also takes `--json`."""
+
+    def add_to(self, parser: Arguments) -> None:
+        """Add the description, the example and the arguments to a parser."""
+        parser.description = self.about
+        parser.epilog = f"Example: {self.example}".replace("%", "%%")
+        self.arguments(parser)
+
+
+def on_queue(
+    about: str,
+    example: str,
+    run: RunOnQueue,
+    arguments: Callable[[Arguments], object] = no_arguments,
+    *,
+    prints_json: bool = True,
+) -> Command:
+    """Return a command that reads or changes one queue. It also takes `--url` and `--queue`."""
+
+    def add(parser: Arguments) -> None:
+        arguments(parser)
+        queue_options(parser)
+        if prints_json:
+            json_flag(parser)
+
+    def call(options: Options) -> int:
+        import anyio  # not needed for help
+
+        return anyio.run(_run_on_queue, run, options)
+
+    return Command(about, example, call, add)
+
+
+async def _run_on_queue(run: RunOnQueue, options: Options) -> int:
+    scheduler = TaskBackoffScheduler(config_of(options))
+    try:
+        return await run(scheduler, options)
+    finally:
+        await scheduler.shutdown()
+
+
+def config_of(options: Options) -> TaskBackoffConfig:
+    """Return the configuration of the environment and of the options. Raises UsageError, ConfigError."""
+    config = TaskBackoffConfig.from_env()
+    if options.url is not None:
+        config.storage = StorageConfig(url=options.url, timeout=config.storage.timeout)
+    if options.queue is not None:
+        config.task.biz_prefix = options.queue
+    if config.storage.url is None and config.storage.type == "embedded" and config.storage.path is None:
+        raise UsageError(
+            "an embedded server without a path belongs to one process: set MAAS_BACKOFF_PATH to that of the queue"
+        )
+    return config
 
 
 def failed(options: Options, why: str) -> int:

@@ -3,7 +3,7 @@
 import argparse
 import socket
 
-from maas_backoff.dashboard import Access, dashboard
+from maas_backoff.dashboard import Access, dashboard, server_dashboard
 from maas_backoff.errors import InvalidValueError, MissingExtraError
 from maas_backoff.scheduler import TaskBackoffScheduler
 
@@ -38,7 +38,8 @@ async def _serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace, l
     def authorize(_: Request) -> Access:
         return access
 
-    page = dashboard(scheduler, authorize=authorize, payloads=options.payloads)
+    make = server_dashboard if options.all else dashboard
+    page = make(scheduler, authorize=authorize, payloads=options.payloads, errors=options.errors or options.payloads)
     # Refuse other host names: another web site may point its own name to this address (DNS rebinding).
     app = TrustedHostMiddleware(page, allowed_hosts=[HERE, "localhost"], www_redirect=False)
     print(

@@ -1,6 +1,5 @@
 """`maas-backoff doctor`: find what is wrong, and say what to do."""
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ import anyio
 import attrs
 
 from maas_backoff.commands.gpus import probed
+from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.errors import StorageDeniedError, StorageUnfitError
 from maas_backoff.gate.sample import NO_DEVICE, NO_DRIVER
 from maas_backoff.scheduler import TaskBackoffScheduler
@@ -31,9 +31,9 @@ class Line:
         return f"{self.kind:8} {self.text}"
 
 
-def as_json(lines: Sequence[Line]) -> str:
-    """Return the lines as JSON."""
-    return json.dumps([attrs.asdict(line) for line in lines], indent=2)
+def views(lines: Sequence[Line]) -> list[dict[str, str]]:
+    """Return the lines as values for JSON."""
+    return [attrs.asdict(line) for line in lines]
 
 
 async def examine(
@@ -68,6 +68,8 @@ async def examine(
     if stats.unfit_count:
         too_much = "ask for more GPU memory than any worker's device has"
         lines.append(Line("wrong", f"queue: {stats.unfit_count} tasks {too_much}"))
+    if any(worker.devices for worker in fleet):
+        lines += _fleet_gpus(await scheduler.gpus())
     lines += await _orphans(store, repair=repair, keys=keys)
     return [*lines, *await anyio.to_thread.run_sync(_gpus)]
 
@@ -118,6 +120,20 @@ async def _clock(store: QueueStore) -> list[Line]:
         why = "the server's was set back by that; times are shown by the server's"
         lines.append(Line("ok", f"clock: the queue's is {ahead:.1f} s ahead of the server's: {why}"))
     return lines
+
+
+def _fleet_gpus(gpus: Sequence[GpuStatus]) -> list[Line]:
+    """Return a line for each GPU of the queue's workers that takes no tasks, and one for all others."""
+    lines: list[Line] = []
+    for gpu in sorted(gpus, key=lambda gpu: (gpu.host, gpu.index)):
+        where = f"gpu {gpu.index} of {gpu.host} ({gpu.name}, {gpu.uuid})"
+        if not gpu.healthy:
+            # A quarantine ends by itself; anything else needs a person.
+            kind = "warning" if gpu.health.startswith("quarantine") else "wrong"
+            lines.append(Line(kind, f"{where}: {gpu.health}"))
+    well = [gpu for gpu in gpus if gpu.healthy]
+    room = sum(gpu.room_gb for gpu in well)
+    return [*lines, Line("ok", f"gpus of the workers: {len(well)} of {len(gpus)} take tasks, {room:.1f} GiB are free")]
 
 
 def _gpus() -> list[Line]:

@@ -1,6 +1,5 @@
 """`maas-backoff gpus`: the GPUs of this machine, and the reservations of all queues on them."""
 
-import json
 import threading
 import time
 from collections.abc import Sequence
@@ -69,11 +68,6 @@ def _device(sample: GpuSample, ledger: DeviceLedger) -> Device:
         age=time.monotonic() - sample.at,
         other_processes=used_by_other_processes(ledger, sample),
     )
-
-
-def as_json(found: Sequence[GpuStatus]) -> str:
-    """Return the GPUs as JSON."""
-    return json.dumps([device.to_dict() for device in found], indent=2)
 
 
 def as_table(found: Sequence[GpuStatus], *, reservations: bool) -> str:

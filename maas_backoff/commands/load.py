@@ -8,11 +8,8 @@ import traceback
 from collections.abc import Callable
 from operator import attrgetter
 
+from maas_backoff.commands.usage import UsageError
 from maas_backoff.scheduler import TaskBackoffScheduler
-
-
-class UsageError(Exception):
-    """Raised for an error that the caller of a command can correct; the message is one sentence."""
 
 
 def load_scheduler(reference: str, *, needs_handler: bool = True) -> TaskBackoffScheduler:

@@ -1,12 +1,11 @@
 """`maas-backoff preview`: the delays of a policy."""
 
-import argparse
-import json
 from itertools import accumulate
 
-from maas_backoff.commands.command import add_option
+from maas_backoff.commands.command import OK, Arguments, Command, Options, add_option, json_flag
+from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.text import span, table
-from maas_backoff.config import TaskConfig
+from maas_backoff.config import TaskBackoffConfig, TaskConfig
 
 OPTIONS = (
     "backoff_strategy",
@@ -20,16 +19,15 @@ BAR = 40
 """The number of characters of the longest bar."""
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each option of TaskConfig on which the delays depend."""
+def _arguments(parser: Arguments) -> None:
     for name in OPTIONS:
         add_option(parser, TaskConfig, name)
     parser.add_argument("--id", default="", metavar="ID", help="id of the task; the jitter depends on it")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    json_flag(parser)
 
 
-def preview(options: argparse.Namespace, config: TaskConfig) -> str:
-    """Return the exact delays as a table with bars, or as JSON; `options` replace those of `config`."""
+def _preview(options: Options) -> int:
+    config = TaskBackoffConfig.from_env().task
     for name in OPTIONS:
         if (value := getattr(options, name)) is not None:
             setattr(config, name, value)
@@ -38,10 +36,23 @@ def preview(options: argparse.Namespace, config: TaskConfig) -> str:
     ends = list(accumulate(delays))
     if options.json:
         steps = zip(range(1, len(delays) + 1), delays, ends, strict=True)
-        return json.dumps([{"retry": retry, "delay": delay, "after": after} for retry, delay, after in steps])
+        print_json([{"retry": retry, "delay": delay, "after": after} for retry, delay, after in steps])
+        return OK
     longest = max(delays, default=0) or 1
     rows = [
         (retry, f"{delay:g}", span(after), "#" * max(1, round(BAR * delay / longest)))
         for retry, (delay, after) in enumerate(zip(delays, ends, strict=True), 1)
     ]
-    return table(("retry", "delay s", "after first failure", ""), rows)
+    print(table(("retry", "delay s", "after first failure", ""), rows))
+    return OK
+
+
+COMMANDS = {
+    "preview": Command(
+        "Show the exact delays of a policy, without a server. The options replace those of the environment.",
+        "maas-backoff preview --backoff-interval 5 --max-retry-count 6",
+        _preview,
+        _arguments,
+    )
+}
+"""The command by its name."""

@@ -13,18 +13,23 @@ Show = Callable[[str, str, float], None]
 """A function that shows a state, a line of text, and a percentage."""
 
 _WHOLE = {"id", "worker", "uuid", "due", "ended"}
+_SHORT = {"state", "prio", "tries", "when"}
+SHORT = 24
+"""Characters of a cell that is shown in one piece at any width."""
+
 _STYLES = {"processing": "cyan", "completed": "green", "ok": "green", "failed": "red", "cancelled": "dim"}
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
     """Return a table, at most as wide as the terminal, with escape sequences; the first line is the head."""
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in lines[0]:
-        # People copy these cells: no line break inside.
-        shown.add_column(_text(name), overflow="fold", no_wrap=name in _WHOLE)
+    console = Console()
+    for name, cells in zip(lines[0], zip(*lines, strict=True), strict=True):
+        # People copy these cells: no line break inside, unless the terminal is narrow.
+        is_whole = name in _WHOLE and max(map(len, cells)) <= max(SHORT, console.width // 4)
+        shown.add_column(_text(name), overflow="fold", no_wrap=is_whole or name in _SHORT)
     for line in lines[1:]:
         shown.add_row(*map(_text, line))
-    console = Console()
     with console.capture() as capture:
         console.print(shown)
     return capture.get().rstrip("\n")

@@ -1,19 +1,36 @@
-"""The commands that change a queue or its tasks."""
+"""The commands that create, change and delete tasks."""
 
 import json
 import sys
 
-from maas_backoff.commands.command import OK, Arguments, Command, Options, failed, task_id
-from maas_backoff.domain.limit import rate_of
+from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue
+from maas_backoff.commands.json_text import print_json
+from maas_backoff.commands.refusals import refusal, unknown
+from maas_backoff.commands.selecting import OnProgress, act_on_selection, act_options, is_selecting
+from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 
-def _done(text: str) -> int:
-    print(text)
+async def _done(scheduler: TaskBackoffScheduler, options: Options, words: str, *, changed: bool) -> int:
+    """Print whether the task has changed, else why not; return the exit code."""
+    reason = "" if changed else await _why_not(scheduler, options)
+    if options.json:
+        print_json({"task_id": options.task_id, "changed": changed, "reason": reason})
+        return OK if changed else FAILED
+    if reason:
+        return failed(options, reason)
+    print(words)
     return OK
+
+
+async def _why_not(scheduler: TaskBackoffScheduler, options: Options) -> str:
+    task = await scheduler.get_task(options.task_id)
+    if task is None:
+        return unknown(options.task_id, scheduler.config.task.biz_prefix)
+    return refusal(options.command, task)
 
 
 def _for_create(parser: Arguments) -> None:
@@ -28,7 +45,11 @@ async def _create(scheduler: TaskBackoffScheduler, options: Options) -> int:
         params = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidValueError("params", "a JSON object", text) from error
-    print(printable(await scheduler.create_task(params, options.id, **_reschedule(options))))
+    task_id = await scheduler.create_task(params, options.id, **_reschedule(options))
+    if options.json:
+        print_json({"task_id": task_id})
+    else:
+        print(printable(task_id))
     return OK
 
 
@@ -47,84 +68,63 @@ def _reschedule(options: Options) -> Reschedule:
 
 
 def _for_update(parser: Arguments) -> None:
-    task_id(parser)
+    act_options(parser)
     _for_reschedule(parser)
 
 
 async def _update(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    async def act(selection: Selection, dry_run: bool, show: OnProgress) -> int:
+        return await scheduler.update_tasks(selection, dry_run=dry_run, on_progress=show, **_reschedule(options))
+
+    if is_selecting(options):
+        return await act_on_selection(options, "change", "changed", act)
     done = await scheduler.update_task(options.task_id, **_reschedule(options))
-    return _done("changed") if done else failed(options, "it is not pending")
+    return await _done(scheduler, options, "changed", changed=done)
 
 
 def _for_cancel(parser: Arguments) -> None:
-    task_id(parser)
-    parser.add_argument("--running", action="store_true", help="also stop an attempt that runs")
+    act_options(parser)
+    parser.add_argument("--running", action="store_true", help="also stop attempts that run")
 
 
 async def _cancel(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    async def act(selection: Selection, dry_run: bool, show: OnProgress) -> int:
+        running = options.running
+        return await scheduler.cancel_tasks(selection, running=running, dry_run=dry_run, on_progress=show)
+
+    if is_selecting(options):
+        return await act_on_selection(options, "cancel", "cancelled", act)
     done = await scheduler.cancel_task(options.task_id, running=options.running)
-    return _done("cancelled") if done else failed(options, "it is running (add --running), finished, or unknown")
+    return await _done(scheduler, options, "cancelled", changed=done)
+
+
+async def _delete(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    async def act(selection: Selection, dry_run: bool, show: OnProgress) -> int:
+        return await scheduler.delete_tasks(selection, dry_run=dry_run, on_progress=show)
+
+    if is_selecting(options):
+        return await act_on_selection(options, "delete", "deleted", act)
+    done = await scheduler.delete_task(options.task_id)
+    return await _done(scheduler, options, "deleted", changed=done)
 
 
 def _for_retry(parser: Arguments) -> None:
-    parser.add_argument("task_id", metavar="ID", nargs="?")
-    parser.add_argument("--all-failed", action="store_true", help="retry all failed tasks")
-    parser.add_argument("--error", metavar="TEXT", help='only tasks with TEXT in their error, "type: message"')
+    act_options(parser)
+    parser.add_argument("--all-failed", action="store_true", help="as --state failed --yes")
 
 
 async def _retry(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    if options.all_failed == (options.task_id is not None):
-        raise InvalidValueError("retry", "an ID, or --all-failed", options.task_id)
+    async def act(selection: Selection, dry_run: bool, show: OnProgress) -> int:
+        return await scheduler.retry_tasks(selection, dry_run=dry_run, on_progress=show)
+
     if options.all_failed:
-        number = await scheduler.retry_tasks(error=options.error)
-        return _done("1 task is pending again" if number == 1 else f"{number} tasks are pending again")
+        if options.select_state:
+            raise InvalidValueError("all-failed", "--all-failed, or --state", "both")
+        options.select_state, options.yes = ["failed"], True
+    if is_selecting(options):
+        return await act_on_selection(options, "retry", "pending again", act)
     done = await scheduler.retry_task(options.task_id)
-    return _done("pending again") if done else failed(options, "it is neither failed nor cancelled")
-
-
-def _for_pause(parser: Arguments) -> None:
-    parser.add_argument("--kind", metavar="NAME", help="only the tasks of this kind (default: the whole queue)")
-    parser.add_argument("--tenant", metavar="NAME", help="only the tasks of this tenant")
-
-
-async def _pause(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    done = await scheduler.pause(kind=options.kind, tenant=options.tenant)
-    return _done("paused" if done else "it was paused already")
-
-
-async def _resume(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    done = await scheduler.resume(kind=options.kind, tenant=options.tenant)
-    return _done("goes on" if done else "it was not paused")
-
-
-def _for_weight(parser: Arguments) -> None:
-    parser.add_argument("tenant", metavar="TENANT")
-    parser.add_argument("weight", metavar="X", type=float, help="0.001 to 1000; it is 1 at first")
-
-
-async def _weight(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    done = await scheduler.set_weight(options.tenant, options.weight)
-    return _done("set" if done else "it was so before")
-
-
-def _for_limit(parser: Arguments) -> None:
-    parser.add_argument("name", metavar="NAME", help="its name, or user:* for all names that begin with user:")
-    parser.add_argument("--concurrency", type=int, metavar="N", help="most tasks that run at once")
-    parser.add_argument("--rate", metavar="N/TIME", help="most tasks that start in a time, such as 500/1m")
-    parser.add_argument("--tokens", metavar="X/TIME", help="most units that tasks use in a time, such as 120000/1m")
-    parser.add_argument("--remove", action="store_true", help="remove the limit")
-
-
-async def _limit(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    rate = None if options.rate is None else rate_of("rate", options.rate, whole=True)
-    tokens = None if options.tokens is None else rate_of("tokens", options.tokens, whole=False)
-    if options.remove == any(value is not None for value in (options.concurrency, rate, tokens)):
-        expected = "--concurrency, --rate and --tokens, or --remove alone"
-        raise InvalidValueError("limit", expected, "both" if options.remove else "none of them")
-    if options.remove:
-        return _done("removed" if await scheduler.remove_limit(options.name) else "it was not set")
-    done = await scheduler.set_limit(options.name, concurrency=options.concurrency, rate=rate, tokens=tokens)
-    return _done("set" if done else "it was so before")
+    return await _done(scheduler, options, "pending again", changed=done)
 
 
 def _for_purge(parser: Arguments) -> None:
@@ -135,18 +135,49 @@ def _for_purge(parser: Arguments) -> None:
 async def _purge(scheduler: TaskBackoffScheduler, options: Options) -> int:
     if not options.yes:
         raise InvalidValueError("purge", "--yes, as the tasks are deleted for good", "none")
-    return _done(f"{await scheduler.purge_tasks(options.state)} tasks are deleted")
+    number = await scheduler.purge_tasks(options.state)
+    if options.json:
+        print_json({"state": options.state, "changed": number})
+    else:
+        print("1 task is deleted" if number == 1 else f"{number:,} tasks are deleted")
+    return OK
 
 
 COMMANDS = {
-    "create": Command("create a task, and print its id", _create, _for_create),
-    "update": Command("change a pending task's priority or time", _update, _for_update),
-    "cancel": Command("cancel a task", _cancel, _for_cancel),
-    "retry": Command("make a failed or cancelled task, or all failed ones, pending again", _retry, _for_retry),
-    "pause": Command("stop the claims of the queue's workers; running tasks go on", _pause, _for_pause),
-    "resume": Command("let the queue's workers claim again", _resume, _for_pause),
-    "weight": Command("set the share of a tenant", _weight, _for_weight),
-    "limit": Command("set or remove a limit that all workers share", _limit, _for_limit),
-    "purge": Command("delete all tasks in a state", _purge, _for_purge),
+    "create": on_queue(
+        "Create a task, and print its id. An id that exists already changes nothing.",
+        """maas-backoff create '{"prompt": "a cat"}' --id img-1""",
+        _create,
+        _for_create,
+    ),
+    "update": on_queue(
+        "Change the priority or the time of a pending task, or of all pending tasks that match.",
+        "maas-backoff update img-1 --priority -5",
+        _update,
+        _for_update,
+        prints_json=False,
+    ),
+    "cancel": on_queue(
+        "Cancel a task, or all tasks that match. Without --running, tasks that run go on.",
+        "maas-backoff cancel img-1 --running",
+        _cancel,
+        _for_cancel,
+        prints_json=False,
+    ),
+    "retry": on_queue(
+        "Make a failed or cancelled task, or all that match, pending again, with all retries.",
+        "maas-backoff retry --state failed --error timeout",
+        _retry,
+        _for_retry,
+        prints_json=False,
+    ),
+    "delete": on_queue(
+        "Delete a task that is not running, or all tasks that match.",
+        "maas-backoff delete --state completed --ended-to 2d",
+        _delete,
+        act_options,
+        prints_json=False,
+    ),
+    "purge": on_queue("Delete all tasks in a state, for good.", "maas-backoff purge failed --yes", _purge, _for_purge),
 }
 """The commands by name."""

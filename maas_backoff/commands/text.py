@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.util import find_spec
 
 from maas_backoff.logs import printable
@@ -24,13 +24,22 @@ def cell(text: object) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table with columns as wide as their cells, or a table of rich if `is_rich`."""
-    lines = [tuple(head), *(tuple(map(cell, row)) for row in rows)]
     if is_rich():
         from maas_backoff.commands import rich_text
 
-        return rich_text.table(lines)
+        return rich_text.table(_cells(head, rows))
+    return plain_table(head, rows)
+
+
+def plain_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table with columns as wide as their cells."""
+    lines = _cells(head, rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cells(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[tuple[str, ...]]:
+    return [tuple(head), *(tuple(map(cell, row)) for row in rows)]
 
 
 def span(seconds: float | None) -> str:
@@ -48,3 +57,10 @@ def span(seconds: float | None) -> str:
 def moment(at: datetime | None) -> str:
     """Return a moment in UTC, to the second; "-" for None."""
     return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"
+
+
+def clock(at: datetime | None) -> str:
+    """Return a moment in UTC: the time if it is today, else the day and the time; "-" for None."""
+    if at is None:
+        return "-"
+    return f"{at:%H:%M:%S}Z" if at.date() == datetime.now(UTC).date() else f"{at:%m-%d %H:%M}Z"

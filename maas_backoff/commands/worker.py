@@ -7,10 +7,11 @@ from functools import partial
 
 import anyio
 
-from maas_backoff.commands.command import FAILED, OK, Arguments, Options, add_option, one_to_a_hundred
-from maas_backoff.commands.load import UsageError, load_scheduler
+from maas_backoff.commands.command import FAILED, OK, Arguments, Command, Options, add_option, one_to_a_hundred
+from maas_backoff.commands.load import load_scheduler
 from maas_backoff.commands.processes import Processes
 from maas_backoff.commands.stderr import LEVELS, log_to_stderr
+from maas_backoff.commands.usage import UsageError
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.parent import drain_with_parent
 from maas_backoff.config import SchedulerConfig, TaskBackoffConfig
@@ -19,16 +20,7 @@ from maas_backoff.errors import MaasBackoffError, WorkerEndedError
 log: Log = log_for("command")
 
 
-HELP = "run a worker until SIGTERM, SIGHUP or Ctrl-C"
-
-
-def arguments(worker: Arguments) -> None:
-    """Add the arguments of the command."""
-    worker.description = (
-        "Run the tasks of a TaskBackoffScheduler. SIGTERM, SIGHUP or Ctrl-C: finish running tasks and end; "
-        "a second signal: hand back running tasks. With --processes, a small parent starts as many workers, replaces "
-        "those that end, and hands signals on."
-    )
+def _arguments(worker: Arguments) -> None:
     worker.add_argument(
         "scheduler", metavar="module:scheduler", help="where the scheduler, or a function that returns it, is defined"
     )
@@ -47,12 +39,11 @@ def arguments(worker: Arguments) -> None:
         help="with --burst: also wait for tasks that are due within S seconds (default: 0)",
     )
     add_option(worker, SchedulerConfig, "worker_name", "--name")
-    worker.add_argument("--log-level", choices=LEVELS, default="info", help="(default: %(default)s)")
-    worker.add_argument("--log-format", choices=["plain", "json"], default="plain", help="(default: %(default)s)")
+    worker.add_argument("--log-level", choices=LEVELS, help="(default: info, or what the module has set)")
+    worker.add_argument("--log-format", choices=["plain", "json"], help="(default: plain, or what the module has set)")
 
 
-def run(options: Options) -> int:
-    """Run a worker, or with `--processes` several; return the exit code."""
+def _run(options: Options) -> int:
     if options.burst_wait is not None and not options.burst:
         raise UsageError("--burst-wait is for a worker with --burst")
     if options.processes > 1:
@@ -83,7 +74,9 @@ def run(options: Options) -> int:
 
 
 def _workers(options: Options) -> int:
-    own = [options.scheduler, "--log-level", options.log_level, "--log-format", options.log_format]
+    own: list[str] = [options.scheduler]
+    for flag, value in (("--log-level", options.log_level), ("--log-format", options.log_format)):
+        own += [] if value is None else [flag, value]
     if options.burst:
         own += ["--burst", "--burst-wait", f"{options.burst_wait or 0}"]
     name = options.name or TaskBackoffConfig.from_env().scheduler.worker_name
@@ -102,3 +95,16 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds from 0 on, got {text!r}")
     return seconds
+
+
+COMMANDS = {
+    "worker": Command(
+        "Run the tasks of a TaskBackoffScheduler. SIGTERM, SIGHUP or Ctrl-C: finish running tasks and end; "
+        "a second signal: hand back running tasks. With --processes, a small parent starts as many workers, replaces "
+        "those that end, and hands signals on.",
+        "maas-backoff worker my_service.tasks:scheduler --processes 2",
+        _run,
+        _arguments,
+    )
+}
+"""The command by its name."""

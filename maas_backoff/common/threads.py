@@ -1,4 +1,4 @@
-"""Calls of functions that read files of the system, such as /proc: in a thread, as the event loop must not block."""
+"""Calls of functions that block, such as reads of /proc: in a thread, as the event loop must not block."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -20,3 +20,23 @@ async def in_thread(read: Callable[[], _R]) -> _R | None:
     except (OSError, RuntimeError, MemoryError) as error:
         log.info("the processes of this machine cannot be looked at: %s", error)
         return None
+
+
+async def in_thread_or_here(call: Callable[[], _R]) -> _R:
+    """Call a function in a thread, to its end. At the end of the interpreter, which starts no thread, call it here.
+
+    Raises what the function raises.
+    """
+    begun = False
+
+    def run() -> _R:
+        nonlocal begun
+        begun = True
+        return call()
+
+    try:
+        return await to_thread.run_sync(run, limiter=anyio.CapacityLimiter(1))  # handlers may have taken all threads
+    except RuntimeError:
+        if begun:
+            raise
+        return call()

@@ -136,8 +136,24 @@ def _check_url(_: "StorageConfig", __: "attrs.Attribute[str | None]", url: objec
             expected = str(error)
         else:
             return
-    # The value may hold a password.
-    raise ConfigError("storage.url", expected, type(url))
+    raise ConfigError("storage.url", expected, _without_secrets(url) if isinstance(url, str) else type(url))
+
+
+def _without_secrets(url: str) -> str:
+    """Return the scheme and the hosts of a URL, without what may be a password, a path or a query."""
+    scheme, _, rest = url.partition("://")
+    if not rest or not _WORD.fullmatch(scheme):
+        return "…"
+    hidden = "…@" if "@" in rest else ""
+    hosts = _PATH.split(rest.rpartition("@")[2])[0]
+    # Without a login, a word that is no host may be a password.
+    shown = hosts if hidden or _HOSTS.fullmatch(hosts) else "…"
+    return f"{scheme}://{hidden}{shown}"
+
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_PATH = re.compile(r"[/?#]")
+_HOSTS = re.compile(r"[A-Za-z0-9._-]+(:\d*)?(,[A-Za-z0-9._-]+(:\d*)?)*")
 
 
 def _check_nodes(_: "StorageConfig", __: "attrs.Attribute[tuple[str, ...]]", nodes: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ from attrs.validators import optional
 
 from maas_backoff.config.options import YEAR, described, duration, must, number, whole
 from maas_backoff.domain.backoff import Backoff, BackoffCallable, BackoffStrategy, CustomBackoff
+from maas_backoff.domain.labels import Labels, in_labels
 from maas_backoff.domain.lane import TaskLimits, in_limits, is_cost
 from maas_backoff.domain.policy import CUSTOM_STRATEGY, Policy
 from maas_backoff.domain.retry_rule import MOST_FILTERS, ErrorFilters, are_filters, in_filters
@@ -143,6 +144,11 @@ class TaskConfig:
         converter=in_limits,
         metadata={"help": "limits of `set_limit` that a task needs to start, and the units that it uses of each"},
     )
+    labels: Labels = field(
+        default=(),
+        converter=in_labels,
+        metadata={"help": "up to eight short names, `key` or `key=value`, by which tasks are selected"},
+    )
     max_finished: int = field(
         default=1_000_000,
         validator=whole(1, 100_000_000),
@@ -164,6 +170,11 @@ class TaskConfig:
         default=1_048_576,
         validator=whole(2, 64 * 1_048_576),
         metadata={"help": "most bytes of the JSON text of params, and of a result"},
+    )
+    max_stream_bytes: int = field(
+        default=1_048_576,
+        validator=whole(1, 64 * 1_048_576),
+        metadata={"help": "most bytes that the parts of a task's stream may have"},
     )
     min_gpu_memory_gb: float = field(
         default=0,

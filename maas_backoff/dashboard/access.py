@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
+import attrs
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,8 +21,21 @@ class Access(StrEnum):
     ACT = "act"
 
 
-Authorize = Callable[[Request], Access | bool | Awaitable[Access | bool]]
-"""Returns the rights of a request; True means ACT, False NONE. May raise HTTPException of starlette or FastAPI."""
+@attrs.frozen
+class Visitor:
+    """A visitor with a name, which the log has with each action: `Visitor(Access.ACT, "ada@example.com")`."""
+
+    access: Access
+    name: str = ""
+
+
+Rights = Access | bool | Visitor
+
+Authorize = Callable[[Request], Rights | Awaitable[Rights]]
+"""Returns the rights of a request: an Access, or a Visitor with an Access and a name.
+
+True means ACT, False NONE. May raise HTTPException of starlette or FastAPI.
+"""
 
 _HEADERS = [
     (name.encode(), value.encode())
@@ -61,10 +75,12 @@ class Guard:
 
     async def _refusal(self, request: Request) -> Response | None:
         try:
-            request.state.access = access = await self._access(request)
+            visitor = await self._visitor(request)
         except HTTPException as error:
             # The detail of FastAPI's HTTPException may be any JSON value.
             return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        access = request.state.access = visitor.access
+        request.state.visitor = visitor.name
         if access is Access.NONE:
             return _refused("you may not see this")
         if request.method in {"GET", "HEAD"}:
@@ -78,17 +94,19 @@ class Guard:
             )
         return None
 
-    async def _access(self, request: Request) -> Access:
+    async def _visitor(self, request: Request) -> Visitor:
         if self._authorize is None:
-            return Access.READ
+            return Visitor(Access.READ)
         answer = self._authorize(request)
         if inspect.isawaitable(answer):
             answer = await answer
+        if isinstance(answer, Visitor):
+            return answer
         if isinstance(answer, bool):
-            return Access.ACT if answer else Access.NONE
+            return Visitor(Access.ACT if answer else Access.NONE)
         if not isinstance(answer, str) or answer not in set(Access):
-            raise InvalidValueError("authorize", "an Access or a bool as its answer", answer)
-        return Access(answer)
+            raise InvalidValueError("authorize", "an Access, a bool or a Visitor as its answer", answer)
+        return Visitor(Access(answer))
 
 
 def _refused(why: str) -> Response:

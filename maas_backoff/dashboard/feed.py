@@ -53,6 +53,7 @@ class Feed:
         self._scheduler = scheduler
         self._lock = anyio.Lock()
         self._trouble = VersionedText()
+        self._read_at: float | None = None
         self._stats: QueueStats | None = None
         self._parts = {
             "queue": Part(period=PERIOD, read=self._queue),
@@ -92,7 +93,10 @@ class Feed:
                         part.due = time.monotonic() + part.period
         except (StorageUnavailableError, TimeoutError) as error:
             outage = str(error) or "the server does not answer"
-        self._set(self._trouble, next(filter(None, [outage, *(part.trouble for part in self._parts.values())]), None))
+        trouble = next(filter(None, [outage, *(part.trouble for part in self._parts.values())]), None)
+        if trouble is None:
+            self._read_at = round(time.time(), 1)
+        self._set(self._trouble, trouble and {"reason": trouble.rstrip("."), "since": self._read_at})
 
     async def _read(self, name: str, part: Part) -> str | None:
         """Read a part and return its trouble. A part that other code has overwritten must not hide the other parts."""

@@ -5,7 +5,6 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import anyio
 from starlette.exceptions import HTTPException
@@ -14,18 +13,20 @@ from starlette.responses import JSONResponse, Response
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.feed import PATIENCE, PERIOD, Feed
-from maas_backoff.dashboard.search import search
+from maas_backoff.dashboard.selecting import Shown, number, selection_of
 from maas_backoff.dashboard.stream import OpenStreams, Stream
-from maas_backoff.dashboard.views import row_view, task_view
-from maas_backoff.domain.page import TaskPage
+from maas_backoff.dashboard.views import SHOWN_LINES, View, groups_view, line_view, row_view, task_view
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import checked_task_id
-from maas_backoff.errors import InvalidValueError, StorageUnavailableError
+from maas_backoff.errors import InvalidValueError, StorageUnavailableError, TaskNotFoundError
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 log: Log = log_for("dashboard")
 
 LARGEST_PAGE = 100
+
+GROUPED = 1000
+"""The failed tasks, the last ones, that are grouped by their errors."""
 
 FINISHED_PERIOD = 5.0
 """Seconds between two reads of an open finished task, which may be retried."""
@@ -39,10 +40,10 @@ _NO_STORE = {"Cache-Control": "no-store"}
 class Reading:
     """The responses to GET requests for data."""
 
-    def __init__(self, scheduler: TaskBackoffScheduler, feed: Feed, *, payloads: bool) -> None:
+    def __init__(self, scheduler: TaskBackoffScheduler, feed: Feed, shown: Shown) -> None:
         self._scheduler = scheduler
         self._feed = feed
-        self._payloads = payloads
+        self._shown = shown
         self._open = OpenStreams()
         self._run = secrets.token_hex(4)
 
@@ -86,6 +87,7 @@ class Reading:
         try:
             with anyio.fail_after(PATIENCE):
                 task = await self._scheduler.get_task(task_id)
+                lines = [] if task is None else await self._log(task_id)
         except (StorageUnavailableError, TimeoutError):
             return "", 0  # the feed reports it
         except Exception as error:
@@ -94,49 +96,52 @@ class Reading:
         if task is None:
             return "null", FINISHED_PERIOD
         period = FINISHED_PERIOD if task.status.finished else PERIOD / 2
-        return json.dumps(task_view(task, payloads=self._payloads)), period
+        return json.dumps(task_view(task, self._shown) | {"log": lines}), period
+
+    async def _log(self, task_id: str) -> list[View]:
+        """Return the last lines that a task has logged."""
+        with contextlib.suppress(TaskNotFoundError):  # deleted since
+            return [line_view(line) async for line in self._scheduler.logs(task_id, last=SHOWN_LINES)]
+        return []
 
     async def task(self, request: Request) -> Response:
         """Return one task, `?id=`."""
         task = await self._scheduler.get_task(request.query_params.get("id", ""))
         if task is None:
             raise HTTPException(404)
-        return JSONResponse(task_view(task, payloads=self._payloads), headers=_NO_STORE)
+        view = task_view(task, self._shown) | {"log": await self._log(task.task_id)}
+        return JSONResponse(view, headers=_NO_STORE)
 
     async def tasks(self, request: Request) -> Response:
-        """Return a page of tasks without their payloads: `?state=&cursor=&limit=&waiting_for=&due_in=&text=`.
+        """Return a page of tasks without their payloads: `?cursor=&limit=`, and a selection as `selection_of` reads it.
 
         The last finished task comes first. A task whose id equals `text` is found in any state.
         """
         query = request.query_params
-        state, cursor, text = query.get("state", "pending"), query.get("cursor"), query.get("text", "")
-        limit = _number("limit", query.get("limit", "50"))
+        cursor, text = query.get("cursor"), query.get("text", "")
+        limit = number("limit", query.get("limit", "50"))
         if not 1 <= limit <= LARGEST_PAGE:
             raise InvalidValueError("limit", f"a whole number from 1 to {LARGEST_PAGE}", query["limit"])
-        waiting_for = query.get("waiting_for")
-        ahead = _number("due_in", query["due_in"]) if "due_in" in query else None
-        due_from = None if ahead is None else timedelta(seconds=ahead)
-
-        async def page(size: int, start: str | None) -> TaskPage:
-            reverse = state not in {"pending", "processing"}
-            return await self._scheduler.list_tasks(
-                state, limit=size, cursor=start, reverse=reverse, waiting_for=waiting_for, due_from=due_from, brief=True
-            )
-
-        found = await search(page, text, limit, cursor) if text else await page(limit, cursor)
+        selection = selection_of(query, self._shown)
+        reverse = all(status.finished for status in selection.status)
+        found = await self._scheduler.list_tasks(selection, limit=limit, cursor=cursor, reverse=reverse, brief=True)
         tasks = {task.task_id: task for task in found.tasks}
         if text and cursor is None and (named := await self._named(text)) is not None:
             tasks = {named.task_id: named} | tasks
-        views = [row_view(task) for task in tasks.values()]
+        views = [row_view(task, self._shown) for task in tasks.values()]
         return JSONResponse({"tasks": views, "cursor": found.cursor}, headers=_NO_STORE)
+
+    async def groups(self, _: Request) -> Response:
+        """Return the last failed tasks in groups with the same error."""
+        failed = await self._scheduler.list_tasks("failed", limit=GROUPED, reverse=True, brief=True)
+        return JSONResponse(groups_view(failed.tasks, self._shown), headers=_NO_STORE)
+
+    async def count(self, request: Request) -> Response:
+        """Return the number of tasks of a selection."""
+        selection = selection_of(request.query_params, self._shown)
+        return JSONResponse({"count": await self._scheduler.count_tasks(selection)}, headers=_NO_STORE)
 
     async def _named(self, task_id: str) -> TaskEntity | None:
         with contextlib.suppress(InvalidValueError):
             return await self._scheduler.get_task(task_id)
         return None
-
-
-def _number(option: str, text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or len(text) > 9:
-        raise InvalidValueError(option, "a whole number", text)
-    return int(text)

@@ -5,13 +5,16 @@ from typing import Any
 
 import attrs
 
+from maas_backoff.dashboard.selecting import Shown
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import Activity, Durations, History, gpu_memory_hint
 from maas_backoff.domain.limit import rate_text
 from maas_backoff.domain.shares import LimitStats, TenantStats
 from maas_backoff.domain.stats import QueueStats
+from maas_backoff.domain.stream import LogLine
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.worker import Worker
+from maas_backoff.store.server_queues import QueueSummary
 
 View = dict[str, Any]
 
@@ -27,6 +30,9 @@ SHOWN = 50
 SHOWN_SHARES = 20
 """The most tenants, and limits, in a view."""
 
+SHOWN_LINES = 50
+"""The most lines of a log in the view of a task, the last ones."""
+
 LONGEST = 300
 """The most characters of a text in a list; the view of one task has all of them."""
 
@@ -37,6 +43,7 @@ def queue_view(stats: QueueStats, reason: str) -> View:
     return {
         "reason": reason,
         "paused": stats.paused,
+        "paused_since": stats.paused_since and stats.paused_since.isoformat(),
         "paused_tenants": len(stats.paused_tenants),
         "oldest": round(stats.oldest_pending_age, 1),
         "unfit": stats.unfit_count,
@@ -76,6 +83,11 @@ def _limit_view(one: LimitStats) -> View:
     limit = one.limit
     rates = [] if limit is None else [rate_text(rate) for rate in (limit.rate, limit.tokens) if rate is not None]
     return {**view, "is_class": one.is_class, "rates": rates}
+
+
+def line_view(line: LogLine) -> View:
+    """Return a line of a task's log."""
+    return {"at": line.at.isoformat(), "attempt": line.attempt, "text": line.text}
 
 
 def workers_view(fleet: Sequence[Worker]) -> View:
@@ -133,9 +145,9 @@ def _quantiles(durations: Durations) -> Sequence[float | None]:
     return [durations.quantile(share) for share in (0.5, 0.95)]
 
 
-def row_view(task: TaskEntity) -> View:
+def row_view(task: TaskEntity, shown: Shown) -> View:
     """Return a task for a list, with short texts."""
-    view = task_view(task, payloads=False)
+    view = task_view(task, Shown(errors=shown.errors))
     for name in ("progress_message", "waiting_for"):
         view[name] = view[name] and view[name][:LONGEST]
     if view["error"]:
@@ -143,9 +155,55 @@ def row_view(task: TaskEntity) -> View:
     return view
 
 
-def task_view(task: TaskEntity, *, payloads: bool) -> View:
-    """Return a task, with params and result only if `payloads`."""
+def task_view(task: TaskEntity, shown: Shown) -> View:
+    """Return a task, with params, result, error messages and tracebacks only if they are shown."""
     view = task.to_dict()
-    if not payloads:
+    if not shown.payloads:
         del view["task_params"], view["result"]
+    if not shown.errors:
+        view["error"] = view["error"] and {**view["error"], "message": ""}
+        view["attempts"] = [
+            {**one, "error": {**one["error"], "message": ""}, "traceback": ""} for one in view["attempts"]
+        ]
     return view
+
+
+def groups_view(tasks: Sequence[TaskEntity], shown: Shown) -> View:
+    """Return failed tasks in groups with the same error, those that have most tasks first. `text` selects a group."""
+    found: dict[tuple[str, str], View] = {}
+    for task in tasks:
+        if task.error is None or task.finished_at is None:
+            continue
+        message = task.error.message[:LONGEST] if shown.errors else ""
+        group = found.setdefault(
+            (task.error.type, message),
+            {
+                "type": task.error.type,
+                "message": message,
+                "text": f"{task.error.type}: {message}" if message else "",
+                "count": 0,
+                "last": task.finished_at,
+            },
+        )
+        group["count"] += 1
+        group["last"] = max(group["last"], task.finished_at)
+    worst = sorted(found.values(), key=lambda group: -group["count"])[:WORST]
+    groups = [{**group, "last": group["last"].isoformat()} for group in worst]
+    return {"looked": len(tasks), "groups": groups}
+
+
+def summary_view(queue: QueueSummary) -> View:
+    """Return a queue for the list of all queues."""
+    stats = queue.stats
+    return {
+        "name": queue.name,
+        "due": stats.pending_count - stats.scheduled_count,
+        "scheduled": stats.scheduled_count,
+        "processing": stats.processing_count,
+        "completed": stats.completed_count,
+        "failed": stats.failed_count,
+        "cancelled": stats.cancelled_count,
+        "oldest": round(stats.oldest_pending_age, 1),
+        "workers": queue.workers,
+        "paused": stats.paused,
+    }

@@ -1,4 +1,4 @@
-"""The run of the demo: an embedded server, a model server, a task for each line, and a check of every result."""
+"""The run of the demo: an embedded server, a model server, a task for each line, a check of every result, a stream."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ import anyio
 
 from maas_backoff.config import SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
 from maas_backoff.config.storage import StorageConfig
-from maas_backoff.demo import summary
+from maas_backoff.demo import summary, tokens
 from maas_backoff.demo.client import handler_for
 from maas_backoff.demo.lines import read_lines
 from maas_backoff.demo.progress import Progress, finished
@@ -45,6 +45,7 @@ async def _push(lines: list[str], model: ModelServer, tasks_at_once: int) -> int
     prompts = {f"line-{number:06}": line for number, line in enumerate(lines, 1)}
     scheduler = TaskBackoffScheduler(_config(tasks_at_once))
     scheduler.set_custom_task_handler(handler_for(model.url))
+    speak = tokens.speaking(scheduler)
     async with scheduler:
         progress = Progress(len(prompts), model)
         await scheduler.create_tasks([TaskSpec({"prompt": prompt}, task_id) for task_id, prompt in prompts.items()])
@@ -54,7 +55,8 @@ async def _push(lines: list[str], model: ModelServer, tasks_at_once: int) -> int
             progress.end()
         seconds = progress.seconds
         tasks = [task for status in TaskStatus for task in await _tasks_in(scheduler, status)]
-    return summary.show(prompts, tasks, model, seconds)
+        is_whole = await tokens.show(speak)
+    return summary.show(prompts, tasks, model, seconds) or int(not is_whole)
 
 
 def _cancel_on_signals() -> None:

@@ -133,6 +133,11 @@ def _refuse(path: str, expected: str, got: object) -> NoReturn:
     raise PayloadError(path, expected, got)
 
 
+def encoded(value: object) -> str:
+    """Return the JSON text of a value that `parse` has returned."""
+    return _encode(value)
+
+
 def plain(values: Mapping[str, object]) -> str:
     """Return the JSON text of the library's own small records (policies, errors, frames) without checks."""
     return _encode(dict(values))

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import attrs
 
+from maas_backoff.domain.batching import Batching
 from maas_backoff.errors import InvalidValueError
 
 NAMELESS = ""
@@ -29,11 +30,18 @@ class Kinds:
     names: tuple[str, ...] = (NAMELESS,)
     exec_timeouts: Mapping[str, float] = attrs.field(factory=dict[str, float])
     """The timeout in seconds of the attempts of a kind, where it differs from that of the worker."""
+    batches: Mapping[str, Batching] = attrs.field(factory=dict[str, Batching])
+    """The kinds whose tasks run in batches."""
 
     @cached_property
     def text(self) -> str:
         """The kinds as an argument of a script: names, separated by spaces; "-" is the nameless kind."""
         return " ".join(name or "-" for name in self.names)
+
+    @cached_property
+    def alone(self) -> str:
+        """The same text, of the kinds whose tasks run one by one."""
+        return " ".join(name or "-" for name in self.names if name not in self.batches)
 
 
 ONLY_NAMELESS = Kinds()

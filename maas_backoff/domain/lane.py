@@ -47,6 +47,11 @@ class Lane:
         lane = f"{self.tenant}|{','.join(names)}" if names else self.tenant
         return f"{lane} {','.join(f'{number:.12g}' for number in (self.cost, *map(self.limits.__getitem__, names)))}"
 
+    @property
+    def record_of_cost(self) -> str:
+        """The same text, which has the cost also for a task without a tenant and limits: then the lane is empty."""
+        return self.record or f" {self.cost:.12g}"
+
     @classmethod
     def of(cls, record: str) -> "Lane":
         """Return the lane in a text that `record` has made. A text that a person has overwritten has no lane."""

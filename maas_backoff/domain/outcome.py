@@ -117,10 +117,29 @@ class LeaseExpired:
     size: int = 1
 
 
+@attrs.frozen
+class FailedInBatch:
+    """The batch of the attempt failed, and nothing shows which of its tasks is to blame.
+
+    The task comes back in the cohort named `cohort`, which has at most `size` tasks.
+    """
+
+    failed: Failed
+    cohort: str
+    size: int
+
+
+@attrs.frozen
+class FailedAlone:
+    """The attempt failed as the only one of its batch. In company, the task would fail others: it stays alone."""
+
+    failed: Failed
+
+
 HandlerOutcome = Succeeded | Failed | Snoozed | Unstarted
 """The outcomes of one call of the handler, which a child process sends to its worker."""
 
-Outcome = HandlerOutcome | FailedOnGpu | Cancelled | LeaseExpired
+Outcome = HandlerOutcome | FailedOnGpu | FailedInBatch | FailedAlone | Cancelled | LeaseExpired
 
 
 def unserializable(error: PayloadError) -> Failed:

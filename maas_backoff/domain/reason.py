@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from maas_backoff.domain.demand import Demand
-from maas_backoff.domain.seconds import span
+from maas_backoff.domain.seconds import moments, span
 from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.waiting import NOT_YET, gpu_reason
@@ -34,12 +34,16 @@ def reason(
         return f"The queue is paused: {_tasks(due)} due, {running}. Resume it to go on."
     if due and not fleet:
         return f"No worker is running: {_tasks(due)} due."
+    awake = [worker for worker in fleet if not worker.quiet]
+    if due and not awake:
+        who = "The only worker is" if len(fleet) == 1 else f"All {len(fleet)} workers are"
+        return f"{who} quiet: {_tasks(due)} due, {running}."
     if not due:
-        later = f"; the next of {_tasks(stats.scheduled_count)} is due in {span(next_due)}" if next_due else ""
-        return f"Nothing is due: {running}{later}{paused}."
-    suspects = _suspects(stats.suspect_count, suspects_running) if stats.suspect_count else ""
-    slots = sum(worker.slots for worker in fleet)
-    taken = sum(worker.running for worker in fleet)
+        return f"{_nothing_due(stats, next_due, running, has_workers=bool(fleet))}{paused}."
+    has_batches = any(worker.batches for worker in fleet)
+    suspects = _suspects(stats.suspect_count, suspects_running, has_batches=has_batches) if stats.suspect_count else ""
+    slots = sum(worker.slots for worker in awake)
+    taken = sum(worker.running for worker in awake)
     claimable = due - sum(map(stats.due_of, stats.paused_kinds))
     held = sum(limit.waiting_tasks for limit in shut)
     if not stats.scheduled_count:  # else some of the waiting tasks are not due
@@ -49,12 +53,22 @@ def reason(
         why = gpu_reason(demand, fleet)
         if why != NOT_YET or (taken < slots and not suspects):
             return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}{suspects}{paused}."
-    at_it = f": {len(fleet)} workers with {slots} slots are at it"
+    workers = "1 worker" if len(awake) == 1 else f"{len(awake)} workers"
+    at_it = f": {taken} of {slots} slots of {workers} are busy"
     if slots and taken >= slots:
-        at_it = f": all {slots} slots are taken"
+        at_it = f": all {slots} slots of {workers} are busy"
     elif stats.suspect_count >= due or claimable <= held:
         at_it = ""
-    return f"{_tasks(due)} due, {running}{at_it}{suspects}{paused}{_unserved(stats, fleet)}."
+    batches = _batches(stats, fleet) if taken < slots else ""
+    return f"{_tasks(due)} due, {running}{at_it}{suspects}{batches}{paused}{_unserved(stats, fleet)}."
+
+
+def _nothing_due(stats: QueueStats, next_due: float | None, running: str, *, has_workers: bool) -> str:
+    """Return in words that no task is due, and when the next one is."""
+    later = f"; the next of {_tasks(stats.scheduled_count)} is due in {span(next_due)}" if next_due else ""
+    alone = "" if has_workers else ", and no worker is connected"
+    is_empty = not later and not stats.processing_count and not has_workers
+    return f"The queue is empty{alone}" if is_empty else f"Nothing is due: {running}{later}{alone}"
 
 
 _MOST_TOLD = 5
@@ -96,8 +110,22 @@ def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
     return "".join(f"; {_tasks(count)} of kind {kind}: no running worker has it" for kind, count in sorted(found))
 
 
-def _suspects(number: int, running: int) -> str:
-    """Return in words how `number` tasks come back that lost their worker more than once."""
+def _batches(stats: QueueStats, fleet: Sequence[Worker]) -> str:
+    """Return in words which kinds wait for a full batch."""
+    known = {kind: one for worker in fleet for kind, one in worker.batches.items() if kind not in stats.paused_kinds}
+    found = [(kind, stats.kinds.get(kind, 0), *known[kind]) for kind in sorted(known)]
+    return "".join(
+        f"; kind {kind} waits for a batch: {number:,} of {size:,}, at most {moments(wait)}"
+        for kind, number, size, wait in found
+        if 0 < number < size
+    )
+
+
+def _suspects(number: int, running: int, *, has_batches: bool) -> str:
+    """Return in words how `number` tasks come back that lost their worker more than once, or whose batch failed."""
+    if has_batches:
+        what = "1 task comes" if number == 1 else f"{number:,} tasks come"
+        return f"; {what} back in halves, of a failed batch or of what a worker lost: {running:,} running now"
     if number == 1:
         return f"; 1 task lost its worker again and comes back in halves: {running:,} running now"
     return f"; {number:,} tasks lost their worker again and come back in halves: {running:,} running now"

@@ -23,3 +23,8 @@ def span(seconds: float) -> str:
         if left >= 2 * size:
             return f"{left / size:.0f} {unit}"
     return f"{left:.0f} s"
+
+
+def moments(seconds: float) -> str:
+    """Return a duration in words, in ms below two seconds."""
+    return f"{max(0.0, seconds) * 1000:.0f} ms" if seconds < 2 else span(seconds)

@@ -6,11 +6,14 @@ from typing import Self, assert_never
 import attrs
 
 from maas_backoff.domain.backoff import Backoff
+from maas_backoff.domain.batching import half_of
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.outcome import (
     Cancelled,
     CancelReason,
     Failed,
+    FailedAlone,
+    FailedInBatch,
     FailedOnGpu,
     LeaseExpired,
     Outcome,
@@ -147,12 +150,17 @@ class Settlement:
         return cls(TaskStatus.PENDING, policy.result_ttl)
 
     @classmethod
+    def halve(cls, counts: Counts, policy: Policy) -> Self:
+        """Return a comeback at once, in a half of a failed batch, that uses nothing."""
+        return cls(TaskStatus.PENDING, policy.result_ttl, counts=counts)
+
+    @classmethod
     def lose(cls, error: TaskError, counts: Counts, policy: Policy) -> Self:
         """Return a comeback at once that counts a loss: its worker died."""
         return cls(TaskStatus.PENDING, policy.result_ttl, counts=counts, error=error)
 
 
-def decide(  # noqa: PLR0911 - one return per outcome
+def decide(  # noqa: C901, PLR0911 - one return per outcome
     outcome: Outcome, task_id: str, counts: Counts, policy: Policy, backoff: Backoff
 ) -> Settlement | None:
     """Return the settlement of an outcome; None if the lease was lost, because another attempt may have the task."""
@@ -163,6 +171,8 @@ def decide(  # noqa: PLR0911 - one return per outcome
             return _after_failure(outcome, task_id, counts, policy, backoff)
         case FailedOnGpu():
             return _after_gpu_failure(outcome, task_id, counts, policy, backoff)
+        case FailedInBatch() | FailedAlone():
+            return _after_batch(outcome, task_id, counts, policy, backoff)
         case Snoozed(after):
             if counts.snooze < policy.max_snoozes:
                 delay = backoff.spread(after, task_id, f"snooze {counts.snooze + 1}")
@@ -190,6 +200,22 @@ def _after_failure(failed: Failed, task_id: str, counts: Counts, policy: Policy,
     if failed.retry_after is None:
         return Settlement.retry(failed, counts, backoff.delay(retry, task_id, failed.error), policy)
     return Settlement.retry(failed, counts, backoff.spread(failed.retry_after, task_id, f"{retry}"), policy)
+
+
+def _after_batch(
+    outcome: FailedInBatch | FailedAlone, task_id: str, counts: Counts, policy: Policy, backoff: Backoff
+) -> Settlement:
+    if isinstance(outcome, FailedAlone):
+        return _kept_alone(_after_failure(outcome.failed, task_id, counts, policy, backoff), task_id)
+    return Settlement.halve(attrs.evolve(counts, suspect=True, cohort=outcome.cohort, cohort_size=outcome.size), policy)
+
+
+def _kept_alone(settlement: Settlement, task_id: str) -> Settlement:
+    """Let a task that comes back run alone: in company, it would fail others again."""
+    if settlement.counts is not None and settlement.status is TaskStatus.PENDING:
+        cohort, size = half_of(task_id, 0, 1)
+        settlement.counts = attrs.evolve(settlement.counts, suspect=True, cohort=cohort, cohort_size=size)
+    return settlement
 
 
 def _after_gpu_failure(

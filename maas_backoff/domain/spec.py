@@ -6,6 +6,7 @@ from typing import NamedTuple, TypedDict, Unpack
 
 import attrs
 
+from maas_backoff.domain.labels import GivenLabels
 from maas_backoff.domain.lane import GivenLimits
 from maas_backoff.domain.retry_rule import GivenFilters
 
@@ -47,6 +48,7 @@ class KindOptions(TypedDict, total=False):
     max_ooms: int
     cost: float
     limits: GivenLimits
+    labels: GivenLabels
 
 
 class Ensured(NamedTuple):
@@ -63,7 +65,8 @@ class TaskOptions(Reschedule, KindOptions, total=False):
     `priority` is -1000 … 1000, lower first. `delay` (seconds or timedelta) and `run_at` (aware datetime) exclude
     each other. `exec_timeout` overrides the field of `ThreadPoolConfig` for this task alone. Every other option
     overrides the field of the same name of `TaskConfig`. `start_within=None` and `complete_within=None`: no deadline.
-    `tenant` is the name of the one whose share of the queue the task uses.
+    `tenant` is the name of the one whose share of the queue the task uses. `labels` are up to eight short names,
+    `key` or `key=value`, by which `Selection` finds the task.
     """
 
     tenant: str

@@ -10,8 +10,10 @@ from typing import Any, Protocol, Self
 import attrs
 
 from maas_backoff.domain import jsontext
+from maas_backoff.domain.emission import TEXT, Emission, checked_line, checked_part
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.kind import NAMELESS
+from maas_backoff.domain.labels import NO_LABELS
 from maas_backoff.domain.lane import NO_LIMITS, NO_TENANT, checked_used
 from maas_backoff.errors import InvalidValueError, PayloadError
 
@@ -40,7 +42,8 @@ class TaskError:
 
     `type` is the exception's class name, or one of: `failed` (ResultEntity.fail), `timeout`, `crashed`
     (the child process died), `lease_lost`, `discarded`, `snoozed_too_often`, `not_serializable`, `bad_arguments` (they
-    do not fit the parameters of the kind's function), `corrupt`.
+    do not fit the parameters of the kind's function), `wrong_outcomes` (a batch's function did not return one for each
+    task), `corrupt`.
     """
 
     type: str
@@ -55,7 +58,8 @@ class TaskError:
 class FailedAttempt:
     """One failed attempt: its number, times, worker and error.
 
-    `ended_by` is the option that made this failure final, `retry_on` or `give_up_on`; else it is empty.
+    `ended_by` is the option that made this failure final, `retry_on` or `give_up_on`; else it is empty. `gpu` is the
+    UUID of its device; empty: it had none, or ran in a release that did not note it.
     """
 
     number: int
@@ -65,6 +69,7 @@ class FailedAttempt:
     error: TaskError
     traceback: str = ""
     ended_by: str = ""
+    gpu: str = ""
 
 
 class Receiver(Protocol):
@@ -76,6 +81,10 @@ class Receiver(Protocol):
 
     def used(self, token: int, cost: float | None, limits: Mapping[str, float], /) -> None:
         """Take what an attempt has used: its cost, or None, and units by limit."""
+        ...
+
+    def emission(self, token: int, /) -> Emission | None:
+        """Return what an attempt emits, made with the first call; None: the attempt has ended."""
         ...
 
 
@@ -90,18 +99,20 @@ class TaskEntity:
     `attempt` counts claims from 1 and never goes back. `retry_count` counts the failed attempts that were retried;
     `max_retry_count` limits only this. `token` is a fencing token for your own writes: it grows from claim to claim
     over the whole queue, and is below 2**53. It is never below the server's clock in microseconds: a server that has
-    lost its data gives no token twice if that clock is right. `gpu` is the device of an attempt that asked for one.
+    lost its data gives no token twice if that clock is right. `worker` is the name of the worker of the running
+    attempt, else of the last one; None for a task that `mark_task_processing` has taken. `gpu` is the device of that
+    attempt, if the attempt asked for one.
     `oom_count` counts the attempts that ran out of GPU memory and came back without using a retry: a handler may shrink
     its batch. `kind` is the name of the function that runs the task; empty: the handler of `set_custom_task_handler`.
     `deadline` is the moment at which `complete_within` ends all attempts. `cancel_reason` says why a task is cancelled:
     `expired` if a deadline has passed, `requested` by a call. `cost` and `limits` are those of its creation: what its
-    tenant pays for each attempt, and the units that each attempt uses of each limit.
+    tenant pays for each attempt, and the units that each attempt uses of each limit. `labels` select tasks.
 
     For its handler, a task has the failures of earlier attempts: `error` is the last one, or None, and `attempts` are
     the last ten, without their tracebacks.
 
     The `repr` has neither params nor result. A copy of the entity of a handler reports as the entity does. A pickled
-    copy does not: `update_progress` and `used` do nothing in another process.
+    copy does not: `update_progress`, `used`, `emit` and `log` do nothing in another process.
     """
 
     task_id: str
@@ -133,7 +144,14 @@ class TaskEntity:
     limits: Mapping[str, float] = attrs.field(default=NO_LIMITS, repr=_shown_limits)
     deadline: datetime | None = None
     cancel_reason: str | None = None
+    labels: tuple[str, ...] = NO_LABELS
+    worker: str | None = None
     _receiver: Receiver | None = attrs.field(default=None, repr=False, eq=False)
+
+    @property
+    def param(self) -> str:
+        """The params as JSON text: the name and the form of the original `maas-backoff-scheduler`."""
+        return jsontext.plain(self.task_params)
 
     def update_progress(self, progress: float, message: str | None = None) -> None:
         """Report the progress of this attempt, 0 to 100, from a coroutine, a thread or a child process. Not awaited.
@@ -167,6 +185,61 @@ class TaskEntity:
         if self._receiver is not None:
             self._receiver.used(self.token, checked, units)
 
+    def emit(self, part: object) -> None:
+        """Add a part to the stream of the task: a text, or any JSON value.
+
+        Works in a coroutine, a thread and a child process, and is not awaited. `scheduler.stream` yields the parts in
+        any process. Texts that are emitted within some 20 ms arrive as one part; an empty text is left out. The first
+        part of a later attempt takes the place of the parts of earlier attempts, unless `keep_emitted` was called.
+
+        Does nothing outside of the handler that was called with this entity. Raises PayloadError for a value that is no
+        JSON, or text with half of an emoji, and StreamFullError if the stream would have more than `max_stream_bytes`.
+        """
+        checked = checked_part(part)
+        emission = self._emission()
+        if checked is not None and emission is not None:
+            emission.add(checked)
+
+    def keep_emitted(self) -> None:
+        """Keep the parts of earlier attempts: the parts of this attempt come after them, and no reader begins anew.
+
+        Call it before the first `emit`, and go on where `emitted` ends. Does nothing outside of the handler, and for a
+        task without earlier parts. Raises StreamError after the first `emit`.
+        """
+        emission = self._emission()
+        if emission is not None:
+            emission.keep()
+
+    @property
+    def emitted(self) -> tuple[Any, ...]:
+        """The parts of the stream, for the handler: texts and JSON values.
+
+        Until this attempt emits its first part, they are those of earlier attempts. Texts may have been joined. Outside
+        of the handler there are none: read the stream with `scheduler.stream`.
+        """
+        emission = self._emission()
+        return () if emission is None else tuple(part.data for part in emission.parts())
+
+    def emitted_text(self) -> str:
+        """Return the texts among `emitted` as one text: `return task.emitted_text()` makes the stream the result."""
+        emission = self._emission()
+        return "" if emission is None else "".join(part.text for part in emission.parts() if part.form == TEXT)
+
+    def log(self, line: str) -> None:
+        """Add a line to the log of the task, from a coroutine, a thread or a child process. Not awaited.
+
+        `scheduler.logs(task_id)`, `maas-backoff logs ID` and the dashboard show the lines of all attempts: about the
+        last 1,000, with 2,000 characters each. Does nothing outside of the handler that was called with this entity.
+        Raises PayloadError unless the line is text.
+        """
+        checked = checked_line(line)
+        emission = self._emission()
+        if emission is not None:
+            emission.log(checked)
+
+    def _emission(self) -> Emission | None:
+        return None if self._receiver is None else self._receiver.emission(self.token)
+
     def connected(self, receiver: Receiver) -> Self:
         """Return this entity, fresh from the store, with a receiver of its reports."""
         self.__dict__["_receiver"] = receiver  # a copy of 30 fields per attempt would be the alternative
@@ -192,12 +265,13 @@ class TaskEntity:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], receiver: Receiver | None = None) -> Self:
-        """Return the task in a dict of `to_dict`; `update_progress` and `used` report to `receiver`."""
+        """Return the task in a dict of `to_dict`, which reports to `receiver`."""
         fields = _with_times(data, "next_execute_time", "created_at", "started_at", "finished_at", "deadline")
         fields["status"] = TaskStatus(fields["status"])
         fields["error"] = fields["error"] and TaskError(**fields["error"])
         fields["attempts"] = tuple(map(_attempt, fields["attempts"]))
         fields["gpu"] = GpuAssignment.from_dict(fields["gpu"])
+        fields["labels"] = tuple(fields["labels"])
         fields["receiver"] = receiver
         return cls(**fields)
 
@@ -243,7 +317,7 @@ def _jsonable(value: Any) -> Any:
         case MappingProxyType():  # `limits`, the only read-only mapping
             return {**value}  # pyright: ignore[reportUnknownVariableType] - of texts and numbers
         case tuple():
-            return [_jsonable(item) for item in value]  # pyright: ignore[reportUnknownVariableType] - `attempts`, the only tuple
+            return [_jsonable(item) for item in value]  # pyright: ignore[reportUnknownVariableType] - `attempts` or `labels`
         case TaskError() | FailedAttempt() | GpuAssignment():
             return {field.name: _jsonable(getattr(value, field.name)) for field in attrs.fields(type(value))}
         case _:

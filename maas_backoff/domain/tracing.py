@@ -2,10 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from maas_backoff.domain.outcome import Outcome
 from maas_backoff.domain.task import TaskEntity
+
+
+class Peer(NamedTuple):
+    """The address of the server: a host and a port, or the path of a socket."""
+
+    address: str
+    port: int | None = None
 
 
 class AttemptSpan(Protocol):
@@ -14,6 +21,11 @@ class AttemptSpan(Protocol):
     @property
     def in_child(self) -> Mapping[str, str] | None:
         """The `module` and `trace` for a child process, which calls `module.follow(trace)` to make the span current."""
+        ...
+
+    @property
+    def ids(self) -> Mapping[str, str]:
+        """The `trace_id` and `span_id` for log records, as hexadecimal digits; nothing if the span is in no trace."""
         ...
 
     def end(self, outcome: Outcome | None) -> None:
@@ -25,10 +37,13 @@ class AttemptSpan(Protocol):
 class Tracing(Protocol):
     """The maker of spans for creations and attempts. No method raises: a fault of tracing must not fail a task."""
 
-    def create(self, queue: str, task_ids: Sequence[str]) -> AbstractContextManager[str]:
+    def create(self, queue: str, task_ids: Sequence[str], peer: Peer | None) -> AbstractContextManager[str]:
         """Trace the creation of tasks. The text of the context manager is stored with them if it is not empty."""
         ...
 
-    def attempt(self, task: TaskEntity, trace: str) -> AttemptSpan:
-        """Start the span of an attempt; `trace` is the text that was stored with its task."""
+    def attempt(self, task: TaskEntity, trace: str, waited: float, peer: Peer | None) -> AttemptSpan:
+        """Start the span of an attempt; `trace` is the text that was stored with its task.
+
+        `waited` is the seconds from due to claimed.
+        """
         ...

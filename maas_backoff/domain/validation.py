@@ -100,6 +100,6 @@ def overrides_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _OF_CREATION}
 
 
-_OF_CREATION = frozenset({"priority", "delay", "run_at", "tenant", "cost", "limits"})
+_OF_CREATION = frozenset({"priority", "delay", "run_at", "tenant", "cost", "limits", "labels"})
 """Options that are no overrides: they are stored in the task's creation."""
 _OPTIONS = frozenset(TaskOptions.__annotations__)

@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 
 import attrs
 
+from maas_backoff.domain.batching import HALF
 from maas_backoff.domain.demand import Demand, gib
 from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.lane import NO_LANE, Lane
+from maas_backoff.domain.seconds import moments
 from maas_backoff.domain.settlement import Counts
 from maas_backoff.domain.worker import Worker
 
@@ -63,16 +65,27 @@ def waiting_for(
     held = _held_back(paused, kind, lane)
     if held:
         return held
-    able = [worker for worker in fleet if kind in worker.kinds]
+    able = [worker for worker in fleet if kind in worker.kinds and not worker.quiet]
     if not able:
-        return "worker: none is running" if not fleet else no_worker_for(kind)
+        return _unserved(kind, fleet)
     fleet = able
     why = "" if demand is None else gpu_reason(demand, fleet)
     if counts.suspect and why in {"", NOT_YET}:
         return _suspect_reason(counts)
     if demand is not None:
         return f"gpu: needs {demand}, {why}"
-    return _turn(place, lane.tenant)
+    return _batch(place, kind, fleet, (now_ms - due_ms) / 1000) or _turn(place, lane.tenant)
+
+
+def _batch(place: Place, kind: str, fleet: Sequence[Worker], age: float) -> str:
+    """Return in words that a task waits for others of its batch; empty: it does not."""
+    found = next((worker.batches[kind] for worker in fleet if kind in worker.batches), None)
+    if found is None or place.own < 0:
+        return ""
+    (size, wait), number = found, place.own + place.others + 1
+    if number >= size or age >= wait:
+        return ""
+    return f"batch: at least {number:,} of {size:,} tasks, at most {moments(wait - age)} more"
 
 
 def _held_back(paused: Paused, kind: str, lane: Lane) -> str:
@@ -99,6 +112,13 @@ def _turn(place: Place, tenant: str) -> str:
     return f"tenant {tenant}: {own}{others} first"
 
 
+def _unserved(kind: str, fleet: Sequence[Worker]) -> str:
+    """Return in words why no worker of a fleet claims tasks of a kind."""
+    if any(kind in worker.kinds for worker in fleet):
+        return "worker: all that could run it are quiet"
+    return no_worker_for(kind) if fleet else "worker: none is running"
+
+
 def no_worker_for(kind: str) -> str:
     """Return in words that no running worker runs tasks of a kind."""
     return f"kind {kind}: no running worker has it" if kind else "worker: none has a handler for tasks without a kind"
@@ -107,6 +127,9 @@ def no_worker_for(kind: str) -> str:
 def _suspect_reason(counts: Counts) -> str:
     """Return in words how a task comes back after the loss of its worker."""
     others = counts.cohort_size - 1
+    if counts.cohort.startswith(HALF):
+        alone = "alone" if not others else f"with at most {others:,} others"
+        return f"suspect: its batch failed; it comes back in a half of it, {alone}"
     if not others:
         return "suspect: its worker was lost again; each worker runs one such task at a time, this one alone"
     number = "1 other task" if others == 1 else f"up to {others:,} other tasks"

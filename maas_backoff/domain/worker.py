@@ -67,6 +67,8 @@ _PLAIN = {
     "lag": int | float,
     "trouble": str,
     "in_children": bool,
+    "quiet": bool,
+    "oldest": int | float,
 }
 
 
@@ -76,7 +78,10 @@ class Worker:
 
     `lag` is the seconds for which its event loop delayed a call. `trouble` is the reason why it is not ready: the
     worker is starting, or the reasons of its `health()`; "" if it is ready. `in_children`: its tasks run in child
-    processes. `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`.
+    processes. `oldest` is the seconds since the worker claimed the oldest of its running tasks; 0 if none runs.
+    `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`. `quiet`: it claims no tasks
+    until `quiet_workers(…, on=False)`. `batches` has, for each kind whose tasks run in batches, the most tasks of a
+    batch, and the seconds that a task waits at most.
     """
 
     name: str
@@ -89,7 +94,10 @@ class Worker:
     lag: float = 0
     trouble: str = ""
     in_children: bool = False
+    oldest: float = 0
     kinds: tuple[str, ...] = (NAMELESS,)
+    quiet: bool = False
+    batches: Mapping[str, tuple[int, float]] = attrs.field(factory=dict[str, tuple[int, float]])
 
     @property
     def ready(self) -> bool:
@@ -109,7 +117,12 @@ class Worker:
         devices = [device for one in entry.get("gpus", ()) if (device := Device.of_entry(one)) is not None]
         plain = {field: entry[field] for field, kind in _PLAIN.items() if isinstance(entry.get(field), kind)}
         kinds = tuple(kind for kind in entry.get("kinds", (NAMELESS,)) if isinstance(kind, str))
-        return cls(name, devices=tuple(devices), kinds=kinds, **plain)
+        batches = {kind: (int(size), float(wait)) for kind, (size, wait) in entry.get("batches", {}).items()}
+        return cls(name, devices=tuple(devices), kinds=kinds, batches=batches, **plain)
+
+    def is_named(self, name: str) -> bool:
+        """Return whether a person means this worker: by its name, the name's beginning up to a `-`, or its host."""
+        return name in {self.name, self.host} or self.name.startswith(f"{name}-")
 
     def could_fit(self, demand: Demand) -> bool:
         """Return whether a device of the worker is large enough, regardless of running tasks."""

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from maas_backoff.config import TaskConfig, ThreadPoolConfig
+from maas_backoff.domain.batching import Batching
 from maas_backoff.domain.signals import Misfit
 from maas_backoff.domain.spec import KindOptions
 from maas_backoff.domain.task import TaskEntity
@@ -44,6 +45,8 @@ class Declaration:
     options: Mapping[str, Any]
     """Options of TaskConfig, and `exec_timeout`, for the tasks of this kind."""
     lifespan: Lifespan | None = None
+    batching: Batching | None = None
+    """How its tasks run in batches; None: each runs alone."""
 
     @cached_property
     def signature(self) -> Signature:
@@ -76,6 +79,10 @@ class Declaration:
         """The handler that executors call: with the task, and the value of the lifespan if there is one."""
         return _handler_of(self)
 
+    def cost_of(self, _: Sequence[object], /) -> float | None:
+        """Return what a new task with these arguments costs; None: what its options say."""
+        return None
+
     def arguments(self, task: TaskEntity, values: Sequence[object]) -> tuple[list[object], dict[str, object]]:
         """Return the arguments for the function. Raises Misfit for params that do not fit its parameters."""
         signature = self.signature
@@ -93,6 +100,12 @@ class Declaration:
             raise Misfit("not_serializable", str(error)) from None
 
 
+def named_as(handler: Handler, function: Callable[..., Any]) -> Handler:
+    """Give a handler the names of a kind's function, by which a child process finds the kind: see HandlerReference."""
+    handler.__module__, handler.__qualname__ = function.__module__, function.__qualname__
+    return handler
+
+
 def _handler_of(kind: Declaration) -> Handler:
     function = kind.function
 
@@ -108,7 +121,4 @@ def _handler_of(kind: Declaration) -> Handler:
     async def awaited(result: Awaitable[object]) -> object:
         return kind.stored(await result)
 
-    handler = call if is_coroutine_handler(function) else call_plain
-    # A child process finds the kind by the names of its function: see HandlerReference.
-    handler.__module__, handler.__qualname__ = function.__module__, function.__qualname__
-    return handler
+    return named_as(call if is_coroutine_handler(function) else call_plain, function)

@@ -1,10 +1,11 @@
 """The handle of a created task."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
 from typing import Generic, TypeVar
 
 from maas_backoff.client.client import QueueClient
+from maas_backoff.domain.stream import StreamPart
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.errors import PayloadError, TaskFailedError, TaskNotFoundError
 from maas_backoff.kinds.conversion import Conversion
@@ -42,6 +43,10 @@ class TaskHandle(Generic[R_co]):
             error.http_status = 500  # the service has changed; the request was right
             raise
         return value
+
+    def stream(self, *, after: str | None = None) -> AsyncGenerator[StreamPart, None]:
+        """Yield the parts that the function emits with `task.emit`, as `scheduler.stream` does."""
+        return self._client().follower.stream(self.task_id, after)
 
     async def cancel(self, *, running: bool = False) -> bool:
         """Cancel the task while it is pending, and with `running` also while it runs, as `cancel_task` does."""

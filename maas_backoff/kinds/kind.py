@@ -46,19 +46,21 @@ class KindWithOptions(Generic[P, R]):
         wrong arguments, PayloadError for values of other types, and the errors of `create_task`.
         """
         params = self.declaration.signature.params_of(args, kwargs)
-        task_id, options = _divided(self._options)
+        task_id, options = _divided(self._options, self.declaration.cost_of(args))
         created = await self._creator.create(params, task_id, options)
         return self._handle(created.task_id)
 
     def spec(self, *args: P.args, **kwargs: P.kwargs) -> KindSpec[P, R]:
         """Return one task for `create_many`. Raises InvalidValueError and PayloadError as `create` does."""
         params = self.declaration.signature.params_of(args, kwargs)
-        task_id, options = _divided(self._options)
+        task_id, options = _divided(self._options, self.declaration.cost_of(args))
         return KindSpec(self.declaration.name, TaskSpec(params, task_id, **options))
 
     @property
     def _creator(self) -> TaskCreator:
-        return self._registry.client().creator_of(self.declaration.name, self.declaration.options)
+        kind = self.declaration
+        has_cost = kind.batching is not None and kind.batching.max_cost is not None
+        return self._registry.client().creator_of(kind.name, kind.options, has_cost=has_cost)
 
     def _handle(self, task_id: str) -> TaskHandle[R]:
         return TaskHandle(task_id, self._registry.client, self._result)
@@ -121,7 +123,10 @@ class TaskFunction(TaskKind[P, R], Generic[C, V, P, R]):
         return self.declaration.handler
 
 
-def _divided(options: CreateOptions) -> tuple[str | None, TaskOptions]:
+def _divided(options: CreateOptions, cost: float | None) -> tuple[str | None, TaskOptions]:
+    """Return the id, and the other options. `cost` counts if the options have none."""
     rest = options.copy()
+    if cost is not None:
+        rest.setdefault("cost", cost)
     task_id = rest.pop("task_id", None)
     return task_id, rest

@@ -39,14 +39,20 @@ class Signature:
 
         Raises NameError for an annotation whose name is not defined yet, and HandlerError with the remedy.
         """
-        given = inspect.signature(function)
-        hints = _hints(function)
-        parameters = list(given.parameters.values())
+        return cls.made_of(
+            kind, list(inspect.signature(function).parameters.values()), hints_of(function), has_value=has_value
+        )
+
+    @classmethod
+    def made_of(
+        cls, kind: str, parameters: Sequence[Parameter], hints: Mapping[str, Any], *, has_value: bool
+    ) -> "Signature":
+        """Return the signature of a function with these parameters and annotations. Raises HandlerError."""
         takes_task = _takes_task(kind, parameters, hints)
         leading = takes_task + has_value
         if any(one.kind not in _POSITIONAL for one in parameters[:leading]) or len(parameters) < leading:
             what = "the task and what its lifespan yields" if takes_task else "what its lifespan yields"
-            _refuse(kind, f"its first parameters are not {what}; add them, without `*` before")
+            refuse(kind, f"its first parameters are not {what}; add them, without `*` before")
         own = parameters[leading:]
         conversions = Conversions()
         converted = {one.name: _conversion(kind, one, hints, conversions) for one in own}
@@ -105,7 +111,8 @@ class Signature:
         return first, arguments
 
 
-def _hints(function: Callable[..., object]) -> Mapping[str, Any]:
+def hints_of(function: Callable[..., object]) -> Mapping[str, Any]:
+    """Return the annotations of a function. Raises NameError for a name that is not defined yet."""
     return get_type_hints(inspect.unwrap(function), include_extras=True)
 
 
@@ -117,7 +124,7 @@ def _takes_task(kind: str, parameters: Sequence[Parameter], hints: Mapping[str, 
     if hint is TaskEntity:
         return True
     if hint is typing.Any or hint is object:
-        _refuse(
+        refuse(
             kind,
             f"a type checker takes its first parameter `{first}` for the task; put `*` before `{first}`, "
             f"or give it another type than {getattr(hint, '__name__', hint)}",
@@ -129,13 +136,13 @@ def _conversion(kind: str, parameter: Parameter, hints: Mapping[str, Any], conve
     name = parameter.name
     if parameter.kind in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
         stars, other = ("*", "list") if parameter.kind is Parameter.VAR_POSITIONAL else ("**", "dict")
-        _refuse(kind, f"`{stars}{name}` has no name for each value; take a {other} instead")
+        refuse(kind, f"`{stars}{name}` has no name for each value; take a {other} instead")
     if name not in hints:
-        _refuse(kind, f"parameter `{name}` has no type; add one, such as `{name}: str` (`Any`: any JSON value)")
+        refuse(kind, f"parameter `{name}` has no type; add one, such as `{name}: str` (`Any`: any JSON value)")
     try:
         return conversions.of(hints[name])
     except UnsupportedTypeError as error:
-        _refuse(kind, f"parameter `{name}`: {error}")
+        refuse(kind, f"parameter `{name}`: {error}")
 
 
 def _conversion_of_result(kind: str, hints: Mapping[str, Any], conversions: Conversions) -> Conversion:
@@ -144,8 +151,9 @@ def _conversion_of_result(kind: str, hints: Mapping[str, Any], conversions: Conv
     try:
         return conversions.of(hints["return"])
     except UnsupportedTypeError as error:
-        _refuse(kind, f"its result: {error}")
+        refuse(kind, f"its result: {error}")
 
 
-def _refuse(kind: str, why: str) -> NoReturn:
+def refuse(kind: str, why: str) -> NoReturn:
+    """Raise the HandlerError for the function of a kind."""
     raise HandlerError(f"kind {kind!r}: {why}")

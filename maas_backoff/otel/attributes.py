@@ -3,11 +3,16 @@
 from opentelemetry.trace import Span, StatusCode
 
 from maas_backoff.domain.outcome import Cancelled, CancelReason, Failed, Outcome
+from maas_backoff.domain.tracing import Peer
 
 
-def about(queue: str, name: str, kind: str) -> dict[str, str | int]:
+def about(queue: str, name: str, kind: str, peer: Peer | None) -> dict[str, str | int]:
     """Return the attributes of every span: the queue, the name of the operation, and its type by the conventions."""
+    found: dict[str, str | int] = {} if peer is None else {"server.address": peer.address}
+    if peer is not None and peer.port is not None:
+        found["server.port"] = peer.port
     return {
+        **found,
         "messaging.system": "maas_backoff",
         "messaging.operation.name": name,
         "messaging.operation.type": kind,
@@ -21,24 +26,28 @@ def failed(span: Span, kind: str, message: str) -> None:
     span.set_status(StatusCode.ERROR, message)
 
 
-def ended(span: Span, outcome: Outcome | None) -> None:
-    """Set the outcome of an attempt. A cancel is no error, but a lost lease is one."""
+def ended(span: Span, outcome: Outcome | None) -> str:
+    """Set the outcome of an attempt; return the type of its error, or "". A cancel is no error, a lost lease is one."""
+    kind = ""
     match outcome:
         case None:
             word = "abandoned"
         case Failed(error):
             word = "failed"
-            failed(span, error.type, str(error))
+            kind = error.type
+            failed(span, kind, str(error))
             if outcome.raised:
                 _exception(span, outcome)
         case Cancelled(reason):
             word = "cancelled"
             span.set_attribute("maas_backoff.cancel_reason", reason)
             if reason is CancelReason.LEASE_LOST:
-                failed(span, reason, "another worker has the lease of the task")
+                kind = str(reason)
+                failed(span, kind, "another worker has the lease of the task")
         case _:
             word = type(outcome).__name__.lower()  # succeeded, snoozed
     span.set_attribute("maas_backoff.outcome", word)
+    return kind
 
 
 def _exception(span: Span, outcome: Failed) -> None:

@@ -5,21 +5,24 @@ is a CONSUMER span that begins its own trace and links to the create, the defaul
 the create, many attempts of many tasks, days later, would make one endless trace.
 """
 
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import Token
 
 from opentelemetry.context import Context, attach
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, TracerProvider, get_tracer, set_span_in_context
 
 from maas_backoff.common.version import __version__
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.domain.tracing import Peer
+from maas_backoff.errors import InvalidValueError
 from maas_backoff.otel.attempt import Attempt
 from maas_backoff.otel.attributes import about, failed
+from maas_backoff.otel.instruments import CONVENTIONS, Instruments
 from maas_backoff.otel.place import text_of
 from maas_backoff.otel.suppressed import SuppressedErrors
-
-CONVENTIONS = "https://opentelemetry.io/schemas/1.44.0"
 
 
 class OpenTelemetry:
@@ -29,15 +32,30 @@ class OpenTelemetry:
     exporter or a span processor is logged once, and fails no create and no attempt.
     """
 
-    def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
-        """`tracer_provider` replaces the global tracer provider."""
+    def __init__(
+        self,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        *,
+        continue_trace: bool = False,
+    ) -> None:
+        """`tracer_provider` and `meter_provider` replace the global ones.
+
+        `continue_trace`: each attempt is a child of the create, in the caller's trace. By default it begins its own
+        trace, and links to the create.
+        """
+        if not isinstance(continue_trace, bool):
+            raise InvalidValueError("continue_trace", "True or False", continue_trace)
         self._tracer = get_tracer("maas_backoff", __version__, tracer_provider, CONVENTIONS)
         self._suppressed = SuppressedErrors()
+        self._instruments = Instruments(meter_provider, self._suppressed)
+        self._continues = continue_trace
 
     @contextmanager
-    def create(self, queue: str, task_ids: Sequence[str]) -> Generator[str]:
+    def create(self, queue: str, task_ids: Sequence[str], peer: Peer | None) -> Generator[str]:
         """Make the span of a create inside the caller's span. Its status shows an exception of the create."""
-        attributes = about(queue, "create", "send")
+        attributes = about(queue, "create", "send", peer)
+        begun, kind = time.monotonic(), ""
         if len(task_ids) == 1:
             attributes["messaging.message.id"] = task_ids[0]
         else:
@@ -52,12 +70,19 @@ class OpenTelemetry:
         try:
             yield trace
         except BaseException as error:
+            kind = type(error).__name__
             with self._suppressed:
-                failed(span, type(error).__name__, str(error))
+                failed(span, kind, str(error))
             raise
         finally:
             self._suppressed.leave(span, token)
+            self._instruments.created(attributes, len(task_ids), time.monotonic() - begun, kind)
 
-    def attempt(self, task: TaskEntity, trace: str) -> Attempt:
+    def attempt(self, task: TaskEntity, trace: str, waited: float, peer: Peer | None) -> Attempt:
         """Start the span of an attempt, and make it the current span."""
-        return Attempt(self._tracer, self._suppressed, task, trace)
+        attributes: dict[str, str | int] = about(task.biz_prefix, "process", "process", peer)
+        return Attempt(
+            *(self._tracer, self._instruments, self._suppressed, task, trace, attributes),
+            waited=waited,
+            continues=self._continues,
+        )

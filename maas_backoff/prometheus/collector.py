@@ -1,13 +1,15 @@
 """A snapshot as metric families of prometheus_client, without I/O."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import attrs
 from prometheus_client import Metric
 
+from maas_backoff.common.version import __version__
 from maas_backoff.domain.gpu import GpuStatus
-from maas_backoff.domain.history import Activity, Durations, MemorySizes
+from maas_backoff.domain.history import Activity, BatchSizes, Durations, MemorySizes
 from maas_backoff.domain.shares import LimitStats, TenantStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.worker import Worker
@@ -22,7 +24,6 @@ _EACH_OCTAVE = 4
 MOST_SHARES = 50
 """The tenants, and the limits, that have metrics of their own: those with most waiting tasks."""
 _OTHER = "other"
-_NO_SUM = "Their sum is not known."
 _SUFFIXES = {"counter": "_total", "histogram": "_bucket"}
 
 
@@ -37,6 +38,8 @@ class Collector:
         """Yield the families, for prometheus_client."""
         snapshot = self.snapshot
         yield self._one("gauge", "up", "Whether the server answered this scrape.", snapshot is not None)
+        release = "1, with the release of the process that answers the scrape."
+        yield self._family("gauge", "build_info", release, [({"version": __version__}, 1)])
         if snapshot is not None:
             yield from self._of_tasks(snapshot.stats)
             yield from self._of_tenants(snapshot.tenants, len(snapshot.stats.paused_tenants))
@@ -61,7 +64,9 @@ class Collector:
         yield self._one("gauge", "unfit_tasks", unfit, stats.unfit_count)
         suspect = "Due tasks that lost their worker again; they come back in halves."
         yield self._one("gauge", "suspect_tasks", suspect, stats.suspect_count)
-        oldest = "For how long the task at the head of the queue has been due; 0 when nothing is due."
+        created = "Tasks that were created."
+        yield self._one("counter", "created_tasks", created, stats.created_count)
+        oldest = "For how long the first due task has waited; 0 when none is due. Unfit tasks are left out."
         yield self._one("gauge", "oldest_pending_age_seconds", oldest, stats.oldest_pending_age)
         yield self._one("gauge", "paused", "Whether the queue is paused.", stats.paused)
         due = (({"kind": kind}, stats.due_of(kind)) for kind in stats.kinds)
@@ -123,24 +128,45 @@ class Collector:
             ("run_seconds", total.runs, "How long calls of the handler took."),
             ("settle_seconds", total.settles, "How long calls took that settled attempts."),
         ):
-            yield self._histogram(name, text, _buckets(durations), durations.count)
+            yield self._histogram(name, text, _buckets(durations), durations.count, durations.total)
         for name, sizes, text in (
             ("gpu_peak_bytes", total.gpu_peaks, "The most GPU memory that attempts in child processes have used."),
             ("gpu_need_bytes", total.gpu_needs, "The GPU memory that the tasks of the same attempts asked for."),
         ):
-            yield self._histogram(name, text, _buckets(sizes, unit=_GIB, step=_EACH_OCTAVE), sizes.count)
+            buckets = _buckets(sizes, unit=_GIB, step=_EACH_OCTAVE)
+            yield self._histogram(name, text, buckets, sizes.count, sizes.total * _GIB)
+        if total.batch_sizes.count:
+            found, text = total.batch_sizes, "The number of tasks of a batch."
+            yield self._histogram("batch_tasks", text, _buckets(found), found.count, found.total)
+            waits, text = total.batch_waits, "How long the oldest task of a batch had been due when it was claimed."
+            yield self._histogram("batch_wait_seconds", text, _buckets(waits), waits.count, waits.total)
 
     def _of_workers(self, workers: Iterable[Worker]) -> Iterator[Metric]:
         fleet = list(workers)
         yield self._one("gauge", "workers", "Live workers, at most 1000.", len(fleet))
         yield self._one("gauge", "slots", "Attempts that live workers may run at a time.", sum(w.slots for w in fleet))
         yield self._one("gauge", "running_slots", "Slots that run an attempt.", sum(w.running for w in fleet))
-        lags = (({"worker": worker.name}, worker.lag) for worker in fleet)
-        lag = "For how long a worker's event loop kept a call waiting."
-        yield self._family("gauge", "worker_event_loop_lag_seconds", lag, lags)
+        releases = Counter(worker.version or "unknown" for worker in fleet)
+        text = "Live workers of each release."
+        found = (({"version": version}, number) for version, number in releases.items())
+        yield self._family("gauge", "workers_of_release", text, found)
+        oldest = "For how long the attempt that was claimed first has been running; 0 when none runs."
+        yield self._one("gauge", "oldest_running_seconds", oldest, max((w.oldest for w in fleet), default=0))
+        for name, attribute, text in (
+            ("event_loop_lag_seconds", "lag", "For how long a worker's event loop kept a call waiting."),
+            ("slots", "slots", "Attempts that the worker may run at a time."),
+            ("running_slots", "running", "Slots of the worker that run an attempt."),
+            ("oldest_running_seconds", "oldest", "For how long the oldest attempt of the worker has been running."),
+            ("ready", "ready", "1 if the worker runs tasks as it should."),
+        ):
+            values = (({"worker": worker.name}, getattr(worker, attribute)) for worker in fleet)
+            yield self._family("gauge", f"worker_{name}", text, values)
 
     def _of_gpus(self, gpus: Iterable[GpuStatus]) -> Iterator[Metric]:
+        # The numbers are those of all queues: without the label `queue`, a sum over queues counts no GPU twice.
         found = [(_labels(gpu), gpu) for gpu in gpus]
+        own = "1 for each GPU of the queue's live workers: it joins the label `queue` to the numbers of GPUs."
+        yield self._family("gauge", "gpu_info", own, ((labels, 1) for labels, _ in found))
         for name, attribute, text in (
             ("total", "total_gb", "Memory of the GPU."),
             ("free", "free_gb", "Memory that NVML calls free."),
@@ -149,35 +175,40 @@ class Collector:
             ("room", "room_gb", "Memory that is free for a new task."),
         ):
             amounts = ((labels, getattr(gpu, attribute) * _GIB) for labels, gpu in found)
-            yield self._family("gauge", f"gpu_memory_{name}_bytes", text, amounts)
+            yield self._shared("gauge", f"gpu_memory_{name}_bytes", text, amounts)
         busy = ((labels, gpu.utilization / 100) for labels, gpu in found if gpu.utilization is not None)
-        yield self._family("gauge", "gpu_utilization_ratio", "Share of the time in which the GPU was busy.", busy)
+        yield self._shared("gauge", "gpu_utilization_ratio", "Share of the time in which the GPU was busy.", busy)
         warm = ((labels, gpu.temperature) for labels, gpu in found if gpu.temperature is not None)
-        yield self._family("gauge", "gpu_temperature_celsius", "Temperature of the GPU.", warm)
+        yield self._shared("gauge", "gpu_temperature_celsius", "Temperature of the GPU.", warm)
         well = ((labels, gpu.healthy) for labels, gpu in found)
-        yield self._family(
+        yield self._shared(
             "gauge", "gpu_healthy", "1 if tasks may start on the GPU; 0 if it is broken or in quarantine.", well
         )
         tasks = ((labels, len(gpu.tasks)) for labels, gpu in found)
-        yield self._family("gauge", "gpu_tasks", "Tasks of all queues on the GPU.", tasks)
+        yield self._shared("gauge", "gpu_tasks", "Tasks of all queues on the GPU.", tasks)
 
     def _one(self, kind: str, name: str, text: str, value: float) -> Metric:
         return self._family(kind, name, text, [({}, value)])
 
-    def _histogram(self, name: str, text: str, buckets: Samples, count: int) -> Metric:
-        family = self._family("histogram", name, f"{text} {_NO_SUM}", buckets)
+    def _histogram(self, name: str, text: str, buckets: Samples, count: int, total: float) -> Metric:
+        family = self._family("histogram", name, text, buckets)
         family.add_sample(f"{family.name}_count", {"queue": self.queue}, count)
+        family.add_sample(f"{family.name}_sum", {"queue": self.queue}, total)
         return family
 
     def _family(self, kind: str, name: str, text: str, samples: Samples) -> Metric:
+        return self._shared(kind, name, text, (({"queue": self.queue, **labels}, value) for labels, value in samples))
+
+    def _shared(self, kind: str, name: str, text: str, samples: Samples) -> Metric:
+        """Return the family without the label `queue`."""
         family = Metric(f"maas_backoff_{name}", text, kind)
         for labels, value in samples:
             texts = {label: _text(value) for label, value in labels.items()}
-            family.add_sample(family.name + _SUFFIXES.get(kind, ""), {"queue": self.queue, **texts}, value)
+            family.add_sample(family.name + _SUFFIXES.get(kind, ""), texts, value)
         return family
 
 
-def _buckets(found: Durations | MemorySizes, *, unit: float = 1, step: int = 1) -> Samples:
+def _buckets(found: Durations | MemorySizes | BatchSizes, *, unit: float = 1, step: int = 1) -> Samples:
     """Return the cumulative counts by upper end times `unit`, with each `step` buckets joined to one."""
     counts = list(accumulate(found.counts))
     ends = [(str(end * unit), number) for end, number in zip(found.bounds, counts, strict=False)]

@@ -8,7 +8,7 @@ import attrs
 
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.history import tallied
-from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
+from maas_backoff.domain.kind import ONLY_NAMELESS
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskEntity
@@ -17,6 +17,9 @@ from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.settled import AttemptInfo, settlement_fields
 
 Precondition = Literal["lease", "expired", "pending", "external", "finished", "overdue"]
+
+UNSENT = "unsent"
+"""The answer that means that the server has lost parts of the stream: they must be sent again before the settle."""
 
 ACCEPTED = frozenset({"ok", "already", "cancelled"})
 """Answers that mean that a worker's settle was accepted."""
@@ -37,6 +40,8 @@ class Settle:
     """The task's overrides, as they are stored. Only a settlement with new params needs them."""
     used: Sequence[str] = ()
     """Lines about its lane, as settle.lua takes them, without the number: "u lane costs", "c limit ms"."""
+    parts: int = 0
+    """The parts that the stream of the task must have; 0: it does not matter."""
     extra: Sequence[str] = attrs.field(default=(), repr=False)
     """Further fields of the task, names and values in turn: a new due time or priority."""
 
@@ -55,11 +60,12 @@ def settle_args(settles: Iterable[Settle], status: str | None = None) -> list[An
         if settle.extra:
             fields += settle.extra
         tally = _tally(settle)
-        alike = settle.precondition, settlement.status, settlement.delay, settlement.ttl, tally, len(fields)
+        precondition = f"{settle.precondition} {settle.parts}" if settle.parts else settle.precondition
+        alike = precondition, settlement.status, settlement.delay, settlement.ttl, tally, len(fields)
         if alike != last:
             last = alike
             args[0] += 1
-            args += settle.precondition, status or settlement.status, f"{settlement.delay * 1000:.0f}"
+            args += precondition, status or settlement.status, f"{settlement.delay * 1000:.0f}"
             args += f"{max(1, settlement.ttl):.0f}", tally, len(fields) // 2
             count = len(args)
             args.append(0)
@@ -101,11 +107,11 @@ def settle_head(
     worker: str,
     *,
     request_id: str = "",
-    claims: int = 0,
+    claims: int | str = 0,
     suspicion: str = NO_SUSPECTS,
     fits: Sequence[str] = (),
     tally: str = "",
-    kinds: Kinds = ONLY_NAMELESS,
+    kinds: str = ONLY_NAMELESS.text,
     used: str = "",
     lease_ms: str = "",
 ) -> list[Any]:
@@ -113,7 +119,7 @@ def settle_head(
     config = queue.config
     lease_ms = lease_ms or f"{config.scheduler.lease * 1000:.0f}"
     head = [queue.clock, queue.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
-    return [*head, suspicion, config.task.max_finished, "\n".join(fits), tally, kinds.text, used]
+    return [*head, suspicion, config.task.max_finished, "\n".join(fits), tally, kinds, used]
 
 
 @attrs.define  # made for each task; a frozen one takes twice as long
@@ -137,6 +143,8 @@ class Claimed:
     """The last moment to start because of a deadline, by time.monotonic()."""
     time_left: float = math.inf
     """Seconds from the claim to the deadline of all attempts."""
+    has_stream: bool = False
+    """Whether earlier attempts have emitted something."""
 
 
 @attrs.frozen
@@ -154,6 +162,10 @@ class BatchRequest:
     """Placements, one for each claim: a demand's name and a device with room. If any, only GPU tasks are claimed."""
     cohort: str = ""
     """The only cohort whose suspects may be claimed; empty: any one cohort."""
+    batch: str = ""
+    """What is claimed instead of up to `claims` tasks: a batch, see _batch.lua. It takes one slot."""
+    kind: str = ""
+    """The kind of the batch."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
     used: str = attrs.field(init=False, repr=False, eq=False)
 

@@ -20,6 +20,7 @@ import attrs
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.gpu import GpuAssignment
+from maas_backoff.domain.labels import NO_LABELS, Labels
 from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts
@@ -34,6 +35,8 @@ PARAMS = "params"
 TRACE = "tp"
 """The override for the place in a trace where the task was created. With a W3C traceparent alone, overrides have 64
 bytes, and the task's hash still is a compact one. One byte more would take 160 bytes."""
+LABELS = "lb"
+"""The override for the labels of a task."""
 NO_COUNTS = Counts()
 EXPIRED, REQUESTED = "expired", "requested"
 """The reasons of a cancelled task: a deadline has passed, or a call asked for it."""
@@ -46,6 +49,12 @@ def traced(overrides: str, trace: str) -> str:
     """Return stored overrides with the place in a trace added."""
     own: dict[str, Any] = jsontext.parse(overrides) if overrides else {}
     return jsontext.plain({**own, TRACE: trace})
+
+
+def labels_of(own: Mapping[str, Any]) -> Labels:
+    """Return the labels in stored overrides. If a person has overwritten them, return none."""
+    labels = own.get(LABELS)
+    return tuple(map(str, labels)) if isinstance(labels, list) else NO_LABELS  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - of JSON
 
 
 def trace_of(stored: bytes | None) -> str:
@@ -105,13 +114,14 @@ _NEVER_BACK: ComeBack = (NO_COUNTS, None, ())
 def comeback_of_claim(stored: bytes | None, ahead_ms: float) -> ComeBack:
     """Return the counts, the error and the failed attempts in a claim of settle.lua.
 
-    Each is a line: field k, field c of a suspect, field e, then the fields a<n>. If a person has overwritten the
-    failures, return none of them: the task must run.
+    Each is a line: field k, field c of a suspect, field e, then the fields a<n>. A "+" before the first line says that
+    earlier attempts have emitted something. If a person has overwritten the failures, return none of them: the task
+    must run.
     """
     if stored is None:
         return _NEVER_BACK
-    line, suspicion, *failures = stored.split(b"\n")
-    counts = counts_of(line, suspicion)
+    line, suspicion, *failures = stored.removeprefix(b"+").split(b"\n")
+    counts = counts_of(line or None, suspicion)
     if not failures:
         return counts, None, ()
     error, *records = failures
@@ -168,7 +178,7 @@ def decode(
     due_ms = _number(fields, b"u") or creation.created_ms
     error = fields.get(b"e")
     counts = counts_of(fields.get(b"k"), fields.get(b"c"))
-    started_ms, _, gpu = held_by(fields.get(b"y"))
+    started_ms, worker, gpu = held_by(fields.get(b"y"))
     completed = status is TaskStatus.COMPLETED
     return TaskEntity(
         task_id=task_id,
@@ -192,7 +202,7 @@ def decode(
         attempts=_attempts(fields),
         token=int(fields.get(b"t", 0)),
         waiting_for=waiting_for,
-        gpu=gpu if status is TaskStatus.PROCESSING else None,
+        gpu=gpu,
         oom_count=counts.oom,
         kind=creation.kind,
         tenant=lane.tenant,
@@ -200,6 +210,8 @@ def decode(
         limits=lane.limits,
         deadline=deadline_of(limits, ahead_ms),
         cancel_reason=reason,
+        labels=labels_of(own) if own else NO_LABELS,
+        worker=worker or None,
     )
 
 
@@ -232,6 +244,7 @@ def _in_order(records: list[dict[str, Any]], ahead_ms: float = 0) -> tuple[Faile
             error=TaskError(record["type"], record["message"], record["code"]),
             traceback=record.get("traceback", ""),
             ended_by=record.get("ended_by", ""),
+            gpu=record.get("gpu", ""),
         )
         for record in records
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from anyio import CancelScope, CapacityLimiter, to_thread
 
 from maas_backoff.common import forks
+from maas_backoff.common.threads import in_thread_or_here
 from maas_backoff.errors import MissingExtraError, StorageError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class EmbeddedServer:
     async def stop(self) -> None:
         """Leave the server. The last user stops it, and waits for its end. The data stay."""
         with CancelScope(shield=True):
-            await to_thread.run_sync(self._stop, limiter=CapacityLimiter(1))  # handlers may have taken all threads
+            await in_thread_or_here(self._stop)
 
     def _start(self, given_up: Event) -> str:
         with self._one_at_a_time:

@@ -11,12 +11,13 @@ import attrs
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
+from maas_backoff.domain.labels import NO_LABELS
 from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, settle_head
-from maas_backoff.store.codec import PARAMS, comeback_of_claim, deadline_of, demand_of, now_and_ahead
+from maas_backoff.store.codec import PARAMS, comeback_of_claim, deadline_of, demand_of, labels_of, now_and_ahead
 from maas_backoff.store.connect import Client
 from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.creation import Creation
@@ -28,6 +29,13 @@ _created_at = lru_cache(maxsize=256)(at)  # as in creation.py
 _PROCESSING = TaskStatus.PROCESSING  # as in settlement.py
 _VALUES = len(ClaimRow._fields)
 _CREATION = ClaimRow._fields.index("creation")
+
+
+def _claimed(request: BatchRequest, kinds: Kinds) -> str:
+    """Return the kinds whose tasks a request may claim, of a worker's `kinds`."""
+    if request.batch:
+        return request.kind
+    return kinds.text if request.fits else kinds.alone
 
 
 class Exchange:
@@ -45,7 +53,7 @@ class Exchange:
         sent = time.monotonic()
         reply = await client.run(scripts.SETTLE, *self._packed(request, worker, kinds))
         self._clock = now_and_ahead(reply.now)[0] / 1000 - sent
-        return await self._read(reply)
+        return await self._read(reply, worker)
 
     async def send_after_sleep(
         self,
@@ -63,7 +71,7 @@ class Exchange:
         """
         command = self._markers.blocking(worker, longest, gpu=gpu, kinds=kinds)
         taken, reply = await client.run_after(command, scripts.SETTLE, *self._packed(request, worker, kinds))
-        return self._markers.name_of(taken), await self._read(reply)
+        return self._markers.name_of(taken), await self._read(reply, worker)
 
     def _packed(self, request: BatchRequest, worker: str, kinds: Kinds) -> tuple[Sequence[str], list[Any]]:
         keys = self._queue.keys
@@ -72,24 +80,24 @@ class Exchange:
             worker,
             worker,
             request_id=request.request_id,
-            claims=request.claims,
+            claims=request.batch or request.claims,
             suspicion=request.suspicion,
             fits=request.fits,
             tally=request.tally,
-            kinds=kinds,
+            kinds=_claimed(request, kinds),
             used=request.used,
         )
         names = keys.all(scripts.SETTLE.keys, request=keys.request(worker, request.exchange))
         return names, [*head, *request.args]
 
-    async def _read(self, reply: SettleReply) -> BatchReply:
+    async def _read(self, reply: SettleReply, worker: str) -> BatchReply:
         now_ms, ahead_ms = now_and_ahead(reply.now)
         started_at = at(now_ms - ahead_ms)
         creations = [Creation.of(stored) for stored in reply.claims[_CREATION::_VALUES]]
         await self._queue.learn(creations)
         rows = map(ClaimRow._make, zip(*[iter(reply.claims)] * _VALUES, strict=True))
         claimed = [
-            self._claimed(row, creation, now_ms, started_at, ahead_ms)
+            self._claimed(row, creation, now_ms, started_at, ahead_ms, worker)
             for row, creation in zip(rows, creations, strict=True)
         ]
         fitted = reply.fitted
@@ -100,10 +108,11 @@ class Exchange:
         return BatchReply(words, claimed, next_due, bool(reply.hit))
 
     def _claimed(
-        self, row: ClaimRow, creation: Creation, now_ms: float, started_at: datetime, ahead_ms: float
+        self, row: ClaimRow, creation: Creation, now_ms: float, started_at: datetime, ahead_ms: float, worker: str
     ) -> Claimed:
         task_id, token, attempt, _, overrides, stored_counts, due = row
         policy, own = self._queue.policies.effective(creation.policy, overrides)
+        has_stream = stored_counts is not None and stored_counts.startswith(b"+")
         counts, error, attempts = comeback_of_claim(stored_counts, ahead_ms)
         lane = Lane.of(creation.lane)
         defect = None
@@ -133,9 +142,13 @@ class Exchange:
             tenant=lane.tenant,
             cost=lane.cost,
             limits=lane.limits,
+            labels=labels_of(own) if own else NO_LABELS,
+            worker=worker,
         )
         waited = now_ms - (creation.created_ms if due is None else float(due))
         claimed = Claimed(task, token, counts, policy, own.get("exec_timeout"), now_ms, defect, overrides, waited)
+        if has_stream:
+            claimed.has_stream = True
         limits = TimeLimits.of(own) if own else None
         if limits is not None:
             claimed.task = attrs.evolve(task, deadline=deadline_of(limits, ahead_ms))

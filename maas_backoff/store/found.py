@@ -1,5 +1,6 @@
 """Tasks that were read in order to change them, on the condition that they are still as they were read."""
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import attrs
@@ -7,6 +8,7 @@ import attrs
 from maas_backoff.domain.outcome import LeaseExpired
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
+from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.store.batch import Precondition, Settle
 from maas_backoff.store.codec import counts_of, held_by
 from maas_backoff.store.creation import Creation, reprioritized
@@ -33,14 +35,64 @@ class Found:
         """Return the task of stored fields. They include its creation, and its policy is known."""
         assert row.creation is not None
         policy, _ = policies.effective(Creation.of(row.creation).policy, row.overrides)
-        started_ms, worker, _ = held_by(row.held_by)
-        info = AttemptInfo(int(row.attempt or 0), started_ms or now_ms, now_ms, worker)
+        started_ms, worker, gpu = held_by(row.held_by)
+        uuid = "" if gpu is None else gpu.uuid
+        info = AttemptInfo(int(row.attempt or 0), started_ms or now_ms, now_ms, worker, uuid)
         counts = counts_of(row.counts, row.suspicion)
         return cls(row.task_id.decode(), precondition, int(row.token or 0), counts, policy, info)
 
     def settle(self, settlement: Settlement) -> Settle:
         """Return the state change, on the condition that the task is still as it was read."""
         return Settle(self.task_id, self.precondition, self.token, settlement, self.counts, self.info)
+
+
+@attrs.frozen
+class Seen:
+    """A task that was read in a page, with its policy."""
+
+    task: TaskEntity
+    policy: Policy
+
+    @property
+    def has_lease(self) -> bool:
+        """Whether a worker runs the task. `mark_task_processing` takes a task without a worker."""
+        return self.task.status is TaskStatus.PROCESSING and self.task.worker is not None
+
+    def cancelled(self) -> Settle:
+        """Return the change of a task without a lease to a cancelled one."""
+        precondition: Precondition = "pending" if self.task.status is TaskStatus.PENDING else "external"
+        return Settle(self.task.task_id, precondition, self.task.token, Settlement.cancel(self.policy))
+
+    def requeued(self) -> Settle:
+        """Return the change of a failed or cancelled task to a pending one, with all its retries."""
+        settlement = attrs.evolve(Settlement.release(self.policy), counts=Counts())
+        return Settle(self.task.task_id, "finished", self.task.token, settlement)
+
+    def rescheduled(self, due: float | datetime) -> Settle:
+        """Return the change of a pending task to another due time (seconds from now, or a moment)."""
+        settlement, extra = _due(Settlement.release(self.policy), due)
+        return Settle(self.task.task_id, "pending", self.task.token, settlement, extra=extra)
+
+
+@attrs.frozen
+class Scan:
+    """A page of tasks that was read in order to select some of them."""
+
+    seen: Sequence[Seen]
+    places: Sequence[int]
+    """The place of each task in the page, from 1 on: some entries of an index have no task."""
+    now: datetime
+    next: tuple[str, str, int] | None
+    """The index, score and skip at which the next page begins; None at the end."""
+    last: Sequence[str]
+    """The ids of this page that have the score of `next`."""
+
+    def cursor(self, gone: Collection[str] = ()) -> str | None:
+        """Return the cursor of the next page. `gone` are ids of this page that have left the index since."""
+        if self.next is None:
+            return None
+        name, score, skip = self.next
+        return f"{name} {score} {skip - sum(task_id in gone for task_id in self.last)}"
 
 
 @attrs.frozen
@@ -56,13 +108,17 @@ class Pending:
 
     def rescheduled(self, priority: int | None, due: float | datetime | None) -> Settle:
         """Return the change to another priority, another due time (seconds from now, or a moment), or both."""
-        settlement, extra = Settlement.release(self.policy), list[str]()
-        if isinstance(due, datetime):
-            extra += "u", f"at {due.timestamp() * 1000:.0f}"
-        elif due is None:
-            extra += "u", f"{self.due_ms:.0f}"
-        else:
-            settlement.delay = due
+        settlement, extra = Settlement.release(self.policy), ["u", f"{self.due_ms:.0f}"]
+        if due is not None:
+            settlement, extra = _due(settlement, due)
         if priority is not None:
             extra += "p", reprioritized(self.created, priority, self.policy).decode()
         return Settle(self.task_id, "pending", self.token, settlement, extra=extra)
+
+
+def _due(settlement: Settlement, due: float | datetime) -> tuple[Settlement, list[str]]:
+    """Return a settlement with another due time, and the field that it needs for a moment."""
+    if isinstance(due, datetime):
+        return settlement, ["u", f"at {due.timestamp() * 1000:.0f}"]
+    settlement.delay = due
+    return settlement, []

@@ -32,6 +32,14 @@ class Keys:
         """Return the key of a task. Scripts build the same key from the prefix and the id."""
         return f"{self.prefix}t:{task_id}"
 
+    def stream(self, task_id: str) -> str:
+        """Return the key of what a task has emitted. Scripts build this key and the next one, too."""
+        return f"{self.prefix}parts:{task_id}"
+
+    def log(self, task_id: str) -> str:
+        """Return the key of the lines that a task has logged."""
+        return f"{self.prefix}log:{task_id}"
+
     def request(self, worker: str, exchange: int) -> str:
         """Return the key of the last batch request of one exchange loop of a worker."""
         return f"{self.prefix}req:{worker}:{exchange}"
@@ -55,6 +63,10 @@ class Keys:
     def name(self, name: str) -> str:
         """Return the key of the worker that has a `worker_name`."""
         return f"{self.prefix}name:{name}"
+
+    def quiet(self, worker: str) -> str:
+        """Return the key that tells a worker to claim nothing."""
+        return f"{self.prefix}quiet:{worker}"
 
     def of_kind(self, kind: str, name: str) -> str:
         """Return the name, for `__call__`, of an index or marker that each kind has, such as `ready` or `marker`."""

@@ -16,6 +16,9 @@ from maas_backoff.store.server import Server
 ONE_PROCESS, ONE_WORKER = -1, -2
 """Limits of a device that takes one process at a time: a child, or the worker itself."""
 
+KEPT = 86_400
+"""Seconds for which the ledger of an unused device is kept: see _ledger.lua."""
+
 SEEN_FOR = 3.0
 """Seconds for which other workers use the memory that a worker reported of its children, after each GPU sample."""
 
@@ -206,6 +209,16 @@ class Ledgers:
         line = task_id.replace("\n", " ")
         args = [line, limit, f"{seconds * 1000:.0f}", reason.replace("\n", " ")[:200], self._queue]
         return bool(await self._run(scripts.DOUBT, uuid, args))
+
+    async def open(self, uuid: str) -> bool:
+        """End all quarantines of a device, and forget its noted faults. Return False if it was in none."""
+        server, key = self.server(uuid), ledger(uuid)
+        names = [name.decode() for name in await server.execute("HKEYS", key)]
+        gone = [name for name in names if name.partition(":")[0] in {"shut", "trial", "faults"}]
+        if gone:
+            client = await server.connect()
+            await client.execute_together(("HDEL", key, *gone), ("EXPIRE", key, KEPT))
+        return any(name.startswith("shut") for name in gone)
 
     async def trust(self, uuid: str) -> None:
         """Note that a task has succeeded on a device with noted faults."""

@@ -40,8 +40,11 @@ class Markers:
 
     async def wake(self, worker: str) -> None:
         """End a worker's sleep, or its next one."""
+        await self.wake_by(await self._queue.server.connect(), worker)
+
+    async def wake_by(self, client: Client, worker: str) -> None:
+        """End a worker's sleep as `wake` does, by a client of another event loop."""
         marker = self._queue.keys.marker(worker)
-        client = await self._queue.server.connect()
         # In one message: a caller that is stopped between the two would leave a key without an expiry.
         await client.execute_together(("ZADD", marker, 0, "0"), ("EXPIRE", marker, _KEPT))
 

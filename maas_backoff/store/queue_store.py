@@ -14,6 +14,7 @@ from maas_backoff.store.preflight.findings import Finding
 from maas_backoff.store.reader import Reader
 from maas_backoff.store.registry import Registry
 from maas_backoff.store.shares import Shares
+from maas_backoff.store.streams import Streams
 from maas_backoff.store.writer import Writer
 
 
@@ -21,7 +22,7 @@ class QueueStore:
     """The store of one queue in one process."""
 
     # So that `store.clock = …` raises: the clock is the connection's.
-    __slots__ = ("connection", "exchange", "lost", "markers", "reader", "registry", "shares", "writer")
+    __slots__ = ("connection", "exchange", "lost", "markers", "reader", "registry", "shares", "streams", "writer")
 
     def __init__(self, connection: QueueConnection) -> None:
         self.connection: QueueConnection = connection
@@ -31,6 +32,7 @@ class QueueStore:
         self.writer: Writer = Writer(connection)
         self.markers: Markers = Markers(connection)
         self.exchange: Exchange = Exchange(connection, self.markers)
+        self.streams: Streams = Streams(connection)
         self.lost: LostAttempts = LostAttempts(connection)
 
     @classmethod

@@ -2,15 +2,15 @@
 
 import math
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import attrs
 
 from maas_backoff.domain.demand import Demand, Waiting
-from maas_backoff.domain.history import Activity, History
-from maas_backoff.domain.kind import NAMELESS, ONLY_NAMELESS, Kinds
+from maas_backoff.domain.history import Activity, History, step_numbers
+from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.reason import reason
@@ -22,11 +22,12 @@ from maas_backoff.store import scripts
 from maas_backoff.store.batch import Precondition
 from maas_backoff.store.codec import EXTERNAL, by_server_clock, counts_of, decode, demand_of, now_and_ahead
 from maas_backoff.store.connection import QueueConnection
+from maas_backoff.store.counts import Counts, counts_in, with_unfit
 from maas_backoff.store.creation import Creation
-from maas_backoff.store.found import Found, Pending
+from maas_backoff.store.found import Found, Pending, Scan, Seen
 from maas_backoff.store.indexes import indexes
 from maas_backoff.store.registry import Registry
-from maas_backoff.store.replies import DemandRow, GetReply, LeaseRow, ListReply
+from maas_backoff.store.replies import DemandRow, GetReply, LeaseRow, ListReply, mapping
 from maas_backoff.store.shares import Shares, limit_state
 
 READ_BYTES = 262_144
@@ -41,21 +42,7 @@ class Look(NamedTuple):
     task: TaskEntity | None
     expires: float = math.inf
     """Seconds until the pending task expires if no attempt starts; infinity: never."""
-
-
-class _Counts(NamedTuple):
-    """The counts of a queue, and what explains them."""
-
-    stats: QueueStats
-    waiting: Sequence[tuple[str, Demand, int]]
-    """Due tasks by kind and GPU demand."""
-    next_due: float | None
-    """Seconds to the next due task."""
-    suspects_running: int
-    paused_tenants: Mapping[str, int]
-    """Waiting tasks of each, delayed ones too."""
-    shut_limits: int
-    """Limits for which lanes wait."""
+    seen: Seen | None = None
 
 
 class Reader:
@@ -81,46 +68,55 @@ class Reader:
         args = [queue.clock, queue.keys.prefix, f"{watch * 1000:.0f}", READ_BYTES, *task_ids]
         reply = await queue.server.run(scripts.GET, queue.keys.all(scripts.GET.keys), args, deadline)
         # `task_ids` may be longer than the rows, and may have an id twice: each caller has an entity of its own.
-        rows = list(zip(task_ids, map(_mapping, reply.rows[1::2]), map(_place, reply.rows[::2]), strict=False))
+        rows = list(zip(task_ids, map(mapping, reply.rows[1::2]), map(_place, reply.rows[::2]), strict=False))
         found = [row for row in rows if b"p" in row[1]]
-        tasks = iter(await self._entities(found, reply.now, _paused(reply), deadline))
+        seen = iter(await self._seen(found, reply.now, _paused(reply), deadline))
         now_ms, _ = now_and_ahead(reply.now)
-        return [self._look(next(tasks), fields, now_ms) if b"p" in fields else Look(None) for _, fields, _ in rows]
+        return [self._look(next(seen), fields, now_ms) if b"p" in fields else Look(None) for _, fields, _ in rows]
 
-    def _look(self, task: TaskEntity, fields: Mapping[bytes, bytes], now_ms: float) -> Look:
+    def _look(self, seen: Seen, fields: Mapping[bytes, bytes], now_ms: float) -> Look:
+        task = seen.task
         limits = self._queue.policies.limits(fields.get(b"o")) if task.status is TaskStatus.PENDING else None
-        return Look(task) if limits is None else Look(task, (limits.expiry - now_ms) / 1000)
+        expires = math.inf if limits is None else (limits.expiry - now_ms) / 1000
+        return Look(task, expires, seen)
 
     async def page(self, status: TaskStatus, listing: Listing) -> TaskPage:
         """Return one page of the tasks in one state, in the order of its indexes."""
+        scan = await self.scan(status, listing)
+        return TaskPage([one.task for one in scan.seen], scan.cursor())
+
+    async def scan(self, status: TaskStatus, listing: Listing) -> Scan:
+        """Return the page of `page`, in order to change some of its tasks."""
         queue = self._queue
         names = await indexes(queue, status, listing)
         place, score, skip = listing.start(names)
         if place == len(names):
-            return TaskPage([], None)
+            return Scan((), (), datetime.now(UTC), None, ())
         args = [queue.clock, queue.keys.prefix, listing.limit, place + 1, score, skip]
         args += [int(listing.reverse), int(listing.brief), int(listing.due_only)]
         script = attrs.evolve(scripts.LIST, keys=(*scripts.LIST.keys, *names))
         reply = await queue.run(script, args)
-        found = [(task_id.decode(), _mapping(fields), UNKNOWN) for task_id, fields in reply.rows]
-        found = [row for row in found if b"p" in row[1]]
-        tasks = await self._entities(found, reply.now, _paused(reply))
+        rows = [(task_id.decode(), mapping(fields), UNKNOWN) for task_id, fields in reply.rows]
+        found = [row for row in rows if b"p" in row[1]]
+        places = [place for place, row in enumerate(rows, 1) if b"p" in row[1]]
+        seen = list(zip(await self._seen(found, reply.now, _paused(reply)), places, strict=True))
         if status is TaskStatus.PENDING:
             # Those whose deadline has passed are cancelled, whether a worker has noted it or not.
-            tasks = [task for task in tasks if task.status is status]
+            seen = [(one, place) for one, place in seen if one.task.status is status]
         if listing.brief:
             # The overrides may have params, which a Retry has set.
-            tasks = [attrs.evolve(task, task_params={}) if task.task_params else task for task in tasks]
-        cursor = f"{names[reply.place - 1]} {reply.score.decode()} {reply.skip}" if reply.place else None
-        return TaskPage([*tasks], cursor)
+            seen = [(_brief(one), place) for one, place in seen]
+        now_ms, ahead_ms = now_and_ahead(reply.now)
+        following = (names[reply.place - 1], reply.score.decode(), reply.skip) if reply.place else None
+        last = [task_id for task_id, _, _ in rows[-reply.skip :]] if reply.skip else []
+        return Scan([one for one, _ in seen], [place for _, place in seen], at(now_ms - ahead_ms), following, last)
 
     async def stats(self) -> QueueStats:
         """Return the queue's counts."""
         counts = await self._counts()
         if not counts.waiting:
             return counts.stats
-        demands = ((demand, count) for _, demand, count in counts.waiting)
-        return _with_unfit(counts.stats, demands, await self._registry.fleet())
+        return with_unfit(counts.stats, counts.waiting, await self._registry.fleet())
 
     async def next_due(self) -> float | None:
         """Return the seconds until the next scheduled task is due; None if there is none."""
@@ -133,12 +129,15 @@ class Reader:
     async def explain(self) -> str:
         """Return in one sentence why due tasks wait."""
         counts = await self._counts()
-        stats = counts.stats
-        claimable = [(demand, count) for kind, demand, count in counts.waiting if kind not in stats.paused_kinds]
+        stats, fleet = counts.stats, await self._registry.fleet()
+        queue = self._queue
+        if not (fleet or stats.pending_count or await queue.server.execute("EXISTS", queue.keys("meta"))):
+            return f"Nobody has used the queue {queue.config.task.biz_prefix!r} on this server yet."
+        claimable = [(one.demand, one.tasks) for one in counts.waiting if one.kind not in stats.paused_kinds]
         shut = await self._shares.shut_limits() if counts.shut_limits else ()
         return reason(
             stats,
-            await self._registry.fleet(),
+            fleet,
             counts.next_due,
             claimable,
             counts.suspects_running,
@@ -146,56 +145,28 @@ class Reader:
             shut,
         )
 
-    async def _counts(self) -> "_Counts":
-        reply = await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix])
-        waiting, gpu_kinds = list[tuple[str, Demand, int]](), Counter[str]()
-        for stored, count in _mapping(reply.demands).items():
-            kind, _, name = stored.decode().rpartition("/")
-            # The name of a set that several demands share is the size that none of them is above.
-            waiting.append((kind, Demand.parse(name.removeprefix("~")), count))
-            gpu_kinds[kind] += count
-        gpu_kinds.pop(NAMELESS, None)
-        _, ahead_ms = now_and_ahead(reply.now)
-        stats = QueueStats(
-            int(reply.pending),
-            int(reply.scheduled),
-            int(reply.processing),
-            int(reply.completed),
-            int(reply.failed),
-            int(reply.cancelled),
-            oldest_pending_age=int(reply.age_ms) / 1000,
-            gpu_count=sum(count for _, _, count in waiting),
-            paused=bool(reply.paused),
-            suspect_count=reply.suspects,
-            kinds={name.decode(): count for name, count in _mapping(reply.by_kind).items()},
-            gpu_kinds=dict(gpu_kinds),
-            paused_kinds={
-                name.decode(): at(float(since) - ahead_ms) for name, since in _mapping(reply.paused_kinds).items()
-            },
-            tenant_count=reply.tenant_count,
-            limit_count=reply.limit_count,
-            paused_tenants={name.decode(): at(float(since) - ahead_ms) for name, since, _ in reply.paused_tenants},
-        )
-        next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
-        paused_tenants = {name.decode(): int(number) for name, _, number in reply.paused_tenants}
-        return _Counts(stats, waiting, next_due, reply.suspects_running, paused_tenants, reply.shut_limits)
+    async def _counts(self) -> Counts:
+        return counts_in(await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix]))
 
     async def upcoming(self, step: float, steps: int) -> list[int]:
         """Return how many tasks become due in each of the next `steps` steps of `step` seconds."""
         reply = await self._queue.run(scripts.UPCOMING, [self._queue.clock, f"{step * 1000:.0f}", steps])
         return list(map(int, reply.counts))
 
-    async def history(self, minutes: int) -> History:
-        """Return the history of the last minutes, this one included, and of all time."""
-        reply = await self._queue.run(scripts.HISTORY, [self._queue.clock, self._queue.keys.prefix, minutes])
+    async def history(self, steps: int, minutes: int = 1) -> History:
+        """Return the history of the last steps of 1, 10 or 60 minutes, the present one included, and of all time."""
+        reply = await self._queue.run(scripts.HISTORY, [self._queue.clock, self._queue.keys.prefix, minutes, steps])
         finished = (int(number or 0) for number in reply.finished)
         ends = dict(zip(("completed", "failed", "cancelled"), finished, strict=True))
         now_ms, ahead_ms = now_and_ahead(reply.now)
-        begin = now_ms // 60_000
+        step_ms, rows = minutes * 60_000, list(map(_numbers, reply.steps))
+        all_time = {**_numbers(reply.totals), **ends}
+        begin = now_ms // step_ms
         found = [
-            Activity.of(_numbers(row), at((begin - back) * 60_000 - ahead_ms)) for back, row in enumerate(reply.minutes)
+            Activity.of(numbers, at((begin - back) * step_ms - ahead_ms))
+            for back, numbers in enumerate(rows if minutes == 1 else _differences(rows, all_time))
         ]
-        return History(Activity.of({**_numbers(reply.totals), **ends}), found[::-1])
+        return History(Activity.of(all_time), found[::-1], timedelta(minutes=minutes))
 
     async def demands(self, suspicion: str, kinds: Kinds = ONLY_NAMELESS) -> tuple[Sequence[Waiting], float, str]:
         """Return the demands that wait for GPUs, the rank of the first task without one or infinity, and the hold.
@@ -211,6 +182,17 @@ class Reader:
             age = int(row.age_ms) / 1000
             waiting.append(Waiting(row.name.decode(), demand, float(row.rank), age, row.avoid.decode()))
         return waiting, float(reply.first_ready or "inf"), reply.hold.decode()
+
+    async def is_gathering(self, kinds: Iterable[str]) -> bool:
+        """Return whether due tasks of one of these kinds wait for others of their batch."""
+        names = list(kinds)
+        stored = await self._queue.server.execute("HMGET", self._queue.keys("kinds"), *names) if names else ()
+        return any(one is not None and one.startswith(b"~") for one in stored)
+
+    async def count_of_demand(self, name: str) -> int:
+        """Return how many tasks wait in the set of a GPU demand with this name."""
+        keys, ask = self._queue.keys, self._queue.server.execute
+        return int(await ask("ZCARD", keys(f"gpu:{name}"))) + int(await ask("HGET", keys("laned"), f"gpu:{name}") or 0)
 
     async def find_live(self, task_id: str) -> Found | None:
         """Return an unfinished task, for a settle on the condition that the task does not change meanwhile."""
@@ -237,14 +219,14 @@ class Reader:
         due_ms = creation.created_ms if due is None else float(due)
         return Pending(task_id, int(token or 0), created, due_ms, policy)
 
-    async def _entities(
+    async def _seen(
         self,
         found: Sequence[tuple[str, Mapping[bytes, bytes], Place]],
         now: bytes,
         paused: Paused,
         deadline: float | None = None,
-    ) -> Sequence[TaskEntity]:
-        """Return the tasks of ids, stored fields and places."""
+    ) -> Sequence[Seen]:
+        """Return the tasks of ids, stored fields and places, with their policies."""
         now_ms, ahead_ms = now_and_ahead(now)
         found = [(task_id, by_server_clock(fields, ahead_ms), place) for task_id, fields, place in found]
         await self._queue.learn((Creation.of(fields[b"p"]) for _, fields, _ in found), deadline)
@@ -252,10 +234,10 @@ class Reader:
         fleet: Sequence[Worker] = await self._registry.fleet(deadline) if due else ()
         now_ms -= ahead_ms
         return [
-            self._entity(task_id, fields, now_ms, ahead_ms, fleet, place, paused) for task_id, fields, place in found
+            self._seen_one(task_id, fields, now_ms, ahead_ms, fleet, place, paused) for task_id, fields, place in found
         ]
 
-    def _entity(
+    def _seen_one(
         self,
         task_id: str,
         fields: Mapping[bytes, bytes],
@@ -264,7 +246,7 @@ class Reader:
         fleet: Sequence[Worker],
         place: Place,
         paused: Paused,
-    ) -> TaskEntity:
+    ) -> Seen:
         creation = Creation.of(fields[b"p"])
         policy, own = self._queue.policies.effective(creation.policy, fields.get(b"o"))
         why = None
@@ -275,7 +257,11 @@ class Reader:
             kind, lane = creation.kind, Lane.of(creation.lane)
             why = waiting_for(due_ms, now_ms, demand, fleet, place, paused=paused, counts=counts, kind=kind, lane=lane)
         queue = self._queue.config.task.biz_prefix
-        return decode(task_id, queue, creation, fields, policy, own, why, now_ms, ahead_ms)
+        return Seen(decode(task_id, queue, creation, fields, policy, own, why, now_ms, ahead_ms), policy)
+
+
+def _brief(seen: Seen) -> Seen:
+    return attrs.evolve(seen, task=attrs.evolve(seen.task, task_params={})) if seen.task.task_params else seen
 
 
 def _paused(reply: GetReply | ListReply) -> Paused:
@@ -295,15 +281,16 @@ def _names(flat: Sequence[bytes]) -> frozenset[str]:
     return frozenset(name.decode() for name in flat[::2])
 
 
-def _mapping(flat: Any) -> dict[bytes, Any]:
-    """Return the dict of names and values in turn, as Lua gives them."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+def _differences(rows: Sequence[Mapping[str, int]], all_time: Mapping[str, int]) -> Iterator[Mapping[str, int]]:
+    """Yield the numbers of each step, the newest first. `rows` are the numbers of all time when each step began.
+
+    A step in which nothing was counted has no row.
+    """
+    after = all_time
+    for row in rows:
+        yield step_numbers(row, after) if row else {}
+        after = row or after
 
 
 def _numbers(flat: Any) -> dict[str, int]:
-    return {name.decode(): int(number) for name, number in _mapping(flat).items() if number.isdigit()}
-
-
-def _with_unfit(stats: QueueStats, waiting: Iterable[tuple[Demand, int]], fleet: Sequence[Worker]) -> QueueStats:
-    unfit = sum(count for demand, count in waiting if not any(worker.could_fit(demand) for worker in fleet))
-    return attrs.evolve(stats, unfit_count=unfit)
+    return {name.decode(): int(number) for name, number in mapping(flat).items() if number.isdigit()}

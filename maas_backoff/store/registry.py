@@ -13,6 +13,9 @@ from maas_backoff.store.replies import RenewReply
 
 LARGEST_FLEET = 1000
 
+QUIET_KEPT = 86_400
+"""Seconds for which a worker without heartbeats stays quiet."""
+
 
 class Registry:
     """The workers of one queue."""
@@ -48,7 +51,8 @@ class Registry:
     def _keys_of(self, worker: str) -> dict[str, str]:
         queue = self._queue
         name = queue.keys.name(queue.config.scheduler.worker_name or "")
-        return {"info": queue.keys.info(worker), "host": self._host(), "name": name}
+        keys = queue.keys
+        return {"info": keys.info(worker), "host": self._host(), "name": name, "quiet": keys.quiet(worker)}
 
     def _host(self) -> str:
         """Return the key of the workers that can see this process."""
@@ -69,6 +73,18 @@ class Registry:
         queue = self._queue
         lease_ms = f"{queue.config.scheduler.lease * 1000:.0f}"
         await queue.server.execute("SET", queue.keys.name(name), worker, "PX", lease_ms)
+
+    async def set_quiet(self, worker: str, *, on: bool) -> bool:
+        """Tell a worker to claim nothing, or to claim again. Return False if it was told so before.
+
+        Its heartbeats renew the key.
+        """
+        key = self._queue.keys.quiet(worker)
+        client = await self._queue.server.connect()
+        if not on:
+            return bool(await client.execute("UNLINK", key))
+        told, _ = await client.execute_together(("HSET", key, "quiet", "1"), ("EXPIRE", key, QUIET_KEPT))
+        return bool(told)
 
     async def expire(self, worker: str) -> int:
         """Let the leases of a worker run out whose process has ended, and remove its entry. Return how many leases."""

@@ -3,6 +3,11 @@
 from typing import Any, NamedTuple
 
 
+def mapping(flat: Any) -> dict[bytes, Any]:
+    """Return the dict of names and values in turn, as Lua gives them."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
 class SettleReply(NamedTuple):
     """The reply of settle.lua. `claims` are the values of `ClaimRow`, one task after the other."""
 
@@ -27,12 +32,16 @@ class ClaimRow(NamedTuple):
 
 
 class RenewReply(NamedTuple):
-    """The reply of renew.lua. `neighbours` are names and processes in turn; `named` is the worker with its name."""
+    """The reply of renew.lua. `neighbours` are names and processes in turn; `named` is the worker with its name.
+
+    `quiet` is 1 if the worker is to claim nothing.
+    """
 
     lost: list[bytes]
     cancelled: list[bytes]
     neighbours: list[bytes]
     named: bytes
+    quiet: int
 
 
 class ReapReply(NamedTuple):
@@ -102,6 +111,31 @@ class GetReply(NamedTuple):
     limits: list[list[Any]]
 
 
+StreamItem = tuple[str, str, str]
+"""A part or a line of a stream: its id, its form with the number of the attempt, and its text."""
+
+
+class StreamReply(NamedTuple):
+    """The reply of stream.lua. `rows` are the values of `StreamRow`, or None for a task that is not there."""
+
+    now: bytes
+    rows: list[list[Any] | None]
+
+
+class StreamRow(NamedTuple):
+    """The state of a task and its next parts or lines, in the reply of stream.lua.
+
+    `items` has three values of each: id, form, text.
+    """
+
+    state: bytes
+    attempt: bytes
+    restart: bytes
+    more: int
+    overrides: bytes
+    items: list[bytes]
+
+
 class ListReply(NamedTuple):
     """The reply of list.lua. `rows` are ids and fields; `paused_kinds` are names and times in turn.
 
@@ -123,7 +157,8 @@ class ListReply(NamedTuple):
 class StatsReply(NamedTuple):
     """The reply of stats.lua. `by_kind` are names and numbers in turn; `paused_kinds` are names and times.
 
-    `paused_tenants` are rows of a name, a time, and a number of waiting tasks.
+    `paused_tenants` are rows of a name, a time, and a number of waiting tasks. `age_ms` is without GPU sets;
+    `gpu_ages` has the age of each of them, in the order of `demands`.
     """
 
     now: bytes
@@ -145,6 +180,8 @@ class StatsReply(NamedTuple):
     paused_tenants: list[tuple[bytes, bytes, bytes]]
     shut_limits: int
     limit_count: int
+    gpu_ages: list[bytes]
+    created: int
 
 
 class SharesReply(NamedTuple):
@@ -184,12 +221,12 @@ class UpcomingReply(NamedTuple):
 
 
 class HistoryReply(NamedTuple):
-    """The reply of history.lua. `minutes` are names and numbers in turn, of the newest minute first."""
+    """The reply of history.lua. `steps` are names and numbers in turn, of the newest step first."""
 
     now: bytes
     totals: list[bytes]
     finished: list[bytes | None]
-    minutes: list[list[bytes]]
+    steps: list[list[bytes]]
 
 
 class PurgeReply(NamedTuple):

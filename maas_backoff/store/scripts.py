@@ -21,6 +21,7 @@ from maas_backoff.store.replies import (
     SettleReply,
     SharesReply,
     StatsReply,
+    StreamReply,
     UpcomingReply,
 )
 
@@ -88,29 +89,26 @@ SETTLE = _load(
     SettleReply._make,
 )
 RENEW = _load(
-    "renew", "leases workers info meta host name", "now prefix worker info lease_ms process", RenewReply._make
+    "renew", "leases workers info meta host name quiet", "now prefix worker info lease_ms process", RenewReply._make
 )
 LEAVE = _load("leave", "workers info scheduled demands host", "prefix worker kinds", _word)
 EXPIRE = _load("expire", "leases workers info host", "prefix worker cursor", ExpireReply._make)
 REAP = _load("reap", "leases completed failed cancelled meta", "now prefix gap_ms grace_ms limit", ReapReply._make)
-CANCEL = _load("cancel", "task call meta", "prefix id keep_ms call_ms", _word)
+CANCEL = _load("cancel", "task call meta", "prefix id keep_ms call_ms token", _word)
 PROGRESS = _load("progress", "meta watched", "prefix", _numbers)
+EMIT = _load("emit", "meta watched", "prefix", _numbers)
+STREAM = _load("stream", "watched meta", "now prefix watch_ms limit", StreamReply._make)
 GET = _load("get", "watched meta", "now prefix watch_ms limit", GetReply._make)
 LIST = _load("list", "meta", "now prefix limit index score skip reverse brief due_only", ListReply._make)
 STATS = _load("stats", "scheduled leases external completed failed cancelled meta", "now prefix", StatsReply._make)
-DELETE = _load(
-    "delete",
-    "task scheduled external completed failed cancelled watched call meta",
-    "prefix id call_ms",
-    int,
-)
+DELETE = _load("delete", "scheduled external completed failed cancelled watched call meta", "prefix call_ms", _numbers)
 PURGE = _load("purge", "meta watched call", "prefix status limit call_ms", PurgeReply._make)
 PAUSE = _load("pause", "meta call", "now prefix on kind call_ms", int)
 TENANT = _load("tenant", "meta call", "now prefix tenant weight on call_ms", int)
 LIMIT = _load("limit", "meta call", "now prefix name setting call_ms", int)
 SHARES = _load("shares", "meta", "now prefix part cursor limit", SharesReply._make)
 UPCOMING = _load("upcoming", "scheduled meta", "now step_ms steps", UpcomingReply._make)
-HISTORY = _load("history", "totals meta", "now prefix minutes", HistoryReply._make)
+HISTORY = _load("history", "totals meta", "now prefix step steps", HistoryReply._make)
 DEMANDS = _load("demands", "demands hold meta", "now prefix suspicion kinds", DemandsReply._make)
 HOLD = _load("hold", "hold meta", "now value lease_ms", int)
 ORPHANS = _load(
@@ -122,8 +120,8 @@ ORPHANS = _load(
 FLEET = _load("fleet", "workers meta", "now prefix limit", _words)
 
 QUEUE = (
-    *(ENQUEUE, SETTLE, RENEW, LEAVE, EXPIRE, REAP, CANCEL, PROGRESS, DEMANDS, HOLD),
-    *(GET, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, TENANT, LIMIT, SHARES, ORPHANS),
+    *(ENQUEUE, SETTLE, RENEW, LEAVE, EXPIRE, REAP, CANCEL, PROGRESS, EMIT, DEMANDS, HOLD),
+    *(GET, STREAM, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, TENANT, LIMIT, SHARES, ORPHANS),
 )
 """The scripts that work on a queue."""
 

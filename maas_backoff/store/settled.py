@@ -12,12 +12,13 @@ from maas_backoff.store.codec import EXPIRED, KEPT_ATTEMPTS, PARAMS
 
 @attrs.frozen
 class AttemptInfo:
-    """The number, times and worker of the attempt that is being settled."""
+    """The number, times, worker and GPU (its UUID, or "") of the attempt that is being settled."""
 
     number: int
     started_ms: float
     ended_ms: float
     worker: str
+    gpu: str = ""
 
 
 def settlement_fields(
@@ -60,6 +61,8 @@ def _error_fields(settlement: Settlement, error: TaskError, before: Counts, info
         record = {**about, **when, "worker": info.worker, "traceback": settlement.traceback}
         if settlement.ended_by:
             record["ended_by"] = settlement.ended_by
+        if info.gpu:
+            record["gpu"] = info.gpu
         failures = before.retry + before.lost + before.oom + before.fault
         fields += f"a{failures % KEPT_ATTEMPTS}", jsontext.plain(record)
     return fields

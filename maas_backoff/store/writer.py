@@ -26,8 +26,9 @@ ENQUEUE_LIMIT = 1000
 """Tasks per call of enqueue.lua: 3 to 9 ms of the server's time."""
 
 SETTLE_LIMIT = 100
+DELETE_LIMIT = 200
 PURGE_LIMIT = 500
-"""Tasks per call of settle.lua and purge.lua by an operation: 2 to 3 ms of the server's time."""
+"""Tasks per call of settle.lua, delete.lua and purge.lua by an operation: 2 to 3 ms of the server's time."""
 
 MOST_KINDS = 200
 """Kinds of tasks that a queue can have: see enqueue.lua."""
@@ -125,18 +126,31 @@ class Writer:
             items += task_id, "" if token is None else token, f"{progress:g}", message or ""
         return [bool(noted) for noted in await self._queue.run(scripts.PROGRESS, items)]
 
-    async def request_cancel(self, task_id: str) -> str | None:
-        """Ask the worker that runs the task to stop it. Return the state of the task, or None."""
+    async def request_cancel(self, task_id: str, token: int | None = None) -> str | None:
+        """Ask the worker that runs the task to stop it. Return the state of the task, or None.
+
+        With a `token`, only the attempt under this token; return "lost" if another attempt runs.
+        """
         queue = self._queue
         args = [queue.keys.prefix, task_id, f"{queue.config.scheduler.lease * 2000:.0f}", self._answer_ms]
+        args.append("" if token is None else f"{token}")
         state = await queue.run(scripts.CANCEL, args, task=queue.keys.task(task_id), call=queue.keys.call(new_call()))
         return None if state is None else state.decode()
 
     async def delete(self, task_id: str) -> bool:
         """Delete a task that no worker runs."""
+        return (await self.delete_all([(task_id, "", None)]))[0]
+
+    async def delete_all(self, tasks: Sequence[tuple[str, str, int | None]]) -> list[bool]:
+        """Delete up to DELETE_LIMIT tasks that no worker runs: id, state, token. Return which are deleted.
+
+        A task is deleted only if it is in this state ("": any) under this token (None: any).
+        """
         queue = self._queue
-        args, call = [queue.keys.prefix, task_id, self._answer_ms], queue.keys.call(new_call())
-        return bool(await queue.run(scripts.DELETE, args, task=queue.keys.task(task_id), call=call))
+        args: list[Any] = [queue.keys.prefix, self._answer_ms]
+        for task_id, state, token in tasks:
+            args += task_id, state, "" if token is None else token
+        return list(map(bool, await queue.run(scripts.DELETE, args, call=queue.keys.call(new_call()))))
 
     async def purge(self, status: TaskStatus) -> tuple[int, bool]:
         """Delete up to PURGE_LIMIT tasks of a state. Return how many, and whether there may be more."""

@@ -59,6 +59,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
             kinds = kinds_of._kinds  # noqa: SLF001 - a scheduler, too
             for kind in kinds:
                 self._kinds.add(kind)
+            self._hooks += kinds_of._hooks  # noqa: SLF001 - as above
             self._give_back = partial(kinds.redirect, kinds.redirect(lambda: self._client))
 
     @property
@@ -136,9 +137,9 @@ class SimulatedScheduler(TaskBackoffScheduler):
         return gpu_count - held_for_gpu == due - held and await self._finds_no_room(stats.gpu_count)
 
     async def _held(self, paused_kinds: Collection[str]) -> tuple[int, int]:
-        """Return how many due tasks wait as their tenant is paused or a limit is shut, and how many of them for a GPU.
+        """Return how many due tasks are held back, and how many of them wait for a GPU.
 
-        Tasks of paused kinds are left out.
+        They wait for a batch or a limit, or their tenant is paused. Tasks of paused kinds are left out.
         """
         store = self._client.store
         keys, ask = store.connection.keys, store.connection.server.execute
@@ -150,13 +151,25 @@ class SimulatedScheduler(TaskBackoffScheduler):
                     waiting = keys(f"shut_lanes:{limit.name}|{tenant.decode()}")
                     shut |= set(await ask("ZRANGE", waiting, "0", "-1"))
         held = held_for_gpu = 0
+        waiting_kinds = {kind for kind, until in (await self._batches()).items() if until > self._now_ms}
+        for kind in waiting_kinds - set(paused_kinds):
+            held += await ask("ZCARD", keys(keys.of_kind(kind, "ready")))
         for name in lanes:
             index, _, lane = name.partition(b"|")
             kind, is_gpu = _kind_and_gpu(index.decode())
-            if kind not in paused_kinds and (lane.partition(b"|")[0] in paused or name in shut):
+            is_held = kind in waiting_kinds or lane.partition(b"|")[0] in paused or name in shut
+            if kind not in paused_kinds and is_held:
                 number = await ask("ZCARD", keys(name.decode()))
                 held, held_for_gpu = held + number, held_for_gpu + (number if is_gpu else 0)
         return held, held_for_gpu
+
+    async def _batches(self) -> dict[str, float]:
+        """Return the kinds whose tasks wait for a batch, and until when at most, in ms."""
+        ask, keys = self._client.store.connection.server.execute, self._client.store.connection.keys
+        names: list[bytes] = await ask("HKEYS", keys("kinds"))
+        stored: list[bytes | None] = await ask("HMGET", keys("kinds"), *names) if names else []
+        pairs = zip(names, stored, strict=True)
+        return {kind.decode(): float(waits.split()[2]) for kind, waits in pairs if waits and waits.startswith(b"~")}
 
     async def _finds_no_room(self, gpu_count: int) -> bool:
         """Return whether none of the tasks that wait for a GPU starts within 0.2 s."""
@@ -184,13 +197,14 @@ class SimulatedScheduler(TaskBackoffScheduler):
         await self.drain()
 
     async def _next_moments(self, client: QueueClient) -> list[float]:
-        """Return the seconds to the next due task, and to the next moment at which a limit opens, if there are any."""
+        """Return the seconds to the next due task, limit that opens, and batch that is due, if there are any."""
         due_in = await client.store.reader.next_due()
         moments = [] if due_in is None else [due_in]
         ask, opens = client.store.connection.server.execute, client.store.connection.keys("opens")
         # A limit that has opened before is none to wait for: nobody takes the tasks.
         limits = await ask("ZRANGEBYSCORE", opens, f"({self._now_ms:.0f}", "(inf", "LIMIT", "0", "1")
         scores = [float(await ask("ZSCORE", opens, limit)) for limit in limits]
+        scores += [until for until in (await self._batches()).values() if until > self._now_ms]
         return moments + [(score - self._now_ms) / 1000 for score in scores]
 
 

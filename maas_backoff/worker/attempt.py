@@ -4,11 +4,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.domain.emission import Emission, Part
 from maas_backoff.domain.outcome import CancelReason, Outcome
 from maas_backoff.domain.task import Receiver, TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan
@@ -17,6 +18,7 @@ from maas_backoff.logs import about
 from maas_backoff.store.batch import Claimed
 from maas_backoff.store.settled import AttemptInfo
 from maas_backoff.worker.lease import Lease
+from maas_backoff.worker.shared_slot import SharedSlot
 from maas_backoff.worker.user_call import UserCall
 
 log: Log = log_for("worker")
@@ -31,10 +33,18 @@ class Attempt(UserCall):
     outcome: Outcome | None = None
     """The outcome of the handler, before a cancel of the attempt is taken into account."""
     over: bool = False
+    ran: float | None = None
+    """The seconds for which the handler has run, once it has ended; None: it did not begin."""
     progress: tuple[float, str | None] | None = None
     used: dict[str, float] | None = None
     """The units that the handler has reported, by limit, and its cost."""
     span: AttemptSpan | None = None
+    emission: Emission | None = None
+    """The parts and lines of the handler; None: it has emitted nothing yet."""
+    earlier: Sequence[Part] = ()
+    """The parts of the task's stream that earlier attempts have emitted."""
+    batch: SharedSlot | None = None
+    """The batch of the attempt; None: the handler is called for this attempt alone."""
 
     def __init__(
         self,
@@ -95,10 +105,23 @@ class Attempt(UserCall):
 
     def about(self, event: str) -> dict[str, object]:
         """Return the extra fields of a log record about this attempt."""
-        return about(event, self.task.task_id, self.task.attempt, self.token)
+        extra = about(event, self.task.task_id, self.task.attempt, self.token)
+        extra["queue"] = self.task.biz_prefix
+        if self.ran is not None:
+            extra["duration"] = round(self.ran, 6)
+        return extra if self.span is None else {**extra, **self.span.ids}
+
+    @property
+    def age(self) -> float:
+        """The seconds since the claim."""
+        return time.monotonic() - self._begun
+
+    @property
+    def now_ms(self) -> float:
+        """The present time in ms, by the server's clock."""
+        return self.claimed.started_ms + (time.monotonic() - self._begun) * 1000
 
     def info(self, worker: str) -> AttemptInfo:
         """Return when and where this attempt ran, by the server's clock."""
-        started = self.claimed.started_ms
-        elapsed = (time.monotonic() - self._begun) * 1000
-        return AttemptInfo(self.task.attempt, started, started + elapsed, worker)
+        gpu = "" if self.task.gpu is None else self.task.gpu.uuid
+        return AttemptInfo(self.task.attempt, self.claimed.started_ms, self.now_ms, worker, gpu)

@@ -9,14 +9,17 @@ from maas_backoff.domain.history import Tally
 from maas_backoff.domain.lane import Lane, closing
 from maas_backoff.domain.outcome import Snoozed
 from maas_backoff.domain.settlement import Settlement
+from maas_backoff.errors import StorageError
 from maas_backoff.gate.grant import Grant
 from maas_backoff.store.batch import Claimed, Settle
 from maas_backoff.worker.attempt import COST, Attempt
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.deadlines import Deadlines
+from maas_backoff.worker.emissions import Emissions
 from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.notes import Notes
 from maas_backoff.worker.outbox import Outbox
+from maas_backoff.worker.shared_slot import SharedSlot
 from maas_backoff.worker.slots import Slots
 from maas_backoff.worker.wake_ups import WakeUps
 
@@ -38,7 +41,8 @@ class Attempts:
         deadlines: Deadlines,
         tally: Tally,
     ) -> None:
-        self.notes: Notes = Notes(slots)
+        self.emissions: Emissions = Emissions(slots, context.max_stream_bytes, self._put)
+        self.notes: Notes = Notes(slots, self.emissions)
         self._context = context
         self._exec_timeouts = context.kinds.exec_timeouts
         self._slots = slots
@@ -59,13 +63,33 @@ class Attempts:
             self._deadlines.watch(lease.until)
         return lease
 
-    def claimed(self, claimed: Claimed, lease: Lease, grant: Grant | None = None) -> Attempt:
-        """Give a claimed task a slot, and its grant on a GPU; return the attempt, which has not begun."""
+    def claimed(
+        self, claimed: Claimed, lease: Lease, grant: Grant | None = None, batch: SharedSlot | None = None
+    ) -> Attempt:
+        """Give a claimed task a slot, and its grant on a GPU; return the attempt, which has not begun.
+
+        The attempts of a `batch` share both.
+        """
         timeout = claimed.exec_timeout or self._exec_timeouts.get(claimed.task.kind) or self._context.exec_timeout
         attempt = Attempt(claimed, lease, timeout, self._watch, self.notes, grant)
+        if batch is not None:
+            attempt.batch = batch
         self._slots.take(attempt)
         self._tally.count_wait(claimed.waited_ms)
         return attempt
+
+    def batch_claimed(self, claimed: Sequence[Claimed]) -> None:
+        """Count a claimed batch."""
+        self._tally.count_batch(len(claimed), max(one.waited_ms for one in claimed))
+
+    async def read_earlier(self, attempt: Attempt) -> bool:
+        """Read the parts that earlier attempts have emitted. Return False if the handler may not begin any more."""
+        try:
+            attempt.earlier = await self._context.store.streams.all_parts(attempt.task.task_id)
+        except StorageError as error:
+            log.warning("task %r: its stream cannot be read; it goes back: %s", attempt.task.task_id, error)
+            return False
+        return not self._slots.closing and time.monotonic() < attempt.start_before
 
     def end(self, attempt: Attempt, settlement: Settlement | None) -> None:
         """Put the settlement of an attempt into the outbox, once. None: its lease is lost, nothing may be written."""
@@ -73,7 +97,10 @@ class Attempts:
             return
         attempt.over = True
         self.notes.drop(attempt)
-        if attempt.grant is not None and (attempt.lingering is None or attempt.lingering.is_set()):
+        if attempt.batch is not None:
+            attempt.batch.running -= 1
+        is_last = attempt.batch is None or not attempt.batch.running
+        if attempt.grant is not None and is_last and (attempt.lingering is None or attempt.lingering.is_set()):
             self.give_back(attempt.grant)
         if settlement is None:
             log.warning(
@@ -81,10 +108,20 @@ class Attempts:
                 *(attempt.task.task_id, attempt.task.attempt),
                 extra=attempt.about("too_late"),
             )
+            self.emissions.drop(attempt)
             self._slots.release([attempt])
-        else:
-            self._count(attempt)
-            self._outbox.put(self._settle(attempt, settlement), attempt)
+            self._wake_ups.to_send.set()
+            return
+        self._count(attempt)
+        settle = self._settle(attempt, settlement)
+        # A reader that sees the end of a task must find all of its parts.
+        if attempt.emission is None or not self.emissions.hold(attempt, settle):
+            self._put(settle, attempt)
+
+    def _put(self, settle: Settle, attempt: Attempt) -> None:
+        if attempt.emission is not None:
+            settle.parts = attempt.emission.stored
+        self._outbox.put(settle, attempt)
         self._wake_ups.to_send.set()
 
     def _settle(self, attempt: Attempt, settlement: Settlement) -> Settle:
@@ -98,7 +135,8 @@ class Attempts:
 
     def _count(self, attempt: Attempt) -> None:
         if attempt.started_at is not None:
-            self._tally.count_run(time.monotonic() - attempt.started_at)
+            attempt.ran = time.monotonic() - attempt.started_at
+            self._tally.count_run(attempt.ran)
         if attempt.grant is not None and attempt.grant.child.peak:
             self._tally.count_gpu_memory(attempt.grant.child.peak, attempt.grant.demand.memory)
 

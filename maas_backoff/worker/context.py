@@ -24,9 +24,12 @@ class WorkerContext:
     """The timeout of an attempt, unless the task has its own."""
     kinds: Kinds
     """The kinds of tasks that the worker has handlers for."""
+    max_stream_bytes: int
+    """The most bytes of a task's stream."""
 
     @classmethod
     def of(cls, name: str, store: QueueStore, config: TaskBackoffConfig, kinds: Kinds = ONLY_NAMELESS) -> Self:
         """Return the context of a worker with this configuration."""
         scheduler = config.scheduler
-        return cls(name, store, scheduler.lease, scheduler.interval, config.threadpool.exec_timeout, kinds)
+        timeout, most = config.threadpool.exec_timeout, config.task.max_stream_bytes
+        return cls(name, store, scheduler.lease, scheduler.interval, timeout, kinds, most)

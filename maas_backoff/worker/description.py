@@ -25,8 +25,12 @@ class Description:
         kinds: Kinds,
         troubles: Callable[[], Sequence[str]],
         gpus: Callable[[], Sequence[dict[str, object]]],
+        quiet: Callable[[], bool],
     ) -> None:
-        """`troubles` returns the reasons why the worker does not run tasks as it should; `gpus` describes its GPUs."""
+        """`troubles` returns the reasons why the worker does not run tasks as it should; `gpus` describes its GPUs.
+
+        `quiet` returns whether the worker was told to claim nothing.
+        """
         self._fixed: dict[str, object] = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -35,14 +39,22 @@ class Description:
             "version": __version__,
             "kinds": list(kinds.names),
         }
+        if kinds.batches:
+            self._fixed["batches"] = {name: [one.max_size, one.max_wait] for name, one in kinds.batches.items()}
         self._troubles = troubles
         self._gpus = gpus
+        self._quiet = quiet
         self._is_without_gpus = False
 
-    def text(self, running: int, lag: float) -> str:
-        """Return the description as JSON. `running` is a number of attempts, `lag` is that of the event loop in s."""
-        about = {**self._fixed, "running": running, "lag": lag}
+    def text(self, running: int, lag: float, oldest: float = 0) -> str:
+        """Return the description as JSON. `running` is a number of attempts, `lag` is that of the event loop in s.
+
+        `oldest` is the seconds since the claim of the oldest of these attempts.
+        """
+        about = {**self._fixed, "running": running, "lag": lag, "oldest": round(oldest, 1)}
         about["trouble"] = "; ".join(self._troubles())[:LONGEST_TROUBLE]
+        if self._quiet():
+            about["quiet"] = True
         # The renewal of leases sends this text: a failure to describe a device must not stop the renewal.
         try:
             return jsontext.plain({**about, "gpus": self._gpus()})

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.domain.batching import Batching
 from maas_backoff.domain.demand import Demand
 from maas_backoff.worker.executors.base import Executor, ExecutorGroup, Handler
 from maas_backoff.worker.executors.by_kind import ExecutorByKind
 from maas_backoff.worker.executors.call import is_coroutine_handler
 from maas_backoff.worker.executors.handlers import joined
+from maas_backoff.worker.executors.hooks import AttemptHook, hooked
 from maas_backoff.worker.executors.inline import InlineExecutor
 from maas_backoff.worker.executors.lifespan import InThisProcess, Lifespan
 from maas_backoff.worker.executors.process import ProcessExecutor, SharedByChildren
@@ -27,6 +29,10 @@ class HandledKind:
     demand: Demand | None
     exec_timeout: float | None = None
     """The timeout of its tasks without one of their own, in seconds; None: the worker's."""
+    hooks: tuple[AttemptHook, ...] = ()
+    """The hooks around each attempt, the outermost first: those of the scheduler, for all of its kinds."""
+    batching: Batching | None = None
+    """How its tasks run in batches; None: each runs alone."""
 
 
 def executor_of(kinds: Iterable[HandledKind], config: TaskBackoffConfig) -> Executor:
@@ -45,14 +51,16 @@ def executor_of(kinds: Iterable[HandledKind], config: TaskBackoffConfig) -> Exec
 
 
 def _in_children(groups: Iterable[Sequence[HandledKind]], config: TaskBackoffConfig) -> Sequence[ExecutorGroup]:
-    limit, shared = config.task.max_payload_bytes, SharedByChildren()
+    limit, shared = config.task.max_payload_bytes, SharedByChildren(config.task.max_stream_bytes)
     return [
         ProcessExecutor(
-            _handler_of(group),
+            joined({kind.name: kind.handler for kind in group}),  # a child puts the hooks around each handler
             config.threadpool,
             max_payload_bytes=limit,
             lifespan=group[0].lifespan,
             demand=_demand_of(group),
+            hooks=group[0].hooks,
+            largest_batch=max(1 if kind.batching is None else kind.batching.max_size for kind in group),
             shared=shared,
         )
         for group in groups
@@ -71,13 +79,10 @@ def _in_this_process(groups: Iterable[Sequence[HandledKind]], config: TaskBackof
     lifespans = {group[0].lifespan: InThisProcess(group[0].lifespan) for group in groups}
     made: list[ExecutorGroup] = []
     for group in groups:
-        handler, lifespan = _handler_of(group), lifespans[group[0].lifespan]
+        handler = joined({kind.name: hooked(kind.handler, kind.hooks) for kind in group})
+        lifespan = lifespans[group[0].lifespan]
         if is_coroutine_handler(group[0].handler):
             made.append(InlineExecutor(handler, max_payload_bytes=limit, lifespan=lifespan))
         else:
             made.append(ThreadExecutor(handler, max_payload_bytes=limit, lifespan=lifespan, threads=threads))
     return made
-
-
-def _handler_of(group: Iterable[HandledKind]) -> Handler:
-    return joined({kind.name: kind.handler for kind in group})

@@ -15,6 +15,7 @@ from maas_backoff.gate.sample import Probe
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.executors.base import ExceptionHandler, Handler
 from maas_backoff.worker.executors.call import check_handler, check_no_generator, check_takes
+from maas_backoff.worker.executors.hooks import AttemptHook, check_fits, check_hook
 from maas_backoff.worker.executors.lifespan import Lifespan
 from maas_backoff.worker.executors.reference import HandlerReference
 from maas_backoff.worker.handled import HandledKind, executor_of
@@ -42,6 +43,12 @@ def check_lifespan(what: str, lifespan: Callable[..., object], config: TaskBacko
     _check_reference(lifespan, config)
 
 
+def check_attempt_hook(hook: Callable[..., object], config: TaskBackoffConfig) -> None:
+    """Raise HandlerError for a hook that cannot be called, or that no child process would find."""
+    check_hook(hook)
+    _check_reference(hook, config)
+
+
 def check_exception_handler(handler: Callable[..., object]) -> None:
     """Raise HandlerError for an exception handler that cannot be called with a task."""
     check_handler("exception handler", handler, 1)
@@ -62,13 +69,18 @@ def service_of(
     tracing: Tracing | None,
 ) -> Service:
     """Return a service that is not started. Without a `probe`, NVML is asked."""
+    for kind in handled:
+        check_fits(kind.hooks, [kind.handler])
     timeouts = {kind.name: kind.exec_timeout for kind in handled if kind.exec_timeout is not None}
-    kinds = Kinds(tuple(kind.name for kind in handled), timeouts)
+    batches = {kind.name: kind.batching for kind in handled if kind.batching is not None}
+    kinds = Kinds(tuple(kind.name for kind in handled), timeouts, batches)
     executor = executor_of(handled, config)
     return Service(Parts.of(config, store, executor, exception_handler, probe or NvmlProbe(), tracing, kinds))
 
 
-def handled_task_handler(handler: Handler, lifespan: Lifespan | None, config: TaskBackoffConfig) -> HandledKind:
+def handled_task_handler(
+    handler: Handler, lifespan: Lifespan | None, hooks: Sequence[AttemptHook], config: TaskBackoffConfig
+) -> HandledKind:
     """Return the task handler as what runs the tasks without a kind. Raises HandlerError."""
     check_handler("handler", handler, 1 if lifespan is None else 2)
-    return HandledKind(NAMELESS, handler, lifespan, config.task.policy.demand)
+    return HandledKind(NAMELESS, handler, lifespan, config.task.policy.demand, hooks=tuple(hooks))

@@ -29,11 +29,11 @@ async def until_idle(parts: Parts, within: float) -> str:
 
 
 async def _is_idle(parts: Parts, within: float) -> bool:
-    if parts.slots.attempts or await _finds_task(parts):
+    if parts.slots.attempts or (not parts.slots.quiet and await _finds_task(parts)):
         return False
     reader = parts.context.store.reader
     stats = await reader.stats()
-    if stats.paused:
+    if stats.paused or parts.slots.quiet:
         return True
     next_due = await reader.next_due()
     if next_due is not None and next_due <= within:
@@ -42,6 +42,11 @@ async def _is_idle(parts: Parts, within: float) -> bool:
         return False
     if not _due(stats, parts.context.kinds):
         return True
+    return not await reader.is_gathering(parts.context.kinds.batches) and await _are_shut(parts)
+
+
+async def _are_shut(parts: Parts) -> bool:
+    """Return whether due tasks wait for a pause or a limit, and not for this worker."""
     # Tasks that wait for a limit are due. They are found when it opens, as it may have done since the last claim.
     return not await parts.context.store.shares.shut_limits() and not await _finds_task(parts)
 

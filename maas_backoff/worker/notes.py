@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Mapping
 
+from maas_backoff.domain.emission import Emission
 from maas_backoff.worker.attempt import COST, Attempt
+from maas_backoff.worker.emissions import Emissions
 from maas_backoff.worker.slots import Slots
 
 Note = tuple[str, int, float, str | None]
@@ -13,10 +15,11 @@ Note = tuple[str, int, float, str | None]
 class Notes:
     """Progress notes, and the receiver of all handlers' reports, which may come from any thread."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots, emissions: Emissions) -> None:
         self.waiting: asyncio.Event = asyncio.Event()
         """Set when there is a note to send."""
         self._slots = slots
+        self._emissions = emissions
         self._noted: dict[int, Attempt] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -41,6 +44,10 @@ class Notes:
         used.update(limits)
         if cost is not None:
             used[COST] = cost
+
+    def emission(self, token: int) -> Emission | None:
+        """Return what an attempt emits; None if the attempt has ended."""
+        return self._emissions.of(token)
 
     def drop(self, attempt: Attempt) -> None:
         """Forget the note of an attempt that has ended: its settlement carries the last note."""

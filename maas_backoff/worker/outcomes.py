@@ -1,29 +1,43 @@
 """The outcome of one attempt, and its tracing span."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
+from maas_backoff.domain.batching import half_of
 from maas_backoff.domain.handler_outcome import outcome_of_error
 from maas_backoff.domain.outcome import (
     Cancelled,
     CancelReason,
     Failed,
+    FailedAlone,
+    FailedInBatch,
     HandlerOutcome,
     Outcome,
     Unstarted,
     expired,
     timed_out,
 )
-from maas_backoff.domain.tracing import Tracing
+from maas_backoff.domain.tracing import Peer, Tracing
 from maas_backoff.store.codec import trace_of
 from maas_backoff.worker.attempt import Attempt
-from maas_backoff.worker.executors.base import Executor
+from maas_backoff.worker.batch_call import BatchCall
 
 
-async def run_traced(executor: Executor, attempt: Attempt, tracing: Tracing) -> HandlerOutcome:
-    """Run an attempt inside a tracing span; the handler's spans become its children. Raises like `executor.run`."""
-    span = attempt.span = tracing.attempt(attempt.task, trace_of(attempt.claimed.overrides))
+class Caller(Protocol):
+    """An executor, or the call of a batch."""
+
+    def run(self, call: Attempt, /) -> Coroutine[Any, Any, HandlerOutcome]:
+        """Call the handler, and return the outcome of the attempt."""
+        ...
+
+
+async def run_traced(caller: Caller, attempt: Attempt, tracing: Tracing, peer: Peer | None) -> HandlerOutcome:
+    """Run an attempt inside a tracing span; the handler's spans become its children. Raises like `caller.run`."""
+    trace, waited = trace_of(attempt.claimed.overrides), attempt.claimed.waited_ms / 1000
+    span = attempt.span = tracing.attempt(attempt.task, trace, waited, peer)
     try:
-        attempt.outcome = await executor.run(attempt)
+        attempt.outcome = await caller.run(attempt)
     except asyncio.CancelledError as error:
         attempt.outcome = outcome_of_cancel(attempt, error)
         raise
@@ -56,6 +70,30 @@ def outcome_of(attempt: Attempt) -> Outcome:
     if outcome is None or isinstance(outcome, Failed | Unstarted):
         return _stopped(attempt, attempt.reason, outcome)
     return outcome
+
+
+def outcome_in_batch(attempt: Attempt, batch: BatchCall, outcome: Outcome) -> Outcome:
+    """Return the outcome of an attempt of a batch. A failure of the whole batch is that of none of its tasks."""
+    number = len(batch.place_of)
+    # A broken GPU is to blame itself, for all tasks.
+    if number < 2 or not isinstance(outcome, Failed) or outcome.fault == "gpu" or not _failed_with_all(attempt, batch):
+        return outcome
+    batch.log_failure(outcome)
+    return FailedInBatch(outcome, *half_of(f"{min(batch.place_of)}", batch.place_of[attempt.token], number))
+
+
+def outcome_alone(attempt: Attempt, batch: BatchCall, outcome: Outcome) -> Outcome:
+    """Return the outcome of an attempt of a batch. A task that has failed a batch of one is known to be to blame."""
+    if len(batch.place_of) == 1 and isinstance(outcome, Failed) and _failed_with_all(attempt, batch):
+        return FailedAlone(outcome)
+    return outcome
+
+
+def _failed_with_all(attempt: Attempt, batch: BatchCall) -> bool:
+    """Return whether the call of the batch failed, and not this attempt alone."""
+    if attempt.reason is CancelReason.TIMEOUT:
+        return attempt.token in batch.place_of and attempt.deadline != attempt.ends_by
+    return attempt.outcome is batch.failed
 
 
 def _stopped(attempt: Attempt, reason: CancelReason, cause: Failed | Unstarted | None) -> Outcome:

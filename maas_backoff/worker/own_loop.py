@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.threads import in_thread_or_here
 
 log: Log = log_for("worker")
 
@@ -21,6 +22,7 @@ class OwnLoop:
         self._when_failed = when_failed
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._stopping = threading.Event()
+        self._has_ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scope: anyio.CancelScope | None = None
 
@@ -40,16 +42,20 @@ class OwnLoop:
         if loop is not None and scope is not None and not loop.is_closed():
             with contextlib.suppress(RuntimeError):  # the thread's event loop has just ended
                 loop.call_soon_threadsafe(scope.cancel)
-        await anyio.to_thread.run_sync(self._thread.join)
+        await in_thread_or_here(self._thread.join)
 
     def _run(self) -> None:
         try:
             asyncio.run(self._cancellable())
         except Exception:
-            log.critical("%s", self._when_failed, exc_info=True)
+            if self._has_ended:  # at the end of the interpreter, asyncio cannot start the thread that ends its others
+                log.debug("the event loop of %s was not closed", self._thread.name, exc_info=True)
+            else:
+                log.critical("%s", self._when_failed, exc_info=True)
 
     async def _cancellable(self) -> None:
         with anyio.CancelScope() as self._scope:
             self._loop = asyncio.get_running_loop()
             if not self.stopping:
                 await self._main()
+        self._has_ended = True

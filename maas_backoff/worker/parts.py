@@ -12,6 +12,7 @@ import attrs
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.config.peer import peer_of
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
@@ -24,12 +25,15 @@ from maas_backoff.store.connect import Client
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.attempts import Attempts
+from maas_backoff.worker.batch_learning import BatchLearning
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.exception_handling import ExceptionHandling
 from maas_backoff.worker.executors.base import ExceptionHandler, Executor
 from maas_backoff.worker.loops import children, poll, progress, sweep, timeouts
 from maas_backoff.worker.loops.admission import Admission
+from maas_backoff.worker.loops.batches import BatchLoop
+from maas_backoff.worker.loops.emit import EmitLoop
 from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.orphans import Orphans
 from maas_backoff.worker.loops.wake import Wake
@@ -84,7 +88,7 @@ class Parts:
         in_children = config.threadpool.proc_mode == "process"
         context = WorkerContext.of(name, store, config, kinds)
         setback = executor.setback
-        wake_ups = WakeUps()
+        wake_ups = WakeUps(kinds.batches, only_batches=not kinds.alone)
         slots = Slots(config.threadpool.concurrency, wake_ups, setback)
         deadlines = Deadlines(by_lease=executor.stoppable, stops=executor.stops)
         outbox, tally = Outbox(), Tally()
@@ -105,7 +109,9 @@ class Parts:
             ExceptionHandling(exception_handler, config.task.max_payload_bytes),
             config.task.max_payload_bytes,
             gate,
+            BatchLearning(kinds.batches, config.threadpool.concurrency),
             tracing,
+            None if tracing is None else peer_of(config.storage),
         )
         orphans = Orphans(executor.child_ended, gate)
         return cls(
@@ -115,20 +121,25 @@ class Parts:
     def loops(self, waker: Client) -> list[tuple[str, Loop]]:
         """Return the loops of the worker with their names. `waker` is the client that sleeps on the server."""
         context, slots, wake_ups, requests = self.context, self.slots, self.wake_ups, self.requests
-        *exchanges, for_sleep, for_gpu = (
-            ExchangeLoop(number, context, requests, wake_ups, self.work) for number in range(EXCHANGES + 2)
+        *exchanges, for_sleep, for_gpu, for_batches = (
+            ExchangeLoop(number, context, requests, wake_ups, self.work) for number in range(EXCHANGES + 3)
         )
         named: list[tuple[str, Loop]] = [
             *((f"exchange {each.number}", each.run) for each in exchanges),
             ("poll", partial(poll.run, wake_ups)),
             ("wake-up", Wake(context, requests, slots, wake_ups, waker, for_sleep).run),
-            ("admission", Admission(context, requests, slots, wake_ups, self.gate, for_gpu).run),
+            ("admission", Admission(context, requests, slots, wake_ups, self.gate, for_gpu, self.work.learning).run),
             ("timeouts", partial(timeouts.run, self.deadlines, slots)),
             ("progress", partial(progress.run, self.attempts.notes, context.store)),
+            ("emit", EmitLoop(self.attempts.emissions, context.store).run),
             ("sweep", partial(sweep.run, self.work.sweep, context.lease)),
             *(("lifespan", group.watch) for group in self.executor.groups),
             ("orphans", self.orphans.run),
         ]
+        if context.kinds.batches:
+            named.append(
+                ("batches", BatchLoop(context, requests, slots, wake_ups, for_batches, self.work.learning).run)
+            )
         starting = {group.starting for group in self.executor.groups}
         named += [("children", partial(children.run, one, slots, context)) for one in starting if one is not None]
         return named

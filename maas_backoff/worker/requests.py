@@ -4,13 +4,14 @@ This module does no I/O, and does not `await` between a read of the state and it
 """
 
 import itertools
+import time
 from collections.abc import Sequence
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.history import Tally
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.task import TaskError, TaskStatus
-from maas_backoff.store.batch import ACCEPTED, BatchReply, BatchRequest, Settle, settle_args
+from maas_backoff.store.batch import ACCEPTED, UNSENT, BatchReply, BatchRequest, Settle, settle_args
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.outbox import MOST_SETTLES, Outbox
 from maas_backoff.worker.slots import Slots
@@ -62,8 +63,8 @@ class BatchRequests:
         if self._busy and len(self._outbox) < self._batch and not (self._plenty and self._slots.wanted >= self._batch):
             return None
         settles, attempts = self._outbox.take()
-        self._slots.settles_sent(len(settles))
-        claims = min(self._slots.wanted, self._batch)
+        self._slots.settles_sent(attempts)
+        claims = 0 if self._wake_ups.only_batches else min(self._slots.wanted, self._batch)
         if not settles and not claims:
             return None
         self._busy += 1
@@ -76,16 +77,28 @@ class BatchRequests:
         The next requests claim more. At least one slot is left for tasks that become due meanwhile.
         """
         claims = min(self._slots.claimable - 1 - self._slots.spare, SLEEPING_CLAIMS)
-        if self._slots.closing or claims < 1:
+        if self._slots.shut or claims < 1 or self._wake_ups.only_batches:
             return None
         self._asleep = self._made([], [], claims, exchange, asleep=True)
         return self._asleep
 
     def for_gpus(self, fits: Sequence[str], exchange: int) -> BatchRequest | None:
         """Return a claim of tasks that need a GPU, one for each of `fits`, or None if too few slots are free."""
-        if self._slots.closing or not fits or self._slots.free < len(fits):
+        if self._slots.shut or not fits or self._slots.free < len(fits):
             return None
         return self._made([], [], len(fits), exchange, tuple(fits))
+
+    def for_gpu_batch(self, fit: str, kind: str, batch: str, exchange: int) -> BatchRequest | None:
+        """Return a claim of a batch of tasks that need a GPU, for the placement `fit`, or None if no slot is free."""
+        if self._slots.shut or self._slots.free < 1:
+            return None
+        return self._made([], [], 1, exchange, (fit,), batch=batch, kind=kind)
+
+    def for_batch(self, kind: str, batch: str, exchange: int) -> BatchRequest | None:
+        """Return a claim of a batch of a kind, or None if no slot is free. `batch` is a text of `Batching.claim`."""
+        if self._slots.shut or self._slots.claimable_for_batches < 1:
+            return None
+        return self._made([], [], 1, exchange, batch=batch, kind=kind)
 
     def _made(
         self,
@@ -96,6 +109,8 @@ class BatchRequests:
         fits: tuple[str, ...] = (),
         *,
         asleep: bool = False,
+        batch: str = "",
+        kind: str = "",
     ) -> BatchRequest:
         may_claim_suspect, cohort = False, ""
         if claims:
@@ -104,8 +119,8 @@ class BatchRequests:
             may_claim_suspect, cohort = self._suspects.ask(running, gpu=bool(fits), asleep=asleep)
         request_id = f"{next(self._numbers)}"
         self._in_flight[request_id] = attempts, self._wake_ups.count
-        tally = self._tally.take() if settles else ""
-        claim = claims, may_claim_suspect, request_id, exchange, tally, fits, cohort
+        tally = self._tally.take(time.monotonic(), is_last=self._slots.closing) if settles else ""
+        claim = claims, may_claim_suspect, request_id, exchange, tally, fits, cohort, batch, kind
         try:
             return BatchRequest(tuple(settles), *claim)
         except Exception as error:  # noqa: BLE001 - a bad outcome of one task must not stop the settlements of the others
@@ -113,7 +128,10 @@ class BatchRequests:
             return BatchRequest(tuple(map(_sendable, settles)), *claim)
 
     def answered(self, request: BatchRequest, reply: BatchReply, seconds: float) -> list[Attempt]:
-        """Free the slots of the settled attempts, and return them in the order of the request, which took `seconds`."""
+        """Free the slots of the settled attempts, and return them in the order of the request, which took `seconds`.
+
+        Attempts that are answered UNSENT keep their slots.
+        """
         settled, wakes = self._in_flight.pop(request.request_id)
         if settled:
             self._tally.count_settles(seconds, len(settled))
@@ -122,14 +140,15 @@ class BatchRequests:
         freed = bool(settled)
         if request is self._asleep:
             self._asleep, freed = None, True
-        elif not request.fits:
+        elif not request.fits and not request.batch:
             self._busy -= 1
         self._suspects.answered(request)
-        if request.claims and not request.fits:
+        if request.claims and not request.fits and not request.batch:
             # A wake-up during the request may belong to a task that was created after the claim.
             self._plenty = reply.hit
             self._wake_ups.note_work(found=reply.hit or wakes != self._wake_ups.count)
-        self._slots.answered(settled, request.claims)
+        unsent = {one.token for one, word in zip(settled, reply.answers, strict=True) if word == UNSENT}
+        self._slots.answered(settled, request.claims, unsent)
         if freed and self._slots.spare:
             self._wake_ups.gpu.set()
         return settled

@@ -54,7 +54,7 @@ class Service:
     def troubles(self) -> list[str]:
         """Return the reasons why this worker does not run tasks as it should."""
         if self.failure is not None:
-            return [f"the worker has died: {self.failure}"]
+            return [f"the worker stopped unexpectedly: {self.failure}"]
         found = self._troubles_here()
         if self._heartbeat is not None and self._heartbeat.trouble is not None:
             found.append(self._heartbeat.trouble)
@@ -133,7 +133,11 @@ class Service:
         parts, store = self.parts, self.parts.context.store
         await store.connection.server.connect()
         description = Description(
-            parts.config.threadpool, parts.context.kinds, self._troubles_here, parts.gate.overview.describe
+            parts.config.threadpool,
+            parts.context.kinds,
+            self._troubles_here,
+            parts.gate.overview.describe,
+            lambda: parts.slots.quiet,
         )
         heartbeat = self._heartbeat = Heartbeat(
             parts.context, parts.slots, parts.gate, description, parts.orphans.neighbour_ended

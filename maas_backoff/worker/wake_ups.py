@@ -4,12 +4,14 @@ This module does no I/O, and does not `await` between a read of the state and it
 """
 
 import asyncio
+from collections.abc import Iterable
 
 
 class WakeUps:
     """The events by which the loops of one worker wake each other. Used in one event loop only."""
 
-    def __init__(self) -> None:
+    def __init__(self, batches: Iterable[str] = (), *, only_batches: bool = False) -> None:
+        """`batches` are the kinds whose tasks run in batches. `only_batches`: the worker has no other kinds."""
         self.idle: asyncio.Event = asyncio.Event()
         """Set while the queue has no task for a free slot, as far as is known."""
         self.idle.set()
@@ -30,6 +32,15 @@ class WakeUps:
         self.hears_gpu = False
         """Whether tasks that need a GPU end the present sleep of this worker on the server."""
 
+        self.only_batches: bool = only_batches
+        """Whether all kinds of the worker run in batches."""
+        self.batches: list[str] = list(batches)
+        """The kinds that run in batches."""
+        self.batch: asyncio.Event = asyncio.Event()
+        """Set when there may be a batch, or a slot for one."""
+        self.unseen: set[str] = set(self.batches)
+        """The kinds for which there may be a batch: nobody has looked since the last wake-up."""
+
     @property
     def has_work(self) -> bool:
         """Whether the queue may have a task for a free slot."""
@@ -39,6 +50,16 @@ class WakeUps:
         """Poll the queue now."""
         self.count += 1
         self.note_work(found=True)
+        if self.batches:
+            self.unseen.update(self.batches)
+            self.batch.set()
+
+    def no_batch(self, kind: str, count: int) -> None:
+        """Note that there is no batch of a kind to claim, for now. `count` is that of wake-ups before the look."""
+        if count == self.count:
+            self.unseen.discard(kind)
+        if self.only_batches and not self.unseen:
+            self.note_work(found=False)
 
     def note_work(self, *, found: bool) -> None:
         """Note whether the queue may have a task for a free slot."""

@@ -16,16 +16,18 @@ from maas_backoff.domain.handler_outcome import outcome_of_error
 from maas_backoff.domain.outcome import CancelReason, Failed, FailedOnGpu, Outcome, Succeeded, Unstarted
 from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.domain.task import TaskError
-from maas_backoff.domain.tracing import Tracing
+from maas_backoff.domain.tracing import Peer, Tracing
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.store.batch import Claimed
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.attempts import Attempts
+from maas_backoff.worker.batch_call import BatchCall
+from maas_backoff.worker.batch_learning import BatchLearning
 from maas_backoff.worker.exception_handling import ExceptionHandling
 from maas_backoff.worker.executors.base import Executor
 from maas_backoff.worker.executors.call import own_task
-from maas_backoff.worker.outcomes import outcome_of, outcome_of_cancel, run_traced
+from maas_backoff.worker.outcomes import outcome_alone, outcome_in_batch, outcome_of, outcome_of_cancel, run_traced
 from maas_backoff.worker.slots import Slots
 
 log: Log = log_for("worker")
@@ -46,7 +48,10 @@ class Work:
     exceptions: ExceptionHandling
     max_payload_bytes: int
     gate: Gate
+    learning: BatchLearning
     tracing: Tracing | None = None
+    peer: Peer | None = None
+    """The server, for traces."""
     _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
     """Asyncio tasks that run after an attempt: exception handlers, and waits for threads."""
 
@@ -58,6 +63,19 @@ class Work:
         lease = self.attempts.leased(sent)
         for one in claimed:
             self._begin(self.attempts.claimed(one, lease, grants[one.fit] if grants else None))
+
+    def begin_batch(self, claimed: Sequence[Claimed], sent: float, grants: Sequence[Grant] = ()) -> None:
+        """Begin an attempt of each task of a batch, with one call of the handler; else as `begin`."""
+        lease, batch = self.attempts.leased(sent), BatchCall(self.executor, self.learning, self.slots)
+        if not grants and self.slots.must_wait():
+            batch.wait_for_slot()
+        attempts = [
+            self.attempts.claimed(one, lease, grants[one.fit] if grants else None, batch=batch) for one in claimed
+        ]
+        self.attempts.batch_claimed(claimed)
+        batch.expect([attempt.token for attempt in attempts])
+        for attempt in attempts:
+            self._begin(attempt)
 
     def _begin(self, attempt: Attempt) -> None:
         """Begin an attempt, and return at its first wait, or before it begins."""
@@ -71,6 +89,8 @@ class Work:
         for attempt in list(self.slots.attempts.values()):
             if not attempt.over and attempt.call is not None and attempt.call.done():
                 attempt.outcome = attempt.outcome or Unstarted()
+                if isinstance(attempt.batch, BatchCall):
+                    attempt.batch.passed(attempt.token)
                 self._settle(attempt, outcome_of(attempt))
 
     async def stop(self) -> None:
@@ -88,14 +108,21 @@ class Work:
         outcome = self._admit(attempt)
         if outcome is None:
             try:
-                if self.tracing is None:
-                    outcome = await self.executor.run(attempt)
+                if attempt.claimed.has_stream and not await self.attempts.read_earlier(attempt):
+                    outcome = Unstarted()
                 else:
-                    outcome = await run_traced(self.executor, attempt, self.tracing)
+                    batch = attempt.batch
+                    caller = batch if isinstance(batch, BatchCall) else self.executor
+                    if self.tracing is None:
+                        outcome = await caller.run(attempt)
+                    else:
+                        outcome = await run_traced(caller, attempt, self.tracing, self.peer)
             except asyncio.CancelledError as error:
                 outcome = outcome_of_cancel(attempt, error)
             except Exception as error:  # noqa: BLE001 - an error of the executor must not end the worker
                 outcome = outcome_of_error(error)
+        if isinstance(attempt.batch, BatchCall):
+            attempt.batch.passed(attempt.token)
         attempt.outcome = outcome
         self._conclude(attempt)
 
@@ -111,6 +138,8 @@ class Work:
     def _conclude(self, attempt: Attempt) -> None:
         """Settle an attempt that has ended, after a call of the exception handler if it needs one."""
         outcome = outcome_of(attempt)
+        if isinstance(attempt.batch, BatchCall):
+            outcome = outcome_in_batch(attempt, attempt.batch, outcome)
         if self.exceptions.concerns(outcome):
             attempt.call = self._follow(self._ask_exception_handler(attempt, outcome))
         else:
@@ -133,6 +162,8 @@ class Work:
             outcome = outcome.limited(self.max_payload_bytes)
         if attempt.grant is not None:
             outcome = self._as_on_gpu(attempt, attempt.grant, outcome)
+        if isinstance(attempt.batch, BatchCall):
+            outcome = outcome_alone(attempt, attempt.batch, outcome)
         backoff = claimed.policy.backoff(self.custom_backoff)
         return decide(outcome, attempt.task.task_id, claimed.counts, claimed.policy, backoff)
 
@@ -140,7 +171,9 @@ class Work:
         """Return the settlement of an attempt whose settlement could not be computed because of `error`."""
         claimed = attempt.claimed
         log.error("the outcome of task %r cannot be settled", attempt.task.task_id, exc_info=error)
-        failed = Failed(TaskError("unknown_outcome", "see the worker's log"), raised=True)
+        failed = Failed(
+            TaskError("unknown_outcome", f"the outcome cannot be settled: {type(error).__name__}"), raised=True
+        )
         return decide(failed, attempt.task.task_id, claimed.counts, claimed.policy, claimed.policy.backoff())
 
     def _as_on_gpu(self, attempt: Attempt, grant: Grant, outcome: Outcome) -> Outcome:

@@ -1,5 +1,6 @@
 """Whether no limit was exceeded in a history, and tenants got their shares. Pure, as checker.py."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,12 +17,14 @@ def _limits_by_task(events: Sequence[Event]) -> dict[str, list[str]]:
 def crowded(events: Sequence[Event], limits: Limits) -> Iterator[Violation]:
     """No more attempts run at once than a limit allows, of those that came to their end and were then settled.
 
-    Such an attempt has had its lease, and its places in limits, all the time. Another one may have lost its lease, or
-    its child has crashed: then nobody but the server knows when its places were free, as others note that later.
+    Such an attempt has had its lease, and its places in limits, all the time. Another one may have lost its lease, its
+    child has crashed, or its thread went on after a timeout: then nobody but the server knows when its places were
+    free, as others note that later.
     """
     named = _limits_by_task(events)
-    held = {event["token"] for event in events if event["event"] == "settle" and event["answer"] in ACCEPTED}
-    held &= {event["token"] for event in events if event["event"] == "end"}
+    ends = {event["token"]: event["time"] for event in events if event["event"] == "end"}
+    settles = [event for event in events if event["event"] == "settle" and event["answer"] in ACCEPTED]
+    held = {event["token"] for event in settles if ends.get(event["token"], math.inf) <= event["time"]}
     running: defaultdict[str, set[int]] = defaultdict(set)
     for event in events:
         if event["event"] not in {"start", "end"} or event["token"] not in held:

@@ -41,6 +41,12 @@ def test_a_child_that_crashed_has_left_its_place_before_its_settlement_is_noted(
     assert not [*crowded(in_order(*events), SIMULATED)]
 
 
+def test_a_thread_that_goes_on_after_a_timeout_has_left_its_place() -> None:
+    settled_early = [event | {"time": 2.0} if event["event"] == "settle" else event for event in attempt("x", 1, 1, 3)]
+    events = [task("x", "user:1"), task("y", "user:1"), *settled_early, *attempt("y", 2, 1.9, 4)]
+    assert not [*crowded(in_order(*events), SIMULATED)]
+
+
 @pytest.mark.parametrize(("apart", "is_wrong"), [(1.0, False), (0.9, True)])
 def test_starts_in_a_stretch_of_time(apart: float, is_wrong: bool) -> None:
     most, seconds = SIMULATED.rates["pace"]

@@ -99,11 +99,11 @@ def noting_settles() -> None:
     """Have every answer to a settlement noted."""
     report = exchange.report
 
-    def noted(attempt: Attempt, settlement: Settlement, answer: str) -> None:
+    def noted(attempt: Attempt, settlement: Settlement, answer: str, *more: str) -> None:
         status = "cancelled" if answer == "cancelled" else settlement.status
         error = None if settlement.error is None else settlement.error.type
         HISTORY.note("settle", id=attempt.task.task_id, token=attempt.token, status=status, error=error, answer=answer)
-        report(attempt, settlement, answer)
+        report(attempt, settlement, answer, *more)
 
     exchange.report = noted
 

@@ -17,9 +17,11 @@ from served import PATIENCE, Served
 from support import Server, load_scripts
 
 from maas_backoff import Limit, LimitStats, TaskBackoffScheduler, TaskSpec, TenantStats
+from maas_backoff.client.selected import MOST_READ
+from maas_backoff.dashboard import Access, Visitor, dashboard
 from maas_backoff.dashboard.feed import PERIOD, Feed
 from maas_backoff.dashboard.reading import Reading
-from maas_backoff.dashboard.search import MOST_SEARCHED
+from maas_backoff.dashboard.selecting import Shown
 from maas_backoff.dashboard.stream import MOST_STREAMS
 from maas_backoff.dashboard.views import shares_view
 from maas_backoff.store.shares import Shares
@@ -56,6 +58,15 @@ def test_the_files_of_the_page_are_kept_under_a_name_that_changes_with_them(serv
         assert served.client.get(f"/tasks/{folder}/{name}").status_code == 404
 
 
+def test_a_task_is_shown_with_the_last_lines_of_its_log(served: Served, create: Callable[..., None]) -> None:
+    create(TaskSpec({"lines": [f"line {n}" for n in range(70)]}, "x"), TaskSpec({}, "silent"))
+    served.until(lambda: status(served, "x") == status(served, "silent") == "completed", "both are completed")
+    log = served.client.get("/tasks/api/task?id=x").json()["log"]
+    assert [line["text"] for line in log] == [f"line {n}" for n in range(20, 70)]
+    assert {line["attempt"] for line in log} == {1}
+    assert served.client.get("/tasks/api/task?id=silent").json()["log"] == []
+
+
 def test_a_title_is_text(served: Served) -> None:
     assert "<h1>&lt;b&gt;&quot;All&quot;&lt;/b&gt;</h1>" in served.client.get("/all/").text
 
@@ -80,6 +91,20 @@ def test_only_who_may_and_from_our_own_page_can_act(served: Served) -> None:
         assert response.status_code == expected, headers
         assert served.client.get("/tasks/api/snapshot").json()["queue"]["paused"] == (expected == 200)
         served.client.post("/tasks/api/queue/resume", headers=SAME)
+
+
+@pytest.mark.anyio
+async def test_each_action_is_logged_with_its_queue_and_visitor(
+    scheduler: TaskBackoffScheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    # It reads its files: a program makes it before its event loop runs.
+    app = await anyio.to_thread.run_sync(lambda: dashboard(scheduler, authorize=lambda _: Visitor(Access.ACT, "ada")))
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
+        with caplog.at_level("INFO", "maas_backoff.dashboard"):
+            assert (await client.post("/api/queue/pause", headers=SAME)).json() == {"done": True}
+            await client.post("/api/queue/resume", headers=SAME)
+    assert "pause in queue 'test': True, requested by 'ada' at 127.0.0.1" in caplog.messages
 
 
 def test_who_may_not_look_sees_nothing(served: Served) -> None:
@@ -157,6 +182,20 @@ def test_payloads_are_shown_only_where_somebody_has_said_so(served: Served, crea
             assert SECRET not in served.client.get(f"{mount}/api/{path}").text
 
 
+def test_errors_are_shown_only_where_somebody_has_said_so(served: Served, create: Callable[..., None]) -> None:
+    """Their types always are; no condition may tell what is hidden."""
+    create(TaskSpec({"error": SECRET, "type": "LoadError"}, "x", max_retry_count=0))
+    served.until(lambda: status(served, "x") == "failed", "it has failed")
+    for mount, shown in (("/look", False), ("/tasks", True), ("/all", True)):
+        for path in ("task?id=x", "tasks?state=failed", "groups", "tasks?state=failed&text=x"):
+            text = served.client.get(f"{mount}/api/{path}").text
+            assert "LoadError" in text and (SECRET in text) is shown, (mount, path)
+    for condition in ({"error": SECRET}, {"text": SECRET}):
+        found = served.client.get("/look/api/count", params={"state": "failed", **condition}).json()
+        assert found == {"count": 0} or "as errors are not shown here" in found["error"]
+    assert served.client.get("/tasks/api/groups").json()["groups"][0]["text"] == f"LoadError: {SECRET}"
+
+
 def test_what_cannot_be_asked_is_said_in_one_sentence(served: Served) -> None:
     for query, message in [
         ("limit=101", "limit: expected a whole number from 1 to 100, got '101'"),
@@ -179,7 +218,7 @@ def test_what_cannot_be_asked_is_said_in_one_sentence(served: Served) -> None:
 
 def test_a_search_finds_text_and_stops_in_between(served: Served, create: Callable[..., None]) -> None:
     """However many tasks there are, a request looks at some of them and gives the cursor to go on with."""
-    create(*(TaskSpec({}, f"task-{n:05}", delay=3600 + n) for n in range(MOST_SEARCHED + 500)))
+    create(*(TaskSpec({}, f"task-{n:05}", delay=3600 + n) for n in range(MOST_READ + 500)))
     query = {"text": "TASK-02"}
     page = served.client.get("/tasks/api/tasks", params=query).json()
     assert page["tasks"] == [] and page["cursor"]
@@ -187,11 +226,37 @@ def test_a_search_finds_text_and_stops_in_between(served: Served, create: Callab
     assert [task["task_id"] for task in found["tasks"]][:3] == ["task-02000", "task-02001", "task-02002"]
 
 
+def test_tasks_of_a_selection_are_listed_counted_and_changed(served: Served, create: Callable[..., None]) -> None:
+    served.client.post("/tasks/api/queue/pause", headers=SAME)
+    mine = {"label": "nightly", "tenant": "acme", "kind": ""}
+    create(*(TaskSpec({}, f"n-{n}", labels=["nightly"], tenant="acme", delay=n % 2 * 600) for n in range(6)))
+    create(TaskSpec({"secret": SECRET}, "other"))
+
+    def post(action: str, **query: str) -> Any:
+        return served.client.post(f"/tasks/api/selection/{action}", params={**mine, **query}, headers=SAME).json()
+
+    listed = served.client.get("/tasks/api/tasks", params={**mine, "due_in": "0"}).json()["tasks"]
+    assert [(task["task_id"], task["labels"], task["worker"]) for task in listed] == [
+        (f"n-{n}", ["nightly"], None) for n in (1, 3, 5)
+    ]
+    assert served.client.get("/tasks/api/count", params={**mine, "waiting_for": "slot"}).json() == {"count": 3}
+    assert post("now", due_in="0") == {"done": 3} and post("now", due_in="0") == {"done": 0}
+    assert post("cancel", id_prefix="n-1") == {"done": 1} and post("retry", state="cancelled") == {"done": 1}
+    assert post("delete", waiting_for="slot") == {"done": 6} and status(served, "other") == "pending"
+    assert "expected of retry_tasks, failed or cancelled" in post("retry")["error"]
+    assert "as params are not shown here" in post("delete", params=SECRET)["error"]
+    found = served.client.get("/all/api/tasks", params={"params": SECRET}).json()["tasks"]
+    assert [task["task_id"] for task in found] == ["other"]
+    assert served.client.post("/tasks/api/selection/drop", headers=SAME).status_code == 404
+    assert served.client.post("/look/api/selection/delete", headers=SAME).status_code == 403
+    assert served.client.post("/tasks/api/task/delete?id=other", headers=SAME).json() == {"done": True}
+
+
 def test_a_server_that_is_away_is_said_and_not_a_crash(served: Served, server: Server) -> None:
     server.pause()
     try:
         response = served.client.get("/tasks/api/snapshot")
-        assert response.status_code == 200 and "answer" in response.json()["trouble"]
+        assert response.status_code == 200 and "answer" in response.json()["trouble"]["reason"]
     finally:
         server.go_on()
     served.until(lambda: served.client.get("/tasks/api/snapshot").json()["trouble"] is None, "it is back")
@@ -234,7 +299,7 @@ async def test_a_stream_gives_a_clock_then_the_parts_and_ends_to_be_asked_for_ag
 ) -> None:
     """Only the last part has an id: who is cut off in between gets all of them again. Then `authorize` is asked."""
     monkeypatch.setattr("maas_backoff.dashboard.reading.STREAM_LIFE", 0.01)
-    reading = Reading(scheduler, Feed(scheduler), payloads=False)
+    reading = Reading(scheduler, Feed(scheduler), Shown())
     events = [event async for event in reading._events(0, None)]
     names = [event["event"] for event in events]
     assert names == ["clock", "queue", "shares", "workers", "gpus", "upcoming", "history", "trouble"]

@@ -39,10 +39,16 @@ def visit(browser: Browser, served: Served) -> Iterator[Callable[..., Page]]:
     complaints: list[str] = []
 
     def open_page(
-        path: str = "/tasks/", width: int = 1280, scheme: str = "light", init: str = "", *, quiet: bool = True
+        path: str = "/tasks/",
+        width: int = 1280,
+        scheme: str = "light",
+        init: str = "",
+        *,
+        locale: str = "en-US",
+        quiet: bool = True,
     ) -> Page:
         viewport = {"width": width, "height": 900}
-        page = browser.new_context(viewport=viewport, color_scheme=scheme).new_page()  # type: ignore[arg-type] - a word of two
+        page = browser.new_context(viewport=viewport, color_scheme=scheme, locale=locale).new_page()  # type: ignore[arg-type] - a word of two
         pages.append(page)
         page.add_init_script(init)
         if quiet:
@@ -50,11 +56,13 @@ def visit(browser: Browser, served: Served) -> Iterator[Callable[..., Page]]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: complaints.append(request.url) if not mine(request.url) else None)
         page.goto(served.url + path)
-        expect(page.locator("#live")).to_have_text("Live")
+        expect(page.locator("#live")).to_have_class("on")
         return page
 
     def mine(url: str) -> bool:
-        return url.startswith((f"{served.url}/tasks/", f"{served.url}/look/", f"{served.url}/all/"))
+        return url.startswith(
+            (f"{served.url}/tasks/", f"{served.url}/look/", f"{served.url}/all/", f"{served.url}/server/")
+        )
 
     yield open_page
     for page in pages:
@@ -111,9 +119,12 @@ def test_a_task_is_shown_with_its_attempts_and_followed(
     expect(detail).to_contain_text("not shown here")
     detail.get_by_text("Traceback").first.click()
     expect(detail.locator("pre").first).to_contain_text("dashboard_service.py")
-    create(TaskSpec({"seconds": 60, "progress": "half way"}, "y"))
+    expect(detail.locator(".log")).to_have_count(0)
+    create(TaskSpec({"seconds": 60, "progress": "half way", "lines": ["<b>loaded</b>", "began"]}, "y"))
     page.goto(f"{served.url}/tasks/#task=y")
     expect(detail).to_contain_text("40 % half way")
+    expect(detail.locator(".log")).to_contain_text("attempt 1  <b>loaded</b>")
+    expect(detail.locator(".log")).to_contain_text("attempt 1  began")
     detail.get_by_role("button", name="Cancel y").click()
     page.get_by_role("button", name="Cancel it").click()
     expect(detail.locator("dd").first).to_have_text("cancelled")
@@ -184,11 +195,12 @@ def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create
     page.locator("#confirm").get_by_role("button", name="Pause").click()
     expect(notice).to_have_text("The queue is paused.")
     expect(page.locator("#reason")).to_contain_text("The queue is paused")
+    expect(page.locator("#reason")).to_contain_text("Paused since")
     page.locator("#states .failed").click()
     page.get_by_label("Id, or text in id").fill("ModelError: b")
     page.get_by_role("button", name="Search").click()
     expect(page.locator("#list tbody tr")).to_have_count(2)
-    page.get_by_role("button", name="Retry all that have this").click()
+    page.get_by_role("button", name="Retry all that match").click()
     page.locator("#confirm").get_by_role("button", name="Retry").click()
     expect(notice).to_have_text("2 tasks are pending again.")
     expect(page.locator("#states .failed strong")).to_have_text("2")
@@ -198,6 +210,40 @@ def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create
     expect(notice).to_have_text("a-1 is pending again.")
     page.get_by_role("button", name="Resume queue").click()
     expect(page.locator("#states .failed strong")).to_have_text("4")
+
+
+def test_tasks_are_filtered_selected_and_changed(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    create(
+        *(TaskSpec({}, f"n-{n}", labels=["nightly"], delay=600) for n in range(3)),
+        *(TaskSpec({}, f"o-{n}", delay=600) for n in range(2)),
+        TaskSpec({"seconds": 60}, "long"),
+    )
+    page = visit()
+    page.locator("#states .scheduled").click()
+    rows = page.locator("#list tbody tr")
+    expect(rows).to_have_count(5)
+    page.get_by_label("Select o-0").check()
+    page.get_by_role("button", name="Delete 1 selected").click()
+    page.locator("#confirm").get_by_role("button", name="Delete").click()
+    expect(page.locator("#notice")).to_have_text("1 task is deleted.")
+    expect(rows).to_have_count(4)
+    page.get_by_text("Filters", exact=True).click()
+    page.get_by_label("Label", exact=True).fill("nightly")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    expect(rows).to_have_count(3)
+    expect(page.locator("#h-tasks")).to_contain_text("Label: nightly")
+    assert Axe().run(page).violations_count == 0
+    page.get_by_role("button", name="Cancel all that match").click()
+    expect(page.locator("#confirm-title")).to_have_text("Cancel 3 tasks?")
+    page.locator("#confirm").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#notice")).to_have_text("3 tasks are cancelled.")
+    page.get_by_role("button", name="Clear").click()
+    expect(rows).to_have_count(1)
+    page.locator("#workers button.link").click()
+    expect(page.locator("#h-tasks")).to_contain_text("Worker or host")
+    expect(rows).to_contain_text("long")
+    page.get_by_role("link", name="long").click()
+    expect(page.locator("#about")).to_contain_text("worker")
 
 
 def test_who_may_only_look_has_no_buttons_that_act(visit: Callable[..., Page], create: Callable[..., None]) -> None:
@@ -265,15 +311,16 @@ def test_a_server_that_is_away_is_said_over_an_open_task(
     expect(page.locator("#detail")).to_contain_text("created")
     server.pause()
     try:
-        expect(page.locator("#detail-notice")).to_contain_text("The numbers are out of date", timeout=20_000)
+        expect(page.locator("#detail-outage")).to_contain_text("This page shows the state of", timeout=20_000)
+        expect(page.locator("#live")).to_have_text("Out of date")
     finally:
         server.go_on()
     expect(page.locator("#detail-notice")).to_have_text("The server answers again.", timeout=20_000)
     page.keyboard.press("Escape")
     page.route("**/api/tasks?*", lambda route: route.fulfill(status=503, json={"error": "away"}))
-    expect(page.locator("#notice")).to_have_text("The list is out of date: away.")
+    expect(page.locator("#outage")).to_have_text("The list is out of date: away.")
     page.unroute_all()
-    expect(page.locator("#notice")).to_have_text("")
+    expect(page.locator("#outage")).to_have_text("")
 
 
 def test_why_a_stream_is_refused_is_said(visit: Callable[..., Page]) -> None:
@@ -282,10 +329,10 @@ def test_why_a_stream_is_refused_is_said(visit: Callable[..., Page]) -> None:
     page.route("**/api/events", lambda route: route.fulfill(status=401, json={"error": "log in"}))
     page.get_by_role("button", name="Hold updates").click()
     page.get_by_role("button", name="Hold updates").click()
-    expect(page.locator("#notice")).to_have_text("log in. Reload the page to log in.")
+    expect(page.locator("#outage")).to_have_text("log in. Reload the page to log in.")
     page.unroute_all()
     expect(page.locator("#live")).to_have_text("Live")
-    expect(page.locator("#notice")).to_have_text("")
+    expect(page.locator("#outage")).to_have_text("")
 
 
 def test_what_is_held_is_read_when_it_is_asked_for(visit: Callable[..., Page], create: Callable[..., None]) -> None:
@@ -325,12 +372,13 @@ def test_a_quiet_queue_is_followed_too(visit: Callable[..., Page], create: Calla
     page = visit(init="const real = Date.now; Date.now = () => real() + 7_200_000;")
     row = page.locator("#list tr", has_text="long")
     expect(row).to_contain_text(re.compile(r"[1-9]\d %"), timeout=20_000)
-    seen = row.locator("time").inner_text()
-    expect(row.locator("time")).not_to_have_text(seen)
+    started = row.locator('[data-column="when"] time')
+    seen = started.inner_text()
+    expect(started).not_to_have_text(seen)
     assert re.fullmatch(r"started \d+ s ago", seen)
     page.locator("#states .scheduled").click()
     expect(page.locator("#list tbody tr")).to_have_count(3)
-    expect(page.locator("#list tbody time").first).to_have_text(re.compile("due in (59|60) min"))
+    expect(page.locator('[data-column="when"] time').first).to_have_text(re.compile("due in (59|60) min"))
 
 
 def test_an_open_task_changes_under_its_reader_without_losing_the_place(
@@ -378,15 +426,19 @@ def test_it_can_be_used_without_a_mouse(visit: Callable[..., Page], create: Call
     expect(page.locator("#list a")).to_be_focused()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_nothing_bars_anybody(visit: Callable[..., Page], create: Callable[..., None], width: int, scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("width", "scheme", "locale"), [(1280, "light", "en-US"), (390, "dark", "en-US"), (1280, "dark", "zh-CN")]
+)
+def test_nothing_bars_anybody(
+    visit: Callable[..., Page], create: Callable[..., None], width: int, scheme: str, locale: str
+) -> None:
     """axe-core finds nothing, and nothing has to be scrolled sideways; with a long id and error, and a task open."""
     create(
         TaskSpec({"error": "long " * 200}, "i" * 200, max_retry_count=0),
         TaskSpec({}, "later", delay=100),
         TaskSpec({"seconds": 60, "progress": "x" * 300}, "long", min_gpu_memory_gb=4),
     )
-    page = visit("/all/", width, scheme)
+    page = visit("/all/", width, scheme, locale=locale)
     expect(page.locator("#states .failed strong")).to_have_text("1")
     expect(page.locator("#gpus article")).to_have_count(1)
     page.locator("#states .failed").click()
@@ -398,3 +450,109 @@ def test_nothing_bars_anybody(visit: Callable[..., Page], create: Callable[..., 
     found.append(Axe().run(page))
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert [one.generate_report() for one in found if one.violations_count] == []
+
+
+def test_a_list_has_an_address_and_an_order(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    create(*(TaskSpec({"error": e}, f"{e}-{n}", max_retry_count=0) for e in ("a", "b") for n in range(2)))
+    page = visit()
+    expect(page.locator("#states .failed strong")).to_have_text("4")
+    page.locator("#states .failed").click()
+    expect(page.locator("#list tbody tr")).to_have_count(4)
+    assert page.url.endswith("/tasks/?state=failed")
+    assert page.locator("#tasks").evaluate("element => element.getBoundingClientRect().top") < 600
+    page.get_by_label("Id, or text in id").fill("ModelError: b")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("#list tbody tr")).to_have_count(2)
+    page.get_by_role("button", name="Sort by id").click()
+    page.get_by_role("button", name="Sort by id").click()
+    expect(page.locator("#list tbody tr").first).to_contain_text("b-1")
+    expect(page.locator('th[aria-sort="descending"]')).to_contain_text("id")
+    page.reload()
+    expect(page.locator("#list tbody tr")).to_have_count(2)
+    expect(page.locator("#list tbody tr").first).to_contain_text("b-1")
+    expect(page.locator("#text")).to_have_value("ModelError: b")
+    page.go_back()
+    expect(page.locator("#list tbody tr")).to_have_count(4)
+
+
+def test_the_failed_tasks_are_grouped_and_retried_by_group(
+    visit: Callable[..., Page], create: Callable[..., None]
+) -> None:
+    create(*(TaskSpec({"error": e}, f"{e}-{n}", max_retry_count=0) for e in ("a", "b") for n in range(2)))
+    page = visit()
+    expect(page.locator("#states .failed strong")).to_have_text("4")
+    page.get_by_role("button", name="Pause queue").click()
+    page.locator("#confirm").get_by_role("button", name="Pause").click()
+    expect(page.locator("#notice")).to_have_text("The queue is paused.")
+    page.get_by_role("button", name="Group the failed tasks").click()
+    expect(page.locator("#groups tbody tr")).to_have_count(2)
+    page.get_by_role("button", name="List the tasks that failed with ModelError: b").click()
+    expect(page.locator("#list tbody tr")).to_have_count(2)
+    page.get_by_role("button", name="Retry the tasks that failed with ModelError: b").click()
+    page.locator("#confirm").get_by_role("button", name="Retry").click()
+    expect(page.locator("#notice")).to_have_text("2 tasks are pending again.")
+    expect(page.locator("#groups tbody tr")).to_have_count(1)
+
+
+def test_workers_and_gpus_are_taken_out_of_use(visit: Callable[..., Page], served: Served) -> None:
+    page = visit()
+    page.locator("#gpus").get_by_role("button", name="Quarantine").click()
+    page.locator("#confirm").get_by_role("button", name="Quarantine").click()
+    expect(page.locator("#notice")).to_have_text("GPU GPU-a is quarantined.")
+    expect(page.locator("#gpus h3")).to_contain_text("by ada", timeout=20_000)
+    page.locator("#gpus").get_by_role("button", name="Release").click()
+    expect(page.locator("#notice")).to_have_text("GPU GPU-a is released.")
+    page.locator("#workers").get_by_role("button", name="Quiet").click()
+    page.locator("#confirm").get_by_role("button", name="Quiet").click()
+    expect(page.locator("#workers")).to_contain_text("quiet: claims nothing", timeout=20_000)
+    page.locator("#workers").get_by_role("button", name="Wake").click()
+    expect(page.locator("#workers")).to_contain_text("ready", timeout=20_000)
+
+
+def test_the_reader_chooses_the_language_and_the_colors(
+    visit: Callable[..., Page], create: Callable[..., None]
+) -> None:
+    create(TaskSpec({}, "later", delay=600))
+    page = visit(locale="zh-CN")
+    expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
+    expect(page.locator("#states .scheduled")).to_contain_text("已计划")
+    expect(page.locator("#reason")).to_contain_text("没有任务在运行")
+    expect(page.locator("#reason")).to_contain_text("1 个任务已计划")
+    page.locator("#language").select_option("en")
+    expect(page.locator("#states .scheduled")).to_contain_text("scheduled")
+    page.locator("#theme").select_option("dark")
+    expect(page.locator("body")).to_have_css("background-color", "rgb(15, 18, 23)")
+    page.reload()
+    expect(page.locator("#live")).to_have_text("Live")
+    expect(page.locator("body")).to_have_css("background-color", "rgb(15, 18, 23)")
+    expect(page.locator("#zone")).to_contain_text("zone")
+
+
+def test_a_task_tells_its_life_and_its_texts_can_be_copied(
+    visit: Callable[..., Page], create: Callable[..., None]
+) -> None:
+    create(TaskSpec({"error": "it's", "n": 1}, "x", max_retry_count=3, backoff_interval=600))
+    page = visit("/all/#task=x")
+    lines = page.locator(".timeline li")
+    steps = ("created", "attempt 1 failed after .*ModelError", "waited", "attempt 2 is due")
+    expect(lines.filter(has_text=re.compile("|".join(steps)))).to_have_text([re.compile(step) for step in steps])
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy create command").click()
+    expect(page.locator("#detail-notice")).to_have_text("Copied.")
+    assert page.evaluate("navigator.clipboard.readText()").startswith(
+        "maas-backoff create --queue 'test' --id 'x' --prio"
+    )
+
+
+def test_all_queues_have_a_page(visit: Callable[..., Page], create: Callable[..., None]) -> None:
+    create(TaskSpec({"error": "s3cr3t"}, "x", max_retry_count=0))
+    page = visit("/server/")
+    page.get_by_role("link", name="test").click()
+    expect(page.locator("#states .failed strong")).to_have_text("1")
+    page.locator("#list a").click()
+    expect(page.locator("#detail")).to_contain_text("ModelError")
+    assert "s3cr3t" not in page.locator("#detail").inner_text()
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="All queues").click()
+    expect(page.locator("h1")).to_have_text("Queues")
+    assert Axe().run(page).violations_count == 0

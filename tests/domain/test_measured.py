@@ -11,7 +11,7 @@ def counted(*attempts: tuple[int, int], times: int = 1) -> Activity:
     for peak, need in attempts * times:
         tally.count_gpu_memory(peak, need)
     numbers: dict[str, int] = {}
-    for line in tally.take().splitlines():
+    for line in tally.take(0).splitlines():
         name, number = line.split()
         numbers[name] = numbers.get(name, 0) + int(number)
     return Activity.of(numbers)
@@ -38,14 +38,27 @@ def test_memory_that_was_not_counted_has_no_quantile() -> None:
     assert gpu_memory_hint(Activity()) == ""
 
 
+def test_batches_are_counted_by_their_size() -> None:
+    tally = Tally()
+    for size in (1, 2, 3, 17, 32, 1000):
+        tally.count_batch(size, 20)
+    taken = tally.take(10)
+    tally.put_back(taken)
+    assert set(tally.take(20).splitlines()) == set(taken.splitlines())
+    activity = Activity.of({name: int(number) for name, number in (line.split() for line in taken.splitlines())})
+    assert activity.batch_sizes.counts == (1, 1, 1, 0, 0, 2, 0, 0, 0, 0, 1, 0)
+    assert activity.batch_sizes.total == 1055
+    assert activity.batch_waits.quantile(1) == 0.032 and activity.waits.count == 0
+
+
 def test_what_was_taken_and_put_back_is_the_same() -> None:
     tally = Tally()
     tally.count_gpu_memory(4096, 8192)
     tally.runs[3] += 1
-    taken = tally.take()
-    assert tally.take() == ""
+    taken = tally.take(0)
+    assert tally.take(0) == ""
     tally.put_back(taken)
-    assert tally.take() == taken
+    assert tally.take(1) == taken
 
 
 @pytest.mark.parametrize(

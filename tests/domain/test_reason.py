@@ -26,8 +26,13 @@ def stats(pending: int, suspects: int, gpu: int = 0) -> QueueStats:
 LOST = "15 tasks lost their worker again and come back in halves: 8 running now."
 CASES = [
     ("nothing else waits", stats(15, 15), IDLE, f"15 tasks due, 8 tasks running; {LOST}"),
-    ("others wait", stats(20, 15), IDLE, f"20 tasks due, 8 tasks running: 1 workers with 20 slots are at it; {LOST}"),
-    ("no slot is free", stats(15, 15), FULL, f"15 tasks due, 8 tasks running: all 8 slots are taken; {LOST}"),
+    ("others wait", stats(20, 15), IDLE, f"20 tasks due, 8 tasks running: 8 of 20 slots of 1 worker are busy; {LOST}"),
+    (
+        "no slot is free",
+        stats(15, 15),
+        FULL,
+        f"15 tasks due, 8 tasks running: all 8 slots of 1 worker are busy; {LOST}",
+    ),
     (
         "one",
         stats(1, 1),
@@ -60,7 +65,7 @@ def of_kinds(due: int, kinds: dict[str, int], *paused: str, gpu: dict[str, int] 
     return attrs.evolve(counted, paused_kinds=dict.fromkeys(paused, SINCE))
 
 
-AT_IT = "1 workers with 20 slots are at it"
+AT_IT = "8 of 20 slots of 1 worker are busy"
 
 
 @pytest.mark.parametrize(

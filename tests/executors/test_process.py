@@ -24,6 +24,7 @@ import psutil
 import pytest
 
 from maas_backoff.config import ThreadPoolConfig
+from maas_backoff.domain.emission import Emission, Part
 from maas_backoff.domain.lane import ALL_LIMITS
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Snoozed, Succeeded, Unstarted
 from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError
@@ -42,6 +43,7 @@ class FakeCall:
 
     grant = None
     span = None
+    earlier: tuple[Part, ...] = ()
 
     def __init__(self, **params: Any) -> None:
         self.start_before = time.monotonic() + 600
@@ -49,6 +51,7 @@ class FakeCall:
         self.uses: list[tuple[float | None, Mapping[str, float]]] = []
         self.starts = 0
         self.reported = asyncio.Event()
+        self.emitted = Emission(LIMIT, self.earlier, lambda form, text: None)
         self.task = TaskEntity("task-1", "queue", params, receiver=self)
 
     def started(self) -> None:
@@ -63,6 +66,9 @@ class FakeCall:
 
     def used(self, _: int, cost: float | None, limits: Mapping[str, float]) -> None:
         self.uses.append((cost, limits))
+
+    def emission(self, _: int) -> Emission:
+        return self.emitted
 
 
 @asynccontextmanager
@@ -396,7 +402,7 @@ class TestMischief:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("Q" * 8, "child process sent a frame of 1364283729 bytes, at most 1248576 are accepted"),
+            ("Q" * 8, "child process sent a frame of 1364283729 bytes, at most 7340032 are accepted"),
             ("\0\0\0\x03abc", "child process sent a frame that is not JSON"),
             ("\0\0\0\x02[]", "child process sent a frame that is not a JSON object"),
         ],
@@ -771,6 +777,7 @@ class Call:
     grant = None
     span = None
     start_before = time.monotonic() + 600
+    earlier = ()
     def started(self): pass
     def progressed(self, _, progress, message): print(message, flush=True)
 

@@ -77,6 +77,7 @@ class Call:
     grant = None
     span = None
     start_before = time.monotonic() + 600
+    earlier = ()
     def started(self): pass
 
 async def main():

@@ -23,6 +23,7 @@ from support import Server, eventually, quick_config, started_processes
 from maas_backoff import (
     GpuConfig,
     HandlerError,
+    InvalidValueError,
     ResultEntity,
     Retry,
     StorageError,
@@ -366,6 +367,38 @@ async def test_a_device_on_which_tasks_fail_is_left_alone_and_tried_again(
         broken = False
         await eventually(lambda: _works_again(scheduler, bad.uuid), "it is let back in")
     assert ran[bad.uuid] > 3
+
+
+async def test_a_device_in_quarantine_by_hand_takes_no_tasks_until_it_is_released(
+    gpu_config: TaskBackoffConfig, new_uuid: NewUuid
+) -> None:
+    """Other devices do. The beginning of a UUID is enough, and a success of a running attempt ends no quarantine."""
+    gpu_config.gpu.tasks_per_gpu = 1
+    good, sick = FakeGpu(new_uuid()), FakeGpu(new_uuid())
+    ran: Counter[str] = Counter()
+    go_on = anyio.Event()
+
+    async def handler(task: TaskEntity) -> None:
+        ran[gpu_of(task)] += 1
+        if "waits" in task.task_params:
+            await go_on.wait()
+
+    async with worker(gpu_config, FakeGpuProbe([good, sick]), handler) as scheduler:
+        first = await scheduler.create_tasks([{"waits": n} for n in range(2)])
+        await eventually(lambda: ran.total() == 2, "both devices are used")
+        assert await scheduler.quarantine_gpu(sick.uuid[:12], "smells of smoke") == sick.uuid
+        go_on.set()
+        for task_id in first:
+            await scheduler.wait_task(task_id, 20)
+        for task_id in await scheduler.create_tasks([{"n": n} for n in range(10)]):
+            ended = await scheduler.wait_task(task_id, 20)
+            assert ended.gpu is not None and ended.gpu.uuid == good.uuid, "the last attempt's device is shown"
+        health = {gpu.uuid: gpu.health for gpu in await scheduler.gpus()}
+        assert health[sick.uuid] == "quarantine: by hand: smells of smoke"
+        assert await scheduler.release_gpu(sick.uuid) and not await scheduler.release_gpu(sick.uuid)
+        await eventually(lambda: _works_again(scheduler, sick.uuid) if ran[sick.uuid] < 2 else True, "it is used again")
+        with pytest.raises(InvalidValueError, match="gpu: expected the UUID of a GPU of a live worker"):
+            await scheduler.quarantine_gpu("GPU-")
 
 
 async def _works_again(scheduler: TaskBackoffScheduler, uuid: str) -> bool:

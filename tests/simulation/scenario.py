@@ -190,6 +190,7 @@ class World:
         self._creating: list[asyncio.Task[Any]] = []
         self.finals: dict[str, Final] = {}
         self._flood: dict[str, list[str]] = {}
+        self._paused: set[str] = set()
         self._flooded = 0
         """The token of the last claim before the tasks of a flood were there."""
         self._messages = 0
@@ -352,13 +353,17 @@ class World:
                 return
 
     async def _pause(self, scheduler: TaskBackoffScheduler, choice: random.Random) -> None:
-        """Pause a tenant for a while."""
+        """Pause a tenant for a while, unless another step has paused it."""
         tenant = choice.choice(list(TENANTS))
+        if tenant in self._paused:
+            return
+        self._paused.add(tenant)
         await self._patiently(lambda: scheduler.pause(tenant=tenant))
         since = self._queue_ms()
         await asyncio.sleep(choice.uniform(1, 2 * LEASE))
         until = self._queue_ms()
         await self._patiently(lambda: scheduler.resume(tenant=tenant))
+        self._paused.discard(tenant)
         self.note("paused", tenant=tenant, since=since, until=until)
 
     async def _limit(self, scheduler: TaskBackoffScheduler, choice: random.Random) -> None:
@@ -717,11 +722,11 @@ def simulated(world: World) -> Iterator[None]:
     chance = random.Random(f"chance {world.plan.seed}")
     report = exchange.report
 
-    def note_settle(attempt: Attempt, settlement: Settlement, answer: str) -> None:
+    def note_settle(attempt: Attempt, settlement: Settlement, answer: str, *more: str) -> None:
         status = "cancelled" if answer == "cancelled" else str(settlement.status)
         error = None if settlement.error is None else settlement.error.type
         world.note("settle", id=attempt.task.task_id, token=attempt.token, status=status, error=error, answer=answer)
-        report(attempt, settlement, answer)
+        report(attempt, settlement, answer, *more)
 
     put, renewed = Outbox.put, Attempt.renewed
 

@@ -140,14 +140,13 @@ async def test_the_trial_runs_a_whole_life(server: Server) -> None:
     names = {name for name, _ in told}
     assert names == {script.name for script in scripts.QUEUE}, "trial.py: _Scratch.life needs a step for each script"
     settles = [answer for name, answer in told if name == "settle"]
-    assert [len(answer[2]) // 7 for answer in settles] == [1, 0, 2, 1, 0, 0, 0, 1, 2, 1, 0], (
+    assert [len(answer[2]) // 7 for answer in settles] == [1, 0, 2, 1, 0, 0, 2, 0, 0, 0, 1, 2, 1, 0], (
         "claims, of seven values each"
     )
     assert [answer[1] for answer in settles] == [
         [],
         [b"ok"],
-        [],
-        [],
+        *[[]] * 5,
         [b"lost"],
         [b"ok"] * 3,
         [b"ok"],
@@ -157,7 +156,7 @@ async def test_the_trial_runs_a_whole_life(server: Server) -> None:
         [b"ok"],
     ]
     assert server.client.hget(KEYS.task("h").replace(KEYS.prefix, trial.Scratch(KEYS)._keys.prefix), "w") == b"expired"
-    assert dict(told)["delete"] == 1 and dict(told)["progress"] == [1, 0]
+    assert 1 in dict(told)["delete"] and dict(told)["progress"] == [1, 0]
     assert {*map(bytes.decode, server.client.keys())} <= set(trial.Scratch(KEYS).names()), "all would be removed"
     server.client.flushall()
 

@@ -14,6 +14,7 @@ from support import Server, eventually, table
 
 from maas_backoff import Retry, Snooze, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.client.creator import TaskCreator
+from maas_backoff.domain.emission import Part, Unsent
 from maas_backoff.domain.kind import NAMELESS, Kinds
 from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.store import scripts
@@ -24,6 +25,7 @@ from maas_backoff.store.markers import Markers
 from maas_backoff.store.preflight import trial
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.store.registry import Registry
+from maas_backoff.store.streams import Emitted
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = pytest.mark.anyio
@@ -138,14 +140,15 @@ class Seen:
         found = sorted(self._client.scan_iter("*", count=1000))
         pipe = self._client.pipeline(transaction=True)  # a key is of one moment
         for key in found:
-            pipe.type(key).pttl(key).hgetall(key).get(key).zrange(key, 0, -1, withscores=True)
+            pipe.type(key).pttl(key).hgetall(key).get(key).zrange(key, 0, -1, withscores=True).xrange(key)
         answers = pipe.execute(raise_on_error=False)
         now = set[str]()
-        for key, kind, ttl_ms, fields_, text, entries in zip(found, *(answers[n::5] for n in range(5)), strict=True):
+        columns = (answers[n::6] for n in range(6))
+        for key, kind, ttl_ms, fields_, text, entries, stream in zip(found, *columns, strict=True):
             if kind != b"none":  # gone since the scan
                 name = key.decode().removeprefix(self.prefix)
                 now.add(name)
-                content = {b"hash": fields_, b"string": text, b"zset": entries}[kind]
+                content = {b"hash": fields_, b"string": text, b"zset": entries, b"stream": stream}[kind]
                 self._compare(name, kind.decode(), ttl_ms / 1000, content)
         return now
 
@@ -202,6 +205,7 @@ async def test_the_keys_of_a_queue_are_those_of_the_page(
         assert heard.get_message(timeout=20)["type"] == "psubscribe"
         await by_producers(scheduler, seen)
         await by_tenants(scheduler, seen)
+        await by_a_worker_that_emits(scheduler, seen)
         await by_a_worker_that_dies(scheduler, config, seen)
         await by_a_worker(config, seen)
         await by_a_broken_gpu(scheduler, config, seen)
@@ -285,6 +289,23 @@ async def by_tenants(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
     assert await scheduler.purge_tasks("pending") == 6
 
 
+async def by_a_worker_that_emits(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
+    """Its task ends; a second one is retried by hand, and keeps its log."""
+    store = scheduler._client.store
+    for task_id in ("emits", "fails"):
+        await scheduler.create_task({}, task_id)
+        request = BatchRequest((), 1, may_claim_suspect=False, request_id=task_id, exchange=0)
+        ((held,),) = [(await store.exchange.send(request, "emits")).claimed]
+        unsent = Unsent(continues=False, place=1, parts=[Part("t", "a"), Part("j", "1")], line=1, lines=["1 line"])
+        assert await store.streams.emit([Emitted(task_id, held.token, 1, unsent)]) == [2]
+        await seen.until("parts:<id>", "log:<id>")
+        assert await scheduler.mark_task_failed(task_id, retry=False)
+        seen.look()
+    assert await scheduler.retry_task("fails")
+    seen.look()
+    assert await scheduler.cancel_task("fails")
+
+
 async def watch(scheduler: TaskBackoffScheduler) -> None:
     async for _ in scheduler.watch("watched"):
         pass
@@ -301,7 +322,7 @@ async def by_a_worker_that_dies(scheduler: TaskBackoffScheduler, config: TaskBac
     request = BatchRequest((), 3, may_claim_suspect=False, request_id="first", exchange=0)
     *claimed, last = (await store.exchange.send(request, "dead")).claimed
     settle = Settle(last.task.task_id, "lease", last.token, Settlement.complete("1", last.policy))
-    gpu_memory = "g40 1\nn40 1"  # no fake GPU tells the memory of a process
+    gpu_memory = "g40 1\nn40 1\ngsum 1024\nnsum 1024"  # no fake GPU tells the memory of a process
     request = BatchRequest((settle,), 0, may_claim_suspect=False, request_id="next", exchange=0, tally=gpu_memory)
     assert (await store.exchange.send(request, "dead")).answers == ["ok"]
     await store.markers.wake("dead")
@@ -333,6 +354,10 @@ async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
             case str(error) if task.attempt == 1:
                 raise ERRORS[error]
 
+    @worker.batch()
+    async def batch(items: list[int]) -> list[int]:
+        return items
+
     await worker.create_task({}, "expires", start_within=0.001)
     await seen.until("deadlines")
     async with worker:
@@ -347,8 +372,11 @@ async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
         for task_id in (*large, *again):
             assert (await worker.wait_task(task_id, 20)).status == "completed"
             seen.look()
+        assert await (await batch.create(1)).result(20) == 1
         await worker.create_task({"does": "sleep"}, "handed back")
         await eventually(lambda: is_processing(worker, "handed back"), "the last one runs")
+        assert [one.name for one in await worker.quiet_workers("first")]
+        await seen.until("quiet:<worker>")
 
 
 async def is_processing(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
@@ -387,6 +415,7 @@ def test_each_hash_has_its_fields_on_the_page() -> None:
 
 OWN = {"task": "t:<id>", "info": "w:<worker>", "request": "req:<worker>:<exchange>", "call": "call:<call id>"}
 OWN |= {"ledger": "maas:gpu:{<uuid>}", "host": "host:<boot>/<namespace>", "name": "name:<name>"}
+OWN |= {"quiet": "quiet:<worker>"}
 """Keys that a script is given under another name."""
 
 

@@ -2,13 +2,14 @@
 
 import secrets
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import attrs
 import pytest
 from support import Server, quick_config
 
 from maas_backoff import StorageConfig
-from maas_backoff.domain.history import Tally, tallied
+from maas_backoff.domain.history import Tally, step_numbers, tallied
 from maas_backoff.domain.outcome import Failed, LeaseExpired
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.task import TaskError
@@ -61,7 +62,7 @@ class Queue:
 
     async def total(self) -> dict[str, object]:
         total = (await self.store.reader.history(2)).total
-        measured = {"waits", "settles", "runs", "gpu_peaks", "gpu_needs"}
+        measured = {"waits", "settles", "runs", "gpu_peaks", "gpu_needs", "batch_sizes", "batch_waits"}
         told = attrs.asdict(total, filter=lambda field, value: bool(value) and field.name not in measured)
         return told | {"runs": total.runs.count}
 
@@ -115,11 +116,11 @@ async def test_what_was_not_counted_goes_with_the_next_request() -> None:
     tally.settles[40] += 1
     outbox.put(Settle("a", "lease", 1, Settlement.complete("1", POLICY)), _Ended())  # type: ignore[arg-type] - only its token is looked at
     request = requests.next(0)
-    assert request is not None and tally.take() == ""
+    assert request is not None and tally.take(0) == ""
     requests.answered(request, BatchReply(["lost"], [], None, hit=False), 0)
     told = ["r3 2", "s23 1", "w5 1"]
     assert sorted(request.tally.splitlines()) == told
-    assert sorted(tally.take().splitlines()) == sorted([*told, "s0 1"])
+    assert sorted(tally.take(0).splitlines()) == sorted([*told, "s0 1"])
 
 
 @attrs.define
@@ -137,7 +138,7 @@ def test_a_tally_that_is_put_back_is_added() -> None:
     tally = Tally()
     tally.runs[1] += 1
     tally.put_back("r1 2\nw3 4")
-    assert sorted(tally.take().splitlines()) == ["r1 3", "w3 4"]
+    assert sorted(tally.take(0).splitlines()) == ["r1 3", "w3 4"]
 
 
 def test_what_came_of_an_attempt_in_names() -> None:
@@ -179,6 +180,48 @@ async def test_names_that_are_seen_no_more_make_room(queue: Queue) -> None:
     recent = (await queue.store.reader.history(1)).recent.errors
     assert sum(recent.values()) == 900 and len(recent) <= 401
     assert queue.client.hlen("maas:{test}:totals") < 500 and queue.client.zcard("maas:{test}:errors") == 400
+
+
+async def test_longer_steps_have_what_their_minutes_have(queue: Queue) -> None:
+    """Each number is in one step of ten minutes, and in one hour, also after hours in which nothing happened."""
+    ended: list[tuple[int, int]] = []
+    for number, minute in enumerate((0, 1, 11, 12, 55, 61, 400, 401)):
+        queue.at(60 * minute)
+        (claimed,) = await queue.claim(f"t{number}")
+        await queue.exchange(queue.settle(claimed, Settlement.complete("1", queue.policy)), tally=f"r{number} 2")
+        ended.append((minute, number))
+    begin = START // 60_000
+    for length, steps in ((1, 402), (10, 60), (60, 24)):
+        history = await queue.store.reader.history(steps, length)
+        assert history.step == timedelta(minutes=length) and len(history.steps) == steps
+        found = {
+            int(one.start.timestamp()) // 60 // length: (one.completed, one.runs.count)
+            for one in history.steps
+            if one.start is not None and one.runs.count
+        }
+        expected: dict[int, tuple[int, int]] = {}
+        for minute, _ in ended:
+            step = (begin + minute) // length
+            completed, runs = expected.get(step, (0, 0))
+            expected[step] = completed + 1, runs + 2
+        assert found == expected
+        assert history.recent.completed == history.total.completed == len(ended)
+    assert queue.client.ttl(f"maas:{{test}}:h10:{(begin + 401) // 10}") > 86_400
+    assert queue.client.ttl(f"maas:{{test}}:h60:{(begin + 401) // 60}") > 7 * 86_400
+
+
+async def test_a_first_failed_task_is_in_its_step(queue: Queue) -> None:
+    """Also on the general path, which counts the end of the task before the step begins."""
+    await fail_all(queue, ["Boom", "Boom"])
+    for length in (10, 60):
+        (step,) = (await queue.store.reader.history(1, length)).steps
+        assert (step.failed, step.errors) == (2, {"Boom": 2})
+
+
+def test_the_numbers_of_a_step_after_a_name_was_dropped() -> None:
+    before = {"completed": 3, "e:Old": 7, "e:other": 1, "e:Same": 2}
+    after = {"completed": 5, "e:other": 8 + 2, "e:Same": 2, "e:New": 4}
+    assert step_numbers(before, after) == {"completed": 2, "e:other": 2, "e:New": 4}
 
 
 async def test_names_from_before_they_were_aged_make_room_too(queue: Queue) -> None:

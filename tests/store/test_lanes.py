@@ -17,6 +17,7 @@ import pytest
 from support import Server, quick_config
 
 from maas_backoff import QueueFullError, TaskBackoffScheduler, TaskSpec
+from maas_backoff.client.bulk import BulkOperations
 from maas_backoff.client.creator import TaskCreator
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.domain.kind import NAMELESS, ONLY_NAMELESS, Kinds
@@ -24,6 +25,7 @@ from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.limit import Limit
 from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.page import Listing
+from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.task import TaskError, TaskStatus
 from maas_backoff.errors import TenantFullError
@@ -52,6 +54,7 @@ class Queue:
         self.policy = self.config.task.policy
         self.store = QueueStore.of(self.config)
         self.operations = QueueOperations(self.config, self.store)
+        self.bulk = BulkOperations(self.config, self.store)
         self.client = server.client
         self.now = 0.0
         self._looks = 0
@@ -464,7 +467,23 @@ async def cancel_and_redrive(queue: Queue) -> None:
     some = await first_pending(queue, 3)
     for task_id in some:
         assert await queue.operations.cancel(task_id, running=False)
-    assert await queue.operations.retry_all("cancelled", None) >= len(some)
+    cancelled = Selection(status="cancelled")
+    assert await queue.bulk.retry(cancelled, dry_run=False, on_progress=None) >= len(some)
+    queue.check()
+
+
+async def change_many(queue: Queue) -> None:
+    """Each of a call with others of its tenant, or of any."""
+    for conditions, options in (
+        ({"tenant": "a"}, {"priority": 5}),
+        ({}, {"delay": 3}),
+        ({"tenant": "b"}, {"delay": 0}),
+    ):
+        await queue.bulk.update(Selection(**conditions), options, dry_run=False, on_progress=None)
+        queue.check()
+    await queue.bulk.cancel(Selection(tenant="a"), running=True, dry_run=False, on_progress=None)
+    queue.check()
+    await queue.bulk.delete(Selection(tenant="b"), dry_run=False, on_progress=None)
     queue.check()
 
 
@@ -534,6 +553,7 @@ async def pause_and_resume(queue: Queue) -> None:
 
 STEPS: list[Step] = [
     *(retry_at_once, retry_later, snooze, release, fail_and_redrive, cancel, cancel_and_redrive, update, delete, mark),
+    change_many,
     *(mark_running, lose_once, lose_twice, purge, wait, pause_and_resume),
 ]
 

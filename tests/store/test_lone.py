@@ -127,9 +127,15 @@ LIMITED = [{"o": f'{{"@by":[{moment},0,500,0,60]}}'} for moment in (NOW - 5, NOW
 
 UNUSUAL: dict[str, list[Any]] = {
     "state": ["pending", "completed"],
-    "field": [{"x": "1"}, {"d": f"{TOKEN}:w"}, {"g": "5", "m": "half"}],
+    "field": [{"x": "1"}, {"d": f"{TOKEN}:w"}, {"g": "5", "m": "half"}, {"b": f"{TOKEN} {TOKEN} l"}],
     "meta": [{"paused": 1}, {"ahead": 5000}, {"ahead": -5000}, {"reaped_at": NOW + 9000.5}, {"token": 7}, {"lanes": 1}],
-    "ready": [{"k": "1 0 0 0", "n": 3, "u": NOW - 50}, {"k": "0 2 0 1", "c": "1 x 1", "o": "{}"}, *LIMITED],
+    "ready": [
+        {"k": "1 0 0 0", "n": 3, "u": NOW - 50},
+        {"n": 1, "b": "5 5"},
+        {"n": 1},
+        {"k": "0 2 0 1", "c": "1 x 1", "o": "{}"},
+        *LIMITED,
+    ],
     "hash": [False],
     "beside": [
         [["ZADD", KEYS("scheduled"), NOW + 500, "later"]],
@@ -157,6 +163,7 @@ UNUSUAL: dict[str, list[Any]] = {
         "t:a",
         "t:r0",
     ],
+    "has minute": [False],
     "limit": ["1"],
     "tally": ["", "e:ValueError 2"],
     "call": ["call"],
@@ -179,6 +186,8 @@ def settle_by_both_paths(client: Any, unusual: dict[str, Any], groups: int, want
 
     running = {"s": pick("state", "processing"), "t": TOKEN, "n": 1, "y": "1 w", **PLAIN, **pick("field", {})}
     before: list[list[Any]] = [_hset(KEYS.task("a"), running), ["ZADD", KEYS("leases"), NOW + 5000, "a"]]
+    if pick("has minute", "broken" not in unusual):
+        before.append(_hset(KEYS(MINUTE), {"completed": 1}))
     before.append(_hset(KEYS("meta"), {"token": TOKEN, "completed": 3, **pick("meta", {})}))
     for n in range(ready):
         before.append(["ZADD", KEYS("k:kind:ready" if pick("kinds", "-") == "kind" else "ready"), n, f"r{n}"])
@@ -228,7 +237,7 @@ def test_several_unusual_things_by_both_paths(client: Any, data: st.DataObject, 
 
 
 def test_the_straight_path_of_a_settle_is_taken(client: Any) -> None:
-    """A completed settle that claims the next task ends in it, and a failed one does not."""
+    """A completed settle that claims the next task ends in it. A failed one, and the first of a minute, do not."""
     straight = paths(scripts.SETTLE)[0] + "return 'general'"
     task = {"s": "processing", "t": TOKEN, "p": "1 policy\n{}"}
     before = [
@@ -236,8 +245,13 @@ def test_the_straight_path_of_a_settle_is_taken(client: Any) -> None:
         ["ZADD", KEYS("ready"), 1, "b"],
         _hset(KEYS.task("b"), {"p": "1 policy\n{}"}),
     ]
-    for status, is_straight in (("completed", True), ("failed", False)):
+    minute = [_hset(KEYS(MINUTE), {"completed": 1})]
+    for status, beside, is_straight in (
+        ("completed", minute, True),
+        ("failed", minute, False),
+        ("completed", [], False),
+    ):
         args = [NOW, KEYS.prefix, "w", "w", "30000", "7", "2", "1 -", "1000", "", "", "-", "", "1"]
         args += ["lease", status, "0", "60", "", "1", "1", "a", TOKEN, "r", "1"]
         keys = KEYS.all(scripts.SETTLE.keys, request=KEYS.request("w", 0))
-        assert (outcome(client, straight, keys, args, before)[0] != b"general") == is_straight
+        assert (outcome(client, straight, keys, args, before + beside)[0] != b"general") == is_straight

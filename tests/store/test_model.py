@@ -27,6 +27,7 @@ from support import SERVERS, Server, quick_config
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.emission import Part, Unsent
 from maas_backoff.domain.kind import NAMELESS, ONLY_NAMELESS, Kinds
 from maas_backoff.domain.lane import NO_LANE, Lane
 from maas_backoff.domain.limit import Limit
@@ -38,6 +39,7 @@ from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.store.codec import counts_of
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.store.streams import Emitted, Place
 from maas_backoff.store.time_limits import NAMES, with_limits
 
 START = 1_800_000_000_000
@@ -94,6 +96,11 @@ class Known:
 
     expired: bool = False
     lane: Lane = NO_LANE
+    parts: list[str] = attrs.field(factory=list)
+    """The parts of its stream; `owner` and `base` are the tokens of the attempts with the last and the first ones."""
+    owner: int = 0
+    base: int = 0
+    lines: int = 0
 
     def is_over(self, moment: float) -> bool:
         return self.over <= moment
@@ -308,6 +315,7 @@ class Machine(RuleBasedStateMachine):
             if kind == "finished":
                 known.limit(self.now)
                 known.expired = False
+                known.parts, known.owner, known.base = [], 0, 0
 
     def _answer(self, known: Known | None, kind: str) -> str:
         if known is None:
@@ -341,6 +349,60 @@ class Machine(RuleBasedStateMachine):
         assert late or len(claimed) - taken == min(count - taken, innocent)
         assert len(claimed) - taken <= min(count - taken, innocent)
         self._take(answer, worker, request)
+
+    @rule(
+        worker=workers,
+        size=st.integers(1, 4),
+        wait=st.sampled_from([0, 0.3, 400, 11_000]),
+        suspect=st.booleans(),
+        kind=st.just("of"),  # only kinds with a name have batches
+        new=st.lists(ids, max_size=3, unique=True),
+        ms=st.sampled_from([0, 0, 1, 500]),
+    )
+    def claim_batch(self, worker: str, size: int, wait: float, suspect: bool, kind: str, **given: Any) -> None:
+        """A batch that is full, or old enough, is claimed as a whole, and no part of another one."""
+        new: list[str] = given["new"]
+        if new:
+            lane: dict[str, Any] = {"tenant": "a", "cost": 1.0, "named": {}}
+            self.create(new, "{}", delay=0, demand=0, kind=kind, limits=(0, 0), **lane)
+            self.advance(given["ms"])
+        for _ in range(20):
+            self.requests += 1
+            # `wait` is in ms. The number of claims is only read by the model.
+            request = BatchRequest(
+                (), size, suspect, f"request-{self.requests}", 0, batch=f"{size} {wait:g} -", kind=kind
+            )
+            index = f"maas:{{test}}:{self.store.connection.keys.of_kind(kind, 'suspects')}"
+            listed = [task_id.decode() for task_id in self.server.client.zrange(index, 0, -1)]
+            suspects = self._suspects_for(listed, request) if self._open(Kinds((kind,))) else []
+            late = any(map(self._is_late, self.model.values()))
+            answer: BatchReply = self.do(self.store.exchange.send(request, worker))
+            claimed = [one.task.task_id for one in answer.claimed]
+            due = {
+                task_id: known
+                for task_id, known in self.model.items()
+                if self._is_due(known) and not known.demand and known.kind == kind and self._open(Kinds((kind,)))
+            }
+            assert set(claimed) <= set(due) and len(claimed) <= size
+            self._check_starts(answer, suspect=suspect)
+            if not late and not self.is_fair and not answer.hit:
+                innocent = [known.due for known in due.values() if not known.counts.suspect]
+                self._check_batch(claimed, suspects, innocent, size, wait)
+            self._take(answer, worker, request)
+            if claimed or not answer.hit:
+                return
+        raise AssertionError("claims without an end")
+
+    def _check_batch(
+        self, claimed: list[str], suspects: list[str], innocent: list[float], size: int, wait: float
+    ) -> None:
+        left = min(innocent, default=math.inf) + wait - self.now
+        if suspects:
+            assert claimed == suspects
+        elif len(innocent) >= size or left < -1:
+            assert len(claimed) == min(size, len(innocent))
+        elif left > 1:
+            assert not claimed
 
     def _claim_fairly(self, worker: str, count: int, kinds: Kinds, *, suspect: bool) -> None:
         """Claim until no more is announced. Then no task waits whose tenant goes on and whose limits have room."""
@@ -457,6 +519,7 @@ class Machine(RuleBasedStateMachine):
             # What is left of the blame only the reaper reads.
             left = known.counts if known.counts.suspect else attrs.evolve(known.counts, blame=known.counts.lost)
             assert one.counts == left
+            assert one.has_stream == (known.owner > 0)
             known.state, known.token, known.expiry = "processing", one.token, self.now + LEASE
         self.claims += answer.claimed
         self.last[worker] = request, [(one.task.task_id, one.token) for one in answer.claimed]
@@ -536,6 +599,32 @@ class Machine(RuleBasedStateMachine):
             settlement = attrs.evolve(settlement, counts=attrs.evolve(counts, blame=known.counts.blame))
         self._become(known, settlement, ends=ends)
         return "cancelled" if ends else "ok"
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), keeps=st.booleans(), number=st.integers(0, 3), lines=st.integers(0, 1), lost=st.booleans())
+    def emit(self, data: st.DataObject, keeps: bool, number: int, lines: int, lost: bool) -> None:
+        """By whoever claimed it once: written under the last token only, and once if the reply was lost."""
+        one: Claimed = data.draw(st.sampled_from(self.claims))
+        known = self.model.get(one.task.task_id)
+        is_held = known is not None and self._holds(one.task.task_id, one.token)
+        goes_on = known is not None and (known.owner == one.token or (keeps and known.owner > 0))
+        before = len(known.parts) if known is not None and goes_on else 0
+        parts = [Part("t", f"{one.token} {before + n} ") for n in range(number)]
+        line = 1 if known is None else known.lines + 1
+        unsent = Unsent(keeps, before + 1, parts, line, [f"{self.now:.0f} line"] * lines)
+        emitted = Emitted(one.task.task_id, one.token, one.task.attempt, unsent)
+        for _ in range(1 + lost):
+            (length,) = self.do(self.store.streams.emit([emitted]))
+            assert length == (None if not is_held else before + number if parts or keeps else 0)
+        if not is_held:
+            return
+        assert known is not None
+        known.lines += lines
+        if parts or keeps:
+            if not goes_on:
+                known.parts, known.base = [], one.token
+            known.parts += [part.text for part in parts]
+            known.owner = one.token
 
     def _ran_out(self, counts: Counts) -> Settlement:
         again = counts.cleared(oom=counts.oom + 1)
@@ -646,6 +735,29 @@ class Machine(RuleBasedStateMachine):
             assert (client.ttl(f"maas:{{test}}:t:{task_id}") >= 0) == (known.state in FINISHED)
         meta = client.hmget("maas:{test}:meta", "token", *FINISHED)
         assert [int(number or 0) for number in meta] == [self.highest, *self.totals.values()]
+
+    @invariant()
+    def streams_agree(self) -> None:
+        """They have the parts of the model, and go with their tasks. A finished task has those of its last attempt."""
+        client, keys = self.server.client, self.store.connection.keys
+        there = {key.decode() for pattern in ("parts", "log") for key in client.keys(f"maas:{{test}}:{pattern}:*")}
+        wanted = {keys.stream(i) for i, k in self.model.items() if k.parts}
+        wanted |= {keys.log(i) for i, k in self.model.items() if k.lines}
+        assert there == wanted
+        for task_id, known in self.model.items():
+            for key in {keys.stream(task_id), keys.log(task_id)} & there:
+                wanted_ttl = client.ttl(keys.task(task_id)) if known.state in FINISHED else 30 * 86_400
+                assert wanted_ttl - 60 <= client.ttl(key) <= wanted_ttl
+            (read,) = self.do(self.store.streams.read_first([Place("parts", task_id, "")]))
+            is_void = known.state in FINISHED and known.owner != known.token
+            assert [text for _, _, text in read.items] == ([] if is_void else known.parts)
+            last = max(1, known.token - 1), 1  # of an attempt before, or of one that was lost with its stream
+            (read,) = self.do(self.store.streams.read_first([Place("parts", task_id, "{}-{}".format(*last))]))
+            # A text begins with its token.
+            numbers = [(int(text.split()[0]), place) for place, text in enumerate(known.parts, 1)]
+            following = [number for number in numbers if number > last]
+            is_gap = following[0][1] != 2 if following else known.state in FINISHED and len(numbers) != 1
+            assert bool(read.restart) == (is_void or known.owner == 0 or last[0] < known.base or is_gap)
 
     @invariant()
     def deadlines_hold(self) -> None:

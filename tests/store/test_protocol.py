@@ -17,11 +17,12 @@ COLUMNS = ["script", "keys", "fixed arguments", "reply", "called by", "writes", 
 SPAN = re.compile(r"`([^`]+)`")
 WRITES = {
     *("EXPIRE", "HDEL", "HINCRBY", "HSET", "PERSIST", "SET", "UNLINK"),
-    *("ZADD", "ZREM", "ZREMRANGEBYSCORE"),
+    *("XADD", "ZADD", "ZREM", "ZREMRANGEBYSCORE"),
 }
 """Commands that change data; PUBLISH changes none."""
 READS = {
     *("EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSCAN", "PUBLISH", "TIME"),
+    *("XLEN", "XRANGE", "XREVRANGE"),
     *("ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZSCAN", "ZSCORE"),
 }
 

@@ -12,7 +12,7 @@ import attrs
 import pytest
 from support import eventually, table
 
-from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskConflictError, TaskEntity
+from maas_backoff import Selection, TaskBackoffConfig, TaskBackoffScheduler, TaskConflictError, TaskEntity
 from maas_backoff.domain.outcome import Cancelled, CancelReason, Failed, LeaseExpired, Snoozed, Succeeded, Unstarted
 from maas_backoff.domain.settlement import decide
 from maas_backoff.domain.task import TaskError
@@ -94,6 +94,10 @@ CALLS: dict[str, Call] = {
     "`mark_task_failed(retry=False)`": lambda s: s.mark_task_failed(ID, retry=False),
     "`update_task_progress`": lambda s: s.update_task_progress(ID, 50),
     "`retry_task`": lambda s: s.retry_task(ID),
+    "`cancel_tasks(Selection())`": lambda s: s.cancel_tasks(Selection()),
+    "`cancel_tasks(Selection(), running=True)`": lambda s: s.cancel_tasks(Selection(), running=True),
+    "`delete_tasks(Selection())`": lambda s: s.delete_tasks(Selection()),
+    "`update_tasks(Selection(), delay=60)`": lambda s: s.update_tasks(Selection(), delay=60),
     '`retry_tasks("failed")`': lambda s: s.retry_tasks("failed"),
     '`retry_tasks("cancelled")`': lambda s: s.retry_tasks("cancelled"),
     "`update_task(delay=60)`": lambda s: s.update_task(ID, delay=60),

@@ -11,6 +11,7 @@ from support import Server, quick_config
 
 from maas_backoff import StorageConfig, StorageError
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.emission import Part, Unsent
 from maas_backoff.domain.limit import Limit
 from maas_backoff.domain.outcome import Failed, LeaseExpired
 from maas_backoff.domain.settlement import Counts, Settlement, decide
@@ -21,6 +22,7 @@ from maas_backoff.store.batch import NO_SUSPECTS, BatchRequest, Claimed, Settle
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.ledger import Ledgers, Reservation
 from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.store.streams import Emitted, Place
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +60,10 @@ class Way:
             ("read what waits", lambda s, _: s.reader.get("later")),
             ("renew", self.renews("a", "b")),
             ("progress", lambda s, _: s.writer.report_progress([("a", None, 50, "half")])),
+            ("emit", self.emits("a", "b", "c")),
+            ("emit more", self.emits("a", "b", "c", place=3)),
+            ("read a stream", lambda s, _: s.streams.read_first([Place("parts", "a", "")], watch=60)),
+            ("read a log", lambda s, _: s.streams.read_first([Place("log", "a", "last 1")])),
             ("complete", self.settles("a", lambda _: complete)),
             ("complete beyond the limit, and claim", self.settles("b", lambda _: complete, claims=1)),
             ("retry at once", self.settles("c", lambda counts: self.retry(counts, 0))),
@@ -68,6 +74,7 @@ class Way:
             ("retry what is to be cancelled", self.settles("f", lambda counts: self.retry(counts, 0))),
             ("create with a deadline", self.creates_limited("late", "late too")),
             ("claim what has become due, and meet what is late", self.claims(6, after=6000)),
+            ("emit for a failure", self.emits("later")),
             ("fail", self.settles("later", lambda _: Settlement.fail(ERROR, self.policy))),
             ("requeue", self.by_hand("later", "finished", anew)),
             ("mark processing", self.by_hand("later", "pending", release, external=True)),
@@ -88,6 +95,12 @@ class Way:
             ("history", lambda s, _: s.reader.history(2)),
             ("upcoming", lambda s, _: s.reader.upcoming(60, 5)),
             ("delete", lambda s, _: s.writer.delete("gpu2")),
+            ("create for a batch", self.creates("m", kind="of")),
+            ("wait for a batch", self.claims_batch("3 60000 -")),
+            ("create more for a batch", self.creates("m2", kind="of")),
+            ("create the last one for a batch", self.creates("m3", kind="of")),
+            ("claim a batch", self.claims_batch("3 60000 -")),
+            ("complete one of a batch", self.settles("m2", lambda _: complete)),
             ("create some of each", self.creates_some),
             ("purge", lambda s, _: s.writer.purge(TaskStatus.PENDING)),
             ("set a limit", lambda s, _: s.shares.set_limit("openai", Limit(concurrency=1).setting)),
@@ -106,6 +119,16 @@ class Way:
             ("read a ledger", lambda _, ledgers: ledgers.read("GPU-a")),
         ]
 
+    def emits(self, *ids: str, place: int = 1) -> Step:
+        async def step(store: QueueStore, _: Ledgers) -> None:
+            unsent = Unsent(False, place, [Part("t", "text"), Part("j", "1")], place, ["1 line"])
+            held = [self.held[task_id] for task_id in ids]
+            emitted = [Emitted(one.task.task_id, one.token, one.task.attempt, unsent) for one in held]
+            # A task whose own keys were written over is left out. The others are not.
+            assert {place + 1} <= {*await store.streams.emit(emitted)} <= {place + 1, None}
+
+        return step
+
     async def creates_some(self, store: QueueStore, _: Ledgers) -> None:
         """Of several kinds in one call; none of them is in the way of what comes next."""
         on_gpu = self.policy.overridden({"min_gpu_memory_gb": 3 / 1024})
@@ -117,9 +140,18 @@ class Way:
         own = '{"@by":[0,0,1,0,60]}'
         return lambda s, _: s.writer.enqueue([NewTask(task_id, "{}", -1000, 0, self.policy, own) for task_id in ids])
 
-    def creates(self, *ids: str, due: float = 0, gpu: int = 0) -> Step:
+    def creates(self, *ids: str, due: float = 0, gpu: int = 0, kind: str = "") -> Step:
         policy = self.policy.overridden({"min_gpu_memory_gb": gpu / 1024}) if gpu else self.policy
-        return lambda s, _: s.writer.enqueue([NewTask(task_id, "{}", 0, due, policy, "") for task_id in ids])
+        return lambda s, _: s.writer.enqueue([NewTask(task_id, "{}", 0, due, policy, "", kind) for task_id in ids])
+
+    def claims_batch(self, batch: str) -> Step:
+        async def step(store: QueueStore, _: Ledgers) -> None:
+            self.requests += 1
+            request = BatchRequest((), 1, True, f"{self.requests}", 0, batch=batch, kind="of")
+            answer = await store.exchange.send(request, "w")
+            self.held |= {claimed.task.task_id: claimed for claimed in answer.claimed}
+
+        return step
 
     def claims(self, count: int, *, after: float = 0, fits: tuple[str, ...] = ()) -> Step:
         async def step(store: QueueStore, _: Ledgers) -> None:
@@ -206,6 +238,8 @@ class Way:
         for key, kind in zip(keys, kinds, strict=True):
             if kind == b"zset":
                 pipe.zrange(key, 0, -1, withscores=True)
+            elif kind == b"stream":
+                pipe.xrange(key)
             else:
                 pipe.execute_command(reads[kind], key)
         contents = pipe.execute()

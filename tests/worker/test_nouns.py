@@ -19,6 +19,7 @@ from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.batch import BatchReply, Claimed, Settle
 from maas_backoff.worker.attempt import COST, Attempt
 from maas_backoff.worker.deadlines import Deadlines
+from maas_backoff.worker.emissions import Emissions
 from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.notes import Notes
 from maas_backoff.worker.outbox import MOST_BYTES, MOST_SETTLES, Outbox
@@ -45,6 +46,7 @@ class Stub:
     lease_until: float = math.inf
     progress: tuple[float, str | None] | None = None
     counts: Counts = Counts()
+    batch: object = None
 
     @property
     def claimed(self) -> "Stub":
@@ -94,6 +96,10 @@ class Parts:
         return BatchReply(list(answers), [], None, hit=hit)
 
 
+def notes_of(slots: Slots) -> Notes:
+    return Notes(slots, Emissions(slots, 1000, lambda settle, attempt: None))
+
+
 class TestSlots:
     async def test_a_claim_on_its_way_takes_slots_until_it_is_answered(self) -> None:
         slots = Parts(4).slots
@@ -107,7 +113,7 @@ class TestSlots:
         slots, one = Parts(1).slots, attempt()
         slots.take(one)
         assert slots.free == 0
-        slots.settles_sent(1)
+        slots.settles_sent([one])
         assert slots.free == 1
         slots.claims_sent(1)
         assert slots.free == 0
@@ -322,7 +328,7 @@ class TestDeadlines:
 class TestNotes:
     async def test_the_newest_note_of_each_attempt_is_sent_once(self) -> None:
         slots = Parts(4).slots
-        notes, one = Notes(slots), attempt()
+        notes, one = notes_of(slots), attempt()
         slots.take(one)
         notes.progressed(1, 10, "begun")
         notes.progressed(1, 20, None)
@@ -333,7 +339,7 @@ class TestNotes:
 
     async def test_an_attempt_that_has_ended_has_no_more_notes(self) -> None:
         slots = Parts(4).slots
-        notes, one = Notes(slots), attempt()
+        notes, one = notes_of(slots), attempt()
         slots.take(one)
         notes.progressed(1, 10, None)
         notes.drop(one)
@@ -341,7 +347,7 @@ class TestNotes:
 
     async def test_the_last_report_of_what_an_attempt_has_used_counts_for_each_limit(self) -> None:
         slots = Parts(4).slots
-        notes, one, ended = Notes(slots), attempt(), attempt(2, over=True)
+        notes, one, ended = notes_of(slots), attempt(), attempt(2, over=True)
         slots.take(one)
         slots.take(ended)
         for token in (1, 2, 99):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from maas_backoff.commands.command import FAILED, OK, STOPPED, Arguments, Options
-from maas_backoff.commands.load import UsageError, load_scheduler
+from maas_backoff.commands.command import FAILED, OK, STOPPED, Arguments, Command, Options
+from maas_backoff.commands.load import load_scheduler
 from maas_backoff.commands.mapping.output import Output
 from maas_backoff.commands.mapping.pipeline import Pipeline
 from maas_backoff.commands.mapping.progress import AboveProgress, Progress
@@ -20,6 +20,7 @@ from maas_backoff.commands.mapping.records import COMPLETED
 from maas_backoff.commands.mapping.source import Source
 from maas_backoff.commands.mapping.tasks import LineTasks
 from maas_backoff.commands.stderr import LEVELS, log_to_stderr
+from maas_backoff.commands.usage import UsageError
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.until_stopped import stop_signals
 from maas_backoff.domain.kind import NAMELESS
@@ -33,19 +34,11 @@ if TYPE_CHECKING:
 
 log: Log = log_for("command")
 
-HELP = "run a task for each line of a file, and write the results in the order of the lines"
-
 MOST_IN_FLIGHT = 100_000
 LONGEST_PREFIX = 200
 
 
-def arguments(parser: Arguments) -> None:
-    """Add the arguments of the command."""
-    parser.description = (
-        "Run a task for each line of a file, and write the results in the order of the lines. A line is a JSON object: "
-        "the params of the task. A run that was stopped or killed goes on where it was when the command is run again. "
-        "Exit codes: 0 all completed, 1 some failed, 2 wrong usage, 3 no server, 130 stopped."
-    )
+def _arguments(parser: Arguments) -> None:
     parser.add_argument(
         "scheduler", metavar="module:scheduler", help="where the scheduler, or a function that returns it, is defined"
     )
@@ -71,8 +64,7 @@ def _in_flight(text: str) -> int:
     return int(text)
 
 
-def run(options: Options) -> int:
-    """Run the command; return the exit code."""
+def _run(options: Options) -> int:
     level = options.log_level or ("error" if options.quiet else "warning")
     # The output has the failures of tasks.
     keep = None if options.log_level else _is_of_no_task
@@ -219,3 +211,16 @@ class _Run:
         left = f"stopped: {written} are written, {self._pipeline.in_flight:,} are in flight"
         goes_on = self._source.digest is not None or self._options.id is not None
         return f"{left}; run the same command again to go on" if goes_on and self._output.partial is not None else left
+
+
+COMMANDS = {
+    "map": Command(
+        "Run a task for each line of a file, and write the results in the order of the lines. A line is a JSON object: "
+        "the params of the task. A run that was stopped or killed goes on where it was when the command is run again. "
+        "Exit codes: 0 all completed, 1 some failed, 2 wrong usage, 3 no server, 130 stopped.",
+        "maas-backoff map my_service.tasks:scheduler prompts.jsonl results.jsonl",
+        _run,
+        _arguments,
+    )
+}
+"""The command by its name."""

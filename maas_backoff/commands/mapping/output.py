@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from maas_backoff.commands.load import UsageError
 from maas_backoff.commands.mapping.records import Record, read
+from maas_backoff.commands.usage import UsageError
 
 PARTIAL = ".partial"
 """The ending of the file that has the first lines of a run that is not over."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import anyio
 from anyio import to_thread
 
-from maas_backoff.commands.load import UsageError
+from maas_backoff.commands.usage import UsageError
 
 CHUNK = 262_144
 """Bytes that are read at a time."""

@@ -2,8 +2,9 @@
 
 import { h, byId } from "./dom.js";
 import { now, tasks } from "./format.js";
+import { many, t } from "./i18n.js";
 import { notice } from "./notice.js";
-import { post } from "./server.js";
+import { post, read } from "./server.js";
 
 export const mayAct = document.documentElement.dataset.access === "act";
 
@@ -20,15 +21,20 @@ async function act(path, query, words) {
     const { done } = await post(path, query);
     notice(words(done));
   } catch (error) {
-    notice(`Not done: ${error.message}`, { bad: true });
+    notice(t("not_done", { error: error.message }), { bad: true });
   }
   whenDone(query.id ?? null);
 }
 
-const OF_TASK = {
-  cancel: ["Cancel", (done) => (done ? "is cancelled" : "could not be cancelled: it is finished, or gone")],
-  retry: ["Retry", (done) => (done ? "is pending again" : "is neither failed nor cancelled any more")],
-  now: ["Run now", (done) => (done ? "is due now" : "is not pending any more")],
+/** The actions that are possible on the tasks of a list. */
+const OF_LIST = {
+  due: ["cancel", "delete"],
+  gpu: ["cancel", "delete"],
+  scheduled: ["now", "cancel", "delete"],
+  processing: ["cancel"],
+  failed: ["retry", "delete"],
+  cancelled: ["retry", "delete"],
+  completed: ["delete"],
 };
 
 /** Return the buttons for the possible actions on a task. */
@@ -37,29 +43,101 @@ export function taskButtons(task, where) {
   const delayed = task.status === "pending" && Date.parse(task.next_execute_time) > now();
   const names = { pending: delayed ? ["now", "cancel"] : ["cancel"], processing: ["cancel"], failed: ["retry"], cancelled: ["retry"] };
   return (names[task.status] ?? []).map((name) => {
-    const [label, words] = OF_TASK[name];
-    const yes = () => act(`api/task/${name}`, { id: task.task_id }, (done) => `${task.task_id} ${words(done)}.`);
+    const id = task.task_id;
+    const yes = () => act(`api/task/${name}`, { id }, (done) => t(`${done ? "done" : "undone"}.${name}`, { id }));
     const asks = name === "cancel" && task.status === "processing";
-    const run = asks ? () => ask(`Cancel ${task.task_id}?`, "It runs: what it has done so far is lost.", "Cancel it", yes) : yes;
-    const about = { type: "button", "data-key": `${where}-${name}-${task.task_id}`, "aria-label": `${label} ${task.task_id}`, onclick: run };
-    return h("button", about, label);
+    const run = asks ? () => ask(t("cancel.ask", { id }), t("cancel.about"), t("cancel.yes"), yes) : yes;
+    return button(name, id, `${where}-${name}-${id}`, run);
   });
+}
+
+function button(name, of, key, run) {
+  const action = t(`act.${name}`);
+  return h("button", { type: "button", "data-key": key, "aria-label": t("act.of", { action, name: of }), onclick: run }, action);
+}
+
+/** Return the button that makes a worker quiet, or wakes it. */
+export function workerButton({ name, quiet }) {
+  const action = quiet ? "wake" : "quiet";
+  const label = t(`worker.do_${action}`);
+  const words = (done) => (done ? t(quiet ? "worker.woken" : "worker.quieted", { name }) : t("worker.gone", { name }));
+  const yes = () => act(`api/worker/${action}`, { name }, words);
+  const run = quiet ? yes : () => ask(t("worker.ask", { name }), t("worker.about"), label, yes);
+  return h("button", { type: "button", "data-key": `${action}-${name}`, "aria-label": t("act.of", { action: label, name }), onclick: run }, label);
+}
+
+/** Return the button that quarantines a GPU, or releases it. */
+export function gpuButtons({ uuid, index, healthy }) {
+  if (!mayAct) return null;
+  const action = healthy ? "quarantine" : "release";
+  const [label, name] = [t(`gpu.${action}`), uuid];
+  const words = (done) => t(!done ? "gpu.not_quarantined" : healthy ? "gpu.quarantined" : "gpu.released", { name });
+  const yes = () => act(`api/gpu/${action}`, { gpu: uuid }, words);
+  const run = healthy ? () => ask(t("gpu.ask", { name }), t("gpu.about"), label, yes) : yes;
+  const about = { type: "button", "data-key": `${action}-${uuid}`, "aria-label": t("act.of", { action: label, name: `${index} ${uuid}` }), onclick: run };
+  return h("div", { class: "buttons" }, h("button", about, label));
+}
+
+/** Return the button that retries the failed tasks of a group with the same error. */
+export function groupButton(group, words) {
+  const run = () => onAll("retry", queryOfGroup(group));
+  return h("button", { type: "button", "data-key": `retry-${words}-${group.count}`, "aria-label": t("groups.retry_of", { error: words }), onclick: run }, t("groups.retry"));
+}
+
+/** Return the query that selects the failed tasks of a group. */
+export function queryOfGroup({ type, text }) {
+  return { state: "failed", error_type: type, ...(text ? { error: text } : {}) };
 }
 
 /** Pause or resume the queue. */
 export function steer(paused) {
-  if (paused) return act("api/queue/resume", {}, () => "The queue goes on.");
-  return ask("Pause the queue?", "No worker will start a task until it is resumed. What runs goes on.", "Pause", () =>
-    act("api/queue/pause", {}, () => "The queue is paused."),
-  );
+  if (paused) return act("api/queue/resume", {}, () => t("resume.done"));
+  return ask(t("pause.ask"), t("pause.about"), t("pause.yes"), () => act("api/queue/pause", {}, () => t("pause.done")));
 }
 
-/** Retry all failed tasks, or those with `text` in their error. */
-export function retryAll(text, count) {
-  const which = text ? `all failed tasks that have “${text}” in their error` : `${count === 1 ? "the" : "all"} ${tasks(count)} that failed`;
-  return ask(`Retry ${which}?`, "Each becomes pending now, with all its retries.", "Retry", () =>
-    act("api/queue/retry", text ? { error: text } : {}, (done) => `${tasks(done)} ${done === 1 ? "is" : "are"} pending again.`),
-  );
+/** Return the buttons for the tasks of a list: those with the chosen ids, or all that match the query of the list. */
+export function manyButtons(state, chosen, query) {
+  if (!mayAct) return [];
+  return (OF_LIST[state] ?? []).map((name) => {
+    const action = t(`act.${name}`);
+    const words = chosen.length ? t("many.selected", { action, number: chosen.length }) : t("many.all", { action });
+    const run = () => (chosen.length ? onChosen(name, chosen) : onAll(name, query));
+    const key = `many-${name}-${words}-${JSON.stringify(query)}-${chosen}`;
+    return h("button", { type: "button", id: `${name}-all`, "data-key": key, onclick: run }, words);
+  });
+}
+
+const changed = (name, done) => many(`many.${name}`, done);
+
+function onChosen(name, ids) {
+  const action = t(`act.${name}`);
+  return ask(t("many.ask", { action, tasks: tasks(ids.length) }), t("many.about_selected"), action, async () => {
+    let done = 0;
+    try {
+      for (const id of ids) done += Number((await post(`api/task/${name}`, { id })).done);
+      notice(changed(name, done));
+    } catch (error) {
+      notice(t("many.then", { done: changed(name, done), error: error.message }), { bad: true });
+    }
+    whenDone(null);
+  });
+}
+
+/** Count the tasks that match, ask, and act on them. */
+async function onAll(name, query) {
+  const action = t(`act.${name}`);
+  notice(t("many.counting"));
+  try {
+    const { count } = await read("api/count", query);
+    notice(many("many.match", count));
+    if (!count) return;
+    ask(t("many.ask", { action, tasks: tasks(count) }), t("many.about_all"), action, () => {
+      notice(t("many.working", { action, tasks: tasks(count) }));
+      return act(`api/selection/${name}`, query, (done) => changed(name, done));
+    });
+  } catch (error) {
+    notice(t("not_done", { error: error.message }), { bad: true });
+  }
 }
 
 function ask(question, about, label, run) {
@@ -76,7 +154,7 @@ function ask(question, about, label, run) {
       { class: "buttons" },
       h("button", { type: "button", class: "main", onclick: yes }, label),
       // The focus is on this button: a key that is still pressed must not confirm.
-      h("button", { type: "button", autofocus: true, onclick: () => dialog.close() }, "Leave it"),
+      h("button", { type: "button", autofocus: true, onclick: () => dialog.close() }, t("leave")),
     ),
   );
   dialog.showModal();

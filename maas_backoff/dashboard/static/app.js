@@ -1,96 +1,144 @@
 // The page: it passes each event of the stream to the part of the page that shows it.
 
 import { byId } from "./dom.js";
-import { mayAct, onDone, retryAll, steer } from "./actions.js";
+import { mayAct, onDone, queryOfGroup, steer } from "./actions.js";
+import { listed, put, shows } from "./address.js";
 import { Charts, upcoming } from "./charts.js";
 import { Detail } from "./detail.js";
-import { setClock, tick } from "./format.js";
-import { List } from "./list.js";
-import { clear, notice } from "./notice.js";
-import { errors, gpuMemory, gpus, kinds, shares, states, workers } from "./overview.js";
-import { Stream } from "./server.js";
+import { clock, setClock, tick } from "./format.js";
+import { t } from "./i18n.js";
+import { CONDITIONS, LISTED, List, conditionsForm } from "./list.js";
+import { dress } from "./look.js";
+import { notice, outage } from "./notice.js";
+import { errors, gpuMemory, gpus, groups, kinds, shares, states, workers } from "./overview.js";
+import { Stream, read } from "./server.js";
 
 const LIST_PERIOD = 3000; // ms between two reads of the list
 const FIRST = ["processing", "due", "gpu", "scheduled", "failed", "completed"]; // the list shows the first state that has tasks
 
-const list = new List();
+dress();
+byId("live").textContent = t("connecting");
+
+const list = new List(() => put(list, { push: false }));
 const charts = new Charts(byId("throughput"), byId("latency"));
 let queue = null;
 let troubled = false;
+let streamState = "connecting";
+let linked = false; // whether a link has set the conditions: the next tile lists all tasks of its state
 
 const stream = new Stream(
   {
     clock: setClock,
     queue(view) {
       queue = view;
-      if (list.state === null) choose(FIRST.find((state) => queue.counts[state]) ?? "due");
+      if (list.state === null) attempted(first());
       drawQueue();
     },
     shares,
-    workers,
+    workers: (view) => workers(view, (worker) => link("processing", { worker })),
     gpus,
     upcoming: (view) => upcoming(byId("upcoming"), view, (ahead) => choose("scheduled", { ahead })),
     history(view) {
       charts.take(view);
-      errors(view.recent, listFailing);
+      errors(view.recent, (type) => link("open", { error_type: type }));
       gpuMemory(view.recent.gpu_memory);
     },
-    trouble(text) {
-      if (text) notice(`The numbers are out of date: ${text}`, { bad: true, kind: "trouble" });
-      else if (troubled) notice("The server answers again.");
-      troubled = Boolean(text);
+    trouble(view) {
+      if (view) outage("trouble", troubleText(view));
+      else if (troubled) {
+        outage("trouble", "");
+        notice(t("outage.over"));
+      }
+      troubled = Boolean(view);
+      drawLive();
     },
     task: (task) => detail.take(task),
   },
   (state, why) => {
-    byId("live").textContent = state;
-    byId("live").className = state === "Live" ? "on" : "";
-    if (why) notice(why, { bad: true, kind: "stream" });
-    else if (state === "Live") clear("stream");
+    streamState = state;
+    drawLive();
+    if (why) outage("stream", why);
+    else if (state === "live") outage("stream", "");
   },
 );
 const detail = new Detail(stream);
 
+function troubleText({ reason, since }) {
+  return since === null ? t("outage.never", { reason }) : t("outage", { reason, time: clock(since, "medium") });
+}
+
+function drawLive() {
+  const stale = streamState === "live" && troubled;
+  byId("live").textContent = t(stale ? "stale" : streamState);
+  byId("live").className = stale ? "stale" : streamState === "live" ? "on" : "";
+}
+
 function drawQueue() {
-  states(queue, list.state, (state) => choose(state));
+  states(queue, list.state, (state) => choose(state, linked ? { conditions: {} } : {}));
   kinds(queue.kinds);
-  if (mayAct) byId("pause").textContent = queue.paused ? "Resume queue" : "Pause queue";
+  if (mayAct) byId("pause").textContent = t(queue.paused ? "resume" : "pause");
 }
 
-async function choose(state, filter = {}) {
-  await attempted(list.choose(state, filter));
+/** Show the list that the address names, or else the first state that has tasks. */
+async function first() {
+  const named = listed(LISTED, CONDITIONS);
+  const state = named?.state ?? FIRST.find((one) => queue?.counts[one]) ?? "due";
+  await list.choose(state, named ?? { conditions: {}, sort: "" });
   if (queue) drawQueue();
-  if (filter.text || filter.ahead) byId("tasks").scrollIntoView();
 }
 
-/** List the failed tasks with an error; if there are none, the tasks that wait for a retry after this error. */
-async function listFailing(type) {
-  await choose("failed", { text: type });
-  if (!list.tasks.length) await choose("scheduled", { text: type });
+/** Show a list that the reader has chosen: the address has it, and the page moves to it. */
+async function choose(state, filter = {}) {
+  if (filter.conditions) linked = false;
+  const chosen = list.choose(state, filter);
+  put(list);
+  byId("tasks").scrollIntoView();
+  await attempted(chosen);
+  if (queue) drawQueue();
+  byId("tasks").scrollIntoView(); // what was above it may have changed its height
+}
+
+function link(state, conditions) {
+  choose(state, { conditions });
+  linked = true;
 }
 
 async function attempted(promise) {
   try {
-    if ((await promise) !== false) clear("list");
+    if ((await promise) !== false) outage("list", "");
   } catch (error) {
-    notice(`The list is out of date: ${error.message}`, { bad: true, kind: "list" });
+    outage("list", t("outage.list", { error: error.message }));
+  }
+}
+
+async function group() {
+  try {
+    groups(await read("api/groups"), (one) => {
+      const { state, ...conditions } = queryOfGroup(one);
+      link(state, conditions);
+    });
+  } catch (error) {
+    notice(t("not_done", { error: error.message }), { bad: true });
   }
 }
 
 onDone((id) => {
   attempted(list.changed(id));
+  if (byId("groups").hasChildNodes()) group();
   if (!stream.following) stream.once();
 });
 setInterval(() => stream.following && attempted(list.refresh()), LIST_PERIOD);
 setInterval(tick, 1000);
 
 byId("only-read").hidden = mayAct;
+byId("all-queues").hidden = !byId("all-queues").getAttribute("href");
 for (const button of document.querySelectorAll("button.act")) {
   if (!mayAct) button.remove();
 }
 byId("pause")?.addEventListener("click", () => steer(queue?.paused));
-byId("retry-all")?.addEventListener("click", () => retryAll(list.text, queue?.counts.failed ?? 0));
+conditionsForm((conditions) => choose(list.state ?? "due", { text: list.text, conditions }));
 byId("more").addEventListener("click", () => attempted(list.more()));
+byId("group").addEventListener("click", group);
 byId("hold").addEventListener("click", (event) => {
   const held = event.target.getAttribute("aria-pressed") !== "true";
   event.target.setAttribute("aria-pressed", held);
@@ -99,6 +147,9 @@ byId("hold").addEventListener("click", (event) => {
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   choose(list.state ?? "due", { text: byId("text").value.trim() });
+});
+window.addEventListener("popstate", () => {
+  if (queue && !shows(list)) attempted(first());
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;

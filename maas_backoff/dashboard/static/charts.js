@@ -1,7 +1,8 @@
 // Charts of an hour as SVG, one column per minute, with the numbers as text below.
 
 import { h, pointed, s, show } from "./dom.js";
-import { clock, number, span } from "./format.js";
+import { clock, joined, number, span } from "./format.js";
+import { t } from "./i18n.js";
 
 const HEIGHT = 110;
 
@@ -25,11 +26,12 @@ export class Charts {
 /** Draw the tasks that completed, failed, or will be retried, by minute. */
 function throughput(place, history) {
   const kinds = [
-    ["completed", "completed"],
-    ["retried", "to be retried"],
-    ["failed", "failed"],
+    ["completed", t("chart.completed")],
+    ["retried", t("chart.retried")],
+    ["failed", t("chart.failed")],
   ];
   const { minutes, recent } = history;
+  const counted = (numbers) => joined(kinds.map(([kind, name]) => t("chart.count", { number: number(numbers[kind]), name })));
   const most = Math.max(1, ...minutes.map((minute) => kinds.reduce((sum, [kind]) => sum + minute[kind], 0)));
   const columns = minutes.map((minute) => {
     let top = HEIGHT;
@@ -39,7 +41,7 @@ function throughput(place, history) {
       return { kind, top, height };
     });
   });
-  const words = kinds.map(([kind, name]) => `${number(recent[kind])} ${name}`).join(", ");
+  const words = counted(recent);
   const marks = columns.map((column, at) =>
     column
       .filter(({ height }) => height > 0)
@@ -48,12 +50,12 @@ function throughput(place, history) {
       ),
   );
   draw(place, {
-    words: `${words}; ${number(recent.lost)} lost by their worker`,
+    words: joined([words, t("chart.lost", { number: number(recent.lost) })], "semicolon"),
     top: number(most),
     low: "0",
     marks: marks.flat(),
     minutes,
-    describe: (minute) => kinds.map(([kind, name]) => `${number(minute[kind])} ${name}`).join(", "),
+    describe: counted,
     legend: kinds,
   });
 }
@@ -62,10 +64,10 @@ function throughput(place, history) {
 function latency(place, history) {
   const { minutes, recent } = history;
   const lines = [
-    ["run", 1, "run, p95"],
-    ["run", 0, "run, p50"],
-    ["wait", 1, "wait, p95"],
-    ["wait", 0, "wait, p50"],
+    ["run", 1, t("chart.run95")],
+    ["run", 0, t("chart.run50")],
+    ["wait", 1, t("chart.wait95")],
+    ["wait", 0, t("chart.wait50")],
   ];
   const values = minutes.flatMap((minute) => lines.map(([name, at]) => minute[name][at])).filter((value) => value !== null);
   const low = Math.log10(Math.max(0.0005, Math.min(1, ...values)));
@@ -79,8 +81,8 @@ function latency(place, history) {
         : s("polyline", { ...about, points: points.map(([x, y]) => `${x * 10 + 5},${height(y).toFixed(1)}`).join(" ") }),
     );
   });
-  const both = (minute, name) => `${span(minute[name][0])} (p50), ${span(minute[name][1])} (p95)`;
-  const describe = (minute) => `waited ${both(minute, "wait")}; ran ${both(minute, "run")}`;
+  const both = (minute, name) => t("chart.pair", { half: span(minute[name][0]), most: span(minute[name][1]) });
+  const describe = (minute) => t("chart.latency", { wait: both(minute, "wait"), run: both(minute, "run") });
   draw(place, {
     words: describe(recent),
     top: span(10 ** high),
@@ -103,11 +105,11 @@ function runs(values) {
 }
 
 function draw(place, { words, top, low, marks, minutes, describe, legend }) {
-  const line = h("p", { class: "words" }, `Last hour: ${words}.`);
+  const line = h("p", { class: "words" }, t("chart.hour_line", { words }));
   const width = minutes.length * 10;
   const svg = s(
     "svg",
-    { viewBox: `0 0 ${width} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `Last hour: ${words}` },
+    { viewBox: `0 0 ${width} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": t("chart.hour", { words }) },
     s("line", { class: "grid", x1: 0, x2: width, y1: 0.5, y2: 0.5 }),
     s("line", { class: "grid", x1: 0, x2: width, y1: HEIGHT - 0.5, y2: HEIGHT - 0.5 }),
     marks,
@@ -115,13 +117,13 @@ function draw(place, { words, top, low, marks, minutes, describe, legend }) {
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const minute = minutes[Math.min(minutes.length - 1, Math.floor(((event.clientX - box.left) / box.width) * minutes.length))];
-    line.textContent = `${clock(minute.start)}: ${describe(minute)}.`;
+    line.textContent = t("chart.minute", { time: clock(minute.start), words: describe(minute) });
   });
   place.replaceChildren(
     h("span", { class: "top" }, top),
     h("span", { class: "low" }, low),
     svg,
-    h("p", { class: "axis" }, h("span", {}, "60 min ago"), h("span", {}, "now")),
+    h("p", { class: "axis" }, h("span", {}, t("chart.begin")), h("span", {}, t("now"))),
     line,
     h("ul", { class: "legend" }, legend.map(([kind, text]) => h("li", { class: kind }, text))),
   );
@@ -141,8 +143,8 @@ export function upcoming(place, { step, counts }, list) {
         type: "button",
         "data-key": `step-${at}`,
         disabled: !count,
-        title: `${number(count)} in ${from}`,
-        "aria-label": `List the ${number(count)} due ${at ? `in ${from}` : "now"} and later`,
+        title: t("upcoming.title", { number: number(count), time: from }),
+        "aria-label": t(at ? "upcoming.list" : "upcoming.list_now", { number: number(count), time: from }),
         onclick: () => list(at * step),
       },
       bar,
@@ -151,7 +153,7 @@ export function upcoming(place, { step, counts }, list) {
   show(
     place,
     h("div", { class: "columns" }, buttons),
-    h("p", { class: "axis" }, h("span", {}, "now"), h("span", {}, `in ${span(step * counts.length)}`)),
-    h("p", { class: "words" }, sum ? `${number(sum)} become due; ${number(most)} in the fullest ${span(step)}.` : "Nothing becomes due."),
+    h("p", { class: "axis" }, h("span", {}, t("now")), h("span", {}, t("upcoming.in", { time: span(step * counts.length) }))),
+    h("p", { class: "words" }, sum ? t("upcoming.sum", { number: number(sum), most: number(most), time: span(step) }) : t("upcoming.none")),
   );
 }

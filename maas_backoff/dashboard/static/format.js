@@ -1,10 +1,12 @@
 // Numbers, times and durations as text for people.
 
 import { h } from "./dom.js";
+import { language, many, t } from "./i18n.js";
 
-const whole = new Intl.NumberFormat("en");
+const whole = new Intl.NumberFormat(language);
 
 export const number = (value) => whole.format(value);
+export const tasks = (count) => many("tasks", count);
 
 let ahead = 0; // ms by which the server's clock is ahead of this one
 
@@ -18,47 +20,46 @@ export const now = () => Date.now() + ahead;
 /** Return a duration in seconds as text with two or three figures. */
 export function span(seconds) {
   if (seconds === null || seconds === undefined) return "–";
-  if (seconds < 1) return `${Number((seconds * 1000).toPrecision(3))} ms`;
+  if (seconds < 1) return t("unit.ms", { number: Number((seconds * 1000).toPrecision(3)) });
   for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60]]) {
-    if (seconds >= 2 * size) return `${Number((seconds / size).toPrecision(3))} ${unit}`;
+    if (seconds >= 2 * size) return t(`unit.${unit}`, { number: Number((seconds / size).toPrecision(3)) });
   }
-  return `${Number(seconds.toPrecision(3))} s`;
+  return t("unit.s", { number: Number(seconds.toPrecision(3)) });
 }
 
 function ago(iso) {
   const seconds = (Date.parse(iso) - now()) / 1000;
   const size = Math.abs(seconds);
   const [unit, length] = size < 90 ? ["s", 1] : size < 5400 ? ["min", 60] : size < 129600 ? ["h", 3600] : ["d", 86400];
-  const text = `${Math.round(size / length)} ${unit}`;
-  return seconds > 0 ? `in ${text}` : `${text} ago`;
+  const time = t(`unit.${unit}`, { number: Math.round(size / length) });
+  return t(seconds > 0 ? "time.in" : "time.ago", { time });
 }
 
-/** Return a moment as an element that `tick` updates: "due in 5 s"; with `whole` also in the reader's time zone. */
-export function when(iso, { word = "", whole = false } = {}) {
-  const before = [word, whole && moment(iso)].filter(Boolean).join(" ");
-  return h("time", { datetime: iso, title: moment(iso), "data-before": before, "data-whole": whole }, text(iso, before, whole));
+/** Return a moment as an element that `tick` updates: "due in 5 s"; with `full` also in the reader's time zone. */
+export function when(iso, { word = "plain", full = false } = {}) {
+  return h("time", { datetime: iso, title: moment(iso), "data-word": word, "data-full": full }, text(iso, word, full));
 }
 
-function text(iso, before, inBrackets) {
-  return `${before} ${inBrackets ? `(${ago(iso)})` : ago(iso)}`.trim();
+function text(iso, word, full) {
+  return full ? t("time.whole", { moment: moment(iso), time: ago(iso) }) : t(`time.${word}`, { time: ago(iso) });
 }
 
 /** Update all moments on the page. */
 export function tick() {
   for (const time of document.querySelectorAll("time")) {
-    const fresh = text(time.dateTime, time.dataset.before, "whole" in time.dataset);
+    const fresh = text(time.dateTime, time.dataset.word, "full" in time.dataset);
     if (time.textContent !== fresh) time.firstChild.data = fresh;
   }
 }
 
 /** Return a moment in the reader's time zone, to the second. */
 export function moment(iso) {
-  return new Date(iso).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  return new Date(iso).toLocaleString(language, { dateStyle: "medium", timeStyle: "medium" });
 }
 
-export function clock(seconds) {
-  return new Date(seconds * 1000).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
+export function clock(seconds, timeStyle = "short") {
+  return new Date(seconds * 1000).toLocaleTimeString(language, { timeStyle });
 }
 
-export const gib = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} GiB`;
-export const tasks = (value) => (value === 1 ? "1 task" : `${number(value)} tasks`);
+export const gib = (value) => t("unit.gib", { number: value < 10 ? value.toFixed(1) : Math.round(value) });
+export const joined = (parts, by = "comma") => parts.filter(Boolean).join(t(by));

@@ -1,76 +1,72 @@
 // The upper half of the page: counts, GPUs, workers, errors.
 
 import { h, byId, show } from "./dom.js";
-import { gib, number, span, tasks } from "./format.js";
+import { gpuButtons, groupButton, mayAct, workerButton } from "./actions.js";
+import { gib, joined, moment, number, span, tasks, when } from "./format.js";
+import { many, t } from "./i18n.js";
+import { reason } from "./reasons.js";
+import { table } from "./table.js";
 
-export const STATES = [
-  ["due", "due"],
-  ["gpu", "wait for a GPU"],
-  ["scheduled", "scheduled"],
-  ["processing", "processing"],
-  ["completed", "completed"],
-  ["failed", "failed"],
-  ["cancelled", "cancelled"],
-];
+export const STATES = ["due", "gpu", "scheduled", "processing", "completed", "failed", "cancelled"];
 
 const MOST_KINDS = 20; // in one line of words
 
 /** Show the counts by state, each as a button that lists its tasks. */
 export function states(queue, chosen, choose) {
-  const age = queue.oldest > 0 ? `oldest due for ${span(queue.oldest)}` : "";
-  const notes = { due: age, gpu: queue.unfit ? `${number(queue.unfit)} fit no device` : queue.counts.due ? "" : age };
+  const age = queue.oldest > 0 ? t("oldest", { age: span(queue.oldest) }) : "";
+  const notes = { due: age, gpu: queue.unfit ? t("unfit", { number: number(queue.unfit) }) : queue.counts.due ? "" : age };
   show(
     byId("states"),
-    STATES.map(([state, name]) =>
+    STATES.map((state) =>
       h(
         "button",
         { type: "button", class: `state ${state}`, "data-key": state, "aria-pressed": state === chosen, onclick: () => choose(state) },
         h("strong", {}, number(queue.counts[state])),
-        h("span", {}, name),
+        h("span", {}, t(`state.${state}`)),
         notes[state] && queue.counts[state] ? h("small", {}, notes[state]) : null,
       ),
     ),
   );
-  show(byId("reason"), queue.reason);
+  const since = queue.paused_since && t("paused_since", { moment: moment(queue.paused_since) });
+  show(byId("reason"), joined([reason(queue.reason), since], "space"));
   byId("reason").classList.toggle("warn", queue.paused || queue.paused_tenants > 0 || queue.kinds.some((kind) => kind.paused) || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
 }
 
 /** Show the kinds that have due tasks or are paused. */
 export function kinds(all) {
   const told = all.filter((kind) => kind.due || kind.paused);
-  const words = told.slice(0, MOST_KINDS).map((kind) => `${kind.name}: ${number(kind.due)} due${kind.paused ? ", paused" : ""}`);
-  if (told.length > MOST_KINDS) words.push(`and ${number(told.length - MOST_KINDS)} more`);
+  const words = told.slice(0, MOST_KINDS).map((kind) => t(kind.paused ? "kind.paused" : "kind", { name: kind.name, number: number(kind.due) }));
+  if (told.length > MOST_KINDS) words.push(t("and_more", { number: number(told.length - MOST_KINDS) }));
   byId("kinds").hidden = !told.length;
-  show(byId("kinds"), `Kinds of tasks: ${words.join(" · ")}`);
+  show(byId("kinds"), t("kinds", { list: joined(words, "separator") }));
 }
 
 /** Show the tenants and the limits with most waiting tasks, in words. */
 export function shares({ tenants, limits }) {
-  inWords("tenants", "Tenants", tenants, tenant);
-  inWords("limits", "Limits", limits, limit);
+  inWords("tenants", tenants, tenant);
+  inWords("limits", limits, limit);
 }
 
-function inWords(id, title, { count, first }, words) {
-  const more = count > first.length ? [`and ${number(count - first.length)} more`] : [];
+function inWords(id, { count, first }, words) {
+  const more = count > first.length ? [t("and_more", { number: number(count - first.length) })] : [];
   byId(id).hidden = !count;
-  show(byId(id), `${title}: ${[...first.map(words), ...more].join(" · ")}`);
+  show(byId(id), t(id, { list: joined([...first.map(words), ...more], "separator") }));
 }
 
 function tenant({ name, waiting, weight, paused }) {
-  const share = weight === 1 ? "" : `, weight ${weight}`;
-  return `${name}: ${tasks(waiting)} waiting${share}${paused ? ", paused" : ""}`;
+  const share = weight !== 1 && t("weight", { number: weight });
+  return t("share", { name, facts: joined([many("waiting", waiting), share, paused && t("paused")]) });
 }
 
 function limit({ name, in_use, most, shut, waiting_tasks, is_class, rates }) {
   const facts = [];
-  const use = most === null ? `${number(in_use)} in use` : `${number(in_use)} of ${number(most)} in use`;
-  if (is_class) facts.push(most === null ? "each name has its own" : `${number(most)} at once for each name`);
-  else facts.push(use);
+  if (is_class) facts.push(most === null ? t("each_name") : t("at_once", { number: number(most) }));
+  else facts.push(t(most === null ? "in_use" : "in_use_of", { number: number(in_use), most: number(most ?? 0) }));
   facts.push(...rates);
   const why = shut.slice(shut.indexOf(": ") + 2);
-  if (shut && why !== use) facts.push(why);
-  if (waiting_tasks) facts.push(`${tasks(waiting_tasks)} waiting`);
-  return `${name}: ${facts.join(", ")}`;
+  if (shut && !/^[\d,]+ of [\d,]+ in use$/.test(why)) facts.push(why); // else it says the same
+  if (waiting_tasks) facts.push(many("waiting", waiting_tasks));
+  return t("share", { name, facts: joined(facts) });
 }
 
 export function gpus({ count, first }) {
@@ -80,17 +76,18 @@ export function gpus({ count, first }) {
 
 /** Show how much memory attempts used and asked for, and a hint if the two differ much. */
 export function gpuMemory(memory) {
-  const both = ([half, most]) => `${gib(half)} (p50), ${gib(most)} (p99)`;
-  const line = memory && `Last hour: ${number(memory.count)} attempts used ${both(memory.used)}, and asked for ${both(memory.asked)}.`;
-  show(byId("gpu-memory"), line && h("p", { class: "words" }, line), memory?.hint ? h("p", { class: "words warn" }, memory.hint) : null);
+  const both = ([half, most]) => t("gpu.quantiles", { half: gib(half), most: gib(most) });
+  const line = memory && t("gpu.memory", { number: number(memory.count), used: both(memory.used), asked: both(memory.asked) });
+  show(byId("gpu-memory"), line && h("p", { class: "words" }, line), memory?.hint ? h("p", { class: "words warn", lang: "en" }, memory.hint) : null);
 }
 
 function more(count) {
-  return count > 0 ? h("p", { class: "words" }, `and ${number(count)} more`) : null;
+  return count > 0 ? h("p", { class: "words" }, t("and_more", { number: number(count) })) : null;
 }
 
 function device(gpu) {
-  const words = `${gib(gpu.other_processes_gb)} used by other processes, ${gib(gpu.reserved_gb)} reserved, ${gib(gpu.room_gb)} to give, of ${gib(gpu.total_gb)}`;
+  const [others, reserved, room, total] = [gpu.other_processes_gb, gpu.reserved_gb, gpu.room_gb, gpu.total_gb].map(gib);
+  const words = t("gpu.words", { others, reserved, room, total });
   const bar = h("div", { class: "memory", role: "img", "aria-label": words });
   for (const [kind, amount] of [["others", gpu.other_processes_gb], ["reserved", gpu.reserved_gb]]) {
     const part = h("span", { class: kind });
@@ -98,10 +95,10 @@ function device(gpu) {
     bar.append(part);
   }
   const facts = [
-    gpu.utilization === null ? null : `${Math.round(gpu.utilization)} % busy`,
-    gpu.temperature === null ? null : `${Math.round(gpu.temperature)} °C`,
+    gpu.utilization === null ? null : t("gpu.busy", { number: Math.round(gpu.utilization) }),
+    gpu.temperature === null ? null : t("unit.celsius", { number: Math.round(gpu.temperature) }),
     gpu.host,
-    gpu.stale ? "not read for a while" : null,
+    gpu.stale ? t("gpu.stale") : null,
   ];
   return h(
     "article",
@@ -109,7 +106,8 @@ function device(gpu) {
     h("h3", {}, `${gpu.index} ${gpu.name}`, " ", h("span", { class: gpu.healthy ? "ok" : "bad" }, gpu.health)),
     bar,
     h("p", { class: "words" }, words),
-    h("p", { class: "words" }, facts.filter(Boolean).join(" · ")),
+    h("p", { class: "words" }, joined(facts, "separator")),
+    gpuButtons(gpu),
     gpu.tasks.length
       ? h(
           "details",
@@ -124,7 +122,7 @@ function device(gpu) {
 
 function reservation(task, gpu) {
   const link = taskLink(task.task_id, `gpu-${gpu.uuid}-${task.task_id}`);
-  return h("li", {}, link, ` ${gib(task.memory_gb)}, queue ${task.queue}`);
+  return h("li", {}, link, " ", t("gpu.task", { memory: gib(task.memory_gb), queue: task.queue }));
 }
 
 /** Return a link that opens a task: its address has the id. */
@@ -132,41 +130,54 @@ export function taskLink(id, key) {
   return h("a", { href: `#task=${encodeURIComponent(id)}`, "data-key": key, title: id, class: "id" }, id);
 }
 
-export function workers({ count, first }) {
+/** Show the workers, each with a button that lists its running tasks. */
+export function workers({ count, first }, list) {
   if (!count) {
-    show(byId("workers"), h("p", { class: "words" }, "No worker is running."));
+    show(byId("workers"), h("p", { class: "words" }, t("worker.none")));
     return;
   }
   const rows = first.map((worker) => ({
     key: worker.name,
-    cells: [worker.name, worker.host, worker.pid, `${worker.running} of ${worker.slots}`, span(worker.lag), worker.gpus, worker.version],
+    cells: [
+      h("button", { type: "button", class: "link", "data-key": `worker-${worker.name}`, onclick: () => list(worker.name) }, worker.name),
+      worker.host, worker.pid, t("of", { number: worker.running, most: worker.slots }), span(worker.lag), worker.gpus,
+      worker.version,
+      worker.trouble || t(worker.quiet ? "worker.quiet" : "worker.ready"),
+      ...(mayAct ? [h("span", { class: "buttons" }, workerButton(worker))] : []),
+    ],
   }));
-  show(
-    byId("workers"),
-    table("Live workers", ["worker", "host", "pid", "slots taken", "loop lag", "GPUs", "version"], rows),
-    more(count - first.length),
-  );
+  const head = ["worker", "host", "pid", "slots", "lag", "gpus", "version", "state", ...(mayAct ? ["do"] : [])];
+  show(byId("workers"), table(t("worker.live"), head, rows), more(count - first.length));
 }
 
-/** Show the types of errors with their numbers of attempts, each as a button that lists the failed tasks. */
+/** Show the types of errors with their numbers of attempts, each as a button that lists the tasks with this error. */
 export function errors(recent, list) {
   const rows = recent.errors.map(([type, count]) => ({
     key: type,
     cells: [h("button", { type: "button", class: "link", "data-key": `error-${type}`, onclick: () => list(type) }, type), number(count)],
   }));
-  show(
-    byId("errors"),
-    rows.length ? table("Types of errors", ["error", "attempts"], rows) : h("p", { class: "words" }, "None."),
-  );
+  show(byId("errors"), rows.length ? table(t("errors.types"), ["error", "attempts"], rows) : h("p", { class: "words" }, t("none")));
 }
 
-/** Return a table of rows with a key and cells. Cells have the name of their column: a narrow screen shows rows as cards. */
-export function table(caption, head, rows, about = {}) {
-  return h(
-    "table",
-    about,
-    h("caption", { class: "hidden" }, caption),
-    h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, rows.map(({ key, cells }) => h("tr", { "data-key": key }, cells.map((cell, at) => h("td", { "data-head": head[at] }, cell))))),
+/** Show the failed tasks in groups with the same error, each with a button that lists them, and one that retries them. */
+export function groups({ looked, groups: found }, list) {
+  const rows = found.map((group) => {
+    const words = joined([group.type, group.message], "colon");
+    const key = `${group.type} ${group.message} ${group.count}`;
+    const about = { type: "button", class: "link", "data-key": `group-${key}`, "aria-label": t("groups.list_of", { error: words }), onclick: () => list(group) };
+    return {
+      key,
+      cells: [
+        h("button", about, h("span", { class: "why" }, words)),
+        number(group.count),
+        when(group.last),
+        ...(mayAct ? [h("span", { class: "buttons" }, groupButton(group, words))] : []),
+      ],
+    };
+  });
+  show(
+    byId("groups"),
+    rows.length ? table(t("h.groups"), ["error", "tasks", "last", ...(mayAct ? ["do"] : [])], rows) : null,
+    h("p", { class: "words" }, rows.length ? t("groups.looked", { looked: tasks(looked) }) : t("none")),
   );
 }

@@ -1,5 +1,7 @@
 // Requests to the server: a stream of events while the page is visible, single reads, and actions.
 
+import { t } from "./i18n.js";
+
 const AGAIN = 3000; // ms until the next try after the server refused a stream
 const SLOW = 2000; // ms after which the page shows that there is no stream; every five minutes the stream is replaced
 
@@ -20,7 +22,7 @@ async function answer(response) {
   } catch {
     // The response is not from this library, but perhaps from a proxy: show its text.
   }
-  const hint = response.status === 401 ? " Reload the page to log in." : "";
+  const hint = response.status === 401 ? ` ${t("login")}` : "";
   const error = new Error(`${typeof reason === "string" ? reason : JSON.stringify(reason)}.${hint}`);
   error.status = response.status;
   throw error;
@@ -28,7 +30,7 @@ async function answer(response) {
 
 /** The stream of server-sent events of the page; closed while the page is hidden or updates are held. */
 export class Stream {
-  /** `parts` has a function for the data of each event. `report` is called with the state of the stream, and a reason. */
+  /** `parts` has a function for the data of each event. `report` is called with the key of the stream's state, and a reason. */
   constructor(parts, report) {
     this.parts = parts;
     this.report = report;
@@ -57,7 +59,7 @@ export class Stream {
   follow() {
     if (document.hidden || this.held) {
       this.close();
-      this.report(this.held ? "Updates are held" : "Not shown");
+      this.report(this.held ? "held" : "not_shown");
     } else if (!this.source) {
       this.open();
     }
@@ -70,7 +72,7 @@ export class Stream {
       if (this.task !== null) this.parts.task(await read("api/task", { id: this.task }));
     } catch (error) {
       if (error.status === 404) this.parts.task(null);
-      else this.report("Updates are held", error.message);
+      else this.report("held", error.message);
     }
   }
 
@@ -86,7 +88,7 @@ export class Stream {
   }
 
   async lost(source) {
-    this.slow ??= setTimeout(() => this.report("Connecting…"), SLOW);
+    this.slow ??= setTimeout(() => this.report("connecting"), SLOW);
     if (source.readyState !== EventSource.CLOSED || source !== this.source) return; // the browser reconnects by itself
     this.close();
     this.timer = setTimeout(() => this.follow(), AGAIN);
@@ -95,14 +97,14 @@ export class Stream {
       if (response.ok) await response.body.cancel();
       else await answer(response);
     } catch (error) {
-      if (!this.source && !this.held) this.report("Connecting…", error.message);
+      if (!this.source && !this.held) this.report("connecting", error.message);
     }
   }
 
   opened() {
     clearTimeout(this.slow);
     this.slow = null;
-    this.report("Live");
+    this.report("live");
   }
 
   close() {

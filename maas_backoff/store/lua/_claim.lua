@@ -23,11 +23,15 @@ local function drop_entry(orphans, index, id, task)
 end
 
 -- The counts of a task that has come back, and further lines: suspicion, last error, failed attempts without tracebacks.
+-- A '+' before the counts: earlier attempts have emitted something.
 -- A task that was never back costs nothing for this. Its handler sees the errors, so that it need not read the task.
 local function with_failures(counts, suspicion, key)
-  local lines = { counts, suspicion or '' }
   -- The first failure is always in a0. Called after the writes: HMGET has been called before, and the hash was written.
-  if redis.call('HMGET', key, 'a0')[1] then
+  local first = redis.call('HMGET', key, 'a0', 'b')
+  local has_stream = first[2] and string.sub(first[2], 1, 2) ~= '0 '
+  if not (counts or has_stream) then return false end
+  local lines = { (has_stream and '+' or '') .. (counts or ''), suspicion or '' }
+  if first[1] then
     local found = redis.call('HMGET', key, 'e', 'a0', 'a1', 'a2', 'a3', 'a4', 'a5', 'a6', 'a7', 'a8', 'a9')
     lines[3] = found[1] or ''
     for n = 2, 11 do
@@ -114,8 +118,9 @@ local function place_for(task, key, places)
 end
 
 -- Claims of tasks that wait for a GPU: as many of each demand as there are placements, the oldest first. `closed`: of the
--- kinds that were paused since the placements were made. With `turns`, tenants take turns.
-local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans, turns)
+-- kinds that were paused since the placements were made. With `turns`, tenants take turns. A `batch` has one placement for
+-- all of its tasks.
+local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans, turns, batch)
   local claims, names, by_demand = {}, {}, {}
   local number = 0
   for demand, device in string.gmatch(fits, '(%S+) ([^\n]+)') do
@@ -131,13 +136,20 @@ local function claims_on_fits(fits, prefix, closed, tasks, rule, orphans, turns)
       if #places == 0 then return false end
       local fitting = not is_shared(demand) or place_for(task, tasks .. id, places)
       if not fitting or not rule.may_claim(id, task[COUNTS], task.suspicion) then return false end
+      if batch and not batch.may_join(claim) then
+        if batch.is_full() then
+          places = {}
+          if turns then turns.is_full = true end
+        end
+        return false
+      end
       rule.note(id, task[COUNTS], task.suspicion)
-      local place = table.remove(places, fitting == true and 1 or fitting)
+      local place = batch and places[1] or table.remove(places, fitting == true and 1 or fitting)
       claim.fit, claim.device = place.number, place.device
       return true
     end
     if turns then
-      turns.take({ from }, #places, claims, may)
+      turns.take({ from }, batch and batch.size or #places, claims, may)
     else
       repeat
         local ids = redis.call('ZRANGE', from, first, first + STEP - 1)

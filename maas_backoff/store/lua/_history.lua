@@ -1,6 +1,8 @@
--- The history in numbers: a hash for each minute, and one for all time. domain/history.py makes their names.
+-- The history in numbers: a hash for each minute, and one for all time. domain/history.py makes their names. Longer steps,
+-- of ten minutes and of an hour, are copies of the numbers of all time when the step began: a reader subtracts.
 
 local KEPT_S, MOST_NAMES, OTHER = 7200, 400, 'e:other'
+local TEN_MINUTES_KEPT_S, HOUR_KEPT_S = 90000, 691200
 
 -- Drops the name of the error that was seen least recently, and adds its count to "other". Names that contain an id
 -- therefore do not displace other names for good.
@@ -49,4 +51,26 @@ local function note_history(prefix, minute, totals, now, tally, tallied, finishe
     for name in string.gmatch(what, '%S+') do count(name, by) end
   end
   for status, by in pairs(finished) do redis.pcall('HINCRBY', minute, status, by) end  -- `meta` has their totals
+end
+
+-- Begins the longer steps that have not begun yet, at the first settle of a minute: copies the numbers of all time, before
+-- note_history adds to them. `adding` are the finished tasks that this call has added to `meta` already.
+local function begin_steps(prefix, totals, meta, now, adding)
+  local kept_s = {
+    [prefix .. 'h10:' .. math.floor(now / 600000)] = TEN_MINUTES_KEPT_S,
+    [prefix .. 'h60:' .. math.floor(now / 3600000)] = HOUR_KEPT_S,
+  }
+  local copy
+  for key, seconds in pairs(kept_s) do
+    if redis.pcall('EXISTS', key) == 0 then
+      copy = copy or redis.pcall('HGETALL', totals)
+      if copy.err then return end
+      for _, status in ipairs({ 'completed', 'failed', 'cancelled' }) do
+        local count = tonumber(redis.pcall('HGET', meta, status) or 0) or 0
+        redis.pcall('HSET', key, status, count - (adding[status] or 0))
+      end
+      if #copy > 0 then redis.pcall('HSET', key, unpack(copy)) end
+      redis.pcall('EXPIRE', key, seconds)
+    end
+  end
 end

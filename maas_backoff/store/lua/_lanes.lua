@@ -216,21 +216,6 @@ local function try_lanes(prefix, meta, limits)
   redis.call('ZCARD', prefix .. 'opens')
 end
 
--- Plans that a task, of which `task` has the fields p and s, leaves its lane: for a pending task that is deleted. Returns the
--- changes, or nil for a task without a lane.
-local function leave_lane(prefix, id, task, from)
-  local _, _, _, lane = terms_of(task[1] or '')
-  if lane == '' or (task[2] or 'pending') ~= 'pending' then return nil end
-  local lanes = new_lanes(prefix, false)
-  lanes.count(lane, -1)
-  local key, index = lanes.find(id, task[1])
-  if key then
-    append(from, key, id)
-    lanes.remove(index, lane)
-  end
-  return lanes
-end
-
 -- How many tasks wait in lanes, in all.
 local function count_in_lanes(prefix)
   local counts, sum = redis.call('HGETALL', prefix .. 'laned'), 0

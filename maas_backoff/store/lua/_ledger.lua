@@ -20,16 +20,20 @@ local function ledger_time(given, stored)
   return math.max(time + ahead, seen), ahead, is_back
 end
 
--- The ledger of an unused device expires.
+-- The ledger of an unused device expires, after its quarantine at the earliest: a person may have set that for years.
 local KEPT_S = 86400
+
+local function until_of(value) return tonumber(string.match(value, '^%d+')) end
 
 -- Tries each command that a script writes with, and notes the time. A server whose memory is full does not refuse the
 -- first command, and none after it: the ledger must keep running tasks.
 local function begin_writing(ledger, now, ahead)
   redis.call('HDEL', ledger, '')
-  local is_there = redis.call('EXPIRE', ledger, KEPT_S) == 1
+  local shut = redis.call('HGET', ledger, 'shut')
+  local keep_s = KEPT_S + math.max(0, math.ceil(((shut and until_of(shut) or 0) - now) / 1000))
+  local is_there = redis.call('EXPIRE', ledger, keep_s) == 1
   redis.call('HSET', ledger, 'clock', whole(now) .. ' ' .. whole(ahead))
-  if not is_there then redis.call('EXPIRE', ledger, KEPT_S) end
+  if not is_there then redis.call('EXPIRE', ledger, keep_s) end
 end
 
 local function fields_in(ledger)
@@ -37,8 +41,6 @@ local function fields_in(ledger)
   for n = 1, #flat, 2 do fields[flat[n]] = flat[n + 1] end
   return fields
 end
-
-local function until_of(value) return tonumber(string.match(value, '^%d+')) end
 
 local function reservation(value)
   local expiry, mib, state, start_until, owner, worker = string.match(value, '^(%d+) (%d+) (%a+) (%d+) (%S+) (%S+)')

@@ -3,7 +3,7 @@
 -- tests/store/test_lone.py holds both paths to the same keys and answers.
 repeat
   local settles, wanted = ARGV[14] == '1', tonumber(ARGV[7])
-  if ARGV[6] == 'call' or ARGV[10] ~= '' or not settles and (ARGV[14] ~= '0' or wanted == 0) then break end
+  if ARGV[6] == 'call' or ARGV[10] ~= '' or not wanted or not settles and (ARGV[14] ~= '0' or wanted == 0) then break end
   if settles and (ARGV[15] ~= 'lease' or ARGV[16] ~= 'completed' or ARGV[19] ~= '' or ARGV[21] ~= '1') then break end
   if string.find(ARGV[11], 'e:', 1, true) then break end  -- the history bounds the names of errors
   if string.find(ARGV[12], ' ', 1, true) then break end
@@ -23,8 +23,8 @@ repeat
   if wanted > 0 and next_due and tonumber(next_due) <= now then break end
   local settled = ARGV[2] .. 't:' .. (ARGV[22] or '')
   if settles then
-    local task = redis.pcall('HMGET', settled, 's', 't')
-    if task.err or task[1] ~= 'processing' or task[2] ~= ARGV[23] then break end
+    local task = redis.pcall('HMGET', settled, 's', 't', 'b')
+    if task.err or task[1] ~= 'processing' or task[2] ~= ARGV[23] or task[3] then break end
     local oldest = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
     if oldest and (tonumber(oldest) <= now or redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[9])) then break end
   end
@@ -38,8 +38,8 @@ repeat
     first = ids[1] and redis.pcall('HMGET', ARGV[2] .. 't:' .. ids[1], 'p', 'n', 'o', 'k', 'u')
     second = ids[2] and redis.pcall('HMGET', ARGV[2] .. 't:' .. ids[2], 'p', 'n', 'o', 'k', 'u')
     -- A hash that is gone, a task that has come back, or one with a deadline.
-    if first and (not first[1] or first[4]) then break end
-    if second and (not second[1] or second[4]) then break end
+    if first and (not first[1] or first[2] or first[4]) then break end
+    if second and (not second[1] or second[2] or second[4]) then break end
     if first and first[3] and string.sub(first[3], 1, 7) == '{"@by":' then break end
     if second and second[3] and string.sub(second[3], 1, 7) == '{"@by":' then break end
   end
@@ -57,6 +57,7 @@ repeat
     redis.call('ZREM', KEYS[2], '')
     redis.call('ZADD', ARGV[2] .. 'never', 'XX', 0, '')
     local is_kept = redis.call('EXPIRE', settles and minute or KEYS[10], settles and 7200 or request_s) == 1
+    if settles and not is_kept then break end  -- the first settle of a minute may begin longer steps; nothing is written yet
     if settles then
       redis.call('HINCRBY', KEYS[7], 'completed', 1)
       local mark = ARGV[23] .. ':' .. ARGV[3]
@@ -71,13 +72,12 @@ repeat
     -- Write.
     if first then
       redis.call('HSET', KEYS[7], 'token', token + #ids)
-      local held_by, attempt = stamp .. ' ' .. ARGV[4], (first[2] or 0) + 1
-      redis.call('HSET', ARGV[2] .. 't:' .. ids[1], 's', 'processing', 't', token + 1, 'n', attempt, 'y', held_by)
-      rows = { ids[1], token + 1, attempt, first[1], first[3], first[4], first[5] }
+      local held_by = stamp .. ' ' .. ARGV[4]
+      redis.call('HSET', ARGV[2] .. 't:' .. ids[1], 's', 'processing', 't', token + 1, 'n', 1, 'y', held_by)
+      rows = { ids[1], token + 1, 1, first[1], first[3], first[4], first[5] }
       if second then
-        attempt = (second[2] or 0) + 1
-        redis.call('HSET', ARGV[2] .. 't:' .. ids[2], 's', 'processing', 't', token + 2, 'n', attempt, 'y', held_by)
-        rows[8], rows[9], rows[10], rows[11] = ids[2], token + 2, attempt, second[1]
+        redis.call('HSET', ARGV[2] .. 't:' .. ids[2], 's', 'processing', 't', token + 2, 'n', 1, 'y', held_by)
+        rows[8], rows[9], rows[10], rows[11] = ids[2], token + 2, 1, second[1]
         rows[12], rows[13], rows[14] = second[3], second[4], second[5]
       end
       local claimed = second and ids[1] .. '\n' .. ids[2] or ids[1]
@@ -100,7 +100,6 @@ repeat
         redis.pcall('HINCRBY', KEYS[9], name, by)
       end
       redis.pcall('HINCRBY', minute, 'completed', 1)
-      if not is_kept then redis.call('EXPIRE', minute, 7200) end
     end
     if hit and redis.call('ZRANGE', ready, 0, 0)[1] then redis.pcall('ZADD', base .. 'marker', 0, '0') end
   end

@@ -24,14 +24,14 @@ end
 -- Adds to the settles of a request one for each task that its claim met too late.
 local function add_overdue(items, tasks, now)
   for _, key in ipairs(overdue) do
-    local task = redis.call('HMGET', key, 't', 'o', 's', 'p')
+    local task = redis.call('HMGET', key, 't', 'o', 's', 'p', 'b')
     local expiry, ttl_s = expiry_of(task[2])
     -- A task in another state has a stale entry, which is dropped.
     if (task[3] or 'pending') == 'pending' then
       items[#items + 1] = {
         id = string.sub(key, #tasks + 1), key = key, given = task[1] or '0', answer = 'ok', accepted = true,
         status = 'cancelled', ttl = ttl_s, expiry = whole(now + ttl_s * 1000), tally = '', was = 'pending',
-        created = task[4],        is_dropped = true, ended = whole(expiry), first = 1, last = 0,
+        created = task[4], is_dropped = true, ended = whole(expiry), first = 1, last = 0, emitted = task[5],
       }
     end
   end

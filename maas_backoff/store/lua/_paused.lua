@@ -4,7 +4,7 @@
 local function paused_kinds(prefix)
   local kinds, paused = redis.call('HGETALL', prefix .. 'kinds'), {}
   for n = 1, #kinds, 2 do
-    if kinds[n + 1] ~= '' then paused[#paused + 1], paused[#paused + 2] = kinds[n], kinds[n + 1] end
+    if not is_open(kinds[n + 1]) then paused[#paused + 1], paused[#paused + 2] = kinds[n], kinds[n + 1] end
   end
   return paused
 end

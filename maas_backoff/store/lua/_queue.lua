@@ -11,9 +11,12 @@ local function bases_of_all(prefix)
   return bases
 end
 
+-- Whether a kind is not paused, by its value in the hash `kinds`.
+local function is_open(stored) return not stored or stored == '' or string.sub(stored, 1, 1) == '~' end
+
 -- The beginnings of the keys of a worker's kinds that are not paused, and the set of those of its paused ones. `kinds` are
 -- names, separated by spaces; '-' is the nameless one, which costs no command. The hash `kinds` has for each kind the time
--- since which it is paused, or ''.
+-- since which it is paused, or ''; or '~' and what a batch of the kind waits for: see _batch.lua.
 local function open_bases_of(prefix, kinds)
   if kinds == '-' then return { prefix }, {} end
   local names, open, closed = {}, {}, {}
@@ -21,7 +24,7 @@ local function open_bases_of(prefix, kinds)
   local paused_at = redis.call('HMGET', prefix .. 'kinds', unpack(names))
   for n, kind in ipairs(names) do
     local base = base_of(prefix, kind == '-' and '' or kind)
-    if (paused_at[n] or '') == '' then open[#open + 1] = base else closed[base] = true end
+    if is_open(paused_at[n]) then open[#open + 1] = base else closed[base] = true end
   end
   return open, closed
 end

@@ -337,7 +337,7 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
         else
           passed, lane.has_kept = passed + 1, true
         end
-        is_stopped = is_stopped or passed >= MOST_PASSED
+        is_stopped = is_stopped or turns.is_full or passed >= MOST_PASSED
       until is_stopped or #claims >= most or starts[tenant] - entry.less + entry.part.lift > most_start
     end
 

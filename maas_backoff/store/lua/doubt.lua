@@ -38,4 +38,5 @@ if task ~= '' then
 end
 local shut = before or task == '' or #tasks >= limit
 if shut then redis.call('HSET', ledger, 'shut' .. of, whole(math.max(now + shut_ms, before or 0)) .. ' ' .. reason) end
+if shut and shut_ms > KEPT_S * 1000 then redis.call('EXPIRE', ledger, KEPT_S + math.ceil(shut_ms / 1000)) end
 return shut and 1 or 0

@@ -12,6 +12,7 @@ The first write is a ZADD of a marker, which is a hint: a full memory or a missi
 --#include _queue
 --#include _lanes
 --#include _deadlines
+--#include _arrivals
 --#include _schema
 local scheduled, policies, meta = KEYS[1], KEYS[2], KEYS[3]
 local prefix, policy, policy_text = ARGV[2], ARGV[3], ARGV[4]
@@ -21,11 +22,12 @@ local all_or_none, groups = ARGV[7] == '1', tonumber(ARGV[8])
 if redis.call('HEXISTS', policies, policy) == 0 and policy_text == '' then return 'policy' end
 
 -- Read: the kinds of the tasks that the queue does not know yet.
-local new_kinds, new_count, closed = {}, 0, {}
+local new_kinds, new_count, closed, batches = {}, 0, {}, {}
 local function is_known(kind)
   if new_kinds[kind] then return true end
   local paused_at = redis.call('HGET', prefix .. 'kinds', kind)
-  if paused_at and paused_at ~= '' then closed[base_of(prefix, kind)] = true end
+  if not is_open(paused_at) then closed[base_of(prefix, kind)] = true
+  elseif paused_at and paused_at ~= '' then batches[kind] = { waits = paused_at, count = 0, cost = 0 } end
   if paused_at then return true end
   new_kinds[kind], new_count = true, new_count + 1
   return redis.call('HLEN', prefix .. 'kinds') + new_count <= MOST_KINDS
@@ -185,6 +187,7 @@ for n = 1, #at do
     if index ~= scheduled then key = lanes.enter(index, lane, score, 1) end
   end
   append(indexes, key, score, id)
+  if batches[kind] and index ~= scheduled then note_arrival(batches[kind], line) end
 end
 for key, args in pairs(indexes) do
   local answer = redis.pcall('ZADD', key, unpack(args))
@@ -203,6 +206,9 @@ for kind in pairs(new_kinds) do redis.call('HSET', prefix .. 'kinds', kind, '') 
 if policy_text ~= '' then
   redis.call('HSET', policies, policy, policy_text)
   if not redis.call('HGET', meta, 'schema') then redis.call('HSET', meta, 'schema', SCHEMA) end
+end
+for kind, batch in pairs(batches) do
+  if not has_enough(prefix, kind, batch, now) then closed[base_of(prefix, kind)] = true end
 end
 if not paused then
   if is_woken then wake[prefix] = nil end

@@ -12,6 +12,7 @@ For a task in a lane, the number before its fields is a text: see _shares.lua, `
 --#include _paused
 --#include _lanes
 --#include _shares
+--#include _watch
 local watched, prefix, watch_ms, room = KEYS[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local state = redis.call('HMGET', KEYS[2], 'ahead', 'reaped_at', 'paused')
 local now = queue_time(clock(ARGV[1]), state[1], state[2])
@@ -43,14 +44,5 @@ for i = 5, #ARGV do
 end
 local paused, paused_tenants, limits = has_kind and paused_kinds(prefix) or {}, {}, {}
 if shares then paused_tenants, limits = shares.read() end
-if #found > 0 then
-  local watch_s = math.ceil(watch_ms / 1000)
-  redis.call('ZREM', watched, '')  -- a first write that a full memory does not refuse
-  -- Each command is tried before the first real write: without EXPIRE, `watched` would be kept for ever.
-  redis.call('ZADD', watched, 'XX', 0, '')
-  redis.call('EXPIRE', watched, watch_s)
-  redis.call('ZREMRANGEBYSCORE', watched, '-inf', now)
-  for _, id in ipairs(found) do redis.call('ZADD', watched, whole(now + watch_ms), id) end
-  redis.call('EXPIRE', watched, watch_s)
-end
+if #found > 0 then watch(watched, found, now, watch_ms) end
 return { reply_time(now, state[1]), state[3] and 1 or 0, rows, paused, paused_tenants, limits }

@@ -12,6 +12,7 @@ A pending task goes into its index. A running task gets a lease, which its worke
 --#include _try
 --#include _task
 --#include _lanes
+--#include _parts
 local scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3]
 local indexes = { processing = { leases }, external = { external }, completed = { KEYS[4] }, failed = { KEYS[5] }, cancelled = { KEYS[6] } }
 local now, prefix, repair = queue_time_of(ARGV[1], KEYS[7]), ARGV[2], ARGV[3] == '1'
@@ -45,10 +46,10 @@ local function place_of(task, state, new_names)
 end
 
 local noted = redis.call('HGET', KEYS[7], 'lanes')
-local found, from, to, finished, new_names, has_lane = {}, {}, {}, {}, {}, false
+local found, from, to, finished, emitted, new_names, has_lane = {}, {}, {}, {}, {}, {}, false
 for i = 7, #ARGV do
   local id = ARGV[i]
-  local task = fields_of(prefix .. 't:' .. id, 'p', 's', 'u', 'k', 'q', 'f', 'o') or {}
+  local task = fields_of(prefix .. 't:' .. id, 'p', 's', 'u', 'k', 'q', 'f', 'o', 'b') or {}
   local state = task[2] or 'pending'
   local is_listed = not task[1] or not indexes[state] or is_gone(task, state)
   for _, index in ipairs(not is_listed and indexes[state] or {}) do is_listed = is_listed or redis.call('ZSCORE', index, id) end
@@ -69,7 +70,9 @@ for i = 7, #ARGV do
       append(to, index, score, id)
       local expiry = state == 'pending' and expiry_of(task[7])
       if expiry then append(to, prefix .. 'deadlines', whole(expiry), id) end
-      if state ~= 'pending' and state ~= 'processing' and state ~= 'external' then finished[id] = ttl_of(state) end
+      if state ~= 'pending' and state ~= 'processing' and state ~= 'external' then
+        finished[id], emitted[id] = ttl_of(state), task[8]
+      end
     end
   end
 end
@@ -92,7 +95,10 @@ if #found > 0 and repair then
     end
     for index, count in pairs(counts) do redis.call('HSET', prefix .. 'laned', index, count) end
   end
-  for id, ttl_s in pairs(finished) do redis.call('EXPIRE', prefix .. 't:' .. id, ttl_s) end
+  for id, ttl_s in pairs(finished) do
+    redis.call('EXPIRE', prefix .. 't:' .. id, ttl_s)
+    if emitted[id] then expire_emitted(prefix, id, ttl_s) end
+  end
   wake_bases(wake, wake)
 end
 return found

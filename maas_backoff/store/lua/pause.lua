@@ -21,7 +21,7 @@ if kind == '' then
 else
   bases = { base_of(prefix, kind) }
   local since = redis.call('HGET', kinds, kind)
-  if ((since or '') ~= '') ~= on then changed = 1 end
+  if is_open(since) == on then changed = 1 end
   if changed == 1 and not since and redis.call('HLEN', kinds) >= MOST_KINDS then changed = -1 end
 end
 redis.call('HDEL', meta, '')

@@ -9,6 +9,7 @@ An operation, with a `call` of its own: a repeated call gets the same answer for
 --#include _queue
 --#include _lanes
 --#include _task
+--#include _parts
 --#include _watched
 local watched, call, prefix, status, limit = KEYS[2], KEYS[3], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local stored_answer = answered_before(call)
@@ -16,15 +17,15 @@ if stored_answer then
   local number, more = string.match(stored_answer, '^(%d+) (%d)$')
   return { tonumber(number), tonumber(more) }
 end
-local from, gone, listed, never, lanes = {}, {}, 0, prefix .. 'never', nil
+local from, gone, emitted, listed, never, lanes = {}, {}, {}, 0, prefix .. 'never', nil
 for k = 4, #KEYS do
   local wanted = limit - listed
   local ids = redis.call('ZRANGE', KEYS[k], 0, wanted - 1)
   for _, id in ipairs(ids) do
     listed = listed + 1
     append(from, KEYS[k], id)
-    local task = fields_of(prefix .. 't:' .. id, 's', 'p')
-    if task and task[2] and (task[1] or 'pending') == status then gone[#gone + 1] = id end
+    local task = fields_of(prefix .. 't:' .. id, 's', 'p', 'b')
+    if task and task[2] and (task[1] or 'pending') == status then gone[#gone + 1], emitted[id] = id, task[3] end
     if status == 'pending' then
       append(from, prefix .. 'deadlines', id)
       local _, _, _, lane = terms_of(task and task[2] or '')
@@ -55,7 +56,8 @@ local more = listed >= limit and 1 or 0
 keep_answer(call, #gone .. ' ' .. more, math.ceil(ARGV[4] / 1000))
 remove_all(from)
 if lanes then lanes.write(KEYS[1], '2') end
-for _, id in ipairs(gone) do redis.call('UNLINK', prefix .. 't:' .. id) end
+for _, id in ipairs(gone) do unlink_task(prefix, id, emitted[id]) end
+if status == 'pending' and #gone > 0 then redis.pcall('HINCRBY', KEYS[1], 'removed', #gone) end
 unlist_empty_gpu_sets(prefix)
 publish_changed(prefix, watched, gone)
 return { #gone, more }

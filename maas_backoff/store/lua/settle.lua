@@ -2,11 +2,12 @@
 KEYS: scheduled leases external completed failed cancelled meta watched totals request
 ARGV: now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds used groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
 Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs
-Preconditions: `lease` (the task runs under this token), `expired` (the same, and its lease has run out), `pending`, `external`, `finished`; an empty token means any.
-Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unknown'; or the state that stood against it.
+Preconditions: `lease` (the task runs under this token; `lease <n>`: and its stream has n parts of this attempt), `expired` (the same, and its lease has run out), `pending`, `external`, `finished`; an empty token means any.
+Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unsent' (parts of the stream are missing); 'unknown'; or the state that stood against it.
 `fits` is '' or, for each claim, a line "demand device" (a placement): only tasks that wait for a GPU are claimed then, as many of each demand as it has lines.
 `kinds` are those of the worker, separated by spaces; '-' is the nameless kind. Tasks of other kinds, and of paused ones, are not claimed.
 `used` has lines about settles, which count if the settle is accepted: "u <number> <lane> <costs>" (costs to add to those that were charged), "c <number> <limit> <ms>" (the task closes the limit).
+`claims` of a batch is "size wait_ms cost": see _batch.lua. Either a whole batch of the one kind is claimed, or nothing.
 A claim is seven values: id token attempt creation overrides counts due; `counts` of a task that has come back has more lines: its suspicion, or an empty one, then its last error and its failed attempts, if there are any. The same request_id gets the same claims again. A paused queue gives none.
 `tally` is lines "name number" for the history. They are counted once: by the first of equal calls that settles a task. The `tally` of a group is names, counted for each accepted settle of the group. The first name, of a comeback, is counted only if the task comes back.
 An operation has the request_id 'call', and its own `request`: a repeated call gets the same answers for lease_ms. A due time "at <ms>" is by the clock of users.
@@ -23,16 +24,22 @@ Reads everything first, and tries each command that it will write with. The firs
 --#include _suspects
 --#include _overdue
 --#include _claim
+--#include _parts
 --#include _lanes
 --#include _limits
 --#include _turns
+--#include _batch
 --#include _history
 --#include _watched
 local scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3]
 local finished = { completed = KEYS[4], failed = KEYS[5], cancelled = KEYS[6] }
 local meta, watched, totals, request = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local prefix, settle_id, worker, lease_ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local request_id, wanted, suspicion = ARGV[6], tonumber(ARGV[7]), ARGV[8]
+local request_id, wanted, suspicion, batch = ARGV[6], tonumber(ARGV[7]), ARGV[8], nil
+if not wanted then
+  batch = new_batch(ARGV[7], prefix, ARGV[12])
+  wanted = batch.size
+end
 local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[14])
 local tasks, never, deadlines = prefix .. 't:', prefix .. 'never', prefix .. 'deadlines'
 
@@ -122,7 +129,16 @@ if wanted > 0 then
     end
     if limits then limits.rouse() end
     if fits ~= '' then
-      claims = claims_on_fits(fits, prefix, closed, tasks, suspicion_of(suspicion), orphans, turns)
+      claims = claims_on_fits(fits, prefix, closed, tasks, suspicion_of(suspicion), orphans, turns, batch)
+    elseif batch then
+      for _, move in ipairs(candidates) do
+        move.claimable, is_cut = false, true
+        moves[#moves + 1] = move
+      end
+      if bases[1] then
+        claims = batch.claims(suspicion, now, turn, turns, limits, orphans)
+        is_cut = is_cut or batch.is_cut
+      end
     else
       claims = claims_of_suspects(suspicion, bases, wanted, tasks, orphans, turns and turns.pay)
       if turns then
@@ -213,7 +229,10 @@ for _, item in ipairs(items) do
     else
       append(from, finished[was], id)
     end
-    if item.kind == 'finished' then retaken, item.suspect = true, false end
+    if item.kind == 'finished' then
+      retaken, item.suspect = true, false
+      drops = drops or item.emitted
+    end
     if status == 'pending' then
       local due, raised, created = now + item.delay, item.demand, item.created
       for f = item.first, item.last, 2 do
@@ -333,13 +352,16 @@ if is_operation or lanes or fits ~= '' or next(from) then
 end
 
 -- Write: the settled tasks.
+local requeued = 0
 for _, item in ipairs(items) do
   if item.accepted then
     -- For a task that is marked processing, `given` is the new token: a repeated call is answered "already".
     local key, status, mark = item.key, item.status, item.given .. ':' .. settle_id
     if item.kind == 'finished' then
+      requeued = requeued + 1
       redis.call('PERSIST', key)
       redis.call('HDEL', key, 'x', 'f', 'r', 'e', 'g', 'm', 'w')
+      if item.emitted then forget_stream(prefix, item.id, item.emitted) end
       if item.overrides then redis.call('HSET', key, 'o', item.overrides) end
     end
     if status == 'pending' then
@@ -352,9 +374,12 @@ for _, item in ipairs(items) do
       redis.call('HSET', key, 's', status, 'd', mark, 'f', stamp, unpack(ARGV, item.first, item.last))
       if item.ended then redis.call('HSET', key, 'f', item.ended, 'w', 'expired') end
       redis.call('EXPIRE', key, item.ttl)
+      if item.emitted then expire_emitted(prefix, item.id, item.ttl) end
     end
   end
 end
+
+if requeued > 0 then redis.pcall('HINCRBY', meta, 'requeued', requeued) end
 
 -- Write: the claimed tasks.
 if not replayed and #claims > 0 then
@@ -382,10 +407,11 @@ if state[5] and not has_lanes and not lanes then
 end
 for status, gone in pairs(dropped) do
   for _, id in ipairs(gone) do
-    if gone.theirs[id] then redis.call('UNLINK', tasks .. id) end
+    if gone.theirs[id] then unlink_task(prefix, id, gone.emitted[id]) end
   end
 end
 if #changed > 0 then
+  if not is_kept then begin_steps(prefix, totals, meta, now, adding) end
   note_history(prefix, minute, totals, now, has_settled and tally or '', tallied, adding)
   if not is_kept then redis.call('EXPIRE', minute, KEPT_S) end
 end
@@ -406,7 +432,7 @@ for n, claim in ipairs(claims) do
   local task, r = claim.task, 7 * n
   rows[r - 6], rows[r - 5], rows[r - 4] = claim.id, claim.token, claim.attempt
   rows[r - 3], rows[r - 2], rows[r - 1], rows[r] = task[CREATION], task[OVERRIDES], task[COUNTS], task[DUE]
-  if task[COUNTS] then rows[r - 1] = with_failures(task[COUNTS], task.suspicion, tasks .. claim.id) end
+  if task[COUNTS] or claim.attempt > 1 then rows[r - 1] = with_failures(task[COUNTS], task.suspicion, tasks .. claim.id) end
   took_suspect = took_suspect or claim.is_suspect
   if claim.fit then fitted[2 * n - 1], fitted[2 * n] = claim.fit, claim.raised end
 end
@@ -416,7 +442,9 @@ for _, base in ipairs(took_suspect and bases or {}) do
 end
 if not paused then wake_bases(wake, wake_gpu, closed) end
 if fits ~= '' then unlist_empty_gpu_sets(prefix) end
+if batch and fits == '' then batch.note(now) end
 local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
+if batch and batch.wait_ms > 0 then next_due = math.min(tonumber(next_due or math.huge), now + batch.wait_ms) end
 if limits and not paused then next_due = limits.earlier_of(next_due) end
 local answers = {}
 for n = 1, asked do answers[n] = items[n].answer end

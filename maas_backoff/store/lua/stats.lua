@@ -1,7 +1,7 @@
 --[[ Count a queue's tasks by state.
 KEYS: scheduled leases external completed failed cancelled meta
 ARGV: now prefix
-Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the head of the queue became due, per GPU set its name and its number of tasks, 1 if the queue is paused, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when, how many tenants have waiting tasks, per paused tenant (1,000 or a few more) its name and since when and its number of waiting tasks, for how many limits tasks wait, how many limits are set or closed
+Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the first task that needs no GPU became due, per GPU set its name and its number of tasks, since when the queue is paused or 0, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when, how many tenants have waiting tasks, per paused tenant (1,000 or a few more) its name and since when and its number of waiting tasks, for how many limits tasks wait, how many limits are set or closed, per GPU set the ms since its first task became due, how many tasks were created of all time
 A pending task whose deadline has passed counts as cancelled.
 Suspects that wait for a GPU are counted among the first 100 of a set; running ones only if some wait, among 1000 leases.
 ]]
@@ -12,7 +12,7 @@ Suspects that wait for a GPU are counted among the first 100 of a set; running o
 --#include _paused
 --#include _task
 --#include _lanes
-local state, prefix = redis.call('HMGET', KEYS[7], 'ahead', 'reaped_at', 'paused', 'lanes'), ARGV[2]
+local state, prefix = redis.call('HMGET', KEYS[7], 'ahead', 'reaped_at', 'paused', 'lanes', 'completed', 'failed', 'cancelled', 'requeued', 'removed'), ARGV[2]
 local now = queue_time(clock(ARGV[1]), state[1], state[2])
 local function card(key) return redis.call('ZCARD', key) end
 
@@ -24,11 +24,11 @@ if state[4] then
 end
 local function count_in(index) return redis.call('ZCARD', index) + (in_lanes[index] or 0) end
 
-local listed, gpu, demands, gpu_count = redis.call('HKEYS', prefix .. 'demands'), {}, {}, 0
+local listed, gpu, demands, gpu_count, oldest = redis.call('HKEYS', prefix .. 'demands'), {}, {}, 0, {}
 for n, name in ipairs(listed) do
   gpu[n] = gpu_set(prefix, name)
   local count = count_in(gpu[n])
-  gpu_count = gpu_count + count
+  gpu_count, oldest[gpu[n]] = gpu_count + count, now
   demands[2 * n - 1], demands[2 * n] = name, count
 end
 
@@ -44,31 +44,34 @@ for n = 0, #kinds do
   if n > 0 then by_kind[2 * n - 1], by_kind[2 * n] = kinds[n], count end
 end
 
-local oldest = now
-local function look_at(index)
-  local head = redis.call('ZRANGE', index, 0, 0)[1]
+-- The oldest due time of each GPU set, and of all other indexes together.
+local OTHERS = ''
+oldest[OTHERS] = now
+local function look_at(key, index)
+  local head = redis.call('ZRANGE', key, 0, 0)[1]
   if head then
     local task = redis.call('HMGET', prefix .. 't:' .. head, 'u', 'p')
     local due = task[1] or task[2] and string.match(task[2], '^%d+')
-    if due then oldest = math.min(oldest, tonumber(due)) end
+    local of = oldest[index] and index or OTHERS
+    if due then oldest[of] = math.min(oldest[of], tonumber(due)) end
   end
 end
-for _, index in ipairs(heads) do look_at(index) end
+for _, index in ipairs(heads) do look_at(index, index) end
 
 -- Lanes may be many: those of the tenants whose turn is next in each index, and some of those that wait for limits.
 local MOST_HEADS = 4
 for index in pairs(in_lanes) do
   for _, tenant in ipairs(redis.call('ZRANGE', turns_key(index), 0, MOST_HEADS - 1)) do
-    look_at(lane_key(index, tenant))
+    look_at(lane_key(index, tenant), index)
     local limited = redis.call('ZRANGE', limited_key(index, tenant), 0, 0)[1]
-    if limited then look_at(lane_key(index, limited)) end
+    if limited then look_at(lane_key(index, limited), index) end
   end
 end
 local shut = state[4] and redis.call('ZCARD', prefix .. 'opens') or 0
 for _, limit in ipairs(shut > 0 and redis.call('ZRANGE', prefix .. 'opens', 0, MOST_HEADS - 1) or {}) do
   for _, tenant in ipairs(redis.call('ZRANGE', prefix .. 'shut:' .. limit, 0, MOST_HEADS - 1)) do
     local lane = redis.call('ZRANGE', shut_lanes_key(prefix, limit, tenant), 0, 0)[1]
-    if lane then look_at(prefix .. lane) end
+    if lane then look_at(prefix .. lane, prefix .. (parts_of_key(lane) or '')) end
   end
 end
 
@@ -89,7 +92,7 @@ if suspects > 0 then suspects_running = count_suspects(redis.call('ZRANGE', KEYS
 
 local later = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
 local next_due = later and whole(math.max(0, later - now)) or '-1'
-if later then oldest = math.min(oldest, tonumber(later)) end
+if later then oldest[OTHERS] = math.min(oldest[OTHERS], tonumber(later)) end
 
 -- An older release leaves entries of tasks that it has taken: the first hundred are looked at.
 local overdue = redis.call('ZCOUNT', prefix .. 'deadlines', '-inf', now)
@@ -97,6 +100,14 @@ for _, id in ipairs(overdue > 0 and redis.call('ZRANGEBYSCORE', prefix .. 'deadl
   local task = fields_of(prefix .. 't:' .. id, 'p', 's')
   if not task or not task[1] or (task[2] or 'pending') ~= 'pending' then overdue = overdue - 1 end
 end
+local gpu_ages = {}
+for n, index in ipairs(gpu) do gpu_ages[n] = whole(now - oldest[index]) end
+
+-- No create is counted, because that would cost each one. Every task is unfinished, or was finished or removed; one that
+-- was taken back out of a finished state is among both.
+local unfinished = card(KEYS[1]) + due_count + card(KEYS[2]) + card(KEYS[3])
+local function total(n) return tonumber(state[n] or 0) or 0 end
+local created = unfinished + total(5) + total(6) + total(7) - total(8) + total(9)
 return {
   reply_time(now, state[1]),
   math.max(0, card(KEYS[1]) + due_count - overdue),
@@ -105,9 +116,9 @@ return {
   redis.call('ZCOUNT', KEYS[4], now, '+inf'),
   redis.call('ZCOUNT', KEYS[5], now, '+inf'),
   redis.call('ZCOUNT', KEYS[6], now, '+inf') + overdue,
-  whole(now - oldest),
+  whole(now - oldest[OTHERS]),
   demands,
-  state[3] and 1 or 0,
+  tonumber(state[3]) or 0,
   next_due,
   suspects,
   suspects_running,
@@ -117,4 +128,6 @@ return {
   paused_tenants,
   shut,
   redis.call('HLEN', prefix .. 'limits') + redis.call('HLEN', prefix .. 'closed'),
+  gpu_ages,
+  math.max(0, created),
 }

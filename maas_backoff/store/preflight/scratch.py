@@ -42,6 +42,7 @@ class Scratch:
             "info": self._keys.info(self._worker),
             "host": self._keys.host("", ""),
             "name": self._keys.name(""),
+            "quiet": self._keys.quiet(self._worker),
         }
 
     def fill(self, word: str) -> str:
@@ -50,8 +51,10 @@ class Scratch:
 
     def names(self) -> list[str]:
         """Return all keys that the scripts may write."""
-        tasks = [self._keys.task(task_id) for task_id in "abcdefghij"]
+        tasks = [self._keys.task(task_id) for task_id in "abcdefghijkl"]
         tasks += [
+            self._keys.stream("a"),
+            self._keys.log("a"),
             self._keys("deadlines"),
             self._keys("demands"),
             self._keys("gpu:1:0"),
@@ -60,7 +63,7 @@ class Scratch:
             *(self._keys(self._keys.of_kind(kind, name)) for kind in (NAMELESS, "kind") for name in _OF_KINDS),
             self._keys("errors"),
             *map(self._keys, _OF_LANES),
-            self._keys(f"h:{_NOW // 60_000}"),
+            *(self._keys(f"{name}:{_NOW // 60_000 // step}") for name, step in (("h", 1), ("h10", 10), ("h60", 60))),
         ]
         found = {key for _, own, _ in self.life() for key in own}
         return sorted({*found, *tasks, self._keys.control(self._worker)})
@@ -82,10 +85,21 @@ class Scratch:
         first_token = f"{_NOW * 1000 + 1}"
         yield self._step(scripts.RENEW, "a", first_token, "b", "2", info="{}")
         yield self._step(scripts.PROGRESS, "a", first_token, "50", "half", "b", "", "50", "")
+        part, line = (
+            ("a", first_token, "1", "0", "1", "1", "1", "0", "t", "x"),
+            ("a", first_token, *"1021021", "j", "1", "x"),
+        )
+        yield self._step(scripts.EMIT, *part)
+        yield self._step(scripts.EMIT, *line)
+        yield self._step(scripts.STREAM, "parts", "a", "", "log", "a", "last 1", limit="1000")
         yield self._step(scripts.GET, "a", "b", limit="1000")
         yield self._step(settle, *_settled("a", "lease", "pending"), groups="1", settle_id="retry")
         yield self._step(settle, claims="2", request_id="second", kinds="-")
         yield self._step(settle, claims="1", request_id="third")
+        for task_id in "kl":
+            yield self._step(scripts.ENQUEUE, "policy 0 0 - kind  1", "", "", "1", task_id, "{}", groups="1")
+            yield self._step(settle, claims="3 60000 9", request_id=f"batch {task_id}", kinds="kind")
+        yield self._step(settle, claims="2 0 -", request_id="batch", kinds="kind")
         yield self._step(settle, *_settled("a", "expired", "pending"), groups="1", settle_id="reap")
         yield self._step(scripts.CANCEL, task="a", id="a")
         ended = [*_settled("a", "lease", "completed"), *_settled("c", "lease", "failed")]
@@ -111,7 +125,7 @@ class Scratch:
         yield self._step(settle, claims="3", request_id="late", now=f"{_NOW + 1}")
         yield from self._life_in_lanes()
         yield self._step(scripts.PURGE, keys=("scheduled",))
-        yield self._step(scripts.DELETE, task="a", id="a")
+        yield self._step(scripts.DELETE, "a", "", "", "b", "", "")
         yield self._step(scripts.LEAVE)
 
     def _life_in_lanes(self) -> Iterator[tuple[Script[object], Sequence[str], list[str]]]:
@@ -129,12 +143,12 @@ class Scratch:
         for part in ("waiting", "limits", "opens", "shut:limit", "shut_lanes:limit|tenant"):
             yield self._step(scripts.SHARES, part=part)
         yield self._step(scripts.LIMIT)
-        yield self._step(scripts.DELETE, task="j", id="j")
+        yield self._step(scripts.DELETE, "j", "", "")
 
     def _step(
         self, script: Script[object], *items: str, task: str = "a", keys: Sequence[str] = (), **given: str
     ) -> tuple[Script[object], Sequence[str], list[str]]:
-        call = self._keys.call(f"{script.name} {' '.join(given.values())}")
+        call = self._keys.call(f"{script.name} {' '.join((*given.values(), *items[:1]))}")
         names = self._keys.all((*script.keys, *keys), task=self._keys.task(task), call=call, **self._own)
         args = [given[name] if name in given else self._default(name) for name in script.args]
         return script, names, [*args, *items]
@@ -160,9 +174,10 @@ class Scratch:
             "failed_ttl_s": "60",
             "step_ms": "60000",
             "steps": "10",
-            "minutes": "2",
+            "step": "1",
             "tally": "w1 1",
             "id": "a",
+            "token": "",
             "kind": "",
             "tenant": "tenant",
             "weight": "",

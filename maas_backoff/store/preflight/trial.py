@@ -19,7 +19,15 @@ from maas_backoff.store.preflight.scratch import Scratch
 SCHEMA = 1
 """The form of the data, as _schema.lua writes it. The number grows if an older release would misread new data."""
 
-_WORKERS_ONLY = (scripts.RENEW, scripts.EXPIRE, scripts.REAP, scripts.LEAVE, scripts.DEMANDS, scripts.HOLD)
+_WORKERS_ONLY = (
+    scripts.RENEW,
+    scripts.EXPIRE,
+    scripts.REAP,
+    scripts.LEAVE,
+    scripts.EMIT,
+    scripts.DEMANDS,
+    scripts.HOLD,
+)
 _COMMAND = re.compile(r"redis\.p?call\('([A-Z]+)'")
 # None of these changes anything: the server refuses a value, or the key is missing. `$` is a key, `&` a channel.
 _HARMLESS = {
@@ -45,6 +53,10 @@ _HARMLESS = {
             "SET $ value PX 0",
             "TIME",
             "UNLINK $",
+            "XADD $ NOMKSTREAM 1-1 field value",
+            "XLEN $",
+            "XRANGE $ - +",
+            "XREVRANGE $ + -",
             "ZADD $ none member",
             "ZCARD $",
             "ZCOUNT $ 0 0",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.emission import Part
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.domain.task import TaskEntity
@@ -75,6 +76,11 @@ class Call(Protocol):
         """How it is traced, if it is."""
         ...
 
+    @property
+    def earlier(self) -> Sequence[Part]:
+        """The parts of the task's stream that earlier attempts have emitted."""
+        ...
+
     def started(self) -> None:
         """Note that the handler begins now: from here on its timeout counts."""
         ...
@@ -82,6 +88,19 @@ class Call(Protocol):
     def lingers(self, ended: asyncio.Event) -> None:
         """Note that the thread cannot be stopped; `ended` will be set when it has ended by itself."""
         ...
+
+
+class CallOfBatch(Call, Protocol):
+    """One call of the handler for several tasks. As a `Call`, it is that of its first task."""
+
+    @property
+    def members(self) -> Sequence[Call]:
+        """The tasks, each as a call of its own."""
+        ...
+
+
+BatchOutcome = HandlerOutcome | list[HandlerOutcome]
+"""The outcome of each task of a batch, in order; or one for all, if the handler raised or was stopped."""
 
 
 class Executor(Protocol):
@@ -118,6 +137,10 @@ class Executor(Protocol):
         not be started, or because it was too late (`Call.start_before`). Only this call's own cancellation is raised,
         after the handler was stopped as hard as this executor can.
         """
+        ...
+
+    def run_batch(self, call: CallOfBatch) -> Coroutine[Any, Any, BatchOutcome]:
+        """Call the handler once for several tasks of one kind, and return what came of it; else as `run`."""
         ...
 
     async def aclose(self) -> None:

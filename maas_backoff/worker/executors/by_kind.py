@@ -5,7 +5,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from maas_backoff.domain.outcome import HandlerOutcome
-from maas_backoff.worker.executors.base import Call, ExecutorGroup
+from maas_backoff.worker.executors.base import BatchOutcome, Call, CallOfBatch, ExecutorGroup
 from maas_backoff.worker.setback import Setback
 
 
@@ -34,6 +34,10 @@ class ExecutorByKind:
     def run(self, call: Call) -> Coroutine[Any, Any, HandlerOutcome]:
         """Call the handler once."""
         return self._by_kind[call.task.kind].run(call)
+
+    def run_batch(self, call: CallOfBatch) -> Coroutine[Any, Any, BatchOutcome]:
+        """Call the handler once for a batch."""
+        return self._by_kind[call.task.kind].run_batch(call)
 
     async def aclose(self) -> None:
         """Close all executors. Raises the error of the first that raised one."""

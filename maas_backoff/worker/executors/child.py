@@ -4,23 +4,26 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
 from maas_backoff.common.orphans import mark_what_starts_here
+from maas_backoff.domain.batch_outcome import outcomes_of_values
 from maas_backoff.domain.context import current
+from maas_backoff.domain.emission import Emission, Part
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
-from maas_backoff.domain.outcome import HandlerOutcome, Unstarted, to_dict
+from maas_backoff.domain.outcome import Unstarted, to_dict
 from maas_backoff.domain.shorten import TEXT_LIMIT, cut
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.child_loop import ChildLoop
@@ -29,9 +32,10 @@ from maas_backoff.worker.executors.frames import Record
 from maas_backoff.worker.executors.handlers import joined
 from maas_backoff.worker.executors.records import Sender, set_levels
 from maas_backoff.worker.executors.reference import HandlerReference
+from maas_backoff.worker.executors.script import script
 
 if TYPE_CHECKING:
-    from maas_backoff.worker.executors.base import Handler
+    from maas_backoff.worker.executors.base import BatchOutcome, Handler
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -43,6 +47,7 @@ def main() -> None:
     The arguments are the number of the parent's socket, the parent's process id, the folder of this library, and the
     number of the socket for log records.
     """
+    script.in_child = True
     fd, parent_pid = map(int, sys.argv[1:3])
     _die_with(parent_pid)
     _leave_stopping_to_the_parent()
@@ -59,11 +64,13 @@ def main() -> None:
     sys.path[:], sys.argv[:] = setup["path"], setup["argv"]
     what = "its module cannot be imported there"
     try:
-        handler = joined({kind: HandlerReference(**one).load() for kind, one in setup["handlers"].items()})
+        handlers = {kind: HandlerReference(**one).load() for kind, one in setup["handlers"].items()}
+        handler = joined(_hooked(handlers, setup["around"]) if "around" in setup else handlers)
         lifespan = None if setup["lifespan"] is None else HandlerReference(**setup["lifespan"]).load()
         set_levels(setup["levels"])  # again: the modules may have set levels that the parent has changed since
         loop = ChildLoop(connection)
-        server = Server(connection, records, loop, handler, setup["max_payload_bytes"])
+        limits = Limits(setup["max_payload_bytes"], setup["max_stream_bytes"])
+        server = Server(connection, records, loop, handler, limits)
         if lifespan is not None and not setup["only_imports"]:
             what = "its worker_lifespan failed there"
             loop.enter(lifespan, GpuAssignment.from_dict(setup["gpu"]))
@@ -72,6 +79,13 @@ def main() -> None:
         return
     connection.send({"ready": True})
     server.serve()
+
+
+def _hooked(handlers: Mapping[str, "Handler"], references: Iterable[Record]) -> Mapping[str, "Handler"]:
+    from maas_backoff.worker.executors.hooks import hooked  # few programs have hooks, and this imports anyio
+
+    hooks = [HandlerReference(**one).load() for one in references]
+    return {kind: hooked(handler, hooks) for kind, handler in handlers.items()}
 
 
 def _die_with(parent_pid: int) -> None:
@@ -115,17 +129,25 @@ def _restore_signals() -> None:
     _release_signals()
 
 
+class Limits(NamedTuple):
+    """The most bytes of a result, and of a task's stream."""
+
+    payload: int
+    stream: int
+
+
 class Server:
     """Calls the handler for each task that the parent sends."""
 
     def __init__(
-        self, connection: Connection, records: Sender, loop: ChildLoop, handler: "Handler", max_payload_bytes: int
+        self, connection: Connection, records: Sender, loop: ChildLoop, handler: "Handler", limits: Limits
     ) -> None:
         self._connection = connection
         self._records = records
         self._loop = loop
         self._handler = handler
-        self._limit = max_payload_bytes
+        self._limit = limits.payload
+        self._stream_limit = limits.stream
         self._pid = os.getpid()
         self._directory = Path.cwd()
         self._streams = _standard_streams()
@@ -143,15 +165,22 @@ class Server:
         while request := self._next_request():
             self._calls += 1
             self._loop.is_busy = True
-            task = self._records.task = TaskEntity.from_dict(request["task"], _Receiver(self, self._calls))
+            members = [self._entity(one, place) for place, one in enumerate(request.get("members", ()))]
+            task = None if members else self._entity(request)
+            self._records.task = task
             # The worker, or this process, may have stood still since the request was sent; all processes of a
             # machine share the clock.
             late = time.monotonic() >= request["start_before"]
-            outcome = Unstarted() if late else Context().run(self._attempt, task, request.get("span"))
+            outcome = Unstarted() if late else Context().run(self._attempt, task or members, request.get("span"))
             self._loop.is_busy = False
             self._records.task = None
             self._tidy()
             self._answer(outcome)
+
+    def _entity(self, request: Record, place: int | None = None) -> TaskEntity:
+        """Return a task of a request; `place` is that in its batch."""
+        earlier = [Part(*part) for part in request.get("earlier", ())]
+        return TaskEntity.from_dict(request["task"], _Receiver(self, self._calls, place, self._stream_limit, earlier))
 
     def _next_request(self) -> Record | None:
         """Return the next request, or None."""
@@ -169,28 +198,32 @@ class Server:
             with suppress(ValueError, OSError):  # a handler may have closed it
                 print(f"spans of this process will not be in the trace: {error}", file=sys.stderr)  # noqa: T201 - for the parent's log
 
-    def _attempt(self, task: TaskEntity, span: Record | None) -> HandlerOutcome:
+    def _attempt(self, task: TaskEntity | list[TaskEntity], span: Record | None) -> "BatchOutcome":
         """Call the handler, in a context of its own. Whatever it raises is an outcome; what it forked ends here."""
-        current.set(task)
+        is_batch = isinstance(task, list)
+        current.set(None if isinstance(task, list) else task)
         with ExitStack() as stack:
             if span:
                 self._follow(span, stack)
             try:
                 value = copy_context().run(self._handler, task, *self._loop.values)
                 if isinstance(value, Coroutine):
-                    return self._awaited(value)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
-                return outcome_of_value(value, self._limit)
+                    return self._awaited(value, is_batch=is_batch)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
+                return self._outcome_of(value, is_batch=is_batch)
             except BaseException as error:  # noqa: BLE001 - SystemExit ends an attempt, not the child
                 return outcome_of_error(error, self._limit)
             finally:
                 self._end_if_forked()
 
-    def _awaited(self, coroutine: Coroutine[Any, Any, object]) -> HandlerOutcome:
-        outcomes: list[HandlerOutcome] = []
+    def _outcome_of(self, value: object, *, is_batch: bool) -> "BatchOutcome":
+        return outcomes_of_values(value, self._limit) if is_batch else outcome_of_value(value, self._limit)
+
+    def _awaited(self, coroutine: Coroutine[Any, Any, object], *, is_batch: bool) -> "BatchOutcome":
+        outcomes: list[BatchOutcome] = []
 
         async def attempt() -> None:
             try:
-                outcomes.append(outcome_of_value(await coroutine, self._limit))
+                outcomes.append(self._outcome_of(await coroutine, is_batch=is_batch))
             except BaseException as error:  # noqa: BLE001 - SystemExit must not tear down the loop
                 outcomes.append(outcome_of_error(error, self._limit))
             finally:
@@ -201,10 +234,13 @@ class Server:
             outcomes.append(outcome_of_error(broken, self._limit))
         return outcomes[0]
 
-    def _answer(self, outcome: HandlerOutcome) -> None:
+    def _answer(self, outcome: "BatchOutcome") -> None:
         reusable = self._loop.is_reusable and _standard_streams() == self._streams
         try:
-            self._connection.send({"outcome": to_dict(outcome), "reusable": reusable})
+            if isinstance(outcome, list):
+                self._connection.send({"outcomes": list(map(to_dict, outcome)), "reusable": reusable})
+            else:
+                self._connection.send({"outcome": to_dict(outcome), "reusable": reusable})
         except Exception as error:  # noqa: BLE001 - ResultEntity.fail(code=object()); nothing was sent yet
             self._connection.send({"outcome": to_dict(outcome_of_error(error)), "reusable": reusable})
 
@@ -214,9 +250,13 @@ class Server:
 
     def report(self, call: int, record: Record) -> None:
         """Send a report of the handler, unless its call is over."""
-        # A left-over thread may report when its call is over; a forked process has no connection.
-        if self._loop.is_busy and call == self._calls and os.getpid() == self._pid:
+        if self.serves(call):
             self._connection.send({**record, "call": call})
+
+    def serves(self, call: int) -> bool:
+        """Return whether a call of the handler is not over: a left-over thread may go on after it."""
+        # A forked process has no connection.
+        return self._loop.is_busy and call == self._calls and os.getpid() == self._pid
 
     def _tidy(self) -> None:
         """Write out what was printed, before the outcome; undo what would surprise the next call."""
@@ -233,15 +273,40 @@ class _Receiver:
 
     server: Server
     call: int
+    place: int | None
+    """The place of the task in its batch."""
+    most_bytes: int
+    """The size that the stream may have."""
+    earlier: Sequence[Part]
+    made: list[Emission] = attrs.field(factory=list[Emission])
+    """The emission, once it was asked for."""
 
     def progressed(self, _: int, progress: float, message: str | None) -> None:
         """Send the progress."""
         message = None if message is None else cut(message)
-        self.server.report(self.call, {"progress": progress, "message": message})
+        self._report({"progress": progress, "message": message})
 
     def used(self, _: int, cost: float | None, limits: Mapping[str, float]) -> None:
         """Send what the attempt has used."""
-        self.server.report(self.call, {"used": cost, "limits": limits})
+        self._report({"used": cost, "limits": limits})
+
+    def emission(self, _: int) -> Emission | None:
+        """Return what the call emits; None if the call is over."""
+        if not self.server.serves(self.call):
+            return None
+        with _MAKING:
+            if not self.made:
+                self.made.append(Emission(self.most_bytes, self.earlier, self._emitted))
+        return self.made[0]
+
+    def _report(self, record: Record) -> None:
+        self.server.report(self.call, record if self.place is None else {**record, "member": self.place})
+
+    def _emitted(self, form: str, text: str) -> None:
+        self._report({"emitted": form, "text": text})
+
+
+_MAKING = threading.Lock()
 
 
 def _standard_streams() -> list[tuple[int, int] | None]:

@@ -13,9 +13,13 @@ _LENGTH = struct.Struct(">I")
 _SLACK = 1_048_576
 
 
-def largest(max_payload_bytes: int) -> int:
-    """Return the bytes that a child's frame may have. A result is JSON text inside JSON: quoting can double it."""
-    return 2 * max_payload_bytes + _SLACK
+def largest(max_payload_bytes: int, max_stream_bytes: int, results: int = 1) -> int:
+    """Return the bytes that a child's frame may have, with the results of so many tasks, or a part of a stream.
+
+    A result is JSON text inside JSON: quoting can double it. A part may be a text of control characters, of which each
+    takes six bytes.
+    """
+    return max(2 * max_payload_bytes * results, 6 * max_stream_bytes) + _SLACK
 
 
 def encode(record: Mapping[str, object]) -> bytes:

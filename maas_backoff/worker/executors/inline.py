@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Awaitable
 from typing import cast
 
+from maas_backoff.domain.batch_outcome import outcomes_of_values
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
 from maas_backoff.domain.outcome import HandlerOutcome
-from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
+from maas_backoff.worker.executors.base import BatchOutcome, Call, CallOfBatch, GpuGrant, Handler
 from maas_backoff.worker.executors.lifespan import InThisProcess
 
 
@@ -51,6 +52,18 @@ class InlineExecutor:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
+            return outcome_of_error(error)
+
+    async def run_batch(self, call: CallOfBatch) -> BatchOutcome:
+        """Await the handler once for a batch."""
+        call.started()
+        tasks = [member.task for member in call.members]
+        try:
+            awaitable = cast("Awaitable[object]", self._handler(tasks, *self._lifespan.values))
+            return outcomes_of_values(await awaitable, self._limit)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as in run
             return outcome_of_error(error)
 
     async def aclose(self) -> None:

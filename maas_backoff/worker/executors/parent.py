@@ -9,15 +9,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import Context
 from pathlib import Path
 
 import attrs
 
 from maas_backoff.common.orphans import marked
+from maas_backoff.domain import emission
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.worker.executors.base import Call, GpuGrant
+from maas_backoff.errors import StreamError
+from maas_backoff.worker.executors.base import Call, CallOfBatch, GpuGrant
 from maas_backoff.worker.executors.child_process import ChildProcess
 from maas_backoff.worker.executors.child_socket import ChildSocket
 from maas_backoff.worker.executors.exits import kill_group
@@ -217,7 +219,7 @@ class Child:
         if "call" in record:
             # A thread of an earlier call may send a report after the next call has begun.
             if asked is not None and asked.call is not None and record["call"] == self.calls:
-                _report(asked.call.task, record)
+                _report(_reporter(asked.call, record), record)
         elif asked is None or asked.answer.done():
             raise ValueError("a frame without a request")
         else:
@@ -243,12 +245,35 @@ class Child:
         self._log.close()
 
 
+def _reporter(call: Call | CallOfBatch, record: Record) -> TaskEntity:
+    """Return the task of a report: one of the batch, if there is one. Raises ValueError for one that is not there."""
+    if "member" not in record:
+        return call.task
+    try:
+        return call.members[record["member"]].task  # type: ignore[union-attr]
+    except (AttributeError, IndexError, TypeError) as error:
+        raise ValueError("a report of a task that is not in the batch") from error
+
+
 def _report(task: TaskEntity, record: Record) -> None:
-    """Pass a report of the handler on. Raises InvalidValueError for one that no handler can make."""
+    """Pass a report of the handler on. Raises ValueError for one that no handler can make."""
     if "progress" in record:
         task.update_progress(record["progress"], record["message"])
+    elif "emitted" in record:
+        _pass_on(task, record["emitted"], record["text"])
     else:
         task.used(record["used"], record["limits"])
+
+
+def _pass_on(task: TaskEntity, form: str, text: str) -> None:
+    with suppress(StreamError):  # the server does not take it; the child was not told
+        match form:
+            case emission.TEXT | emission.JSON:
+                task.emit(emission.Part(form, text).data)
+            case emission.LINE:
+                task.log(text)
+            case _:
+                task.keep_emitted()
 
 
 @attrs.define(eq=False)

@@ -2,21 +2,25 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 import attrs
 from anyio import to_thread
 
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.threads import in_thread_or_here
 from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.fault import fault_of
 from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, to_dict
 from maas_backoff.errors import HandlerError
 from maas_backoff.worker.executors import frames
-from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
+from maas_backoff.worker.executors.base import BatchOutcome, Call, CallOfBatch, GpuGrant, Handler
 from maas_backoff.worker.executors.cleaner import Cleaner
 from maas_backoff.worker.executors.frames import Record
+from maas_backoff.worker.executors.hooks import AttemptHook
 from maas_backoff.worker.executors.lifespan import Lifespan
 from maas_backoff.worker.executors.parent import Child, ChildError, SetupError, StartError, UnreadError
 from maas_backoff.worker.executors.pool import ChildPool
@@ -49,25 +53,34 @@ class ProcessExecutor:
         max_payload_bytes: int,
         lifespan: Lifespan | None = None,
         demand: Demand | None = None,
+        hooks: Sequence[AttemptHook] = (),
+        largest_batch: int = 1,
         shared: "SharedByChildren | None" = None,
     ) -> None:
         """Make an executor that has no child yet.
 
         `demand` is that of tasks that do not say otherwise; None: they need no GPU. With a demand, a lifespan is
-        entered only on a GPU that was granted, and no child is kept ready before there is a task.
+        entered only on a GPU that was granted, and no child is kept ready before there is a task. `hooks` are entered
+        around each attempt, in the child. `largest_batch` is the most tasks of a call.
         """
         slots = config.concurrency
         shared = shared or SharedByChildren()
         self._handler = handler
         self._warm_children = 0 if demand is not None else min(config.warm_children or slots, slots)
         self._lifespan = lifespan
+        self._hooks = hooks
         self.start_demand: Demand | None = None if lifespan is None else demand
         self._cleaner = shared.cleaner
         self.pool: ChildPool = ChildPool(config.max_tasks_per_process, shared.child_ended)
         shared.pools.append(self.pool)
         self.setback: Setback = shared.setback
         self._starter = ChildStarter(
-            self.pool, self.setback, max_payload_bytes=max_payload_bytes, start_timeout=config.start_timeout
+            self.pool,
+            self.setback,
+            max_payload_bytes=max_payload_bytes,
+            max_stream_bytes=shared.max_stream_bytes,
+            largest_batch=largest_batch,
+            start_timeout=config.start_timeout,
         )
         self._warming: _Warming | None = None
 
@@ -101,7 +114,7 @@ class ProcessExecutor:
         Raises HandlerError if a child cannot find the handler, import its module, or enter the lifespan. If the GPU is
         full or broken, only logs the error: the first task tries another GPU.
         """
-        await self._starter.prepare(self._handler, self._lifespan)
+        await self._starter.prepare(self._handler, self._lifespan, self._hooks)
         await to_thread.run_sync(self._cleaner.start)
         try:
             await self._start_idle(grant)
@@ -156,17 +169,27 @@ class ProcessExecutor:
 
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once in a child of its own."""
+        outcome = await self._run(call, partial(_request, call))
+        assert not isinstance(outcome, list)
+        return outcome
+
+    async def run_batch(self, call: CallOfBatch) -> BatchOutcome:
+        """Call the handler once for a batch, in a child of its own."""
+        return await self._run(call, partial(_request_of_batch, call))
+
+    async def _run(self, call: Call, request: Callable[[], bytes]) -> BatchOutcome:
         try:
-            child, answer = await self._ask(call)
+            child, answer = await self._ask(call, request)
         except StartError as error:
             return self._not_started(error, call)
         except ChildError as error:
             return crashed(str(error))
-        outcome = from_dict(answer["outcome"])
+        is_same = "outcome" in answer
+        outcomes = [from_dict(one) for one in ([answer["outcome"]] if is_same else answer["outcomes"])]
         # After such a fault CUDA is of no use any more in that process.
-        sound = not isinstance(outcome, Failed) or not outcome.fault
+        sound = not any(isinstance(one, Failed) and one.fault for one in outcomes)
         self.pool.give_back(child, reusable=answer["reusable"] and sound)
-        return outcome
+        return outcomes[0] if is_same else outcomes
 
     def _not_started(self, error: StartError, call: Call) -> HandlerOutcome:
         """Return the outcome of a call whose child could not be started: the task is not to blame."""
@@ -177,7 +200,7 @@ class ProcessExecutor:
         self.lacking.set()
         return Unstarted()
 
-    async def _ask(self, call: Call) -> tuple[Child, Record]:
+    async def _ask(self, call: Call, make_request: Callable[[], bytes]) -> tuple[Child, Record]:
         """Send the call to a warm child, or to a new one. Raises StartError if no child can be started.
 
         A warm child may be dying already (the end of a large one takes the kernel some 100 ms): it has not begun then.
@@ -188,7 +211,7 @@ class ProcessExecutor:
             # The start may have taken minutes, or this process may have stood still since.
             if time.monotonic() >= call.start_before:
                 return child, _TOO_LATE
-            request = _request(call)
+            request = make_request()
             try:
                 return child, await child.ask(request, call)
             except UnreadError as error:
@@ -216,13 +239,15 @@ class ProcessExecutor:
         """End all children: by themselves within a second, or killed."""
         await self.pool.aclose()
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(self._cleaner.stop)
+            await in_thread_or_here(self._cleaner.stop)
 
 
 class SharedByChildren:
     """The parts that all ProcessExecutors of a worker share."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_stream_bytes: int = 1_048_576) -> None:
+        """Take the size that the stream of a task may have."""
+        self.max_stream_bytes = max_stream_bytes
         self.pools: list[ChildPool] = []
         self.setback: Setback = Setback(lambda: sum(pool.count(ready=True) for pool in self.pools))
         self.cleaner: Cleaner = Cleaner()
@@ -240,5 +265,18 @@ class _Warming:
 
 def _request(call: Call) -> bytes:
     """Return the frame that has a child call the handler, unless it reads the frame too late."""
-    span = {} if call.span is None else {"span": call.span.in_child}
-    return frames.encode({"task": call.task.to_dict(), "start_before": call.start_before, **span})
+    return frames.encode({**_member(call), "start_before": call.start_before, **_span(call)})
+
+
+def _request_of_batch(call: CallOfBatch) -> bytes:
+    members = [_member(member) for member in call.members]
+    return frames.encode({"members": members, "start_before": call.start_before, **_span(call)})
+
+
+def _member(call: Call) -> Record:
+    earlier = {"earlier": call.earlier} if call.earlier else {}
+    return {"task": call.task.to_dict(), **earlier}
+
+
+def _span(call: Call) -> Record:
+    return {} if call.span is None else {"span": call.span.in_child}

@@ -19,7 +19,7 @@ from maas_backoff.domain import tracebacks
 from maas_backoff.domain.context import current_task
 from maas_backoff.domain.shorten import TEXT_LIMIT, cut
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.logs import OWN_FIELDS, printable
+from maas_backoff.logs import OWN_FIELDS, printable, trace_ids
 
 LARGEST_MESSAGE = 196_608
 """Bytes of a message: less than what Linux lets a socket hold. A larger record is sent without its extra fields."""
@@ -31,6 +31,9 @@ LONGEST_WAIT = 1.0
 """Seconds that a record waits for the parent to take others. After one that waited in vain, the next do not wait."""
 
 _TELLS = ("levelno", "levelname", "created", "pathname", "lineno", "funcName", "process", "thread", "threadName")
+
+_NOTHING = {"task_id": "-", "attempt": 0, "queue": "-", "trace_id": "-", "span_id": "-"}
+"""The fields of a record that has no task and no trace."""
 
 _output = logging.getLogger("maas_backoff.output")
 
@@ -163,7 +166,7 @@ def _told(record: logging.LogRecord, task: TaskEntity | None, *, taken: bool) ->
     """Return a record as the parent is told of it: as JSON can hold it, and bounded, whatever it has."""
     extra = {name: _field(value) for name, value in vars(record).items() if name not in OWN_FIELDS}
     if task is not None:
-        extra = {"task_id": task.task_id, "attempt": task.attempt, **extra}
+        extra = {"task_id": task.task_id, "attempt": task.attempt, "queue": task.biz_prefix, **trace_ids(), **extra}
     return {
         "name": record.name,
         "message": _message(record),
@@ -222,7 +225,7 @@ def _record(told: Mapping[str, Any], child_pid: int) -> logging.LogRecord:
         "stack_info": _shown(told["stack_info"]),
     }
     # As TaskLogFilter says it: what the parent runs meanwhile has nothing to do with the record.
-    return logging.makeLogRecord({"task_id": "-", "attempt": 0, **extra, "child_pid": child_pid, **own})
+    return logging.makeLogRecord({**_NOTHING, **extra, "child_pid": child_pid, **own})
 
 
 def _shown(text: object) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Self
 import attrs
 
 from maas_backoff.errors import HandlerError
+from maas_backoff.worker.executors.script import ScriptEnd, script
 
 _MAIN = "__main__"
 _SCRIPT = "__mp_main__"  # what multiprocessing calls a script that it loads: guards in the wild know it
@@ -90,7 +91,7 @@ def _main_file() -> str:
     path = Path(getattr(sys.modules[_MAIN], "__file__", None) or "")
     if not path.is_file():
         _refuse("__main__ is not a file (an interactive session, stdin, -c or an archive)", _REMEDY)
-    if not _is_guarded(path.read_bytes()):
+    if not (script.ends_itself or _is_guarded(path.read_bytes())):
         _refuse(
             f"{path} would run again in each child process",
             'put what starts the program under `if __name__ == "__main__":`, or the handler in a module of its own',
@@ -124,7 +125,13 @@ def _load_script(path: str) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[_SCRIPT] = sys.modules[_MAIN] = module
-    loader.exec_module(module)
+    script.is_loading = True
+    try:
+        loader.exec_module(module)
+    except ScriptEnd:
+        pass
+    finally:
+        script.is_loading = False
     return module
 
 

@@ -2,13 +2,15 @@
 
 import asyncio
 import inspect
+from functools import partial
 
+from maas_backoff.domain.batch_outcome import outcomes_of_values
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
 from maas_backoff.domain.outcome import HandlerOutcome
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.worker.executors.base import Call, GpuGrant, Handler
+from maas_backoff.worker.executors.base import BatchOutcome, Call, CallOfBatch, GpuGrant, Handler
 from maas_backoff.worker.executors.lifespan import InThisProcess
-from maas_backoff.worker.executors.thread_pool import Rest, ThreadPool
+from maas_backoff.worker.executors.thread_pool import Rest, Run, ThreadPool
 from maas_backoff.worker.setback import Setback
 
 
@@ -64,13 +66,25 @@ class ThreadExecutor:
 
     async def run(self, call: Call) -> HandlerOutcome:
         """Call the handler once."""
-        mine = self._threads.begin(call, self._call)
+        outcome = await self._in_thread(call, self._call)
+        if isinstance(outcome, Rest):
+            return await self._awaited(outcome)
+        assert not isinstance(outcome, list)
+        return outcome
+
+    async def run_batch(self, call: CallOfBatch) -> BatchOutcome:
+        """Call the handler once for a batch."""
+        tasks = [member.task for member in call.members]
+        outcome = await self._in_thread(call, partial(self._call_batch, tasks))
+        return await self._awaited_batch(outcome) if isinstance(outcome, Rest) else outcome
+
+    async def _in_thread(self, call: Call, run: Run) -> BatchOutcome | Rest:
+        mine = self._threads.begin(call, run)
         try:
-            outcome = await mine.outcome
+            return await mine.outcome
         except asyncio.CancelledError:
             self._threads.leave_behind(mine)
             raise
-        return await self._awaited(outcome) if isinstance(outcome, Rest) else outcome
 
     async def _awaited(self, rest: Rest) -> HandlerOutcome:
         """Await what the call has returned: `async def` behind a plain decorator, say."""
@@ -87,6 +101,22 @@ class ThreadExecutor:
             value = self._handler(task, *self._lifespan.values)
             return Rest(value) if inspect.isawaitable(value) else outcome_of_value(value, self._limit)
         except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
+            return outcome_of_error(error)
+
+    def _call_batch(self, tasks: list[TaskEntity], _: TaskEntity) -> BatchOutcome | Rest:
+        """Call the handler for a batch, in a thread."""
+        try:
+            value = self._handler(tasks, *self._lifespan.values)
+            return Rest(value) if inspect.isawaitable(value) else outcomes_of_values(value, self._limit)
+        except BaseException as error:  # noqa: BLE001 - as in _call
+            return outcome_of_error(error)
+
+    async def _awaited_batch(self, rest: Rest) -> BatchOutcome:
+        try:
+            return outcomes_of_values(await rest.awaitable, self._limit)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as in _call
             return outcome_of_error(error)
 
     async def aclose(self) -> None:

@@ -14,9 +14,9 @@ import anyio
 import attrs
 from anyio import to_thread
 
-from maas_backoff.domain.outcome import HandlerOutcome, Unstarted
+from maas_backoff.domain.outcome import Unstarted
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.worker.executors.base import Call
+from maas_backoff.worker.executors.base import BatchOutcome, Call
 from maas_backoff.worker.executors.call import own_task
 from maas_backoff.worker.setback import THREAD, Setback
 
@@ -132,7 +132,7 @@ class ThreadPool:
             assert call.result is not None
             self._end(call, call.result)
 
-    def _end(self, call: "ThreadCall", result: "HandlerOutcome | Rest") -> None:
+    def _end(self, call: "ThreadCall", result: "BatchOutcome | Rest") -> None:
         self._running -= 1
         call.ended.set()
         if call.outcome.done():
@@ -148,10 +148,10 @@ class ThreadCall:
     call: Call
     run: "Run"
     context: Context
-    outcome: "asyncio.Future[HandlerOutcome | Rest]"
+    outcome: "asyncio.Future[BatchOutcome | Rest]"
     ended: asyncio.Event = attrs.field(factory=asyncio.Event)
     """Set when the thread has ended the call, also one that was cancelled."""
-    result: "HandlerOutcome | Rest | None" = None
+    result: "BatchOutcome | Rest | None" = None
 
     @property
     def may_begin(self) -> bool:
@@ -166,5 +166,5 @@ class Rest:
     awaitable: Awaitable[object]
 
 
-Run = Callable[[TaskEntity], HandlerOutcome | Rest]
+Run = Callable[[TaskEntity], BatchOutcome | Rest]
 """Calls a handler in a thread."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 import anyio
+import attrs
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.demand import Waiting
@@ -15,7 +16,8 @@ from maas_backoff.errors import StorageError
 from maas_backoff.gate.gate import HOLD, Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.gate.placement import Placement, Plan
-from maas_backoff.store.batch import BatchRequest
+from maas_backoff.store.batch import BatchRequest, Claimed
+from maas_backoff.worker.batch_learning import BatchLearning
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.patience import Patience
@@ -40,6 +42,7 @@ class Admission:
         wake_ups: WakeUps,
         gate: Gate,
         exchange: ExchangeLoop,
+        learning: BatchLearning,
     ) -> None:
         """`exchange` is an exchange loop that nothing else uses."""
         self._worker = context.name
@@ -53,6 +56,11 @@ class Admission:
         self._exchange = exchange
         self._usable = False
         self._held = ""
+        self._sizes = dict[str, int]()
+        """For how many tasks of a batch there is room, by the name of the demand's set."""
+        self._learning = learning
+        self._batch_due = math.inf
+        """When the next batch is due that waits for more tasks, on the event loop's clock."""
         self._patience = Patience("a worker's admission to GPUs", context.store.connection.server.outage)
 
     async def run(self) -> None:
@@ -73,10 +81,15 @@ class Admission:
         """Wait until the next check is due. While nothing waits, a new GPU sample alone is no reason for a check."""
         longest = anyio.current_time() + self._interval
         while True:
-            with anyio.move_on_after(PAUSE):
+            with anyio.move_on_after(min(PAUSE, self._batch_due - anyio.current_time())):
                 await self._wake_ups.gpu.wait()
             self._wake_ups.gpu.clear()
-            if waiting or self._must_check() or anyio.current_time() >= longest:
+            if (
+                waiting
+                or anyio.current_time() >= self._batch_due
+                or self._must_check()
+                or anyio.current_time() >= longest
+            ):
                 return
 
     def _must_check(self) -> bool:
@@ -96,7 +109,7 @@ class Admission:
         """Start the tasks that fit; return whether a task still waits."""
         await self._gate.tidy()
         self._usable = bool(self._gate.devices.usable)
-        able = self._usable and not self._slots.closing
+        able = self._usable and not self._slots.shut
         if not able:
             self._slots.keep_for_gpu(0)
         waiting = able and await self._start_what_fits()
@@ -115,7 +128,7 @@ class Admission:
         waiting, first_ready, held = await self._demands()
         while waiting:
             free = slots.free
-            made = await self._gate.plan(waiting, slots=max(1, free), held=held)
+            made = await self._plan(waiting, max(1, free), held)
             await self._post(made)
             # While all slots are taken, the next free slot goes to the task that comes first, with a GPU or without.
             first = made.starts[0].waiting.rank if made.starts else math.inf
@@ -133,8 +146,48 @@ class Admission:
         slots.keep_for_gpu(0)
         return False
 
+    async def _plan(self, waiting: Sequence[Waiting], slots: int, held: str) -> Plan:
+        """Plan for batches that are as large as there is room for."""
+        sizes = self._sizes = {one.name: await self._most_tasks(one) for one in waiting} if self._kinds.batches else {}
+        while True:
+            sized = [self._sized(one) for one in waiting] if sizes else waiting
+            made = await self._gate.plan(sized, slots=slots, held=held)
+            started = {start.waiting.name for start in made.starts}
+            large = [name for name, number in sizes.items() if number > 1 and name not in started]
+            if not large or len(made.starts) >= slots:
+                return made
+            for name in large:
+                sizes[name] //= 2
+
+    async def _most_tasks(self, waiting: Waiting) -> int:
+        """Return how many tasks of a batch the reservation should be for; 1: as many as there are."""
+        batching = self._kinds.batches.get(kind_of(waiting))
+        if batching is None or not batching.gpu_memory_per_task:
+            return 1
+        return max(1, min(await self._store.reader.count_of_demand(waiting.name), batching.max_size))
+
+    def _sized(self, waiting: Waiting) -> Waiting:
+        batching, number = self._kinds.batches.get(kind_of(waiting)), self._sizes[waiting.name]
+        if batching is None or number == 1:
+            return waiting
+        return attrs.evolve(waiting, demand=batching.demand(waiting.demand, number))
+
     async def _demands(self) -> tuple[Sequence[Waiting], float, str]:
-        return await self._store.reader.demands(self._requests.suspects_on_gpus(), self._kinds)
+        waiting, first_ready, held = await self._store.reader.demands(self._requests.suspects_on_gpus(), self._kinds)
+        if self._kinds.batches:
+            self._batch_due = math.inf
+            waiting = [one for one in waiting if await self._is_due(one)]
+        return waiting, first_ready, held
+
+    async def _is_due(self, waiting: Waiting) -> bool:
+        """Return whether tasks may start: all but those that wait for others of their batch."""
+        batching = self._kinds.batches.get(kind_of(waiting))
+        if batching is None or waiting.age >= batching.max_wait:
+            return True
+        if await self._store.reader.count_of_demand(waiting.name) >= batching.max_size:
+            return True
+        self._batch_due = min(self._batch_due, anyio.current_time() + batching.max_wait - waiting.age)
+        return False
 
     async def _post(self, made: Plan) -> None:
         value = ""
@@ -150,15 +203,27 @@ class Admission:
     async def _start(self, starts: list[Placement]) -> bool:
         """Reserve room, claim tasks, and give back unused reservations; return whether a task was started."""
         grants: list[Grant] = []
+        alone: list[Grant] = []
         fits: list[str] = []
+        started = False
         try:
             for start in starts:
                 grant = await self._gate.reserve(start)
-                if grant is not None:
-                    grants.append(grant)
-                    fits.append(f"{start.waiting.name} {grant.uuid} {grant.index} {start.waiting.demand.memory}")
+                if grant is None:
+                    continue
+                grants.append(grant)
+                fit, kind = _fit(start, grant), kind_of(start.waiting)
+                if kind in self._kinds.batches:
+                    batching = self._kinds.batches[kind]
+                    most = self._sizes[start.waiting.name] if batching.gpu_memory_per_task else batching.max_size
+                    batch = self._learning.claim_on_gpu(kind, grant.uuid, most)
+                    request = self._requests.for_gpu_batch(fit, kind, batch, self._exchange.number)
+                    started |= request is not None and await self._claim(request, [grant])
+                else:
+                    alone.append(grant)
+                    fits.append(fit)
             request = self._requests.for_gpus(fits, self._exchange.number)
-            return request is not None and await self._claim(request, grants)
+            return (request is not None and await self._claim(request, alone)) or started
         finally:
             # Reservations that no task has taken, also if the server did not answer.
             for grant in grants:
@@ -169,8 +234,27 @@ class Admission:
         """Claim tasks for the reservations; return whether there were any, or entries that the claim has dropped."""
         sent = time.monotonic()
         reply = await self._exchange.send(request)
-        for claimed in reply.claimed:
-            grants[claimed.fit].claimed(claimed.task.task_id, claimed.demand)
+        if request.batch and reply.claimed:
+            self._note_batch(request.kind, reply.claimed, grants[0])
+        else:
+            for claimed in reply.claimed:
+                grants[claimed.fit].claimed(claimed.task.task_id, claimed.demand)
         self._exchange.apply(request, reply, sent, grants)
         await self._gate.tidy()  # so that the ledger names the tasks
         return bool(reply.claimed) or reply.hit
+
+    def _note_batch(self, kind: str, batch: Sequence[Claimed], grant: Grant) -> None:
+        """Have the reservation name the first task, and be no larger than what the batch needs."""
+        demands = [one.demand for one in batch if one.demand is not None]
+        largest = max(demands, key=lambda demand: demand.memory, default=None)
+        needed = None if largest is None else self._kinds.batches[kind].demand(largest, len(batch))
+        grant.claimed(batch[0].task.task_id, needed)
+
+
+def kind_of(waiting: Waiting) -> str:
+    """Return the kind of waiting tasks, by the name of their set."""
+    return waiting.name.rpartition("/")[0]
+
+
+def _fit(start: Placement, grant: Grant) -> str:
+    return f"{start.waiting.name} {grant.uuid} {grant.index} {start.waiting.demand.memory}"

@@ -16,7 +16,7 @@ from maas_backoff.domain.signals import Retry
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import StorageError
 from maas_backoff.gate.grant import Grant
-from maas_backoff.store.batch import BatchReply, BatchRequest
+from maas_backoff.store.batch import UNSENT, BatchReply, BatchRequest
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.patience import Patience
@@ -72,24 +72,33 @@ class ExchangeLoop:
         `sent` is when the request was sent, by time.monotonic(). `grants` belong to the request's `fits`.
         """
         # Claimed tasks come first: no other work should make them wait.
-        if reply.claimed:
+        if reply.claimed and request.batch:
+            self._work.begin_batch(reply.claimed, sent, grants)
+        elif reply.claimed:
             self._work.begin(reply.claimed, sent, grants)
         settled = self._requests.answered(request, reply, time.monotonic() - sent)
         for attempt, settle, word in zip(settled, request.settles, reply.answers, strict=True):
-            report(attempt, settle.settlement, word)
+            if word == UNSENT:
+                self._work.attempts.emissions.send_again(attempt, settle)
+            else:
+                report(attempt, settle.settlement, word, self._context.name)
         now, interval = anyio.current_time(), self._context.interval
         due = now + interval if reply.next_due is None else now + min(interval, reply.next_due)
-        if (request.claims and not request.fits) or due < self._wake_ups.look_at:
+        is_look = request.claims and not request.fits and (not request.batch or self._wake_ups.only_batches)
+        if is_look or due < self._wake_ups.look_at:
             self._wake_ups.plan(due)
 
 
-def report(attempt: Attempt, settlement: Settlement, word: str) -> None:
+def report(attempt: Attempt, settlement: Settlement, word: str, worker: str) -> None:
     """Log the end of an attempt; no other code logs it."""
     if word == "ok" and settlement.error is None and not log.isEnabledFor(logging.DEBUG):
         return
     task = attempt.task
     late = word in {"lost", "unknown"}
     extra = attempt.about("too_late" if late else "cancelled" if word == "cancelled" else settlement.event)
+    extra["worker"] = worker
+    if settlement.error is not None:
+        extra["error_type"] = settlement.error.type
     if late:
         log.warning(
             "task %r: the outcome of attempt %d came too late (%s)", task.task_id, task.attempt, word, extra=extra

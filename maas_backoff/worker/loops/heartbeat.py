@@ -55,6 +55,7 @@ class Heartbeat:
         self._own_loop = OwnLoop(self._beat_for_ever, "maas-backoff-heartbeat", FAILED)
         self._rival = ""
         self._announced = False
+        self._quiet = False
 
     @property
     def trouble(self) -> str | None:
@@ -146,7 +147,8 @@ class Heartbeat:
 
     async def _renew(self, client: Client) -> None:
         context, attempts = self._context, self._renewable()
-        info = self._description.text(len(attempts), self._watch.lag)
+        oldest = max((attempt.age for attempt in attempts), default=0)
+        info = self._description.text(len(attempts), self._watch.lag, oldest)
         leases = [(attempt.task.task_id, attempt.token) for attempt in attempts]
         sent = time.monotonic()  # the lease begins with the renewal on the server, which is later
         # The deadline grows with each failure: on a slow network, a new connection may take longer than the first one.
@@ -155,6 +157,7 @@ class Heartbeat:
         self._last.answered()
         self._neighbours.note(processes(reply.neighbours))
         self._note_name(reply.named.decode())
+        await self._note_quiet(client, bool(reply.quiet))
         lease = Lease.since(sent, context.lease)
         gone = {int(token) for token in reply.lost}
         for attempt in attempts:
@@ -172,6 +175,18 @@ class Heartbeat:
         if rival and rival != self._rival:
             log.error("worker %s has started under the same worker_name; names must differ", rival)
         self._rival = rival
+
+    async def _note_quiet(self, client: Client, quiet: bool) -> None:
+        """Pass on that the worker is to claim nothing, or to claim again. The next heartbeat reports it."""
+        if quiet == self._quiet:
+            return
+        self._quiet = quiet
+        log.warning("quiet: nothing is claimed until it is undone" if quiet else "no longer quiet: tasks are claimed")
+        self._watch.call(self._slots.set_quiet, quiet)
+        if quiet:
+            # This ends the claim that sleeps on the server.
+            with anyio.fail_after(self._deadline):
+                await self._context.store.markers.wake_by(client, self._context.name)
 
     async def _renew_grants(self, client: Client) -> None:
         """Renew the reservations of this worker, for each GPU: in a Cluster, each ledger may be on another node."""

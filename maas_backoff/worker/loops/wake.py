@@ -6,6 +6,7 @@ The claim waits on the server behind the blocking command: no message is needed 
 import asyncio
 import time
 
+from maas_backoff.domain.kind import Kinds
 from maas_backoff.errors import StorageError
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.connect import Client
@@ -16,6 +17,8 @@ from maas_backoff.worker.loops.patience import Patience
 from maas_backoff.worker.requests import BatchRequests
 from maas_backoff.worker.slots import Slots
 from maas_backoff.worker.wake_ups import WakeUps
+
+NO_KINDS = Kinds(())
 
 LONGEST_BLOCK = 5.0
 """The longest sleep in seconds. A marker can be lost with a connection, so no sleep is longer."""
@@ -69,9 +72,10 @@ class Wake:
                 self._wake_ups.wake()
 
     async def _sleep(self) -> None:
-        gpu = self._wake_ups.hears_gpu = self._wake_ups.listens_for_gpu
-        context = self._context
-        marker = await self._store.markers.sleep(self._client, context.name, self._block, gpu=gpu, kinds=context.kinds)
+        context, quiet = self._context, self._slots.quiet
+        gpu = self._wake_ups.hears_gpu = self._wake_ups.listens_for_gpu and not quiet
+        kinds = NO_KINDS if quiet else context.kinds  # the markers of tasks are for other workers
+        marker = await self._store.markers.sleep(self._client, context.name, self._block, gpu=gpu, kinds=kinds)
         self._note(marker)
         if is_for_slots(marker) and self._slots.claimable <= self._slots.spare:
             # No slot is free: let another worker have the marker.

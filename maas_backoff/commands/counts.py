@@ -1,0 +1,210 @@
+"""The commands that show the numbers of a queue."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from maas_backoff.commands.command import OK, Arguments, Options, at_least_one, on_queue
+from maas_backoff.commands.json_text import print_json
+from maas_backoff.commands.text import moment, span, table
+from maas_backoff.domain.history import Activity, Durations, gpu_memory_hint
+from maas_backoff.domain.limit import rate_text
+from maas_backoff.domain.shares import LimitStats
+from maas_backoff.logs import printable
+from maas_backoff.scheduler import TaskBackoffScheduler
+
+
+async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    stats, why = await scheduler.get_queue_stats(), await scheduler.explain()
+    history = await scheduler.get_history(60)
+    if options.json:
+        counts = attrs.asdict(stats) | {"reason": why}
+        print_json({**counts, "last_hour": activity_view(history.recent), "total": activity_view(history.total)})
+        return OK
+    due = stats.pending_count - stats.scheduled_count
+    counts = {"due": due, "scheduled": stats.scheduled_count, "processing": stats.processing_count}
+    counts |= {"completed": stats.completed_count, "failed": stats.failed_count, "cancelled": stats.cancelled_count}
+    print(table(list(counts), [[f"{number:,}" for number in counts.values()]]))
+    print(printable(why))
+    if stats.oldest_pending_age:
+        print(f"The oldest has been due for {span(stats.oldest_pending_age)}.")
+    last = history.recent
+    ends, failures = last.completed, f"{last.failed:,} failed, {last.retried:,} retried, {last.lost:,} lost"
+    if last.expired:
+        failures += f", {last.expired:,} expired"
+    print(f"Last hour: {ends:,} completed ({ends / 60:.3g} a minute), {failures}.")
+    for name, durations in (("waited", last.waits), ("ran", last.runs), ("settled in", last.settles)):
+        half, most, worst = (span(durations.quantile(share)) for share in (0.5, 0.95, 0.99))
+        print(f"  {name}: {half} (p50), {most} (p95), {worst} (p99) of {durations.count:,}")
+    if last.batch_sizes.count:
+        median, highest = (last.batch_sizes.quantile(share) for share in (0.5, 0.95))
+        print(f"  batches: {median:.3g} tasks (p50), {highest:.3g} (p95) of {last.batch_sizes.count:,}")
+        half, most = (span(last.batch_waits.quantile(share)) for share in (0.5, 0.95))
+        print(f"  batches waited: {half} (p50), {most} (p95)")
+    for name, sizes in (("used of a GPU", last.gpu_peaks), ("asked for", last.gpu_needs)):
+        median, highest = sizes.quantile(0.5), sizes.quantile(0.99)
+        if median is not None:
+            print(f"  {name}: {median:.3g} GiB (p50), {highest:.3g} GiB (p99) of {sizes.count:,}")
+    hint = gpu_memory_hint(last)
+    if hint:
+        print(hint)
+    if last.errors:
+        print(table(("error", "attempts"), most_frequent(last)))
+    return OK
+
+
+def most_frequent(activity: Activity, most: int = 10) -> list[tuple[str, int]]:
+    """Return the types of errors that were seen most, with their numbers."""
+    return sorted(activity.errors.items(), key=lambda one: -one[1])[:most]
+
+
+def activity_view(activity: Activity) -> dict[str, Any]:
+    """Return numbers as values for JSON: durations in seconds, GPU memory in GiB."""
+    view = attrs.asdict(activity, filter=lambda field, _: field.name != "start" and field.name not in _MEASURED)
+    for name in _MEASURED:
+        found = getattr(activity, name)
+        view[name] = {"count": found.count, **{f"p{share}": found.quantile(share / 100) for share in (50, 95, 99)}}
+    return {**view, "gpu_hint": gpu_memory_hint(activity)}
+
+
+_MEASURED = ("waits", "runs", "settles", "gpu_peaks", "gpu_needs", "batch_sizes", "batch_waits")
+
+
+def _for_history(parser: Arguments) -> None:
+    spans = parser.add_mutually_exclusive_group()
+    spans.add_argument("--minutes", type=int, metavar="N", help="the last 1 to 120 minutes, one a line (default: 60)")
+    spans.add_argument("--hours", type=int, metavar="N", help="the last 1 to 24 hours, ten minutes a line")
+    spans.add_argument("--days", type=int, metavar="N", help="the last 1 to 7 days, one hour a line")
+    parser.add_argument("--empty", action="store_true", help="also show lines in which nothing happened")
+
+
+async def _history(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    history = await scheduler.get_history(options.minutes, hours=options.hours, days=options.days)
+    if options.json:
+        steps = [{"start": one.start, **activity_view(one)} for one in history.steps]
+        about = {"step": history.step.total_seconds(), "steps": steps}
+        print_json({**about, "recent": activity_view(history.recent), "total": activity_view(history.total)})
+        return OK
+    head = ("from", "completed", "failed", "cancelled", "retried", "lost", "waited p50 p95 p99", "ran p50 p95 p99")
+    shown = [one for one in history.steps if options.empty or one != Activity(one.start)]
+    rows = [(moment(one.start)[:-4] + "Z", *_ends(one)) for one in shown]
+    print(table(head, [*rows, ("all", *_ends(history.recent))]))
+    if history.recent.errors:
+        print(table(("error", "attempts"), most_frequent(history.recent)))
+    return OK
+
+
+def _ends(one: Activity) -> Sequence[str]:
+    numbers = (one.completed, one.failed, one.cancelled, one.retried, one.lost)
+    return (*(f"{number:,}" for number in numbers), _quantiles(one.waits), _quantiles(one.runs))
+
+
+def _quantiles(durations: Durations) -> str:
+    return ", ".join(span(durations.quantile(share)) for share in (0.5, 0.95, 0.99)) if durations.count else "-"
+
+
+async def _kinds(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    stats, fleet = await scheduler.get_queue_stats(), await scheduler.workers()
+    names = {*stats.kinds, *(kind for worker in fleet for kind in worker.kinds if kind)}
+    workers = {name: sum(name in worker.kinds for worker in fleet) for name in sorted(names)}
+    if options.json:
+        due, paused = stats.due_of, stats.paused_kinds
+        print_json(
+            [
+                {"kind": name, "due": due(name), "workers": count, "paused_since": paused.get(name)}
+                for name, count in workers.items()
+            ]
+        )
+        return OK
+    rows_of_text = [
+        (name, f"{stats.due_of(name):,}", count or "no running worker has it", moment(stats.paused_kinds.get(name)))
+        for name, count in workers.items()
+    ]
+    print(table(("kind", "due", "workers", "paused since"), rows_of_text))
+    return OK
+
+
+def _for_tenants(parser: Arguments) -> None:
+    parser.add_argument("--limit", type=at_least_one, default=50, metavar="N", help="show N tenants (default: 50)")
+
+
+async def _tenants(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    tenants = await scheduler.tenants()
+    if options.json:
+        print_json(
+            [
+                {"tenant": one.name, "waiting": one.waiting, "weight": one.weight, "paused_since": one.paused_since}
+                for one in tenants
+            ]
+        )
+        return OK
+    rows = [(one.name, f"{one.waiting:,}", f"{one.weight:g}", moment(one.paused_since)) for one in tenants]
+    print(table(("tenant", "waiting", "weight", "paused since"), rows[: options.limit]))
+    if len(rows) > options.limit:
+        print(f"There are {len(rows) - options.limit:,} more: --limit {len(rows)}")
+    return OK
+
+
+async def _limits(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    limits = await scheduler.limits()
+    if options.json:
+        print_json({"limits": list(map(_limit_view, limits)), "more": limits.more})
+        return OK
+    head = ("limit", "in use", "rate", "tokens", "waiting tasks", "state")
+    print(table(head, map(_limit_row, limits)))
+    if limits.more:
+        print(f"Up to {limits.more:,} more names of classes are shut.")
+    return OK
+
+
+def _limit_view(one: LimitStats) -> dict[str, Any]:
+    setting = one.limit and {"concurrency": one.limit.concurrency, "rate": one.limit.rate, "tokens": one.limit.tokens}
+    return {"name": one.name, "limit": setting, **attrs.asdict(one, filter=lambda field, _: field.name not in _SET)}
+
+
+_SET = ("name", "limit")
+
+
+def _limit_row(one: LimitStats) -> Sequence[object]:
+    setting = one.limit
+    most = setting and setting.concurrency if one.is_class else one.most
+    use = "-" if one.is_class else f"{one.in_use:,}"
+    rate = setting and setting.rate and rate_text(setting.rate)
+    tokens = setting and setting.tokens and rate_text(setting.tokens)
+    state = "each name has its own" if one.is_class else one.shut.partition(": ")[2] or "open"
+    return one.name, use if most is None else f"{use} of {most:,}", rate or "-", tokens or "-", one.waiting_tasks, state
+
+
+COMMANDS = {
+    "stats": on_queue(
+        "Count the tasks of a queue by state, and show why nothing runs, or why tasks wait. Then show the ends, the "
+        "durations and the errors of the last hour.",
+        "maas-backoff stats --queue image-gen",
+        _stats,
+    ),
+    "history": on_queue(
+        "Show ends, retries, losses and durations of the last minutes, hours or days, and the errors of that time. "
+        "Lines in which nothing happened are left out.",
+        "maas-backoff history --hours 24",
+        _history,
+        _for_history,
+    ),
+    "kinds": on_queue(
+        "List the kinds of tasks: due tasks, live workers that run the kind, and since when it is paused.",
+        "maas-backoff kinds",
+        _kinds,
+    ),
+    "tenants": on_queue(
+        "List the tenants with waiting tasks, a weight or a pause.",
+        "maas-backoff tenants --limit 200",
+        _tenants,
+        _for_tenants,
+    ),
+    "limits": on_queue(
+        "List the limits that all workers share: their settings, their use, and until when they are shut.",
+        "maas-backoff limits",
+        _limits,
+    ),
+}
+"""The commands by name."""

@@ -1,0 +1,35 @@
+"""JSON for `--json`: times in ISO 8601, other alphabets as they are, control characters escaped."""
+
+import json
+from datetime import datetime
+
+MIB_PER_GIB = 1024
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    print(json_text(value, indent=2))
+
+
+def print_json_line(value: object) -> None:
+    """Print a value as one line of JSON, at once."""
+    print(json_text(value), flush=True)
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return a value as JSON. Only characters that a terminal may obey are escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=_jsonable)
+    return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
+
+
+def gib(mib: float | None) -> float | None:
+    """Return GiB of MiB, for a field that ends with `_gb`."""
+    return None if mib is None else round(mib / MIB_PER_GIB, 3)
+
+
+def _jsonable(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _escaped(char: str) -> str:
+    return json.dumps(char)[1:-1]

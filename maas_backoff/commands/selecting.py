@@ -1,0 +1,133 @@
+"""The options that select tasks, and the commands that act on all of them."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Self
+
+from maas_backoff.commands.command import OK, Arguments, Options, failed
+from maas_backoff.commands.json_text import print_json
+from maas_backoff.domain.selection import FIELDS, Selection, SelectionProgress
+from maas_backoff.errors import InvalidValueError
+
+OnProgress = Callable[[SelectionProgress], object]
+Act = Callable[[Selection, bool, OnProgress], Awaitable[int]]
+"""Changes the tasks of a selection, or counts them in a dry run, and returns their number."""
+
+_CLEAR = "\r\x1b[K"
+_METAVARS = {
+    "state": "STATE",
+    "kind": "NAME",
+    "tenant": "NAME",
+    "label": "LABEL",
+    "id_prefix": "TEXT",
+    "error": "TEXT",
+    "error_type": "NAME",
+    "worker": "NAME",
+    "gpu": "UUID",
+    "text": "TEXT",
+    "params": "TEXT",
+}
+
+
+def selection_options(parser: Arguments) -> None:
+    """Add the options that select tasks, all of which must hold."""
+    group = parser.add_argument_group("which tasks", "Tasks that match all of these options.")
+    for name, about in FIELDS.items():
+        flag, metavar = f"--{name.replace('_', '-')}", _METAVARS.get(name, "TIME")
+        kind = partial(_checked, name)
+        group.add_argument(flag, metavar=metavar, dest=f"select_{name}", action="append", type=kind, help=about)
+
+
+def _checked(name: str, text: str) -> str:
+    """Return the text of a condition. Raises ArgumentTypeError."""
+    try:
+        Selection.of_texts({name: [text]})
+    except InvalidValueError as error:
+        raise argparse.ArgumentTypeError(f"expected {error.expected}, got {text!r}") from None
+    return text
+
+
+def selection_of(options: Options) -> Selection:
+    """Return the selection in the options of a command. Raises InvalidValueError."""
+    return Selection.of_texts({name: getattr(options, f"select_{name}") or () for name in FIELDS})
+
+
+def act_options(parser: Arguments) -> None:
+    """Add the ID of a command that changes one task, or all tasks of a selection, and the options of the latter."""
+    parser.add_argument("task_id", metavar="ID", nargs="?", help="one task; without it, all tasks that match")
+    selection_options(parser)
+    parser.add_argument("--all", action="store_true", help="all tasks, without another condition")
+    parser.add_argument("--dry-run", action="store_true", help="only print how many tasks match")
+    parser.add_argument("--yes", action="store_true", help="do not ask before tasks that match are changed")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def is_selecting(options: Options) -> bool:
+    """Return whether a command names a selection, and no id. Raises InvalidValueError for both, or neither."""
+    conditions = any(getattr(options, f"select_{name}") for name in FIELDS)
+    if (conditions or options.all) == (options.task_id is not None):
+        expected = "an ID, or options that select tasks, such as --state and --kind, or --all"
+        raise InvalidValueError(options.command, expected, "none of them" if options.task_id is None else "both")
+    if options.all and conditions:
+        raise InvalidValueError("all", "--all alone, or other options that select tasks", "both")
+    return options.task_id is None
+
+
+async def act_on_selection(options: Options, verb: str, done: str, act: Act) -> int:
+    """Count the tasks of a selection, ask, and change them. `done` says how they are then."""
+    selection = selection_of(options)
+    with _Line(verb) as line:
+        number = await act(selection, True, line.show)
+    if options.dry_run or not number:
+        return _print(options, number, 0, f"{_tasks(number)} {'matches' if number == 1 else 'match'}")
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise InvalidValueError(options.command, f"--yes, as {_tasks(number)} would be changed", "none")
+        if not _agrees(f"{verb} {_tasks(number)}?"):
+            return failed(options, "nothing is changed")
+    with _Line(verb, number) as line:
+        changed = await act(selection, False, line.show)
+    return _print(options, number, changed, f"{_tasks(changed)} {'is' if changed == 1 else 'are'} {done}")
+
+
+def _print(options: argparse.Namespace, matched: int, changed: int, words: str) -> int:
+    if options.json:
+        print_json({"matched": matched, "changed": changed, "dry_run": options.dry_run})
+    else:
+        print(words)
+    return OK
+
+
+def _tasks(number: int) -> str:
+    return "1 task" if number == 1 else f"{number:,} tasks"
+
+
+def _agrees(question: str) -> bool:
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+class _Line:
+    """A line on a terminal that shows the progress of a call. The line is removed at the end."""
+
+    def __init__(self, verb: str, number: int = 0) -> None:
+        self._verb = verb
+        self._number = number
+        self._is_live = sys.stderr.isatty()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_live:
+            print(_CLEAR, end="", file=sys.stderr, flush=True)
+
+    def show(self, progress: SelectionProgress) -> None:
+        if not self._is_live:
+            return
+        counts = f"{progress.changed:,} of {self._number:,}" if self._number else f"{progress.matched:,} match"
+        text = f"{self._verb}: {counts}, {progress.read:,} tasks are read"
+        print(_CLEAR + text[: shutil.get_terminal_size().columns - 1], end="", file=sys.stderr, flush=True)

@@ -1,0 +1,34 @@
+"""One more task of the demo: its answer arrives word by word while its handler runs."""
+
+import time
+
+from maas_backoff.domain.task import TaskEntity
+from maas_backoff.kinds.kind import TaskKind
+from maas_backoff.scheduler import TaskBackoffScheduler
+
+ANSWER = "a handler emits each word when the model has it, and any process reads the words while the handler runs"
+
+
+def speaking(scheduler: TaskBackoffScheduler) -> TaskKind[[str], str]:
+    """Return a kind of tasks that emit a text word by word, as a model does."""
+
+    @scheduler.task
+    def speak(task: TaskEntity, text: str) -> str:
+        for word in text.split():
+            time.sleep(0.05)
+            task.emit(f"{word} ")
+        return task.emitted_text()
+
+    return speak
+
+
+async def show(speak: TaskKind[[str], str]) -> bool:
+    """Run a task, and print its parts as they arrive. Return whether they are its result."""
+    handle = await speak.create(ANSWER)
+    print("\nA stream: ", end="", flush=True)
+    text, parts = "", 0
+    async for part in handle.stream():
+        print(part.data, end="", flush=True)
+        text, parts = text + part.data, parts + 1
+    print(f"({parts} parts)")
+    return text == await handle.result()

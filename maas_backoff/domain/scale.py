@@ -1,0 +1,76 @@
+"""The number of workers that a queue needs."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from maas_backoff.domain.history import Durations
+from maas_backoff.domain.shares import LimitStats
+from maas_backoff.domain.stats import QueueStats
+from maas_backoff.domain.worker import Worker
+
+
+@attrs.frozen
+class Scale:
+    """The number of `workers` that would finish the waiting tasks in time, and the numbers that it follows from.
+
+    `waiting` tasks would start at once if there were slots. `running` tasks keep their slots. `run_seconds` is the
+    mean duration of a call of the handler; None: no call was measured. `slots` are needed, `slots_per_worker` are what
+    a worker has. `live_workers` is the number of workers now.
+    """
+
+    workers: int
+    live_workers: int
+    slots: int
+    slots_per_worker: float
+    waiting: int
+    running: int
+    run_seconds: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON-able values."""
+        return attrs.asdict(self)
+
+
+def startable(stats: QueueStats, limits: Sequence[LimitStats] = ()) -> int:
+    """Return how many due tasks more slots would start: no paused or unfit ones, and none that wait for a limit."""
+    if stats.paused:
+        return 0
+    due = stats.pending_count - stats.scheduled_count - stats.unfit_count
+    due -= sum(stats.due_of(kind) for kind in stats.paused_kinds)
+    return max(0, due - sum(one.waiting_tasks for one in limits))
+
+
+def scale_of(
+    stats: QueueStats,
+    runs: Durations,
+    fleet: Sequence[Worker],
+    limits: Sequence[LimitStats] = (),
+    *,
+    within: float,
+    slots_per_worker: float,
+) -> Scale:
+    """Return the workers that would finish all startable tasks within so many seconds, beside the running tasks.
+
+    `slots_per_worker` counts if no worker is alive. If no call of the handler was measured, the number is that of the
+    live workers, or 1.
+    """
+    waiting, running = startable(stats, limits), stats.processing_count
+    if fleet:
+        slots_per_worker = max(1.0, sum(worker.slots for worker in fleet) / len(fleet))
+    mean = _mean(runs)
+    if mean is None:
+        workers = max(1, len(fleet)) if waiting + running else 0
+        slots = math.ceil(workers * slots_per_worker)
+    else:
+        # One slot does within/mean tasks in time. More slots than tasks are of no use.
+        slots = running + min(waiting, math.ceil(waiting * mean / within))
+        workers = math.ceil(slots / slots_per_worker)
+    return Scale(workers, len(fleet), slots, slots_per_worker, waiting, running, mean)
+
+
+def _mean(runs: Durations) -> float | None:
+    # Workers of older releases send no sums.
+    return runs.total / runs.count if runs.total and runs.count else runs.quantile(0.5)

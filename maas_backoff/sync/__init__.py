@@ -1,0 +1,1 @@
+"""The blocking facade: calls from threads, scripts, notebooks, Django and Flask."""

@@ -1,0 +1,39 @@
+"""The blocking calls on workers and GPUs. Written by `.ci/sync_calls.py`: change no line here."""
+
+from maas_backoff.domain.gpu import GpuStatus
+from maas_backoff.domain.worker import Worker
+from maas_backoff.sync.part import SyncPart
+
+
+class SyncFleetCalls(SyncPart):
+    """The part of SyncScheduler that looks at workers and GPUs, and takes them out of use."""
+
+    def workers(self) -> list[Worker]:
+        """Return the live workers of this queue, as of their last heartbeat; at most 1,000."""
+        return self._run(self._calls.workers)
+
+    def gpus(self) -> list[GpuStatus]:
+        """Return the GPUs of all live workers of this queue, with the reservations of all queues."""
+        return self._run(self._calls.gpus)
+
+    def quiet_workers(self, name: str, *, on: bool = True) -> list[Worker]:
+        """Tell live workers to claim nothing more; `on=False` undoes it. Running attempts go on.
+
+        `name` is the name of a worker, the name's beginning up to a `-`, such as a `worker_name`, or a host: all
+        workers that it means are returned. A worker notes it at its next heartbeat, which comes every third of a
+        `lease`, and shows it as `quiet` from the heartbeat after that. A worker that is started later is not quiet.
+        """
+        return self._run(lambda: self._calls.quiet_workers(name, on=on))
+
+    def quarantine_gpu(self, gpu: str, reason: str = "") -> str:
+        """Start no task on a GPU, in any queue on this server, until `release_gpu`. Return its UUID.
+
+        `gpu` is the UUID of a GPU of a live worker, or the UUID's beginning. Running attempts go on. The quarantine is
+        kept on the server, in the ledger of the GPU. `reason` is shown with the GPU. Raises InvalidValueError for an
+        unknown GPU.
+        """
+        return self._run(lambda: self._calls.quarantine_gpu(gpu, reason))
+
+    def release_gpu(self, gpu: str) -> bool:
+        """End the quarantine of a GPU, by `quarantine_gpu` or after faults. Return False if it was in none."""
+        return self._run(lambda: self._calls.release_gpu(gpu))

@@ -1,0 +1,102 @@
+"""Kinds of tasks and their handles, for blocking calls."""
+
+from collections.abc import Callable, Coroutine, Iterable
+from datetime import timedelta
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
+
+from maas_backoff.domain.spec import CreateOptions
+from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.kinds.handle import TaskHandle
+from maas_backoff.kinds.kind import KindSpec, KindWithOptions, TaskKind
+from maas_backoff.sync.items import items_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Run(Protocol):
+    """Runs a call in the event loop of blocking calls, and returns its result."""
+
+    def __call__(self, call: Callable[[], Coroutine[Any, Any, T]], /) -> T: ...
+
+
+class SyncTaskHandle(Generic[R_co]):
+    """A task of a kind, as TaskHandle: its id, its state, and its result in the type that the function returns."""
+
+    def __init__(self, handle: TaskHandle[R_co], run: Run) -> None:
+        self._handle = handle
+        self._run = run
+
+    def __repr__(self) -> str:
+        return f"<SyncTaskHandle of {self.task_id!r}>"
+
+    @property
+    def task_id(self) -> str:
+        """The id of the task."""
+        return self._handle.task_id
+
+    def result(self, timeout: float | timedelta | None = None) -> R_co:
+        """Wait until the task is finished, and return what the function returned. Raises as TaskHandle.result does.
+
+        `timeout` is in seconds, or a timedelta; None waits for ever.
+        """
+        return self._run(lambda: self._handle.result(timeout))
+
+    def cancel(self, *, running: bool = False) -> bool:
+        """Cancel the task while it is pending, and with `running` also while it runs, as `cancel_task` does."""
+        return self._run(lambda: self._handle.cancel(running=running))
+
+    def status(self) -> TaskStatus:
+        """Return the state of the task. Raises TaskNotFoundError."""
+        return self._run(self._handle.status)
+
+    def task(self) -> TaskEntity:
+        """Return the task as it is now, with its params and result as JSON. Raises TaskNotFoundError."""
+        return self._run(self._handle.task)
+
+
+class SyncKindWithOptions(Generic[P, R]):
+    """Creates tasks of a kind, each with the same options."""
+
+    def __init__(self, kind: KindWithOptions[P, R], run: Run) -> None:
+        self._creates = kind
+        self._run = run
+
+    def create(self, *args: P.args, **kwargs: P.kwargs) -> SyncTaskHandle[R]:
+        """Create a task with these arguments, and return its handle. Raises as `TaskKind.create` does."""
+        return SyncTaskHandle(self._run(lambda: self._creates.create(*args, **kwargs)), self._run)
+
+    def spec(self, *args: P.args, **kwargs: P.kwargs) -> KindSpec[P, R]:
+        """Return one task for `create_many`. Raises InvalidValueError and PayloadError as `create` does."""
+        return self._creates.spec(*args, **kwargs)
+
+
+class SyncKind(SyncKindWithOptions[P, R]):
+    """A kind of tasks: `P` are the parameters of its tasks, `R` is the type of their result."""
+
+    def __init__(self, kind: TaskKind[P, R], run: Run) -> None:
+        super().__init__(kind, run)
+        self._kind = kind
+
+    def __repr__(self) -> str:
+        return repr(self._kind)
+
+    @property
+    def name(self) -> str:
+        """The name of the kind, which stands in each of its tasks."""
+        return self._kind.name
+
+    def options(self, **options: Unpack[CreateOptions]) -> SyncKindWithOptions[P, R]:
+        """Return this kind with options, as `TaskKind.options` does: `.options(priority=-5).create("a cat")`."""
+        return SyncKindWithOptions(self._kind.options(**options), self._run)
+
+    def create_many(self, specs: Iterable[KindSpec[P, R]]) -> list[SyncTaskHandle[R]]:
+        """Create many tasks, as `create_tasks` does: `.create_many([kind.spec("a cat"), …])`."""
+        handles = self._run(lambda: self._kind.create_many(items_of(specs)))
+        return [SyncTaskHandle(handle, self._run) for handle in handles]
+
+    def handle(self, task_id: str) -> SyncTaskHandle[R]:
+        """Return the handle of a task of this kind that was created before, perhaps by another process."""
+        return SyncTaskHandle(self._kind.handle(task_id), self._run)
