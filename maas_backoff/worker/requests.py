@@ -137,9 +137,10 @@ class BatchRequests:
             self._tally.count_settles(seconds, len(settled))
         if request.tally and not ACCEPTED.intersection(reply.answers):
             self._tally.put_back(request.tally)  # the server counts a tally with the first settlement that it accepts
-        freed = bool(settled)
+        # A claim has slots until its answer, and may have found nothing.
+        freed = bool(settled or (request.claims and not request.fits))
         if request is self._asleep:
-            self._asleep, freed = None, True
+            self._asleep = None
         elif not request.fits and not request.batch:
             self._busy -= 1
         self._suspects.answered(request)
