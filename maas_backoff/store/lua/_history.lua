@@ -1,5 +1,6 @@
--- The history in numbers: a hash for each minute, and one for all time. domain/history.py makes their names. Longer steps,
--- of ten minutes and of an hour, are copies of the numbers of all time when the step began: a reader subtracts.
+-- The history in numbers: a hash for each minute, and one for all time. domain/tally.py and domain/histogram.py make their
+-- names. Longer steps, of ten minutes and of an hour, are copies of the numbers of all time when the step began: a reader
+-- subtracts.
 
 local KEPT_S, MOST_NAMES, OTHER = 7200, 400, 'e:other'
 local TEN_MINUTES_KEPT_S, HOUR_KEPT_S = 90000, 691200
