@@ -1,6 +1,6 @@
 """Admission to GPUs: read the demands of waiting tasks, reserve room, and claim exactly the tasks that have room.
 
-Room is reserved before tasks are claimed. So a full GPU causes no writes, and a busy machine leaves tasks to others.
+Room is reserved before tasks are claimed: a full GPU causes no writes, and a busy machine leaves tasks to others.
 """
 
 import math
