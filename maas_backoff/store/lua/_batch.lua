@@ -10,10 +10,7 @@ local function new_batch(text, prefix, kind)
   local batch, index = { size = size, wait_ms = 0, is_cut = false }, base_of(prefix, kind) .. 'ready'
   local count, cost, oldest, is_full, was_waiting = 0, 0, math.huge, false, false
 
-  local function cost_of(claim)
-    if most == math.huge then return 0 end
-    return tonumber(string.match(claim.task[CREATION], '^%S+ %S+ %S+ %S+ %S+ %S+ %S* ([^,\n]+)') or 1) or 0
-  end
+  local function cost_of(claim) return most < math.huge and first_cost_of(claim.task[CREATION]) or 0 end
 
   -- Whether the batch would not cost too much with one more task. If it would, it is full.
   local function has_room(claim)
