@@ -20,7 +20,7 @@ from support import Server, eventually
 
 from maas_backoff import Limit, LimitStats, QueueStats, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, Worker
 from maas_backoff.commands.exporter import MOST_CLIENTS, Exporter
-from maas_backoff.domain.history import Durations
+from maas_backoff.domain.histogram import Durations
 from maas_backoff.domain.scale import scale_of
 from maas_backoff.prometheus import CONTENT_TYPE, ScaleApp, scale
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from maas_backoff.domain.history import Durations
+from maas_backoff.domain.histogram import Durations
 from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.worker import Worker

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.domain.history import Tally
 from maas_backoff.domain.settlement import Settlement
+from maas_backoff.domain.tally import Tally
 from maas_backoff.domain.task import TaskError, TaskStatus
 from maas_backoff.store.batch import ACCEPTED, UNSENT, BatchReply, BatchRequest, Settle, settle_args
 from maas_backoff.worker.attempt import Attempt
@@ -137,9 +137,10 @@ class BatchRequests:
             self._tally.count_settles(seconds, len(settled))
         if request.tally and not ACCEPTED.intersection(reply.answers):
             self._tally.put_back(request.tally)  # the server counts a tally with the first settlement that it accepts
-        freed = bool(settled)
+        # A claim has slots until its answer, and may have found nothing.
+        freed = bool(settled or (request.claims and not request.fits))
         if request is self._asleep:
-            self._asleep, freed = None, True
+            self._asleep = None
         elif not request.fits and not request.batch:
             self._busy -= 1
         self._suspects.answered(request)

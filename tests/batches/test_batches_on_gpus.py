@@ -38,7 +38,7 @@ async def test_a_batch_has_one_reservation(config: TaskBackoffConfig) -> None:
         (3, 16, [3, 3, 3]),
         (8, 16, [8] * 8),
         (8, 7, [4] * 8),  # there is room for 5; half of 8 is tried first
-        (2, 3.5, [1, 1]),
+        (2, 3, [1, 1]),
     ],
 )
 async def test_a_batch_is_as_large_as_there_is_room(

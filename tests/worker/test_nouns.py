@@ -12,9 +12,9 @@ import attrs
 import pytest
 
 from maas_backoff.config import TaskConfig
-from maas_backoff.domain.history import Tally
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Counts, Settlement
+from maas_backoff.domain.tally import Tally
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.batch import BatchReply, Claimed, Settle
 from maas_backoff.worker.attempt import COST, Attempt
@@ -409,3 +409,25 @@ class TestBatchRequests:
         assert request is not None and (request.claims, request.fits) == (2, (fit, fit))
         parts.requests.answered(request, parts.reply(), 0)
         assert parts.slots.free == 2
+
+    async def test_batches_leave_the_slots_that_are_kept_for_gpus_and_try_again_when_none_is_kept(self) -> None:
+        parts = Parts(2)
+        parts.slots.keep_for_gpu(1)
+        request = parts.requests.for_batch("embed", "8 50 -", 4)
+        assert request is not None
+        assert parts.requests.for_batch("embed", "8 50 -", 4) is None
+        parts.wake_ups.batch.clear()
+        parts.slots.keep_for_gpu(0)
+        assert parts.wake_ups.batch.is_set()
+
+    async def test_a_claim_that_finds_nothing_gives_its_slot_to_a_task_that_waits_for_one_and_a_gpu(self) -> None:
+        parts = Parts(1)
+        for claim in (lambda: parts.requests.for_batch("embed", "8 50 -", 4), lambda: parts.requests.next(0)):
+            parts.wake_ups.wake()
+            request = claim()
+            assert request is not None
+            parts.slots.keep_for_gpu(1)
+            parts.wake_ups.gpu.clear()
+            parts.requests.answered(request, parts.reply(), 0)
+            assert parts.wake_ups.gpu.is_set()
+            parts.slots.keep_for_gpu(0)

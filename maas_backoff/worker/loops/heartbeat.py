@@ -157,7 +157,6 @@ class Heartbeat:
         self._last.answered()
         self._neighbours.note(processes(reply.neighbours))
         self._note_name(reply.named.decode())
-        await self._note_quiet(client, bool(reply.quiet))
         lease = Lease.since(sent, context.lease)
         gone = {int(token) for token in reply.lost}
         for attempt in attempts:
@@ -167,6 +166,7 @@ class Heartbeat:
             self._watch.call(self._slots.attempts.cancel, list(gone), CancelReason.LEASE_LOST)
         for task_id in reply.cancelled:
             self._watch.call(self._slots.attempts.cancel_task, task_id.decode())
+        await self._note_quiet(client, bool(reply.quiet))  # the last: it may fail, and the leases are renewed
 
     def _note_name(self, named: str) -> None:
         """Note which worker has this worker's name."""
