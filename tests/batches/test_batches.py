@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import anyio
 import batches_for_children
 import pytest
+from support import eventually
 
 from maas_backoff import (
     Discard,
@@ -411,3 +412,29 @@ async def test_the_history_counts_batches(scheduler: TaskBackoffScheduler) -> No
         for activity in (history.total, history.recent):
             assert activity.batch_sizes.counts[:4] == (1, 0, 1, 0)  # one of 1 task, one of up to 4
             assert activity.batch_waits.count == 2
+
+
+async def test_a_batch_is_one_busy_slot(config: TaskBackoffConfig) -> None:
+    config.threadpool.concurrency = 2
+    scheduler = TaskBackoffScheduler(config)
+    may_end = asyncio.Event()
+
+    @scheduler.batch(max_size=3, max_wait=0)
+    async def embed(texts: list[str]) -> list[str]:
+        await may_end.wait()
+        return texts
+
+    async def running() -> int:
+        return sum(worker.running for worker in await scheduler.workers())
+
+    handles = await embed.create_many([embed.spec(text) for text in "abc"])
+    async with scheduler:
+        await eventually(running, "the heartbeat tells of it")
+        assert await running() == 1
+        assert (await scheduler.get_queue_stats()).processing_count == 3
+        await scheduler.pause(kind="embed")
+        later = await embed.create("d")
+        assert await scheduler.explain() == "1 task due, 3 tasks running; kind embed: paused, 1 task due."
+        await scheduler.resume(kind="embed")
+        may_end.set()
+        assert [await handle.result(30) for handle in [*handles, later]] == ["a", "b", "c", "d"]
