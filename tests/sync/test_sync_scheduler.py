@@ -21,12 +21,14 @@ from maas_backoff import (
     StorageConfig,
     StorageUnavailableError,
     SyncScheduler,
+    SyncTaskHandle,
     TaskBackoffConfig,
     TaskBackoffScheduler,
     TaskConfig,
     TaskConflictError,
     TaskEntity,
     TaskFailedError,
+    TaskHandle,
     TaskNotFoundError,
     TaskSpec,
     TaskStatus,
@@ -294,6 +296,7 @@ async def worker(config: TaskBackoffConfig) -> AsyncIterator[TaskBackoffSchedule
 
     @scheduler.task
     async def plain(task: TaskEntity) -> str:
+        task.emit({"word": 1})
         return task.task_id
 
     sync = SyncScheduler(scheduler)
@@ -321,7 +324,8 @@ async def test_kinds_create_tasks_and_give_typed_results(worker: Any) -> None:
         assert (named.task_id, named.cancel()) == ("named", True)
         with pytest.raises(TaskFailedError):
             named.result()
-        assert sync.kind("plain").create().result(20)
+        emits = sync.kind("plain").create()
+        assert [part.data for part in emits.stream()] == [{"word": 1}] and emits.result(20)
         assert repr(double) == "<kind 'double'>" and double.name == "double"
         assert repr(named) == "<SyncTaskHandle of 'named'>"
         with pytest.raises(PayloadError):
@@ -331,6 +335,10 @@ async def test_kinds_create_tasks_and_give_typed_results(worker: Any) -> None:
     assert worker.health().ready, "the worker of another event loop goes on"
     await anyio.to_thread.run_sync(sync.close)
     assert worker.health().ready
+
+
+def test_a_handle_has_all_calls_of_the_one_that_is_awaited() -> None:
+    assert {name for name in vars(TaskHandle) if name[0] != "_"} <= set(dir(SyncTaskHandle))
 
 
 def test_a_kind_of_another_scheduler_is_refused(config: TaskBackoffConfig) -> None:
