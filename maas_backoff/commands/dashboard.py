@@ -39,7 +39,7 @@ async def _serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace, l
         return access
 
     make = server_dashboard if options.all else dashboard
-    page = make(scheduler, authorize=authorize, payloads=options.payloads, errors=options.errors or options.payloads)
+    page = make(scheduler, authorize=authorize, payloads=options.payloads, errors=options.errors or None)
     # Refuse other host names: another web site may point its own name to this address (DNS rebinding).
     app = TrustedHostMiddleware(page, allowed_hosts=[HERE, "localhost"], www_redirect=False)
     print(
