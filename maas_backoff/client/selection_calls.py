@@ -1,18 +1,14 @@
 """The calls on all tasks of a selection."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack
 
 import attrs
 
-from maas_backoff.domain.selection import Selection, SelectionProgress
+from maas_backoff.domain.selection import OnProgress, Selection
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.task import TaskStatus, checked_status
 from maas_backoff.errors import InvalidValueError
-
-OnProgress = Callable[[SelectionProgress], object]
-"""Called after each page of about 200 tasks."""
 
 if TYPE_CHECKING:  # see scheduler.py: the client is imported with the first scheduler
     from maas_backoff.client.client import QueueClient
