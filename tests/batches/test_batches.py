@@ -110,9 +110,9 @@ async def test_each_task_has_its_own_outcome(scheduler: TaskBackoffScheduler) ->
                 case "discard":
                     found.append(Discard("never", code=7))
                 case "fail":
-                    found.append(ResultEntity.fail(3, "no"))  # type: ignore[arg-type]
+                    found.append(ResultEntity.fail(3, "no"))  # type: ignore[arg-type] - wrong on purpose
                 case "wrong":
-                    found.append("a str")  # type: ignore[arg-type]
+                    found.append("a str")  # type: ignore[arg-type] - wrong on purpose
                 case _:
                     found.append(Pair(text, task.attempt))
         return found
@@ -182,7 +182,7 @@ async def test_wrong_outcomes_are_a_clear_error(scheduler: TaskBackoffScheduler,
     @scheduler.batch(max_size=4, max_wait=0.05)
     async def embed(texts: list[str]) -> list[int]:
         sizes.append(len(texts))
-        return returned if "bad" in texts else [0] * len(texts)  # type: ignore[return-value]
+        return returned if "bad" in texts else [0] * len(texts)  # type: ignore[return-value] - wrong on purpose
 
     handles = await embed.create_many([embed.spec(text) for text in ("a", "bad", "c", "d")])
     async with scheduler:
@@ -285,7 +285,7 @@ def test_wrong_declarations_are_refused(config: TaskBackoffConfig) -> None:
     wrong: dict[str, object] = {"max_size": 0, "max_wait": -1, "max_cost": 0, "adaptive": 1, "cost_of": 3}
     for option, value in wrong.items():
         with pytest.raises(InvalidValueError, match=option):
-            scheduler.batch(**{option: value})(lambda texts: texts)  # type: ignore[call-overload]
+            scheduler.batch(**{option: value})(lambda texts: texts)  # type: ignore[call-overload] - wrong on purpose
 
     def no_list(text: str) -> list[str]:
         return [text]
@@ -310,7 +310,7 @@ def test_wrong_declarations_are_refused(config: TaskBackoffConfig) -> None:
         (no_json, "parameter `texts`"),
     ):
         with pytest.raises(HandlerError, match=words):
-            scheduler.batch()(function)  # type: ignore[call-overload]
+            scheduler.batch()(function)  # type: ignore[call-overload] - wrong on purpose
 
 
 async def test_an_item_of_another_type_is_refused(scheduler: TaskBackoffScheduler) -> None:
@@ -319,11 +319,11 @@ async def test_an_item_of_another_type_is_refused(scheduler: TaskBackoffSchedule
         return pairs
 
     with pytest.raises(PayloadError, match=r"embed\.pairs"):
-        await embed.create("a")  # type: ignore[arg-type]
+        await embed.create("a")  # type: ignore[arg-type] - wrong on purpose
     with pytest.raises(InvalidValueError, match="embed"):
-        await embed.create()  # type: ignore[call-arg]
+        await embed.create()  # type: ignore[call-arg] - wrong on purpose
     with pytest.raises(InvalidValueError, match="embed"):
-        await embed.create(pairs=Pair("a", 1))  # type: ignore[call-arg]
+        await embed.create(pairs=Pair("a", 1))  # type: ignore[call-arg] - wrong on purpose
     handle = await embed.create(Pair("a", 1))
     async with scheduler:
         assert await handle.result(30) == Pair("a", 1)

@@ -175,7 +175,7 @@ async def test_a_lost_reply_gives_the_same_batch(
     send, lost = Exchange.send, list[BatchRequest]()
 
     async def send_and_lose(self: Exchange, request: BatchRequest, *args: object) -> object:
-        reply = await send(self, request, *args)  # type: ignore[arg-type]
+        reply = await send(self, request, *args)  # type: ignore[arg-type] - the arguments are passed on
         if request.batch and reply.claimed and request not in lost:
             lost.append(request)
             raise StorageUnavailableError("the reply was lost")

@@ -804,7 +804,7 @@ class FairMachine(Machine):
         "delay": st.sampled_from([0, 0, 0, 0.5]),
         "demand": st.sampled_from([0, 0, 0, 0, 2]),
     }
-    _work = {  # noqa: RUF012
+    _work = {  # noqa: RUF012 - as above
         "data": st.data(),
         "worker": workers,
         "count": st.integers(0, 8),

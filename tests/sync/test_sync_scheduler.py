@@ -79,7 +79,7 @@ def test_a_constructor_does_nothing_and_a_wrong_argument_is_refused(config: Task
     SyncScheduler(TaskBackoffScheduler(config)).close()
     SyncScheduler()
     with pytest.raises(InvalidValueError, match="scheduler: expected a TaskBackoffScheduler or a TaskBackoffConfig"):
-        SyncScheduler("redis://localhost")  # type: ignore[arg-type]
+        SyncScheduler("redis://localhost")  # type: ignore[arg-type] - wrong on purpose
     assert not portal_threads()
 
 
@@ -115,7 +115,7 @@ def test_errors_come_with_their_type(sync: SyncScheduler) -> None:
     with pytest.raises(PayloadError):
         sync.create_task({"n": object()})
     with pytest.raises(TypeError):
-        sync.create_tasks(5)  # type: ignore[arg-type]
+        sync.create_tasks(5)  # type: ignore[arg-type] - wrong on purpose
     with pytest.raises(InvalidValueError, match="timeout: expected seconds"):
         sync.wait_task("one", timeout=-1)
 
@@ -300,7 +300,7 @@ async def worker(config: TaskBackoffConfig) -> AsyncIterator[TaskBackoffSchedule
         return task.task_id
 
     sync = SyncScheduler(scheduler)
-    scheduler.double, scheduler.plain = double, plain  # type: ignore[attr-defined]
+    scheduler.double, scheduler.plain = double, plain  # type: ignore[attr-defined] - for the tests alone
     async with scheduler:
         yield scheduler
     await anyio.to_thread.run_sync(sync.close)
@@ -329,7 +329,7 @@ async def test_kinds_create_tasks_and_give_typed_results(worker: Any) -> None:
         assert repr(double) == "<kind 'double'>" and double.name == "double"
         assert repr(named) == "<SyncTaskHandle of 'named'>"
         with pytest.raises(PayloadError):
-            double.create("4")  # type: ignore[arg-type]
+            double.create("4")  # type: ignore[arg-type] - wrong on purpose
 
     await anyio.to_thread.run_sync(in_a_thread, calls)
     assert worker.health().ready, "the worker of another event loop goes on"

@@ -250,7 +250,7 @@ def _reporter(call: Call | CallOfBatch, record: Record) -> TaskEntity:
     if "member" not in record:
         return call.task
     try:
-        return call.members[record["member"]].task  # type: ignore[union-attr]
+        return call.members[record["member"]].task  # type: ignore[union-attr]  # None has no members, and raises AttributeError
     except (AttributeError, IndexError, TypeError) as error:
         raise ValueError("a report of a task that is not in the batch") from error
 
