@@ -232,7 +232,7 @@ async def test_a_state_is_purged(scheduler: TaskBackoffScheduler, server: Server
         await scheduler.purge_tasks("processing")
 
 
-# What is told
+# Messages
 
 
 async def test_the_history_tells_what_has_happened(scheduler: TaskBackoffScheduler) -> None:

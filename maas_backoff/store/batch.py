@@ -163,7 +163,7 @@ class BatchRequest:
     cohort: str = ""
     """The only cohort whose suspects may be claimed; empty: any one cohort."""
     batch: str = ""
-    """What is claimed instead of up to `claims` tasks: a batch, see _batch.lua. It takes one slot."""
+    """The batch that is claimed, in one slot, instead of up to `claims` tasks: see _batch.lua. Empty: none."""
     kind: str = ""
     """The kind of the batch."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
