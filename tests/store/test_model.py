@@ -479,7 +479,7 @@ class Machine(RuleBasedStateMachine):
         kind=kinds,
     )
     def claim_on_gpus(self, worker: str, fits: list[int], suspect: bool, run_out: bool, kind: str) -> None:
-        """As many of each demand as fit, suspects of one cohort. Tasks that are due just now come with the next call."""
+        """As many of each demand as fit, suspects of one cohort. Tasks that are due just now come with the next one."""
         for turn in range(2):
             self.requests += 1
             places = tuple(f"{gpu_set(kind, memory)} GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
