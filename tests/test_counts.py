@@ -5,7 +5,7 @@ import pytest
 from support import eventually
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
-from maas_backoff.domain.tally import Tally
+from maas_backoff.domain.history import Tally
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = pytest.mark.anyio

@@ -1,5 +1,7 @@
 """The history of a queue in numbers, which workers count: by the minute, in coarser steps, and for all time."""
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
@@ -7,6 +9,8 @@ from typing import Any, ClassVar, Self
 import attrs
 
 from maas_backoff.domain.demand import MIB_PER_GIB
+from maas_backoff.domain.settlement import Counts, Settlement
+from maas_backoff.domain.task import TaskStatus
 
 BUCKETS = 24
 """Buckets of durations: bucket n has those from 2**(n-1) to below 2**n ms; the last one has all longer ones."""
@@ -19,14 +23,135 @@ _MEMORY_BUCKETS = 84
 
 _MEMORY_BOUNDS: tuple[float, ...] = tuple(2 ** (n / 4) / MIB_PER_GIB for n in range(_MEMORY_BUCKETS - 1))
 
-SUM = "sum"
-"""Stands after the letter of a histogram, in the name of its sum."""
-
+SUMS_EACH = 1.0
+"""Seconds between two sendings of the sums of a worker's histograms."""
+_SUM = "sum"  # after the letter of a histogram
 _SIZE_BUCKETS = 12
 """Buckets of numbers of tasks: bucket n has those up to 2**n; the last one has all above."""
 
-LAST_BUCKETS = dict.fromkeys("wrso", BUCKETS - 1) | dict.fromkeys("gn", _MEMORY_BUCKETS - 1) | {"b": _SIZE_BUCKETS - 1}
-"""The last bucket of each histogram, by its letter."""
+_NAME = 64
+"""Characters of an error's type that are kept."""
+
+
+class Tally:
+    """Durations and amounts of GPU memory since the worker's last batch request."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = dict.fromkeys("wrsgnbo", 0.0)  # microseconds, MiB, or tasks
+        self._sent_at: dict[str, float] = {}  # when each sum was sent last
+        self.waits: defaultdict[int, int] = defaultdict(int)
+        """Claims, by the time since their tasks were due."""
+        self.runs: defaultdict[int, int] = defaultdict(int)
+        """Calls of the handler, by duration."""
+        self.settles: defaultdict[int, int] = defaultdict(int)
+        """Settlements, by the duration of the call that sent them."""
+        self.peaks: defaultdict[int, int] = defaultdict(int)
+        """Attempts with a GPU, by the most memory seen in use by their process."""
+        self.needs: defaultdict[int, int] = defaultdict(int)
+        """The same attempts, by the memory demand of their tasks."""
+        self.batch_sizes: defaultdict[int, int] = defaultdict(int)
+        """Claimed batches, by the number of their tasks."""
+        self.batch_waits: defaultdict[int, int] = defaultdict(int)
+        """The same batches, by the time since their oldest task was due."""
+
+    def count_wait(self, milliseconds: float) -> None:
+        """Count a claim, by the time since its task was due."""
+        self.waits[int(milliseconds).bit_length()] += 1
+        self._sums["w"] += milliseconds * 1000
+
+    def count_run(self, seconds: float) -> None:
+        """Count a call of the handler, by its duration."""
+        self.runs[_bucket(seconds)] += 1
+        self._sums["r"] += seconds * 1_000_000
+
+    def count_settles(self, seconds: float, number: int) -> None:
+        """Count the settlements of one call, by the duration of the call."""
+        self.settles[_bucket(seconds)] += number
+        self._sums["s"] += seconds * 1_000_000 * number
+
+    def count_gpu_memory(self, peak: int, need: int) -> None:
+        """Count an attempt on a GPU, by MiB: the most that its process used, and its task's demand."""
+        self.peaks[_memory_bucket(peak)] += 1
+        self.needs[_memory_bucket(need)] += 1
+        self._sums["g"] += peak
+        self._sums["n"] += need
+
+    def count_batch(self, size: int, milliseconds: float) -> None:
+        """Count a claimed batch, by its size and the time since its oldest task was due."""
+        self.batch_sizes[(size - 1).bit_length()] += 1
+        self.batch_waits[int(milliseconds).bit_length()] += 1
+        self._sums["b"] += size
+        self._sums["o"] += round(milliseconds * 1000)
+
+    def _all(self) -> Mapping[str, defaultdict[int, int]]:
+        counts = {"w": self.waits, "r": self.runs, "s": self.settles, "g": self.peaks, "n": self.needs}
+        return {**counts, "b": self.batch_sizes, "o": self.batch_waits}
+
+    def take(self, now: float, *, is_last: bool = False) -> str:
+        """Return the counts as lines "name number", and reset them. `now` is a time in seconds.
+
+        Each sum is among them once a second, because each line costs the server time, or if this call `is_last`.
+        """
+        lines: list[str] = []
+        for letter, counts in self._all().items():
+            last = _LAST_BUCKETS[letter]
+            lines += [f"{letter}{min(bucket, last)} {number}" for bucket, number in counts.items()]
+            counts.clear()
+        for letter, number in self._sums.items():
+            if number >= 0.5 and (is_last or now - self._sent_at.get(letter, -math.inf) >= SUMS_EACH):
+                lines.append(f"{letter}{_SUM} {number:.0f}")
+                self._sums[letter], self._sent_at[letter] = 0, now
+        return "\n".join(lines)
+
+    def put_back(self, taken: str) -> None:
+        """Add the counts that `take` returned again, because the server has not counted them."""
+        counts = self._all()
+        for line in taken.splitlines():
+            name, _, number = line.partition(" ")
+            if name[1:] == _SUM:
+                self._sums[name[0]] += int(number)
+                continue
+            counts[name[0]][int(name[1:])] += int(number)
+
+
+def _bucket(seconds: float) -> int:
+    return int(seconds * 1000).bit_length()
+
+
+def _memory_bucket(mib: int) -> int:
+    return math.ceil(4 * math.log2(max(1, mib)))
+
+
+_LAST_BUCKETS = dict.fromkeys("wrso", BUCKETS - 1) | dict.fromkeys("gn", _MEMORY_BUCKETS - 1) | {"b": _SIZE_BUCKETS - 1}
+
+
+def tallied(settlement: Settlement, before: Counts) -> str:
+    """Return the names that an accepted settlement counts under. The end of a task is counted elsewhere.
+
+    The first name is that of a comeback, or empty.
+    """
+    name = ""
+    if settlement.status is TaskStatus.PENDING:
+        name = _comeback(settlement.counts, before)
+    elif settlement.counts is not None and settlement.counts.lost > before.lost:
+        name = "lost"
+    elif settlement.expired:
+        name = "expired"
+    if settlement.error is None:
+        return name
+    return f"{name} e:{''.join(settlement.error.type.split())[:_NAME] or 'error'}"
+
+
+def _comeback(after: Counts | None, before: Counts) -> str:
+    if after is None:
+        return "released"
+    for name in ("retry", "lost", "snooze", "oom", "fault"):
+        if getattr(after, name) > getattr(before, name):
+            return _COMEBACKS[name]
+    return "released"
+
+
+_COMEBACKS = {"retry": "retried", "lost": "lost", "snooze": "snoozed", "oom": "out_of_memory", "fault": "gpu_fault"}
 
 
 @attrs.frozen
@@ -158,11 +283,11 @@ _MEASURED: Mapping[str, tuple[str, type[_Histogram], int]] = {
 
 
 def _counts(letter: str, numbers: Mapping[str, int]) -> tuple[int, ...]:
-    return tuple(numbers.get(f"{letter}{bucket}", 0) for bucket in range(LAST_BUCKETS[letter] + 1))
+    return tuple(numbers.get(f"{letter}{bucket}", 0) for bucket in range(_LAST_BUCKETS[letter] + 1))
 
 
 def _sum(letter: str, numbers: Mapping[str, int]) -> int:
-    return numbers.get(letter + SUM, 0)
+    return numbers.get(letter + _SUM, 0)
 
 
 def step_numbers(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import attrs
 
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.history import tallied
 from maas_backoff.domain.kind import ONLY_NAMELESS
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
-from maas_backoff.domain.tally import tallied
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.codec import NO_COUNTS
 from maas_backoff.store.connection import QueueConnection

@@ -14,8 +14,8 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.config.peer import peer_of
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.history import Tally
 from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
-from maas_backoff.domain.tally import Tally
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.gate import Gate

@@ -12,9 +12,9 @@ import attrs
 import pytest
 
 from maas_backoff.config import TaskConfig
+from maas_backoff.domain.history import Tally
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Counts, Settlement
-from maas_backoff.domain.tally import Tally
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.batch import BatchReply, Claimed, Settle
 from maas_backoff.worker.attempt import COST, Attempt
