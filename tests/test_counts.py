@@ -24,7 +24,7 @@ def failing(config: TaskBackoffConfig, *gpus: FakeGpu) -> TaskBackoffScheduler:
 
 
 async def test_each_task_counts_as_created_once(config: TaskBackoffConfig) -> None:
-    """Whatever happens to it: retries by hand, marks, cancels, deletes and purges."""
+    """Also after retries by hand, marks, cancels, deletes and purges."""
     worker = failing(config)
 
     async def created() -> int:

@@ -201,6 +201,10 @@ class SelectionProgress:
     changed: int
 
 
+OnProgress = Callable[[SelectionProgress], object]
+"""Called after each page of about 200 tasks."""
+
+
 _MOMENTS = ("created_from", "created_to", "due_from", "due_to", "ended_from", "ended_to")
 
 FIELDS: Mapping[str, str] = {

@@ -62,5 +62,5 @@ async def test_a_batch_is_as_large_as_there_is_room(
 def test_the_memory_of_a_task_is_checked(wrong: object) -> None:
     with pytest.raises(InvalidValueError, match="gpu_memory_per_task_gb: expected GiB from 0 to 100,000"):
         TaskBackoffScheduler(TaskBackoffConfig.from_dict({"task": {"biz_prefix": "test"}})).batch(
-            gpu_memory_per_task_gb=wrong  # type: ignore[arg-type]
+            gpu_memory_per_task_gb=wrong  # type: ignore[arg-type] - wrong on purpose
         )

@@ -1,4 +1,4 @@
-"""What a batch does that fails as a whole, is stopped, or loses its worker."""
+"""Batches that fail as a whole, are stopped, or lose their worker."""
 
 import threading
 import time

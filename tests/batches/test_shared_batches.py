@@ -142,7 +142,7 @@ async def test_a_paused_kind_gives_no_batch(scheduler: TaskBackoffScheduler) -> 
 
 
 async def test_a_wait_is_no_pause(config: TaskBackoffConfig) -> None:
-    """What a batch waits for stands in the hash of the kinds, where the pauses stand."""
+    """Both stand in the hash of the kinds: the tasks for which a batch waits, and the pauses."""
     scheduler = TaskBackoffScheduler(config)
 
     @scheduler.batch(max_size=2, max_wait=3600)
@@ -175,7 +175,7 @@ async def test_a_lost_reply_gives_the_same_batch(
     send, lost = Exchange.send, list[BatchRequest]()
 
     async def send_and_lose(self: Exchange, request: BatchRequest, *args: object) -> object:
-        reply = await send(self, request, *args)  # type: ignore[arg-type]
+        reply = await send(self, request, *args)  # type: ignore[arg-type] - the arguments are passed on
         if request.batch and reply.claimed and request not in lost:
             lost.append(request)
             raise StorageUnavailableError("the reply was lost")

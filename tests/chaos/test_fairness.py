@@ -57,7 +57,7 @@ def test_starts_in_a_stretch_of_time(apart: float, is_wrong: bool) -> None:
 
 
 def test_shares_of_tenants() -> None:
-    """Tenant c has five times the weight of a. What has started before all of them had tasks does not count."""
+    """Tenant c has five times the weight of a. Starts before all of them had tasks do not count."""
     flood = {tenant: [f"{tenant}{n}" for n in range(100)] for tenant in "abc"}
     created = [task(task_id, tenant=tenant) for tenant, ids in flood.items() for task_id in ids]
 

@@ -88,7 +88,7 @@ def test_a_task_does_not_match(conditions: dict[str, Any]) -> None:
 def test_a_task_without_a_value_matches_no_condition_on_it() -> None:
     given = {"error": "x", "error_type": "x", "worker": "x", "gpu": "x", "ended_from": NOW, "due_to": NOW}
     for name, value in given.items():
-        assert not Selection(**{name: value}).matches(BARE)  # type: ignore[arg-type]
+        assert not Selection(**{name: value}).matches(BARE)  # type: ignore[arg-type] - any option of a Selection
 
 
 def test_an_end_is_a_moment_of_finished_tasks() -> None:

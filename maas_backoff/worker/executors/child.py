@@ -166,7 +166,7 @@ class Server:
                 print(f"spans of this process will not be in the trace: {error}", file=sys.stderr)  # noqa: T201 - for the parent's log
 
     def _attempt(self, task: TaskEntity | list[TaskEntity], span: Record | None) -> "BatchOutcome":
-        """Call the handler, in a context of its own. Whatever it raises is an outcome; what it forked ends here."""
+        """Call the handler, in a context of its own. Each error is an outcome. A process that it forked ends here."""
         is_batch = isinstance(task, list)
         current.set(None if isinstance(task, list) else task)
         with ExitStack() as stack:
