@@ -182,7 +182,7 @@ class Admission:
     async def _is_due(self, waiting: Waiting) -> bool:
         """Return whether tasks may start: all but those that wait for others of their batch."""
         batching = self._kinds.batches.get(kind_of(waiting))
-        if batching is None or waiting.age >= batching.max_wait:
+        if batching is None or waiting.suspect or waiting.age >= batching.max_wait:
             return True
         if await self._store.reader.count_of_demand(waiting.name) >= batching.max_size:
             return True
