@@ -93,7 +93,8 @@ class Parts:
         deadlines = Deadlines(by_lease=executor.stoppable, stops=executor.stops)
         outbox, tally = Outbox(), Tally()
         attempts = Attempts(context, slots, outbox, wake_ups, deadlines, tally)
-        requests = BatchRequests(slots, outbox, wake_ups, Suspects(), tally, batch_size=config.task.batch_size)
+        suspects = Suspects(has_both=bool(kinds.batches) and not wake_ups.only_batches)
+        requests = BatchRequests(slots, outbox, wake_ups, suspects, tally, batch_size=config.task.batch_size)
         queue, server = config.task.biz_prefix, store.connection.server
         gate = Gate(
             probe,

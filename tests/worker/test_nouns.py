@@ -16,7 +16,7 @@ from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.tally import Tally
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.store.batch import BatchReply, Claimed, Settle
+from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.worker.attempt import COST, Attempt
 from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.emissions import Emissions
@@ -431,3 +431,35 @@ class TestBatchRequests:
             parts.requests.answered(request, parts.reply(), 0)
             assert parts.wake_ups.gpu.is_set()
             parts.slots.keep_for_gpu(0)
+
+
+class TestSuspects:
+    """A worker with kinds that run in batches, and others: their claims take suspects by turns."""
+
+    def ask(self, suspects: Suspects, *, batch: bool = False, asleep: bool = False) -> BatchRequest:
+        may, cohort = suspects.ask([], gpu=False, asleep=asleep, batch=batch)
+        return BatchRequest((), 1, may, "1", 1, "", (), cohort, "8 20 -" if batch else "", "embed" if batch else "")
+
+    async def test_a_claim_that_was_refused_is_repeated_and_has_the_next_turn(self) -> None:
+        suspects = Suspects(has_both=True)
+        first, refused = self.ask(suspects), self.ask(suspects, batch=True)
+        assert (first.may_claim_suspect, refused.may_claim_suspect) == (True, False)
+        assert suspects.answered(refused) == frozenset()
+        assert suspects.answered(first) == {True}
+        assert not self.ask(suspects).may_claim_suspect, "the batch has the turn"
+        second = self.ask(suspects, batch=True)
+        assert second.may_claim_suspect
+        assert suspects.answered(second) == {False}
+        last = self.ask(suspects)
+        assert last.may_claim_suspect
+        assert suspects.answered(last) == frozenset(), "nothing is left to repeat"
+
+    async def test_a_turn_that_is_not_taken_passes(self) -> None:
+        suspects = Suspects(has_both=True)
+        first, _ = self.ask(suspects), self.ask(suspects, batch=True)
+        suspects.answered(first)
+        assert [self.ask(suspects).may_claim_suspect for _ in range(2)] == [False, True]
+
+    async def test_a_claim_that_sleeps_takes_none_beside_batches(self) -> None:
+        assert not self.ask(Suspects(has_both=True), asleep=True).may_claim_suspect
+        assert self.ask(Suspects(), asleep=True).may_claim_suspect
