@@ -1,4 +1,4 @@
-"""What batches reach: `nox -s batches`, or `python benchmarks/batches.py`.
+"""Measure batches: `nox -s batches`, or `python benchmarks/batches.py`.
 
 Row `model`: a simulated model, which takes 10 ms and 0.3 ms more for each task, in one slot. Tasks arrive at random
 (Poisson) at 30, 60 and 90 % of what the model can do in batches of 32. The tasks are created in a process of its own.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from maas_backoff.domain.event import TaskEvent
     from maas_backoff.domain.gpu import GpuAssignment, GpuStatus, GpuTask
     from maas_backoff.domain.health import Health
-    from maas_backoff.domain.history import Activity, BatchSizes, Durations, History, MemorySizes
+    from maas_backoff.domain.histogram import BatchSizes, Durations, MemorySizes
+    from maas_backoff.domain.history import Activity, History
     from maas_backoff.domain.limit import Limit
     from maas_backoff.domain.page import TaskPage
     from maas_backoff.domain.result import ResultEntity
@@ -143,12 +144,12 @@ _MODULES = {
     "Activity": "domain.history",
     "Backoff": "domain.backoff",
     "BackoffStrategy": "domain.backoff",
-    "BatchSizes": "domain.history",
+    "BatchSizes": "domain.histogram",
     "CallerGoneError": "errors",
     "ConfigError": "errors",
     "CreateOptions": "domain.spec",
     "Discard": "domain.signals",
-    "Durations": "domain.history",
+    "Durations": "domain.histogram",
     "Ensured": "domain.spec",
     "EventLoopError": "errors",
     "FailedAttempt": "domain.task",
@@ -167,7 +168,7 @@ _MODULES = {
     "LimitStats": "domain.shares",
     "LogLine": "domain.stream",
     "MaasBackoffError": "errors",
-    "MemorySizes": "domain.history",
+    "MemorySizes": "domain.histogram",
     "MissingExtraError": "errors",
     "PayloadError": "errors",
     "PayloadTooLargeError": "errors",

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from maas_backoff.client.part import CallsPart
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.batching import Batching
 from maas_backoff.domain.demand import MIB_PER_GIB
@@ -29,7 +30,7 @@ _L = TypeVar("_L", bound="Lifespan")
 _A = TypeVar("_A", bound="AttemptHook")
 
 
-class SetsHandlers(DeclaresKinds, DeclaresBatches):
+class SetsHandlers(CallsPart, DeclaresKinds, DeclaresBatches):
     """The part of TaskBackoffScheduler that takes the functions of users."""
 
     def __init__(self, config: TaskBackoffConfig) -> None:
@@ -39,12 +40,6 @@ class SetsHandlers(DeclaresKinds, DeclaresBatches):
         self._exception_handler: ExceptionHandler | None = None
         self._hooks: list[AttemptHook] = []
         self._kinds = KindRegistry(lambda: self._client)
-
-    @property
-    @abstractmethod
-    def _client(self) -> "QueueClient":
-        """The client of the running event loop."""
-        ...
 
     @property
     @abstractmethod

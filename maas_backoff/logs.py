@@ -76,7 +76,7 @@ _DEFAULTS: dict[str, object] = {
 }
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal would act on, what ends a line, and what UTF-8 has no bytes for."""
+"""Characters that a terminal would act on, that end a line, or that UTF-8 has no bytes for."""
 
 
 class TaskLogFilter(logging.Filter):

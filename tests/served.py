@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,8 +48,28 @@ class Served:
             time.sleep(0.02)
         return value
 
+    @contextlib.contextmanager
+    def opened(self, path: str, last: str | None = None) -> Iterator[Iterator[dict[str, str]]]:
+        """Read server-sent events: all, or those after the event with the id `last`."""
+        headers = {} if last is None else {"Last-Event-ID": last}
+        with self.client.stream("GET", path, headers=headers) as response:
+            assert response.status_code == 200
+            yield events_of(response.iter_lines())
+
     def end(self) -> None:
         self.client.close()
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+def events_of(lines: Iterator[str]) -> Iterator[dict[str, str]]:
+    """Return the server-sent events in the lines of a response."""
+    event: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if name in {"id", "event", "data"}:
+            event[name] = value
+        elif not line and event:
+            yield event
+            event = {}

@@ -22,9 +22,9 @@ COMMANDS = {right[1:] for right in RIGHTS if right.startswith("+")}
 UNUSED = {"unsubscribe"}
 """Closing the connection does."""
 CHECKED = {"info"}
-"""What the check at start looks at."""
+"""The commands of the check at start."""
 WORKERS_ONLY = {"bzpopmin", "set", "xadd", "zscan"}
-"""What a process without a handler does not send."""
+"""The commands that a process without a handler does not send."""
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ async def test_a_signal_cancels_what_runs_beside_a_worker(worker: TaskBackoffSch
 async def test_wrong_arguments_and_a_missing_worker_are_refused(worker: TaskBackoffScheduler) -> None:
     for within in (-1, float("nan"), "1", True, None):
         with pytest.raises(InvalidValueError, match="within: expected seconds"):
-            await worker.until_idle(within)  # type: ignore[arg-type]
+            await worker.until_idle(within)  # type: ignore[arg-type] - wrong on purpose
     with pytest.raises(HandlerError, match="no worker runs here"):
         await worker.until_idle()
 

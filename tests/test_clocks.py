@@ -181,7 +181,7 @@ async def test_a_dead_workers_task_comes_back_soon_though_the_clock_was_set_back
 
 
 async def test_fields_of_another_release_are_ignored(scheduler: TaskBackoffScheduler, server: Server) -> None:
-    """Of a task, of its policy and of the registry: the task runs, and its fields are kept."""
+    """Fields of a task, of its policy and of the registry: the task runs, and its fields are kept."""
     await scheduler.create_task({"a": 1}, "x", max_retry_count=1)
     prefix = "maas:{test}:"
     server.client.hset(prefix + "t:x", mapping={"zz": "new", "q9": "\xff"})
@@ -325,7 +325,7 @@ async def test_a_small_step_back_stops_the_clock_and_does_not_move_it(jumping: Q
 
 
 async def test_the_ledger_of_a_gpu_follows_a_clock_that_is_set_back(any_server: Server) -> None:
-    """What a dead worker has reserved, a hold and a quarantine end in their time, not an hour later."""
+    """Reservations of a dead worker, a hold and a quarantine end in their time, not an hour later."""
     storage = any_server.storage
     server = ServerOfQueue(storage, "maas:{test}:")
     ledgers = Ledgers(storage, server, lease=3)

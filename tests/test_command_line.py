@@ -11,40 +11,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import anyio
 import pytest
+from command_line import Run, commands_on
 from support import Server, eventually
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
-from maas_backoff.__main__ import main, parser
+from maas_backoff.__main__ import parser
 from maas_backoff.commands.catalogue import CATALOGUE, command
 from maas_backoff.commands.completion import SHELLS
 from maas_backoff.commands.json_text import json_text
-
-Run = Callable[..., tuple[object, str, str]]
 
 CAT = "一只猫"
 
 
 @pytest.fixture
 def run(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command of this process; gives its exit code, its output, and its complaint."""
-    monkeypatch.setenv("MAAS_BACKOFF_URL", f"redis://127.0.0.1:{server.port}")
-    monkeypatch.setenv("MAAS_BACKOFF_BIZ_PREFIX", "test")
-    # It would end this process.
-    monkeypatch.setattr("maas_backoff.__main__._leave_threads_behind", lambda _code: None)
-
-    def call(*arguments: str) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        told = capsys.readouterr()
-        return ended.value.code, told.out, told.err
-
-    return call
+    return commands_on(server, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

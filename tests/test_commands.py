@@ -8,37 +8,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import pytest
+from command_line import Run, commands_on
 from support import Server, eventually, quick_config
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
-from maas_backoff.__main__ import main
 from maas_backoff.commands.text import cell, printable, span, table
-
-Run = Callable[..., tuple[object, str, str]]
 
 HOSTILE = "\x1b[2J\x07 <b onload='x'>\n\u202e\"$(id)`\\"
 
 
 @pytest.fixture
 def command(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command of this process; gives its exit code, what it printed, and what it complained of."""
-    monkeypatch.setenv("MAAS_BACKOFF_URL", f"redis://127.0.0.1:{server.port}")
-    monkeypatch.setenv("MAAS_BACKOFF_BIZ_PREFIX", "test")
-    # It would end this process, ten minutes later.
-    monkeypatch.setattr("maas_backoff.__main__._leave_threads_behind", lambda _code: None)
-
-    def run(*arguments: str) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        told = capsys.readouterr()
-        return ended.value.code, told.out, told.err
-
-    return run
+    return commands_on(server, monkeypatch, capsys)
 
 
 def run_tasks(config: TaskBackoffConfig, specs: list[TaskSpec]) -> None:

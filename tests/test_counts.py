@@ -5,7 +5,7 @@ import pytest
 from support import eventually
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
-from maas_backoff.domain.history import Tally
+from maas_backoff.domain.tally import Tally
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ def failing(config: TaskBackoffConfig, *gpus: FakeGpu) -> TaskBackoffScheduler:
 
 
 async def test_each_task_counts_as_created_once(config: TaskBackoffConfig) -> None:
-    """Whatever happens to it: retries by hand, marks, cancels, deletes and purges."""
+    """Also after retries by hand, marks, cancels, deletes and purges."""
     worker = failing(config)
 
     async def created() -> int:
@@ -57,6 +57,15 @@ async def test_each_task_counts_as_created_once(config: TaskBackoffConfig) -> No
         await worker.purge_tasks("completed")
         await worker.purge_tasks("cancelled")
         assert await created() == 11
+
+
+async def test_a_retry_of_a_task_whose_deadline_has_just_passed_counts_nothing(config: TaskBackoffConfig) -> None:
+    producer = TaskBackoffScheduler(config)
+    await producer.create_task({}, "late", start_within=0.05)
+    await producer.wait_task("late", 20)
+    assert await producer.retry_task("late")
+    assert (await producer.get_queue_stats()).created_count == 1
+    await producer.shutdown()
 
 
 async def test_tasks_that_can_never_start_have_no_age(config: TaskBackoffConfig) -> None:

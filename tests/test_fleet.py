@@ -93,9 +93,9 @@ async def _worker_of(task: TaskEntity) -> str | None:
 async def test_names_are_checked(other: TaskBackoffScheduler) -> None:
     for wrong in ("", None, 5):
         with pytest.raises(InvalidValueError, match="worker: expected a name"):
-            await other.quiet_workers(wrong)  # type: ignore[arg-type]
+            await other.quiet_workers(wrong)  # type: ignore[arg-type] - wrong on purpose
         with pytest.raises(InvalidValueError, match="gpu: expected a name"):
-            await other.quarantine_gpu(wrong)  # type: ignore[arg-type]
+            await other.quarantine_gpu(wrong)  # type: ignore[arg-type] - wrong on purpose
     with pytest.raises(InvalidValueError, match="there is none"):
         await other.release_gpu("GPU-a")
 

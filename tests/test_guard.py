@@ -135,7 +135,7 @@ async def test_no_value_that_is_returned_ends_more_than_its_attempt(
 async def test_an_outcome_that_cannot_be_sent_keeps_no_other_from_being_settled(
     scheduler: TaskBackoffScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever cannot be written down fails its own task; nothing that is known of leads here."""
+    """A settlement that cannot be written down fails its own task; nothing that is known of leads here."""
     from maas_backoff.store import batch
 
     fields = batch.settlement_fields

@@ -45,7 +45,7 @@ def _templates() -> list[str]:
 
 
 def _is_command(words: list[str]) -> None:
-    """Of maas-backoff: parse it; the parser would exit."""
+    """Parse a command of maas-backoff: the parser would exit."""
     assert Path(words[0]).name == "maas-backoff", words
     parser(words[1:2]).parse_args(words[1:])
 

@@ -29,7 +29,7 @@ TASK = TaskEntity(task_id="mine", biz_prefix="x", task_params={}, attempt=3)
 
 @pytest.fixture
 def out() -> Iterator[io.StringIO]:
-    """What a logger writes in a format that has all of our fields."""
+    """Return the output of a logger in a format that has all of our fields."""
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(logging.Formatter(FIELDS))
@@ -108,7 +108,7 @@ def test_a_form_that_has_no_effect_is_told(monkeypatch: pytest.MonkeyPatch, capl
 
 
 def child_handler(task: TaskEntity) -> object:
-    """What a handler does, by the id of its task."""
+    """Do as the id of the task says."""
     match task.task_id:
         case "raises":
             raise ValueError("no model")

@@ -20,7 +20,8 @@ from support import Server, eventually
 
 from maas_backoff import Limit, LimitStats, QueueStats, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, Worker
 from maas_backoff.commands.exporter import MOST_CLIENTS, Exporter
-from maas_backoff.domain.history import Durations
+from maas_backoff.domain.histogram import BatchSizes, Durations
+from maas_backoff.domain.history import Activity
 from maas_backoff.domain.scale import scale_of
 from maas_backoff.prometheus import CONTENT_TYPE, ScaleApp, scale
 
@@ -66,7 +67,7 @@ async def test_the_command_serves_the_numbers(server: Server, scheduler: TaskBac
         assert (head.status_code, head.content) == (200, b"") and int(head.headers["content-length"]) > 1000
         assert (await client.get("/scale?slots=2&within=5")).json() == {
             "queue": "test", "workers": 1, "live_workers": 0, "slots": 2, "slots_per_worker": 2, "waiting": 3,
-            "running": 0, "run_seconds": None,
+            "running": 0, "run_seconds": None, "tasks_per_call": 1,
         }  # fmt: skip
         assert (await client.get("/scale?within=soon")).status_code == 400
         assert (await client.get("/")).status_code == 404
@@ -137,7 +138,7 @@ NONE = Durations()
 def wanted(found: QueueStats, runs: Durations = NONE, workers: int = 0, slots: int = 4, **limits: int) -> int:
     fleet = [Worker(f"w{n}", slots=slots) for n in range(workers)]
     shut = [LimitStats(name, Limit(1), name, waiting_tasks=number) for name, number in limits.items()]
-    return scale_of(found, runs, fleet, shut, within=60, slots_per_worker=4).workers
+    return scale_of(found, Activity(runs=runs), fleet, shut, within=60, slots_per_worker=4).workers
 
 
 def test_the_number_of_workers() -> None:
@@ -165,9 +166,18 @@ def test_tasks_that_more_workers_would_not_start_do_not_count() -> None:
     assert wanted(stats(40), runs, openai=50) == 0
 
 
+def test_a_batch_takes_one_slot() -> None:
+    # 100 batches of 30 tasks, beside 600 tasks alone: 3,600 tasks in 700 calls, each of 10 s
+    runs = Durations((3600, *[0] * 23), 36_000)
+    batches = BatchSizes((0, 0, 0, 0, 0, 100, *[0] * 6), 3000)
+    found = scale_of(stats(3600, 36), Activity(runs=runs, batch_sizes=batches), [], within=60, slots_per_worker=4)
+    assert (found.tasks_per_call, found.slots, found.workers) == (5.143, 7 + 117, 31)
+    assert scale_of(stats(3600, 36), Activity(runs=runs), [], within=60, slots_per_worker=4).slots == 36 + 600
+
+
 def test_older_workers_send_no_sums() -> None:
     runs = Durations((0,) * 10 + (10,) + (0,) * 13)
-    found = scale_of(stats(600), runs, [], within=60, slots_per_worker=4)
+    found = scale_of(stats(600), Activity(runs=runs), [], within=60, slots_per_worker=4)
     assert found.run_seconds is not None and 0.5 <= found.run_seconds <= 1.1
 
 

@@ -128,7 +128,7 @@ async def test_each_call_in_each_state(
         task = await task_of(scheduler, "x")
         assert (task.progress, task.progress_message) == (33, "by hand")
     if state == "leased":
-        # What is left of the attempt is stopped, not waited for.
+        # The rest of the attempt is stopped, not waited for.
         await scheduler.cancel_task("x", running=True)
         await worker.shutdown()
 
@@ -373,7 +373,7 @@ def _lives(pid: int) -> bool:
 async def test_fifty_cancels_at_once_are_one(
     scheduler: TaskBackoffScheduler, config: TaskBackoffConfig, state: str
 ) -> None:
-    """One final state, cancelled once. Of a pending task one caller is told that it did it."""
+    """One final state, cancelled once. One caller is told that it has cancelled a pending task."""
     begun = anyio.Event()
 
     @scheduler.set_custom_task_handler
@@ -604,7 +604,7 @@ async def test_a_list_goes_on_where_it_was_though_other_tasks_come_and_go(schedu
 
 
 async def test_a_list_of_what_is_due_from_a_moment_on(scheduler: TaskBackoffScheduler) -> None:
-    """What is due before, or at once, is left out."""
+    """Tasks that are due before, or at once, are left out."""
     await scheduler.create_tasks([{}, TaskSpec({}, "first", delay=60), TaskSpec({}, "third", delay=180)])
     await scheduler.create_task({}, "second", delay=120)
     from_then = datetime.now(UTC) + timedelta(seconds=90)
@@ -630,7 +630,7 @@ async def test_a_brief_list_leaves_out_what_may_be_large(scheduler: TaskBackoffS
 
 
 async def test_a_list_of_leased_tasks(scheduler: TaskBackoffScheduler) -> None:
-    """What workers run and what others do is one state."""
+    """Tasks that workers run, and tasks that others do, are in one state."""
     begun: list[str] = []
     go_on = anyio.Event()
 

@@ -163,7 +163,7 @@ async def test_a_trace_leads_from_the_caller_to_the_span_of_a_handler_in_a_child
 async def test_the_span_of_an_attempt_is_current_in_its_handler(
     traced: TaskBackoffScheduler, spans: Spans, kind: str
 ) -> None:
-    """Whatever was current where the worker was started has nothing to do with its tasks."""
+    """The span that was current where the worker was started has nothing to do with its tasks."""
     tracer = spans.get_tracer("handler")
 
     def call(task: TaskEntity) -> None:
@@ -413,7 +413,7 @@ async def test_an_attempt_that_a_shutdown_leaves_to_its_lease_is_abandoned(
     assert span["attributes"]["maas_backoff.outcome"] == "abandoned" and span["status"]["status_code"] == "UNSET"
 
 
-# What is broken
+# Broken parts
 
 
 class Breaks(SpanProcessor):

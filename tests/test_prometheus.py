@@ -1,4 +1,4 @@
-"""What Prometheus is told: the server's numbers, once and for all processes; in a format that no text breaks."""
+"""The numbers for Prometheus are the server's, once and for all processes, in a format that no text breaks."""
 
 import logging
 import re
@@ -196,7 +196,7 @@ async def test_the_numbers_of_a_queue_with_a_gpu(
 
 
 async def test_buckets_only_grow_to_the_number_of_all(config: TaskBackoffConfig) -> None:
-    """So that histogram_quantile may be asked."""
+    """histogram_quantile needs this."""
     async with busy(config) as worker:
         for task_id in await worker.create_tasks([{"way": f"goes well {n}"} for n in range(20)]):
             await worker.wait_task(task_id, 20)

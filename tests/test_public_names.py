@@ -34,7 +34,7 @@ def test_a_star_imports_all() -> None:
 
 
 def test_a_child_needs_no_server() -> None:
-    """What a child process and its handlers import of us is without redis-py, anyio and NVML."""
+    """A child process and its handlers import of us neither redis-py, nor anyio and NVML."""
     script = (
         "from maas_backoff.worker.executors import child\n"
         "from maas_backoff import Discard, RateLimited, Retry, Snooze, TaskEntity, current_task"

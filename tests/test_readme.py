@@ -44,7 +44,7 @@ assert not scheduler.health().ready
 print("served")
 """
 
-# What is added to that service imports it, and is asked as Prometheus, or a browser, would.
+# Additions to that service import it, and are asked as Prometheus, or a browser, would.
 MOUNTED = """
 from starlette.testclient import TestClient
 

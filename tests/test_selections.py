@@ -60,7 +60,7 @@ async def test_labels_are_stored_and_select_tasks(scheduler: TaskBackoffSchedule
     assert await _ids(scheduler, Selection(labels=["customer=bolt"])) == ["one"]
     for wrong in ("nightly", ["a b"], [f"l{n}" for n in range(9)], [5]):
         with pytest.raises(InvalidValueError, match="labels"):
-            await scheduler.create_task({}, "wrong", labels=wrong)  # type: ignore[arg-type]
+            await scheduler.create_task({}, "wrong", labels=wrong)  # type: ignore[arg-type] - wrong on purpose
 
 
 async def test_a_kind_and_a_configuration_have_labels_of_their_own(
@@ -159,7 +159,7 @@ async def test_tasks_are_rescheduled_each_once(scheduler: TaskBackoffScheduler) 
     assert task.waiting_for is not None and task.waiting_for.startswith("due at")
     for options in ({}, {"delay": -1}, {"max_retry_count": 3}):
         with pytest.raises(InvalidValueError):
-            await scheduler.update_tasks(Selection(), **options)  # type: ignore[arg-type]
+            await scheduler.update_tasks(Selection(), **options)  # type: ignore[arg-type] - any options, also wrong ones
 
 
 async def test_a_task_that_has_changed_meanwhile_is_changed_only_if_it_matches_still(

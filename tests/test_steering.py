@@ -114,7 +114,7 @@ async def test_wrong_kinds_are_refused(other: TaskBackoffScheduler) -> None:
     for wrong in ("", "two words", "a/b", "x" * 65, 7):
         for call in (other.pause, other.resume):
             with pytest.raises(InvalidValueError, match="kind: expected a letter or _"):
-                await call(kind=wrong)  # type: ignore[arg-type]
+                await call(kind=wrong)  # type: ignore[arg-type] - wrong on purpose
     await other.shutdown()
 
 
@@ -232,7 +232,7 @@ async def test_a_state_is_purged(scheduler: TaskBackoffScheduler, server: Server
         await scheduler.purge_tasks("processing")
 
 
-# What is told
+# Messages
 
 
 async def test_the_history_tells_what_has_happened(scheduler: TaskBackoffScheduler) -> None:

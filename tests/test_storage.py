@@ -6,7 +6,7 @@ import pytest
 from support import quick_config
 
 from maas_backoff import ConfigError, StorageConfig, TaskBackoffConfig, TaskBackoffScheduler
-from maas_backoff.config.storage import Endpoint
+from maas_backoff.config.endpoint import Endpoint
 
 
 @pytest.mark.parametrize(

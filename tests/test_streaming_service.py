@@ -1,13 +1,12 @@
 """The service of docs/streams.md under real uvicorn: clients that lose their connection, and clients that hang up."""
 
-import contextlib
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import TESTS, Served
+from served import TESTS, Served, events_of
 from support import Server
 
 pytestmark = pytest.mark.timeout(120)
@@ -25,25 +24,6 @@ def served(tmp_path: Path, server: Server) -> Iterator[Served]:
     service.end()
 
 
-@contextlib.contextmanager
-def opened(served: Served, path: str, last: str | None = None) -> Iterator[Iterator[dict[str, str]]]:
-    headers = {} if last is None else {"Last-Event-ID": last}
-    with served.client.stream("GET", path, headers=headers) as response:
-        assert response.status_code == 200
-        yield parsed(response.iter_lines())
-
-
-def parsed(lines: Iterator[str]) -> Iterator[dict[str, str]]:
-    event: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.partition(": ")
-        if name in {"id", "event", "data"}:
-            event[name] = value
-        elif not line and event:
-            yield event
-            event = {}
-
-
 def test_a_client_that_loses_its_connection_goes_on_after_its_last_event(served: Served) -> None:
     words = [f"word{n}" for n in range(40)]
     task_id = served.client.post("/chat", json={"prompt": " ".join(words), "pause": 0.03}).json()["task_id"]
@@ -52,7 +32,7 @@ def test_a_client_that_loses_its_connection_goes_on_after_its_last_event(served:
     while not seen or seen[-1]["event"] != "end":
         connections += 1
         last = seen[-1]["id"] if seen else None
-        with opened(served, f"/chat/{task_id}/stream", last) as events:
+        with served.opened(f"/chat/{task_id}/stream", last) as events:
             for event in events:
                 seen.append(event)
                 if len(seen) % 7 == 0:
@@ -61,7 +41,7 @@ def test_a_client_that_loses_its_connection_goes_on_after_its_last_event(served:
     text = "".join(json.loads(event["data"]) for event in seen[:-1])
     assert text == "".join(f"{word.upper()}\n" for word in words)
     assert seen[-1] == {"event": "end", "data": "completed"}
-    with opened(served, f"/chat/{task_id}/stream", seen[-2]["id"]) as events:
+    with served.opened(f"/chat/{task_id}/stream", seen[-2]["id"]) as events:
         assert list(events) == [{"event": "end", "data": "completed"}]
 
 
@@ -75,5 +55,5 @@ def test_what_no_stream_has_is_refused_with_a_status(served: Served) -> None:
 def test_a_task_ends_with_a_client_that_hangs_up(served: Served, server: Server) -> None:
     body = {"prompt": " ".join(["word"] * 1000), "pause": 0.05}
     with served.client.stream("POST", "/chat/now", json=body) as response:
-        assert next(parsed(response.iter_lines()))["event"] == "part"
+        assert next(events_of(response.iter_lines()))["event"] == "part"
     served.until(lambda: server.client.zcard("maas:{test}:cancelled"), "its task is cancelled")

@@ -410,7 +410,7 @@ async def test_a_handler_may_emit_what_json_and_utf8_can_hold(scheduler: TaskBac
             refused.append(error.value.option)
         for line in (5, None, "\ud800"):
             with pytest.raises(PayloadError, match="line: expected text"):
-                task.log(line)  # type: ignore[arg-type]
+                task.log(line)  # type: ignore[arg-type] - wrong on purpose
         task.emit("right")
 
     async with scheduler:
@@ -841,7 +841,7 @@ async def test_an_attempt_is_not_settled_while_its_parts_are_on_their_way(
         task.emit("b")
 
     async with scheduler:
-        streams = scheduler._service.parts.context.store.streams  # type: ignore[union-attr]
+        streams = scheduler._service.parts.context.store.streams  # type: ignore[union-attr] - it runs
         emit = streams.emit
 
         async def slow(given: Any) -> Any:
@@ -956,7 +956,7 @@ async def test_a_server_that_refuses_parts_stops_no_task(
         return "done"
 
     async with scheduler:
-        monkeypatch.setattr(scheduler._service.parts.context.store.streams, "emit", refused)  # type: ignore[union-attr]
+        monkeypatch.setattr(scheduler._service.parts.context.store.streams, "emit", refused)  # type: ignore[union-attr] - it runs
         await scheduler.create_task({}, "x")
         await scheduler.create_task({"waits": 1}, "y")
         assert [(await scheduler.wait_task(task_id, 20)).result for task_id in "xy"] == ["done"] * 2
@@ -1103,7 +1103,7 @@ async def test_a_task_that_is_created_anew_has_nothing_of_the_old_one(
     new = await claim(store)
     assert await store.streams.emit([emitted(new, "new")]) == [1]
     assert text_of(await _so_far(store, "x")) == "new"
-    mark, part = (await store.streams.read_first([Place(PARTS, "x", old.id)]))[0].parts()  # type: ignore[union-attr]
+    mark, part = (await store.streams.read_first([Place(PARTS, "x", old.id)]))[0].parts()  # type: ignore[union-attr] - the task is there
     assert mark.restarted and part.data == "new"
     assert await scheduler.mark_task_completed("x")
     await scheduler.shutdown()
@@ -1115,7 +1115,7 @@ async def test_a_task_that_emits_nothing_costs_nothing(scheduler: TaskBackoffSch
 
     @scheduler.set_custom_task_handler
     async def handle(task: TaskEntity) -> None:
-        attempts.extend(scheduler._service.parts.slots.attempts.values())  # type: ignore[union-attr]
+        attempts.extend(scheduler._service.parts.slots.attempts.values())  # type: ignore[union-attr] - it runs
 
     async with scheduler:
         server.client.config_resetstat()

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +35,8 @@ class Service(Served):
     def status(self, task_id: str) -> str:
         return self.client.get(f"/images/{task_id}").json()["status"]
 
-    @contextlib.contextmanager
-    def events(self, task_id: str, last: str | None = None) -> Iterator[Iterator[dict[str, str]]]:
-        headers = {} if last is None else {"Last-Event-ID": last}
-        with self.client.stream("GET", f"/images/{task_id}/events", headers=headers) as response:
-            assert response.status_code == 200
-            yield _parsed(response.iter_lines())
-
-
-def _parsed(lines: Iterator[str]) -> Iterator[dict[str, str]]:
-    event: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.partition(": ")
-        if name in {"id", "event", "data"}:
-            event[name] = value
-        elif not line and event:
-            yield event
-            event = {}
+    def events(self, task_id: str, last: str | None = None) -> AbstractContextManager[Iterator[dict[str, str]]]:
+        return self.opened(f"/images/{task_id}/events", last)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from maas_backoff.client.selected import Selected
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.reschedule import NewPlace
-from maas_backoff.domain.selection import ORDER, Selection, SelectionProgress, Statuses
+from maas_backoff.domain.selection import ORDER, OnProgress, Selection, SelectionProgress, Statuses
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.task import TaskEntity, TaskStatus
 from maas_backoff.errors import InvalidValueError
@@ -20,8 +20,6 @@ from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.store.writer import DELETE_LIMIT, SETTLE_LIMIT
 
 log: Log = log_for("scheduler")
-
-OnProgress = Callable[[SelectionProgress], object]
 
 CREATIONS_AT_ONCE = 20
 """Tasks per step of a change of priorities: it reads and writes their params, too."""

@@ -1,23 +1,12 @@
 """The calls on the workers of a queue, and on their GPUs."""
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
-
+from maas_backoff.client.part import CallsPart
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.worker import Worker
 
-if TYPE_CHECKING:  # see scheduler.py: the client is imported with the first scheduler
-    from maas_backoff.client.client import QueueClient
 
-
-class FleetCalls(ABC):
+class FleetCalls(CallsPart):
     """The part of TaskBackoffScheduler that looks at workers and GPUs, and takes them out of use."""
-
-    @property
-    @abstractmethod
-    def _client(self) -> "QueueClient":
-        """The client of the running event loop."""
-        ...
 
     async def workers(self) -> list[Worker]:
         """Return the live workers of this queue, as of their last heartbeat; at most 1,000."""

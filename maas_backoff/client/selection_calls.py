@@ -1,24 +1,17 @@
 """The calls on all tasks of a selection."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import attrs
 
-from maas_backoff.domain.selection import Selection, SelectionProgress
+from maas_backoff.client.part import CallsPart
+from maas_backoff.domain.selection import OnProgress, Selection
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.task import TaskStatus, checked_status
 from maas_backoff.errors import InvalidValueError
 
-OnProgress = Callable[[SelectionProgress], object]
-"""Called after each page of about 200 tasks."""
 
-if TYPE_CHECKING:  # see scheduler.py: the client is imported with the first scheduler
-    from maas_backoff.client.client import QueueClient
-
-
-class SelectionCalls(ABC):
+class SelectionCalls(CallsPart):
     """The part of TaskBackoffScheduler that counts and changes many tasks at once.
 
     A call reads the tasks page by page, and changes those that match, some hundred at a time: other clients are not
@@ -26,12 +19,6 @@ class SelectionCalls(ABC):
     changes between its page and its change is changed only if the task matches still. With `dry_run=True`, nothing is
     changed, and the number of tasks that match is returned. `on_progress` is called after each page.
     """
-
-    @property
-    @abstractmethod
-    def _client(self) -> "QueueClient":
-        """The client of the running event loop."""
-        ...
 
     async def count_tasks(self, selection: Selection, *, on_progress: OnProgress | None = None) -> int:
         """Return the number of tasks that match."""

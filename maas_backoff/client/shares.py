@@ -1,26 +1,15 @@
 """The calls on the tenants and the limits of a queue."""
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
-
+from maas_backoff.client.part import CallsPart
 from maas_backoff.domain.limit import Limit, Rate
 from maas_backoff.domain.shares import LimitList, TenantStats
 
 MOST_NAMES = 1000
 """Shut names of classes of limits, such as `user:*`, that `limits` returns."""
 
-if TYPE_CHECKING:  # see scheduler.py: the client is imported with the first scheduler
-    from maas_backoff.client.client import QueueClient
 
-
-class ShareCalls(ABC):
+class ShareCalls(CallsPart):
     """The part of TaskBackoffScheduler that says whose tasks are taken next, and how many may start."""
-
-    @property
-    @abstractmethod
-    def _client(self) -> "QueueClient":
-        """The client of the running event loop."""
-        ...
 
     async def set_weight(self, tenant: str, weight: float) -> bool:
         """Set the weight of a tenant, from 0.001 to 1,000; it is 1 at first.

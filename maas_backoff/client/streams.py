@@ -1,23 +1,13 @@
 """The calls on what tasks emit: their streams and their logs."""
 
-from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
 
+from maas_backoff.client.part import CallsPart
 from maas_backoff.domain.stream import LogLine, StreamPart
 
-if TYPE_CHECKING:  # see scheduler.py: the client is imported with the first scheduler
-    from maas_backoff.client.client import QueueClient
 
-
-class StreamCalls(ABC):
+class StreamCalls(CallsPart):
     """The part of TaskBackoffScheduler that reads what handlers emit."""
-
-    @property
-    @abstractmethod
-    def _client(self) -> "QueueClient":
-        """The client of the running event loop."""
-        ...
 
     def stream(self, task_id: str, *, after: str | None = None) -> AsyncGenerator[StreamPart, None]:
         """Yield the parts that the task's handler emits with `task.emit`, in order, until the task is finished.

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import attrs
 
@@ -99,12 +100,14 @@ def on_queue(
         if prints_json:
             json_flag(parser)
 
-    def call(options: Options) -> int:
-        import anyio  # not needed for help
+    return Command(about, example, partial(run_on_queue, run), add)
 
-        return anyio.run(_run_on_queue, run, options)
 
-    return Command(about, example, call, add)
+def run_on_queue(run: RunOnQueue, options: Options) -> int:
+    """Run a function with the scheduler of a queue, and return its exit code."""
+    import anyio  # not needed for help
+
+    return anyio.run(_run_on_queue, run, options)
 
 
 async def _run_on_queue(run: RunOnQueue, options: Options) -> int:

@@ -1,8 +1,8 @@
 """`maas-backoff dashboard`: serve the page on this machine only."""
 
-import argparse
 import socket
 
+from maas_backoff.commands.command import OK, Options
 from maas_backoff.dashboard import Access, dashboard, server_dashboard
 from maas_backoff.errors import InvalidValueError, MissingExtraError
 from maas_backoff.scheduler import TaskBackoffScheduler
@@ -17,11 +17,15 @@ except ImportError as _error:
 HERE = "127.0.0.1"
 
 
-async def serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace) -> None:
-    """Serve the page until a signal arrives. Raises InvalidValueError for a port in use, and StorageError."""
+async def serve(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    """Serve the page until a signal arrives, and return the exit code.
+
+    Raises InvalidValueError for a port in use, and StorageError.
+    """
     with _listening(options.port) as listening:
         await scheduler.get_queue_stats()
         await _serve(scheduler, options, listening)
+    return OK
 
 
 def _listening(port: int) -> socket.socket:
@@ -32,14 +36,14 @@ def _listening(port: int) -> socket.socket:
         raise InvalidValueError("port", expected, port) from error
 
 
-async def _serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace, listening: socket.socket) -> None:
+async def _serve(scheduler: TaskBackoffScheduler, options: Options, listening: socket.socket) -> None:
     access = Access.ACT if options.act else Access.READ
 
     def authorize(_: Request) -> Access:
         return access
 
     make = server_dashboard if options.all else dashboard
-    page = make(scheduler, authorize=authorize, payloads=options.payloads, errors=options.errors or options.payloads)
+    page = make(scheduler, authorize=authorize, payloads=options.payloads, errors=options.errors or None)
     # Refuse other host names: another web site may point its own name to this address (DNS rebinding).
     app = TrustedHostMiddleware(page, allowed_hosts=[HERE, "localhost"], www_redirect=False)
     print(

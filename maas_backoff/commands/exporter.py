@@ -1,6 +1,5 @@
 """`maas-backoff metrics`: serve the numbers of a queue for Prometheus and for an autoscaler."""
 
-import argparse
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
@@ -8,6 +7,7 @@ from http import HTTPStatus
 
 import anyio
 
+from maas_backoff.commands.command import OK, Options
 from maas_backoff.common.until_stopped import stop_signals
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.prometheus.app import MetricsApp
@@ -79,6 +79,10 @@ def _response(answer: Answer, *, with_text: bool) -> bytes:
     return head.encode() + (answer.text if with_text else b"")
 
 
-async def serve(scheduler: TaskBackoffScheduler, options: argparse.Namespace) -> None:
-    """Serve the numbers until a signal arrives. Raises InvalidValueError for an address that cannot be used."""
+async def serve(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    """Serve the numbers until a signal arrives, and return the exit code.
+
+    Raises InvalidValueError for an address that cannot be used.
+    """
     await Exporter(scheduler).serve(options.host, options.port)
+    return OK

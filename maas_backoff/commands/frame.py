@@ -1,4 +1,4 @@
-"""What `maas-backoff top` shows: the numbers of a queue at one moment, as lines."""
+"""The view of `maas-backoff top`: the numbers of a queue at one moment, as lines."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

@@ -3,7 +3,7 @@
 import json
 from datetime import datetime
 
-MIB_PER_GIB = 1024
+from maas_backoff.domain.demand import MIB_PER_GIB
 
 
 def print_json(value: object) -> None:

@@ -17,6 +17,7 @@ from maas_backoff.commands.command import (
     json_flag,
     one_to_a_hundred,
     queue_options,
+    run_on_queue,
 )
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.usage import UsageError
@@ -92,21 +93,19 @@ def _doctor(options: Options) -> int:
 
     logging.getLogger("maas_backoff").addHandler(logging.NullHandler())  # its warnings are in the result
 
-    async def run() -> int:
-        scheduler = TaskBackoffScheduler(config_of(options))
+    async def run(scheduler: TaskBackoffScheduler, options: Options) -> int:
         store = QueueStore.of(scheduler.config)
         try:
             lines = await examine(scheduler, store, repair=options.repair, keys=options.keys)
         finally:
             await store.aclose()
-            await scheduler.shutdown()
         if options.json:
             print_json(views(lines))
         else:
             print("\n".join(map(str, lines)))
         return FAILED if any(line.kind == "wrong" for line in lines) else OK
 
-    return anyio.run(run)
+    return run_on_queue(run, options)
 
 
 def _for_queues(parser: Arguments) -> None:
@@ -150,15 +149,7 @@ def _metrics(options: Options) -> int:
         return OK
     from maas_backoff.commands.exporter import serve
 
-    async def run() -> int:
-        scheduler = TaskBackoffScheduler(config_of(options))
-        try:
-            await serve(scheduler, options)
-        finally:
-            await scheduler.shutdown()
-        return OK
-
-    return anyio.run(run)
+    return run_on_queue(serve, options)
 
 
 def _port(text: str) -> int:
@@ -172,16 +163,7 @@ def _dashboard(options: Options) -> int:
 
     if options.all:
         options.queue = "all"
-
-    async def run() -> int:
-        scheduler = TaskBackoffScheduler(config_of(options))
-        try:
-            await serve(scheduler, options)
-        finally:
-            await scheduler.shutdown()
-        return OK
-
-    return anyio.run(run)
+    return run_on_queue(serve, options)
 
 
 COMMANDS = {

@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Self
 
-from maas_backoff.commands.command import OK, Arguments, Options, failed
+from maas_backoff.commands.command import OK, Arguments, Options, failed, json_flag
 from maas_backoff.commands.json_text import print_json
-from maas_backoff.domain.selection import FIELDS, Selection, SelectionProgress
+from maas_backoff.domain.selection import FIELDS, OnProgress, Selection, SelectionProgress
 from maas_backoff.errors import InvalidValueError
 
-OnProgress = Callable[[SelectionProgress], object]
 Act = Callable[[Selection, bool, OnProgress], Awaitable[int]]
 """Changes the tasks of a selection, or counts them in a dry run, and returns their number."""
 
@@ -62,7 +61,7 @@ def act_options(parser: Arguments) -> None:
     parser.add_argument("--all", action="store_true", help="all tasks, without another condition")
     parser.add_argument("--dry-run", action="store_true", help="only print how many tasks match")
     parser.add_argument("--yes", action="store_true", help="do not ask before tasks that match are changed")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    json_flag(parser)
 
 
 def is_selecting(options: Options) -> bool:

@@ -10,7 +10,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from maas_backoff.common.guard import Log, log_for
 from maas_backoff.errors import InvalidValueError
+
+log: Log = log_for("dashboard")
 
 
 class Access(StrEnum):
@@ -55,6 +58,8 @@ class Guard:
     """Passes allowed requests to `app`, with `request.state.access`, and adds headers to each response."""
 
     def __init__(self, app: ASGIApp, authorize: Authorize | None) -> None:
+        if authorize is None:
+            log.warning("the dashboard has no `authorize`: everybody who reaches it may read, and nobody may act")
         self._app = app
         self._authorize = authorize
 

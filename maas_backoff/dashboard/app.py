@@ -10,7 +10,6 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.access import Authorize, Guard
 from maas_backoff.dashboard.actions import Actions
 from maas_backoff.dashboard.assets import Assets
@@ -19,8 +18,6 @@ from maas_backoff.dashboard.reading import Reading
 from maas_backoff.dashboard.selecting import Shown
 from maas_backoff.errors import MaasBackoffError, StorageError
 from maas_backoff.scheduler import TaskBackoffScheduler
-
-log: Log = log_for("dashboard")
 
 
 def dashboard(
@@ -40,9 +37,7 @@ def dashboard(
     type of an error is always shown. The application needs no lifespan, and may be mounted any number of times. The
     scheduler may be a producer, started or not. Raises MissingExtraError without the extra `dashboard`.
     """
-    if authorize is None:
-        log.warning("the dashboard has no `authorize`: everybody who reaches it may read, and nobody may act")
-    shown = Shown(payloads, payloads if errors is None else errors)
+    shown = Shown.of(payloads=payloads, errors=errors)
     return Guard(unguarded(scheduler, Assets(), title=title, shown=shown), authorize)
 
 

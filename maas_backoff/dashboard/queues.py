@@ -38,7 +38,7 @@ def server_dashboard(
     look at the path, `/queue/NAME/`. The scheduler's configuration is used with other names of queues. Raises
     MissingExtraError without the extra `dashboard`.
     """
-    shown = Shown(payloads, payloads if errors is None else errors)
+    shown = Shown.of(payloads=payloads, errors=errors)
     assets = Assets()
     queues = _Queues(scheduler, assets, shown)
 

@@ -1,6 +1,7 @@
 """The selection of tasks in the query of a request. Pure functions."""
 
 from datetime import timedelta
+from typing import Self
 
 import attrs
 from starlette.datastructures import QueryParams
@@ -15,6 +16,11 @@ class Shown:
 
     payloads: bool = False
     errors: bool = False
+
+    @classmethod
+    def of(cls, *, payloads: bool, errors: bool | None) -> Self:
+        """Return what the options of a page say: without `errors`, they are shown if payloads are."""
+        return cls(payloads, payloads if errors is None else errors)
 
 
 def selection_of(query: QueryParams, shown: Shown) -> Selection:

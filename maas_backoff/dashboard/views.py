@@ -7,7 +7,8 @@ import attrs
 
 from maas_backoff.dashboard.selecting import Shown
 from maas_backoff.domain.gpu import GpuStatus
-from maas_backoff.domain.history import Activity, Durations, History, gpu_memory_hint
+from maas_backoff.domain.histogram import Durations
+from maas_backoff.domain.history import Activity, History, gpu_memory_hint
 from maas_backoff.domain.limit import rate_text
 from maas_backoff.domain.shares import LimitStats, TenantStats
 from maas_backoff.domain.stats import QueueStats

@@ -38,7 +38,8 @@ class Demand:
 class Waiting:
     """The tasks that wait with one demand: the rank of the first task, and the seconds since it was due.
 
-    `name` is the name of their set, and `avoid` the device that the first task avoids if it can.
+    `name` is the name of their set, and `avoid` the device that the first task avoids if it can. `suspect` says whether
+    the first task is one.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Waiting:
     rank: float
     age: float
     avoid: str = ""
+    suspect: bool = False
 
 
 def gib(mib: float) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import attrs
 
@@ -33,13 +33,21 @@ _FARTHEST = timedelta(days=3650)
 
 
 def _in_statuses(given: str | Iterable[str]) -> Statuses:
-    names: Iterable[object] = (given,) if isinstance(given, str) else given
-    chosen = {checked_status(one, *TaskStatus) for one in names}
+    chosen = {checked_status(one, *TaskStatus) for one in _each("status", "a state, or a list of states", given)}
     return tuple(status for status in ORDER if status in chosen)
 
 
 def _in_labels(given: str | Iterable[str]) -> Labels:
-    return checked_labels((given,) if isinstance(given, str) else tuple(given))
+    return checked_labels(tuple(_each("labels", "a label, or a list of labels", given)))
+
+
+def _each(option: str, expected: str, given: object) -> Iterable[object]:
+    """Return the values of a condition that has one value, or several."""
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Iterable):
+        raise InvalidValueError(option, expected, given)
+    return cast("Iterable[object]", given)
 
 
 def _text(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
@@ -64,11 +72,11 @@ def _named(check: Callable[[object], object]) -> Callable[[object, "attrs.Attrib
 
 
 def _checked_kind(value: object) -> object:
-    return value if value == NAMELESS else checked_kind(value)
+    return value if isinstance(value, str) and value == NAMELESS else checked_kind(value)
 
 
 def _waiting(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-    if value not in (None, "slot", "gpu"):
+    if value is not None and not (isinstance(value, str) and value in ("slot", "gpu")):
         raise InvalidValueError(attribute.name, '"slot", "gpu", or None', value)
 
 
@@ -199,6 +207,10 @@ class SelectionProgress:
     read: int
     matched: int
     changed: int
+
+
+OnProgress = Callable[[SelectionProgress], object]
+"""Called after each page of about 200 tasks."""
 
 
 _MOMENTS = ("created_from", "created_to", "due_from", "due_to", "ended_from", "ended_to")

@@ -170,7 +170,7 @@ class TaskEntity:
 
         When the attempt began, its tenant and its limits were charged with `cost` and `limits` of the creation. When it
         ends, whatever its outcome, the difference to `task.used(cost=3.2, limits={"openai": 830})` is charged, or given
-        back. Numbers are from 0 on. Of several calls, the last one counts, for the cost and for each limit. If the task
+        back. Numbers are from 0 on. The last of several calls counts, for the cost and for each limit. If the task
         comes back, its next attempt is charged again with `cost` and `limits` of the creation.
 
         Does nothing for a task without a tenant and limits, or outside of the handler that was called with this entity.

@@ -76,12 +76,13 @@ _PLAIN = {
 class Worker:
     """A live worker at its last heartbeat: host, process, slots and GPUs.
 
-    `lag` is the seconds for which its event loop delayed a call. `trouble` is the reason why it is not ready: the
-    worker is starting, or the reasons of its `health()`; "" if it is ready. `in_children`: its tasks run in child
-    processes. `oldest` is the seconds since the worker claimed the oldest of its running tasks; 0 if none runs.
-    `kinds` are the kinds of tasks that it runs; "" is that of `set_custom_task_handler`. `quiet`: it claims no tasks
-    until `quiet_workers(…, on=False)`. `batches` has, for each kind whose tasks run in batches, the most tasks of a
-    batch, and the seconds that a task waits at most.
+    `running` is the number of slots that are taken: a batch takes one. `lag` is the seconds for which its event
+    loop delayed a call. `trouble` is the reason why it is not ready: the worker is starting, or the reasons of its
+    `health()`; "" if it is ready. `in_children`: its tasks run in child processes. `oldest` is the seconds since
+    the worker claimed the oldest of its running tasks; 0 if none runs. `kinds` are the kinds of tasks that it runs;
+    "" is that of `set_custom_task_handler`. `quiet`: it claims no tasks until `quiet_workers(…, on=False)`.
+    `batches` has, for each kind whose tasks run in batches, the most tasks of a batch, and the seconds that a task
+    waits at most.
     """
 
     name: str

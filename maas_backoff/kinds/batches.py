@@ -113,7 +113,7 @@ def _item_of(hint: object) -> object:
 
 
 def _result_of(hint: Any) -> Any:
-    """Return the type of the results in `Vector | Exception`: what is raised is not stored."""
+    """Return the type of the results in `Vector | Exception`: an exception is not stored."""
     if get_origin(hint) not in {Union, types.UnionType}:
         return hint
     kept = [one for one in get_args(hint) if not _is_signal(one)]

@@ -9,7 +9,8 @@ from prometheus_client import Metric
 
 from maas_backoff.common.version import __version__
 from maas_backoff.domain.gpu import GpuStatus
-from maas_backoff.domain.history import Activity, BatchSizes, Durations, MemorySizes
+from maas_backoff.domain.histogram import BatchSizes, Durations, MemorySizes
+from maas_backoff.domain.history import Activity
 from maas_backoff.domain.shares import LimitStats, TenantStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.worker import Worker

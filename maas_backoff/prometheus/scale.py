@@ -48,9 +48,9 @@ class ScaleApp(OneAnswer):
     async def _scale(self, within: float, slots: float) -> Scale:
         scheduler = self._scheduler
         stats = await scheduler.get_queue_stats()
-        runs = (await scheduler.get_history(MEASURED_MINUTES)).recent.runs
+        recent = (await scheduler.get_history(MEASURED_MINUTES)).recent
         limits = await scheduler.limits() if stats.limit_count else ()
-        return scale_of(stats, runs, await scheduler.workers(), limits, within=within, slots_per_worker=slots)
+        return scale_of(stats, recent, await scheduler.workers(), limits, within=within, slots_per_worker=slots)
 
 
 def _checked(query: str, slots: int) -> dict[str, float]:

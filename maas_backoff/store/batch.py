@@ -7,10 +7,10 @@ from typing import Any, Literal
 import attrs
 
 from maas_backoff.domain.demand import Demand
-from maas_backoff.domain.history import tallied
 from maas_backoff.domain.kind import ONLY_NAMELESS
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
+from maas_backoff.domain.tally import tallied
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.codec import NO_COUNTS
 from maas_backoff.store.connection import QueueConnection
@@ -163,7 +163,7 @@ class BatchRequest:
     cohort: str = ""
     """The only cohort whose suspects may be claimed; empty: any one cohort."""
     batch: str = ""
-    """What is claimed instead of up to `claims` tasks: a batch, see _batch.lua. It takes one slot."""
+    """A batch, as _batch.lua takes it, to claim instead of up to `claims` tasks; empty: none. It takes one slot."""
     kind: str = ""
     """The kind of the batch."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)

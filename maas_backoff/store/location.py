@@ -8,7 +8,8 @@ import anyio
 from redis.crc import key_slot
 
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.config.storage import Endpoint, Node, StorageConfig
+from maas_backoff.config.endpoint import Endpoint, Node
+from maas_backoff.config.storage import StorageConfig
 from maas_backoff.errors import StorageError, StorageUnavailableError
 from maas_backoff.store.address import Address, tls_options
 from maas_backoff.store.credentials import Credentialed

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
+from maas_backoff.domain.kind import NAMELESS, ONLY_NAMELESS, Kinds
 from maas_backoff.store.connect import Client
 from maas_backoff.store.connection import QueueConnection
 
@@ -67,3 +67,8 @@ def is_for_slots(marker: str) -> bool:
 def is_for_gpu(marker: str) -> bool:
     """Return whether a marker, by its name, tells that a task waits for a GPU."""
     return marker.rpartition(":")[2] == "gpu_marker"
+
+
+def kind_of(marker: str) -> str:
+    """Return the kind of the tasks that a marker tells of, by its name."""
+    return marker.split(":")[1] if marker.startswith("k:") else NAMELESS

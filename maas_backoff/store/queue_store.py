@@ -21,7 +21,7 @@ from maas_backoff.store.writer import Writer
 class QueueStore:
     """The store of one queue in one process."""
 
-    # So that `store.clock = …` raises: the clock is the connection's.
+    # `store.clock = …` must raise: the clock is the connection's.
     __slots__ = ("connection", "exchange", "lost", "markers", "reader", "registry", "shares", "streams", "writer")
 
     def __init__(self, connection: QueueConnection) -> None:

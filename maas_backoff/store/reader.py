@@ -180,7 +180,8 @@ class Reader:
         for row in map(DemandRow._make, reply.rows):
             demand = Demand.parse(row.demand.decode())
             age = int(row.age_ms) / 1000
-            waiting.append(Waiting(row.name.decode(), demand, float(row.rank), age, row.avoid.decode()))
+            name, avoid = row.name.decode(), row.avoid.decode()
+            waiting.append(Waiting(name, demand, float(row.rank), age, avoid, suspect=bool(row.suspect)))
         return waiting, float(reply.first_ready or "inf"), reply.hold.decode()
 
     async def is_gathering(self, kinds: Iterable[str]) -> bool:

@@ -94,6 +94,7 @@ class DemandRow(NamedTuple):
     rank: bytes
     age_ms: bytes
     avoid: bytes
+    suspect: int
 
 
 class GetReply(NamedTuple):

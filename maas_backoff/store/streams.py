@@ -1,4 +1,4 @@
-"""The streams and the logs of tasks: what attempts emit, and what is read of it."""
+"""The streams and the logs of tasks: attempts append to them, and clients read them."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Emitted:
 
 
 class Place(NamedTuple):
-    """A place in a stream: what is read comes after it. `after` is an id, empty, or `last <n>`."""
+    """A place in a stream, behind which a reader goes on. `after` is an id, empty, or `last <n>`."""
 
     what: str
     task_id: str
@@ -110,7 +110,7 @@ class Streams:
     ) -> list[Read | None]:
         """Return what comes after the first of these places, at least one; None for a task that is not there.
 
-        What is emitted from now on is published for `watch` seconds. The deadline is as in `Server.patiently`.
+        Parts and lines are published for `watch` seconds from now on. The deadline is as in `Server.patiently`.
         """
         queue = self._queue
         args: list[Any] = [queue.clock, queue.keys.prefix, f"{watch * 1000:.0f}", READ_BYTES]

@@ -1,4 +1,4 @@
-"""What all parts of SyncScheduler need: the calls that are awaited, and a way to wait for them."""
+"""The base of all parts of SyncScheduler: the calls that are awaited, and a way to wait for them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine

@@ -76,7 +76,7 @@ class SyncScheduler(SyncCalls):
         own = self._scheduler.kind(getattr(kind, "name", kind))
         if not isinstance(kind, str) and own.declaration is not kind.declaration:
             raise InvalidValueError("kind", "a kind of the scheduler that SyncScheduler was made of", kind)
-        return SyncKind(own, self._run)
+        return SyncKind(own, self._run, self._scheduler)
 
     # Blocks
 

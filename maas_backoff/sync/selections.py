@@ -2,8 +2,7 @@
 
 from typing import Unpack
 
-from maas_backoff.client.selection_calls import OnProgress
-from maas_backoff.domain.selection import Selection
+from maas_backoff.domain.selection import OnProgress, Selection
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.sync.part import SyncPart
 

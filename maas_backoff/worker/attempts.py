@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.domain.history import Tally
 from maas_backoff.domain.lane import Lane, closing
 from maas_backoff.domain.outcome import Snoozed
 from maas_backoff.domain.settlement import Settlement
+from maas_backoff.domain.tally import Tally
 from maas_backoff.errors import StorageError
 from maas_backoff.gate.grant import Grant
 from maas_backoff.store.batch import Claimed, Settle

@@ -35,9 +35,6 @@ class BatchCall(SharedSlot):
     """
 
     def __init__(self, executor: Executor, learning: BatchLearning, slots: Slots) -> None:
-        self.has_ended: bool = False
-        self.is_ending: bool = False
-        self.is_waiting: bool = False
         self.members: Sequence[Call] = ()
         """The attempts for which the handler is called."""
         self.place_of: dict[int, int] = {}

@@ -47,9 +47,9 @@ class Description:
         self._is_without_gpus = False
 
     def text(self, running: int, lag: float, oldest: float = 0) -> str:
-        """Return the description as JSON. `running` is a number of attempts, `lag` is that of the event loop in s.
+        """Return the description as JSON. `running` is a number of slots, `lag` is that of the event loop in s.
 
-        `oldest` is the seconds since the claim of the oldest of these attempts.
+        `oldest` is the seconds since the claim of the oldest running attempt.
         """
         about = {**self._fixed, "running": running, "lag": lag, "oldest": round(oldest, 1)}
         about["trouble"] = "; ".join(self._troubles())[:LONGEST_TROUBLE]

@@ -42,12 +42,12 @@ async def _is_idle(parts: Parts, within: float) -> bool:
         return False
     if not _due(stats, parts.context.kinds):
         return True
-    return not await reader.is_gathering(parts.context.kinds.batches) and await _are_shut(parts)
+    return not await reader.is_gathering(parts.context.kinds.batches) and await _are_paused(parts)
 
 
-async def _are_shut(parts: Parts) -> bool:
-    """Return whether due tasks wait for a pause or a limit, and not for this worker."""
-    # Tasks that wait for a limit are due. They are found when it opens, as it may have done since the last claim.
+async def _are_paused(parts: Parts) -> bool:
+    """Return whether the due tasks, which the last claim did not find, are paused: none waits for a limit."""
+    # The limit of a task may have opened since that claim. Then there is no shut limit, and a claim finds the task.
     return not await parts.context.store.shares.shut_limits() and not await _finds_task(parts)
 
 

@@ -14,8 +14,8 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.config.peer import peer_of
 from maas_backoff.domain.demand import Demand
-from maas_backoff.domain.history import Tally
 from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
+from maas_backoff.domain.tally import Tally
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.gate import Gate
@@ -93,7 +93,8 @@ class Parts:
         deadlines = Deadlines(by_lease=executor.stoppable, stops=executor.stops)
         outbox, tally = Outbox(), Tally()
         attempts = Attempts(context, slots, outbox, wake_ups, deadlines, tally)
-        requests = BatchRequests(slots, outbox, wake_ups, Suspects(), tally, batch_size=config.task.batch_size)
+        suspects = Suspects(has_both=bool(kinds.batches) and not wake_ups.only_batches)
+        requests = BatchRequests(slots, outbox, wake_ups, suspects, tally, batch_size=config.task.batch_size)
         queue, server = config.task.biz_prefix, store.connection.server
         gate = Gate(
             probe,

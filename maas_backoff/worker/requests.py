@@ -5,11 +5,11 @@ This module does no I/O, and does not `await` between a read of the state and it
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.domain.history import Tally
 from maas_backoff.domain.settlement import Settlement
+from maas_backoff.domain.tally import Tally
 from maas_backoff.domain.task import TaskError, TaskStatus
 from maas_backoff.store.batch import ACCEPTED, UNSENT, BatchReply, BatchRequest, Settle, settle_args
 from maas_backoff.worker.attempt import Attempt
@@ -116,7 +116,7 @@ class BatchRequests:
         if claims:
             self._slots.claims_sent(claims)
             running = self._slots.attempts.values()
-            may_claim_suspect, cohort = self._suspects.ask(running, gpu=bool(fits), asleep=asleep)
+            may_claim_suspect, cohort = self._suspects.ask(running, gpu=bool(fits), asleep=asleep, batch=bool(batch))
         request_id = f"{next(self._numbers)}"
         self._in_flight[request_id] = attempts, self._wake_ups.count
         tally = self._tally.take(time.monotonic(), is_last=self._slots.closing) if settles else ""
@@ -137,12 +137,13 @@ class BatchRequests:
             self._tally.count_settles(seconds, len(settled))
         if request.tally and not ACCEPTED.intersection(reply.answers):
             self._tally.put_back(request.tally)  # the server counts a tally with the first settlement that it accepts
-        freed = bool(settled)
+        # A claim has slots until its answer, and may have found nothing.
+        freed = bool(settled or (request.claims and not request.fits))
         if request is self._asleep:
-            self._asleep, freed = None, True
+            self._asleep = None
         elif not request.fits and not request.batch:
             self._busy -= 1
-        self._suspects.answered(request)
+        self._look_again(self._suspects.answered(request))
         if request.claims and not request.fits and not request.batch:
             # A wake-up during the request may belong to a task that was created after the claim.
             self._plenty = reply.hit
@@ -152,6 +153,14 @@ class BatchRequests:
         if freed and self._slots.spare:
             self._wake_ups.gpu.set()
         return settled
+
+    def _look_again(self, refused: Iterable[bool]) -> None:
+        """Repeat the claims that were refused suspects: of batches (True), and of other tasks (False)."""
+        for batch in refused:
+            if batch:
+                self._wake_ups.look_for_batches(self._wake_ups.batches)
+            else:
+                self._wake_ups.look_again()
 
 
 def _sendable(settle: Settle) -> Settle:

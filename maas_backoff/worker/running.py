@@ -1,6 +1,6 @@
 """The attempts that have a slot, by token."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.gate.grant import Grant
@@ -32,3 +32,9 @@ class RunningAttempts(dict[int, Attempt]):
     def stuck(self, now: float, grace: float) -> list[Attempt]:
         """Return the attempts that are past their timeout plus `grace` seconds and have not ended."""
         return [one for one in list(self.values()) if not one.over and one.deadline + grace < now]
+
+
+def slots_of(attempts: Sequence[Attempt]) -> int:
+    """Return how many slots attempts take: a batch takes one, and a batch that waits for its slot takes none."""
+    batches = {id(one.batch) for one in attempts if one.batch is not None and not one.batch.is_waiting}
+    return sum(one.batch is None for one in attempts) + len(batches)

@@ -68,8 +68,8 @@ class Slots:
     def claimable_for_batches(self) -> int:
         """Slots for batches that need no GPU: those that are free, and those of batches that are about to end."""
         if self._setback is not None and self._setback.held:
-            return self.claimable
-        return max(0, self.concurrency - self._taken + self._batches.ending)
+            return max(0, self.claimable - self.spare)
+        return max(0, self.concurrency - self._taken + self._batches.ending - self.spare)
 
     @property
     def wanted(self) -> int:
@@ -98,6 +98,7 @@ class Slots:
         """Keep so many slots for tasks that need a GPU."""
         if slots < self.spare:
             self._wake_ups.to_send.set()
+            self._wake_ups.batch.set()
         self.spare = slots
 
     def keep_for_batches(self, slots: int) -> None:

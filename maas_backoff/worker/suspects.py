@@ -9,24 +9,36 @@ from maas_backoff.worker.attempt import Attempt
 class Suspects:
     """Decides for each claim of a worker which suspects it may take."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_both: bool = False) -> None:
+        """`has_both`: the worker has kinds that run in batches, and others. They are claimed separately."""
         self._asking = {True: 0, False: 0}
         """The number of unanswered claims that may take suspects: for tasks that need a GPU (True), others (False)."""
+        self._has_both = has_both
+        self._refused: set[bool] = set()
+        """The claims that were refused suspects for others: claims of batches (True), and of other tasks (False)."""
 
-    def ask(self, attempts: Iterable[Attempt], *, gpu: bool, asleep: bool) -> tuple[bool, str]:
+    def ask(self, attempts: Iterable[Attempt], *, gpu: bool, asleep: bool, batch: bool = False) -> tuple[bool, str]:
         """Return whether a claim may take suspects, and of which cohort; an empty cohort means any.
 
-        While a cohort runs here, a claim that sleeps on the server takes no suspects. Otherwise the sleeping claim
-        would delay the claim of the next cohort.
+        `batch`: the claim is one of a batch. While a cohort runs here, a claim that sleeps on the server takes no
+        suspects: it would delay the claim of the next cohort. Nor does it beside batches, which it would delay.
         """
         cohort = self._cohort(attempts)
-        may = not self._asking[gpu] and not (asleep and cohort)
+        may = not self._asking[gpu] and not (asleep and (cohort or self._has_both))
+        if self._has_both and not gpu and not asleep:
+            may = may and self._has_turn(batch)
+            (self._refused.discard if may else self._refused.add)(batch)
         self._asking[gpu] += may
         return may, cohort
 
-    def answered(self, request: BatchRequest) -> None:
-        """Note the reply to a claim."""
+    def _has_turn(self, batch: bool) -> bool:
+        """Return False once after the other claims were refused: they must not wait for a gap between many requests."""
+        return batch in self._refused or (not batch) not in self._refused
+
+    def answered(self, request: BatchRequest) -> frozenset[bool]:
+        """Note the reply to a claim. Return the claims to repeat, because they were refused suspects for this one."""
         self._asking[bool(request.fits)] -= request.may_claim_suspect
+        return frozenset(self._refused if request.may_claim_suspect and not request.fits else ())
 
     def on_gpus(self, attempts: Iterable[Attempt]) -> str:
         """Return the argument for suspects of a claim of tasks that need a GPU now."""

@@ -48,16 +48,22 @@ class WakeUps:
 
     def wake(self) -> None:
         """Poll the queue now."""
+        self.look_again()
+        if self.batches:
+            self.look_for_batches(self.batches)
+
+    def look_again(self) -> None:
+        """Look for tasks that run alone now, and again after a request that is on its way."""
         self.count += 1
         self.note_work(found=True)
-        if self.batches:
-            self.unseen.update(self.batches)
-            self.batch.set()
 
-    def no_batch(self, kind: str, count: int) -> None:
-        """Note that there is no batch of a kind to claim, for now. `count` is that of wake-ups before the look."""
-        if count == self.count:
-            self.unseen.discard(kind)
+    def look_for_batches(self, kinds: Iterable[str]) -> None:
+        """Look for batches of these kinds now."""
+        self.unseen.update(kinds)
+        self.batch.set()
+
+    def no_batch(self) -> None:
+        """Note that a look has found no batch to claim, for now."""
         if self.only_batches and not self.unseen:
             self.note_work(found=False)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import anyio
 import batches_for_children
 import pytest
+from support import eventually
 
 from maas_backoff import (
     Discard,
@@ -109,9 +110,9 @@ async def test_each_task_has_its_own_outcome(scheduler: TaskBackoffScheduler) ->
                 case "discard":
                     found.append(Discard("never", code=7))
                 case "fail":
-                    found.append(ResultEntity.fail(3, "no"))  # type: ignore[arg-type]
+                    found.append(ResultEntity.fail(3, "no"))  # type: ignore[arg-type] - wrong on purpose
                 case "wrong":
-                    found.append("a str")  # type: ignore[arg-type]
+                    found.append("a str")  # type: ignore[arg-type] - wrong on purpose
                 case _:
                     found.append(Pair(text, task.attempt))
         return found
@@ -181,7 +182,7 @@ async def test_wrong_outcomes_are_a_clear_error(scheduler: TaskBackoffScheduler,
     @scheduler.batch(max_size=4, max_wait=0.05)
     async def embed(texts: list[str]) -> list[int]:
         sizes.append(len(texts))
-        return returned if "bad" in texts else [0] * len(texts)  # type: ignore[return-value]
+        return returned if "bad" in texts else [0] * len(texts)  # type: ignore[return-value] - wrong on purpose
 
     handles = await embed.create_many([embed.spec(text) for text in ("a", "bad", "c", "d")])
     async with scheduler:
@@ -284,7 +285,7 @@ def test_wrong_declarations_are_refused(config: TaskBackoffConfig) -> None:
     wrong: dict[str, object] = {"max_size": 0, "max_wait": -1, "max_cost": 0, "adaptive": 1, "cost_of": 3}
     for option, value in wrong.items():
         with pytest.raises(InvalidValueError, match=option):
-            scheduler.batch(**{option: value})(lambda texts: texts)  # type: ignore[call-overload]
+            scheduler.batch(**{option: value})(lambda texts: texts)  # type: ignore[call-overload] - wrong on purpose
 
     def no_list(text: str) -> list[str]:
         return [text]
@@ -309,7 +310,7 @@ def test_wrong_declarations_are_refused(config: TaskBackoffConfig) -> None:
         (no_json, "parameter `texts`"),
     ):
         with pytest.raises(HandlerError, match=words):
-            scheduler.batch()(function)  # type: ignore[call-overload]
+            scheduler.batch()(function)  # type: ignore[call-overload] - wrong on purpose
 
 
 async def test_an_item_of_another_type_is_refused(scheduler: TaskBackoffScheduler) -> None:
@@ -318,11 +319,11 @@ async def test_an_item_of_another_type_is_refused(scheduler: TaskBackoffSchedule
         return pairs
 
     with pytest.raises(PayloadError, match=r"embed\.pairs"):
-        await embed.create("a")  # type: ignore[arg-type]
+        await embed.create("a")  # type: ignore[arg-type] - wrong on purpose
     with pytest.raises(InvalidValueError, match="embed"):
-        await embed.create()  # type: ignore[call-arg]
+        await embed.create()  # type: ignore[call-arg] - wrong on purpose
     with pytest.raises(InvalidValueError, match="embed"):
-        await embed.create(pairs=Pair("a", 1))  # type: ignore[call-arg]
+        await embed.create(pairs=Pair("a", 1))  # type: ignore[call-arg] - wrong on purpose
     handle = await embed.create(Pair("a", 1))
     async with scheduler:
         assert await handle.result(30) == Pair("a", 1)
@@ -411,3 +412,29 @@ async def test_the_history_counts_batches(scheduler: TaskBackoffScheduler) -> No
         for activity in (history.total, history.recent):
             assert activity.batch_sizes.counts[:4] == (1, 0, 1, 0)  # one of 1 task, one of up to 4
             assert activity.batch_waits.count == 2
+
+
+async def test_a_batch_is_one_busy_slot(config: TaskBackoffConfig) -> None:
+    config.threadpool.concurrency = 2
+    scheduler = TaskBackoffScheduler(config)
+    may_end = asyncio.Event()
+
+    @scheduler.batch(max_size=3, max_wait=0)
+    async def embed(texts: list[str]) -> list[str]:
+        await may_end.wait()
+        return texts
+
+    async def running() -> int:
+        return sum(worker.running for worker in await scheduler.workers())
+
+    handles = await embed.create_many([embed.spec(text) for text in "abc"])
+    async with scheduler:
+        await eventually(running, "the heartbeat tells of it")
+        assert await running() == 1
+        assert (await scheduler.get_queue_stats()).processing_count == 3
+        await scheduler.pause(kind="embed")
+        later = await embed.create("d")
+        assert await scheduler.explain() == "1 task due, 3 tasks running; kind embed: paused, 1 task due."
+        await scheduler.resume(kind="embed")
+        may_end.set()
+        assert [await handle.result(30) for handle in [*handles, later]] == ["a", "b", "c", "d"]

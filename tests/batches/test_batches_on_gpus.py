@@ -3,7 +3,7 @@
 import batches_on_gpus
 import pytest
 
-from maas_backoff import InvalidValueError, TaskBackoffConfig, TaskBackoffScheduler
+from maas_backoff import InvalidValueError, TaskBackoffConfig, TaskBackoffScheduler, TaskFailedError
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +38,7 @@ async def test_a_batch_has_one_reservation(config: TaskBackoffConfig) -> None:
         (3, 16, [3, 3, 3]),
         (8, 16, [8] * 8),
         (8, 7, [4] * 8),  # there is room for 5; half of 8 is tried first
-        (2, 3.5, [1, 1]),
+        (2, 3, [1, 1]),
     ],
 )
 async def test_a_batch_is_as_large_as_there_is_room(
@@ -58,9 +58,27 @@ async def test_a_batch_is_as_large_as_there_is_room(
     await scheduler.purge_tasks("completed")
 
 
+@pytest.mark.long
+@pytest.mark.blocks
+async def test_halves_of_a_failed_batch_wait_for_no_others(config: TaskBackoffConfig) -> None:
+    config.threadpool.proc_mode = "process"
+    config.threadpool.concurrency = 1
+    scheduler = batches_on_gpus.scheduler
+    scheduler.config = config
+    scheduler._probe = FakeGpuProbe([FakeGpu("GPU-0", total_gb=16)])
+    kind = batches_on_gpus.patient
+    handles = await kind.create_many([kind.spec(text) for text in ("bad", "b", "c", "d")])
+    async with scheduler:
+        assert [await handle.result(30) for handle in handles[1:]] == [1, 2, 2]
+        with pytest.raises(TaskFailedError, match="a bad text"):
+            await handles[0].result(30)
+    for status in ("completed", "failed"):
+        await scheduler.purge_tasks(status)
+
+
 @pytest.mark.parametrize("wrong", [-1, True, "1", 1e9])
 def test_the_memory_of_a_task_is_checked(wrong: object) -> None:
     with pytest.raises(InvalidValueError, match="gpu_memory_per_task_gb: expected GiB from 0 to 100,000"):
         TaskBackoffScheduler(TaskBackoffConfig.from_dict({"task": {"biz_prefix": "test"}})).batch(
-            gpu_memory_per_task_gb=wrong  # type: ignore[arg-type]
+            gpu_memory_per_task_gb=wrong  # type: ignore[arg-type] - wrong on purpose
         )

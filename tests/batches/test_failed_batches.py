@@ -1,4 +1,4 @@
-"""What a batch does that fails as a whole, is stopped, or loses its worker."""
+"""Batches that fail as a whole, are stopped, or lose their worker."""
 
 import threading
 import time
@@ -301,3 +301,25 @@ async def test_a_worker_that_ends_when_idle_waits_for_batches(config: TaskBackof
     await scheduler._service.until_idle(0)
     assert [await handle.status() for handle in handles] == [TaskStatus.COMPLETED] * 3
     await scheduler.shutdown()
+
+
+async def test_a_failed_batch_comes_back_beside_other_kinds(scheduler: TaskBackoffScheduler) -> None:
+    """A claim of the other kinds sleeps on the server, and must not keep the batches from their halves."""
+    scheduler.config.scheduler.interval = 60  # no poll helps
+
+    @scheduler.task
+    async def other() -> str:
+        return "other"
+
+    @scheduler.batch(max_size=8, max_wait=0.02, max_retry_count=1, backoff_interval=0.01)
+    async def embed(numbers: list[int]) -> list[int]:
+        if 3 in numbers:
+            raise ValueError("three")
+        return numbers
+
+    async with scheduler:
+        assert await (await other.create()).result(30) == "other"
+        handles = await embed.create_many([embed.spec(n) for n in range(8)])
+        await _check_innocent(handles[:3] + handles[4:], most_attempts=4)
+        with pytest.raises(TaskFailedError, match="three"):
+            await handles[3].result(30)

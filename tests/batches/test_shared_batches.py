@@ -142,7 +142,7 @@ async def test_a_paused_kind_gives_no_batch(scheduler: TaskBackoffScheduler) -> 
 
 
 async def test_a_wait_is_no_pause(config: TaskBackoffConfig) -> None:
-    """What a batch waits for stands in the hash of the kinds, where the pauses stand."""
+    """Both stand in the hash of the kinds: the tasks for which a batch waits, and the pauses."""
     scheduler = TaskBackoffScheduler(config)
 
     @scheduler.batch(max_size=2, max_wait=3600)
@@ -175,7 +175,7 @@ async def test_a_lost_reply_gives_the_same_batch(
     send, lost = Exchange.send, list[BatchRequest]()
 
     async def send_and_lose(self: Exchange, request: BatchRequest, *args: object) -> object:
-        reply = await send(self, request, *args)  # type: ignore[arg-type]
+        reply = await send(self, request, *args)  # type: ignore[arg-type] - the arguments are passed on
         if request.batch and reply.claimed and request not in lost:
             lost.append(request)
             raise StorageUnavailableError("the reply was lost")
@@ -253,3 +253,37 @@ async def test_a_simulated_scheduler_runs_batches(scheduler: TaskBackoffSchedule
         await simulated.advance(61)
         assert calls == [["0", "1", "2"], ["3"]]
         assert [await handle.result(1) for handle in handles] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.long
+async def test_a_suspect_for_which_a_batch_has_no_room_takes_no_place_of_a_limit(config: TaskBackoffConfig) -> None:
+    """The tasks come back in halves to a worker whose batches may cost less."""
+    earlier = TaskBackoffScheduler(config.copy())
+
+    @earlier.batch(name="embed", max_size=4, max_wait=0.05, max_cost=20, cost_of=len, limits={"gpu": 1})
+    async def fail(texts: list[str]) -> list[str]:
+        await earlier.pause()
+        raise ValueError("a fault of the test")
+
+    scheduler = TaskBackoffScheduler(config)
+
+    @scheduler.batch(name="embed", max_size=4, max_wait=0.05, max_cost=10, cost_of=len, limits={"gpu": 1})
+    async def embed(texts: list[str]) -> list[str]:
+        return texts
+
+    await scheduler.set_limit("gpu", concurrency=8)
+    handles = await embed.create_many([embed.spec(text) for text in ("a" * 6, "b" * 6, "c", "d")])
+    async with earlier:
+
+        async def are_back() -> bool:
+            stats = await scheduler.get_queue_stats()
+            return stats.paused and stats.suspect_count == 4
+
+        await eventually(are_back, "the batch has failed")
+    await scheduler.resume()
+    async with scheduler:
+        for handle in handles:
+            await handle.result(30)
+        (limit,) = await scheduler.limits()
+        assert limit.in_use == 0
+    await scheduler.remove_limit("gpu")

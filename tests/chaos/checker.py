@@ -20,7 +20,7 @@ FINISHED = {"completed", "failed", "cancelled"}
 
 @attrs.frozen
 class Final:
-    """What the server says of a task at the end."""
+    """The end of a task, by the server."""
 
     status: str
     token: int
@@ -49,7 +49,7 @@ class Violation:
 
 @attrs.define
 class Story:
-    """What is known of one task."""
+    """All that is known of one task."""
 
     task_id: str
     final: Final | None = None
@@ -123,7 +123,7 @@ def check(events: list[Event], finals: Mapping[str, Final]) -> list[Violation]:
 
 
 def lost(story: Story) -> Iterator[str]:
-    """What was acknowledged is there; what was not may be. What is there was asked for."""
+    """Each acknowledged task is there; others may be. Each task that is there was asked for."""
     if story.acked and story.final is None:
         yield "acknowledged, and gone"
     if story.invoke is None:

@@ -54,16 +54,23 @@ def rushed(events: Sequence[Event], limits: Limits) -> Iterator[Violation]:
 
 
 def unfair(
-    events: Sequence[Event], flood: Mapping[str, Sequence[str]], since: int, tolerance: float
+    events: Sequence[Event],
+    flood: Mapping[str, Sequence[str]],
+    since: int,
+    places: Mapping[str, float],
+    tolerance: float,
 ) -> Iterator[Violation]:
     """Tenants get shares by weight, while all of them have waiting tasks.
 
-    `flood` has tasks of each tenant without limits, all of them created before the token `since`. Nothing has gone
-    wrong: all claims are known.
+    `flood` has tasks of each tenant without limits, all of them created before the token `since`. At that time, the
+    tenants stood at these `places`. None is served that is far ahead of another one. If an attempt was lost, its
+    claim is in no event, and nothing is said.
     """
+    if any(event.get("lost") for event in events if event["event"] == "start"):
+        return
     tenants = {event["id"]: (event["tenant"], event["cost"]) for event in events if event.get("tenant") in flood}
     waiting = {tenant: set(task_ids) for tenant, task_ids in flood.items()}
-    shares = dict.fromkeys(flood, 0.0)
+    shares = {tenant: places[tenant] for tenant in flood}
     largest = max(cost / TENANTS[tenant] for tenant, cost in tenants.values())
     for start in sorted((event for event in events if event["event"] == "start"), key=lambda one: int(one["token"])):
         tenant, cost = tenants.get(start["id"], ("", 1))
@@ -71,10 +78,10 @@ def unfair(
             continue
         waiting[tenant].discard(start["id"])
         if start["token"] > since:
-            shares[tenant] += cost / TENANTS[tenant]
-            if max(shares.values()) - min(shares.values()) > largest + tolerance:
-                yield Violation("unfair", start["id"], f"shares by weight: {shares}")
+            if shares[tenant] - min(shares.values()) > largest + tolerance:
+                yield Violation("unfair", start["id"], f"places by shares: {shares}")
                 return
+            shares[tenant] += cost / TENANTS[tenant]
         if not all(waiting.values()):
             return
 

@@ -57,7 +57,7 @@ def test_starts_in_a_stretch_of_time(apart: float, is_wrong: bool) -> None:
 
 
 def test_shares_of_tenants() -> None:
-    """Tenant c has five times the weight of a. What has started before all of them had tasks does not count."""
+    """Tenant c has five times the weight of a. Starts before all of them had tasks do not count."""
     flood = {tenant: [f"{tenant}{n}" for n in range(100)] for tenant in "abc"}
     created = [task(task_id, tenant=tenant) for tenant, ids in flood.items() for task_id in ids]
 
@@ -65,9 +65,17 @@ def test_shares_of_tenants() -> None:
         left = {tenant: iter(ids) for tenant, ids in flood.items()}
         return [one for n, tenant in enumerate(order) for one in attempt(next(left[tenant]), first + n, n, n)]
 
-    assert not [*unfair(created + starts("abbccccc" * 10, 1), flood, 0, 2)]
-    assert [one.promise for one in unfair(created + starts("abc" * 30, 1), flood, 0, 2)] == ["unfair"]
-    assert not [*unfair(created + starts("abc" * 30, 1), flood, 1000, 2)]
+    places = dict.fromkeys(flood, 0.0)
+    assert not [*unfair(created + starts("abbccccc" * 10, 1), flood, 0, places, 2)]
+    assert [one.promise for one in unfair(created + starts("abc" * 30, 1), flood, 0, places, 2)] == ["unfair"]
+    assert not [*unfair(created + starts("abc" * 30, 1), flood, 1000, places, 2)]
+    # Tenant c was charged before: it waits for the others.
+    ahead = places | {"c": 20.0}
+    assert not [*unfair(created + starts("abb" * 20, 1), flood, 0, ahead, 2)]
+    assert [one.promise for one in unfair(created + starts("abbccccc" * 10, 1), flood, 0, ahead, 2)] == ["unfair"]
+    # A claim that is in no event may have been the missing ones.
+    lost = [event | {"lost": 1} if event["event"] == "start" else event for event in starts("abc" * 30, 1)]
+    assert not [*unfair(created + lost, flood, 0, places, 2)]
 
 
 def test_a_start_while_its_tenant_is_paused() -> None:

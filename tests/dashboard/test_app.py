@@ -16,9 +16,9 @@ import pytest
 from served import PATIENCE, Served
 from support import Server, load_scripts
 
-from maas_backoff import Limit, LimitStats, TaskBackoffScheduler, TaskSpec, TenantStats
+from maas_backoff import Limit, LimitStats, TaskBackoffConfig, TaskBackoffScheduler, TaskSpec, TenantStats
 from maas_backoff.client.selected import MOST_READ
-from maas_backoff.dashboard import Access, Visitor, dashboard
+from maas_backoff.dashboard import Access, Visitor, dashboard, server_dashboard
 from maas_backoff.dashboard.feed import PERIOD, Feed
 from maas_backoff.dashboard.reading import Reading
 from maas_backoff.dashboard.selecting import Shown
@@ -105,6 +105,16 @@ async def test_each_action_is_logged_with_its_queue_and_visitor(
             assert (await client.post("/api/queue/pause", headers=SAME)).json() == {"done": True}
             await client.post("/api/queue/resume", headers=SAME)
     assert "pause in queue 'test': True, requested by 'ada' at 127.0.0.1" in caplog.messages
+
+
+@pytest.mark.parametrize("make", [dashboard, server_dashboard])
+def test_a_page_for_everybody_is_a_warning(
+    make: Any, config: TaskBackoffConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(TaskBackoffScheduler(config), authorize=lambda _: True)
+    assert not caplog.messages
+    make(TaskBackoffScheduler(config))
+    assert "everybody who reaches it may read" in caplog.text
 
 
 def test_who_may_not_look_sees_nothing(served: Served) -> None:

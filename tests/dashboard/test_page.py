@@ -350,7 +350,7 @@ def test_what_is_held_is_read_when_it_is_asked_for(visit: Callable[..., Page], c
 
 
 def test_a_row_stays_under_the_pointer(visit: Callable[..., Page], create: Callable[..., None]) -> None:
-    """What comes above it waits until the pointer has left; meanwhile the row itself is kept up to date."""
+    """New rows above it wait until the pointer has left; meanwhile the row itself is kept up to date."""
     create(TaskSpec({"error": "a"}, "first", max_retry_count=0))
     page = visit()
     page.locator("#states .failed").click()
@@ -384,7 +384,7 @@ def test_a_quiet_queue_is_followed_too(visit: Callable[..., Page], create: Calla
 def test_an_open_task_changes_under_its_reader_without_losing_the_place(
     visit: Callable[..., Page], create: Callable[..., None], served: Served
 ) -> None:
-    """What is scrolled stays so while progress comes in, focus stays within when a button vanishes, Back closes it."""
+    """Scrolled parts stay so while progress comes in, focus stays within when a button vanishes, Back closes it."""
     create(TaskSpec({"error": "x\n" * 2000, "steps": 100, "fail_first": True}, "x", backoff_interval=0.05))
     served.until(lambda: served.client.get("/tasks/api/task?id=x").json()["attempt"] == 2, "it runs again")
     page = visit()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from maas_backoff.domain.history import ENOUGH, Activity, Tally, gpu_memory_hint
+from maas_backoff.domain.history import ENOUGH, Activity, gpu_memory_hint
+from maas_backoff.domain.tally import Tally
 
 
 def counted(*attempts: tuple[int, int], times: int = 1) -> Activity:

@@ -151,7 +151,7 @@ def progresses_late(task: TaskEntity) -> object:
 
 def reports_as_if_of_an_earlier_call(task: TaskEntity) -> object:
     if LATE:
-        server = task._receiver.server  # type: ignore[union-attr] # the _Receiver of child.py
+        server = task._receiver.server  # type: ignore[union-attr] # the ReportReceiver of child_reports.py
         server._connection.send({"progress": 99, "message": "of a call that is over", "call": 1})
     LATE.append(task)
 

@@ -97,7 +97,7 @@ async def value_of(made: ProcessExecutor, **params: Any) -> Any:
 
 
 def is_gone(pid: int) -> bool:
-    """Where pid 1 does not reap, the dead stay as zombies."""
+    """If pid 1 does not reap, dead processes stay as zombies."""
     try:
         return psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
@@ -273,7 +273,7 @@ class TestProgress:
 
 class TestOutput:
     async def test_output_is_logged_under_its_task(self, caplog: pytest.LogCaptureFixture) -> None:
-        """What the handler, its C code and its programs print comes to the log by lines, and disturbs nothing."""
+        """The output of the handler, its C code and its programs comes to the log by lines, and disturbs nothing."""
         caplog.set_level(logging.INFO, "maas_backoff.output")
         async with executor(handlers.prints) as made:
             assert await made.run(FakeCall()) == Succeeded('"printed"')
@@ -300,7 +300,7 @@ class TestOutput:
         assert [record.getMessage() for record in caplog.records] == [f"{number:0100}" for number in range(1000)]
 
     async def test_last_words(self, caplog: pytest.LogCaptureFixture) -> None:
-        """What a child prints before it dies is logged, too."""
+        """The output of a child before it dies is logged, too."""
         caplog.set_level(logging.INFO, "maas_backoff.output")
         assert (await outcome_of(handlers.dies_with_a_full_pipe)).error.message == "child process exited with code 4"
         assert [record.getMessage() for record in caplog.records] == ["last words"]
@@ -408,7 +408,7 @@ class TestMischief:
         ],
     )
     async def test_noise_on_the_socket(self, text: str, message: str) -> None:
-        """What is not a frame, or too large for one, is an error at once and never a hang."""
+        """Bytes that are no frame, or too many for one, are an error at once and never a hang."""
         outcome = await outcome_of(handlers.writes_to_every_socket, text=text)
         assert outcome.error.message.startswith(message)
 
@@ -571,7 +571,7 @@ class TestChildren:
             assert is_gone(child.pid)
 
     async def test_without_pidfd(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where the kernel has no pidfd, ends are noticed all the same."""
+        """Without pidfd in the kernel, ends are noticed all the same."""
         monkeypatch.setattr(exits, "_pidfd", lambda _: None)
         async with executor(handlers.dies) as made:
             assert "SIGSEGV" in (await made.run(FakeCall(how="segfault"))).error.message

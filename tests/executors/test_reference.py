@@ -151,7 +151,7 @@ class TestScripts:
 
     @pytest.mark.parametrize("guard", ["if '__main__' == __name__:", 'if True and __name__ == "__main__":'])
     def test_guards_in_other_words(self, tmp_path: Path, guard: str) -> None:
-        """What compares __name__ with "__main__" at the top level is a guard."""
+        """A comparison of __name__ with "__main__" at the top level is a guard."""
         (tmp_path / "worker.py").write_text(f"{SCRIPT}{guard}\n    asyncio.run(main())\n")
         assert run(tmp_path, "worker.py")[1].startswith("[")
 

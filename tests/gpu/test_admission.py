@@ -284,7 +284,7 @@ async def test_a_handler_may_come_back_with_smaller_params(gpu_config: TaskBacko
 
 
 async def test_params_of_a_retry_are_checked(config: TaskBackoffConfig) -> None:
-    """What JSON cannot hold, or is too large, fails the task at once and says why."""
+    """A result that JSON cannot hold, or that is too large, fails the task at once and says why."""
     config.task.max_payload_bytes = 1000
 
     async def handler(task: TaskEntity) -> None:
@@ -319,7 +319,7 @@ async def test_new_params_without_a_gpu(config: TaskBackoffConfig) -> None:
 async def test_what_earlier_tasks_left_in_the_worker_s_own_process_is_room_for_the_next_ones(
     gpu_config: TaskBackoffConfig, new_uuid: NewUuid
 ) -> None:
-    """A caching allocator gives nothing back. What the process had before its first task stays its own."""
+    """A caching allocator gives nothing back. Memory that the process had before its first task stays its own."""
     gpu = FakeGpu(new_uuid(), total_gb=16, processes={os.getpid(): 2})
     probe = FakeGpuProbe([gpu])
     scheduler = TaskBackoffScheduler(gpu_config, gpu_probe=probe)
@@ -444,7 +444,7 @@ async def test_a_task_that_fails_on_every_device_does_not_shut_them_all(
 async def test_a_lost_device_gets_no_tasks_and_what_fails_there_uses_no_retry(
     gpu_config: TaskBackoffConfig, new_uuid: NewUuid
 ) -> None:
-    """Whatever the error looks like. When it answers again, it is tried with one task."""
+    """With each form of the error. When the device answers again, it is tried with one task."""
     gpu_config.task.max_retry_count = 0
     gpu_config.gpu.tasks_per_gpu = 1
     good, lost = FakeGpu(new_uuid(), total_gb=4), FakeGpu(new_uuid(), total_gb=5)

@@ -326,7 +326,7 @@ async def test_a_replica_is_named_with_its_master(tmp_path: Path, server: Server
 
 @pytest.mark.parametrize("name", ["valkey-9.1", "valkey-8.1", "redis-7.0", "redis-6.2"])
 async def test_a_replica_that_does_not_say_so_is_unavailable(tmp_path: Path, server: Server, name: str) -> None:
-    """Where INFO is not allowed, the refused writes of the trial are no defect of a script."""
+    """If INFO is not allowed, the refused writes of the trial are no defect of a script."""
     with started(tmp_path, name, "--replicaof", "127.0.0.1", str(server.port)) as replica:
         async with client_of(user(replica, "+@all", "-info", "~maas:{test}:*", "&maas:{test}:*")) as client:
             with pytest.raises(StorageUnavailableError, match=r"(?i)read.?only"):

@@ -9,9 +9,10 @@ import pytest
 from support import Server, quick_config
 
 from maas_backoff import StorageConfig
-from maas_backoff.domain.history import Tally, step_numbers, tallied
+from maas_backoff.domain.history import step_numbers
 from maas_backoff.domain.outcome import Failed, LeaseExpired
 from maas_backoff.domain.settlement import Counts, Settlement, decide
+from maas_backoff.domain.tally import Tally, tallied
 from maas_backoff.domain.task import TaskError
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.store.creation import NewTask

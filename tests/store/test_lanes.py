@@ -322,6 +322,18 @@ async def test_a_tenant_that_comes_back_has_no_credit(queue: Queue) -> None:
     assert abs(count["busy"] - count["guest"]) <= 2 * (BURST + 1), count
 
 
+async def test_a_tenant_that_gets_no_task_moves_no_time(queue: Queue) -> None:
+    """Its limit is shut. If the time went on to its place, others would begin there, and it would owe them nothing."""
+    await queue.limit("few", concurrency=1)
+    await queue.create("ahead", cost=50, limits={"few": 1})
+    await queue.create("ahead", cost=1, limits={"few": 1})
+    (first,) = await queue.claim(1)
+    before = queue.client.hget("maas:{test}:meta", "turn").split()[0]
+    assert await queue.claim(1) == [] and queue.client.zcard("maas:{test}:shut:few") == 1
+    assert queue.client.hget("maas:{test}:meta", "turn").split()[0] == before
+    await queue.complete([first])
+
+
 async def test_plain_tasks_take_turns_with_tenants(queue: Queue) -> None:
     await queue.create("", 300)
     await queue.create("a", 300)

@@ -72,7 +72,7 @@ settings_of_limits = st.sampled_from(
 
 @attrs.define
 class Known:
-    """What must be true of one task."""
+    """Check one task."""
 
     params: str
     kind: str = NAMELESS
@@ -176,7 +176,7 @@ class Machine(RuleBasedStateMachine):
     def do(self, coroutine: Any) -> Any:
         Machine.steps += 1
         done = self.runner.run(coroutine)
-        # Which of the late tasks a claim has met is its own business: a late task counts as cancelled before and after.
+        # A claim may meet any of the late tasks: a late task counts as cancelled before and after.
         for task_id, known in self.model.items():
             if self._is_late(known) and self.server.client.hget(f"maas:{{test}}:t:{task_id}", "s") == b"cancelled":
                 known.state, known.expired = "cancelled", True
@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
     def have_tenants(self, is_fair: bool) -> None:
         self.is_fair = is_fair or self.always_fair
 
-    # What users do
+    # Steps of users
 
     @rule(
         task_ids=st.lists(ids, min_size=1, max_size=3),
@@ -323,7 +323,7 @@ class Machine(RuleBasedStateMachine):
         state = self._state(known)
         return "ok" if (state in {"failed", "cancelled"} if kind == "finished" else state == kind) else state
 
-    # What workers do
+    # Steps of workers
 
     @rule(worker=workers, count=st.integers(1, 4), suspect=st.booleans(), kinds=able)
     def claim(self, worker: str, count: int, suspect: bool, kinds: Kinds = EVERY_KIND) -> None:
@@ -479,7 +479,7 @@ class Machine(RuleBasedStateMachine):
         kind=kinds,
     )
     def claim_on_gpus(self, worker: str, fits: list[int], suspect: bool, run_out: bool, kind: str) -> None:
-        """Of each demand as many as fit, suspects of one cohort; what has just become due comes with the next call."""
+        """As many of each demand as fit, suspects of one cohort. Tasks that are due just now come with the next one."""
         for turn in range(2):
             self.requests += 1
             places = tuple(f"{gpu_set(kind, memory)} GPU-{number} 0 {memory}" for number, memory in enumerate(fits))
@@ -516,7 +516,7 @@ class Machine(RuleBasedStateMachine):
             known = self.model[one.task.task_id]
             known.attempts += 1
             assert (one.token, one.task.attempt) == (self._next_token(), known.attempts)
-            # What is left of the blame only the reaper reads.
+            # Only the reaper reads the rest of the blame.
             left = known.counts if known.counts.suspect else attrs.evolve(known.counts, blame=known.counts.lost)
             assert one.counts == left
             assert one.has_stream == (known.owner > 0)
@@ -703,7 +703,7 @@ class Machine(RuleBasedStateMachine):
         if known.state in FINISHED:
             self.totals[known.state] += 1
 
-    # What must hold after every step
+    # Checks after every step
 
     @invariant()
     def every_task_is_in_one_index(self) -> None:
@@ -804,7 +804,7 @@ class FairMachine(Machine):
         "delay": st.sampled_from([0, 0, 0, 0.5]),
         "demand": st.sampled_from([0, 0, 0, 0, 2]),
     }
-    _work = {  # noqa: RUF012
+    _work = {  # noqa: RUF012 - as above
         "data": st.data(),
         "worker": workers,
         "count": st.integers(0, 8),

@@ -32,7 +32,7 @@ COMMANDS = sorted(
     {name.lower() for script in scripts.ALL for name in re.findall(r"redis\.p?call\('([A-Z]+)'", script.text)}
 )
 HINTS = {"publish"}
-"""What tells those who watch: without it a script does the rest, and they look by themselves."""
+"""The message to those who watch: without it a script does the rest, and they look by themselves."""
 Step = Callable[[QueueStore, Ledgers], Awaitable[Any]]
 Stores = tuple[QueueStore, Ledgers]
 
@@ -130,7 +130,7 @@ class Way:
         return step
 
     async def creates_some(self, store: QueueStore, _: Ledgers) -> None:
-        """Of several kinds in one call; none of them is in the way of what comes next."""
+        """Create tasks of several kinds in one call; none of them is in the way of later calls."""
         on_gpu = self.policy.overridden({"min_gpu_memory_gb": 3 / 1024})
         kinds = [("now", 0, self.policy), ("soon", 3000, self.policy), ("big", 0, on_gpu)]
         await store.writer.enqueue([NewTask(name, "{}", -1, due, policy, "{}") for name, due, policy in kinds])

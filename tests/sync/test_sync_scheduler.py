@@ -21,12 +21,14 @@ from maas_backoff import (
     StorageConfig,
     StorageUnavailableError,
     SyncScheduler,
+    SyncTaskHandle,
     TaskBackoffConfig,
     TaskBackoffScheduler,
     TaskConfig,
     TaskConflictError,
     TaskEntity,
     TaskFailedError,
+    TaskHandle,
     TaskNotFoundError,
     TaskSpec,
     TaskStatus,
@@ -77,7 +79,7 @@ def test_a_constructor_does_nothing_and_a_wrong_argument_is_refused(config: Task
     SyncScheduler(TaskBackoffScheduler(config)).close()
     SyncScheduler()
     with pytest.raises(InvalidValueError, match="scheduler: expected a TaskBackoffScheduler or a TaskBackoffConfig"):
-        SyncScheduler("redis://localhost")  # type: ignore[arg-type]
+        SyncScheduler("redis://localhost")  # type: ignore[arg-type] - wrong on purpose
     assert not portal_threads()
 
 
@@ -113,7 +115,7 @@ def test_errors_come_with_their_type(sync: SyncScheduler) -> None:
     with pytest.raises(PayloadError):
         sync.create_task({"n": object()})
     with pytest.raises(TypeError):
-        sync.create_tasks(5)  # type: ignore[arg-type]
+        sync.create_tasks(5)  # type: ignore[arg-type] - wrong on purpose
     with pytest.raises(InvalidValueError, match="timeout: expected seconds"):
         sync.wait_task("one", timeout=-1)
 
@@ -294,10 +296,11 @@ async def worker(config: TaskBackoffConfig) -> AsyncIterator[TaskBackoffSchedule
 
     @scheduler.task
     async def plain(task: TaskEntity) -> str:
+        task.emit({"word": 1})
         return task.task_id
 
     sync = SyncScheduler(scheduler)
-    scheduler.double, scheduler.plain = double, plain  # type: ignore[attr-defined]
+    scheduler.double, scheduler.plain = double, plain  # type: ignore[attr-defined] - for the tests alone
     async with scheduler:
         yield scheduler
     await anyio.to_thread.run_sync(sync.close)
@@ -321,16 +324,21 @@ async def test_kinds_create_tasks_and_give_typed_results(worker: Any) -> None:
         assert (named.task_id, named.cancel()) == ("named", True)
         with pytest.raises(TaskFailedError):
             named.result()
-        assert sync.kind("plain").create().result(20)
+        emits = sync.kind("plain").create()
+        assert [part.data for part in emits.stream()] == [{"word": 1}] and emits.result(20)
         assert repr(double) == "<kind 'double'>" and double.name == "double"
         assert repr(named) == "<SyncTaskHandle of 'named'>"
         with pytest.raises(PayloadError):
-            double.create("4")  # type: ignore[arg-type]
+            double.create("4")  # type: ignore[arg-type] - wrong on purpose
 
     await anyio.to_thread.run_sync(in_a_thread, calls)
     assert worker.health().ready, "the worker of another event loop goes on"
     await anyio.to_thread.run_sync(sync.close)
     assert worker.health().ready
+
+
+def test_a_handle_has_all_calls_of_the_one_that_is_awaited() -> None:
+    assert {name for name in vars(TaskHandle) if name[0] != "_"} <= set(dir(SyncTaskHandle))
 
 
 def test_a_kind_of_another_scheduler_is_refused(config: TaskBackoffConfig) -> None:

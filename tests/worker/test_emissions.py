@@ -39,7 +39,7 @@ class Stub:
         return f"task {self.token}"
 
 
-Stub.emission = None  # type: ignore[misc]
+Stub.emission = None  # type: ignore[misc] - as the field of an attempt
 
 
 class Rig:
@@ -48,7 +48,7 @@ class Rig:
     def __init__(self, *attempts: Stub) -> None:
         self.slots = Slots(10, WakeUps())
         for attempt in attempts:
-            self.slots.take(attempt)  # type: ignore[arg-type]
+            self.slots.take(attempt)  # type: ignore[arg-type] - a stub
         self.released: list[tuple[object, object]] = []
         self.emissions = Emissions(self.slots, 1000, lambda settle, attempt: self.released.append((settle, attempt)))
 
@@ -94,7 +94,7 @@ async def test_an_attempt_without_parts_has_nothing_of_this() -> None:
     rig = Rig(one, ended)
     assert "emission" not in vars(one)
     assert rig.emissions.of(2) is None and rig.emissions.of(99) is None
-    assert not rig.emissions.hold(one, "settle")  # type: ignore[arg-type]
+    assert not rig.emissions.hold(one, "settle")  # type: ignore[arg-type] - a stub
     first = rig.emissions.of(1)
     assert first is not None and rig.emissions.of(1) is first and vars(one)["emission"] is first
 
@@ -126,7 +126,7 @@ async def test_a_settlement_does_not_wait_for_what_is_there() -> None:
     rig.emit(1, "a")
     rig.emissions.answered(rig.take(), [1])
     one.over = True
-    assert not rig.emissions.hold(one, "settle")  # type: ignore[arg-type]
+    assert not rig.emissions.hold(one, "settle")  # type: ignore[arg-type] - a stub
 
 
 async def test_what_is_kept_is_told_before_the_end() -> None:
@@ -136,7 +136,7 @@ async def test_what_is_kept_is_told_before_the_end() -> None:
     assert emission is not None
     emission.keep()
     one.over = True
-    assert rig.emissions.hold(one, "settle")  # type: ignore[arg-type]
+    assert rig.emissions.hold(one, "settle")  # type: ignore[arg-type] - a stub
     call = rig.take()
     assert (call.emitted[0].unsent.continues, call.emitted[0].unsent.parts) == (True, [])
     rig.emissions.answered(call, [1])
@@ -152,7 +152,7 @@ async def test_parts_that_cannot_be_sent_hold_up_no_settlement(how: str) -> None
     call = rig.take()
     rig.emit(1, "c")
     one.over = True
-    assert rig.emissions.hold(one, "settle")  # type: ignore[arg-type]
+    assert rig.emissions.hold(one, "settle")  # type: ignore[arg-type] - a stub
     if how == "refused":
         rig.emissions.refused(call, "no right")
     else:
@@ -168,7 +168,7 @@ async def test_a_lost_lease_sends_nothing_more() -> None:
     rig = Rig(one)
     rig.emit(1, "a")
     one.over = True
-    rig.emissions.drop(one)  # type: ignore[arg-type]
+    rig.emissions.drop(one)  # type: ignore[arg-type] - a stub
     assert rig.take() is None
 
 

@@ -255,7 +255,7 @@ async def test_without_a_hook_the_handler_is_called_itself() -> None:
     assert hooked(children.sleeps, ()) is children.sleeps
 
 
-# What is refused
+# Refusals
 
 
 def yields(task: TaskEntity) -> Iterator[None]:

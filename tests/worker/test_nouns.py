@@ -12,11 +12,11 @@ import attrs
 import pytest
 
 from maas_backoff.config import TaskConfig
-from maas_backoff.domain.history import Tally
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.domain.settlement import Counts, Settlement
+from maas_backoff.domain.tally import Tally
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.store.batch import BatchReply, Claimed, Settle
+from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.worker.attempt import COST, Attempt
 from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.emissions import Emissions
@@ -409,3 +409,57 @@ class TestBatchRequests:
         assert request is not None and (request.claims, request.fits) == (2, (fit, fit))
         parts.requests.answered(request, parts.reply(), 0)
         assert parts.slots.free == 2
+
+    async def test_batches_leave_the_slots_that_are_kept_for_gpus_and_try_again_when_none_is_kept(self) -> None:
+        parts = Parts(2)
+        parts.slots.keep_for_gpu(1)
+        request = parts.requests.for_batch("embed", "8 50 -", 4)
+        assert request is not None
+        assert parts.requests.for_batch("embed", "8 50 -", 4) is None
+        parts.wake_ups.batch.clear()
+        parts.slots.keep_for_gpu(0)
+        assert parts.wake_ups.batch.is_set()
+
+    async def test_a_claim_that_finds_nothing_gives_its_slot_to_a_task_that_waits_for_one_and_a_gpu(self) -> None:
+        parts = Parts(1)
+        for claim in (lambda: parts.requests.for_batch("embed", "8 50 -", 4), lambda: parts.requests.next(0)):
+            parts.wake_ups.wake()
+            request = claim()
+            assert request is not None
+            parts.slots.keep_for_gpu(1)
+            parts.wake_ups.gpu.clear()
+            parts.requests.answered(request, parts.reply(), 0)
+            assert parts.wake_ups.gpu.is_set()
+            parts.slots.keep_for_gpu(0)
+
+
+class TestSuspects:
+    """A worker with kinds that run in batches, and others: their claims take suspects by turns."""
+
+    def ask(self, suspects: Suspects, *, batch: bool = False, asleep: bool = False) -> BatchRequest:
+        may, cohort = suspects.ask([], gpu=False, asleep=asleep, batch=batch)
+        return BatchRequest((), 1, may, "1", 1, "", (), cohort, "8 20 -" if batch else "", "embed" if batch else "")
+
+    async def test_a_claim_that_was_refused_is_repeated_and_has_the_next_turn(self) -> None:
+        suspects = Suspects(has_both=True)
+        first, refused = self.ask(suspects), self.ask(suspects, batch=True)
+        assert (first.may_claim_suspect, refused.may_claim_suspect) == (True, False)
+        assert suspects.answered(refused) == frozenset()
+        assert suspects.answered(first) == {True}
+        assert not self.ask(suspects).may_claim_suspect, "the batch has the turn"
+        second = self.ask(suspects, batch=True)
+        assert second.may_claim_suspect
+        assert suspects.answered(second) == {False}
+        last = self.ask(suspects)
+        assert last.may_claim_suspect
+        assert suspects.answered(last) == frozenset(), "nothing is left to repeat"
+
+    async def test_a_turn_that_is_not_taken_passes(self) -> None:
+        suspects = Suspects(has_both=True)
+        first, _ = self.ask(suspects), self.ask(suspects, batch=True)
+        suspects.answered(first)
+        assert [self.ask(suspects).may_claim_suspect for _ in range(2)] == [False, True]
+
+    async def test_a_claim_that_sleeps_takes_none_beside_batches(self) -> None:
+        assert not self.ask(Suspects(has_both=True), asleep=True).may_claim_suspect
+        assert self.ask(Suspects(), asleep=True).may_claim_suspect

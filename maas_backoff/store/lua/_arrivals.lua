@@ -5,7 +5,7 @@ local function note_arrival(batch, line)
   batch.count = batch.count + 1
   if batch.has_costs == nil then batch.has_costs = not string.find(batch.waits, ' - ', 1, true) end
   if batch.has_costs then
-    batch.cost = batch.cost + (tonumber(string.match(line, '^%S+ %S+ %S+ %S+ %S+ %S+ %S* ([^,\n]+)') or 1) or 1)
+    batch.cost = batch.cost + first_cost_of(line)
   end
 end
 

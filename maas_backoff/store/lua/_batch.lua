@@ -10,16 +10,19 @@ local function new_batch(text, prefix, kind)
   local batch, index = { size = size, wait_ms = 0, is_cut = false }, base_of(prefix, kind) .. 'ready'
   local count, cost, oldest, is_full, was_waiting = 0, 0, math.huge, false, false
 
-  -- Takes a task into the batch, unless the batch would cost too much.
+  local function cost_of(claim) return most < math.huge and first_cost_of(claim.task[CREATION]) or 0 end
+
+  -- Whether the batch would not cost too much with one more task. If it would, it is full.
+  local function has_room(claim)
+    is_full = is_full or count > 0 and cost + cost_of(claim) > most
+    return not is_full
+  end
+
+  -- Takes a task into the batch, if it has room.
   local function add(claim)
-    local created = claim.task[CREATION]
-    local more = most < math.huge and tonumber(string.match(created, '^%S+ %S+ %S+ %S+ %S+ %S+ %S* ([^,\n]+)') or 1) or 0
-    if count > 0 and cost + more > most then
-      is_full = true
-      return false
-    end
-    count, cost = count + 1, cost + more
-    oldest = math.min(oldest, tonumber(claim.task[DUE] or string.match(created, '^%d+')) or 0)
+    if not has_room(claim) then return false end
+    count, cost = count + 1, cost + cost_of(claim)
+    oldest = math.min(oldest, tonumber(claim.task[DUE] or string.match(claim.task[CREATION], '^%d+')) or 0)
     is_full = count >= size or cost >= most
     return true
   end
@@ -28,10 +31,7 @@ local function new_batch(text, prefix, kind)
   function batch.may_join(claim)
     local is_suspect_too = is_suspect(claim.task[COUNTS]) and true or false
     if count > 0 and is_suspect_too ~= batch.has_suspects then return false end
-    if is_full or not add(claim) then
-      is_full = true
-      return false
-    end
+    if not add(claim) then return false end
     batch.has_suspects = is_suspect_too
     return true
   end
@@ -83,7 +83,7 @@ local function new_batch(text, prefix, kind)
     local waits = redis.call('HGET', prefix .. 'kinds', kind)
     was_waiting = waits and string.sub(waits, 1, 1) == '~'
     local claims = claims_of_suspects(suspicion, { base_of(prefix, kind) }, size, prefix .. 't:', orphans, function(claim)
-      return (not turns or turns.pay(claim)) and add(claim)
+      return has_room(claim) and (not turns or turns.pay(claim)) and add(claim)
     end)
     if #claims > 0 then
       batch.is_cut = true

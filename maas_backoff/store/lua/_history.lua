@@ -1,8 +1,8 @@
--- The history in numbers: a hash for each minute, and one for all time. domain/history.py makes their names. Longer steps,
--- of ten minutes and of an hour, are copies of the numbers of all time when the step began: a reader subtracts.
+-- The history in numbers: a hash for each minute, and one for all time. domain/tally.py and domain/histogram.py make their
+-- names. Longer steps, of ten minutes and of an hour, are copies of the numbers of all time when the step began: a reader
+-- subtracts.
 
 local KEPT_S, MOST_NAMES, OTHER = 7200, 400, 'e:other'
-local TEN_MINUTES_KEPT_S, HOUR_KEPT_S = 90000, 691200
 
 -- Drops the name of the error that was seen least recently, and adds its count to "other". Names that contain an id
 -- therefore do not displace other names for good.
@@ -56,9 +56,10 @@ end
 -- Begins the longer steps that have not begun yet, at the first settle of a minute: copies the numbers of all time, before
 -- note_history adds to them. `adding` are the finished tasks that this call has added to `meta` already.
 local function begin_steps(prefix, totals, meta, now, adding)
+  -- A day and an hour, and eight days.
   local kept_s = {
-    [prefix .. 'h10:' .. math.floor(now / 600000)] = TEN_MINUTES_KEPT_S,
-    [prefix .. 'h60:' .. math.floor(now / 3600000)] = HOUR_KEPT_S,
+    [prefix .. 'h10:' .. math.floor(now / 600000)] = 90000,
+    [prefix .. 'h60:' .. math.floor(now / 3600000)] = 691200,
   }
   local copy
   for key, seconds in pairs(kept_s) do

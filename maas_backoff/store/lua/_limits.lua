@@ -10,10 +10,8 @@
 -- by its virtual start: a tenant with many lanes gets no more than one with a single lane. `opens` has the limits with such lanes, by
 -- when they open; inf: when a task ends.
 
-local MOST_ROUSED, MOST_STRIKES, TRIAL_MS = 64, 3, 600000
-local PADDING = string.rep(' ', 64)
-
 local function new_limits(prefix, now, turn)
+  local MOST_ROUSED, MOST_STRIKES, TRIAL_MS = 64, 3, 600000
   local limits, known, given, freed = { wake = {}, wake_gpu = {} }, {}, {}, {}
   local roused, moved, given_count, owners = 0, 0, 0, {}
   local on_trial, has_closed, has_opens = false, nil, nil
@@ -335,7 +333,7 @@ local function new_limits(prefix, now, turn)
     end
     -- A value of more than 64 bytes makes the server keep a table: in the list of a small hash it would pass all tasks to
     -- find one.
-    if given_count > 0 then given[2] = string.gsub(given[2], ' ', PADDING, 1) end
+    if given_count > 0 then given[2] = string.gsub(given[2], ' ', string.rep(' ', 64), 1) end
     for i = 1, given_count, AT_ONCE do
       redis.call('HSET', held, unpack(given, i, math.min(i + AT_ONCE - 1, given_count)))
     end

@@ -51,6 +51,11 @@ local function terms_of(created)
   return tonumber(head_start or 0), demand or '-', kind or '', lane or ''
 end
 
+-- The first cost in a creation: the part of the tenant, and of a batch.
+local function first_cost_of(created)
+  return tonumber(string.match(created, '^%S+ %S+ %S+ %S+ %S+ %S+ %S* ([^,\n]+)') or 1) or 1
+end
+
 -- A demand is "<MiB>:<percent>". The first twelve demands have sets of their own. Further demands of similar size share
 -- a set "~<MiB>": a power of two, from 512 on, that none of them is above. Up to 100,000 GiB there are 32 sets at most,
 -- and 20 for each further kind: the sets of a kind are named "<kind>/<demand>".

@@ -381,8 +381,10 @@ local function new_turns(prefix, turn, lanes, limits, orphans, from, to)
         read_more(part)
       elseif n then
         local entry = table.remove(entries, n)
-        visits, now_at = visits + 1, math.max(now_at, starts[entry.tenant] - entry.less)
+        local start, taken = starts[entry.tenant] - entry.less, #claims
+        visits = visits + 1
         visit(entry, second)
+        if #claims > taken then now_at = math.max(now_at, start) end
         -- Behind those of the same start: they take turns.
         if entry.is_done then progress = progress + 1 else entries[#entries + 1] = entry end
         if visits >= most_visits then

@@ -1,7 +1,7 @@
 --[[ Return the tasks that wait for a GPU, by their demand, and the first of each demand.
 KEYS: demands hold meta
 ARGV: now prefix suspicion kinds
-Returns: now, rank of the first ready task or '', the hold ("name uuid worker") or '', and per demand: name of its set, demand, rank of the first, ms since it was due, the device to avoid or ''
+Returns: now, rank of the first ready task or '', the hold ("name uuid worker") or '', and per demand: name of its set, demand, rank of the first, ms since it was due, the device to avoid or '', 1 if it is a suspect
 Tasks of the worker's `kinds` only: see settle.lua. A paused queue, or kind, has no demand. A suspect that may not be claimed is left out, else memory would be reserved for it. If several demands share a set, each demand among its first 1,000 tasks is returned, at most 64.
 ]]
 --#include _clock
@@ -38,7 +38,7 @@ local function add_first(name, ids, seen)
       seen[demand], seen.count = true, seen.count + 1
       local due = task[1] or task[2] and string.match(task[2], '^%d+') or now
       local avoid = task[3] and string.match(task[3], '^%S+ (%S+)') or ''
-      rows[#rows + 1] = { name, demand, ids[n + 1], whole(now - due), avoid }
+      rows[#rows + 1] = { name, demand, ids[n + 1], whole(now - due), avoid, is_suspect(task[4]) and 1 or 0 }
       if demand == own then break end
     end
   end

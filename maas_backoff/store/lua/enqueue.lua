@@ -33,7 +33,7 @@ local function is_known(kind)
   return redis.call('HLEN', prefix .. 'kinds') + new_count <= MOST_KINDS
 end
 
--- Read: which tasks exist. Of the new ones: where their id and their group stand in ARGV, and the number of their answer.
+-- Read: the tasks that exist. New ones: the places of their id and their group in ARGV, and the number of their answer.
 local tasks, answers, params_of, again, delayed, i = prefix .. 't:', {}, {}, {}, false, 9
 local at, group_of, nth, lane_of_group = {}, {}, {}, {}
 for _ = 1, groups do

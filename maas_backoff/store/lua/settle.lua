@@ -358,7 +358,7 @@ for _, item in ipairs(items) do
     -- For a task that is marked processing, `given` is the new token: a repeated call is answered "already".
     local key, status, mark = item.key, item.status, item.given .. ':' .. settle_id
     if item.kind == 'finished' then
-      requeued = requeued + 1
+      if item.was ~= 'pending' then requeued = requeued + 1 end  -- an overdue task was not counted as cancelled yet
       redis.call('PERSIST', key)
       redis.call('HDEL', key, 'x', 'f', 'r', 'e', 'g', 'm', 'w')
       if item.emitted then forget_stream(prefix, item.id, item.emitted) end

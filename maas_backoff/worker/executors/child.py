@@ -4,29 +4,27 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import attrs
 
 from maas_backoff.common.orphans import mark_what_starts_here
 from maas_backoff.domain.batch_outcome import outcomes_of_values
 from maas_backoff.domain.context import current
-from maas_backoff.domain.emission import Emission, Part
+from maas_backoff.domain.emission import Part
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
 from maas_backoff.domain.outcome import Unstarted, to_dict
-from maas_backoff.domain.shorten import TEXT_LIMIT, cut
+from maas_backoff.domain.shorten import TEXT_LIMIT
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.child_loop import ChildLoop
+from maas_backoff.worker.executors.child_reports import ReportReceiver
+from maas_backoff.worker.executors.child_signals import leave_stopping_to_the_parent
 from maas_backoff.worker.executors.connection import Connection
 from maas_backoff.worker.executors.frames import Record
 from maas_backoff.worker.executors.handlers import joined
@@ -38,9 +36,6 @@ if TYPE_CHECKING:
     from maas_backoff.worker.executors.base import BatchOutcome, Handler
 
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
-
-
 def main() -> None:
     """Serve the parent.
 
@@ -50,7 +45,7 @@ def main() -> None:
     script.in_child = True
     fd, parent_pid = map(int, sys.argv[1:3])
     _die_with(parent_pid)
-    _leave_stopping_to_the_parent()
+    leave_stopping_to_the_parent()
     mark_what_starts_here()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - a TextIOWrapper, so early
@@ -97,36 +92,6 @@ def _die_with(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent_pid:
         sys.exit(0)
-
-
-def _leave_stopping_to_the_parent() -> None:
-    """Let SIGINT and SIGTERM do nothing here: systemd sends them to every process, while the parent still drains.
-
-    They are not ignored: programs that a handler starts would inherit that, and could not be terminated. A forked
-    process, such as a data loader's worker, gets the default handlers; the signals are blocked during the fork.
-    """
-    for number in _STOPPING:
-        signal.signal(number, _do_nothing)
-        signal.siginterrupt(number, False)
-    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_restore_signals)
-
-
-def _do_nothing(_number: int, _frame: FrameType | None) -> None:
-    pass
-
-
-def _hold_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-
-
-def _release_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-
-
-def _restore_signals() -> None:
-    for number in _STOPPING:
-        signal.signal(number, signal.SIG_DFL)
-    _release_signals()
 
 
 class Limits(NamedTuple):
@@ -180,7 +145,9 @@ class Server:
     def _entity(self, request: Record, place: int | None = None) -> TaskEntity:
         """Return a task of a request; `place` is that in its batch."""
         earlier = [Part(*part) for part in request.get("earlier", ())]
-        return TaskEntity.from_dict(request["task"], _Receiver(self, self._calls, place, self._stream_limit, earlier))
+        return TaskEntity.from_dict(
+            request["task"], ReportReceiver(self, self._calls, place, self._stream_limit, earlier)
+        )
 
     def _next_request(self) -> Record | None:
         """Return the next request, or None."""
@@ -199,7 +166,7 @@ class Server:
                 print(f"spans of this process will not be in the trace: {error}", file=sys.stderr)  # noqa: T201 - for the parent's log
 
     def _attempt(self, task: TaskEntity | list[TaskEntity], span: Record | None) -> "BatchOutcome":
-        """Call the handler, in a context of its own. Whatever it raises is an outcome; what it forked ends here."""
+        """Call the handler, in a context of its own. Each error is an outcome. A process that it forked ends here."""
         is_batch = isinstance(task, list)
         current.set(None if isinstance(task, list) else task)
         with ExitStack() as stack:
@@ -265,48 +232,6 @@ class Server:
             sys.stderr.flush()
         with suppress(OSError):
             os.chdir(self._directory)
-
-
-@attrs.frozen
-class _Receiver:
-    """Sends the reports of one call of the handler to the parent, which knows the token."""
-
-    server: Server
-    call: int
-    place: int | None
-    """The place of the task in its batch."""
-    most_bytes: int
-    """The size that the stream may have."""
-    earlier: Sequence[Part]
-    made: list[Emission] = attrs.field(factory=list[Emission])
-    """The emission, once it was asked for."""
-
-    def progressed(self, _: int, progress: float, message: str | None) -> None:
-        """Send the progress."""
-        message = None if message is None else cut(message)
-        self._report({"progress": progress, "message": message})
-
-    def used(self, _: int, cost: float | None, limits: Mapping[str, float]) -> None:
-        """Send what the attempt has used."""
-        self._report({"used": cost, "limits": limits})
-
-    def emission(self, _: int) -> Emission | None:
-        """Return what the call emits; None if the call is over."""
-        if not self.server.serves(self.call):
-            return None
-        with _MAKING:
-            if not self.made:
-                self.made.append(Emission(self.most_bytes, self.earlier, self._emitted))
-        return self.made[0]
-
-    def _report(self, record: Record) -> None:
-        self.server.report(self.call, record if self.place is None else {**record, "member": self.place})
-
-    def _emitted(self, form: str, text: str) -> None:
-        self._report({"emitted": form, "text": text})
-
-
-_MAKING = threading.Lock()
 
 
 def _standard_streams() -> list[tuple[int, int] | None]:

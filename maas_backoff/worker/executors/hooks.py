@@ -48,8 +48,9 @@ def check_fits(hooks: Iterable[AttemptHook], handlers: Iterable[Handler]) -> Non
 def hooked(handler: Handler, hooks: Sequence[AttemptHook]) -> Handler:
     """Return the handler inside of its hooks, the first of them outermost; without hooks, the handler itself.
 
-    If a hook raises before the handler is called, the attempt fails with this error. What a hook raises afterwards is
-    logged, and the outcome of the handler is kept. Around the call for a batch, each hook is entered for each task.
+    If a hook raises before the handler is called, the attempt fails with this error. If a hook raises afterwards, the
+    error is logged, and the outcome of the handler is kept. Around the call for a batch, each hook is entered for each
+    task.
     """
     if not hooks:
         return handler

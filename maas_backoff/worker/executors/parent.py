@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from contextvars import Context
 from pathlib import Path
@@ -249,10 +249,11 @@ def _reporter(call: Call | CallOfBatch, record: Record) -> TaskEntity:
     """Return the task of a report: one of the batch, if there is one. Raises ValueError for one that is not there."""
     if "member" not in record:
         return call.task
-    try:
-        return call.members[record["member"]].task  # type: ignore[union-attr]
-    except (AttributeError, IndexError, TypeError) as error:
-        raise ValueError("a report of a task that is not in the batch") from error
+    members: Sequence[Call] = getattr(call, "members", ())
+    place = record["member"]
+    if not isinstance(place, int) or not 0 <= place < len(members):
+        raise ValueError("a report of a task that is not in the batch")
+    return members[place].task
 
 
 def _report(task: TaskEntity, record: Record) -> None:

@@ -9,7 +9,7 @@ class ScriptEnd(BaseException):
 
 @attrs.define
 class Script:
-    """What this process knows of its script."""
+    """The state of the script in this process."""
 
     ends_itself: bool = False
     """Whether the script raises ScriptEnd in a child process. It then needs no `if __name__ == "__main__":`."""

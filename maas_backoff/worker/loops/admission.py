@@ -1,6 +1,6 @@
 """Admission to GPUs: read the demands of waiting tasks, reserve room, and claim exactly the tasks that have room.
 
-Room is reserved before tasks are claimed. So a full GPU causes no writes, and a busy machine leaves tasks to others.
+Room is reserved before tasks are claimed: a full GPU causes no writes, and a busy machine leaves tasks to others.
 """
 
 import math
@@ -127,9 +127,9 @@ class Admission:
         slots = self._slots
         waiting, first_ready, held = await self._demands()
         while waiting:
-            free = slots.free
-            made = await self._plan(waiting, max(1, free), held)
+            made = await self._plan(waiting, max(1, slots.free), held)
             await self._post(made)
+            free = slots.free  # the answer of a claim may have come meanwhile
             # While all slots are taken, the next free slot goes to the task that comes first, with a GPU or without.
             first = made.starts[0].waiting.rank if made.starts else math.inf
             slots.keep_for_gpu(len(made.starts) if free else int(bool(made.starts) and first <= first_ready))
@@ -182,7 +182,7 @@ class Admission:
     async def _is_due(self, waiting: Waiting) -> bool:
         """Return whether tasks may start: all but those that wait for others of their batch."""
         batching = self._kinds.batches.get(kind_of(waiting))
-        if batching is None or waiting.age >= batching.max_wait:
+        if batching is None or waiting.suspect or waiting.age >= batching.max_wait:
             return True
         if await self._store.reader.count_of_demand(waiting.name) >= batching.max_size:
             return True

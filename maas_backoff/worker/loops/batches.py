@@ -64,13 +64,15 @@ class BatchLoop:
 
     async def _look(self, kind: _Kind) -> bool:
         """Claim a batch of a kind, if one is due. Return False if no slot is free."""
-        wakes = self._wake_ups.count
         request = self._requests.for_batch(kind.name, self._learning.claim(kind.name), self._exchange.number)
         if request is None:
             # Other tasks must not take every slot that is free again.
             self._slots.keep_for_batches(0 if self._wake_ups.only_batches or self._slots.closing else 1)
             return False
         self._slots.keep_for_batches(0)
+        self._wake_ups.unseen.discard(
+            kind.name
+        )  # a wake-up during the request may belong to tasks that came after the look
         self._kinds.remove(kind)
         self._kinds.append(kind)
         sent = time.monotonic()
@@ -79,9 +81,9 @@ class BatchLoop:
         if reply.claimed:
             self._learning.claimed(kind.name, len(reply.claimed), time.monotonic() - sent)
         if reply.claimed or reply.hit:
-            kind.look_at = 0
+            self._wake_ups.unseen.add(kind.name)
         else:
-            self._wake_ups.no_batch(kind.name, wakes)
+            self._wake_ups.no_batch()
             kind.look_at = anyio.current_time() + self._pause(kind, reply.next_due)
         return True
 

@@ -25,6 +25,7 @@ from maas_backoff.worker.loops.neighbours import Neighbours
 from maas_backoff.worker.loops.patience import Patience
 from maas_backoff.worker.loops.reap import Reaper
 from maas_backoff.worker.own_loop import OwnLoop
+from maas_backoff.worker.running import slots_of
 from maas_backoff.worker.slots import Slots
 
 log: Log = log_for("worker")
@@ -148,7 +149,7 @@ class Heartbeat:
     async def _renew(self, client: Client) -> None:
         context, attempts = self._context, self._renewable()
         oldest = max((attempt.age for attempt in attempts), default=0)
-        info = self._description.text(len(attempts), self._watch.lag, oldest)
+        info = self._description.text(slots_of(attempts), self._watch.lag, oldest)
         leases = [(attempt.task.task_id, attempt.token) for attempt in attempts]
         sent = time.monotonic()  # the lease begins with the renewal on the server, which is later
         # The deadline grows with each failure: on a slow network, a new connection may take longer than the first one.
@@ -157,7 +158,6 @@ class Heartbeat:
         self._last.answered()
         self._neighbours.note(processes(reply.neighbours))
         self._note_name(reply.named.decode())
-        await self._note_quiet(client, bool(reply.quiet))
         lease = Lease.since(sent, context.lease)
         gone = {int(token) for token in reply.lost}
         for attempt in attempts:
@@ -167,6 +167,7 @@ class Heartbeat:
             self._watch.call(self._slots.attempts.cancel, list(gone), CancelReason.LEASE_LOST)
         for task_id in reply.cancelled:
             self._watch.call(self._slots.attempts.cancel_task, task_id.decode())
+        await self._note_quiet(client, bool(reply.quiet))  # the last: it may fail, and the leases are renewed
 
     def _note_name(self, named: str) -> None:
         """Note which worker has this worker's name."""

@@ -10,7 +10,7 @@ from maas_backoff.domain.kind import Kinds
 from maas_backoff.errors import StorageError
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.connect import Client
-from maas_backoff.store.markers import is_for_gpu, is_for_slots
+from maas_backoff.store.markers import is_for_gpu, is_for_slots, kind_of
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.patience import Patience
@@ -83,7 +83,7 @@ class Wake:
         self._wake_ups.wake()
 
     async def _sleep_before(self, request: BatchRequest) -> None:
-        sent = time.monotonic()
+        sent, marker = time.monotonic(), ""
         gpu = self._wake_ups.hears_gpu = self._wake_ups.listens_for_gpu
         try:
             marker, reply = await self._store.exchange.send_after_sleep(
@@ -93,12 +93,20 @@ class Wake:
         except StorageError as error:
             self._wake_ups.hears_gpu = False
             await self._patience.after(error)
+            self._wake_ups.look_for_batches(self._wake_ups.batches)  # the marker may be lost
             # The server may have run the claim: send it again for its reply.
             reply = await self._exchange.send(request)
         self._exchange.apply(request, reply, sent)
+        if is_for_slots(marker) and not reply.claimed and not request.may_claim_suspect:
+            self._wake_ups.note_work(
+                found=True
+            )  # the marker may tell of a suspect: a claim that does not sleep takes it
         await asyncio.sleep(0)  # lets the handlers begin before the next sleep
 
     def _note(self, marker: str) -> None:
         self._wake_ups.hears_gpu = False
         if is_for_gpu(marker):
             self._wake_ups.mark_gpu()
+        elif is_for_slots(marker) and (kind := kind_of(marker)) in self._wake_ups.batches:
+            # The claim behind the sleep takes no batches.
+            self._wake_ups.look_for_batches([kind])

@@ -1,0 +1,27 @@
+"""Commands of maas-backoff that run in the process of a test."""
+
+from collections.abc import Callable
+
+import pytest
+from support import Server
+
+from maas_backoff.__main__ import main
+
+Run = Callable[..., tuple[object, str, str]]
+"""Runs a command; returns its exit code, its output, and its errors."""
+
+
+def commands_on(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs commands on the queue `test` of a server."""
+    monkeypatch.setenv("MAAS_BACKOFF_URL", f"redis://127.0.0.1:{server.port}")
+    monkeypatch.setenv("MAAS_BACKOFF_BIZ_PREFIX", "test")
+    # It would end this process.
+    monkeypatch.setattr("maas_backoff.__main__._leave_threads_behind", lambda _code: None)
+
+    def run(*arguments: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        told = capsys.readouterr()
+        return ended.value.code, told.out, told.err
+
+    return run
