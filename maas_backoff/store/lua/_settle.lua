@@ -26,14 +26,15 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
     for _ = 1, count do
       local id, given = ARGV[i], ARGV[i + 1]
       local key = tasks .. id
-      local task = fields_of(key, 's', 't', 'd', 'x', 'b') or {}
-      local state, token = task[1], task[2] or '0'
+      local task = fields_of(key, 's', 't', 'b') or {}
+      local state, token, emitted = task[1], task[2] or '0', task[3]
       if given == '' then given = token end
-      local created, counts, demand, overrides, late = true, false, false, false, false
+      local created, counts, demand, overrides, is_to_cancel, late = true, false, false, false, false, false
       -- A running task exists. Only a comeback, and a task that waits, needs more of its fields.
       if not state or state == 'pending' or status == 'pending' then
-        local more = fields_of(key, 'p', 'k', 'q', 'o') or {}
-        created, counts, demand, overrides, state = more[1], more[2], more[3], more[4], state or 'pending'
+        local more = fields_of(key, 'p', 'k', 'q', 'o', 'x') or {}
+        created, counts, demand, overrides, is_to_cancel = more[1], more[2], more[3], more[4], more[5]
+        state = state or 'pending'
         late = overrides and state == 'pending' and is_over(overrides, now)
       end
 
@@ -41,9 +42,9 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
       local same = token == given
       local held = state == 'processing' and same
       if not created then answer = 'unknown'
-      elseif held and parts and not has_parts(tasks, id, task[5], given, tonumber(parts)) then answer = 'unsent'
+      elseif held and parts and not has_parts(tasks, id, emitted, given, tonumber(parts)) then answer = 'unsent'
       elseif held and kind == 'lease' then answer = 'ok'
-      elseif task[3] == given .. ':' .. settle_id then answer = 'already'
+      elseif fields_of(key, 'd')[1] == given .. ':' .. settle_id then answer = 'already'
       elseif kind == 'lease' then answer = 'lost'
       elseif kind == 'expired' then
         local expiry = tonumber(redis.call('ZSCORE', leases, id) or 0)
@@ -55,7 +56,7 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
 
       local accepted = answer == 'ok'
       -- A cancel request that an earlier attempt has met does not stop a task that is retried.
-      if accepted and status == 'pending' and task[4] and kind ~= 'finished' then answer = 'cancelled' end
+      if accepted and is_to_cancel and status == 'pending' and kind ~= 'finished' then answer = 'cancelled' end
       -- Sixteen values: one more would double the memory of the table. A settle that is not a worker's has more.
       local item = {
         id = id, key = key, given = given, answer = answer, accepted = accepted,
@@ -64,7 +65,7 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
         was = state, created = created, demand = demand, suspect = is_suspect(counts),
       }
       if overrides or kind ~= 'lease' then keep_deadline(item, kind, overrides, now) end
-      if task[5] then item.emitted = task[5] end
+      if emitted then item.emitted = emitted end
       items[#items + 1] = item
       i = i + 2 + fields
     end
