@@ -298,7 +298,7 @@ def new_scheduler() -> TaskBackoffScheduler:
 
     @made.set_custom_task_handler
     async def work(_: TaskEntity) -> None:
-        await asyncio.sleep(0.04)
+        await asyncio.sleep(float(os.environ["SHARING_WORK"]))
 
     return made
 
@@ -310,18 +310,22 @@ def __getattr__(name: str) -> TaskBackoffScheduler:
     return new_scheduler()
 
 
-def _worker(url: str) -> "subprocess.Popen[bytes]":
+def _worker(url: str, work: float) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "maas_backoff", "worker", "sharing:scheduler"]
-    environment = {**os.environ, "SHARING_URL": url, "PYTHONPATH": str(Path(__file__).parent)}
+    named = {"SHARING_URL": url, "SHARING_WORK": str(work), "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, **named}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-async def kills(url: str, tasks: int) -> None:
-    """Eight workers, one of which is killed each second: the server's own times of all attempts, checked."""
+async def kills(url: str, tasks: int, work: float) -> None:
+    """Eight workers, one of which is killed each second: the server's own times of all attempts, checked.
+
+    Each attempt takes `work` seconds.
+    """
     producer = scheduler_of(url)
     await producer.set_limit("upstream", concurrency=CONCURRENCY, rate=(RATE, "1s"))
     await producer.create_tasks(TaskSpec(PARAMS, tenant=f"t{n % 50}", limits={"upstream": 1}) for n in range(tasks))
-    workers = [_worker(url) for _ in range(WORKERS)]
+    workers = [_worker(url, work) for _ in range(WORKERS)]
     chance, killed, begun = random.Random(1), 0, time.monotonic()
     try:
         while (await producer.get_queue_stats()).completed_count < tasks:
@@ -329,7 +333,7 @@ async def kills(url: str, tasks: int) -> None:
             place = chance.randrange(WORKERS)
             workers[place].send_signal(signal.SIGKILL)
             workers[place].wait()
-            workers[place] = _worker(url)
+            workers[place] = _worker(url, work)
             killed += 1
     finally:
         for process in workers:
@@ -390,6 +394,7 @@ async def main() -> None:
     names = ("drain", "shares", "quiet", "parked", "memory", "upstream", "overload", "kills")
     parser.add_argument("--rows", default=",".join(names), help="rows, separated by commas: " + ", ".join(names))
     parser.add_argument("--tasks", type=int, default=100_000, help="tasks of the row `kills`")
+    parser.add_argument("--work", type=float, default=0.04, help="seconds of an attempt of the row `kills`")
     parser.add_argument("--seconds", type=float, default=60, help="seconds of the row `overload`")
     args = parser.parse_args()
     logging.getLogger("maas_backoff").setLevel(logging.CRITICAL)
@@ -401,7 +406,7 @@ async def main() -> None:
         "memory": memory,
         "upstream": upstream,
         "overload": lambda url: overload(url, args.seconds),
-        "kills": lambda url: kills(url, args.tasks),
+        "kills": lambda url: kills(url, args.tasks, args.work),
     }
     print(machine())
     for name in args.rows.split(","):
