@@ -1,4 +1,4 @@
-"""What open pages of the dashboard cost, on a queue of 100,000 tasks with retries and GPUs (a pretended driver).
+"""The cost of open pages of the dashboard, on a queue of 100,000 tasks with retries and GPUs (a pretended driver).
 
 `python benchmarks/dashboard.py` prints the time per second of the server and of the web process, with 0, 1, 10 and 50
 open pages, what the worker itself takes subtracted; and what single requests take of the server. The queue has run for

@@ -61,7 +61,7 @@ class Task:
     grant: Grant | None = None
 
     pid: int = 0
-    """That of its attempt's process."""
+    """The one of its attempt's process."""
 
     @property
     def owner(self) -> str:

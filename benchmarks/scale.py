@@ -55,7 +55,7 @@ FULL = 0.9
 """The share of a core, or of all cores, from which on it counts as used up."""
 
 CLIENT_COMMANDS = ("evalsha", "eval", "bzpopmin")
-"""What workers send. All else that the server counts is called by scripts."""
+"""Commands that workers send. All others that the server counts are called by scripts."""
 
 
 def scheduler_of(url: str, queue: str) -> TaskBackoffScheduler:
@@ -268,7 +268,7 @@ def working(places: Sequence[tuple[str, str]], patience: float) -> Iterator[list
         yield workers
 
 
-# What is measured
+# Measurements
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class Row:
     others: float
     """Cores that other programs used meanwhile."""
     create_us: float
-    """What creating one of the tasks cost the servers."""
+    """The cost for the servers of creating one of the tasks."""
     queued_bytes: float
     finished_bytes: float
 
@@ -360,7 +360,7 @@ HEADER = [
 
 @dataclass(frozen=True)
 class Setting:
-    """What one row measures: a queue on each of some servers, and so many workers for each."""
+    """The setting of one row: a queue on each of some servers, and so many workers for each."""
 
     title: str
     url: str
@@ -446,7 +446,7 @@ def drain(portal: BlockingPortal, setting: Setting, tasks: int) -> Row:
 
 @dataclass(frozen=True)
 class Load:
-    """What one of the resting workers costs, per second, and its connections."""
+    """The cost of one of the resting workers, per second, and its connections."""
 
     commands: float
     server_us: float
@@ -514,7 +514,7 @@ async def one_by_one(server: Server, tasks: int = 2000) -> tuple[float, float]:
     return server_us, own_us
 
 
-# What is printed
+# Output
 
 
 def plain(rows: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""What is measured of maas_backoff, by its public API. Results are stored and leases kept, as in normal use."""
+"""The workloads of maas_backoff, by its public API. Results are stored and leases kept, as in normal use."""
 
 import asyncio
 import os

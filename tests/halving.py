@@ -130,7 +130,7 @@ class Simulation:
         whole = [task for task in self._suspects if waiting[task.counts.cohort] >= task.counts.cohort_size]
         return (whole or self._suspects)[0].counts.cohort if self._suspects else ""
 
-    # What becomes of tasks
+    # The fate of tasks
 
     def _start(self, worker: Worker, task: Task) -> None:
         token = worker.running[task] = next(self._tokens)

@@ -141,7 +141,7 @@ class Proxy:
                 await self._pass(data, writer)
 
     async def _pass(self, data: bytes, to: asyncio.StreamWriter) -> None:
-        # Of a large message, the first bytes are enough: on a busy machine all of them take longer than an answer may.
+        # The first bytes of a large message are enough: on a busy machine all of them take longer than an answer may.
         cut = min(len(data), 2000) if self.bytewise else 0
         for piece in [*(data[n : n + 1] for n in range(cut)), data[cut:]]:
             to.write(piece)

@@ -1,4 +1,4 @@
-"""What tests of several folders use: servers, a quick configuration, waiting for something to hold."""
+"""Tools of tests in several folders: servers, a quick configuration, waiting for something to hold."""
 
 import os
 import shutil

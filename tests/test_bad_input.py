@@ -1,4 +1,4 @@
-"""What is refused at the door: a clear error that names the option, before any network I/O."""
+"""Bad input is refused at the door: a clear error that names the option, before any network I/O."""
 
 import itertools
 import re

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Caller:
-    """What a web framework's request says of its caller."""
+    """A caller, as a web framework's request tells of it."""
 
     def __init__(self, fault: Exception | None = None) -> None:
         self.gone = False

@@ -82,7 +82,7 @@ async def test_a_repeated_failure_is_counted_once(
 async def test_a_repeated_completion_is_true_though_the_task_is_gone(
     pair: tuple[TaskBackoffScheduler, TaskBackoffScheduler],
 ) -> None:
-    """What a live task is found as comes from the first time: `find_live` reads, and is not part of the call."""
+    """The answer that a task is live comes from the first time: `find_live` reads, and is not part of the call."""
     one, other = pair
     await one.create_task({}, "x")
     store = one._client.store

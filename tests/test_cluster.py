@@ -115,7 +115,7 @@ async def test_many_queues_in_one_process_are_spread_over_the_masters(rig: Clust
 
 
 async def test_a_worker_that_starts_at_a_replica_asks_who_is_master(rig: ClusterRig) -> None:
-    """What it knows may be of the moment before a failover: that is no reason to stop."""
+    """Its knowledge may be of the moment before a failover: that is no reason to stop."""
     store = QueueStore.of(quick_config(_storage(rig)))
     replica = rig.replica_of(rig.owner("test"))
     store.connection.server.location.moved("127.0.0.1", replica.port)

@@ -160,7 +160,7 @@ async def test_one_forgotten_connection_tells_of_the_others(server: Server, prox
         assert await client.get_task("x") is not None
 
 
-# What the log says
+# The log
 
 
 async def test_an_outage_is_one_line_and_its_end_another(

@@ -193,7 +193,7 @@ async def test_a_worker_that_ends_at_any_point_loses_nothing(server: Server, tmp
         await reached(ends(server, tmp_path, point), tmp_path, point)
         done = await another_completes_all(server, tmp_path, point)
         lost = sum(task.lost_count for task in done)
-        # What was settled before the end is done, whether the worker heard so or not.
+        # A task that was settled before the end is done, whether the worker heard so or not.
         assert (0 if point.startswith("settle") else 1) <= lost <= 5, (point, lost)
 
     async with anyio.create_task_group() as group:

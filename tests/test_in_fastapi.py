@@ -122,7 +122,7 @@ def test_the_scheduler_stops_with_the_application_and_starts_again_with_it(app: 
         with TestClient(app) as client:
             assert repr(app.state.scheduler) == "<TaskBackoffScheduler of 'test', running>"
             assert polled(client, accepted(client, {"prompt": "abc"}, f"order-{n}"))["result"] == "cba"
-            # What was done before is still known.
+            # The earlier results are still known.
             assert polled(client, "order-0")["result"] == "cba"
             while not server.client.zcard("maas:{test}:workers"):
                 time.sleep(0.01)  # its first heartbeat is on its way

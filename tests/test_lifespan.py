@@ -74,7 +74,7 @@ async def test_a_task_group_around_the_yield(scheduler: TaskBackoffScheduler, ha
 async def test_a_lifespan_that_ends_by_itself_ends_the_worker(
     scheduler: TaskBackoffScheduler, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What its handlers need is gone: the worker is not ready, logs the cause, and shutdown raises it."""
+    """The value that its handlers need is gone: the worker is not ready, logs the cause, and shutdown raises it."""
     background = Background()
     scheduler.set_custom_task_handler(handle)
     scheduler.set_worker_lifespan(background.lifespan)

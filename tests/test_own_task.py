@@ -120,7 +120,7 @@ async def test_context_variables_are_those_of_one_call(scheduler: TaskBackoffSch
 
 
 async def test_asyncio_tasks_are_those_of_one_call(scheduler: TaskBackoffScheduler) -> None:
-    """What libraries keep by current_task(), a session say, is not met by another task."""
+    """Libraries keep things by current_task(), such as a session: another task does not meet them."""
     tasks: list[object] = []
 
     @scheduler.set_custom_task_handler

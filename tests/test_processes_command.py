@@ -122,7 +122,7 @@ async def _finished(producer: TaskBackoffScheduler, count: int) -> bool:
 
 @pytest.mark.long
 async def test_without_their_parent_the_workers_drain(producer: TaskBackoffScheduler, start: Start) -> None:
-    """What runs is finished."""
+    """Running tasks are finished."""
     parent = start("--processes", "2")
     found = await pids(producer, 2)
     task_id = await producer.create_task({"seconds": 2})
@@ -134,7 +134,7 @@ async def test_without_their_parent_the_workers_drain(producer: TaskBackoffSched
 
 @pytest.mark.long
 async def test_a_second_signal_is_handed_on_too(producer: TaskBackoffScheduler, start: Start) -> None:
-    """What runs is handed back."""
+    """Running tasks are handed back."""
     parent = start("--processes", "2")
     await pids(producer, 2)
     task_id = await producer.create_task({})

@@ -186,7 +186,7 @@ async def test_a_flushed_server_is_worked_with(server: Server, caplog: pytest.Lo
 
 
 async def test_a_server_that_lost_its_data_gives_no_token_twice(server: Server) -> None:
-    """What ends from before costs what runs now nothing, and a fence of one's own lets the new task through."""
+    """The end of an older call costs a running one nothing, and a fence of one's own lets the new task through."""
     tokens: dict[str, int] = {}
     end = {"before": anyio.Event(), "after": anyio.Event()}
     config = quick_config(server.storage)

@@ -1,4 +1,4 @@
-"""What handlers raise and return, on the whole way: in groups, from pools, as subclasses, too large, or no JSON."""
+"""Outcomes of handlers, on the whole way: in groups, from pools, as subclasses, too large, or no JSON."""
 
 import asyncio
 import concurrent.futures
@@ -45,7 +45,7 @@ class Account:
 
 
 def signal(task: TaskEntity) -> object:
-    """What a handler does, by its task."""
+    """The act of a handler, by its task."""
     params = task.task_params
     match params.get("kind"):
         case "discard":

@@ -1,4 +1,4 @@
-"""What users test with: a day of retries and delays in moments, on the real worker and the real scripts."""
+"""The tools that users test with: a day of retries and delays in moments, on the real worker and the real scripts."""
 
 import itertools
 import time

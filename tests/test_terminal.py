@@ -1,4 +1,4 @@
-"""What people see at a terminal where rich is installed; what programs read through a pipe stays what it was."""
+"""A terminal shows more where rich is installed; a pipe gets the same text as without it."""
 
 import contextlib
 import os

@@ -83,7 +83,7 @@ async def status(producer: TaskBackoffScheduler, task_id: str) -> TaskStatus:
 async def test_a_worker_runs_tasks_and_drains_when_told_to_stop(
     producer: TaskBackoffScheduler, start: Start, number: signal.Signals, mode: str
 ) -> None:
-    """What runs is finished, what waits is left to others, and the exit code is 0."""
+    """Running tasks are finished, waiting ones are left to others, and the exit code is 0."""
     worker = start(PROC_MODE=mode)
     first = await producer.create_task({"seconds": 0})
     result = (await producer.wait_task(first, timeout=20)).result

@@ -1,4 +1,4 @@
-"""What the adapters of the race share: the workloads, the body of every handler, the checks. Standard library only.
+"""Shared by the adapters of the race: the workloads, the body of every handler, the checks. Standard library only.
 
 An adapter is a program. `python peers/arq_.py drain --url redis://127.0.0.1:6379/0 --queue q1 --tasks 1000` runs one
 workload in the adapter's own virtual environment and prints one line of JSON. `work` runs a worker until it is killed.
@@ -47,7 +47,7 @@ IDLE = 3.0  # seconds for which an idle worker is watched
 
 
 class Failure(Exception):  # noqa: N818 - it stands for whatever a user raises
-    """What the handler of `retry` raises; an adapter turns it into what its queue wants to see."""
+    """The exception of the handler of `retry`; an adapter turns it into the one that its queue wants to see."""
 
 
 class Body:
@@ -90,7 +90,7 @@ class Body:
 
 @dataclass(frozen=True)
 class About:
-    """What the report says of a queue. The keys of the dictionaries are workloads."""
+    """The report's entry of a queue. The keys of the dictionaries are workloads."""
 
     packages: tuple[str, ...]
     imports: str  # what a program imports that enqueues and works, as a statement

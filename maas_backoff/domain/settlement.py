@@ -151,7 +151,7 @@ class Settlement:
 
     @classmethod
     def halve(cls, counts: Counts, policy: Policy) -> Self:
-        """Return a comeback at once, in a half of a failed batch, that uses nothing."""
+        """Return a comeback at once that uses nothing, in a half of a failed batch."""
         return cls(TaskStatus.PENDING, policy.result_ttl, counts=counts)
 
     @classmethod

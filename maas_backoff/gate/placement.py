@@ -1,4 +1,4 @@
-"""Which waiting task may start on which device: pure, from samples, ledgers and what this worker holds itself.
+"""The decision where a waiting task may start: pure, from samples, ledgers and what this worker holds itself.
 
 The room of a device is its free memory by NVML, less reserved memory that is not seen in use yet. The task that waits
 longest comes first. A smaller task may pass a larger one that does not fit. When the larger task has starved, a device

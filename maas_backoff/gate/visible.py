@@ -1,4 +1,4 @@
-"""Which devices a worker may use: those that CUDA would see, and of these the ones that its configuration names."""
+"""The devices that a worker may use: those that CUDA would see, and of these the ones that its configuration names."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal

@@ -51,7 +51,7 @@ class Work:
     learning: BatchLearning
     tracing: Tracing | None = None
     peer: Peer | None = None
-    """The server, for traces."""
+    """The address of the server, which spans name."""
     _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
     """Asyncio tasks that run after an attempt: exception handlers, and waits for threads."""
 

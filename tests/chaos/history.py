@@ -1,4 +1,4 @@
-"""What the processes of a chaos run did and saw: lines of JSON, a file per process, not on the server under test."""
+"""The history of a chaos run, by its processes: lines of JSON, a file per process, not on the server under test."""
 
 import json
 import os

@@ -6,7 +6,7 @@ LEASE = 3.0
 BACKOFF = 0.2
 MAX_RETRY = 3
 POISON_MAX_LOST = 3
-"""What a poison task is allowed; the others are lost with it, and to the driver, and must all end well."""
+"""The losses that a poison task is allowed; the others are lost with it, and to the driver, and must all end well."""
 
 
 def setting(port: int, timeout: float = 10) -> TaskBackoffConfig:

@@ -1,4 +1,4 @@
-"""What came of a chaos run."""
+"""The summary of a chaos run."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""What is JSON, and what is refused with the path of the offending value."""
+"""JSON is taken, and other values are refused with the path of the offending one."""
 
 import json
 

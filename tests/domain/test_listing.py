@@ -1,4 +1,4 @@
-"""Where a page of a listing begins."""
+"""The beginning of a page of a listing."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a handler raises: signals in groups, errors of a GPU in causes, and classes that do as they please."""
+"""Exceptions of a handler: signals in groups, errors of a GPU in causes, and classes that do as they please."""
 
 import concurrent.futures
 import dataclasses
@@ -51,7 +51,7 @@ DISCARDED = o.Failed(TaskError("discarded", "bad prompt"), permanent=True)
     ],
 )
 def test_signals_in_groups_do_what_they_say(error: BaseException, expected: o.Outcome) -> None:
-    """Of several kinds the strongest counts: Discard, Retry, Snooze; of a kind the longest delay."""
+    """The strongest of several signals counts: Discard, Retry, Snooze; among equal ones, the longest delay."""
     assert h.outcome_of_error(error) == expected
 
 

@@ -1,4 +1,4 @@
-"""Which names, types and codes an error has, and by which option it ends its task."""
+"""Names, types and codes of an error, and the option by which it ends its task."""
 
 import json
 from typing import Any

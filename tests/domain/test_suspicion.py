@@ -1,4 +1,4 @@
-"""Who is blamed for a lost worker, and who comes back with whom."""
+"""The tasks that are blamed for a lost worker, and those that come back together."""
 
 import itertools
 from collections import Counter

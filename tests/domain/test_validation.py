@@ -1,4 +1,4 @@
-"""What is made, and checked, at the door."""
+"""Values are made, and checked, at the door."""
 
 import time
 from datetime import UTC, datetime

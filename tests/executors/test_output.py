@@ -1,4 +1,4 @@
-"""What a child prints becomes log lines of its worker."""
+"""The output of a child becomes log lines of its worker."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What a handler logs in a child process is in its parent's log as if the parent had logged it."""
+"""Records of a handler in a child process are in its parent's log as if the parent had logged them."""
 
 import asyncio
 import contextlib

@@ -36,7 +36,7 @@ class Driver:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a process needs to have this driver: the loader looks at it when the process starts."""
+        """The environment of a process that has this driver: the loader looks at it when the process starts."""
         return {"LD_LIBRARY_PATH": str(self.library), "FAKE_NVML_FILE": str(self.file)}
 
     def device(self, uuid: str, *, total_gb: float = 16, used_gb: float = 0, **fields: Any) -> None:

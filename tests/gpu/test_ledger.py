@@ -75,7 +75,7 @@ class Machine(RuleBasedStateMachine):
     def advance(self, seconds: float) -> None:
         self.now += seconds * 1000
         self.ledgers.clock = f"{START + self.now:.0f}"
-        # Who has lost its reservation has died, with its memory.
+        # A process that has lost its reservation has died, with its memory.
         self.model = self.alive()
 
     @rule(name=ids, mib=sizes, limit=st.sampled_from([0, 0, 2]), start_grace=st.sampled_from([0, SETTLE]))

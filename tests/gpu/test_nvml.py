@@ -1,4 +1,4 @@
-"""What NVML says is read as it is meant, by the real pynvml; what it does not say is never "free"."""
+"""Answers of NVML are read as they are meant, by the real pynvml; a missing answer is never "free"."""
 
 import logging
 import os

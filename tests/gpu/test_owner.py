@@ -1,4 +1,4 @@
-"""Whose GPU memory the memory of a process is."""
+"""The owner of the GPU memory of a process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Who starts where: as a table, and for whatever devices and tasks there are."""
+"""The placement of tasks: as a table, and for whatever devices and tasks there are."""
 
 import asyncio
 from typing import Any
@@ -78,7 +78,7 @@ def test_the_least_is_left_over() -> None:
 
 
 def test_what_is_reserved_and_not_seen_yet_is_no_room() -> None:
-    """Of 6 reserved, 2 are seen: 4 more are coming."""
+    """6 are reserved and 2 are seen: 4 more are coming."""
     sample = device("a", 10, used={"x": 2})
     assert room_of(ledger(("x", 6, "running")), sample) == 6
     assert places(planned([waits(7)], sample, ledgers={"a": ledger(("x", 6, "running"))})) == []

@@ -98,7 +98,7 @@ class Scene:
     exclusive: bool
     tasks_per_gpu: int
     ahead: int
-    """What the ledger's clock is ahead of the server's, in ms."""
+    """The ms by which the ledger's clock is ahead of the server's."""
     settle: float = SETTLE
     load: float | None = None
     late: bool = False
@@ -114,7 +114,7 @@ class Scene:
 
     @property
     def limit(self) -> int:
-        """What the gate tells the script."""
+        """The gate's message to the script."""
         if self.exclusive:
             return ONE_PROCESS if self.in_children else ONE_WORKER
         return self.tasks_per_gpu
@@ -305,7 +305,7 @@ class Script:
         self._server = servers.Server(server.storage, KEY)
         self._ledgers = Ledgers(server.storage, self._server, lease=3, queue=QUEUE)
         self._scene: Scene | None = None
-        """What is stored now."""
+        """The stored value now."""
 
     def close(self) -> None:
         self._runner.run(self._server.aclose())

@@ -1,4 +1,4 @@
-"""What a worker with a GPU promises others, and keeps for itself, whatever happens to a ledger or a device."""
+"""The promises of a worker with a GPU, whatever happens to a ledger or a device."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any

@@ -29,7 +29,7 @@ def _missing() -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where there is no GPU, keep one of these tests, which is skipped and tells the reason."""
+    """Without a GPU, keep one of these tests, which is skipped and tells the reason."""
     mine = [item for item in items if item.path.parent == Path(__file__).parent]
     if mine and (reason := _missing()):
         mine[0].add_marker(pytest.mark.skip(reason=reason))

@@ -47,7 +47,7 @@ class CudaError(RuntimeError):
 
 @attrs.frozen
 class Seen:
-    """What CUDA tells a process: the number of devices, and the UUID and the memory (MiB) of the first one."""
+    """CUDA's answers to a process: the number of devices, and the UUID and the memory (MiB) of the first one."""
 
     count: int
     uuid: str

@@ -135,7 +135,7 @@ def path(temporary: Path) -> Path:
 
 
 async def test_start_gives_a_server_that_works(path: Path) -> None:
-    """What `start` returns is a socket at which a Valkey answers; after `stop` its process is gone."""
+    """`start` returns a socket at which a Valkey answers; after `stop` its process is gone."""
     server = EmbeddedServer(str(path))
     socket = await server.start()
     process = await process_of(socket)
@@ -197,7 +197,7 @@ async def test_data_survive_a_stop(path: Path) -> None:
 
 
 async def test_data_survive_a_kill(path: Path) -> None:
-    """What was acknowledged is there after `kill -9`, and `start` on the same object brings the server back."""
+    """Acknowledged data are there after `kill -9`, and `start` on the same object brings the server back."""
     server = EmbeddedServer(str(path))
     socket = await server.start()
     async with client(socket) as redis:
@@ -216,7 +216,7 @@ async def test_data_survive_a_kill(path: Path) -> None:
 
 
 async def test_racing_processes_start_one_server(path: Path) -> None:
-    """Of four processes that start at once one starts the server; the last one out stops it, and only that one."""
+    """Four processes start at once, and one of them starts the server; only the last one out stops it."""
     async with AsyncExitStack() as stack:
         users = [await stack.enter_async_context(user(path)) for _ in range(4)]
         sockets = {await one.attached() for one in users}
@@ -252,7 +252,7 @@ async def test_a_link_to_the_directory_is_the_directory(path: Path) -> None:
 
 
 async def test_another_tmpdir_finds_the_same_server(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the socket is, is known from the data, not from the environment of who asks."""
+    """The place of the socket is known from the data, not from the environment of the asking process."""
     server, other = EmbeddedServer(str(path)), EmbeddedServer(str(path))
     socket = await server.start()
     (path.parent / "other").mkdir()
@@ -409,7 +409,7 @@ async def test_a_server_that_cannot_start_says_why(path: Path) -> None:
 
 
 async def test_an_option_the_server_refuses_says_why(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it prints before it has a log is in the log as well."""
+    """Its output from before it has a log is in the log as well."""
     monkeypatch.setitem(data_directory._OPTIONS, "appendfsync", "never")
     with pytest.raises(StorageUnavailableError, match=r"(?s)it ended with status 1.*appendfsync"):
         await EmbeddedServer(str(path)).start()
@@ -435,7 +435,7 @@ async def test_a_server_that_does_not_answer_never_gets_a_second_one(
 async def test_a_socket_that_was_removed_never_gets_a_second_server(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So it is after a cleaner went through the temporary directory, and in a container that has another one."""
+    """A cleaner may empty the temporary directory, and a container may have another one."""
     server, other = EmbeddedServer(str(path)), EmbeddedServer(str(path))
     socket = await server.start()
     Path(socket).rename(f"{socket}-hidden")
@@ -565,7 +565,7 @@ async def test_a_forked_child_is_no_user(path: Path) -> None:
 
 
 async def test_a_cancelled_stop_still_stops(path: Path) -> None:
-    """What is left half-way would be left for ever."""
+    """Leftovers would stay for ever."""
     server = EmbeddedServer(str(path))
     process = await process_of(await server.start())
     with anyio.CancelScope() as scope:
@@ -634,7 +634,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_server_on_a_full_disk_names_itself_and_goes_on_when_there_is_room(small_disk: Path) -> None:
-    """Which server, why, and what to do: there may be several on a machine, and their paths are in no other error."""
+    """It names the server, the reason and the remedy: there may be several on a machine."""
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * 1_000_000)
     storage = StorageConfig(type="embedded", path=str(small_disk / "data"), timeout=3)

@@ -45,7 +45,7 @@ async def put_one_in_each_state(scheduler: TaskBackoffScheduler, server: Server)
 
 
 async def test_each_comes_back_to_the_index_of_its_state(any_server: Server, store: QueueStore) -> None:
-    """What is found without a repair stays as it is; what is put back is found no more, and is listed again."""
+    """A task that is found without a repair stays as it is; one that is put back is listed again, and found no more."""
     config = quick_config(any_server.storage)
     async with TaskBackoffScheduler(config) as scheduler:
         await put_one_in_each_state(scheduler, any_server)

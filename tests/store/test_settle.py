@@ -117,7 +117,7 @@ class Queue:
     def _settle(claimed: Claimed, settlement: Settlement) -> Settle:
         return Settle(name(claimed), "lease", claimed.token, settlement, claimed.counts)
 
-    # What is stored
+    # Stored fields
 
     def hash(self, task_id: str) -> dict[bytes, bytes]:
         found = self.client.hgetall(self.store.connection.keys.task(task_id))
@@ -213,7 +213,7 @@ async def test_a_claim_that_found_nothing_may_find_something_when_it_is_sent_aga
 
 @pytest.mark.parametrize("external", [False, True])
 async def test_a_hand_from_outside_may_send_again_too(queue: Queue, external: bool) -> None:
-    """What a lost reply kept back, the second one says: it was done, by this very call."""
+    """The second reply says what the lost one would have said: it was done, by this very call."""
     await queue.create("a")
     settlement = Settlement.release(queue.policy) if external else Settlement.cancel(queue.policy)
     settle = Settle("a", "pending", None, settlement)
@@ -469,7 +469,7 @@ async def test_what_was_lost_together_twice_is_claimed_in_halves(halved: Queue) 
     assert names(first) == [*HALVES[0], "b"]
     counts = first[0].counts
     assert (counts.suspect, counts.lost, counts.blame, counts.cohort_size) == (True, 2, 0.5, 2)
-    # Of the cohort that it holds there are no more; without one, it may take the next.
+    # The cohort that it holds has no more tasks; without one, it may take the next.
     assert await halved.claim(10, cohort=counts.cohort) == []
     assert names(await halved.claim(10, worker="another")) == HALVES[1]
 
@@ -477,7 +477,7 @@ async def test_what_was_lost_together_twice_is_claimed_in_halves(halved: Queue) 
 async def test_a_worker_with_few_slots_goes_on_with_its_half_and_another_takes_the_other_one(halved: Queue) -> None:
     (first,) = await halved.claim(1)
     assert name(first) == "a0"
-    # Of that half one is left, which comes before the other half; but another worker begins with a whole one.
+    # One task of that half is left, which comes before the other half; but another worker begins with a whole one.
     assert names(await halved.claim(10, worker="another")) == HALVES[1]
     assert names(await halved.claim(10, cohort=first.counts.cohort)) == ["a2"]
 
@@ -766,7 +766,7 @@ async def test_a_lease_without_its_task_stops_no_heartbeat_and_no_reaper(queue: 
     queue.client.delete(key)
 
 
-# What is kept of finished tasks
+# Finished tasks that are kept
 
 
 async def test_finished_tasks_get_their_time_to_live_and_lose_it_by_a_retry(queue: Queue) -> None:

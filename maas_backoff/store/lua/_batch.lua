@@ -77,7 +77,7 @@ local function new_batch(text, prefix, kind)
     for n = #overdue, before + 1, -1 do overdue[n] = nil end
   end
 
-  -- The claims of the batch; none if it is not due, then `batch.wait_ms` is above 0. Suspects run at once, those of one
+  -- The claims of the batch. If it is not due, there are none, and `batch.wait_ms` is above 0. Suspects run at once, those of one
   -- cohort together.
   function batch.claims(suspicion, now, turn, turns, limits, orphans)
     local waits = redis.call('HGET', prefix .. 'kinds', kind)
