@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from maas_backoff.domain.signals import Discard, RateLimited, Retry, Snooze
     from maas_backoff.domain.spec import CreateOptions, Ensured, KindOptions, TaskOptions, TaskSpec
     from maas_backoff.domain.stats import QueueStats
+    from maas_backoff.domain.status import TaskStatus
     from maas_backoff.domain.stream import LogLine, StreamPart
-    from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
+    from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError
     from maas_backoff.domain.worker import Worker
     from maas_backoff.errors import (
         CallerGoneError,

@@ -12,7 +12,8 @@ from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.reschedule import NewPlace
 from maas_backoff.domain.selection import ORDER, OnProgress, Selection, SelectionProgress, Statuses
 from maas_backoff.domain.spec import Reschedule
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import about
 from maas_backoff.store.found import Seen

@@ -26,7 +26,8 @@ from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import TaskOptions
-from maas_backoff.domain.task import TaskEntity, TaskStatus, checked_status
+from maas_backoff.domain.status import TaskStatus, checked_status
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import (
     ConfigError,

@@ -12,18 +12,14 @@ from maas_backoff.domain.kind import NAMELESS, checked_kind
 from maas_backoff.domain.lane import LARGEST_WEIGHT, checked_tenant, is_cost
 from maas_backoff.domain.limit import Limit, checked_limit_name
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded
+from maas_backoff.domain.progress import checked_message, checked_progress
 from maas_backoff.domain.reschedule import NewPlace
 from maas_backoff.domain.settlement import Counts, Settlement, decide
 from maas_backoff.domain.shorten import cut
 from maas_backoff.domain.signals import checked_code
 from maas_backoff.domain.spec import Reschedule
-from maas_backoff.domain.task import (
-    TaskError,
-    TaskStatus,
-    checked_message,
-    checked_progress,
-    checked_status,
-)
+from maas_backoff.domain.status import TaskStatus, checked_status
+from maas_backoff.domain.task import TaskError
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import about
 from maas_backoff.store.batch import Settle

@@ -8,7 +8,8 @@ import attrs
 
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.selection import Selection
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.store.found import Scan, Seen
 from maas_backoff.store.reader import Reader

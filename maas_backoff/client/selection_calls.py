@@ -7,7 +7,7 @@ import attrs
 from maas_backoff.client.part import CallsPart
 from maas_backoff.domain.selection import OnProgress, Selection
 from maas_backoff.domain.spec import Reschedule
-from maas_backoff.domain.task import TaskStatus, checked_status
+from maas_backoff.domain.status import TaskStatus, checked_status
 from maas_backoff.errors import InvalidValueError
 
 

@@ -10,7 +10,8 @@ from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed
 from maas_backoff.commands.json_text import gib, print_json
 from maas_backoff.commands.text import span, table
 from maas_backoff.domain.selection import Selection
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.worker import Device, Worker
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler

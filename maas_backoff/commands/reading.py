@@ -10,7 +10,8 @@ from maas_backoff.commands.refusals import unknown
 from maas_backoff.commands.selecting import selection_of, selection_options
 from maas_backoff.commands.text import cell, clock, is_rich, moment, table
 from maas_backoff.domain.selection import Selection
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 

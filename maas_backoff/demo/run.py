@@ -15,7 +15,8 @@ from maas_backoff.demo.lines import read_lines
 from maas_backoff.demo.progress import Progress, finished
 from maas_backoff.demo.server import ModelServer
 from maas_backoff.domain.spec import TaskSpec
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.embedded import check_extra
 

@@ -11,7 +11,8 @@ from maas_backoff.domain import jsontext
 from maas_backoff.domain.kind import NAMELESS, checked_kind
 from maas_backoff.domain.labels import NO_LABELS, Labels, checked_label, checked_labels, has_label
 from maas_backoff.domain.lane import checked_tenant
-from maas_backoff.domain.task import TaskEntity, TaskStatus, checked_status
+from maas_backoff.domain.status import TaskStatus, checked_status
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import InvalidValueError
 
 Moment = datetime | timedelta

@@ -23,7 +23,8 @@ from maas_backoff.domain.outcome import (
 )
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.retry_rule import EndedBy, ended_by
-from maas_backoff.domain.task import TaskError, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskError
 
 BLAME_DIGITS = 4
 """Decimals that are kept of a task's blame."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from maas_backoff.domain.histogram import MEASURED, SUM, bucket_of_duration, bucket_of_memory, bucket_of_size
 from maas_backoff.domain.settlement import Counts, Settlement
-from maas_backoff.domain.task import TaskStatus
+from maas_backoff.domain.status import TaskStatus
 
 SUMS_EACH = 1.0
 """Seconds between two sendings of the sums of a worker's histograms."""

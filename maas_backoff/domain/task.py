@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from datetime import UTC, datetime
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
@@ -15,25 +14,9 @@ from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.labels import NO_LABELS
 from maas_backoff.domain.lane import NO_LIMITS, NO_TENANT, checked_used
-from maas_backoff.errors import InvalidValueError, PayloadError
-
-
-class TaskStatus(StrEnum):
-    """The state of a task. `TaskEntity.waiting_for` says why a pending task waits."""
-
-    PENDING = "pending"
-    PROCESSING = "processing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def finished(self) -> bool:
-        """Whether a task in this state changes only by operations."""
-        return self in _FINISHED
-
-
-_FINISHED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+from maas_backoff.domain.progress import checked_message, checked_progress
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.errors import InvalidValueError
 
 
 @attrs.frozen
@@ -274,35 +257,6 @@ class TaskEntity:
         fields["labels"] = tuple(fields["labels"])
         fields["receiver"] = receiver
         return cls(**fields)
-
-
-def checked_status(status: object, *allowed: TaskStatus) -> TaskStatus:
-    """Return `status` if it is one of `allowed`, else raise InvalidValueError."""
-    if not isinstance(status, str) or status not in allowed:
-        raise InvalidValueError("status", "one of " + ", ".join(one for one in TaskStatus if one in allowed), status)
-    return TaskStatus(status)
-
-
-def checked_progress(progress: float) -> float:
-    """Return `progress` if it is a number from 0 to 100, else raise InvalidValueError."""
-    if isinstance(progress, bool) or not isinstance(progress, int | float) or not 0 <= progress <= 100:
-        raise InvalidValueError("progress", "a number from 0 to 100", progress)
-    return progress
-
-
-LONGEST_MESSAGE = 2000
-"""Characters of a progress message that are kept."""
-
-
-def checked_message(message: object) -> str | None:
-    """Return the part of `message` that is kept. Raises InvalidValueError unless it is None or text in UTF-8."""
-    if message is None:
-        return None
-    expected = "None, or text that UTF-8 can hold"
-    # The error shows the type only: by mistake, the value may be the task's params.
-    if not isinstance(message, str) or not jsontext.is_utf8(message):
-        raise PayloadError("message", expected, message)
-    return message[:LONGEST_MESSAGE]
 
 
 _PLAIN = frozenset({str, int, float, bool, dict, list, type(None)})

@@ -5,8 +5,9 @@ from datetime import timedelta
 from typing import Generic, TypeVar
 
 from maas_backoff.client.client import QueueClient
+from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.stream import StreamPart
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import PayloadError, TaskFailedError, TaskNotFoundError
 from maas_backoff.kinds.conversion import Conversion
 

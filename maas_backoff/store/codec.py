@@ -24,7 +24,8 @@ from maas_backoff.domain.labels import NO_LABELS, Labels
 from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts
-from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import FailedAttempt, TaskEntity, TaskError
 from maas_backoff.domain.waiting import at
 from maas_backoff.store.creation import Creation
 from maas_backoff.store.time_limits import TimeLimits

@@ -13,7 +13,8 @@ from maas_backoff.domain import jsontext
 from maas_backoff.domain.kind import ONLY_NAMELESS, Kinds
 from maas_backoff.domain.labels import NO_LABELS
 from maas_backoff.domain.lane import Lane
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.waiting import at
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, settle_head

@@ -8,7 +8,8 @@ import attrs
 from maas_backoff.domain.outcome import LeaseExpired
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.batch import Precondition, Settle
 from maas_backoff.store.codec import counts_of, held_by
 from maas_backoff.store.creation import Creation, reprioritized

@@ -2,7 +2,7 @@
 
 from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.page import Listing
-from maas_backoff.domain.task import TaskStatus
+from maas_backoff.domain.status import TaskStatus
 from maas_backoff.store.connection import QueueConnection
 
 _ALL = Listing()

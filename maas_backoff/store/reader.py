@@ -15,7 +15,8 @@ from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.reason import reason
 from maas_backoff.domain.stats import QueueStats
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.waiting import UNKNOWN, Paused, Place, at, waiting_for
 from maas_backoff.domain.worker import Worker
 from maas_backoff.store import scripts

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import attrs
 
 from maas_backoff.domain.emission import Part, Unsent
+from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.stream import LogLine, StreamPart
-from maas_backoff.domain.task import TaskStatus
 from maas_backoff.domain.waiting import at
 from maas_backoff.store import scripts
 from maas_backoff.store.codec import EXTERNAL, now_and_ahead

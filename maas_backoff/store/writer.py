@@ -13,7 +13,7 @@ import attrs
 from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.policy import Policy
-from maas_backoff.domain.task import TaskStatus
+from maas_backoff.domain.status import TaskStatus
 from maas_backoff.errors import InvalidValueError, QueueFullError, StorageError, TenantFullError
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import Settle, settle_args, settle_head

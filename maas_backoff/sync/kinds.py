@@ -5,8 +5,9 @@ from datetime import timedelta
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
 
 from maas_backoff.domain.spec import CreateOptions
+from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.stream import StreamPart
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.kinds.handle import TaskHandle
 from maas_backoff.kinds.kind import KindSpec, KindWithOptions, TaskKind
 from maas_backoff.sync.following import followed

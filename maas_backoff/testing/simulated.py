@@ -14,7 +14,7 @@ from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.seconds import in_seconds
-from maas_backoff.domain.task import TaskStatus
+from maas_backoff.domain.status import TaskStatus
 from maas_backoff.errors import MaasBackoffError
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.testing.gpu import FakeGpu, FakeGpuProbe

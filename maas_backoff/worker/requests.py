@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.settlement import Settlement
+from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.tally import Tally
-from maas_backoff.domain.task import TaskError, TaskStatus
+from maas_backoff.domain.task import TaskError
 from maas_backoff.store.batch import ACCEPTED, UNSENT, BatchReply, BatchRequest, Settle, settle_args
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.outbox import MOST_SETTLES, Outbox

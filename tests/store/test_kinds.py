@@ -15,7 +15,8 @@ from maas_backoff.domain.kind import NAMELESS, ONLY_NAMELESS, Kinds
 from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Settlement, decide
-from maas_backoff.domain.task import TaskError, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskError
 from maas_backoff.errors import InvalidValueError, QueueFullError
 from maas_backoff.store.batch import NO_SUSPECTS, BatchRequest, Claimed, Settle
 from maas_backoff.store.orphans import find_orphans

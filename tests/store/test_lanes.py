@@ -27,7 +27,8 @@ from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.settlement import Settlement
-from maas_backoff.domain.task import TaskError, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskError
 from maas_backoff.errors import TenantFullError
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle

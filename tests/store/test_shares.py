@@ -17,7 +17,7 @@ from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.page import Listing
 from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.domain.shares import LimitStats
-from maas_backoff.domain.task import TaskStatus
+from maas_backoff.domain.status import TaskStatus
 from maas_backoff.store.batch import BatchRequest, Claimed, Settle
 from maas_backoff.store.queue_store import QueueStore
 

@@ -15,7 +15,8 @@ from maas_backoff.domain.emission import Part, Unsent
 from maas_backoff.domain.limit import Limit
 from maas_backoff.domain.outcome import Failed, LeaseExpired
 from maas_backoff.domain.settlement import Counts, Settlement, decide
-from maas_backoff.domain.task import TaskError, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskError
 from maas_backoff.errors import StorageDeniedError
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import NO_SUSPECTS, BatchRequest, Claimed, Settle

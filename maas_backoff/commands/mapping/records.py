@@ -6,7 +6,8 @@ from typing import Final
 
 import attrs
 
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskEntity
 
 COMPLETED: Final = TaskStatus.COMPLETED.value
 INVALID: Final = "invalid"

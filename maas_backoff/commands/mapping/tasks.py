@@ -11,7 +11,8 @@ import anyio
 from maas_backoff.commands.mapping.records import INVALID, Record, of_error, of_task, task_id_of
 from maas_backoff.commands.mapping.source import InputLine
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.domain.task import TaskEntity, TaskStatus
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import (
     InvalidValueError,
     QueueFullError,

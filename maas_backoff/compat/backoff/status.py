@@ -1,6 +1,6 @@
 """The states of a task under the names of the original library."""
 
-from maas_backoff.domain.task import TaskStatus as Own
+from maas_backoff.domain.status import TaskStatus as Own
 
 
 class TaskStatus:
