@@ -317,8 +317,8 @@ def _worker(url: str, work: float) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-async def kills(url: str, tasks: int, work: float) -> None:
-    """Eight workers, one of which is killed each second: the server's own times of all attempts, checked.
+async def kills(url: str, tasks: int, work: float, every: float) -> None:
+    """Eight workers, one of which is killed every `every` seconds: the server's own times of all attempts, checked.
 
     Each attempt takes `work` seconds.
     """
@@ -329,7 +329,7 @@ async def kills(url: str, tasks: int, work: float) -> None:
     chance, killed, begun = random.Random(1), 0, time.monotonic()
     try:
         while (await producer.get_queue_stats()).completed_count < tasks:
-            await asyncio.sleep(1)
+            await asyncio.sleep(every)
             place = chance.randrange(WORKERS)
             workers[place].send_signal(signal.SIGKILL)
             workers[place].wait()
@@ -395,6 +395,7 @@ async def main() -> None:
     parser.add_argument("--rows", default=",".join(names), help="rows, separated by commas: " + ", ".join(names))
     parser.add_argument("--tasks", type=int, default=100_000, help="tasks of the row `kills`")
     parser.add_argument("--work", type=float, default=0.04, help="seconds of an attempt of the row `kills`")
+    parser.add_argument("--every", type=float, default=1, help="seconds between two kills of the row `kills`")
     parser.add_argument("--seconds", type=float, default=60, help="seconds of the row `overload`")
     args = parser.parse_args()
     logging.getLogger("maas_backoff").setLevel(logging.CRITICAL)
@@ -406,7 +407,7 @@ async def main() -> None:
         "memory": memory,
         "upstream": upstream,
         "overload": lambda url: overload(url, args.seconds),
-        "kills": lambda url: kills(url, args.tasks, args.work),
+        "kills": lambda url: kills(url, args.tasks, args.work, args.every),
     }
     print(machine())
     for name in args.rows.split(","):
