@@ -323,11 +323,16 @@ async def kills(url: str, tasks: int, work: float, every: float) -> None:
     Each attempt takes `work` seconds.
     """
     producer = scheduler_of(url)
+    await producer.pause()
     await producer.set_limit("upstream", concurrency=CONCURRENCY, rate=(RATE, "1s"))
     await producer.create_tasks(TaskSpec(PARAMS, tenant=f"t{n % 50}", limits={"upstream": 1}) for n in range(tasks))
     workers = [_worker(url, work) for _ in range(WORKERS)]
-    chance, killed, begun = random.Random(1), 0, time.monotonic()
+    chance, killed = random.Random(1), 0
     try:
+        while len(await producer.workers()) < WORKERS:
+            await asyncio.sleep(0.1)
+        await producer.resume()
+        begun = time.monotonic()
         while (await producer.get_queue_stats()).completed_count < tasks:
             await asyncio.sleep(every)
             place = chance.randrange(WORKERS)
@@ -343,9 +348,9 @@ async def kills(url: str, tasks: int, work: float, every: float) -> None:
     attempts = [pair async for pair in _attempts(producer)]
     await producer.shutdown()
     most, fastest = _most_at_once(attempts), _most_in_a_second([begin for begin, _ in attempts])
-    busy = sum(end - begin for begin, end in attempts) / (CONCURRENCY * took)
-    text = f"{len(attempts):,} claims, {killed} kills, {tasks / took:,.0f} tasks/s, {busy:.1%} of the places used"
+    text = f"{len(attempts):,} claims, {killed} kills, {tasks / took:,.0f} tasks/s"
     _say("kills", "most at once", f"{most}", f"<= {CONCURRENCY}", text)
+    _say("kills", "places that are idle", f"{_idle(attempts):.2%}", "<= 1 %", "while tasks wait")
     _say("kills", "most starts in a second", f"{fastest:,}", f"<= {RATE:,}")
 
 
@@ -373,6 +378,13 @@ def _most_at_once(attempts: Iterable[tuple[float, float]]) -> int:
         running += change
         most = max(most, running)
     return most
+
+
+def _idle(attempts: list[tuple[float, float]]) -> float:
+    """Return the idle share of the places of the limit, from the first begin to the last: until then, tasks wait."""
+    first, last = min(attempts)[0], max(attempts)[0]
+    used = sum(min(end, last) - begin for begin, end in attempts)
+    return 1 - used / (CONCURRENCY * (last - first))
 
 
 def _most_in_a_second(begins: list[float]) -> int:
