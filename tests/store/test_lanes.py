@@ -1425,3 +1425,25 @@ async def test_suspects_with_limits_alone_take_their_places(queue: Queue) -> Non
     assert len(queue.check().hash("held")) == 1
     await queue.limit("x", concurrency=1)
     assert await queue.claim_all() == []
+
+
+async def test_a_look_for_a_batch_notes_which_lanes_it_has_roused(queue: Queue) -> None:
+    """The look first finds out what the batch would be. Lanes that it rouses then stay roused, of other kinds, too."""
+    render = Kinds(("render",))
+    look = {"kind": "render", "batch": "4 10000 -", "kinds": render}
+    await queue.limit("x", concurrency=2)
+    await queue.create("a", 2, limits={"x": 1})
+    running = await queue.claim(2)
+    await queue.create("b", 1, limits={"x": 1})
+    await queue.create("a", 1, kind="render", limits={"x": 1})
+    assert await queue.claim(2) == await queue.claim(1, **look) == []
+    assert queue.check().waiting_for("x") == {"ready|b|x", "k:render:ready|a|x"}
+    await queue.complete(running[:1])
+    queue.markers()
+    reply = await queue.exchange(1, **look)
+    assert reply.claimed == [] and reply.next_due is not None
+    found = queue.check()
+    assert found.waiting_for("x") == set() and not found.zset("opens")
+    assert "marker" in queue.markers()
+    queue.at(10_000)
+    assert len(await queue.claim(1, **look)) == 1

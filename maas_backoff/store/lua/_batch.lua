@@ -69,11 +69,13 @@ local function new_batch(text, prefix, kind)
     return claims
   end
 
-  -- Finds out what the batch would be. The lanes, turns and limits of this trial are thrown away.
-  local function try_lanes_of(now, turn, has_limits)
+  -- Finds out what the batch would be. The lanes, turns and limits of this trial are thrown away, but not the lanes that
+  -- it has roused: they take turns again.
+  local function try_lanes_of(now, turn, limits)
     local before = #overdue
-    local limits = has_limits and new_limits(prefix, now, turn)
-    claims_of_lanes(new_turns(prefix, turn, new_lanes(prefix, turn), limits, {}, {}, {}))
+    local trial = limits and new_limits(prefix, now, turn)
+    claims_of_lanes(new_turns(prefix, turn, new_lanes(prefix, turn), trial, {}, {}, {}))
+    if trial then limits.take_roused(trial) end
     for n = #overdue, before + 1, -1 do overdue[n] = nil end
   end
 
