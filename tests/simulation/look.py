@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -40,6 +41,8 @@ class Look:
     _calm_since: float = 0.0
     _rooms: dict[Node, float] = attrs.field(factory=dict[Node, float])
     """Since when each worker has had a free slot."""
+    _innocent: dict[Node, float] = attrs.field(factory=dict[Node, float])
+    """The same of workers that run no suspect. The others may take no suspects of another cohort."""
     _waits: dict[tuple[str, ...], float] = attrs.field(factory=dict[tuple[str, ...], float])
     """Since when tasks have waited for nothing, as far as is known."""
 
@@ -70,13 +73,17 @@ class Look:
         return not is_hurt and not any(node.still for node, _ in self.world.workers.values())
 
     def _note_rooms(self) -> None:
-        found: dict[Node, float] = {}
+        now = self.world.loop.now
+        rooms: dict[Node, float] = {}
+        calm: dict[Node, float] = {}
         for node, scheduler in self.world.workers.values():
             service = scheduler._service
             is_ready = service is not None and service._started and not service._stopping.is_set()
             if not node.dead and is_ready and self.world.busy[node] < scheduler.config.threadpool.concurrency:
-                found[node] = self._rooms.get(node, self.world.loop.now)
-        self._rooms = found
+                rooms[node] = self._rooms.get(node, now)
+                if not any(one.claimed.counts.suspect for one in service.parts.slots.attempts.values()):
+                    calm[node] = self._innocent.get(node, now)
+        self._rooms, self._innocent = rooms, calm
 
     def _found(self) -> dict[tuple[str, ...], tuple[float, float]]:
         """Return the first task of each batch that is due, with its kind and a reason.
@@ -86,13 +93,18 @@ class Look:
         found: dict[tuple[str, ...], tuple[float, float]] = {}
         assert self.world.plan.batches is not None
         for kind in self.world.plan.batches.kinds:
-            there = {node: since for node, since in self._rooms.items() if kind.name in self.world.functions[node]}
-            if there and (reason := self._reason(kind)) is not None:
-                head, why = reason
+            rooms = self._since(self._rooms, kind)
+            if rooms is None or (reason := self._reason(kind)) is None:
+                continue
+            head, why = reason
+            since = self._since(self._innocent, kind) if why == "suspect" else rooms
+            if since is not None:
                 # A worker that is busy with other kinds looks less often.
-                bound = BOUND + (0 if why == "old" else kind.max_wait)
-                found[head, kind.name, why] = bound, min(there.values())
+                found[head, kind.name, why] = BOUND + (0 if why == "old" else kind.max_wait), since
         return found
+
+    def _since(self, workers: Mapping[Node, float], kind: BatchKind) -> float | None:
+        return min((since for node, since in workers.items() if kind.name in self.world.functions[node]), default=None)
 
     def _ask(self, *commands: tuple[object, ...]) -> list[object]:
         packed = b"".join(hiredis.pack_command(command) for command in commands)

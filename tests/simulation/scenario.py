@@ -87,7 +87,7 @@ SHARE_TOLERANCE = 8.0
 """Mean costs, divided by weights, that one tenant may be ahead of another: a burst."""
 
 LOOK_EVERY = 7
-"""Messages to the server between two looks at all keys, in a history with tenants."""
+"""Messages to the server between two looks at all keys, in a history with tenants; twice as many with batches."""
 
 MOST_WAIT = 45.0
 """Seconds for which a task may wait for nothing, after all is well again: workers look by themselves after 10."""
@@ -155,7 +155,7 @@ class Plan:
             batches = Batches.of(of_batches, workers)
             if batches.alone:
                 found, homes = [step for step in found if step.what != "create"], ()
-            for n in range(of_batches.randint(3, 30)):
+            for n in range(of_batches.randint(3, 10 if has_tenants else 25)):
                 found.append(Step(of_batches.uniform(0, SECONDS), "join", f"{seed}-join-{n}"))
             for n in range(of_batches.randint(0, 2)):
                 found.append(Step(of_batches.uniform(0, SECONDS), "pause_kind", f"{seed}-{n}"))
@@ -383,6 +383,8 @@ class World:
         """Kill a worker; another takes its place."""
         node.dead = True
         self.note("died", worker=node.number)
+        if self.look is not None:
+            self.look.disturb()
         place = next(place for place, (other, _) in self.workers.items() if other is node)
         pause = random.Random(f"{self.plan.seed} {node.number}").uniform(0.1, 60) if after is None else after
         self._outside(pause, lambda: self.loop.spawn(None, self.start_worker(place)))
@@ -495,7 +497,7 @@ class World:
     def _look(self) -> None:
         """Check all keys of tenants and limits now and then, and that no limit is exceeded."""
         self._messages += 1
-        if self._messages % LOOK_EVERY:
+        if self._messages % (2 * LOOK_EVERY if self.plan.batches else LOOK_EVERY):
             return
         try:
             found = lanes.check(self.client, self.queue_ms(), "chaos")
