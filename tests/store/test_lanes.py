@@ -1447,3 +1447,20 @@ async def test_a_look_for_a_batch_notes_which_lanes_it_has_roused(queue: Queue) 
     assert "marker" in queue.markers()
     queue.at(10_000)
     assert len(await queue.claim(1, **look)) == 1
+
+
+async def test_a_look_for_a_batch_tells_how_urgent_each_kind_is(queue: Queue) -> None:
+    """By a plain task, by one of a tenant, by one with limits; not of a kind without tasks, nor of a paused one."""
+    names = ("none", "plain", "tenant", "limits", "paused")
+    look = {"kind": "none", "batch": f"4 10000 - {' '.join(names)}", "kinds": Kinds(names)}
+    for number, (name, tenant, limits) in enumerate(
+        [("plain", "", {}), ("tenant", "a", {}), ("limits", "a", {"x": 1}), ("paused", "", {})]
+    ):
+        for priority in (1, -number):
+            await queue.create(tenant, kind=name, priority=priority, limits=limits)
+    await queue.operations.pause(on=True, kind="paused", tenant=None)
+    none, plain, tenant, limited, paused = (await queue.exchange(1, **look)).ranks
+    assert none == paused == float("inf")
+    minute = 60_000 * 4096
+    assert plain - tenant == tenant - limited == minute
+    assert (await queue.exchange(1, **{**look, "batch": "4 10000 -"})).ranks == []
