@@ -18,6 +18,7 @@ from maas_backoff.store.batch import Settle
 from maas_backoff.store.writer import Writer
 from maas_backoff.worker import outcomes
 from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.emissions import Emissions
 from maas_backoff.worker.executors.inline import InlineExecutor
 from maas_backoff.worker.loops.batches import BatchLoop
 from maas_backoff.worker.outbox import Outbox
@@ -182,5 +183,12 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "a look for a batch that forgets a wake-up": _deaf_look,
     "a trial that wakes nobody": lambda: _script("SETTLE", "if trial then limits.take_roused(trial) end", ""),
     "a batch of a paused kind": lambda: _script("SETTLE", "if bases[1] then\nclaims = batch", "do\nclaims = batch"),
+    "a part of an attempt that has lost its lease": lambda: _script(
+        "EMIT", "task[1] == 'processing' and task[2] == token", "task[1] == 'processing'"
+    ),
+    "an end that waits for no parts": lambda: mock.patch.object(Emissions, "hold", return_value=False),
+    "an attempt that leaves the parts of earlier ones": lambda: _script(
+        "EMIT", "if item.is_anew then redis.call('UNLINK', key) end", ""
+    ),
     "a turn of a paused tenant": lambda: _script("ENQUEUE", "if not one.is_paused then", "do"),
 }

@@ -44,6 +44,7 @@ from simulation.look import Look
 from simulation.loop import Node, NothingLeft, SimulatedLoop
 from simulation.mutants import MUTANTS
 from simulation.network import CLOCK, START_MS, Network, RealServer, SimulatedLink
+from simulation.streams import Readers, how_of, say
 
 LEASE = 30.0
 
@@ -120,6 +121,8 @@ class Plan:
     """Whether tasks have tenants and limits."""
     batches: Batches | None = None
     """The kinds that run in batches; None: there are none."""
+    has_streams: bool = False
+    """Whether some tasks emit words, which readers read."""
 
     @classmethod
     def of(cls, seed: str) -> "Plan":
@@ -160,7 +163,9 @@ class Plan:
             for n in range(of_batches.randint(0, 2)):
                 found.append(Step(of_batches.uniform(0, SECONDS), "pause_kind", f"{seed}-{n}"))
         steps = tuple(sorted(found, key=lambda step: step.at))
-        return cls(seed, workers, hosts, noise, steps, homes, has_tenants, batches)
+        # A server that refuses all parts for a while makes a stream end early.
+        has_streams = random.Random(f"streams {seed}").random() < 0.3 and all(step.what != "deny" for step in found)
+        return cls(seed, workers, hosts, noise, steps, homes, has_tenants, batches, has_streams)
 
     def without_batches(self) -> "Plan":
         """Return this plan without all that is about batches."""
@@ -225,6 +230,7 @@ class World:
         self.calls = itertools.count(1)
         """The numbers of the calls for batches."""
         self.look = Look(self) if plan.batches else None
+        self.readers: Readers | None = None
         self._changes = {
             "pause": self._pause,
             "pause_kind": self._pause_kind,
@@ -347,7 +353,7 @@ class World:
             if kind == "poison":
                 self.die(node)
                 await asyncio.sleep(0)
-            await asyncio.sleep(seconds)
+            await (say(task, seconds) if self._emits(task.task_id) else asyncio.sleep(seconds))
             if task.retry_count < fails:
                 raise ConnectionError("not yet")
         except BaseException as error:
@@ -356,6 +362,9 @@ class World:
         finally:
             self.note_ends(node, [task], {task.task_id: how})
         return {"token": task.token}
+
+    def _emits(self, task_id: str) -> bool:
+        return self.plan.has_streams and bool(how_of(task_id))
 
     def note_starts(self, tasks: Sequence[TaskEntity], function: str, **more: object) -> Node:
         """Note that a call of a handler begins. Return the worker."""
@@ -547,6 +556,8 @@ class World:
             own |= {kind.name: declare(self, one, kind) for kind in of_batches}
         if self.look is not None:
             looks = self.loop.spawn(None, self.look.run())
+        if self.plan.has_streams:
+            self.readers = Readers(self, self.scheduler()._client.store.streams)
         nodes = [self.new_node(f"producer-{n}/") for n in range(2)]
         start = self.loop.now
         for step in self.plan.steps:
@@ -636,6 +647,8 @@ class World:
             else:
                 self.note("acked", id=task_id)
                 break
+        if self.readers is not None and batch is None:
+            self.readers.follow(task_id)
         if kind in {"regretted", "interrupted"}:
             await asyncio.sleep(choice.uniform(0, 20))
             try:
@@ -766,6 +779,7 @@ class World:
             if task is not None:
                 finals[task_id] = final_of(task)
         found = check(self.events, finals)
+        texts = await self.readers.judge(finals, loses=self._loses) if self.readers is not None else []
         if self._loses:
             # Acknowledged writes are gone. Still nothing is stuck, and each worker runs tasks of its kinds only.
             found = [one for one in found if one.promise in {"stuck", "foreign"}]
@@ -789,7 +803,7 @@ class World:
         if self.faults.keys() <= MILD and "poison" not in kinds:
             lost = [task_id for task_id, final in finals.items() if final.lost and not self._went_unheard(task_id)]
             found += [Violation("needless", task_id, "lost, although no worker was") for task_id in lost]
-        self.violations += found
+        self.violations += [*found, *texts]
         stats = await reader.get_queue_stats()
         names = ("pending", "processing", "completed", "failed", "cancelled")
         self.violations += check_counts(finals, {name: getattr(stats, f"{name}_count") for name in names}, "stats")
@@ -951,7 +965,10 @@ def shrink(plan: Plan, breaks: Callable[[Plan], bool]) -> Plan:
             else:
                 at += size
         size //= 2
-    simpler = [attrs.evolve(plan, **changes) for changes in ({"noise": 0.0}, {"homes": ()}, {"has_tenants": False})]
+    simpler = [
+        attrs.evolve(plan, **changes)
+        for changes in ({"noise": 0.0}, {"homes": ()}, {"has_tenants": False}, {"has_streams": False})
+    ]
     for smaller in (*simpler, plan.without_batches()):
         if smaller != plan and breaks(smaller):
             plan = smaller

@@ -11,6 +11,7 @@ from simulation.__main__ import server
 from simulation.mutants import MUTANTS
 from simulation.network import RealServer
 from simulation.scenario import Plan, run, shrink
+from simulation.streams import how_of
 
 SEEDS = [f"{n}" for n in range(12)]
 """With each kind of fault among them. `nox -s simulate` runs any number."""
@@ -70,6 +71,17 @@ def test_many_seeds_have_batches(real: RealServer) -> None:
 
 
 @pytest.mark.long
+def test_some_seeds_have_streams(real: RealServer) -> None:
+    """Tasks emit in several attempts. Readers have seen parts of all of them."""
+    plans = [Plan.of(f"{seed}") for seed in range(60)]
+    own = [plan for plan in plans if plan.has_streams and not plan.has_tenants]
+    assert 5 < len(own) < 25
+    starts = [event for event in run(own[0], real).events if event["event"] == "start"]
+    emitting = Counter(start["id"] for start in starts if how_of(start["id"]))
+    assert max(emitting.values()) > 1
+
+
+@pytest.mark.long
 def test_a_seed_is_one_history(real: RealServer) -> None:
     """The history that was run before changes nothing."""
     first = run(Plan.of("2"), real)
@@ -110,6 +122,8 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
         "a half that uses up a retry",
         "an outcome of another task of the batch",
         "a marker that starts no look for a batch",
+        "a part of an attempt that has lost its lease",
+        "an end that waits for no parts",
     ],
 )
 def test_a_fault_is_found(mutant: str, real: RealServer) -> None:
