@@ -187,3 +187,5 @@ class BatchReply:
     claimed: list[Claimed]
     next_due: float | None
     hit: bool
+    ranks: Sequence[float] = ()
+    """Of each kind that the claim of a batch has named: the rank of its first task that waits; infinity: none waits."""

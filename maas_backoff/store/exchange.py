@@ -54,7 +54,7 @@ class Exchange:
         sent = time.monotonic()
         reply = await client.run(scripts.SETTLE, *self._packed(request, worker, kinds))
         self._clock = now_and_ahead(reply.now)[0] / 1000 - sent
-        return await self._read(reply, worker)
+        return await self._read(request, reply, worker)
 
     async def send_after_sleep(
         self,
@@ -72,7 +72,7 @@ class Exchange:
         """
         command = self._markers.blocking(worker, longest, gpu=gpu, kinds=kinds)
         taken, reply = await client.run_after(command, scripts.SETTLE, *self._packed(request, worker, kinds))
-        return self._markers.name_of(taken), await self._read(reply, worker)
+        return self._markers.name_of(taken), await self._read(request, reply, worker)
 
     def _packed(self, request: BatchRequest, worker: str, kinds: Kinds) -> tuple[Sequence[str], list[Any]]:
         keys = self._queue.keys
@@ -91,7 +91,7 @@ class Exchange:
         names = keys.all(scripts.SETTLE.keys, request=keys.request(worker, request.exchange))
         return names, [*head, *request.args]
 
-    async def _read(self, reply: SettleReply, worker: str) -> BatchReply:
+    async def _read(self, request: BatchRequest, reply: SettleReply, worker: str) -> BatchReply:
         now_ms, ahead_ms = now_and_ahead(reply.now)
         started_at = at(now_ms - ahead_ms)
         creations = [Creation.of(stored) for stored in reply.claims[_CREATION::_VALUES]]
@@ -101,11 +101,14 @@ class Exchange:
             self._claimed(row, creation, now_ms, started_at, ahead_ms, worker)
             for row, creation in zip(rows, creations, strict=True)
         ]
-        fitted = reply.fitted
+        fitted = reply.fitted if request.fits else ()
         for one, fit, raised in zip(claimed, fitted[::2], fitted[1::2], strict=bool(fitted)):
             one.fit, one.demand = fit, demand_of(raised, one.policy)
         words = [word.decode() for word in reply.answers]
         next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
+        if request.batch and not request.fits:
+            ranks = [float(rank) if rank else math.inf for rank in reply.fitted]
+            return BatchReply(words, claimed, next_due, bool(reply.hit), ranks)
         return BatchReply(words, claimed, next_due, bool(reply.hit))
 
     def _claimed(

@@ -153,6 +153,8 @@ class BatchRequests:
         self._slots.answered(settled, request.claims, unsent)
         if freed and self._slots.spare:
             self._wake_ups.gpu.set()
+        if (request.batch or request.fits) and len(reply.claimed) < request.claims:
+            self._wake_ups.to_send.set()  # other tasks may have the slots that the claim had until its answer
         return settled
 
     def _look_again(self, refused: Iterable[bool]) -> None:

@@ -247,6 +247,39 @@ async def test_batches_run_beside_other_kinds(scheduler: TaskBackoffScheduler) -
             assert [await handle.result(30) for handle in group] == [f"{n}" for n in range(len(group))]
 
 
+async def test_a_look_that_finds_no_batch_leaves_its_slot_to_other_tasks(config: TaskBackoffConfig) -> None:
+    """While the look is on its way, it has the only slot."""
+    config.threadpool.concurrency = 1
+    scheduler = TaskBackoffScheduler(config)
+    may_end = asyncio.Event()
+
+    @scheduler.batch(max_size=4, max_wait=3600)
+    async def embed(texts: list[str]) -> list[str]:
+        return texts
+
+    begun: list[str] = []
+
+    @scheduler.task
+    async def alone(text: str) -> None:
+        begun.append(text)
+        if text == "first":
+            await may_end.wait()
+
+    async with scheduler:
+        assert scheduler._service is not None
+        parts = scheduler._service.parts
+        first = await alone.create("first")
+        await eventually(lambda: begun, "the slot is taken")
+        second = await alone.create("second")
+        parts.wake_ups.wake()
+        await eventually(lambda: parts.slots.spare_for_batches and parts.wake_ups.has_work, "both wait for a slot")
+        may_end.set()
+        with anyio.fail_after(10):
+            await first.result()
+            await second.result()
+    await scheduler.shutdown()
+
+
 async def test_the_costs_of_a_batch_are_bounded(scheduler: TaskBackoffScheduler) -> None:
     calls: list[list[str]] = []
 

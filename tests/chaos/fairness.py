@@ -87,11 +87,12 @@ def unfair(
 
 
 def woken(events: Sequence[Event]) -> Iterator[Violation]:
-    """No task of a paused tenant starts. Pauses are noted with the times of the server between which they hold."""
-    tenants = {event["id"]: event.get("tenant", "") for event in events if event["event"] == "invoke"}
+    """No task of a paused tenant or kind starts. Pauses are noted with the server's times between which they hold."""
+    invoked = {event["id"]: event for event in events if event["event"] == "invoke"}
     starts = [event for event in events if event["event"] == "start"]
     for pause in (event for event in events if event["event"] == "paused"):
         for start in starts:
             is_inside = pause["since"] + 1 < start["token"] / 1000 < pause["until"] - 1
-            if is_inside and tenants.get(start["id"]) == pause["tenant"]:
-                yield Violation("woken", start["id"], f"started while its tenant {pause['tenant']} was paused")
+            paused = "tenant" if "tenant" in pause else "function"
+            if is_inside and invoked.get(start["id"], {}).get(paused) == pause[paused]:
+                yield Violation("woken", start["id"], f"started while its {paused} {pause[paused]} was paused")

@@ -85,7 +85,11 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def _node_of(self, callback: Any) -> Node | None:
         owner = getattr(callback, "__self__", None)
-        return getattr(owner, "node", self.node) if isinstance(owner, asyncio.Task) else self.node
+        if not isinstance(owner, asyncio.Task):
+            return self.node
+        if not hasattr(owner, "node"):  # made without the factory: this is its first step
+            owner.node = self.node  # type: ignore[attr-defined] - as above
+        return owner.node  # type: ignore[attr-defined, no-any-return]
 
     def _step(self, node: Node | None, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         if node is not None:

@@ -9,13 +9,20 @@ from unittest import mock
 import attrs
 
 from maas_backoff.common.orphans import Origin
+from maas_backoff.domain import settlement
 from maas_backoff.domain.kind import Kinds
+from maas_backoff.domain.settlement import Settlement
 from maas_backoff.errors import StorageUnavailableError
 from maas_backoff.store import scripts
 from maas_backoff.store.batch import Settle
 from maas_backoff.store.writer import Writer
+from maas_backoff.worker import outcomes
 from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.emissions import Emissions
+from maas_backoff.worker.executors.inline import InlineExecutor
+from maas_backoff.worker.loops.batches import BatchLoop
 from maas_backoff.worker.outbox import Outbox
+from maas_backoff.worker.wake_ups import WakeUps
 
 
 @contextmanager
@@ -70,6 +77,47 @@ def _forgotten_kind() -> AbstractContextManager[object]:
     return mock.patch.object(Kinds, "text", text)
 
 
+@contextmanager
+def _retrying_halves() -> Iterator[None]:
+    """A task of a failed batch uses up a retry."""
+    halve = Settlement.halve
+
+    def retried(counts: Any, policy: Any) -> Settlement:
+        return halve(attrs.evolve(counts, retry=counts.retry + 1), policy)
+
+    with mock.patch.object(Settlement, "halve", retried):
+        yield
+
+
+@contextmanager
+def _turned_outcomes() -> Iterator[None]:
+    """Each task of a batch gets the outcome of its neighbour."""
+    run = InlineExecutor.run_batch
+
+    async def turned(self: InlineExecutor, call: Any) -> Any:
+        found = await run(self, call)
+        return [*found[1:], found[0]] if isinstance(found, list) else found
+
+    with mock.patch.object(InlineExecutor, "run_batch", turned):
+        yield
+
+
+@contextmanager
+def _deaf_look() -> Iterator[None]:
+    """A wake-up while a look for a batch is on its way is forgotten."""
+    look = BatchLoop._look
+
+    async def deaf(self: BatchLoop, kind: Any) -> bool:
+        before = kind.look_at
+        found = await look(self, kind)
+        if kind.look_at != before:  # it has found no batch
+            self._wake_ups.unseen.discard(kind.name)
+        return found
+
+    with mock.patch.object(BatchLoop, "_look", deaf):
+        yield
+
+
 MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "no token fence": lambda: _script("SETTLE", "local same = token == given", "local same = true"),
     "a settlement of the reaper without a look at the lease": lambda: _script(
@@ -116,6 +164,31 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     ),
     "a rate that no start uses": lambda: _script(
         "SETTLE", "one.at = math.max(one.at, now) + one.interval", "one.at = one.at"
+    ),
+    "a half that uses up a retry": _retrying_halves,
+    "an outcome of another task of the batch": _turned_outcomes,
+    "a batch that is not halved": lambda: mock.patch.object(
+        outcomes, "half_of", lambda origin, place, number: (f"~{origin}", number)
+    ),
+    "a task that has failed alone and comes back in company": lambda: mock.patch.object(
+        settlement, "_kept_alone", lambda settlement, _: settlement
+    ),
+    "a marker that starts no look for a batch": lambda: mock.patch.object(
+        WakeUps, "look_for_batches", lambda wake_ups, kinds: wake_ups.unseen.update(kinds)
+    ),
+    "a full batch that wakes nobody": lambda: _script("ENQUEUE", "left <= 0 or rest <= 0 or now", "now"),
+    "a batch without a bound of costs": lambda: _script(
+        "SETTLE", "is_full = is_full or count > 0 and cost + cost_of(claim) > most\n", ""
+    ),
+    "a look for a batch that forgets a wake-up": _deaf_look,
+    "a trial that wakes nobody": lambda: _script("SETTLE", "if trial then limits.take_roused(trial) end", ""),
+    "a batch of a paused kind": lambda: _script("SETTLE", "if bases[1] then\nclaims = batch", "do\nclaims = batch"),
+    "a part of an attempt that has lost its lease": lambda: _script(
+        "EMIT", "task[1] == 'processing' and task[2] == token", "task[1] == 'processing'"
+    ),
+    "an end that waits for no parts": lambda: mock.patch.object(Emissions, "hold", return_value=False),
+    "an attempt that leaves the parts of earlier ones": lambda: _script(
+        "EMIT", "if item.is_anew then redis.call('UNLINK', key) end", ""
     ),
     "a turn of a paused tenant": lambda: _script("ENQUEUE", "if not one.is_paused then", "do"),
 }

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import hashlib
+import itertools
 import logging
 import math
 import random
@@ -11,7 +12,7 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from unittest import mock
 import attrs
 import lanes
 import redis
+from chaos.batches import gathered, halved, oversized
 from chaos.checker import ACCEPTED, TOLERANCE, Final, Violation, check, check_counts
 from chaos.ends import final_of
 from chaos.fairness import crowded, rushed, unfair, woken
@@ -37,9 +39,12 @@ from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.loops import exchange
 from maas_backoff.worker.outbox import Outbox
+from simulation.batches import HOW, Batches, BatchKind, declare
+from simulation.look import Look
 from simulation.loop import Node, NothingLeft, SimulatedLoop
 from simulation.mutants import MUTANTS
 from simulation.network import CLOCK, START_MS, Network, RealServer, SimulatedLink
+from simulation.streams import Readers, how_of, say
 
 LEASE = 30.0
 
@@ -83,7 +88,7 @@ SHARE_TOLERANCE = 8.0
 """Mean costs, divided by weights, that one tenant may be ahead of another: a burst."""
 
 LOOK_EVERY = 7
-"""Messages to the server between two looks at all keys, in a history with tenants."""
+"""Messages to the server between two looks at all keys, in a history with tenants; twice as many with batches."""
 
 MOST_WAIT = 45.0
 """Seconds for which a task may wait for nothing, after all is well again: workers look by themselves after 10."""
@@ -114,6 +119,10 @@ class Plan:
     """For each function, the place whose worker has it at the end. Empty: no task has a kind."""
     has_tenants: bool = False
     """Whether tasks have tenants and limits."""
+    batches: Batches | None = None
+    """The kinds that run in batches; None: there are none."""
+    has_streams: bool = False
+    """Whether some tasks emit words, which readers read."""
 
     @classmethod
     def of(cls, seed: str) -> "Plan":
@@ -144,8 +153,24 @@ class Plan:
             rush = of_shares.uniform(0, SECONDS)  # many tasks at once: tenants wait for their turns, and for limits
             for n in range(of_shares.randint(0, 60)):
                 found.append(Step(rush + of_shares.uniform(0, 20), "create", f"{seed}-rush-{n}"))
+        batches, of_batches = None, random.Random(f"batches {seed}")
+        if of_batches.random() < 0.4 and all(step.what != "flood" for step in found):
+            batches = Batches.of(of_batches, workers)
+            if batches.alone:
+                found, homes = [step for step in found if step.what != "create"], ()
+            for n in range(of_batches.randint(3, 10 if has_tenants else 25)):
+                found.append(Step(of_batches.uniform(0, SECONDS), "join", f"{seed}-join-{n}"))
+            for n in range(of_batches.randint(0, 2)):
+                found.append(Step(of_batches.uniform(0, SECONDS), "pause_kind", f"{seed}-{n}"))
         steps = tuple(sorted(found, key=lambda step: step.at))
-        return cls(seed, workers, hosts, noise, steps, homes, has_tenants)
+        # A server that refuses all parts for a while makes a stream end early.
+        has_streams = random.Random(f"streams {seed}").random() < 0.3 and all(step.what != "deny" for step in found)
+        return cls(seed, workers, hosts, noise, steps, homes, has_tenants, batches, has_streams)
+
+    def without_batches(self) -> "Plan":
+        """Return this plan without all that is about batches."""
+        steps = tuple(step for step in self.steps if step.what not in {"join", "pause_kind"})
+        return attrs.evolve(self, batches=None, steps=steps)
 
 
 @attrs.frozen
@@ -182,7 +207,7 @@ class World:
         self.violations: list[Violation] = []
         self._numbers = iter(range(100, 1_000_000))
         self._nodes: dict[int, Node] = {}
-        self._functions: dict[Node, tuple[str, ...]] = {}
+        self.functions: dict[Node, tuple[str, ...]] = {}
         self._starts: Counter[int] = Counter()
         self._is_well = False
         self._loses = False
@@ -200,6 +225,19 @@ class World:
         """Since when tasks have waited for nothing."""
         self._renewed: dict[Node, float] = {}
         """When the leases of a worker were renewed last."""
+        self.busy: Counter[Node] = Counter()
+        """The calls of handlers that run in each worker."""
+        self.calls = itertools.count(1)
+        """The numbers of the calls for batches."""
+        self.look = Look(self) if plan.batches else None
+        self.readers: Readers | None = None
+        self._changes = {
+            "pause": self._pause,
+            "pause_kind": self._pause_kind,
+            "limit": self._limit,
+            "flood": self._flood_all,
+        }
+        """What a person changes, and what a producer does once."""
 
     # Answers to the patched parts of the library
 
@@ -243,6 +281,8 @@ class World:
         config.gpu.gpus = ()
         config.scheduler.lease, config.scheduler.interval, config.scheduler.shutdown_grace = LEASE, 10, 20
         config.threadpool.exec_timeout = 300
+        if self.plan.batches:
+            config.threadpool.concurrency = self.plan.batches.slots
         return config
 
     def scheduler(self) -> TaskBackoffScheduler:
@@ -255,9 +295,12 @@ class World:
 
         async def run() -> None:
             scheduler = self.scheduler()
-            self._functions[node] = self._functions_at(place)
-            for name in self._functions[node]:
-                if name:
+            self.functions[node] = self._functions_at(place)
+            batches = {kind.name: kind for kind in self.plan.batches.kinds} if self.plan.batches else {}
+            for name in self.functions[node]:
+                if name in batches:
+                    declare(self, scheduler, batches[name])
+                elif name:
                     self._declare(scheduler, name)
                 else:
                     scheduler.set_custom_task_handler(self.handler)
@@ -274,15 +317,23 @@ class World:
 
     def _functions_at(self, place: int) -> tuple[str, ...]:
         """Return the functions of the next worker at a place. At the end, each function has a worker."""
-        if not self.plan.homes:
-            return ("",)
+        plan, found = self.plan, ("",)
         self._starts[place] += 1
-        choice = random.Random(f"functions {self.plan.seed} {place} {self._starts[place]}")
-        return functions_of_worker(choice, self._needed_at(place) if self._is_well else ())
+        needed = self._needed_at(place) if self._is_well else set()
+        choice = random.Random(f"functions {plan.seed} {place} {self._starts[place]}")
+        if plan.homes:
+            found = functions_of_worker(choice, needed)
+        if plan.batches:
+            own = plan.batches.of_worker(choice, needed)
+            # The first place keeps the tasks without a kind, if no other has a home for them.
+            is_free = plan.batches.alone or (place > 0 and bool(own) and not plan.homes and choice.random() < 0.3)
+            found = own if is_free else (*found, *own)
+        return found
 
     def _needed_at(self, place: int) -> set[str]:
         homes = zip(FUNCTIONS, self.plan.homes, strict=False)
-        return {name for name, home in homes if home % self.plan.workers == place}
+        found = {name for name, home in homes if home % self.plan.workers == place}
+        return found | (self.plan.batches.needed_at(place) if self.plan.batches else set())
 
     def _declare(self, scheduler: TaskBackoffScheduler, name: str) -> TaskKind[Any, Any]:
         """Declare a kind, for a worker that runs its tasks or a producer that creates them."""
@@ -296,35 +347,53 @@ class World:
         return await self._run(task, "", **task.task_params)
 
     async def _run(self, task: TaskEntity, function: str, kind: str, seconds: float, fails: int) -> dict[str, int]:
-        node = self.loop.node
-        assert node is not None
-        about: dict[str, Any] = {
-            "attempt": task.attempt,
-            "token": task.token,
-            "retry": task.retry_count,
-            "lost": task.lost_count,
-        }
-        about |= {"function": function, "functions": self._functions[node]}
-        self.note("start", id=task.task_id, worker=node.number, **about)
+        node = self.note_starts([task], function)
         how = "ok"
         try:
             if kind == "poison":
-                self._die(node)
+                self.die(node)
                 await asyncio.sleep(0)
-            await asyncio.sleep(seconds)
+            await (say(task, seconds) if self._emits(task.task_id) else asyncio.sleep(seconds))
             if task.retry_count < fails:
                 raise ConnectionError("not yet")
         except BaseException as error:
             how = type(error).__name__
             raise
         finally:
-            self.note("end", id=task.task_id, token=task.token, how=how)
+            self.note_ends(node, [task], {task.task_id: how})
         return {"token": task.token}
 
-    def _die(self, node: Node, after: float | None = None) -> None:
+    def _emits(self, task_id: str) -> bool:
+        return self.plan.has_streams and bool(how_of(task_id))
+
+    def note_starts(self, tasks: Sequence[TaskEntity], function: str, **more: object) -> Node:
+        """Note that a call of a handler begins. Return the worker."""
+        node = self.loop.node
+        assert node is not None
+        self.busy[node] += 1
+        for task in tasks:
+            about: dict[str, Any] = {
+                "attempt": task.attempt,
+                "token": task.token,
+                "retry": task.retry_count,
+                "lost": task.lost_count,
+            }
+            about |= {"function": function, "functions": self.functions[node]}
+            self.note("start", id=task.task_id, worker=node.number, **about, **more)
+        return node
+
+    def note_ends(self, node: Node, tasks: Sequence[TaskEntity], how: Mapping[str, str], **more: object) -> None:
+        """Note that a call has ended, and how for each of its tasks."""
+        self.busy[node] -= 1
+        for task in tasks:
+            self.note("end", id=task.task_id, token=task.token, how=how[task.task_id], **more)
+
+    def die(self, node: Node, after: float | None = None) -> None:
         """Kill a worker; another takes its place."""
         node.dead = True
         self.note("died", worker=node.number)
+        if self.look is not None:
+            self.look.disturb()
         place = next(place for place, (other, _) in self.workers.items() if other is node)
         pause = random.Random(f"{self.plan.seed} {node.number}").uniform(0.1, 60) if after is None else after
         self._outside(pause, lambda: self.loop.spawn(None, self.start_worker(place)))
@@ -361,12 +430,27 @@ class World:
             return
         self._paused.add(tenant)
         await self._patiently(lambda: scheduler.pause(tenant=tenant))
-        since = self._queue_ms()
+        since = self.queue_ms()
         await asyncio.sleep(choice.uniform(1, 2 * LEASE))
-        until = self._queue_ms()
+        until = self.queue_ms()
         await self._patiently(lambda: scheduler.resume(tenant=tenant))
         self._paused.discard(tenant)
         self.note("paused", tenant=tenant, since=since, until=until)
+
+    async def _pause_kind(self, scheduler: TaskBackoffScheduler, choice: random.Random) -> None:
+        """Pause a kind that runs in batches for a while, unless another step has paused it."""
+        assert self.plan.batches is not None
+        kind = choice.choice(self.plan.batches.kinds).name
+        if kind in self._paused:
+            return
+        self._paused.add(kind)
+        await self._patiently(lambda: scheduler.pause(kind=kind))
+        since = self.queue_ms()
+        await asyncio.sleep(choice.uniform(1, 2 * LEASE))
+        until = self.queue_ms()
+        await self._patiently(lambda: scheduler.resume(kind=kind))
+        self._paused.discard(kind)
+        self.note("paused", function=kind, since=since, until=until)
 
     async def _limit(self, scheduler: TaskBackoffScheduler, choice: random.Random) -> None:
         """Set a limit for a while, so that nothing of it runs in the middle of that."""
@@ -415,17 +499,17 @@ class World:
         may_be_lost = self.network.noise > 0 or self.faults.keys() & {"slow", "outage", "restart"}
         return bool(may_be_lost) and unheard <= self._dismissed
 
-    def _queue_ms(self) -> float:
+    def queue_ms(self) -> float:
         ahead, seen = self.server.one("HMGET", "maas:{chaos}:meta", "ahead", "reaped_at")
         return max(self.network.now_ms + float(ahead or 0), float(seen or 0))
 
     def _look(self) -> None:
         """Check all keys of tenants and limits now and then, and that no limit is exceeded."""
         self._messages += 1
-        if self._messages % LOOK_EVERY:
+        if self._messages % (2 * LOOK_EVERY if self.plan.batches else LOOK_EVERY):
             return
         try:
-            found = lanes.check(self.client, self._queue_ms(), "chaos")
+            found = lanes.check(self.client, self.queue_ms(), "chaos")
         except AssertionError as error:
             if not any(one.promise == "keys" for one in self.violations):
                 self.violations.append(Violation("keys", "", str(error)))
@@ -437,11 +521,15 @@ class World:
 
     def _look_for_waits(self) -> None:
         """Note tasks that wait for nothing: their tenant goes on, their limits have room, and workers have slots."""
-        found, now = lanes.Lanes.read(self.client, "chaos"), self._queue_ms()
+        found, now = lanes.Lanes.read(self.client, "chaos"), self.queue_ms()
         live = {node: scheduler for node, scheduler in self.workers.values() if not node.dead}
-        functions = {name for node in live for name in self._functions[node]}
+        functions = {name for node in live for name in self.functions[node]}
         slots = sum(scheduler.config.threadpool.concurrency for scheduler in live.values())
         waits: dict[str, float] = {}
+        if self.plan.batches:  # a batch has many leases, and one slot
+            live = {node: one for node, one in live.items() if self.busy[node] < one.config.threadpool.concurrency / 2}
+            functions = {name for node in live for name in self.functions[node]}
+            slots = math.inf
         for key, entries in found.lanes.items() if len(found.zset("leases")) < slots / 2 else ():
             index, _, lane = key.partition("|")
             tenant, *limits = lane.partition("|")[0], *lanes.limits_of(lane)
@@ -463,15 +551,30 @@ class World:
             await self.start_worker(place)
         producers = [self.scheduler(), self.scheduler()]
         kinds = [{name: self._declare(one, name) for name in FUNCTIONS if name} for one in producers]
+        of_batches = self.plan.batches.kinds if self.plan.batches else ()
+        for one, own in zip(producers, kinds, strict=True):
+            own |= {kind.name: declare(self, one, kind) for kind in of_batches}
+        if self.look is not None:
+            looks = self.loop.spawn(None, self.look.run())
+        if self.plan.has_streams:
+            self.readers = Readers(self, self.scheduler()._client.store.streams)
         nodes = [self.new_node(f"producer-{n}/") for n in range(2)]
         start = self.loop.now
         for step in self.plan.steps:
             await asyncio.sleep(max(0.0, start + step.at - self.loop.now))
             choice = random.Random(step.seed + step.what)
-            if step.what in {"pause", "limit", "flood"}:
+            if step.what in self._changes:
                 self.faults[step.what] += 1
-                name = {"pause": self._pause, "limit": self._limit, "flood": self._flood_all}[step.what]
-                self._creating.append(self.loop.spawn(nodes[0], name(producers[0], choice)))
+                change = self._changes[step.what](producers[0], choice)
+                self._creating.append(self.loop.spawn(nodes[0], change))
+            elif step.what == "join":
+                assert self.plan.batches is not None
+                n = choice.randrange(2)
+                kind, number = self.plan.batches.group(choice)
+                for m in range(number):
+                    task_id = f"{step.seed}-{m}"
+                    creation = self._create(producers[n], kinds[n], task_id, random.Random(task_id), kind)
+                    self._creating.append(self.loop.spawn(nodes[n], creation))
             elif step.what == "create":
                 n = choice.randrange(2)
                 self._creating.append(
@@ -479,6 +582,8 @@ class World:
                 )
             else:
                 self.faults[step.what] += 1
+                if self.look is not None:
+                    self.look.disturb()
                 getattr(self, f"fault_{step.what}")(choice)
         await asyncio.sleep(3 * LEASE)  # the longest fault
         self._heal()
@@ -486,6 +591,8 @@ class World:
         reader = self.scheduler()
         await self._drain(reader)
         self.worker_seconds = (self.loop.now - start) * self.plan.workers
+        if self.look is not None:
+            looks.cancel()
         await self._judge(reader)
 
     async def _create(
@@ -494,6 +601,7 @@ class World:
         kinds: Mapping[str, TaskKind[Any, Any]],
         task_id: str,
         choice: random.Random,
+        batch: BatchKind | None = None,
     ) -> None:
         """Create one task, and change one's mind about some, as chaos/producer.py does."""
         kind = choice.choices(list(KINDS), list(KINDS.values()))[0]
@@ -509,14 +617,25 @@ class World:
         share = share_of_task(random.Random(f"share {task_id}"), SIMULATED) if self.plan.has_tenants else {}
         if share.get("limits"):
             params["seconds"] = round(min(seconds, 20), 3)
-        self.note(
-            "invoke", id=task_id, kind=kind, delay=delay, fails=fails, function=function, **limits, **noted(share)
-        )
+        about = noted(share)
+        if batch is not None:
+            function = batch.name
+            how = choice.choices(list(HOW), list(HOW.values()))[0]
+            params["how"] = "returns" if how == "hangs" and kind == "doomed" else how
+            params["seconds"] = round(params["seconds"] * batch.pace / 2, 3)
+            if not share and batch.max_cost is not None:
+                share = about = {"cost": choice.choice([1, 1, 3, 11])}
+        if batch is not None and self.look is not None:
+            self.look.lanes[task_id] = bool(share.get("tenant") or share.get("limits"))
+            self.look.costs[task_id] = share.get("cost", 1)
+        self.note("invoke", id=task_id, kind=kind, delay=delay, fails=fails, function=function, **limits, **about)
         while True:
             try:
                 options: dict[str, Any] = {"max_lost": POISON_MAX_LOST} if kind == "poison" else {"delay": delay}
                 options |= limits | share
-                if function:
+                if batch is not None:
+                    await kinds[function].options(task_id=task_id, **options).create(params)
+                elif function:
                     await kinds[function].options(task_id=task_id, **options).create(**params)
                 else:
                     await scheduler.create_task(params, task_id, **options)
@@ -528,6 +647,8 @@ class World:
             else:
                 self.note("acked", id=task_id)
                 break
+        if self.readers is not None and batch is None:
+            self.readers.follow(task_id)
         if kind in {"regretted", "interrupted"}:
             await asyncio.sleep(choice.uniform(0, 20))
             try:
@@ -544,7 +665,7 @@ class World:
 
     def fault_kill(self, choice: random.Random) -> None:
         if (node := self._some_worker(choice)) is not None:
-            self._die(node)
+            self.die(node)
 
     def fault_poweroff(self, choice: random.Random) -> None:
         """All workers of a host die at once."""
@@ -552,7 +673,7 @@ class World:
             host = one.name.partition("/")[0]
             for node, _ in list(self.workers.values()):
                 if node.name.partition("/")[0] == host and not node.dead:
-                    self._die(node)
+                    self.die(node)
 
     def fault_stop(self, choice: random.Random) -> None:
         """A worker stands still, mostly for longer than its leases, and often just until a reaper sees their end."""
@@ -636,7 +757,7 @@ class World:
         self.network.cut.clear()
         self._is_well = True
         for place, (node, _) in list(self.workers.items()):
-            if not self._needed_at(place) <= set(self._functions[node]):
+            if not self._needed_at(place) <= set(self.functions[node]):
                 self._replace(place)
 
     # The end
@@ -658,6 +779,7 @@ class World:
             if task is not None:
                 finals[task_id] = final_of(task)
         found = check(self.events, finals)
+        texts = await self.readers.judge(finals, loses=self._loses) if self.readers is not None else []
         if self._loses:
             # Acknowledged writes are gone. Still nothing is stuck, and each worker runs tasks of its kinds only.
             found = [one for one in found if one.promise in {"stuck", "foreign"}]
@@ -665,6 +787,11 @@ class World:
             found += late_starts(self.events)
             found += crowded(self.events, SIMULATED)
             found += rushed(self.events, SIMULATED)
+            if self.plan.batches:
+                kinds_of_batches = {kind.name: kind for kind in self.plan.batches.kinds}
+                found += oversized(self.events, kinds_of_batches)
+                found += gathered(self.events, kinds_of_batches)
+                found += halved(self.events)
             if not self._jumps:
                 found += robbed(self.events)
                 found += woken(self.events)
@@ -676,14 +803,17 @@ class World:
         if self.faults.keys() <= MILD and "poison" not in kinds:
             lost = [task_id for task_id, final in finals.items() if final.lost and not self._went_unheard(task_id)]
             found += [Violation("needless", task_id, "lost, although no worker was") for task_id in lost]
-        self.violations += found
+        self.violations += [*found, *texts]
         stats = await reader.get_queue_stats()
         names = ("pending", "processing", "completed", "failed", "cancelled")
         self.violations += check_counts(finals, {name: getattr(stats, f"{name}_count") for name in names}, "stats")
         if not self._loses:
             totals = {name: int(self.server.one("HGET", "maas:{chaos}:meta", name) or 0) for name in names[2:]}
             self.violations += check_counts(finals, totals, "totals")
-        of_kinds = [f"k:{kind}:{name}" for kind in FUNCTIONS if kind for name in ("ready", "suspects")]
+        functions = (
+            [*FUNCTIONS[1:], *(kind.name for kind in self.plan.batches.kinds)] if self.plan.batches else FUNCTIONS[1:]
+        )
+        of_kinds = [f"k:{kind}:{name}" for kind in functions for name in ("ready", "suspects")]
         for name in ("ready", "suspects", "scheduled", "leases", "external", "deadlines", *of_kinds):
             if self.server.one("ZCARD", f"maas:{{chaos}}:{name}"):
                 self.violations.append(Violation("counts", "", f"{name} is not empty"))
@@ -835,8 +965,11 @@ def shrink(plan: Plan, breaks: Callable[[Plan], bool]) -> Plan:
             else:
                 at += size
         size //= 2
-    for simpler in ({"noise": 0.0}, {"homes": ()}, {"has_tenants": False}):
-        smaller = attrs.evolve(plan, **simpler)
+    simpler = [
+        attrs.evolve(plan, **changes)
+        for changes in ({"noise": 0.0}, {"homes": ()}, {"has_tenants": False}, {"has_streams": False})
+    ]
+    for smaller in (*simpler, plan.without_batches()):
         if smaller != plan and breaks(smaller):
             plan = smaller
     return plan

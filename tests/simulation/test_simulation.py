@@ -1,5 +1,6 @@
 """Histories of a whole fleet in virtual time keep the promises; faults that are put in are found."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import attrs
@@ -10,6 +11,7 @@ from simulation.__main__ import server
 from simulation.mutants import MUTANTS
 from simulation.network import RealServer
 from simulation.scenario import Plan, run, shrink
+from simulation.streams import how_of
 
 SEEDS = [f"{n}" for n in range(12)]
 """With each kind of fault among them. `nox -s simulate` runs any number."""
@@ -31,7 +33,7 @@ def test_a_history_keeps_the_promises(seed: str, real: RealServer) -> None:
 @pytest.mark.long
 def test_half_of_the_seeds_have_tasks_of_kinds_and_workers_of_some_kinds(real: RealServer) -> None:
     """Some workers lack a kind, and each kind runs."""
-    plans = [Plan.of(seed) for seed in SEEDS]
+    plans = [Plan.of(seed).without_batches() for seed in SEEDS]
     assert 0 < sum(bool(plan.homes) for plan in plans) < len(SEEDS)
     plan = next(plan for plan in plans if plan.homes and plan.workers > 1)
     starts = [event for event in run(plan, real).events if event["event"] == "start"]
@@ -53,6 +55,33 @@ def test_half_of_the_seeds_have_tenants_and_limits(real: RealServer) -> None:
 
 
 @pytest.mark.long
+def test_many_seeds_have_batches(real: RealServer) -> None:
+    """Some workers have nothing else. Batches of several sizes run, and some of them fail as a whole."""
+    plans = [Plan.of(f"{seed}") for seed in range(60)]
+    own = [plan for plan in plans if plan.batches is not None]
+    assert 10 < len(own) < 30
+    assert 0 < sum(plan.batches.alone for plan in own if plan.batches) < len(own)
+    assert any(step.what == "pause_kind" for plan in own for step in plan.steps)
+    events = [event for plan in own[:6] for event in run(plan, real).events]
+    sizes = Counter(
+        Counter(event["batch"] for event in events if event["event"] == "start" and "batch" in event).values()
+    )
+    assert {1, 2, 3, 4} <= sizes.keys()
+    assert any(event.get("whole") for event in events if event["event"] == "end")
+
+
+@pytest.mark.long
+def test_some_seeds_have_streams(real: RealServer) -> None:
+    """Tasks emit in several attempts. Readers have seen parts of all of them."""
+    plans = [Plan.of(f"{seed}") for seed in range(60)]
+    own = [plan for plan in plans if plan.has_streams and not plan.has_tenants]
+    assert 5 < len(own) < 25
+    starts = [event for event in run(own[0], real).events if event["event"] == "start"]
+    emitting = Counter(start["id"] for start in starts if how_of(start["id"]))
+    assert max(emitting.values()) > 1
+
+
+@pytest.mark.long
 def test_a_seed_is_one_history(real: RealServer) -> None:
     """The history that was run before changes nothing."""
     first = run(Plan.of("2"), real)
@@ -68,7 +97,7 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
     def breaks(plan: Plan) -> bool:
         return any(one.promise == "stuck" for one in run(plan, real, "an outbox that forgets").violations)
 
-    plan = attrs.evolve(Plan.of("1"), workers=1, hosts=1, homes=(), has_tenants=False)
+    plan = attrs.evolve(Plan.of("1").without_batches(), workers=1, hosts=1, homes=(), has_tenants=False)
     steps = tuple(step for step in plan.steps if step.what != "deploy")
     plan = attrs.evolve(plan, steps=steps[:30])
     assert breaks(plan)
@@ -90,6 +119,11 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
         "a lost lease that keeps its places in limits",
         "a lane that is forgotten when its limit has room",
         "shares without weights",
+        "a half that uses up a retry",
+        "an outcome of another task of the batch",
+        "a marker that starts no look for a batch",
+        "a part of an attempt that has lost its lease",
+        "an end that waits for no parts",
     ],
 )
 def test_a_fault_is_found(mutant: str, real: RealServer) -> None:

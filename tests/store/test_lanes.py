@@ -1425,3 +1425,42 @@ async def test_suspects_with_limits_alone_take_their_places(queue: Queue) -> Non
     assert len(queue.check().hash("held")) == 1
     await queue.limit("x", concurrency=1)
     assert await queue.claim_all() == []
+
+
+async def test_a_look_for_a_batch_notes_which_lanes_it_has_roused(queue: Queue) -> None:
+    """The look first finds out what the batch would be. Lanes that it rouses then stay roused, of other kinds, too."""
+    render = Kinds(("render",))
+    look = {"kind": "render", "batch": "4 10000 -", "kinds": render}
+    await queue.limit("x", concurrency=2)
+    await queue.create("a", 2, limits={"x": 1})
+    running = await queue.claim(2)
+    await queue.create("b", 1, limits={"x": 1})
+    await queue.create("a", 1, kind="render", limits={"x": 1})
+    assert await queue.claim(2) == await queue.claim(1, **look) == []
+    assert queue.check().waiting_for("x") == {"ready|b|x", "k:render:ready|a|x"}
+    await queue.complete(running[:1])
+    queue.markers()
+    reply = await queue.exchange(1, **look)
+    assert reply.claimed == [] and reply.next_due is not None
+    found = queue.check()
+    assert found.waiting_for("x") == set() and not found.zset("opens")
+    assert "marker" in queue.markers()
+    queue.at(10_000)
+    assert len(await queue.claim(1, **look)) == 1
+
+
+async def test_a_look_for_a_batch_tells_how_urgent_each_kind_is(queue: Queue) -> None:
+    """By a plain task, by one of a tenant, by one with limits; not of a kind without tasks, nor of a paused one."""
+    names = ("none", "plain", "tenant", "limits", "paused")
+    look = {"kind": "none", "batch": f"4 10000 - {' '.join(names)}", "kinds": Kinds(names)}
+    for number, (name, tenant, limits) in enumerate(
+        [("plain", "", {}), ("tenant", "a", {}), ("limits", "a", {"x": 1}), ("paused", "", {})]
+    ):
+        for priority in (1, -number):
+            await queue.create(tenant, kind=name, priority=priority, limits=limits)
+    await queue.operations.pause(on=True, kind="paused", tenant=None)
+    none, plain, tenant, limited, paused = (await queue.exchange(1, **look)).ranks
+    assert none == paused == float("inf")
+    minute = 60_000 * 4096
+    assert plain - tenant == tenant - limited == minute
+    assert (await queue.exchange(1, **{**look, "batch": "4 10000 -"})).ranks == []

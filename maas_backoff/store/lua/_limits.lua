@@ -12,7 +12,7 @@
 
 local function new_limits(prefix, now, turn)
   local MOST_ROUSED, MOST_STRIKES, TRIAL_MS = 64, 3, 600000
-  local limits, known, given, freed = { wake = {}, wake_gpu = {} }, {}, {}, {}
+  local limits, known, given, freed = { wake = {}, wake_gpu = {}, roused = {} }, {}, {}, {}
   local roused, moved, given_count, owners = 0, 0, 0, {}
   local on_trial, has_closed, has_opens = false, nil, nil
   local settings, use, arrivals, closed = prefix .. 'limits', prefix .. 'use', prefix .. 'arrivals', prefix .. 'closed'
@@ -285,7 +285,7 @@ local function new_limits(prefix, now, turn)
         end
       until #tenants == 0 or room <= 0
       one.has_waiting = redis.call('ZCARD', waiting) > 0
-      one.is_changed = true
+      one.is_changed, limits.roused[one.name] = true, true
     end
     for _, one in pairs(known) do rouse_for(one) end
     local due = redis.call('ZRANGEBYSCORE', opens, '-inf', now, 'LIMIT', 0, 8)
@@ -295,6 +295,19 @@ local function new_limits(prefix, now, turn)
       rouse_for(known[name])
     end
     return found
+  end
+
+  -- A trial with limits of its own has roused lanes, which is written. Takes over for which limits, and whose workers may
+  -- find their tasks; all else of the trial is thrown away.
+  function limits.take_roused(trial)
+    for base in pairs(trial.wake) do limits.wake[base] = true end
+    for base in pairs(trial.wake_gpu) do limits.wake_gpu[base] = true end
+    for name in pairs(trial.roused) do
+      know({ name })
+      local one = known[name]
+      one.has_waiting = one.parked and true or redis.call('ZCARD', prefix .. 'shut:' .. name) > 0
+      one.is_changed = true
+    end
   end
 
   -- Whether a task that is settled may have held places: also one that is unknown, whose key a person has deleted.

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 
 import anyio
 import attrs
@@ -24,10 +25,12 @@ class _Kind:
     batching: Batching
     look_at: float = 0.0
     """The time of the next look, on the event loop's clock, if nothing wakes the worker before."""
+    rank: float = math.inf
+    """The rank of its first task that waits, as the last look at any kind has told; infinity: none waits."""
 
 
 class BatchLoop:
-    """Claims the batches of all kinds that run in batches, in turn: one batch for each free slot."""
+    """Claims the batches of all kinds that run in batches, by rank: one batch for each free slot."""
 
     def __init__(
         self,
@@ -40,6 +43,9 @@ class BatchLoop:
     ) -> None:
         """`exchange` is an exchange loop that nothing else uses."""
         self._kinds = [_Kind(name, batching) for name, batching in context.kinds.batches.items()]
+        self._named = tuple(self._kinds)
+        """The kinds in the order in which a look names them. If there is only one, a look names none."""
+        self._names = "".join(f" {kind.name}" for kind in self._named) if len(self._named) > 1 else ""
         self._interval = context.interval
         self._requests = requests
         self._slots = slots
@@ -58,13 +64,15 @@ class BatchLoop:
                 await self._wake_ups.batch.wait()
 
     def _next(self) -> _Kind | None:
-        """Return the kind whose turn it is, of those that must be looked for; None: none must."""
+        """Return the most urgent kind of those that must be looked for; None: none must. Equal ones take turns."""
         now, unseen = anyio.current_time(), self._wake_ups.unseen
-        return next((kind for kind in self._kinds if kind.look_at <= now or kind.name in unseen), None)
+        found = (kind for kind in self._kinds if kind.look_at <= now or kind.name in unseen)
+        return min(found, key=lambda kind: kind.rank, default=None)
 
     async def _look(self, kind: _Kind) -> bool:
         """Claim a batch of a kind, if one is due. Return False if no slot is free."""
-        request = self._requests.for_batch(kind.name, self._learning.claim(kind.name), self._exchange.number)
+        batch = self._learning.claim(kind.name) + self._names
+        request = self._requests.for_batch(kind.name, batch, self._exchange.number)
         if request is None:
             # Other tasks must not take every slot that is free again.
             self._slots.keep_for_batches(0 if self._wake_ups.only_batches or self._slots.closing else 1)
@@ -78,6 +86,7 @@ class BatchLoop:
         sent = time.monotonic()
         reply = await self._exchange.send(request)
         self._exchange.apply(request, reply, sent)
+        self._note_ranks(kind, reply.ranks)
         if reply.claimed:
             self._learning.claimed(kind.name, len(reply.claimed), time.monotonic() - sent)
         if reply.claimed or reply.hit:
@@ -86,6 +95,13 @@ class BatchLoop:
             self._wake_ups.no_batch()
             kind.look_at = anyio.current_time() + self._pause(kind, reply.next_due)
         return True
+
+    def _note_ranks(self, seen: _Kind, ranks: Sequence[float]) -> None:
+        """Note how urgent the kinds are, and look for those with new tasks: a busy worker hears no wake-up."""
+        for kind, rank in zip(self._named, ranks, strict=False):
+            if rank < kind.rank and kind is not seen:
+                self._wake_ups.unseen.add(kind.name)
+            kind.rank = rank
 
     def _pause(self, kind: _Kind, next_due: float | None) -> float:
         """Return the seconds until the next look."""

@@ -1,0 +1,83 @@
+"""The checker of batches finds each kind of violation in small histories made by hand, and none in a good one."""
+
+from collections.abc import Sequence
+
+import attrs
+import pytest
+from chaos.batches import gathered, halved, oversized
+from chaos.checker import Violation
+from chaos.fairness import woken
+from chaos.history import Event
+
+
+@attrs.frozen
+class Bounds:
+    max_size: int = 4
+    max_cost: float | None = None
+
+
+def created(*ids: str, function: str = "many", cost: float = 1) -> list[Event]:
+    return [{"event": "invoke", "id": one, "function": function, "cost": cost} for one in ids]
+
+
+def call(
+    number: int, ids: Sequence[str], *, token: int = 0, retry: int = 0, lost: int = 0, fails: bool = False
+) -> list[Event]:
+    """One call of the handler for tasks that were claimed at once."""
+    first = token or 1000 * number
+    starts = [
+        {
+            "event": "start",
+            "id": one,
+            "batch": number,
+            "token": first + n,
+            "retry": retry,
+            "lost": lost,
+            "function": "many",
+        }
+        for n, one in enumerate(ids)
+    ]
+    return [*starts, *({"event": "end", "token": start["token"], "whole": fails} for start in starts)]
+
+
+def found(events: list[Event], bounds: Bounds | None = None) -> list[Violation]:
+    kinds = {"many": bounds or Bounds()}
+    return [*oversized(events, kinds), *gathered(events, kinds), *halved(events)]
+
+
+def test_a_good_history() -> None:
+    """A batch fails, and comes back in halves. One of them fails, and then a task alone, which uses a retry."""
+    events = created("a", "b", "c")
+    events += call(1, ["a", "b", "c"], fails=True) + call(2, ["c"]) + call(3, ["a", "b"], fails=True)
+    events += call(4, ["a"], fails=True) + call(5, ["b"]) + call(6, ["a"], retry=1)
+    assert found(events) == []
+
+
+def test_a_lost_task_may_come_back_in_company() -> None:
+    assert found(created("a", "b") + call(1, ["a"], fails=True) + call(2, ["a", "b"], lost=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("events", "bounds", "promise"),
+    [
+        (created(*"abc") + call(1, "abc"), Bounds(2), "oversized"),
+        (created(*"ab", cost=6) + call(1, "ab"), Bounds(4, 10), "oversized"),
+        (created("a") + created("b", function="other") + call(1, "ab"), Bounds(), "oversized"),
+        (created(*"ab") + call(1, "a", token=1000) + call(1, "b", token=2000), Bounds(), "gathered"),
+        (created(*"abcd") + call(1, "abcd", fails=True) + call(2, "abc"), Bounds(), "halved"),
+        (created(*"ab") + call(1, "a", fails=True) + call(2, "ab", retry=1), Bounds(), "halved"),
+        (created(*"ab") + call(1, "ab", fails=True) + call(2, "a", retry=1), Bounds(), "halved"),
+    ],
+)
+def test_what_is_wrong_is_found(events: list[Event], bounds: Bounds, promise: str) -> None:
+    assert promise in {one.promise for one in found(events, bounds)}
+
+
+def test_one_task_may_cost_more_than_a_batch() -> None:
+    assert found(created("a", cost=11) + call(1, "a"), Bounds(4, 10)) == []
+
+
+def test_a_task_of_a_paused_kind_that_starts_is_found() -> None:
+    paused = {"event": "paused", "function": "many", "since": 1.0, "until": 10.0}
+    assert [one.promise for one in woken([*created("a"), *call(1, "a", token=5000), paused])] == ["woken"]
+    assert list(woken([*created("a"), *call(1, "a", token=20_000), paused])) == []
