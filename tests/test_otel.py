@@ -6,7 +6,6 @@ import logging
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -466,11 +465,11 @@ async def test_the_span_of_an_attempt_that_is_stopped_ends_and_says_why(
 async def test_a_thread_that_is_left_behind_has_an_ended_span(config: TaskBackoffConfig, spans: Spans) -> None:
     """It ends with its attempt; what the thread makes later is still below it."""
     scheduler = TaskBackoffScheduler(config, tracing=OpenTelemetry(spans))
-    tracer = spans.get_tracer("handler")
+    tracer, release = spans.get_tracer("handler"), threading.Event()
 
     @scheduler.set_custom_task_handler
     def handle(task: TaskEntity) -> None:
-        time.sleep(0.5)
+        release.wait()
         with tracer.start_as_current_span("own"):
             pass
 
@@ -478,6 +477,7 @@ async def test_a_thread_that_is_left_behind_has_an_ended_span(config: TaskBackof
         await scheduler.create_task({}, "x", exec_timeout=0.1, max_retry_count=0)
         attempt = await spans.one("process test")
         assert not spans("own") and attempt["attributes"]["error.type"] == "timeout"
+        release.set()
         assert (await spans.one("own"))["parent_id"] == place(attempt)[1]
 
 
