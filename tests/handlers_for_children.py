@@ -31,15 +31,25 @@ def reports(task: TaskEntity) -> int:
 
 def makes_a_span(task: TaskEntity) -> None:
     """Make a span, with an SDK of this process's own that writes it to a file; fail the first time."""
+    _make_a_span(task.task_params["file"], fails=task.attempt == 1)
+
+
+def makes_a_span_for_a_batch(paths: list[str]) -> list[int]:
+    """Do the same for a batch: fail if no span was written yet."""
+    _make_a_span(paths[0], fails=not Path(paths[0]).exists())
+    return [1] * len(paths)
+
+
+def _make_a_span(path: str, *, fails: bool) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
-    with Path(task.task_params["file"]).open("a", encoding="utf-8") as file:
+    with Path(path).open("a", encoding="utf-8") as file:
         exporter = ConsoleSpanExporter(out=file, formatter=lambda span: span.to_json(indent=None) + "\n")
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(exporter))
         with provider.get_tracer("handler").start_as_current_span("denoise"):
-            if task.attempt == 1:
+            if fails:
                 raise ConnectionError("the model is still loading")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client import Metric
+from prometheus_server import rules
 
 from maas_backoff import Activity, GpuStatus, Limit, LimitStats, QueueStats, TenantStats, Worker
 from maas_backoff.prometheus.collector import Collector
@@ -34,10 +35,6 @@ EXPORTED = {sample.name: set(sample.labels) for family in families() for sample 
 
 def named(expression: str) -> set[str]:
     return set(re.findall(r"maas_backoff_\w+", expression))
-
-
-def rules() -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(text_of(FILES["alerts"]))["groups"] for rule in group["rules"]]
 
 
 def panels() -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import logging
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import anyio
 import handlers_for_children
 import pytest
+import traced_batches
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -131,6 +131,7 @@ async def test_a_trace_leads_from_the_caller_to_the_span_of_a_handler_in_a_child
     }
     assert create["status"] == {"status_code": "UNSET"}
 
+    (worker,) = {span["attributes"]["messaging.client.id"] for span in [*attempts, *spans("settle test")]}
     tokens: list[int] = []
     for number, (attempt, handlers) in enumerate(zip(attempts, own, strict=True)):
         assert attempt["kind"] == "SpanKind.CONSUMER" and attempt["parent_id"] is None
@@ -141,6 +142,7 @@ async def test_a_trace_leads_from_the_caller_to_the_span_of_a_handler_in_a_child
         assert attempt["attributes"].pop("maas_backoff.wait_seconds") >= 0
         assert attempt["attributes"] == {
             **messaging,
+            "messaging.client.id": worker,
             "messaging.operation.name": "process",
             "messaging.operation.type": "process",
             "maas_backoff.attempt": number + 1,
@@ -148,6 +150,15 @@ async def test_a_trace_leads_from_the_caller_to_the_span_of_a_handler_in_a_child
             "maas_backoff.outcome": "succeeded" if number else "failed",
         }
     assert len({place(span)[0] for span in (create, *attempts)}) == 3
+    for attempt, settle in zip(attempts, spans("settle test"), strict=True):
+        assert settle["kind"] == "SpanKind.CLIENT" and settle["status"] == {"status_code": "UNSET"}
+        assert (settle["parent_id"], place(settle)[0]) == (place(attempt)[1], place(attempt)[0])
+        assert settle["attributes"] == {
+            **messaging,
+            "messaging.client.id": worker,
+            "messaging.operation.name": "settle",
+            "messaging.operation.type": "settle",
+        }
     failed, succeeded = attempts
     message = "ConnectionError: the model is still loading"
     assert failed["status"] == {"status_code": "ERROR", "description": message}
@@ -321,6 +332,83 @@ async def test_the_tracestate_goes_with_the_traceparent(traced: TaskBackoffSched
     assert "vendor" in link["context"]["trace_state"] and "other" in link["context"]["trace_state"]
 
 
+async def test_a_request_that_settles_several_tasks_links_to_their_creates(
+    config: TaskBackoffConfig, spans: Spans
+) -> None:
+    """It has a trace of its own. A settle of an attempt whose create was not traced has one link less."""
+    config.threadpool.concurrency = 6
+    plain, traced = TaskBackoffScheduler(config), TaskBackoffScheduler(config, tracing=OpenTelemetry(spans))
+    began: list[str] = []
+    release = anyio.Event()
+
+    @traced.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        began.append(task.task_id)
+        await release.wait()
+
+    await plain.create_task({}, "plain")
+    await plain.shutdown()
+    await traced.create_tasks([TaskSpec({}, f"{number}") for number in range(5)])
+    async with traced:
+        await eventually(lambda: len(began) == 6, "all run")
+        release.set()
+        await eventually(lambda: len(spans("process test")) == 6, "all have ended")
+    settles = spans("settle test")
+    several = [span for span in settles if "messaging.batch.message_count" in span["attributes"]]
+    assert several and sum(span["attributes"].get("messaging.batch.message_count", 1) for span in settles) == 6
+    create = place(await spans.one("create test"))
+    for settle in several:
+        ids = [link["attributes"]["messaging.message.id"] for link in settle["links"]]
+        assert settle["parent_id"] is None and "messaging.message.id" not in settle["attributes"]
+        assert set(linked(settle)) == {create} and "plain" not in ids
+        assert settle["attributes"]["messaging.batch.message_count"] - len(ids) in {0, 1}
+
+
+@pytest.mark.blocks  # the handler writes its span to a file
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["coroutine", "thread", "process"])
+async def test_one_call_for_a_batch_is_one_span(
+    traced: TaskBackoffScheduler, spans: Spans, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It links to all creates, and each attempt to it. The spans of the handler are below it."""
+    file = tmp_path / "spans"
+
+    def call(paths: list[str]) -> list[int]:
+        return handlers_for_children.makes_a_span_for_a_batch(paths)
+
+    async def call_async(paths: list[str]) -> list[int]:
+        return call(paths)
+
+    if kind == "process":
+        scheduler, embed = traced_batches.scheduler, traced_batches.embed
+        monkeypatch.setattr(scheduler, "_tracing", traced._tracing)
+        scheduler.config = traced.config
+        scheduler.config.threadpool.proc_mode = "process"
+    else:
+        scheduler = traced
+        embed = traced.batch(max_size=3, max_wait=0.05)(call_async if kind == "coroutine" else call)
+    handles = await embed.create_many([embed.spec(f"{file}") for _ in range(3)])
+    async with scheduler:
+        for handle in handles:
+            assert await handle.result(20) == 1
+    create = place(await spans.one("create test"))
+    batches = [span for span in spans("process test") if "messaging.batch.message_count" in span["attributes"]]
+    attempts = [span for span in spans("process test") if "messaging.message.id" in span["attributes"]]
+    first = batches[0]
+    assert first["parent_id"] is None and first["kind"] == "SpanKind.CONSUMER"
+    assert first["attributes"]["messaging.batch.message_count"] == 3
+    assert linked(first) == [create] * 3
+    ids = {link["attributes"]["messaging.message.id"] for link in first["links"]}
+    assert ids == {handle.task_id for handle in handles}
+    assert first["attributes"]["error.type"] == "ConnectionError"
+    outcomes = [span["attributes"]["maas_backoff.outcome"] for span in batches]
+    assert outcomes == ["failed", *["succeeded"] * len(batches[1:])]
+    assert len(batches) > 1 and len(attempts) == 6
+    assert all(linked(span)[0] == create and linked(span)[1] in map(place, batches) for span in attempts)
+    own = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert sorted((place(span)[0], span["parent_id"]) for span in own) == sorted(map(place, batches))
+
+
 # How attempts end
 
 
@@ -377,11 +465,11 @@ async def test_the_span_of_an_attempt_that_is_stopped_ends_and_says_why(
 async def test_a_thread_that_is_left_behind_has_an_ended_span(config: TaskBackoffConfig, spans: Spans) -> None:
     """It ends with its attempt; what the thread makes later is still below it."""
     scheduler = TaskBackoffScheduler(config, tracing=OpenTelemetry(spans))
-    tracer = spans.get_tracer("handler")
+    tracer, release = spans.get_tracer("handler"), threading.Event()
 
     @scheduler.set_custom_task_handler
     def handle(task: TaskEntity) -> None:
-        time.sleep(0.5)
+        release.wait()
         with tracer.start_as_current_span("own"):
             pass
 
@@ -389,6 +477,7 @@ async def test_a_thread_that_is_left_behind_has_an_ended_span(config: TaskBackof
         await scheduler.create_task({}, "x", exec_timeout=0.1, max_retry_count=0)
         attempt = await spans.one("process test")
         assert not spans("own") and attempt["attributes"]["error.type"] == "timeout"
+        release.set()
         assert (await spans.one("own"))["parent_id"] == place(attempt)[1]
 
 

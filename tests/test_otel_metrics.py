@@ -45,7 +45,7 @@ async def test_spans_metrics_and_logs(
         for fails in (False, True):
             made = await worker.create_task({"fails": fails}, max_retry_count=0, min_gpu_memory_gb=2)
             await worker.wait_task(made, 20)
-        await eventually(lambda: len(spans.get_finished_spans()) == 4, "all spans have ended")
+        await eventually(lambda: len(spans.get_finished_spans()) == 6, "all spans have ended")
 
         def told() -> list[Any]:
             return [record for record in list(caplog.records) if getattr(record, "event", "") == "failed"]
@@ -60,6 +60,7 @@ async def test_spans_metrics_and_logs(
         assert attempt.attributes["maas_backoff.gpu.uuid"] == "GPU-a"
         assert attempt.attributes["maas_backoff.gpu.memory_gb"] == 2
         assert attempt.attributes["maas_backoff.wait_seconds"] >= 0
+        assert attempt.attributes["messaging.client.id"] == worker_name
         together = attempt.context.trace_id == one.context.trace_id
         parent = attempt.parent.span_id if attempt.parent else None
         assert (together, parent, len(attempt.links)) == (
@@ -70,9 +71,10 @@ async def test_spans_metrics_and_logs(
     create = {**common, "messaging.operation.name": "create", "messaging.operation.type": "send"}
     process = {**common, "messaging.operation.name": "process", "messaging.operation.type": "process"}
     failed = {**process, "error.type": "ValueError"}
+    settle = {**common, "messaging.operation.name": "settle", "messaging.operation.type": "settle"}
     assert measured(reader) == {
         "messaging.client.sent.messages": [(create, 2)],
-        "messaging.client.operation.duration": [(create, 2)],
+        "messaging.client.operation.duration": [(create, 2), (settle, 2)],
         "messaging.client.consumed.messages": [(process, 1), (failed, 1)],
         "messaging.process.duration": [(process, 1), (failed, 1)],
     }
@@ -104,6 +106,31 @@ def measured(reader: InMemoryMetricReader) -> dict[str, list[tuple[dict[str, Any
         ]
         for metric in data.resource_metrics[0].scope_metrics[0].metrics
     }
+
+
+async def test_durations_have_buckets_for_seconds_and_kinds(config: TaskBackoffConfig) -> None:
+    """The default buckets of an SDK are for milliseconds."""
+    reader = InMemoryMetricReader()
+    worker = TaskBackoffScheduler(config, tracing=OpenTelemetry(meter_provider=MeterProvider([reader])))
+
+    @worker.task()
+    async def render(prompt: str) -> int:
+        return 1
+
+    async with worker:
+        await (await render.create("a cat")).result(20)
+    bounds = {}
+    data = reader.get_metrics_data()
+    assert data is not None
+    for metric in data.resource_metrics[0].scope_metrics[0].metrics:
+        if metric.name.endswith("duration"):
+            (*_, point) = metric.data.data_points
+            bounds[metric.name] = point.explicit_bounds
+            kind = point.attributes.get("maas_backoff.kind")
+            assert kind == ("render" if metric.name == "messaging.process.duration" else None)
+    short, long = bounds["messaging.client.operation.duration"], bounds["messaging.process.duration"]
+    assert (short[0], short[-1], len(short)) == (0.005, 10, 14)
+    assert long[:14] == short and long[-1] == 7200
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,9 @@ def line_view(line: LogLine) -> View:
 
 
 def workers_view(fleet: Sequence[Worker]) -> View:
-    """Return the number of workers, and the first of them, without their GPUs."""
-    return {"count": len(fleet), "first": [_worker_view(worker) for worker in fleet[:SHOWN]]}
+    """Return the number of workers, and the first of them, those with trouble first, without their GPUs."""
+    shown = sorted(fleet, key=lambda worker: worker.ready)[:SHOWN]
+    return {"count": len(fleet), "first": list(map(_worker_view, shown))}
 
 
 def _worker_view(worker: Worker) -> View:
@@ -102,8 +103,9 @@ def _worker_view(worker: Worker) -> View:
 
 
 def gpus_view(gpus: Sequence[GpuStatus]) -> View:
-    """Return the number of GPUs, and the first of them, each with the first of its tasks."""
-    return {"count": len(gpus), "first": [_gpu_view(gpu) for gpu in gpus[:SHOWN]]}
+    """Return the number of GPUs, and the first of them, those that take no tasks first, with some of their tasks."""
+    shown = sorted(gpus, key=lambda gpu: gpu.healthy)[:SHOWN]
+    return {"count": len(gpus), "first": list(map(_gpu_view, shown))}
 
 
 def _gpu_view(gpu: GpuStatus) -> View:

@@ -6,7 +6,7 @@ from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.seconds import moments, span
 from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.stats import QueueStats
-from maas_backoff.domain.waiting import NOT_YET, gpu_reason
+from maas_backoff.domain.waiting import NO_SLOT, NOT_YET, gpu_reason
 from maas_backoff.domain.worker import Worker
 
 _NO_TENANTS: Mapping[str, int] = {}
@@ -51,7 +51,7 @@ def reason(
     if waiting and claimable > held and sum(number for _, number in waiting) == claimable:
         demand, number = max(waiting, key=lambda one: one[1])
         why = gpu_reason(demand, fleet)
-        if why != NOT_YET or (taken < slots and not suspects):
+        if why not in {NOT_YET, NO_SLOT} or (taken < slots and not suspects):
             return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}{suspects}{paused}."
     workers = "1 worker" if len(awake) == 1 else f"{len(awake)} workers"
     at_it = f": {taken} of {slots} slots of {workers} are busy"

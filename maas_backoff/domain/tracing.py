@@ -33,17 +33,33 @@ class AttemptSpan(Protocol):
         ...
 
 
+class WorkerTracing(Protocol):
+    """The maker of spans for one worker. No method raises: a fault of tracing must not fail a task."""
+
+    def attempt(self, task: TaskEntity, trace: str, waited: float) -> AttemptSpan:
+        """Start the span of an attempt; `trace` is the text that was stored with its task.
+
+        `waited` is the seconds from due to claimed.
+        """
+        ...
+
+    def batch(self, spans: Sequence[AttemptSpan | None]) -> AttemptSpan:
+        """Start the span of the one call of the handler for several attempts, which have these spans."""
+        ...
+
+    def settle(self, attempts: Mapping[str, AttemptSpan | None]) -> AbstractContextManager[None]:
+        """Trace the request that settles these attempts: the spans by the ids of the tasks. None: it never began."""
+        ...
+
+
 @runtime_checkable
 class Tracing(Protocol):
-    """The maker of spans for creations and attempts. No method raises: a fault of tracing must not fail a task."""
+    """The maker of spans for creations and workers. No method raises: a fault of tracing must not fail a task."""
 
     def create(self, queue: str, task_ids: Sequence[str], peer: Peer | None) -> AbstractContextManager[str]:
         """Trace the creation of tasks. The text of the context manager is stored with them if it is not empty."""
         ...
 
-    def attempt(self, task: TaskEntity, trace: str, waited: float, peer: Peer | None) -> AttemptSpan:
-        """Start the span of an attempt; `trace` is the text that was stored with its task.
-
-        `waited` is the seconds from due to claimed.
-        """
+    def of_worker(self, queue: str, worker: str, peer: Peer | None) -> WorkerTracing:
+        """Return the maker of spans for a worker of this name."""
         ...

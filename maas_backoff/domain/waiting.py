@@ -11,7 +11,7 @@ from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.lane import NO_LANE, Lane
 from maas_backoff.domain.seconds import moments
 from maas_backoff.domain.settlement import Counts
-from maas_backoff.domain.worker import Worker
+from maas_backoff.domain.worker import Device, Worker
 
 _FRESH = Counts()
 
@@ -70,7 +70,7 @@ def waiting_for(
         return _unserved(kind, fleet)
     fleet = able
     why = "" if demand is None else gpu_reason(demand, fleet)
-    if counts.suspect and why in {"", NOT_YET}:
+    if counts.suspect and why in {"", NOT_YET, NO_SLOT}:
         return _suspect_reason(counts)
     if demand is not None:
         return f"gpu: needs {demand}, {why}"
@@ -139,6 +139,9 @@ def _suspect_reason(counts: Counts) -> str:
 NOT_YET = "and others come first"
 """Why a task waits although there is room."""
 
+NO_SLOT = "and the workers whose devices have room have no free slot"
+"""Why a task waits although there is room, if all of these workers are busy."""
+
 
 def gpu_reason(demand: Demand, fleet: Sequence[Worker]) -> str:
     """Return in words why no device of a fleet takes a task with this demand."""
@@ -157,8 +160,16 @@ def gpu_reason(demand: Demand, fleet: Sequence[Worker]) -> str:
     if not idle:
         lowest = min(device.utilization or 0 for device in roomy)
         return f"best device has a utilisation of {lowest:g} %"
-    closed = [device.closed for device in idle if device.closed]
-    return f"and the device with room {closed[0]}" if len(closed) == len(idle) else NOT_YET
+    return _closed_or_busy(idle, fleet)
+
+
+def _closed_or_busy(devices: Sequence[Device], fleet: Sequence[Worker]) -> str:
+    """Return in words why no device with room takes a task: all are closed, or their workers are busy."""
+    open_ones = [device for device in devices if not device.closed]
+    if not open_ones:
+        return f"and the device with room {devices[0].closed}"
+    owners = [worker for worker in fleet if any(device in open_ones for device in worker.devices)]
+    return NO_SLOT if all(worker.running >= worker.slots for worker in owners) else NOT_YET
 
 
 def at(ms: float) -> datetime:

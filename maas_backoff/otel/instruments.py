@@ -1,4 +1,4 @@
-"""The metrics of creates and attempts, by OpenTelemetry's conventions for messaging."""
+"""The metrics of creates, attempts and settles, by OpenTelemetry's conventions for messaging."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,17 @@ from maas_backoff.otel.suppressed import SuppressedErrors
 
 CONVENTIONS = "https://opentelemetry.io/schemas/1.44.0"
 
+SHORT = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+"""The bounds of the buckets by the conventions, in seconds. The default ones of an SDK are for milliseconds."""
+
+LONG = (*SHORT, 30, 60, 120, 300, 600, 1800, 3600, 7200)
+"""The same for attempts: a task may run for hours."""
+
 Attributes = Mapping[str, str | int]
 
 _OF_METRICS = {
     *("messaging.system", "messaging.operation.name", "messaging.operation.type", "messaging.destination.name"),
-    *("server.address", "server.port"),
+    *("server.address", "server.port", "maas_backoff.kind"),
 }
 
 
@@ -30,9 +36,14 @@ class Instruments:
             "messaging.client.consumed.messages", "{message}", "Tasks that were given to a handler."
         )
         self._operation = meter.create_histogram(
-            "messaging.client.operation.duration", "s", "Duration of creates, with all tries."
+            "messaging.client.operation.duration",
+            "s",
+            "Duration of creates and settles, with all tries.",
+            explicit_bucket_boundaries_advisory=SHORT,
         )
-        self._process = meter.create_histogram("messaging.process.duration", "s", "Duration of attempts.")
+        self._process = meter.create_histogram(
+            "messaging.process.duration", "s", "Duration of attempts.", explicit_bucket_boundaries_advisory=LONG
+        )
 
     def created(self, attributes: Attributes, number: int, seconds: float, error: str) -> None:
         """Note a create of so many tasks; `error` is its type, or empty."""
@@ -40,6 +51,11 @@ class Instruments:
             kept = _kept(attributes, error)
             self._sent.add(number, kept)
             self._operation.record(seconds, kept)
+
+    def settled(self, attributes: Attributes, seconds: float, error: str) -> None:
+        """Note a request that has settled attempts; `error` is its type, or empty."""
+        with self._suppressed:
+            self._operation.record(seconds, _kept(attributes, error))
 
     def attempted(self, attributes: Attributes, seconds: float, error: str) -> None:
         """Note an attempt that has ended; `error` is the type of its error, or empty."""

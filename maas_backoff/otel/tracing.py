@@ -1,8 +1,8 @@
-"""Spans of creates and of attempts, by OpenTelemetry's conventions for messaging.
+"""Spans of creates, attempts and settles, by OpenTelemetry's conventions for messaging.
 
-A create is a PRODUCER span, one for a batch, of the type "send": the tasks are on the server when it ends. An attempt
-is a CONSUMER span that begins its own trace and links to the create, the default of the conventions. As children of
-the create, many attempts of many tasks, days later, would make one endless trace.
+A create is a PRODUCER span, one for many tasks, of the type "send": the tasks are on the server when it ends. An
+attempt is a CONSUMER span that begins its own trace and links to the create, the default of the conventions. As
+children of the create, many attempts of many tasks, days later, would make one endless trace.
 """
 
 import time
@@ -15,14 +15,13 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, TracerProvider, get_tracer, set_span_in_context
 
 from maas_backoff.common.version import __version__
-from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Peer
 from maas_backoff.errors import InvalidValueError
-from maas_backoff.otel.attempt import Attempt
 from maas_backoff.otel.attributes import about, failed
 from maas_backoff.otel.instruments import CONVENTIONS, Instruments
 from maas_backoff.otel.place import text_of
 from maas_backoff.otel.suppressed import SuppressedErrors
+from maas_backoff.otel.worker import WorkerTracing
 
 
 class OpenTelemetry:
@@ -78,11 +77,8 @@ class OpenTelemetry:
             self._suppressed.leave(span, token)
             self._instruments.created(attributes, len(task_ids), time.monotonic() - begun, kind)
 
-    def attempt(self, task: TaskEntity, trace: str, waited: float, peer: Peer | None) -> Attempt:
-        """Start the span of an attempt, and make it the current span."""
-        attributes: dict[str, str | int] = about(task.biz_prefix, "process", "process", peer)
-        return Attempt(
-            *(self._tracer, self._instruments, self._suppressed, task, trace, attributes),
-            waited=waited,
-            continues=self._continues,
+    def of_worker(self, queue: str, worker: str, peer: Peer | None) -> WorkerTracing:
+        """Return the maker of spans for a worker of this name."""
+        return WorkerTracing(
+            *(self._tracer, self._instruments, self._suppressed, queue, (worker, peer)), continues=self._continues
         )

@@ -10,9 +10,18 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.batch_outcome import names_no_task
 from maas_backoff.domain.emission import Part
 from maas_backoff.domain.handler_outcome import outcome_of_error
-from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted
+from maas_backoff.domain.outcome import (
+    Cancelled,
+    CancelReason,
+    Failed,
+    HandlerOutcome,
+    Outcome,
+    Succeeded,
+    Unstarted,
+    timed_out,
+)
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.domain.tracing import AttemptSpan
+from maas_backoff.domain.tracing import AttemptSpan, WorkerTracing
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.batch_learning import BatchLearning
 from maas_backoff.worker.cancelling import cancel_call
@@ -34,13 +43,18 @@ class BatchCall(SharedSlot):
     For executors, this is a `Call` with members.
     """
 
-    def __init__(self, executor: Executor, learning: BatchLearning, slots: Slots) -> None:
+    def __init__(
+        self, executor: Executor, learning: BatchLearning, slots: Slots, tracing: WorkerTracing | None = None
+    ) -> None:
         self.members: Sequence[Call] = ()
         """The attempts for which the handler is called."""
         self.place_of: dict[int, int] = {}
         """The places of the attempts by their tokens, once the handler is called."""
         self.failed: HandlerOutcome | None = None
         """The failure of the whole batch that names no task."""
+        self.span: AttemptSpan | None = None
+        """The span of the call, which links to the tasks of the attempts."""
+        self._tracing = tracing
         self._executor = executor
         self._learning = learning
         self._slots = slots
@@ -120,6 +134,8 @@ class BatchCall(SharedSlot):
             self._timer = None
 
     async def _run(self) -> None:
+        if self._tracing is not None:
+            self.span = self._tracing.batch([attempt.span for attempt, _ in self._waiting.values()])
         try:
             outcomes = await self._executor.run_batch(self)
         except asyncio.CancelledError as error:
@@ -130,6 +146,8 @@ class BatchCall(SharedSlot):
             outcomes = outcome_of_error(error)
         self._call = None
         self._stop_timer()
+        if self.span is not None:
+            self.span.end(self._outcome_of_call(outcomes))
         if not isinstance(outcomes, list):
             self.failed = outcomes if names_no_task(outcomes) else None
             outcomes = [outcomes] * len(self.place_of)
@@ -142,6 +160,15 @@ class BatchCall(SharedSlot):
         for token, (_, outcome) in self._waiting.items():
             if not outcome.done():
                 outcome.set_result(outcomes[self.place_of[token]])
+
+    def _outcome_of_call(self, outcomes: Sequence[HandlerOutcome] | HandlerOutcome) -> Outcome | None:
+        """Return the outcome of the call for its span; None: the worker has left the attempts to their leases."""
+        if self._last is not None:
+            reason = self._last.reason
+            if reason is CancelReason.TIMEOUT:
+                return timed_out(self._last.timeout)
+            return None if reason is None else Cancelled(reason)
+        return Succeeded("null") if isinstance(outcomes, Sequence) else outcomes
 
     def log_failure(self, failed: Failed) -> None:
         """Log once that the call has failed."""
@@ -176,11 +203,6 @@ class BatchCall(SharedSlot):
     def start_before(self) -> float:
         """The last moment for all of its tasks to begin. After it, all go back."""
         return min(one.start_before for one in self.members)
-
-    @property
-    def span(self) -> AttemptSpan | None:
-        """The span of the first task."""
-        return self.members[0].span
 
     @property
     def earlier(self) -> Sequence[Part]:

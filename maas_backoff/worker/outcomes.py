@@ -18,7 +18,7 @@ from maas_backoff.domain.outcome import (
     expired,
     timed_out,
 )
-from maas_backoff.domain.tracing import Peer, Tracing
+from maas_backoff.domain.tracing import WorkerTracing
 from maas_backoff.store.codec import trace_of
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.batch_call import BatchCall
@@ -32,10 +32,10 @@ class Caller(Protocol):
         ...
 
 
-async def run_traced(caller: Caller, attempt: Attempt, tracing: Tracing, peer: Peer | None) -> HandlerOutcome:
+async def run_traced(caller: Caller, attempt: Attempt, tracing: WorkerTracing) -> HandlerOutcome:
     """Run an attempt inside a tracing span; the handler's spans become its children. Raises like `caller.run`."""
     trace, waited = trace_of(attempt.claimed.overrides), attempt.claimed.waited_ms / 1000
-    span = attempt.span = tracing.attempt(attempt.task, trace, waited, peer)
+    span = attempt.span = tracing.attempt(attempt.task, trace, waited)
     try:
         attempt.outcome = await caller.run(attempt)
     except asyncio.CancelledError as error:

@@ -111,8 +111,7 @@ class Parts:
             config.task.max_payload_bytes,
             gate,
             BatchLearning(kinds.batches, config.threadpool.concurrency),
-            tracing,
-            None if tracing is None else peer_of(config.storage),
+            None if tracing is None else tracing.of_worker(queue, name, peer_of(config.storage)),
         )
         orphans = Orphans(executor.child_ended, gate)
         return cls(

@@ -128,6 +128,10 @@ class BatchRequests:
             log.error("an outcome cannot be sent: %s", type(error).__name__)  # noqa: TRY400 - the traceback may show the outcome
             return BatchRequest(tuple(map(_sendable, settles)), *claim)
 
+    def settled_by(self, request: BatchRequest) -> Sequence[Attempt]:
+        """Return the attempts that a request settles, which has no answer yet."""
+        return self._in_flight[request.request_id][0]
+
     def answered(self, request: BatchRequest, reply: BatchReply, seconds: float) -> list[Attempt]:
         """Free the slots of the settled attempts, and return them in the order of the request, which took `seconds`.
 

@@ -16,7 +16,7 @@ from maas_backoff.domain.handler_outcome import outcome_of_error
 from maas_backoff.domain.outcome import CancelReason, Failed, FailedOnGpu, Outcome, Succeeded, Unstarted
 from maas_backoff.domain.settlement import Settlement, decide
 from maas_backoff.domain.task import TaskError
-from maas_backoff.domain.tracing import Peer, Tracing
+from maas_backoff.domain.tracing import WorkerTracing
 from maas_backoff.gate.gate import Gate
 from maas_backoff.gate.grant import Grant
 from maas_backoff.store.batch import Claimed
@@ -49,9 +49,7 @@ class Work:
     max_payload_bytes: int
     gate: Gate
     learning: BatchLearning
-    tracing: Tracing | None = None
-    peer: Peer | None = None
-    """The address of the server, which spans name."""
+    tracing: WorkerTracing | None = None
     _following: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]], init=False)
     """Asyncio tasks that run after an attempt: exception handlers, and waits for threads."""
 
@@ -66,7 +64,7 @@ class Work:
 
     def begin_batch(self, claimed: Sequence[Claimed], sent: float, grants: Sequence[Grant] = ()) -> None:
         """Begin an attempt of each task of a batch, with one call of the handler; else as `begin`."""
-        lease, batch = self.attempts.leased(sent), BatchCall(self.executor, self.learning, self.slots)
+        lease, batch = self.attempts.leased(sent), BatchCall(self.executor, self.learning, self.slots, self.tracing)
         if not grants and self.slots.must_wait():
             batch.wait_for_slot()
         attempts = [
@@ -116,7 +114,7 @@ class Work:
                     if self.tracing is None:
                         outcome = await caller.run(attempt)
                     else:
-                        outcome = await run_traced(caller, attempt, self.tracing, self.peer)
+                        outcome = await run_traced(caller, attempt, self.tracing)
             except asyncio.CancelledError as error:
                 outcome = outcome_of_cancel(attempt, error)
             except Exception as error:  # noqa: BLE001 - an error of the executor must not end the worker

@@ -7,11 +7,13 @@ from importlib.resources import files
 
 import attrs
 
+from maas_backoff.domain.batching import HALF
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.reason import reason
+from maas_backoff.domain.settlement import Counts
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.waiting import Paused, Place, waiting_for
-from maas_backoff.domain.worker import Worker
+from maas_backoff.domain.worker import Device, Worker
 
 STATIC = files("maas_backoff.dashboard").joinpath("static")
 SOURCES = {file.name: file.read_text() for file in STATIC.iterdir() if file.name.rpartition(".")[2] in {"js", "html"}}
@@ -66,6 +68,11 @@ def test_the_reasons_of_the_server_have_translations() -> None:
     """Each text that `reason` and `waiting_for` return matches an English text of the catalogue, part by part."""
     demand, busy, idle = Demand(8 * 1024), Worker("a", slots=2, running=2), Worker("a", slots=2)
     stats = QueueStats(5, 1, 2, 0, 0, 0, 0.0)
+    device = Device("GPU-a", 0, "L4", 24 * 1024, 24 * 1024, 24 * 1024, 24 * 1024, 0, 40, "ok", 0)
+    roomy, batching = (
+        attrs.evolve(idle, devices=(device,)),
+        attrs.evolve(idle, batches={"embed": (8, 60)}, kinds=("", "embed")),
+    )
     texts = [
         reason(stats, [busy], 3, []),
         reason(stats, [idle], 3, []),
@@ -83,10 +90,44 @@ def test_the_reasons_of_the_server_have_translations() -> None:
         waiting_for(0, 1, demand, [busy]),
         waiting_for(0, 1, None, [busy], paused=Paused(queue=True)),
         waiting_for(9, 1, None, [busy]),
+        reason(stats, [busy, attrs.evolve(idle, name="b")], 3, []),
+        reason(stats, [attrs.evolve(roomy, running=2)], 3, [(demand, 4)]),
+        reason(stats, [attrs.evolve(roomy, running=2), attrs.evolve(idle, devices=())], 3, [(demand, 4)]),
+        reason(attrs.evolve(stats, suspect_count=2), [batching], 3, [], 1),
+        reason(attrs.evolve(stats, kinds={"embed": 2}), [batching], 3, []),
+        *(
+            reason(QueueStats(waiting, scheduled, running, 0, 0, 0, 0.0), fleet, 3 if scheduled else None, [])
+            for waiting, scheduled, running in ((0, 0, 0), (1, 1, 0), (0, 0, 1))
+            for fleet in ([], [idle])
+        ),
+        waiting_for(0, 1, demand, [attrs.evolve(roomy, running=2)]),
+        waiting_for(0, 1, None, [batching], Place(2), kind="embed"),
+        *(
+            waiting_for(0, 1, None, [busy], counts=Counts(lost=2, cohort=f"{half}1", cohort_size=size))
+            for half in ("", HALF)
+            for size in (1, 2, 9)
+        ),
     ]
-    known = [text for key, text in CATALOGUES["en"].items() if key.startswith("reason.")]
-    patterns = [re.compile(re.sub(r"\\\{\w+\\\}", "((?:(?!; ).)+?)", re.escape(text))) for text in known]
     for text in texts:
-        body = text.removesuffix(".")
-        parts = [body] if any(one.fullmatch(body) for one in patterns) else body.split("; ")
-        assert [part for part in parts if not any(one.fullmatch(part) for one in patterns)] == [], text
+        whole = translated(text.removesuffix("."))
+        told = whole or "\n".join(translated(part) or part for part in text.removesuffix(".").split("; "))
+        assert not re.search(r"[a-z]{2,} [a-z]{2,}", told), (text, told)
+
+
+NESTED = re.search(r"NESTED = (\[.*?\]);", SOURCES["reasons.js"])
+
+
+def translated(text: str) -> str | None:
+    """Return a part of a reason in Chinese, as reasons.js does."""
+    assert NESTED is not None
+    english, chinese = CATALOGUES.values()
+    keys = [key for key in english if key.startswith("reason.")]
+    for key in sorted(keys, key=lambda key: -len(re.sub(r"\{\w+\}", "", english[key]))):
+        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>(?:(?!; ).)+?)", re.escape(english[key]))
+        if found := re.fullmatch(pattern, text):
+            values = found.groupdict()
+            nested = {
+                name: translated(value) or value for name, value in values.items() if name in json.loads(NESTED[1])
+            }
+            return chinese[key].format(**values | nested)
+    return None

@@ -238,3 +238,19 @@ def test_a_lost_task_says_what_it_waits_for(
     counts: Counts, worker: Worker, demand: Demand | None, expected: str
 ) -> None:
     assert waiting_for(0, 1, demand, [worker], counts=counts) == expected
+
+
+def test_a_device_with_room_is_of_no_use_while_its_worker_is_busy() -> None:
+    """Other workers have free slots: the sentence names what is missing. If no worker has one, slots are missing."""
+    demand, on_gpu, full = Demand(1024), attrs.evolve(IDLE, devices=(GPU,)), attrs.evolve(FULL, devices=(GPU,))
+    small = attrs.evolve(IDLE, devices=(attrs.evolve(GPU, uuid="GPU-b", room=0),))
+    told = {
+        "and others come first": [on_gpu, full],
+        "and the workers whose devices have room have no free slot": [full, small],
+    }
+    for why, fleet in told.items():
+        assert reason(stats(5, 0, 5), fleet, None, [(demand, 5)]) == (
+            f"5 tasks due, 8 tasks running: 5 need a GPU with 1 GiB free, {why}."
+        )
+        assert waiting_for(0, 1, demand, fleet) == f"gpu: needs 1 GiB free, {why}"
+    assert "all 8 slots of 1 worker are busy" in reason(stats(5, 0, 5), [full], None, [(demand, 5)])

@@ -67,13 +67,14 @@ export function workerButton({ name, quiet }) {
 }
 
 /** Return the button that quarantines a GPU, or releases it. */
-export function gpuButtons({ uuid, index, healthy }) {
+export function gpuButtons({ uuid, index, health }) {
   if (!mayAct) return null;
-  const action = healthy ? "quarantine" : "release";
+  const isOpen = !health.includes("quarantine: ");
+  const action = isOpen ? "quarantine" : "release";
   const [label, name] = [t(`gpu.${action}`), uuid];
-  const words = (done) => t(!done ? "gpu.not_quarantined" : healthy ? "gpu.quarantined" : "gpu.released", { name });
+  const words = (done) => t(!done ? "gpu.not_quarantined" : isOpen ? "gpu.quarantined" : "gpu.released", { name });
   const yes = () => act(`api/gpu/${action}`, { gpu: uuid }, words);
-  const run = healthy ? () => ask(t("gpu.ask", { name }), t("gpu.about"), label, yes) : yes;
+  const run = isOpen ? () => ask(t("gpu.ask", { name }), t("gpu.about"), label, yes) : yes;
   const about = { type: "button", "data-key": `${action}-${uuid}`, "aria-label": t("act.of", { action: label, name: `${index} ${uuid}` }), onclick: run };
   return h("div", { class: "buttons" }, h("button", about, label));
 }

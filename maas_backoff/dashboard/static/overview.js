@@ -103,7 +103,7 @@ function device(gpu) {
   return h(
     "article",
     { class: "gpu", "data-key": gpu.uuid },
-    h("h3", {}, `${gpu.index} ${gpu.name}`, " ", h("span", { class: gpu.healthy ? "ok" : "bad" }, gpu.health)),
+    h("h3", {}, `${gpu.index} ${gpu.name}`, " ", h("span", { class: gpu.healthy ? "ok" : "bad" }, gpu.health === "ok" ? t("gpu.ok") : gpu.health)),
     bar,
     h("p", { class: "words" }, words),
     h("p", { class: "words" }, joined(facts, "separator")),

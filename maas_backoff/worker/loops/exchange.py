@@ -55,6 +55,13 @@ class ExchangeLoop:
 
     async def send(self, request: BatchRequest) -> BatchReply:
         """Send the same request until the server replies; attempts that end meanwhile wait for the next request."""
+        tracing = self._work.tracing
+        if tracing is None or not request.settles:
+            return await self._send(request)
+        with tracing.settle({one.task.task_id: one.span for one in self._requests.settled_by(request)}):
+            return await self._send(request)
+
+    async def _send(self, request: BatchRequest) -> BatchReply:
         store = self._context.store
         while True:
             try:
