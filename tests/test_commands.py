@@ -1,5 +1,6 @@
 """The commands that look at a queue and steer it: what they print, their exit codes, and what they do to terminals."""
 
+import getpass
 import io
 import json
 import os
@@ -260,23 +261,31 @@ def enter_worker(server: Server, name: str) -> None:
 
 
 def test_a_queue_is_paused_and_goes_on(command: Run) -> None:
-    assert command("pause") == (0, "paused\n", "") and command("pause")[1] == "the queue was paused already\n"
+    assert command("pause") == (0, "paused\n", "")
+    assert command("pause", "--by", "ada")[1] == "the queue was paused already\n"
     assert "The queue is paused" in command("stats")[1]
+    assert f"Paused by {getpass.getuser()} since 20" in command("stats")[1]
+    assert f"paused by {getpass.getuser()}\n" in command("queues")[1]
     assert command("resume") == (0, "goes on\n", "") and command("resume")[1] == "the queue was not paused\n"
+    assert command("pause", "--by", "") == (0, "paused\n", "")
+    assert "Paused since 20" in command("stats")[1] and json.loads(command("stats", "--json")[1])["paused_by"] == ""
+    code, out, error = command("pause", "--by", "a\tb")
+    assert (code, out) == (2, "") and "by: expected up to 100 printable characters" in error
 
 
 def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
-    assert command("kinds") == (0, "kind  due  workers  paused since\n", "")
+    assert command("kinds") == (0, "kind  due  workers  paused since  paused by\n", "")
     anyio.run(_create_of_kinds, server)
     entry = json.dumps({"host": "h", "kinds": ["", "render", "new"]})
     server.client.zadd("maas:{test}:workers", {"w": (time.time() + 60) * 1000})
     server.client.set("maas:{test}:w:w", entry, ex=60)
-    assert command("pause", "--kind", "render") == (0, "paused\n", "")
+    assert command("pause", "--kind", "render", "--by", "ada") == (0, "paused\n", "")
     assert command("pause", "--kind", "render")[1] == "kind render was paused already\n"
     rows = [line.split(maxsplit=3) for line in command("kinds")[1].splitlines()[1:]]
     since = rows[1].pop()
-    assert rows == [["new", "0", "1", "-"], ["render", "2", "1"], ["upscale", "1", "no", "running worker has it  -"]]
-    assert since.endswith("Z")
+    assert [row[:3] for row in rows] == [["new", "0", "1"], ["render", "2", "1"], ["upscale", "1", "no"]]
+    assert since.endswith("Z  ada") or since.split()[-1] == "ada"
+    assert [row[-1].split()[-1] for row in rows[::2]] == ["-", "-"]
     told = json.loads(command("kinds", "--json")[1])
     assert [(one["kind"], one["due"], one["workers"]) for one in told] == [
         ("new", 0, 1),
@@ -284,6 +293,7 @@ def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
         ("upscale", 1, 0),
     ]
     assert [one["paused_since"] is None for one in told] == [True, False, True]
+    assert [one["paused_by"] for one in told] == ["", "ada", ""]
     assert list(json.loads(command("stats", "--json")[1])["paused_kinds"]) == ["render"]
     assert "kind render: paused, 2 tasks due" in command("stats")[1]
     assert "warning  queue: " in command("doctor")[1] and "kind render: paused" in command("list")[1]
@@ -294,18 +304,19 @@ def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
 
 
 def test_one_tenant_is_paused_and_gets_a_weight(command: Run, config: TaskBackoffConfig) -> None:
-    assert command("tenants") == (0, "tenant  waiting  weight  paused since\n", "")
+    assert command("tenants") == (0, "tenant  waiting  weight  paused since  paused by\n", "")
     create(config, *[TaskSpec({}, tenant="acme")] * 3, TaskSpec({}, tenant="bolt"))
-    assert command("pause", "--tenant", "acme") == (0, "paused\n", "")
+    assert command("pause", "--tenant", "acme", "--by", "ada") == (0, "paused\n", "")
     assert command("pause", "--tenant", "acme")[1] == "tenant acme was paused already\n"
     assert command("weight", "bolt", "2.5") == (0, "set\n", "")
     assert command("weight", "bolt", "2.5")[1] == "tenant bolt had this weight already\n"
     rows = [line.split(maxsplit=3) for line in command("tenants")[1].splitlines()[1:]]
-    assert rows[0].pop().endswith("Z")
-    assert rows == [["acme", "3", "1"], ["bolt", "1", "2.5", "-"]]
+    assert rows[0].pop().split()[-1] == "ada" and rows[1].pop().split() == ["-", "-"]
+    assert rows == [["acme", "3", "1"], ["bolt", "1", "2.5"]]
     assert command("tenants", "--limit", "1")[1].endswith("There are 1 more: --limit 2\n")
     told = json.loads(command("tenants", "--json")[1])
     assert [one.pop("paused_since") is None for one in told] == [False, True]
+    assert [one.pop("paused_by") for one in told] == ["ada", ""]
     assert told == [{"tenant": "acme", "waiting": 3, "weight": 1}, {"tenant": "bolt", "waiting": 1, "weight": 2.5}]
     counts = json.loads(command("stats", "--json")[1])
     assert counts["tenant_count"] == 2 and list(counts["paused_tenants"]) == ["acme"]

@@ -213,18 +213,20 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
 
     # Pausing the queue
 
-    async def pause(self, *, kind: str | None = None, tenant: str | None = None) -> bool:
+    async def pause(self, *, kind: str | None = None, tenant: str | None = None, by: str = "") -> bool:
         """Stop all claims of the queue until `resume`, from the next claim on; running tasks go on.
 
         `kind` stops only the claims of that kind of tasks, and `tenant` only those of that tenant's tasks. Both may be
-        new to the queue. The pause is stored on the server, and outlives all workers. Return False if it was paused
-        already.
+        new to the queue. The pause is stored on the server, and outlives all workers. `by` is the name of who pauses,
+        up to 100 printable characters: `get_queue_stats()` and `tenants()` have it as long as the pause lasts, and the
+        log has it. Return False if it was paused already: then the first pause keeps its time and its name.
         """
-        return await self._client.operations.pause(on=True, kind=kind, tenant=tenant)
+        return await self._client.operations.pause(on=True, kind=kind, tenant=tenant, by=by)
 
-    async def resume(self, *, kind: str | None = None, tenant: str | None = None) -> bool:
+    async def resume(self, *, kind: str | None = None, tenant: str | None = None, by: str = "") -> bool:
         """Let the workers of the queue claim again; `kind` or `tenant` ends the pause of that one only.
 
-        A paused queue claims nothing, also of a kind or a tenant that goes on. Return False if it was not paused.
+        A paused queue claims nothing, also of a kind or a tenant that goes on. The log has the name `by`. Return
+        False if it was not paused.
         """
-        return await self._client.operations.pause(on=False, kind=kind, tenant=tenant)
+        return await self._client.operations.pause(on=False, kind=kind, tenant=tenant, by=by)

@@ -12,6 +12,7 @@ from maas_backoff.domain.histogram import Durations
 from maas_backoff.domain.history import Activity, gpu_memory_hint
 from maas_backoff.domain.limit import rate_text
 from maas_backoff.domain.shares import LimitStats
+from maas_backoff.domain.stats import QueueStats
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 
@@ -27,7 +28,7 @@ async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
     counts = {"due": due, "scheduled": stats.scheduled_count, "processing": stats.processing_count}
     counts |= {"completed": stats.completed_count, "failed": stats.failed_count, "cancelled": stats.cancelled_count}
     print(table(list(counts), [[f"{number:,}" for number in counts.values()]]))
-    print(printable(why))
+    print("\n".join([printable(why), *paused_lines(stats)]))
     if stats.oldest_pending_age:
         print(f"The oldest has been due for {span(stats.oldest_pending_age)}.")
     last = history.recent
@@ -53,6 +54,14 @@ async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
     if last.errors:
         print(table(("error", "attempts"), most_frequent(last)))
     return OK
+
+
+def paused_lines(stats: QueueStats) -> list[str]:
+    """Return a line that says who paused the queue, and since when; none if the queue is not paused."""
+    if not stats.paused:
+        return []
+    by = f" by {printable(stats.paused_by)}" if stats.paused_by else ""
+    return [f"Paused{by} since {moment(stats.paused_since)}."]
 
 
 def most_frequent(activity: Activity, most: int = 10) -> list[tuple[str, int]]:
@@ -110,20 +119,25 @@ async def _kinds(scheduler: TaskBackoffScheduler, options: Options) -> int:
     names = {*stats.kinds, *(kind for worker in fleet for kind in worker.kinds if kind)}
     workers = {name: sum(name in worker.kinds for worker in fleet) for name in sorted(names)}
     if options.json:
-        due, paused = stats.due_of, stats.paused_kinds
-        print_json(
-            [
-                {"kind": name, "due": due(name), "workers": count, "paused_since": paused.get(name)}
-                for name, count in workers.items()
-            ]
-        )
+        print_json([_kind_view(name, count, stats) for name, count in workers.items()])
         return OK
-    rows_of_text = [
-        (name, f"{stats.due_of(name):,}", count or "no running worker has it", moment(stats.paused_kinds.get(name)))
+    rows = [
+        (
+            name,
+            f"{stats.due_of(name):,}",
+            count or "no running worker has it",
+            moment(stats.paused_kinds.get(name)),
+            stats.kinds_paused_by.get(name, "-"),
+        )
         for name, count in workers.items()
     ]
-    print(table(("kind", "due", "workers", "paused since"), rows_of_text))
+    print(table(("kind", "due", "workers", "paused since", "paused by"), rows))
     return OK
+
+
+def _kind_view(name: str, workers: int, stats: QueueStats) -> dict[str, object]:
+    since, by = stats.paused_kinds.get(name), stats.kinds_paused_by.get(name, "")
+    return {"kind": name, "due": stats.due_of(name), "workers": workers, "paused_since": since, "paused_by": by}
 
 
 def _for_tenants(parser: Arguments) -> None:
@@ -134,14 +148,14 @@ async def _tenants(scheduler: TaskBackoffScheduler, options: Options) -> int:
     tenants = await scheduler.tenants()
     if options.json:
         print_json(
-            [
-                {"tenant": one.name, "waiting": one.waiting, "weight": one.weight, "paused_since": one.paused_since}
-                for one in tenants
-            ]
+            [{"tenant": one.name, **attrs.asdict(one, filter=lambda field, _: field.name != "name")} for one in tenants]
         )
         return OK
-    rows = [(one.name, f"{one.waiting:,}", f"{one.weight:g}", moment(one.paused_since)) for one in tenants]
-    print(table(("tenant", "waiting", "weight", "paused since"), rows[: options.limit]))
+    rows = [
+        (one.name, f"{one.waiting:,}", f"{one.weight:g}", moment(one.paused_since), one.paused_by or "-")
+        for one in tenants
+    ]
+    print(table(("tenant", "waiting", "weight", "paused since", "paused by"), rows[: options.limit]))
     if len(rows) > options.limit:
         print(f"There are {len(rows) - options.limit:,} more: --limit {len(rows)}")
     return OK
@@ -192,7 +206,7 @@ COMMANDS = {
         _for_history,
     ),
     "kinds": on_queue(
-        "List the kinds of tasks: due tasks, live workers that run the kind, and since when it is paused.",
+        "List the kinds of tasks: due tasks, live workers that run the kind, since when it is paused, and by whom.",
         "maas-backoff kinds",
         _kinds,
     ),

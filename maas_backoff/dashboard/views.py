@@ -1,6 +1,7 @@
 """The values of the page, as JSON values. Pure functions."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -44,12 +45,18 @@ def queue_view(stats: QueueStats, reason: str) -> View:
     return {
         "reason": reason,
         "paused": stats.paused,
-        "paused_since": stats.paused_since and stats.paused_since.isoformat(),
+        "paused_since": _iso(stats.paused_since),
+        "paused_by": stats.paused_by,
         "paused_tenants": len(stats.paused_tenants),
         "oldest": round(stats.oldest_pending_age, 1),
         "unfit": stats.unfit_count,
         "kinds": [
-            {"name": kind, "due": stats.due_of(kind), "paused": kind in stats.paused_kinds}
+            {
+                "name": kind,
+                "due": stats.due_of(kind),
+                "paused_since": _iso(stats.paused_kinds.get(kind)),
+                "paused_by": stats.kinds_paused_by.get(kind, ""),
+            }
             for kind in sorted(stats.kinds)
         ],
         "counts": {
@@ -64,16 +71,17 @@ def queue_view(stats: QueueStats, reason: str) -> View:
     }
 
 
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
+
+
 def shares_view(tenants: Sequence[TenantStats], limits: Sequence[LimitStats]) -> View:
     """Return the number of tenants and of limits, and the first of each: those with most waiting tasks."""
     busy = sorted(limits, key=lambda one: (-one.waiting_tasks, not one.shut, one.name))
     return {
         "tenants": {
             "count": len(tenants),
-            "first": [
-                {"name": one.name, "waiting": one.waiting, "weight": one.weight, "paused": one.paused_since is not None}
-                for one in tenants[:SHOWN_SHARES]
-            ],
+            "first": [attrs.asdict(one) | {"paused_since": _iso(one.paused_since)} for one in tenants[:SHOWN_SHARES]],
         },
         "limits": {"count": len(limits), "first": list(map(_limit_view, busy[:SHOWN_SHARES]))},
     }
@@ -209,4 +217,5 @@ def summary_view(queue: QueueSummary) -> View:
         "oldest": round(stats.oldest_pending_age, 1),
         "workers": queue.workers,
         "paused": stats.paused,
+        "paused_by": stats.paused_by,
     }

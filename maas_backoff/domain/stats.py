@@ -21,7 +21,9 @@ class QueueStats:
     waiting tasks, delayed ones too. `limit_count` is the number of limits that are set, and of
     those that a task has closed. `paused_tenants` has the moment since which each paused tenant is paused; beyond
     1,000 paused tenants, some may be left out. `paused_since` is the moment since which the whole queue is paused.
-    `created_count` is the number of tasks that were created, of all time.
+    `paused_by` is the name of who paused the queue; `kinds_paused_by` and `tenants_paused_by` have the names for paused
+    kinds and tenants. A name is missing if none was given. `created_count` is the number of tasks that were created, of
+    all time.
     """
 
     pending_count: int
@@ -43,6 +45,9 @@ class QueueStats:
     paused_tenants: Mapping[str, datetime] = attrs.field(factory=dict[str, datetime])
     created_count: int = 0
     paused_since: datetime | None = None
+    paused_by: str = ""
+    kinds_paused_by: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    tenants_paused_by: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
     def due_of(self, kind: str) -> int:
         """Return the number of due tasks of a kind with a name, with those that need a GPU."""

@@ -161,18 +161,20 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
         """Delete a task, unless it is running."""
         return self._run(lambda: self._calls.delete_task(task_id))
 
-    def pause(self, *, kind: str | None = None, tenant: str | None = None) -> bool:
+    def pause(self, *, kind: str | None = None, tenant: str | None = None, by: str = "") -> bool:
         """Stop all claims of the queue until `resume`, from the next claim on; running tasks go on.
 
         `kind` stops only the claims of that kind of tasks, and `tenant` only those of that tenant's tasks. Both may be
-        new to the queue. The pause is stored on the server, and outlives all workers. Return False if it was paused
-        already.
+        new to the queue. The pause is stored on the server, and outlives all workers. `by` is the name of who pauses,
+        up to 100 printable characters: `get_queue_stats()` and `tenants()` have it as long as the pause lasts, and the
+        log has it. Return False if it was paused already: then the first pause keeps its time and its name.
         """
-        return self._run(lambda: self._calls.pause(kind=kind, tenant=tenant))
+        return self._run(lambda: self._calls.pause(kind=kind, tenant=tenant, by=by))
 
-    def resume(self, *, kind: str | None = None, tenant: str | None = None) -> bool:
+    def resume(self, *, kind: str | None = None, tenant: str | None = None, by: str = "") -> bool:
         """Let the workers of the queue claim again; `kind` or `tenant` ends the pause of that one only.
 
-        A paused queue claims nothing, also of a kind or a tenant that goes on. Return False if it was not paused.
+        A paused queue claims nothing, also of a kind or a tenant that goes on. The log has the name `by`. Return
+        False if it was not paused.
         """
-        return self._run(lambda: self._calls.resume(kind=kind, tenant=tenant))
+        return self._run(lambda: self._calls.resume(kind=kind, tenant=tenant, by=by))

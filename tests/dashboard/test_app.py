@@ -103,6 +103,7 @@ async def test_each_action_is_logged_with_its_queue_and_visitor(
     async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
         with caplog.at_level("INFO", "maas_backoff.dashboard"):
             assert (await client.post("/api/queue/pause", headers=SAME)).json() == {"done": True}
+            assert (await client.get("/api/snapshot")).json()["queue"]["paused_by"] == "ada"
             await client.post("/api/queue/resume", headers=SAME)
     assert "pause in queue 'test': True, requested by 'ada' at 127.0.0.1" in caplog.messages
 
@@ -354,7 +355,9 @@ async def test_tenants_and_limits_are_read_where_there_are_some(scheduler: TaskB
         parts = await Feed(scheduler).changes(0)
         assert set(calls) == {"waiting", "tenants", "limits", "opens", "closed"}
     shares = json.loads(parts["shares"])
-    assert shares["tenants"]["first"] == [{"name": "acme", "waiting": 1, "weight": 1, "paused": False}]
+    assert shares["tenants"]["first"] == [
+        {"name": "acme", "waiting": 1, "weight": 1, "paused_since": None, "paused_by": ""}
+    ]
     (limit,) = shares["limits"]["first"]
     assert (limit["name"], limit["rates"], limit["shut"]) == ("openai", ["1000/1m"], "")
 

@@ -141,12 +141,12 @@ def test_kinds_are_shown_with_their_pauses(visit: Callable[..., Page], in_thread
         async def render() -> None: ...
 
         await render.options(task_id="image").create()  # nobody runs it: the worker of the page has no kinds
-        await producer.pause(kind="render")
+        await producer.pause(kind="render", by="ada")
         await producer.create_task({"seconds": 60}, "plain", delay=600)
 
     in_thread(of_kinds)
     page = visit()
-    expect(page.locator("#kinds")).to_have_text("Kinds of tasks: render: 1 due, paused")
+    expect(page.locator("#kinds")).to_contain_text("Kinds of tasks: render: 1 due, paused by ada since")
     page.locator("#states .due").click()
     expect(page.locator("#list")).to_contain_text("kind render: paused")
     expect(page.locator('#list td[data-head="kind"]')).to_have_text("render")
@@ -172,8 +172,8 @@ def test_tenants_and_limits_are_shown(visit: Callable[..., Page], in_thread: Cal
     expect(page.locator("#limits")).to_have_text(
         "Limits: openai: 1 of 1 in use, 500/1m, 2 tasks waiting · user:*: 2 at once for each name", timeout=20_000
     )
-    expect(page.locator("#tenants")).to_have_text(
-        "Tenants: acme: 2 tasks waiting · bolt: 1 task waiting, weight 2.5, paused"
+    expect(page.locator("#tenants")).to_contain_text(
+        "Tenants: acme: 2 tasks waiting · bolt: 1 task waiting, weight 2.5, paused since"
     )
     expect(page.locator("#reason")).to_contain_text("tenant bolt is paused")
     expect(page.locator("#reason")).to_have_class("warn")
@@ -195,7 +195,7 @@ def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create
     page.locator("#confirm").get_by_role("button", name="Pause").click()
     expect(notice).to_have_text("The queue is paused.")
     expect(page.locator("#reason")).to_contain_text("The queue is paused")
-    expect(page.locator("#reason")).to_contain_text("Paused since")
+    expect(page.locator("#reason")).to_contain_text("Paused by ada since")
     page.locator("#states .failed").click()
     page.get_by_label("Id, or text in id").fill("ModelError: b")
     page.get_by_role("button", name="Search").click()

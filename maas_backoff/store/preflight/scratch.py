@@ -19,6 +19,7 @@ _OF_LANES = (
         "virtual",
         "tenants",
         "paused_tenants",
+        "paused_by",
         "limits",
         "use",
         "held",
@@ -116,9 +117,9 @@ class Scratch:
         yield self._step(scripts.UPCOMING, now="")
         yield self._step(scripts.HISTORY)
         yield self._step(scripts.ORPHANS, "a", "b")
-        yield self._step(scripts.PAUSE, on="1")
+        yield self._step(scripts.PAUSE, on="1", by="ada")
         yield self._step(scripts.PAUSE, on="0")
-        yield self._step(scripts.PAUSE, on="1", kind="kind")
+        yield self._step(scripts.PAUSE, on="1", kind="kind", by="ada")
         yield self._step(scripts.PAUSE, on="0", kind="kind")
         yield self._step(scripts.ENQUEUE, "policy", "", "", "1", "e", "{}", groups="1")
         yield self._step(scripts.ENQUEUE, "policy", "", '{"@by":[0,0,1,1,60]}', "1", "h", "{}", groups="1")
@@ -132,7 +133,7 @@ class Scratch:
         lane = "policy 0 0 - - tenant|limit 1,1"
         yield self._step(scripts.LIMIT, setting="1 0 0 0 0")
         yield self._step(scripts.ENQUEUE, lane, "", "", "2", "i", "{}", "j", "{}", groups="1")
-        yield self._step(scripts.TENANT, on="1")
+        yield self._step(scripts.TENANT, on="1", by="ada")
         yield self._step(scripts.TENANT, on="0", weight="2")
         yield self._step(scripts.SETTLE, claims="2", request_id="lanes")
         yield self._step(
@@ -182,6 +183,7 @@ class Scratch:
             "tenant": "tenant",
             "weight": "",
             "on": "",
+            "by": "",
             "name": "limit",
             "setting": "",
             "part": "tenants",
