@@ -55,6 +55,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Unpack
 
+from maas_backoff.domain.breakdown import Breakdown
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.selection import Selection

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from maas_backoff.config import GpuConfig, SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
     from maas_backoff.config.storage import StorageConfig
     from maas_backoff.domain.backoff import Backoff, BackoffStrategy
+    from maas_backoff.domain.breakdown import Breakdown, SettledAttempts
     from maas_backoff.domain.context import current_task
     from maas_backoff.domain.event import TaskEvent
     from maas_backoff.domain.gpu import GpuAssignment, GpuStatus, GpuTask
@@ -67,6 +68,7 @@ __all__ = [
     "Backoff",
     "BackoffStrategy",
     "BatchSizes",
+    "Breakdown",
     "CallerGoneError",
     "ConfigError",
     "CreateOptions",
@@ -102,6 +104,7 @@ __all__ = [
     "SchedulerConfig",
     "Selection",
     "SelectionProgress",
+    "SettledAttempts",
     "Snooze",
     "StorageConfig",
     "StorageDeniedError",
@@ -146,6 +149,7 @@ _MODULES = {
     "Backoff": "domain.backoff",
     "BackoffStrategy": "domain.backoff",
     "BatchSizes": "domain.histogram",
+    "Breakdown": "domain.breakdown",
     "CallerGoneError": "errors",
     "ConfigError": "errors",
     "CreateOptions": "domain.spec",
@@ -181,6 +185,7 @@ _MODULES = {
     "SchedulerConfig": "config",
     "Selection": "domain.selection",
     "SelectionProgress": "domain.selection",
+    "SettledAttempts": "domain.breakdown",
     "Snooze": "domain.signals",
     "StorageConfig": "config.storage",
     "StorageDeniedError": "errors",

@@ -16,7 +16,7 @@ import pytest
 from command_line import Run, commands_on
 from support import Server, eventually, quick_config
 
-from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
+from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec, current_task
 from maas_backoff.commands.text import cell, printable, span, table
 
 HOSTILE = "\x1b[2J\x07 <b onload='x'>\n\u202e\"$(id)`\\"
@@ -252,6 +252,54 @@ def test_the_queues_of_a_server_are_listed(command: Run, config: TaskBackoffConf
     assert [one["queue"] for one in told["queues"]] == ["a", "b"] and told["complete"]
     assert "The queue is empty" in command("stats", "--queue", "b")[1]
     server.client.flushall()
+
+
+def test_the_history_by_kind_and_by_tenant(command: Run, config: TaskBackoffConfig) -> None:
+    """It comes from a worker that runs two kinds and tasks without a kind, some of them of tenants."""
+    config.task.max_retry_count = 1
+
+    async def run() -> None:
+        scheduler = TaskBackoffScheduler(config)
+
+        @scheduler.task
+        async def render(text: str, fails: int = 0) -> str:
+            task = current_task()
+            if task is None or task.attempt <= fails:
+                raise ValueError
+            return text
+
+        @scheduler.task
+        async def upscale() -> None: ...
+
+        @scheduler.set_custom_task_handler
+        async def handle(task: TaskEntity) -> None: ...
+
+        async with scheduler:
+            made = [await render.options(tenant="acme").create("a", fails) for fails in (0, 0, 1, 2)]
+            tasks = [one.task_id for one in made] + [(await upscale.create()).task_id]
+            tasks += [await scheduler.create_task({}, tenant=tenant) for tenant in ("acme", "bolt")]
+            for task_id in [*tasks, await scheduler.create_task({})]:
+                await scheduler.wait_task(task_id, 20)
+
+    anyio.run(run)
+    rows = [re.split("  +", line)[:4] for line in command("history", "--by", "kind")[1].splitlines()]
+    assert rows == [["kind", "completed", "failed", "retried"], ["render", "3", "1", "2"], ["upscale", "1", "0", "0"]]
+    told = json.loads(command("history", "--by", "tenant", "--hours", "2", "--json")[1])
+    names = {one["name"]: (one["completed"], one["failed"], one["retried"]) for one in told["names"]}
+    assert names == {"acme": (4, 1, 2), "bolt": (1, 0, 0)} and (told["by"], told["step"]) == ("tenant", 600)
+    assert len(told["names"][0]["steps"]) == len(told["others"]["steps"]) == 12
+    steps = command("history", "--tenant", "acme", "--hours", "1")[1].splitlines()
+    assert re.split("  +", steps[0])[:4] == ["from", "completed", "failed", "retried"] and 3 <= len(steps) <= 4
+    assert re.split("  +", steps[-1])[:4] == ["all", "4", "1", "2"] and re.search(r" m?s$", steps[-1])
+    assert len(command("history", "--kind", "render", "--empty")[1].splitlines()) == 62
+    assert command("history", "--kind", "none")[1].splitlines()[-1].split() == ["all", "0", "0", "0", "-"]
+    for words, expected in (
+        ("--by kind --days 1", "days: expected --minutes or --hours"),
+        ("--kind 1", "kind: expected a letter"),
+        ("--by tenant --hours 25", "hours: expected a whole number from 1 to 24"),
+    ):
+        code, out, error = command("history", *words.split())
+        assert (code, out) == (2, "") and expected in error
 
 
 def enter_worker(server: Server, name: str) -> None:

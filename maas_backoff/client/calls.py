@@ -12,6 +12,7 @@ from maas_backoff.client.selection_calls import SelectionCalls
 from maas_backoff.client.shares import ShareCalls
 from maas_backoff.client.streams import StreamCalls
 from maas_backoff.common.uninterrupted import uninterrupted
+from maas_backoff.domain.breakdown import Breakdown
 from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import Listing, TaskPage
@@ -160,6 +161,17 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
         number out of range, or for two of the three.
         """
         return await self._client.history(minutes, hours, days)
+
+    async def get_breakdown(
+        self, by: str, minutes: int | None = None, *, hours: int | None = None, name: str | None = None
+    ) -> Breakdown:
+        """Return what came of the attempts of each kind, or of each tenant, in the last minutes or hours.
+
+        `by` is "kind" or "tenant". The last 1 to 120 `minutes` (default: 60) are steps of one minute; the last 1 to 24
+        `hours` are steps of ten minutes. The result has the twenty names with most attempts, and all others together.
+        `name` reads this one only, at a fraction of the cost. Each settlement of a worker counts the numbers.
+        """
+        return await self._client.breakdown(by, minutes, hours, name)
 
     async def get_upcoming(self, step: float | timedelta = 30, steps: int = 20) -> list[int]:
         """Return the number of tasks that become due in each of the next `steps` (1 to 200) steps.

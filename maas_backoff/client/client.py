@@ -19,8 +19,11 @@ from maas_backoff.client.selected import page_of
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig, TaskConfig
 from maas_backoff.domain import validation
+from maas_backoff.domain.breakdown import Breakdown, checked_by_what
 from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.history import History
+from maas_backoff.domain.kind import checked_kind
+from maas_backoff.domain.lane import checked_tenant
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.seconds import in_seconds
@@ -124,6 +127,17 @@ class QueueClient:
         if days is not None:
             return await self.store.reader.history(24 * _checked_number("days", days, 7), 60)
         return await self.store.reader.history(_checked_number("minutes", 60 if minutes is None else minutes, 120))
+
+    async def breakdown(self, by: str, minutes: int | None, hours: int | None, name: str | None) -> Breakdown:
+        what = checked_by_what(by)
+        if name is not None:
+            name = checked_kind(name) if what == "kind" else checked_tenant(name)
+        if minutes is not None and hours is not None:
+            raise InvalidValueError("hours", "minutes or hours: one of them", "minutes and hours")
+        steps = _checked_number("minutes", 60 if minutes is None else minutes, 120), 1
+        if hours is not None:
+            steps = 6 * _checked_number("hours", hours, 24), 10
+        return await self.store.breakdowns.read(what, *steps, name or "")
 
     async def upcoming(self, step: float | timedelta, steps: int) -> list[int]:
         seconds = in_seconds(step)

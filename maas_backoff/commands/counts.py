@@ -8,7 +8,6 @@ import attrs
 from maas_backoff.commands.command import OK, Arguments, Options, at_least_one, on_queue
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.text import moment, span, table
-from maas_backoff.domain.histogram import Durations
 from maas_backoff.domain.history import Activity, gpu_memory_hint
 from maas_backoff.domain.limit import rate_text
 from maas_backoff.domain.shares import LimitStats
@@ -79,39 +78,6 @@ def activity_view(activity: Activity) -> dict[str, Any]:
 
 
 _MEASURED = ("waits", "runs", "settles", "gpu_peaks", "gpu_needs", "batch_sizes", "batch_waits")
-
-
-def _for_history(parser: Arguments) -> None:
-    spans = parser.add_mutually_exclusive_group()
-    spans.add_argument("--minutes", type=int, metavar="N", help="the last 1 to 120 minutes, one a line (default: 60)")
-    spans.add_argument("--hours", type=int, metavar="N", help="the last 1 to 24 hours, ten minutes a line")
-    spans.add_argument("--days", type=int, metavar="N", help="the last 1 to 7 days, one hour a line")
-    parser.add_argument("--empty", action="store_true", help="also show lines in which nothing happened")
-
-
-async def _history(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    history = await scheduler.get_history(options.minutes, hours=options.hours, days=options.days)
-    if options.json:
-        steps = [{"start": one.start, **activity_view(one)} for one in history.steps]
-        about = {"step": history.step.total_seconds(), "steps": steps}
-        print_json({**about, "recent": activity_view(history.recent), "total": activity_view(history.total)})
-        return OK
-    head = ("from", "completed", "failed", "cancelled", "retried", "lost", "waited p50 p95 p99", "ran p50 p95 p99")
-    shown = [one for one in history.steps if options.empty or one != Activity(one.start)]
-    rows = [(moment(one.start)[:-4] + "Z", *_ends(one)) for one in shown]
-    print(table(head, [*rows, ("all", *_ends(history.recent))]))
-    if history.recent.errors:
-        print(table(("error", "attempts"), most_frequent(history.recent)))
-    return OK
-
-
-def _ends(one: Activity) -> Sequence[str]:
-    numbers = (one.completed, one.failed, one.cancelled, one.retried, one.lost)
-    return (*(f"{number:,}" for number in numbers), _quantiles(one.waits), _quantiles(one.runs))
-
-
-def _quantiles(durations: Durations) -> str:
-    return ", ".join(span(durations.quantile(share)) for share in (0.5, 0.95, 0.99)) if durations.count else "-"
 
 
 async def _kinds(scheduler: TaskBackoffScheduler, options: Options) -> int:
@@ -197,13 +163,6 @@ COMMANDS = {
         "durations and the errors of the last hour.",
         "maas-backoff stats --queue image-gen",
         _stats,
-    ),
-    "history": on_queue(
-        "Show ends, retries, losses and durations of the last minutes, hours or days, and the errors of that time. "
-        "Lines in which nothing happened are left out.",
-        "maas-backoff history --hours 24",
-        _history,
-        _for_history,
     ),
     "kinds": on_queue(
         "List the kinds of tasks: due tasks, live workers that run the kind, since when it is paused, and by whom.",

@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.dashboard.feed import PATIENCE, PERIOD, Feed
+from maas_backoff.dashboard.feed import MINUTES, PATIENCE, PERIOD, Feed
 from maas_backoff.dashboard.selecting import Shown, number, selection_of
 from maas_backoff.dashboard.stream import OpenStreams, Stream
-from maas_backoff.dashboard.views import SHOWN_LINES, View, groups_view, line_view, row_view, task_view
+from maas_backoff.dashboard.views import SHOWN_LINES, View, breakdown_view, groups_view, line_view, row_view, task_view
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import checked_task_id
 from maas_backoff.errors import InvalidValueError, StorageUnavailableError, TaskNotFoundError
@@ -135,6 +135,16 @@ class Reading:
         """Return the last failed tasks in groups with the same error."""
         failed = await self._scheduler.list_tasks("failed", limit=GROUPED, reverse=True, brief=True)
         return JSONResponse(groups_view(failed.tasks, self._shown), headers=_NO_STORE)
+
+    async def breakdown(self, request: Request) -> Response:
+        """Return the last hour of the kind or tenant `?by=&name=`; without both, the names of the largest of each."""
+        query = request.query_params
+        if "name" not in query:
+            kinds, tenants = [await self._scheduler.get_breakdown(by, hours=1) for by in ("kind", "tenant")]
+            return JSONResponse({"kind": list(kinds.names), "tenant": list(tenants.names)}, headers=_NO_STORE)
+        name = query["name"]
+        found = await self._scheduler.get_breakdown(query.get("by", ""), MINUTES, name=name)
+        return JSONResponse(breakdown_view(found, name), headers=_NO_STORE)
 
     async def count(self, request: Request) -> Response:
         """Return the number of tasks of a selection."""

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from maas_backoff.dashboard.selecting import Shown
+from maas_backoff.domain.breakdown import Breakdown, SettledAttempts, added
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.histogram import Durations
 from maas_backoff.domain.history import Activity, History, gpu_memory_hint
@@ -150,6 +151,21 @@ def _activity_view(activity: Activity) -> View:
         "wait": _quantiles(activity.waits),
         "run": _quantiles(activity.runs),
     }
+
+
+def breakdown_view(found: Breakdown, name: str) -> View:
+    """Return the steps of a kind or a tenant, the oldest first, and their sum, in the form of `history_view`."""
+    steps = found.names[name]
+    return {
+        "name": f"{found.by} {name}",
+        "minutes": list(map(_settled_view, steps)),
+        "recent": _settled_view(added(steps)),
+    }
+
+
+def _settled_view(one: SettledAttempts) -> View:
+    numbers = {name: getattr(one, name) for name in ("completed", "failed", "retried")}
+    return {"start": one.start and one.start.timestamp(), **numbers, "run": [one.mean_run_time]}
 
 
 def _quantiles(durations: Durations) -> Sequence[float | None]:

@@ -232,6 +232,13 @@ class HistoryReply(NamedTuple):
     steps: list[list[bytes]]
 
 
+class BreakdownReply(NamedTuple):
+    """The reply of breakdown.lua. `steps` are names and numbers in turn, of the newest step first."""
+
+    now: bytes
+    steps: list[list[bytes]]
+
+
 class PurgeReply(NamedTuple):
     """The reply of purge.lua."""
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Unpack
 
+from maas_backoff.domain.breakdown import Breakdown
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import TaskPage
 from maas_backoff.domain.selection import Selection
@@ -114,6 +115,17 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
         number out of range, or for two of the three.
         """
         return self._run(lambda: self._calls.get_history(minutes, hours=hours, days=days))
+
+    def get_breakdown(
+        self, by: str, minutes: int | None = None, *, hours: int | None = None, name: str | None = None
+    ) -> Breakdown:
+        """Return what came of the attempts of each kind, or of each tenant, in the last minutes or hours.
+
+        `by` is "kind" or "tenant". The last 1 to 120 `minutes` (default: 60) are steps of one minute; the last 1 to 24
+        `hours` are steps of ten minutes. The result has the twenty names with most attempts, and all others together.
+        `name` reads this one only, at a fraction of the cost. Each settlement of a worker counts the numbers.
+        """
+        return self._run(lambda: self._calls.get_breakdown(by, minutes, hours=hours, name=name))
 
     def get_upcoming(self, step: float | timedelta = 30, steps: int = 20) -> list[int]:
         """Return the number of tasks that become due in each of the next `steps` (1 to 200) steps.

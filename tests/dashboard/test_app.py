@@ -67,6 +67,20 @@ def test_a_task_is_shown_with_the_last_lines_of_its_log(served: Served, create: 
     assert served.client.get("/tasks/api/task?id=silent").json()["log"] == []
 
 
+def test_the_history_of_a_tenant_and_of_a_kind(served: Served, create: Callable[..., None]) -> None:
+    create(TaskSpec({}, "a", tenant="acme"), TaskSpec({"error": "x"}, "b", tenant="bolt", max_retry_count=0))
+    served.until(lambda: status(served, "a") == "completed" and status(served, "b") == "failed", "both have ended")
+    told = served.client.get("/tasks/api/breakdown").json()
+    assert told["kind"] == [] and sorted(told["tenant"]) == ["acme", "bolt"]
+    told = served.client.get("/tasks/api/breakdown?by=tenant&name=bolt").json()
+    assert told["name"] == "tenant bolt" and len(told["minutes"]) == 60 and told["recent"]["failed"] == 1
+    assert sum(minute["failed"] for minute in told["minutes"]) == 1
+    told = served.client.get("/tasks/api/breakdown?by=kind&name=none").json()
+    assert len(told["minutes"]) == 60 and told["recent"]["run"] == [None]
+    for query in ("by=kind&name=1", "by=x&name=none", "name=none"):
+        assert served.client.get(f"/tasks/api/breakdown?{query}").status_code == 400
+
+
 def test_a_title_is_text(served: Served) -> None:
     assert "<h1>&lt;b&gt;&quot;All&quot;&lt;/b&gt;</h1>" in served.client.get("/all/").text
 

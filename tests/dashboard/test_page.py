@@ -184,6 +184,26 @@ def test_tenants_and_limits_are_shown(visit: Callable[..., Page], in_thread: Cal
     expect(page.locator("#detail")).to_contain_text("tenant bolt is paused")
 
 
+def test_the_diagrams_of_one_tenant(visit: Callable[..., Page], create: Callable[..., None], served: Served) -> None:
+    failing = TaskSpec({"error": "x"}, tenant="bolt", max_retry_count=0)
+    create(*[TaskSpec({}, tenant="acme")] * 3, failing, TaskSpec({}))
+    page = visit()
+    expect(page.locator("#states .completed strong")).to_have_text("4")
+    expect(page.locator("#states .failed strong")).to_have_text("1")
+    page.reload()
+    choice = page.get_by_label("Diagrams of")
+    throughput, latency = page.locator("#throughput .words"), page.locator("#latency .words")
+    expect(throughput).to_have_text("Last hour: 4 completed, 0 to be retried, 1 failed; 0 lost by their worker.")
+    choice.select_option("acme")
+    expect(throughput).to_have_text("Last hour: 3 completed, 0 to be retried, 0 failed.")
+    expect(latency).to_contain_text(re.compile(r"ran .* \(mean\)"))
+    expect(page.locator("#latency .legend li")).to_have_text(["run, mean"])
+    choice.select_option("bolt")
+    expect(throughput).to_have_text("Last hour: 0 completed, 0 to be retried, 1 failed.")
+    choice.select_option("all tasks")
+    expect(throughput).to_contain_text("4 completed")
+
+
 def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create: Callable[..., None]) -> None:
     create(*(TaskSpec({"error": error}, f"{error}-{n}", max_retry_count=0) for error in ("a", "b") for n in range(2)))
     page = visit()

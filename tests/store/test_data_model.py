@@ -284,9 +284,10 @@ async def by_tenants(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
         Settle(one.task.task_id, "lease", one.token, Settlement.complete("1", one.policy), used=["c one 1"])
         for one in claimed
     )
-    request = BatchRequest(settles, 0, may_claim_suspect=False, request_id="used", exchange=0)
+    by_tenant = "t acme 3 0 0 15"
+    request = BatchRequest(settles, 0, may_claim_suspect=False, request_id="used", exchange=0, breakdown=by_tenant)
     assert (await store.exchange.send(request, "w", kinds)).answers == ["ok"] * 3
-    await seen.until("closed")
+    await seen.until("closed", "ht:<minute>", "ht10:<n>")
     assert await scheduler.resume(tenant="paused")
     assert await scheduler.purge_tasks("pending") == 6
 

@@ -94,6 +94,7 @@ class Way:
             ("resume a kind", lambda s, _: s.writer.pause(on=False, kind="kind")),
             ("stats", lambda s, _: s.reader.stats()),
             ("history", lambda s, _: s.reader.history(2)),
+            ("breakdown", lambda s, _: s.breakdowns.read("kind", 2)),
             ("upcoming", lambda s, _: s.reader.upcoming(60, 5)),
             ("delete", lambda s, _: s.writer.delete("gpu2")),
             ("create for a batch", self.creates("m", kind="of")),
@@ -170,8 +171,9 @@ class Way:
             what = settlement(held.counts)
             assert what is not None
             settle = Settle(task_id, "lease", held.token, what, held.counts)
+            lines = "k kind 1 0 0 5\nt acme 1 0 0 5"
             answer = await store.exchange.send(
-                BatchRequest((settle,), claims, False, f"{self.requests}", 0, "r1 1"), "w"
+                BatchRequest((settle,), claims, False, f"{self.requests}", 0, "r1 1", breakdown=lines), "w"
             )
             assert answer.answers in (["ok"], ["cancelled"])
 
