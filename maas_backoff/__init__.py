@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maas_backoff.domain.limit import Limit
     from maas_backoff.domain.page import TaskPage
     from maas_backoff.domain.result import ResultEntity
+    from maas_backoff.domain.retries_ahead import RetryAhead
     from maas_backoff.domain.selection import Selection, SelectionProgress
     from maas_backoff.domain.shares import LimitList, LimitStats, TenantStats
     from maas_backoff.domain.signals import Discard, RateLimited, Retry, Snooze
@@ -101,6 +102,7 @@ __all__ = [
     "RateLimited",
     "ResultEntity",
     "Retry",
+    "RetryAhead",
     "SchedulerConfig",
     "Selection",
     "SelectionProgress",
@@ -182,6 +184,7 @@ _MODULES = {
     "RateLimited": "domain.signals",
     "ResultEntity": "domain.result",
     "Retry": "domain.signals",
+    "RetryAhead": "domain.retries_ahead",
     "SchedulerConfig": "config",
     "Selection": "domain.selection",
     "SelectionProgress": "domain.selection",

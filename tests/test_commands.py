@@ -16,7 +16,17 @@ import pytest
 from command_line import Run, commands_on
 from support import Server, eventually, quick_config
 
-from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec, current_task
+from maas_backoff import (
+    GpuAssignment,
+    RetryAhead,
+    TaskBackoffConfig,
+    TaskBackoffScheduler,
+    TaskEntity,
+    TaskSpec,
+    TaskStatus,
+    current_task,
+)
+from maas_backoff.commands.task_text import task_lines
 from maas_backoff.commands.text import cell, printable, span, table
 
 HOSTILE = "\x1b[2J\x07 <b onload='x'>\n\u202e\"$(id)`\\"
@@ -110,6 +120,46 @@ def test_a_failed_attempt_is_shown_with_its_code(command: Run, config: TaskBacko
         line.startswith("attempt 0: failed: bad prompt (") and line.endswith(", code 400)")
         for line in command("get", "x")[1].splitlines()
     )
+
+
+def test_a_task_is_shown_in_words_and_in_exact_numbers(command: Run, config: TaskBackoffConfig) -> None:
+    config.task.backoff_interval, config.task.max_retry_count = 100, 3
+    create(config, TaskSpec({"n": 1}, "x", tenant="acme", labels=["nightly"], limits={"openai": 2.5}))
+
+    async def fail() -> None:
+        async with TaskBackoffScheduler(config) as scheduler:
+            await scheduler.mark_task_failed("x", "not yet")
+
+    anyio.run(fail)
+    lines = dict(line.split(maxsplit=1) for line in command("get", "x")[1].splitlines())
+    assert (lines["task"], lines["state"]) == ("x in queue test", "pending")
+    assert (lines["tenant"], lines["limits"], lines["labels"]) == ("acme, cost 1", "openai 2.5", "nightly")
+    assert lines["attempts"] == "0, 1 of 3 retries used" and lines["params"] == '{"n": 1}'
+    assert re.fullmatch(r"20.*Z \(in 1\.\d+ min\)|20.*Z \(in \d+(\.\d+)? s\)", lines["due"])
+    retries = [line for line in command("get", "x")[1].splitlines() if line.startswith("retry")]
+    assert [re.sub("20.*Z", "…", line) for line in retries] == [
+        "retry 2: … at the earliest, 3.33 min after a failure",
+        "retry 3: … at the earliest, 6.67 min after a failure",
+    ]
+    told = json.loads(command("get", "x", "--json")[1])
+    assert (told["retry_count"], told["lost_count"], told["cost"]) == (1, 0, 1)
+    assert [(one["number"], one["shortest"], one["longest"]) for one in told["retries_ahead"]] == [
+        (2, 200, 200),
+        (3, 400, 400),
+    ]
+    assert command("cancel", "x")[0] == 0 and "state      cancelled: requested" in command("get", "x")[1]
+    assert json.loads(command("get", "x", "--json")[1])["retries_ahead"] == []
+
+
+def test_a_running_task_and_counters_in_words() -> None:
+    gpu = GpuAssignment("GPU-a", 3, 4)
+    counts = {"attempt": 7, "lost_count": 1, "oom_count": 2}
+    running = TaskEntity("x", "q", {}, TaskStatus.PROCESSING, progress=40, gpu=gpu, **counts)
+    lines = task_lines(running, [RetryAhead(2, 30, 30), RetryAhead(3, 0, 3000)])
+    assert "progress   40 %" in lines and "gpu        3 (GPU-a), 4 GiB" in lines
+    assert "attempts   7, 0 of 3 retries used, lost with its worker once, out of GPU memory 2 times" in lines
+    assert lines[-2] == "retry 2: 30 s after a failure"
+    assert lines[-1] == "retry 3: 0 ms to 50 min after a failure, as the backoff function decides"
 
 
 def test_the_numbers_of_a_queue(command: Run, config: TaskBackoffConfig) -> None:

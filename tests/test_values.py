@@ -48,6 +48,7 @@ VALUES: list[Any] = [
     maas_backoff.Health(("not started",)),
     maas_backoff.History(maas_backoff.Activity(), [maas_backoff.Activity(NOW, failed=2)]),
     maas_backoff.Breakdown("kind", timedelta(minutes=1), {"render": [maas_backoff.SettledAttempts(NOW, 1, 2, 3, 4.5)]}),
+    maas_backoff.RetryAhead(2, 30, 60, NOW, NOW),
     maas_backoff.SettledAttempts(NOW, 1, 2, 3, 4.5),
     maas_backoff.Limit(64, (500, "1m"), (120_000, timedelta(minutes=1))),
     maas_backoff.LimitList([maas_backoff.LimitStats("openai", None, "")], more=3),

@@ -26,6 +26,7 @@ from maas_backoff.domain.kind import checked_kind
 from maas_backoff.domain.lane import checked_tenant
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.policy import Policy
+from maas_backoff.domain.retries_ahead import RetryAhead, retries_ahead
 from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import TaskOptions
@@ -116,6 +117,10 @@ class QueueClient:
 
     async def get(self, task_id: str) -> TaskEntity | None:
         return await self._reader.get(validation.checked_task_id(task_id))
+
+    async def retries_ahead(self, task_id: str) -> list[RetryAhead]:
+        seen = (await self._reader.look(validation.checked_task_id(task_id))).seen
+        return [] if seen is None else retries_ahead(seen.task, seen.policy)
 
     async def history(self, minutes: int | None, hours: int | None, days: int | None) -> History:
         given = {"minutes": minutes, "hours": hours, "days": days}

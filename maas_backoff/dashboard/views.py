@@ -12,6 +12,7 @@ from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.histogram import Durations
 from maas_backoff.domain.history import Activity, History, gpu_memory_hint
 from maas_backoff.domain.limit import rate_text
+from maas_backoff.domain.retries_ahead import RetryAhead
 from maas_backoff.domain.shares import LimitStats, TenantStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.stream import LogLine
@@ -51,6 +52,7 @@ def queue_view(stats: QueueStats, reason: str) -> View:
         "paused_tenants": len(stats.paused_tenants),
         "oldest": round(stats.oldest_pending_age, 1),
         "unfit": stats.unfit_count,
+        "gpu_room": stats.gpu_room_count,
         "kinds": [
             {
                 "name": kind,
@@ -170,6 +172,11 @@ def _settled_view(one: SettledAttempts) -> View:
 
 def _quantiles(durations: Durations) -> Sequence[float | None]:
     return [durations.quantile(share) for share in (0.5, 0.95)]
+
+
+def retries_view(retries: Sequence[RetryAhead]) -> Sequence[View]:
+    """Return the retries that a task has left."""
+    return [attrs.asdict(one) | {"earliest": _iso(one.earliest), "latest": _iso(one.latest)} for one in retries]
 
 
 def row_view(task: TaskEntity, shown: Shown) -> View:

@@ -10,7 +10,7 @@ from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.pause import PausedBy
 from maas_backoff.domain.stats import QueueStats
-from maas_backoff.domain.waiting import at
+from maas_backoff.domain.waiting import NOT_YET, at, gpu_reason
 from maas_backoff.domain.worker import Worker
 from maas_backoff.store.codec import now_and_ahead
 from maas_backoff.store.replies import StatsReply, mapping
@@ -89,4 +89,6 @@ def with_unfit(stats: QueueStats, waiting: Sequence[Demanded], fleet: Sequence[W
     unfit = [one for one in waiting if not any(worker.could_fit(one.demand) for worker in fleet)]
     never = unfit if any(worker.devices for worker in fleet) else []
     age = max([stats.oldest_pending_age, *(one.age for one in waiting if one not in never)])
-    return attrs.evolve(stats, unfit_count=sum(one.tasks for one in unfit), oldest_pending_age=age)
+    roomy = sum(one.tasks for one in waiting if gpu_reason(one.demand, fleet) == NOT_YET)
+    unfit_count = sum(one.tasks for one in unfit)
+    return attrs.evolve(stats, unfit_count=unfit_count, gpu_room_count=roomy, oldest_pending_age=age)

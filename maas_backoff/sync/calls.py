@@ -7,6 +7,7 @@ from typing import Unpack
 from maas_backoff.domain.breakdown import Breakdown
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import TaskPage
+from maas_backoff.domain.retries_ahead import RetryAhead
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import Ensured, Reschedule, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
@@ -58,6 +59,14 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
         """Return the task, or None if there is no task with this id (any more)."""
         return self._run(lambda: self._calls.get_task(task_id))
 
+    def get_retries_ahead(self, task_id: str) -> list[RetryAhead]:
+        """Return the retries that an unfinished task has left, at most ten, with the times at which they would come.
+
+        They come after the running or the next attempt, if each attempt fails. The times hold if attempts take no time.
+        The delay of a callable backoff is a range. An unknown or a finished task has none.
+        """
+        return self._run(lambda: self._calls.get_retries_ahead(task_id))
+
     def wait_task(self, task_id: str, timeout: float | timedelta | None = None) -> TaskEntity:
         """Wait until the task is finished (completed, failed or cancelled), and return it.
 
@@ -80,7 +89,7 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
 
         Pending tasks are sorted by due time, processing tasks by the end of their lease, finished tasks by the time at
         which they expire; `reverse` reverses the order. Three filters are for pending tasks. `waiting_for="gpu"` lists
-        due tasks that wait for room on a GPU, `waiting_for="slot"` due tasks that need no GPU. `due_from` lists delayed
+        due tasks that need a GPU, `waiting_for="slot"` due tasks that need no GPU. `due_from` lists delayed
         tasks and retries from that moment on (a timedelta: from now). `brief` leaves out params, result and failed
         attempts, at a fraction of the cost. A task that changes its state meanwhile may be missed or listed twice.
 

@@ -84,6 +84,9 @@ def test_the_page_shows_a_queue_and_follows_it(visit: Callable[..., Page], creat
     page = visit()
     for state, number in {"gpu": "1", "scheduled": "1", "processing": "1", "failed": "1"}.items():
         expect(page.locator(f"#states .{state} strong")).to_have_text(number)
+    expect(page.locator("#states .gpu span")).to_have_text("due, need a GPU")
+    expect(page.locator("#states .due span")).to_have_text("due, need no GPU")
+    expect(page.locator("#states .gpu small")).to_have_text("1 fit no device")
     expect(page.locator("#reason")).to_contain_text("1 need a GPU with 100 GiB free, more than any device has")
     expect(page.locator("#gpus .memory")).to_have_attribute("aria-label", re.compile(r"4\.0 GiB reserved.* of 24 GiB"))
     expect(page.locator("#errors")).to_contain_text("LoadError")
@@ -556,6 +559,8 @@ def test_a_task_tells_its_life_and_its_texts_can_be_copied(
     lines = page.locator(".timeline li")
     steps = ("created", "attempt 1 failed after .*ModelError", "waited", "attempt 2 is due")
     expect(lines.filter(has_text=re.compile("|".join(steps)))).to_have_text([re.compile(step) for step in steps])
+    ahead = [re.compile(f"20.*retry {n} at the earliest, .* after a failure") for n in (2, 3)]
+    expect(lines.filter(has_text="at the earliest")).to_have_text(ahead)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy create command").click()
     expect(page.locator("#detail-notice")).to_have_text("Copied.")

@@ -14,7 +14,10 @@ const MOST_KINDS = 20; // in one line of words
 /** Show the counts by state, each as a button that lists its tasks. */
 export function states(queue, chosen, choose) {
   const age = queue.oldest > 0 ? t("oldest", { age: span(queue.oldest) }) : "";
-  const notes = { due: age, gpu: queue.unfit ? t("unfit", { number: number(queue.unfit) }) : queue.counts.due ? "" : age };
+  const room = !queue.paused && queue.gpu_room && t("gpu_room", { number: number(queue.gpu_room) });
+  const unfit = queue.unfit && t("unfit", { number: number(queue.unfit) });
+  const notes = { due: age, gpu: joined([unfit, room]) || (queue.counts.due ? "" : age) };
+  const titles = { due: t(queue.counts.gpu ? "due_no_gpu" : "state.due") }; // both tiles together are all due tasks
   show(
     byId("states"),
     STATES.map((state) =>
@@ -22,7 +25,7 @@ export function states(queue, chosen, choose) {
         "button",
         { type: "button", class: `state ${state}`, "data-key": state, "aria-pressed": state === chosen, onclick: () => choose(state) },
         h("strong", {}, number(queue.counts[state])),
-        h("span", {}, t(`state.${state}`)),
+        h("span", {}, titles[state] ?? t(`state.${state}`)),
         notes[state] && queue.counts[state] ? h("small", {}, notes[state]) : null,
       ),
     ),
