@@ -30,5 +30,6 @@ def _cells(row: QueueSummary) -> Sequence[object]:
     counts = (stats.pending_count - stats.scheduled_count, stats.scheduled_count, stats.processing_count)
     ended = (stats.completed_count, stats.failed_count, stats.cancelled_count)
     oldest = span(stats.oldest_pending_age) if stats.oldest_pending_age else "-"
-    state = "paused" if stats.paused else "runs" if row.workers else "no worker"
+    by = f" by {stats.paused_by}" if stats.paused_by else ""
+    state = f"paused{by}" if stats.paused else "runs" if row.workers else "no worker"
     return row.name, *(f"{number:,}" for number in (*counts, *ended)), oldest, row.workers, state

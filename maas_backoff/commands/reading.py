@@ -4,15 +4,17 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import attrs
+
 from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue, task_id
-from maas_backoff.commands.json_text import json_text, print_json, print_json_line
+from maas_backoff.commands.json_text import print_json, print_json_line
 from maas_backoff.commands.refusals import unknown
 from maas_backoff.commands.selecting import selection_of, selection_options
+from maas_backoff.commands.task_text import task_lines
 from maas_backoff.commands.text import cell, clock, is_rich, moment, table
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 
@@ -109,24 +111,11 @@ async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
     task = await scheduler.get_task(options.task_id)
     if task is None:
         return failed(options, unknown(options.task_id, scheduler.config.task.biz_prefix))
-    fields = task.to_dict()
+    retries = await scheduler.get_retries_ahead(options.task_id)
     if options.json:
-        print_json(fields)
-        return OK
-    attempts = fields.pop("attempts")
-    for name, value in fields.items():
-        if value is not None:
-            print(f"{name:18} {printable(value) if isinstance(value, str) else json_text(value)}")
-    for attempt in attempts:
-        error = attempt["error"]
-        where = f"{attempt['started_at']} to {attempt['ended_at']}, {printable(attempt['worker'])}"
-        where += f" on {printable(attempt['gpu'])}" if attempt["gpu"] else ""
-        more = "" if error["code"] is None else f", code {error['code']}"
-        more += f", ended by {printable(attempt['ended_by'])}" if attempt["ended_by"] else ""
-        what = f"{printable(error['type'])}: {printable(error['message'])}"
-        print(f"attempt {attempt['number']}: {what} ({where}{more})")
-        for line in attempt["traceback"].splitlines():
-            print(f"  {printable(line)}")
+        print_json({**task.to_dict(), "retries_ahead": list(map(attrs.asdict, retries))})
+    else:
+        print("\n".join(task_lines(task, retries)))
     return OK
 
 
@@ -187,7 +176,8 @@ COMMANDS = {
         selection_options,
     ),
     "get": on_queue(
-        "Show a task with its params, its result, why it waits, and its failed attempts. Exit code 1: there is none.",
+        "Show a task with its params, its result, why it waits, its failed attempts, and the retries that it has left. "
+        "Exit code 1: there is none.",
         "maas-backoff get img-1 --json",
         _get,
         task_id,

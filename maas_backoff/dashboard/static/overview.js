@@ -14,7 +14,10 @@ const MOST_KINDS = 20; // in one line of words
 /** Show the counts by state, each as a button that lists its tasks. */
 export function states(queue, chosen, choose) {
   const age = queue.oldest > 0 ? t("oldest", { age: span(queue.oldest) }) : "";
-  const notes = { due: age, gpu: queue.unfit ? t("unfit", { number: number(queue.unfit) }) : queue.counts.due ? "" : age };
+  const room = !queue.paused && queue.gpu_room && t("gpu_room", { number: number(queue.gpu_room) });
+  const unfit = queue.unfit && t("unfit", { number: number(queue.unfit) });
+  const notes = { due: age, gpu: joined([unfit, room]) || (queue.counts.due ? "" : age) };
+  const titles = { due: t(queue.counts.gpu ? "due_no_gpu" : "state.due") }; // both tiles together are all due tasks
   show(
     byId("states"),
     STATES.map((state) =>
@@ -22,20 +25,25 @@ export function states(queue, chosen, choose) {
         "button",
         { type: "button", class: `state ${state}`, "data-key": state, "aria-pressed": state === chosen, onclick: () => choose(state) },
         h("strong", {}, number(queue.counts[state])),
-        h("span", {}, t(`state.${state}`)),
+        h("span", {}, titles[state] ?? t(`state.${state}`)),
         notes[state] && queue.counts[state] ? h("small", {}, notes[state]) : null,
       ),
     ),
   );
-  const since = queue.paused_since && t("paused_since", { moment: moment(queue.paused_since) });
+  const since = pause(queue, "queue.paused_since", "queue.paused_by");
   show(byId("reason"), joined([reason(queue.reason), since], "space"));
-  byId("reason").classList.toggle("warn", queue.paused || queue.paused_tenants > 0 || queue.kinds.some((kind) => kind.paused) || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
+  byId("reason").classList.toggle("warn", queue.paused || queue.paused_tenants > 0 || queue.kinds.some((kind) => kind.paused_since) || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
+}
+
+/** Return in words since when something is paused, and by whom; null: not paused. */
+function pause({ paused_since: since, paused_by: by }, plain = "paused_since", named = "paused_by") {
+  return since && t(by ? named : plain, { moment: moment(since), by });
 }
 
 /** Show the kinds that have due tasks or are paused. */
 export function kinds(all) {
-  const told = all.filter((kind) => kind.due || kind.paused);
-  const words = told.slice(0, MOST_KINDS).map((kind) => t(kind.paused ? "kind.paused" : "kind", { name: kind.name, number: number(kind.due) }));
+  const told = all.filter((kind) => kind.due || kind.paused_since);
+  const words = told.slice(0, MOST_KINDS).map((kind) => joined([t("kind", { name: kind.name, number: number(kind.due) }), pause(kind)]));
   if (told.length > MOST_KINDS) words.push(t("and_more", { number: number(told.length - MOST_KINDS) }));
   byId("kinds").hidden = !told.length;
   show(byId("kinds"), t("kinds", { list: joined(words, "separator") }));
@@ -53,9 +61,9 @@ function inWords(id, { count, first }, words) {
   show(byId(id), t(id, { list: joined([...first.map(words), ...more], "separator") }));
 }
 
-function tenant({ name, waiting, weight, paused }) {
+function tenant({ name, waiting, weight, ...rest }) {
   const share = weight !== 1 && t("weight", { number: weight });
-  return t("share", { name, facts: joined([many("waiting", waiting), share, paused && t("paused")]) });
+  return t("share", { name, facts: joined([many("waiting", waiting), share, pause(rest)]) });
 }
 
 function limit({ name, in_use, most, shut, waiting_tasks, is_class, rates }) {
