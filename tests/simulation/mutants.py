@@ -184,9 +184,6 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "a look for a batch that forgets a wake-up": _deaf_look,
     "a trial that wakes nobody": lambda: _script("SETTLE", "if trial then limits.take_roused(trial) end", ""),
     "a batch of a paused kind": lambda: _script("SETTLE", "if bases[1] then\nclaims = batch", "do\nclaims = batch"),
-    "a part of an attempt that has lost its lease": lambda: _script(
-        "EMIT", "task[1] == 'processing' and task[2] == token", "task[1] == 'processing'"
-    ),
     "an end that waits for no parts": lambda: mock.patch.object(Emissions, "hold", return_value=False),
     "an attempt that leaves the parts of earlier ones": lambda: _script(
         "EMIT", "if item.is_anew then redis.call('UNLINK', key) end", ""

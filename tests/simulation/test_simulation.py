@@ -124,8 +124,7 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
         "shares without weights",
         "a half that uses up a retry",
         "an outcome of another task of the batch",
-        "a marker that starts no look for a batch",
-        "a part of an attempt that has lost its lease",
+        "a task that has failed alone and comes back in company",
         "an end that waits for no parts",
     ],
 )
