@@ -100,7 +100,8 @@ class Look:
             since = self._since(self._innocent, kind) if why == "suspect" else rooms
             if since is not None:
                 # A worker that is busy with other kinds looks less often.
-                found[head, kind.name, why] = BOUND + (0 if why == "old" else kind.max_wait), since
+                is_soon = why == "old" or self.world.plan.batches.alone
+                found[head, kind.name, why] = BOUND + (0 if is_soon else kind.max_wait), since
         return found
 
     def _since(self, workers: Mapping[Node, float], kind: BatchKind) -> float | None:
