@@ -527,7 +527,7 @@ def test_workers_and_gpus_are_taken_out_of_use(visit: Callable[..., Page], serve
     expect(page.locator("#notice")).to_have_text("GPU GPU-a is released.")
     page.locator("#workers").get_by_role("button", name="Quiet").click()
     page.locator("#confirm").get_by_role("button", name="Quiet").click()
-    expect(page.locator("#workers")).to_contain_text("quiet: claims nothing", timeout=20_000)
+    expect(page.locator("#workers")).to_contain_text("quiet, nothing runs: it can be stopped", timeout=20_000)
     page.locator("#workers").get_by_role("button", name="Wake").click()
     expect(page.locator("#workers")).to_contain_text("ready", timeout=20_000)
 
@@ -557,7 +557,7 @@ def test_a_task_tells_its_life_and_its_texts_can_be_copied(
     create(TaskSpec({"error": "it's", "n": 1}, "x", max_retry_count=3, backoff_interval=600))
     page = visit("/all/#task=x")
     lines = page.locator(".timeline li")
-    steps = ("created", "attempt 1 failed after .*ModelError", "waited", "attempt 2 is due")
+    steps = ("created", "attempt 1 failed after .*ModelError", "waited 10 min", "attempt 2 is due")
     expect(lines.filter(has_text=re.compile("|".join(steps)))).to_have_text([re.compile(step) for step in steps])
     ahead = [re.compile(f"20.*retry {n} at the earliest, .* after a failure") for n in (2, 3)]
     expect(lines.filter(has_text="at the earliest")).to_have_text(ahead)

@@ -41,9 +41,9 @@ const stream = new Stream(
       if (list.state === null) attempted(first());
       drawQueue();
     },
-    shares,
+    shares: (view) => shares(view, (conditions) => link("open", conditions)),
     workers: (view) => workers(view, (worker) => link("processing", { worker })),
-    gpus,
+    gpus: (view) => gpus(view, (gpu) => link("open", { gpu })),
     upcoming: (view) => upcoming(byId("upcoming"), view, (ahead) => choose("scheduled", { ahead })),
     history(view) {
       charts.take(view);
@@ -82,7 +82,7 @@ function drawLive() {
 
 function drawQueue() {
   states(queue, list.state, (state) => choose(state, linked ? { conditions: {} } : {}));
-  kinds(queue.kinds);
+  kinds(queue.kinds, (conditions) => link("open", conditions));
   if (mayAct) byId("pause").textContent = t(queue.paused ? "resume" : "pause");
 }
 

@@ -10,6 +10,7 @@ import { table } from "./table.js";
 export const STATES = ["due", "gpu", "scheduled", "processing", "completed", "failed", "cancelled"];
 
 const MOST_KINDS = 20; // in one line of words
+const MARK = "\u0000"; // in place of the list in a text
 
 /** Show the counts by state, each as a button that lists its tasks. */
 export function states(queue, chosen, choose) {
@@ -40,25 +41,26 @@ function pause({ paused_since: since, paused_by: by }, plain = "paused_since", n
   return since && t(by ? named : plain, { moment: moment(since), by });
 }
 
-/** Show the kinds that have due tasks or are paused. */
-export function kinds(all) {
+/** Show the kinds that have due tasks or are paused, each as a button that lists its tasks. */
+export function kinds(all, list) {
   const told = all.filter((kind) => kind.due || kind.paused_since);
-  const words = told.slice(0, MOST_KINDS).map((kind) => joined([t("kind", { name: kind.name, number: number(kind.due) }), pause(kind)]));
-  if (told.length > MOST_KINDS) words.push(t("and_more", { number: number(told.length - MOST_KINDS) }));
-  byId("kinds").hidden = !told.length;
-  show(byId("kinds"), t("kinds", { list: joined(words, "separator") }));
+  const words = (kind) => joined([t("kind", { name: kind.name, number: number(kind.due) }), pause(kind)]);
+  inWords("kinds", { count: told.length, first: told.slice(0, MOST_KINDS) }, words, (name) => list({ kind: name }));
 }
 
-/** Show the tenants and the limits with most waiting tasks, in words. */
-export function shares({ tenants, limits }) {
-  inWords("tenants", tenants, tenant);
-  inWords("limits", limits, limit);
+/** Show the tenants and the limits with most waiting tasks, each tenant as a button that lists its tasks. */
+export function shares({ tenants, limits }, list) {
+  inWords("tenants", tenants, tenant, (name) => list({ tenant: name }));
+  inWords("limits", limits, limit, null);
 }
 
-function inWords(id, { count, first }, words) {
-  const more = count > first.length ? [t("and_more", { number: number(count - first.length) })] : [];
+function inWords(id, { count, first }, words, list) {
+  const named = (one) => (list ? h("button", { type: "button", class: "link", "data-key": `${id}-${one.name}`, onclick: () => list(one.name) }, words(one)) : words(one));
+  const all = first.map(named);
+  if (count > first.length) all.push(t("and_more", { number: number(count - first.length) }));
+  const [before, after] = t(id, { list: MARK }).split(MARK);
   byId(id).hidden = !count;
-  show(byId(id), t(id, { list: joined([...first.map(words), ...more], "separator") }));
+  show(byId(id), before, all.map((one, at) => (at ? [t("separator"), one] : one)), after);
 }
 
 function tenant({ name, waiting, weight, ...rest }) {
@@ -77,9 +79,10 @@ function limit({ name, in_use, most, shut, waiting_tasks, is_class, rates }) {
   return t("share", { name, facts: joined(facts) });
 }
 
-export function gpus({ count, first }) {
+/** Show the GPUs, each with a button that lists the tasks that wait, run or failed on it. */
+export function gpus({ count, first }, list) {
   byId("gpu-section").hidden = !count;
-  show(byId("gpus"), first.map(device), more(count - first.length));
+  show(byId("gpus"), first.map((gpu) => device(gpu, list)), more(count - first.length));
 }
 
 /** Show how much memory attempts used and asked for, and a hint if the two differ much. */
@@ -93,7 +96,7 @@ function more(count) {
   return count > 0 ? h("p", { class: "words" }, t("and_more", { number: number(count) })) : null;
 }
 
-function device(gpu) {
+function device(gpu, list) {
   const [others, reserved, room, total] = [gpu.other_processes_gb, gpu.reserved_gb, gpu.room_gb, gpu.total_gb].map(gib);
   const words = t("gpu.words", { others, reserved, room, total });
   const bar = h("div", { class: "memory", role: "img", "aria-label": words });
@@ -108,10 +111,11 @@ function device(gpu) {
     gpu.host,
     gpu.stale ? t("gpu.stale") : null,
   ];
+  const named = { type: "button", class: "link", title: gpu.uuid, "data-key": `list-${gpu.uuid}`, onclick: () => list(gpu.uuid) };
   return h(
     "article",
     { class: "gpu", "data-key": gpu.uuid },
-    h("h3", {}, `${gpu.index} ${gpu.name}`, " ", h("span", { class: gpu.healthy ? "ok" : "bad" }, gpu.health === "ok" ? t("gpu.ok") : gpu.health)),
+    h("h3", {}, h("button", named, `${gpu.index} ${gpu.name}`), " ", h("span", { class: gpu.healthy ? "ok" : "bad" }, gpu.health === "ok" ? t("gpu.ok") : gpu.health)),
     bar,
     h("p", { class: "words" }, words),
     h("p", { class: "words" }, joined(facts, "separator")),
@@ -150,7 +154,7 @@ export function workers({ count, first }, list) {
       h("button", { type: "button", class: "link", "data-key": `worker-${worker.name}`, onclick: () => list(worker.name) }, worker.name),
       worker.host, worker.pid, t("of", { number: worker.running, most: worker.slots }), span(worker.lag), worker.gpus,
       worker.version,
-      worker.trouble || t(worker.quiet ? "worker.quiet" : "worker.ready"),
+      worker.trouble || t(!worker.quiet ? "worker.ready" : worker.running ? "worker.quiet" : "worker.drained"),
       ...(mayAct ? [h("span", { class: "buttons" }, workerButton(worker))] : []),
     ],
   }));
