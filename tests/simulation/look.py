@@ -21,8 +21,8 @@ EVERY = 1.0
 CALM_AFTER = 15.0
 """Seconds after a fault for which messages may be repeated, and a wake-up may be lost with a worker."""
 
-BOUND = 6.0
-"""Seconds after which a batch that is due must have started. A worker looks by itself after 10."""
+BOUND = 4.0
+"""Seconds after which a batch that is due must have started: two slow messages. A worker looks by itself after 5."""
 
 LONGEST = 5000.0
 """Seconds after which no history needs looks any more."""

@@ -176,7 +176,6 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "a marker that starts no look for a batch": lambda: mock.patch.object(
         WakeUps, "look_for_batches", lambda wake_ups, kinds: wake_ups.unseen.update(kinds)
     ),
-    "a full batch that wakes nobody": lambda: _script("ENQUEUE", "left <= 0 or rest <= 0 or now", "now"),
     "a batch that waits for nobody": lambda: _script("SETTLE", "math.max(0, oldest + wait_ms - now)", "0"),
     "a batch without a bound of costs": lambda: _script(
         "SETTLE", "is_full = is_full or count > 0 and cost + cost_of(claim) > most\n", ""
