@@ -47,6 +47,8 @@ class Stub:
     progress: tuple[float, str | None] | None = None
     counts: Counts = Counts()
     batch: object = None
+    kind: str = ""
+    tenant: str = ""
 
     @property
     def claimed(self) -> "Stub":
