@@ -2,13 +2,16 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import attrs
 
 from maas_backoff.commands.gpus import probed
+from maas_backoff.commands.text import moment
 from maas_backoff.domain.gpu import GpuStatus
+from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import StorageDeniedError, StorageUnfitError
 from maas_backoff.gate.sample import NO_DEVICE, NO_DRIVER
 from maas_backoff.scheduler import TaskBackoffScheduler
@@ -59,6 +62,7 @@ async def examine(
     lines.extend(
         Line("warning", f"worker {worker.name}: not ready: {worker.trouble}") for worker in fleet if not worker.ready
     )
+    lines.extend(_quiet(fleet, await store.registry.quieted([worker.name for worker in fleet])))
     lines.append(
         Line(
             "warning" if stats.paused or stats.paused_kinds or stats.paused_tenants or stats.suspect_count else "ok",
@@ -122,18 +126,38 @@ async def _clock(store: QueueStore) -> list[Line]:
     return lines
 
 
+def _quiet(fleet: Sequence[Worker], told: Mapping[str, float]) -> list[Line]:
+    """Return a line for each worker that was told to claim nothing. `told` are the moments, in ms; 0: unknown."""
+    lines: list[Line] = []
+    for worker in fleet:
+        if worker.name in told:
+            since = f" since {moment(datetime.fromtimestamp(at / 1000, UTC))}" if (at := told[worker.name]) else ""
+            undo = f"maas-backoff quiet {worker.name} --off"
+            lines.append(Line("warning", f"worker {worker.name}: told to claim nothing{since}; to undo it: {undo}"))
+    return lines
+
+
 def _fleet_gpus(gpus: Sequence[GpuStatus]) -> list[Line]:
     """Return a line for each GPU of the queue's workers that takes no tasks, and one for all others."""
     lines: list[Line] = []
     for gpu in sorted(gpus, key=lambda gpu: (gpu.host, gpu.index)):
         where = f"gpu {gpu.index} of {gpu.host} ({gpu.name}, {gpu.uuid})"
         if not gpu.healthy:
-            # A quarantine ends by itself; anything else needs a person.
-            kind = "warning" if gpu.health.startswith("quarantine") else "wrong"
-            lines.append(Line(kind, f"{where}: {gpu.health}"))
+            # A quarantine by a worker ends by itself, and one by a person is meant. Anything else needs a person.
+            is_kept_off = gpu.health.startswith("quarantine")
+            undo = _undo(gpu) if is_kept_off else ""
+            lines.append(Line("warning" if is_kept_off else "wrong", f"{where}: {gpu.health}{undo}"))
     well = [gpu for gpu in gpus if gpu.healthy]
     room = sum(gpu.room_gb for gpu in well)
     return [*lines, Line("ok", f"gpus of the workers: {len(well)} of {len(gpus)} take tasks, {room:.1f} GiB are free")]
+
+
+def _undo(gpu: GpuStatus) -> str:
+    """Return in words since when a person keeps tasks off a GPU, and how that is undone; empty: no person does."""
+    if gpu.quarantine_age is None:
+        return ""
+    since = moment(datetime.now(UTC) - timedelta(seconds=gpu.quarantine_age))
+    return f", since {since}; to undo it: maas-backoff release {gpu.uuid}"
 
 
 def _gpus() -> list[Line]:
