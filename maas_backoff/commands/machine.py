@@ -19,6 +19,7 @@ from maas_backoff.commands.command import (
     queue_options,
     run_on_queue,
 )
+from maas_backoff.commands.imports import without_last_collection
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig
@@ -118,6 +119,7 @@ def _queues(options: Options) -> int:
     from maas_backoff.commands.queues import run
 
     options.queue = None
+    without_last_collection()
     return anyio.run(run, config_of(options), options)
 
 
