@@ -12,7 +12,9 @@ import time
 from collections.abc import Sequence
 
 from maas_backoff.commands.catalogue import CATALOGUE, command
+from maas_backoff.commands.help import Formatter, add_language, translate
 from maas_backoff.commands.imports import without_collections
+from maas_backoff.commands.language import language_of, speak, t
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.common.version import __version__
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError
@@ -26,8 +28,11 @@ LINGER = 1.0
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, and end the process with its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    speak(language_of(given, os.environ))
     with without_collections():
         options = parser(given[:1]).parse_args(given)
+    if getattr(options, "json", False):  # JSON is for programs
+        speak("en")
     code = _run(options)
     threading.Thread(target=_leave_threads_behind, args=(code,), daemon=True).start()
     sys.exit(code)
@@ -38,13 +43,16 @@ def parser(names: Sequence[str] = tuple(CATALOGUE)) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="maas-backoff",
         description="Tasks with retries and backoff over Redis or Valkey.",
-        epilog="maas-backoff COMMAND --help describes a command, with an example.",
+        epilog=t("maas-backoff COMMAND --help describes a command, with an example."),
+        formatter_class=Formatter,
     )
     made.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_language(made)
+    translate(made)
     commands = made.add_subparsers(dest="command", required=True, metavar="command")
     known = [name for name in CATALOGUE if name in names]
     for name in known or CATALOGUE:  # 36 parsers take 15 ms
-        one = commands.add_parser(name, help=CATALOGUE[name].help)
+        one = commands.add_parser(name, help=t(CATALOGUE[name].help), formatter_class=Formatter)
         if known:
             command(name).add_to(one)
     return made

@@ -7,7 +7,9 @@ from functools import partial
 
 import attrs
 
+from maas_backoff.commands.help import add_language, translate
 from maas_backoff.commands.imports import without_collections, without_last_collection
+from maas_backoff.commands.language import t
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.config.options import kind_of
@@ -81,8 +83,10 @@ class Command:
     def add_to(self, parser: Arguments) -> None:
         """Add the description, the example and the arguments to a parser."""
         parser.description = self.about
-        parser.epilog = f"Example: {self.example}".replace("%", "%%")
+        parser.epilog = t("Example: {command}", command=self.example).replace("%", "%%")
         self.arguments(parser)
+        add_language(parser)
+        translate(parser)
 
 
 def on_queue(
