@@ -37,7 +37,7 @@ from maas_backoff import SchedulerConfig, TaskBackoffConfig, TaskBackoffSchedule
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 config = TaskBackoffConfig.from_env()
-config.scheduler.lease, config.scheduler.interval, config.scheduler.shutdown_grace = 3, 1, 20
+config.scheduler.lease, config.scheduler.interval, config.scheduler.shutdown_grace = 10, 1, 20
 config.threadpool.concurrency = 2
 config.gpu.gpu_settle_time = 0
 config.gpu.tasks_per_gpu = 2
@@ -118,6 +118,14 @@ class Incident:
         selection = Selection(status=status, kind=kind) if kind else Selection(status=status)
         return await self.scheduler.count_tasks(selection)
 
+    async def busy(self) -> None:
+        """Wait until the heartbeats of both workers tell that their slots are taken."""
+
+        async def holds() -> bool:
+            return sum(worker.running for worker in await self.scheduler.workers()) == 4
+
+        await eventually(holds, "all slots are taken", 40)
+
     async def until(self, status: TaskStatus, number: int, kind: str = "") -> None:
         async def holds() -> bool:
             return await self.count(status, kind) == number
@@ -125,8 +133,7 @@ class Incident:
         await eventually(holds, f"{number} tasks {kind} are {status}", 40)
 
     def report(self, heading: str) -> None:
-        """Print the commands with their times. None of the page is left out."""
-        assert not self.left
+        """Print the commands with their times."""
         print(f"\n{heading}")
         for seconds, words in self.took:
             print(f"  {seconds:5.2f} s  maas-backoff {words}")
@@ -182,6 +189,7 @@ def of(heading: str) -> pytest.MarkDecorator:
 async def test_tasks_are_late(incident: Incident) -> None:
     await incident.create("report", 6, "rep")
     await incident.until(TaskStatus.PROCESSING, 4)
+    await incident.busy()
     await incident.create("render", 5, "img")
     assert "all 4 slots of 2 workers are busy" in await incident.next("stats")
     top = await incident.next("top", "--once")
@@ -195,6 +203,7 @@ async def test_tasks_are_late(incident: Incident) -> None:
     (incident.folder / "reports-end").touch()
     assert "pending again" in await incident.next("retry")
     await incident.until(TaskStatus.COMPLETED, 6, "report")
+    assert not incident.left
 
 
 @of("One error floods")
@@ -212,6 +221,7 @@ async def test_one_error_floods(incident: Incident) -> None:
     assert await incident.next("retry") == "8 tasks match\n"
     assert await incident.next("retry") == "8 tasks are pending again\n"
     await incident.until(TaskStatus.COMPLETED, 8)
+    assert not incident.left
 
 
 @of("A sick GPU")
@@ -236,12 +246,14 @@ async def test_a_sick_gpu(incident: Incident) -> None:
     told = await incident.next("doctor")
     assert re.search(r"quarantine: by hand: NaN in images, since .*; to undo it: maas-backoff release GPU-a", told)
     assert await incident.next("release") == "released\n"
+    assert not incident.left
 
 
 @of("Cancel all of a kind")
 async def test_all_of_a_kind_are_cancelled(incident: Incident) -> None:
     await incident.create("report", 40, "rep")
     await incident.until(TaskStatus.PROCESSING, 4)
+    await incident.busy()
     await incident.create("render", 5, "img")
     assert re.search(r"report +36 +2 ", await incident.next("kinds"))
     await incident.next("pause")
@@ -251,6 +263,7 @@ async def test_all_of_a_kind_are_cancelled(incident: Incident) -> None:
     await incident.until(TaskStatus.CANCELLED, 40)
     assert await incident.next("count") == "40\n"
     await incident.next("resume")
+    assert not incident.left
 
 
 @of("Why does this not run?")
@@ -267,12 +280,14 @@ async def test_why_a_task_does_not_run(incident: Incident) -> None:
     assert re.search(r"strange +1 +no running worker has it", await incident.next("kinds"))
     told = await incident.next("doctor", code=1)
     assert "1 tasks ask for more GPU memory than any worker's device has" in told
+    assert not incident.left
 
 
 @of("Drain a machine before maintenance")
 async def test_a_machine_is_drained(incident: Incident) -> None:
     await incident.create("report", 4, "rep")
     await incident.until(TaskStatus.PROCESSING, 4)
+    await incident.busy()
     await incident.create("render", 8, "img")
     assert (await incident.next("workers")).count("2/2") == 2
     assert "claims nothing more after its next heartbeat" in await incident.next("quiet")
@@ -281,7 +296,7 @@ async def test_a_machine_is_drained(incident: Incident) -> None:
     async def is_quiet() -> bool:
         return any(worker.quiet for worker in await incident.scheduler.workers())
 
-    await eventually(is_quiet, "the worker knows it", 20)
+    await eventually(is_quiet, "the worker knows it", 40)
     assert (await incident.next("list")).count("rep-") == 2
     told = await incident.next("doctor")
     assert re.search(
@@ -303,6 +318,7 @@ async def test_a_machine_is_drained(incident: Incident) -> None:
 
     await eventually(is_back, "the worker is back, and not quiet", 40)
     assert "quiet" not in await incident.next("workers")
+    assert not incident.left
 
 
 def test_each_incident_is_played() -> None:
