@@ -84,7 +84,7 @@ async def examine(
         told = t("queue: {n} tasks ask for more GPU memory than any worker's device has", n=stats.unfit_count)
         lines.append(Line("wrong", told))
     if any(worker.devices for worker in fleet):
-        lines += _fleet_gpus(await scheduler.gpus())
+        lines += _fleet_gpus(await scheduler.gpus(), fleet)
     lines += await _orphans(store, repair=repair, keys=keys)
     return [*lines, *await anyio.to_thread.run_sync(_gpus)]
 
@@ -156,8 +156,10 @@ def _quiet(fleet: Sequence[Worker], told: Mapping[str, float]) -> list[Line]:
     return lines
 
 
-def _fleet_gpus(gpus: Sequence[GpuStatus]) -> list[Line]:
+def _fleet_gpus(gpus: Sequence[GpuStatus], fleet: Sequence[Worker]) -> list[Line]:
     """Return a line for each GPU of the queue's workers that takes no tasks, and one for all others."""
+    devices = [device for worker in fleet for device in worker.devices]
+    broken = {one.uuid for one in devices if not one.healthy and not one.health.startswith("quarantine")}
     lines: list[Line] = []
     for gpu in sorted(gpus, key=lambda gpu: (gpu.host, gpu.index)):
         where = t(
@@ -165,10 +167,8 @@ def _fleet_gpus(gpus: Sequence[GpuStatus]) -> list[Line]:
         )
         if not gpu.healthy:
             # A quarantine by a worker ends by itself, and one by a person is meant. Anything else needs a person.
-            is_kept_off = gpu.health.startswith("quarantine")
-            undo = _undo(gpu) if is_kept_off else ""
-            told = t("{where}: {health}", where=where, health=gpu.health)
-            lines.append(Line("warning" if is_kept_off else "wrong", told + undo))
+            told = t("{where}: {health}", where=where, health=gpu.health) + _undo(gpu)
+            lines.append(Line("wrong" if gpu.uuid in broken else "warning", told))
     well = [gpu for gpu in gpus if gpu.healthy]
     room = sum(gpu.room_gb for gpu in well)
     told = "gpus of the workers: {n} of {most} take tasks, {room} GiB are free"

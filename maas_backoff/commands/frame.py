@@ -136,7 +136,7 @@ def _gpus(now: Snapshot) -> list[str]:
             f"{one.room_gb:.1f}",
             "-" if one.utilization is None else f"{one.utilization:.0f}%",
             len(one.tasks),
-            one.health,
+            t(one.health),
         )
         for one in sorted(now.gpus, key=lambda one: (one.health == "ok", one.host, one.index))
     ]

@@ -97,4 +97,4 @@ def _row(device: GpuStatus, *, reservations: bool) -> tuple[str, ...]:
     temperature = "-" if device.temperature is None else f"{device.temperature:.0f}C"
     tasks = f"{len(device.tasks)}" if reservations else "?"
     shown = (total, others, reserved if reservations else "?", free, utilization, temperature, tasks)
-    return f"{device.index}", device.name, *shown, device.health, device.uuid
+    return f"{device.index}", device.name, *shown, t(device.health), device.uuid
