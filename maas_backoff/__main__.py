@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     speak(language_of(given, os.environ))
     with without_collections():
-        options = parser(given[:1]).parse_args(given)
+        options = parser([word for word in given if word in CATALOGUE][:1]).parse_args(given)
     if getattr(options, "json", False):  # JSON is for programs
         speak("en")
     code = _run(options)

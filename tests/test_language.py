@@ -2,7 +2,10 @@
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -241,6 +244,18 @@ def test_json_is_the_same_in_each_language(run: Run, config: TaskBackoffConfig) 
         assert run(*given, "--lang", "zh") == run(*given, "--lang", "en"), words
     reasons = [json.loads(run("stats", "--json", "--lang", name)[1])["reason"] for name in ("zh", "en")]
     assert reasons[0] == reasons[1] and reasons[0].startswith("No worker is running")
+
+
+def test_the_language_may_be_given_before_the_command(run: Run) -> None:
+    assert run("--lang", "zh", "queues") == run("queues", "--lang=zh")
+    assert run("--lang", "zh", "queues")[1].startswith("队列")
+
+
+def test_a_terminal_without_chinese_characters_is_spoken_to_in_english() -> None:
+    env = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    words = [sys.executable, "-m", "maas_backoff", "--lang", "zh", "get", "--help"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    assert "Show a task with its params" in done.stdout
 
 
 def test_errors_are_english(run: Run) -> None:

@@ -1,6 +1,7 @@
 """The language of the command line. The English texts are in the code, and are the keys of the Chinese ones."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import pairwise
@@ -22,13 +23,23 @@ def language_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str
 
 
 def speak(language: str) -> None:
-    """Use a language from now on. Its texts are read at once: no event loop waits for a file."""
+    """Use a language from now on, or English where stdout has no Chinese characters.
+
+    The texts are read at once: no event loop waits for a file.
+    """
     _texts.clear()
-    if language == "zh":
+    if language == "zh" and _has_chinese(sys.stdout.encoding):
         from maas_backoff.commands.sentences import patterns  # English needs none
 
         patterns()
         _texts.update(chinese())
+
+
+def _has_chinese(encoding: str | None) -> bool:
+    try:
+        return bool("中".encode(encoding or "utf-8"))
+    except UnicodeEncodeError:
+        return False
 
 
 def t(text: str, **values: object) -> str:
