@@ -55,8 +55,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Unpack
 
+from maas_backoff.domain.breakdown import Breakdown
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import TaskPage
+from maas_backoff.domain.retries_ahead import RetryAhead
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import Ensured, Reschedule, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from maas_backoff.config import GpuConfig, SchedulerConfig, TaskBackoffConfig, TaskConfig, ThreadPoolConfig
     from maas_backoff.config.storage import StorageConfig
     from maas_backoff.domain.backoff import Backoff, BackoffStrategy
+    from maas_backoff.domain.breakdown import Breakdown, SettledAttempts
     from maas_backoff.domain.context import current_task
     from maas_backoff.domain.event import TaskEvent
     from maas_backoff.domain.gpu import GpuAssignment, GpuStatus, GpuTask
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from maas_backoff.domain.limit import Limit
     from maas_backoff.domain.page import TaskPage
     from maas_backoff.domain.result import ResultEntity
+    from maas_backoff.domain.retries_ahead import RetryAhead
     from maas_backoff.domain.selection import Selection, SelectionProgress
     from maas_backoff.domain.shares import LimitList, LimitStats, TenantStats
     from maas_backoff.domain.signals import Discard, RateLimited, Retry, Snooze
@@ -67,6 +69,7 @@ __all__ = [
     "Backoff",
     "BackoffStrategy",
     "BatchSizes",
+    "Breakdown",
     "CallerGoneError",
     "ConfigError",
     "CreateOptions",
@@ -99,9 +102,11 @@ __all__ = [
     "RateLimited",
     "ResultEntity",
     "Retry",
+    "RetryAhead",
     "SchedulerConfig",
     "Selection",
     "SelectionProgress",
+    "SettledAttempts",
     "Snooze",
     "StorageConfig",
     "StorageDeniedError",
@@ -146,6 +151,7 @@ _MODULES = {
     "Backoff": "domain.backoff",
     "BackoffStrategy": "domain.backoff",
     "BatchSizes": "domain.histogram",
+    "Breakdown": "domain.breakdown",
     "CallerGoneError": "errors",
     "ConfigError": "errors",
     "CreateOptions": "domain.spec",
@@ -178,9 +184,11 @@ _MODULES = {
     "RateLimited": "domain.signals",
     "ResultEntity": "domain.result",
     "Retry": "domain.signals",
+    "RetryAhead": "domain.retries_ahead",
     "SchedulerConfig": "config",
     "Selection": "domain.selection",
     "SelectionProgress": "domain.selection",
+    "SettledAttempts": "domain.breakdown",
     "Snooze": "domain.signals",
     "StorageConfig": "config.storage",
     "StorageDeniedError": "errors",

@@ -63,7 +63,7 @@ _LASTING = {
     b"errors",
     b"deadlines",
     b"workers",
-    *(b"lanes", b"laned", b"waiting", b"virtual", b"tenants", b"paused_tenants"),
+    *(b"lanes", b"laned", b"waiting", b"virtual", b"tenants", b"paused_tenants", b"paused_by"),
     *(b"limits", b"use", b"held", b"arrivals", b"closed", b"opens"),
 }
 _OF_LANES = re.compile(rb"^(?:ready|gpu:.+)(?:\||:turns$|:limited\|)|^shut(?:_lanes)?:")

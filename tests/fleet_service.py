@@ -48,8 +48,8 @@ def fleet(name: str) -> tuple[TaskBackoffScheduler, dict[str, TaskKind[..., Any]
         return prompt
 
     @scheduler.task(max_retry_count=2, backoff_interval=1)
-    async def caption(task: TaskEntity, text: str, fails: bool = False) -> str:
-        await anyio.sleep(random.uniform(0.05, 0.4))
+    async def caption(task: TaskEntity, text: str, fails: bool = False, seconds: float = 0) -> str:
+        await anyio.sleep(seconds or random.uniform(0.05, 0.4))
         if fails:
             kind, message = ERRORS[hash(text) % len(ERRORS)]
             raise type(kind, (Exception,), {})(message)

@@ -1,5 +1,6 @@
 """The commands that look at a queue and steer it: what they print, their exit codes, and what they do to terminals."""
 
+import getpass
 import io
 import json
 import os
@@ -15,7 +16,17 @@ import pytest
 from command_line import Run, commands_on
 from support import Server, eventually, quick_config
 
-from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
+from maas_backoff import (
+    GpuAssignment,
+    RetryAhead,
+    TaskBackoffConfig,
+    TaskBackoffScheduler,
+    TaskEntity,
+    TaskSpec,
+    TaskStatus,
+    current_task,
+)
+from maas_backoff.commands.task_text import task_lines
 from maas_backoff.commands.text import cell, printable, span, table
 
 HOSTILE = "\x1b[2J\x07 <b onload='x'>\n\u202e\"$(id)`\\"
@@ -109,6 +120,46 @@ def test_a_failed_attempt_is_shown_with_its_code(command: Run, config: TaskBacko
         line.startswith("attempt 0: failed: bad prompt (") and line.endswith(", code 400)")
         for line in command("get", "x")[1].splitlines()
     )
+
+
+def test_a_task_is_shown_in_words_and_in_exact_numbers(command: Run, config: TaskBackoffConfig) -> None:
+    config.task.backoff_interval, config.task.max_retry_count = 100, 3
+    create(config, TaskSpec({"n": 1}, "x", tenant="acme", labels=["nightly"], limits={"openai": 2.5}))
+
+    async def fail() -> None:
+        async with TaskBackoffScheduler(config) as scheduler:
+            await scheduler.mark_task_failed("x", "not yet")
+
+    anyio.run(fail)
+    lines = dict(line.split(maxsplit=1) for line in command("get", "x")[1].splitlines())
+    assert (lines["task"], lines["state"]) == ("x in queue test", "pending")
+    assert (lines["tenant"], lines["limits"], lines["labels"]) == ("acme, cost 1", "openai 2.5", "nightly")
+    assert lines["attempts"] == "0, 1 of 3 retries used" and lines["params"] == '{"n": 1}'
+    assert re.fullmatch(r"20.*Z \(in 1\.\d+ min\)|20.*Z \(in \d+(\.\d+)? s\)", lines["due"])
+    retries = [line for line in command("get", "x")[1].splitlines() if line.startswith("retry")]
+    assert [re.sub("20.*Z", "…", line) for line in retries] == [
+        "retry 2: … at the earliest, 3.33 min after a failure",
+        "retry 3: … at the earliest, 6.67 min after a failure",
+    ]
+    told = json.loads(command("get", "x", "--json")[1])
+    assert (told["retry_count"], told["lost_count"], told["cost"]) == (1, 0, 1)
+    assert [(one["number"], one["shortest"], one["longest"]) for one in told["retries_ahead"]] == [
+        (2, 200, 200),
+        (3, 400, 400),
+    ]
+    assert command("cancel", "x")[0] == 0 and "state      cancelled: requested" in command("get", "x")[1]
+    assert json.loads(command("get", "x", "--json")[1])["retries_ahead"] == []
+
+
+def test_a_running_task_and_counters_in_words() -> None:
+    gpu = GpuAssignment("GPU-a", 3, 4)
+    counts = {"attempt": 7, "lost_count": 1, "oom_count": 2}
+    running = TaskEntity("x", "q", {}, TaskStatus.PROCESSING, progress=40, gpu=gpu, **counts)
+    lines = task_lines(running, [RetryAhead(2, 30, 30), RetryAhead(3, 0, 3000)])
+    assert "progress   40 %" in lines and "gpu        3 (GPU-a), 4 GiB" in lines
+    assert "attempts   7, 0 of 3 retries used, lost with its worker once, out of GPU memory 2 times" in lines
+    assert lines[-2] == "retry 2: 30 s after a failure"
+    assert lines[-1] == "retry 3: 0 ms to 50 min after a failure, as the backoff function decides"
 
 
 def test_the_numbers_of_a_queue(command: Run, config: TaskBackoffConfig) -> None:
@@ -253,6 +304,54 @@ def test_the_queues_of_a_server_are_listed(command: Run, config: TaskBackoffConf
     server.client.flushall()
 
 
+def test_the_history_by_kind_and_by_tenant(command: Run, config: TaskBackoffConfig) -> None:
+    """It comes from a worker that runs two kinds and tasks without a kind, some of them of tenants."""
+    config.task.max_retry_count = 1
+
+    async def run() -> None:
+        scheduler = TaskBackoffScheduler(config)
+
+        @scheduler.task
+        async def render(text: str, fails: int = 0) -> str:
+            task = current_task()
+            if task is None or task.attempt <= fails:
+                raise ValueError
+            return text
+
+        @scheduler.task
+        async def upscale() -> None: ...
+
+        @scheduler.set_custom_task_handler
+        async def handle(task: TaskEntity) -> None: ...
+
+        async with scheduler:
+            made = [await render.options(tenant="acme").create("a", fails) for fails in (0, 0, 1, 2)]
+            tasks = [one.task_id for one in made] + [(await upscale.create()).task_id]
+            tasks += [await scheduler.create_task({}, tenant=tenant) for tenant in ("acme", "bolt")]
+            for task_id in [*tasks, await scheduler.create_task({})]:
+                await scheduler.wait_task(task_id, 20)
+
+    anyio.run(run)
+    rows = [re.split("  +", line)[:4] for line in command("history", "--by", "kind")[1].splitlines()]
+    assert rows == [["kind", "completed", "failed", "retried"], ["render", "3", "1", "2"], ["upscale", "1", "0", "0"]]
+    told = json.loads(command("history", "--by", "tenant", "--hours", "2", "--json")[1])
+    names = {one["name"]: (one["completed"], one["failed"], one["retried"]) for one in told["names"]}
+    assert names == {"acme": (4, 1, 2), "bolt": (1, 0, 0)} and (told["by"], told["step"]) == ("tenant", 600)
+    assert len(told["names"][0]["steps"]) == len(told["others"]["steps"]) == 12
+    steps = command("history", "--tenant", "acme", "--hours", "1")[1].splitlines()
+    assert re.split("  +", steps[0])[:4] == ["from", "completed", "failed", "retried"] and 3 <= len(steps) <= 4
+    assert re.split("  +", steps[-1])[:4] == ["all", "4", "1", "2"] and re.search(r" m?s$", steps[-1])
+    assert len(command("history", "--kind", "render", "--empty")[1].splitlines()) == 62
+    assert command("history", "--kind", "none")[1].splitlines()[-1].split() == ["all", "0", "0", "0", "-"]
+    for words, expected in (
+        ("--by kind --days 1", "days: expected --minutes or --hours"),
+        ("--kind 1", "kind: expected a letter"),
+        ("--by tenant --hours 25", "hours: expected a whole number from 1 to 24"),
+    ):
+        code, out, error = command("history", *words.split())
+        assert (code, out) == (2, "") and expected in error
+
+
 def enter_worker(server: Server, name: str) -> None:
     entry = json.dumps({"host": "h", "slots": 4, "running": 1})
     server.client.zadd("maas:{test}:workers", {name: (time.time() + 60) * 1000})
@@ -260,23 +359,31 @@ def enter_worker(server: Server, name: str) -> None:
 
 
 def test_a_queue_is_paused_and_goes_on(command: Run) -> None:
-    assert command("pause") == (0, "paused\n", "") and command("pause")[1] == "the queue was paused already\n"
+    assert command("pause") == (0, "paused\n", "")
+    assert command("pause", "--by", "ada")[1] == "the queue was paused already\n"
     assert "The queue is paused" in command("stats")[1]
+    assert f"Paused by {getpass.getuser()} since 20" in command("stats")[1]
+    assert f"paused by {getpass.getuser()}\n" in command("queues")[1]
     assert command("resume") == (0, "goes on\n", "") and command("resume")[1] == "the queue was not paused\n"
+    assert command("pause", "--by", "") == (0, "paused\n", "")
+    assert "Paused since 20" in command("stats")[1] and json.loads(command("stats", "--json")[1])["paused_by"] == ""
+    code, out, error = command("pause", "--by", "a\tb")
+    assert (code, out) == (2, "") and "by: expected up to 100 printable characters" in error
 
 
 def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
-    assert command("kinds") == (0, "kind  due  workers  paused since\n", "")
+    assert command("kinds") == (0, "kind  due  workers  paused since  paused by\n", "")
     anyio.run(_create_of_kinds, server)
     entry = json.dumps({"host": "h", "kinds": ["", "render", "new"]})
     server.client.zadd("maas:{test}:workers", {"w": (time.time() + 60) * 1000})
     server.client.set("maas:{test}:w:w", entry, ex=60)
-    assert command("pause", "--kind", "render") == (0, "paused\n", "")
+    assert command("pause", "--kind", "render", "--by", "ada") == (0, "paused\n", "")
     assert command("pause", "--kind", "render")[1] == "kind render was paused already\n"
     rows = [line.split(maxsplit=3) for line in command("kinds")[1].splitlines()[1:]]
     since = rows[1].pop()
-    assert rows == [["new", "0", "1", "-"], ["render", "2", "1"], ["upscale", "1", "no", "running worker has it  -"]]
-    assert since.endswith("Z")
+    assert [row[:3] for row in rows] == [["new", "0", "1"], ["render", "2", "1"], ["upscale", "1", "no"]]
+    assert since.endswith("Z  ada") or since.split()[-1] == "ada"
+    assert [row[-1].split()[-1] for row in rows[::2]] == ["-", "-"]
     told = json.loads(command("kinds", "--json")[1])
     assert [(one["kind"], one["due"], one["workers"]) for one in told] == [
         ("new", 0, 1),
@@ -284,6 +391,7 @@ def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
         ("upscale", 1, 0),
     ]
     assert [one["paused_since"] is None for one in told] == [True, False, True]
+    assert [one["paused_by"] for one in told] == ["", "ada", ""]
     assert list(json.loads(command("stats", "--json")[1])["paused_kinds"]) == ["render"]
     assert "kind render: paused, 2 tasks due" in command("stats")[1]
     assert "warning  queue: " in command("doctor")[1] and "kind render: paused" in command("list")[1]
@@ -294,18 +402,19 @@ def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
 
 
 def test_one_tenant_is_paused_and_gets_a_weight(command: Run, config: TaskBackoffConfig) -> None:
-    assert command("tenants") == (0, "tenant  waiting  weight  paused since\n", "")
+    assert command("tenants") == (0, "tenant  waiting  weight  paused since  paused by\n", "")
     create(config, *[TaskSpec({}, tenant="acme")] * 3, TaskSpec({}, tenant="bolt"))
-    assert command("pause", "--tenant", "acme") == (0, "paused\n", "")
+    assert command("pause", "--tenant", "acme", "--by", "ada") == (0, "paused\n", "")
     assert command("pause", "--tenant", "acme")[1] == "tenant acme was paused already\n"
     assert command("weight", "bolt", "2.5") == (0, "set\n", "")
     assert command("weight", "bolt", "2.5")[1] == "tenant bolt had this weight already\n"
     rows = [line.split(maxsplit=3) for line in command("tenants")[1].splitlines()[1:]]
-    assert rows[0].pop().endswith("Z")
-    assert rows == [["acme", "3", "1"], ["bolt", "1", "2.5", "-"]]
+    assert rows[0].pop().split()[-1] == "ada" and rows[1].pop().split() == ["-", "-"]
+    assert rows == [["acme", "3", "1"], ["bolt", "1", "2.5"]]
     assert command("tenants", "--limit", "1")[1].endswith("There are 1 more: --limit 2\n")
     told = json.loads(command("tenants", "--json")[1])
     assert [one.pop("paused_since") is None for one in told] == [False, True]
+    assert [one.pop("paused_by") for one in told] == ["ada", ""]
     assert told == [{"tenant": "acme", "waiting": 3, "weight": 1}, {"tenant": "bolt", "waiting": 1, "weight": 2.5}]
     counts = json.loads(command("stats", "--json")[1])
     assert counts["tenant_count"] == 2 and list(counts["paused_tenants"]) == ["acme"]

@@ -89,6 +89,8 @@ async def test_tasks_that_can_never_start_have_no_age(config: TaskBackoffConfig)
         await producer.pause()
         await producer.create_task({}, min_gpu_memory_gb=8)
         await eventually(age, "a task that fits counts")
+        stats = await producer.get_queue_stats()
+        assert (stats.gpu_count, stats.unfit_count, stats.gpu_room_count) == (3, 2, 1)
     await producer.shutdown()
 
 

@@ -272,7 +272,7 @@ async def test_why_a_task_does_not_run(incident: Incident) -> None:
     await render.options(task_id="later-1", delay=3600).create()
     await render.options(task_id="large-1", min_gpu_memory_gb=200).create()
     await strange.options(task_id="strange-1").create()
-    assert re.search(r"waiting_for +due at ", await incident.next("get"))
+    assert re.search(r"waits for +due at ", await incident.next("get"))
     assert await incident.next("update") == "changed\n"
     assert (await incident.next("watch")).splitlines()[-1].startswith("completed")
     assert "gpu: needs 200 GiB free, more than any device has (the largest: 24 GiB)" in await incident.next("get")

@@ -1,6 +1,7 @@
 """Steering a queue: pause, resume, retry all, change, purge; and what is told of it: reasons, history, what is due."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -16,6 +17,7 @@ from maas_backoff import (
     TaskSpec,
     TaskStatus,
 )
+from maas_backoff.domain.pause import checked_by, fitting_by
 
 pytestmark = pytest.mark.anyio
 
@@ -116,6 +118,45 @@ async def test_wrong_kinds_are_refused(other: TaskBackoffScheduler) -> None:
             with pytest.raises(InvalidValueError, match="kind: expected a letter or _"):
                 await call(kind=wrong)  # type: ignore[arg-type] - wrong on purpose
     await other.shutdown()
+
+
+@pytest.mark.parametrize("part", [{}, {"kind": "render"}, {"tenant": "acme"}], ids=["queue", "kind", "tenant"])
+async def test_a_pause_says_who_paused_and_since_when(
+    other: TaskBackoffScheduler, server: Server, part: dict[str, str]
+) -> None:
+    """The first pause counts. A name does not that an older release has left."""
+
+    async def told() -> tuple[str, datetime | None]:
+        stats = await other.get_queue_stats()
+        by = stats.kinds_paused_by | stats.tenants_paused_by
+        since = stats.paused_kinds | stats.paused_tenants
+        return stats.paused_by or "".join(by.values()), stats.paused_since or next(iter(since.values()), None)
+
+    assert await other.pause(**part, by="Ada Lovelace 😀")
+    by, since = await told()
+    assert by == "Ada Lovelace 😀" and since is not None
+    assert not await other.pause(**part, by="bob")
+    assert await told() == (by, since)
+    stored = {"meta": "paused", "kinds": "render", "tenants": "acme", "paused_tenants": "acme"}
+    for key, field in stored.items():
+        if server.client.hexists(f"maas:{{test}}:{key}", field):
+            weight = "1 " if key == "tenants" else ""
+            server.client.hset(f"maas:{{test}}:{key}", field, f"{weight}1800000000000")
+    assert (await told())[0] == "" and await other.resume(**part) and await other.pause(**part, by="bob")
+    assert (await told())[0] == "bob"
+    assert await other.resume(**part, by="bob") and await told() == ("", None)
+    assert server.client.exists("maas:{test}:paused_by") == 0
+    assert await other.pause(**part)
+    assert (await told())[0] == "" and server.client.exists("maas:{test}:paused_by") == 0
+    assert await other.resume(**part)
+    for wrong in ("a\nb", " ada", "a" * 101, None, 1, "\ud800"):
+        with pytest.raises(InvalidValueError, match="by: expected up to 100 printable"):
+            await other.pause(**part, by=cast(Any, wrong))
+
+
+def test_the_name_of_a_visitor_is_shortened() -> None:
+    assert fitting_by("ada\n" + "x" * 200) == "ada" + "x" * 97
+    assert checked_by(fitting_by(" \x1b[2J ")) == "[2J"
 
 
 async def test_a_worker_that_starts_on_a_paused_queue_waits(

@@ -19,10 +19,14 @@ from maas_backoff.client.selected import page_of
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig, TaskConfig
 from maas_backoff.domain import validation
+from maas_backoff.domain.breakdown import Breakdown, checked_by_what
 from maas_backoff.domain.event import TaskEvent
 from maas_backoff.domain.history import History
+from maas_backoff.domain.kind import checked_kind
+from maas_backoff.domain.lane import checked_tenant
 from maas_backoff.domain.page import Listing, TaskPage
 from maas_backoff.domain.policy import Policy
+from maas_backoff.domain.retries_ahead import RetryAhead, retries_ahead
 from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import TaskOptions
@@ -114,6 +118,10 @@ class QueueClient:
     async def get(self, task_id: str) -> TaskEntity | None:
         return await self._reader.get(validation.checked_task_id(task_id))
 
+    async def retries_ahead(self, task_id: str) -> list[RetryAhead]:
+        seen = (await self._reader.look(validation.checked_task_id(task_id))).seen
+        return [] if seen is None else retries_ahead(seen.task, seen.policy)
+
     async def history(self, minutes: int | None, hours: int | None, days: int | None) -> History:
         given = {"minutes": minutes, "hours": hours, "days": days}
         named = [name for name, number in given.items() if number is not None]
@@ -124,6 +132,17 @@ class QueueClient:
         if days is not None:
             return await self.store.reader.history(24 * _checked_number("days", days, 7), 60)
         return await self.store.reader.history(_checked_number("minutes", 60 if minutes is None else minutes, 120))
+
+    async def breakdown(self, by: str, minutes: int | None, hours: int | None, name: str | None) -> Breakdown:
+        what = checked_by_what(by)
+        if name is not None:
+            name = checked_kind(name) if what == "kind" else checked_tenant(name)
+        if minutes is not None and hours is not None:
+            raise InvalidValueError("hours", "minutes or hours: one of them", "minutes and hours")
+        steps = _checked_number("minutes", 60 if minutes is None else minutes, 120), 1
+        if hours is not None:
+            steps = 6 * _checked_number("hours", hours, 24), 10
+        return await self.store.breakdowns.read(what, *steps, name or "")
 
     async def upcoming(self, step: float | timedelta, steps: int) -> list[int]:
         seconds = in_seconds(step)

@@ -12,6 +12,7 @@ from maas_backoff.domain.kind import NAMELESS, checked_kind
 from maas_backoff.domain.lane import LARGEST_WEIGHT, checked_tenant, is_cost
 from maas_backoff.domain.limit import Limit, checked_limit_name
 from maas_backoff.domain.outcome import Failed, Outcome, Succeeded
+from maas_backoff.domain.pause import checked_by
 from maas_backoff.domain.progress import checked_message, checked_progress
 from maas_backoff.domain.reschedule import NewPlace
 from maas_backoff.domain.settlement import Counts, Settlement, decide
@@ -122,17 +123,19 @@ class QueueOperations:
         self._log("purged", f"{number} {status} tasks purged by an operation")
         return number
 
-    async def pause(self, *, on: bool, kind: str | None, tenant: str | None) -> bool:
+    async def pause(self, *, on: bool, kind: str | None, tenant: str | None, by: str = "") -> bool:
+        by = checked_by(by)
         if tenant is None:
-            changed = await self._store.writer.pause(on=on, kind=NAMELESS if kind is None else checked_kind(kind))
+            name = NAMELESS if kind is None else checked_kind(kind)
+            changed = await self._store.writer.pause(on=on, kind=name, by=by)
         elif kind is None:
-            changed = await self._store.shares.set_tenant(checked_tenant(tenant), paused=on)
+            changed = await self._store.shares.set_tenant(checked_tenant(tenant), paused=on, by=by)
         else:
             raise InvalidValueError("tenant", "either kind or tenant", tenant)
         if changed:
             event, what = "paused" if on else "resumed", "" if kind is None else f"kind {kind} "
             what = what if tenant is None else f"tenant {tenant} "
-            self._log(event, f"{what}{event} by an operation")
+            self._log(event, f"{what}{event} by {repr(by) if by else 'an operation'}")
         return changed
 
     async def set_weight(self, tenant: str, weight: float) -> bool:

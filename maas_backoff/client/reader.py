@@ -28,6 +28,10 @@ class TaskReader:
     async def get(self, task_id: str) -> TaskEntity | None:
         return (await self._reads.ask(task_id)).task
 
+    async def look(self, task_id: str) -> Look:
+        """Return a task with its policy."""
+        return await self._reads.ask(task_id)
+
     async def watch(self, task_id: str) -> Look:
         """Return a task, and when it expires. Its changes are published from now on, for the seconds of a watch."""
         return await self._watches.ask(task_id)

@@ -27,7 +27,7 @@ CATALOGUE = {
     "completion": Entry("completion", "print a script that completes this command in a shell"),
     "top": Entry("top", "show states, rates, workers, GPUs and errors, live"),
     "stats": Entry("counts", "count tasks by state, and show why nothing runs"),
-    "history": Entry("counts", "show ends, retries and durations of the last minutes, hours or days"),
+    "history": Entry("history", "show ends, retries and durations of the last minutes, hours or days"),
     "kinds": Entry("counts", "list the kinds of tasks: due tasks, live workers, pauses"),
     "tenants": Entry("counts", "list the tenants: waiting tasks, weights, pauses"),
     "limits": Entry("counts", "list the limits: settings, use, and until when they are shut"),

@@ -9,10 +9,10 @@ from maas_backoff.commands.command import OK, Arguments, Options, at_least_one, 
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.language import sentence, t
 from maas_backoff.commands.text import moment, span, table
-from maas_backoff.domain.histogram import Durations
 from maas_backoff.domain.history import Activity, gpu_memory_hint
 from maas_backoff.domain.limit import rate_text
 from maas_backoff.domain.shares import LimitStats
+from maas_backoff.domain.stats import QueueStats
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 
@@ -28,7 +28,7 @@ async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
     counts = {"due": due, "scheduled": stats.scheduled_count, "processing": stats.processing_count}
     counts |= {"completed": stats.completed_count, "failed": stats.failed_count, "cancelled": stats.cancelled_count}
     print(table(list(counts), [[f"{number:,}" for number in counts.values()]]))
-    print(printable(sentence(why)))
+    print("\n".join([printable(sentence(why)), *paused_lines(stats)]))
     if stats.oldest_pending_age:
         print(t("The oldest has been due for {age}.", age=span(stats.oldest_pending_age)))
     _print_activity(history.recent)
@@ -78,6 +78,16 @@ def _print_activity(last: Activity) -> None:
         print(table(("error", "attempts"), most_frequent(last)))
 
 
+def paused_lines(stats: QueueStats) -> list[str]:
+    """Return a line that says who paused the queue, and since when; none if the queue is not paused."""
+    if not stats.paused:
+        return []
+    since = moment(stats.paused_since)
+    if stats.paused_by:
+        return [t("Paused by {by} since {moment}.", by=printable(stats.paused_by), moment=since)]
+    return [t("Paused since {moment}.", moment=since)]
+
+
 def most_frequent(activity: Activity, most: int = 10) -> list[tuple[str, int]]:
     """Return the types of errors that were seen most, with their numbers."""
     return sorted(activity.errors.items(), key=lambda one: -one[1])[:most]
@@ -95,58 +105,30 @@ def activity_view(activity: Activity) -> dict[str, Any]:
 _MEASURED = ("waits", "runs", "settles", "gpu_peaks", "gpu_needs", "batch_sizes", "batch_waits")
 
 
-def _for_history(parser: Arguments) -> None:
-    spans = parser.add_mutually_exclusive_group()
-    spans.add_argument("--minutes", type=int, metavar="N", help="the last 1 to 120 minutes, one a line (default: 60)")
-    spans.add_argument("--hours", type=int, metavar="N", help="the last 1 to 24 hours, ten minutes a line")
-    spans.add_argument("--days", type=int, metavar="N", help="the last 1 to 7 days, one hour a line")
-    parser.add_argument("--empty", action="store_true", help="also show lines in which nothing happened")
-
-
-async def _history(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    history = await scheduler.get_history(options.minutes, hours=options.hours, days=options.days)
-    if options.json:
-        steps = [{"start": one.start, **activity_view(one)} for one in history.steps]
-        about = {"step": history.step.total_seconds(), "steps": steps}
-        print_json({**about, "recent": activity_view(history.recent), "total": activity_view(history.total)})
-        return OK
-    head = ("from", "completed", "failed", "cancelled", "retried", "lost", "waited p50 p95 p99", "ran p50 p95 p99")
-    shown = [one for one in history.steps if options.empty or one != Activity(one.start)]
-    rows = [(moment(one.start)[:-4] + "Z", *_ends(one)) for one in shown]
-    print(table(head, [*rows, (t("all"), *_ends(history.recent))]))
-    if history.recent.errors:
-        print(table(("error", "attempts"), most_frequent(history.recent)))
-    return OK
-
-
-def _ends(one: Activity) -> Sequence[str]:
-    numbers = (one.completed, one.failed, one.cancelled, one.retried, one.lost)
-    return (*(f"{number:,}" for number in numbers), _quantiles(one.waits), _quantiles(one.runs))
-
-
-def _quantiles(durations: Durations) -> str:
-    return ", ".join(span(durations.quantile(share)) for share in (0.5, 0.95, 0.99)) if durations.count else "-"
-
-
 async def _kinds(scheduler: TaskBackoffScheduler, options: Options) -> int:
     stats, fleet = await scheduler.get_queue_stats(), await scheduler.workers()
     names = {*stats.kinds, *(kind for worker in fleet for kind in worker.kinds if kind)}
     workers = {name: sum(name in worker.kinds for worker in fleet) for name in sorted(names)}
     if options.json:
-        due, paused = stats.due_of, stats.paused_kinds
-        print_json(
-            [
-                {"kind": name, "due": due(name), "workers": count, "paused_since": paused.get(name)}
-                for name, count in workers.items()
-            ]
-        )
+        print_json([_kind_view(name, count, stats) for name, count in workers.items()])
         return OK
-    rows_of_text = [
-        (name, f"{stats.due_of(name):,}", count or t("no running worker has it"), moment(stats.paused_kinds.get(name)))
+    rows = [
+        (
+            name,
+            f"{stats.due_of(name):,}",
+            count or t("no running worker has it"),
+            moment(stats.paused_kinds.get(name)),
+            stats.kinds_paused_by.get(name, "-"),
+        )
         for name, count in workers.items()
     ]
-    print(table(("kind", "due", "workers", "paused since"), rows_of_text))
+    print(table(("kind", "due", "workers", "paused since", "paused by"), rows))
     return OK
+
+
+def _kind_view(name: str, workers: int, stats: QueueStats) -> dict[str, object]:
+    since, by = stats.paused_kinds.get(name), stats.kinds_paused_by.get(name, "")
+    return {"kind": name, "due": stats.due_of(name), "workers": workers, "paused_since": since, "paused_by": by}
 
 
 def _for_tenants(parser: Arguments) -> None:
@@ -157,14 +139,14 @@ async def _tenants(scheduler: TaskBackoffScheduler, options: Options) -> int:
     tenants = await scheduler.tenants()
     if options.json:
         print_json(
-            [
-                {"tenant": one.name, "waiting": one.waiting, "weight": one.weight, "paused_since": one.paused_since}
-                for one in tenants
-            ]
+            [{"tenant": one.name, **attrs.asdict(one, filter=lambda field, _: field.name != "name")} for one in tenants]
         )
         return OK
-    rows = [(one.name, f"{one.waiting:,}", f"{one.weight:g}", moment(one.paused_since)) for one in tenants]
-    print(table(("tenant", "waiting", "weight", "paused since"), rows[: options.limit]))
+    rows = [
+        (one.name, f"{one.waiting:,}", f"{one.weight:g}", moment(one.paused_since), one.paused_by or "-")
+        for one in tenants
+    ]
+    print(table(("tenant", "waiting", "weight", "paused since", "paused by"), rows[: options.limit]))
     if len(rows) > options.limit:
         print(t("There are {n} more: {command}", n=f"{len(rows) - options.limit:,}", command=f"--limit {len(rows)}"))
     return OK
@@ -215,15 +197,8 @@ COMMANDS = {
         "maas-backoff stats --queue image-gen",
         _stats,
     ),
-    "history": on_queue(
-        "Show ends, retries, losses and durations of the last minutes, hours or days, and the errors of that time. "
-        "Lines in which nothing happened are left out.",
-        "maas-backoff history --hours 24",
-        _history,
-        _for_history,
-    ),
     "kinds": on_queue(
-        "List the kinds of tasks: due tasks, live workers that run the kind, and since when it is paused.",
+        "List the kinds of tasks: due tasks, live workers that run the kind, since when it is paused, and by whom.",
         "maas-backoff kinds",
         _kinds,
     ),

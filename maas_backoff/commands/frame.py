@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import attrs
 
-from maas_backoff.commands.counts import activity_view, most_frequent
+from maas_backoff.commands.counts import activity_view, most_frequent, paused_lines
 from maas_backoff.commands.fleet import Tasks, running_tasks, seconds_of, state_of, worker_view
 from maas_backoff.commands.language import sentence, t
 from maas_backoff.commands.text import cut, plain_table, span
@@ -91,7 +91,8 @@ def _states(now: Snapshot) -> list[str]:
     due = stats.pending_count - stats.scheduled_count
     counts = {"due": due, "scheduled": stats.scheduled_count, "processing": stats.processing_count}
     counts |= {"completed": stats.completed_count, "failed": stats.failed_count, "cancelled": stats.cancelled_count}
-    return [*_table(list(counts), [[f"{number:,}" for number in counts.values()]]), sentence(now.reason)]
+    table = _table(list(counts), [[f"{number:,}" for number in counts.values()]])
+    return [*table, sentence(now.reason), *paused_lines(stats)]
 
 
 def _rates(now: Snapshot) -> list[str]:

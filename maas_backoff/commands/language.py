@@ -42,7 +42,7 @@ def _has_chinese(encoding: str | None) -> bool:
         return False
 
 
-def t(text: str, **values: object) -> str:
+def t(text: str, /, **values: object) -> str:
     """Return an English text in the language of the command, with `{name}` replaced by the value of that name."""
     told = _texts.get(text, text)
     return told.format_map(values) if values else told

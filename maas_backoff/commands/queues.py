@@ -32,4 +32,6 @@ def _cells(row: QueueSummary) -> Sequence[object]:
     ended = (stats.completed_count, stats.failed_count, stats.cancelled_count)
     oldest = span(stats.oldest_pending_age) if stats.oldest_pending_age else "-"
     state = t("paused") if stats.paused else t("runs") if row.workers else t("no worker")
+    if stats.paused and stats.paused_by:
+        state = t("paused by {name}", name=stats.paused_by)
     return row.name, *(f"{number:,}" for number in (*counts, *ended)), oldest, row.workers, state

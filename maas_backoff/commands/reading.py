@@ -1,20 +1,21 @@
 """The commands that read tasks."""
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+
+import attrs
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue, task_id
-from maas_backoff.commands.json_text import json_text, print_json, print_json_line
+from maas_backoff.commands.json_text import print_json, print_json_line
 from maas_backoff.commands.language import is_translated, sentence, t
 from maas_backoff.commands.refusals import unknown
 from maas_backoff.commands.selecting import selection_of, selection_options
+from maas_backoff.commands.task_text import task_lines
 from maas_backoff.commands.text import cell, clock, is_rich, moment, padded, table
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 
@@ -113,36 +114,12 @@ async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
     task = await scheduler.get_task(options.task_id)
     if task is None:
         return failed(options, unknown(options.task_id, scheduler.config.task.biz_prefix))
-    fields = task.to_dict()
+    retries = await scheduler.get_retries_ahead(options.task_id)
     if options.json:
-        print_json(fields)
-        return OK
-    attempts = fields.pop("attempts")
-    if task.waiting_for is not None:
-        fields["waiting_for"] = sentence(task.waiting_for)
-    for name, value in (fields | {"status": t(task.status)}).items():
-        if value is not None:
-            print(padded(t(name), 18), printable(value) if isinstance(value, str) else json_text(value))
-    for attempt in attempts:
-        _print_attempt(attempt)
+        print_json({**task.to_dict(), "retries_ahead": list(map(attrs.asdict, retries))})
+    else:
+        print("\n".join(task_lines(task, retries)))
     return OK
-
-
-def _print_attempt(attempt: Mapping[str, Any]) -> None:
-    """Print a failed attempt with its traceback."""
-    error, worker = attempt["error"], printable(attempt["worker"])
-    if attempt["gpu"]:
-        worker = t("{worker} on {gpu}", worker=worker, gpu=printable(attempt["gpu"]))
-    facts = [t("{start} to {end}", start=attempt["started_at"], end=attempt["ended_at"]), worker]
-    if error["code"] is not None:
-        facts.append(t("code {code}", code=error["code"]))
-    if attempt["ended_by"]:
-        facts.append(t("ended by {option}", option=printable(attempt["ended_by"])))
-    what = f"{printable(error['type'])}: {printable(error['message'])}"
-    told = t("attempt {number}: {error} ({facts})", number=attempt["number"], error=what, facts=t(", ").join(facts))
-    print(told)
-    for line in attempt["traceback"].splitlines():
-        print(f"  {printable(line)}")
 
 
 async def _watch(scheduler: TaskBackoffScheduler, options: Options) -> int:
@@ -203,7 +180,8 @@ COMMANDS = {
         selection_options,
     ),
     "get": on_queue(
-        "Show a task with its params, its result, why it waits, and its failed attempts. Exit code 1: there is none.",
+        "Show a task with its params, its result, why it waits, its failed attempts, and the retries that it has left. "
+        "Exit code 1: there is none.",
         "maas-backoff get img-1 --json",
         _get,
         task_id,

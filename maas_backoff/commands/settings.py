@@ -1,9 +1,12 @@
 """The commands that change the settings of a queue: pauses, weights, limits."""
 
+import getpass
+
 from maas_backoff.commands.command import OK, Arguments, Options, on_queue
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.language import t
 from maas_backoff.domain.limit import rate_of
+from maas_backoff.domain.pause import fitting_by
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
@@ -21,6 +24,17 @@ def _done(options: Options, *, changed: bool, words: str, otherwise: str) -> int
 def _for_pause(parser: Arguments) -> None:
     parser.add_argument("--kind", metavar="NAME", help="only the tasks of this kind (default: the whole queue)")
     parser.add_argument("--tenant", metavar="NAME", help="only the tasks of this tenant")
+    parser.add_argument("--by", metavar="NAME", help="who does it (default: the name of the user of this system)")
+
+
+def _by(options: Options) -> str:
+    """Return the name of who pauses or resumes."""
+    if options.by is not None:
+        return str(options.by)
+    try:
+        return fitting_by(getpass.getuser())
+    except (ImportError, KeyError, OSError):  # a user id without a name, as in many containers
+        return ""
 
 
 def _part(options: Options) -> str:
@@ -31,13 +45,13 @@ def _part(options: Options) -> str:
 
 
 async def _pause(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    done = await scheduler.pause(kind=options.kind, tenant=options.tenant)
+    done = await scheduler.pause(kind=options.kind, tenant=options.tenant, by=_by(options))
     otherwise = t("{part} was paused already", part=_part(options))
     return _done(options, changed=done, words=t("paused"), otherwise=otherwise)
 
 
 async def _resume(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    done = await scheduler.resume(kind=options.kind, tenant=options.tenant)
+    done = await scheduler.resume(kind=options.kind, tenant=options.tenant, by=_by(options))
     otherwise = t("{part} was not paused", part=_part(options))
     return _done(options, changed=done, words=t("goes on"), otherwise=otherwise)
 

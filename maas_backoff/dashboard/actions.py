@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.dashboard.feed import Feed
 from maas_backoff.dashboard.selecting import Shown, selection_of
+from maas_backoff.domain.pause import fitting_by
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.scheduler import TaskBackoffScheduler
 
@@ -41,9 +42,9 @@ class Actions:
         """Pause or resume the queue, or retry its failed tasks: all, or those with `?error=` in their error."""
         match request.path_params["action"]:
             case "pause":
-                done: bool | int = await self._scheduler.pause()
+                done: bool | int = await self._scheduler.pause(by=fitting_by(request.state.visitor))
             case "resume":
-                done = await self._scheduler.resume()
+                done = await self._scheduler.resume(by=fitting_by(request.state.visitor))
             case "retry":
                 error = request.query_params.get("error")
                 if error and not self._shown.errors:

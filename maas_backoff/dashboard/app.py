@@ -69,6 +69,7 @@ def unguarded(
             Route("/api/tasks", reading.tasks),
             Route("/api/count", reading.count),
             Route("/api/groups", reading.groups),
+            Route("/api/breakdown", reading.breakdown),
             Route("/api/task", reading.task),
             Route("/api/task/{action}", actions.on_task, methods=["POST"]),
             Route("/api/selection/{action}", actions.on_selection, methods=["POST"]),

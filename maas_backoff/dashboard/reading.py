@@ -1,5 +1,6 @@
 """The page's reads: all numbers once, their changes as a stream, and tasks."""
 
+import asyncio
 import contextlib
 import json
 import secrets
@@ -12,10 +13,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.dashboard.feed import PATIENCE, PERIOD, Feed
+from maas_backoff.dashboard.feed import MINUTES, PATIENCE, PERIOD, Feed
 from maas_backoff.dashboard.selecting import Shown, number, selection_of
 from maas_backoff.dashboard.stream import OpenStreams, Stream
-from maas_backoff.dashboard.views import SHOWN_LINES, View, groups_view, line_view, row_view, task_view
+from maas_backoff.dashboard.views import (
+    SHOWN_LINES,
+    View,
+    breakdown_view,
+    groups_view,
+    line_view,
+    retries_view,
+    row_view,
+    task_view,
+)
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.validation import checked_task_id
 from maas_backoff.errors import InvalidValueError, StorageUnavailableError, TaskNotFoundError
@@ -86,8 +96,7 @@ class Reading:
         """Return a task as JSON, and the seconds until its next read; an empty text if the server does not answer."""
         try:
             with anyio.fail_after(PATIENCE):
-                task = await self._scheduler.get_task(task_id)
-                lines = [] if task is None else await self._log(task_id)
+                task, more = await self._with_more(task_id)
         except (StorageUnavailableError, TimeoutError):
             return "", 0  # the feed reports it
         except Exception as error:
@@ -96,7 +105,16 @@ class Reading:
         if task is None:
             return "null", FINISHED_PERIOD
         period = FINISHED_PERIOD if task.status.finished else PERIOD / 2
-        return json.dumps(task_view(task, self._shown) | {"log": lines}), period
+        return json.dumps(task_view(task, self._shown) | more), period
+
+    async def _with_more(self, task_id: str) -> tuple[TaskEntity | None, View]:
+        """Return a task, with the end of its log and the retries that it has left."""
+        # Calls that meet travel together: the two are one read.
+        task, retries = await asyncio.gather(
+            self._scheduler.get_task(task_id), self._scheduler.get_retries_ahead(task_id)
+        )
+        more = {} if task is None else {"log": await self._log(task_id), "retries_ahead": retries_view(retries)}
+        return task, more
 
     async def _log(self, task_id: str) -> list[View]:
         """Return the last lines that a task has logged."""
@@ -106,11 +124,10 @@ class Reading:
 
     async def task(self, request: Request) -> Response:
         """Return one task, `?id=`."""
-        task = await self._scheduler.get_task(request.query_params.get("id", ""))
+        task, more = await self._with_more(request.query_params.get("id", ""))
         if task is None:
             raise HTTPException(404)
-        view = task_view(task, self._shown) | {"log": await self._log(task.task_id)}
-        return JSONResponse(view, headers=_NO_STORE)
+        return JSONResponse(task_view(task, self._shown) | more, headers=_NO_STORE)
 
     async def tasks(self, request: Request) -> Response:
         """Return a page of tasks without their payloads: `?cursor=&limit=`, and a selection as `selection_of` reads it.
@@ -135,6 +152,16 @@ class Reading:
         """Return the last failed tasks in groups with the same error."""
         failed = await self._scheduler.list_tasks("failed", limit=GROUPED, reverse=True, brief=True)
         return JSONResponse(groups_view(failed.tasks, self._shown), headers=_NO_STORE)
+
+    async def breakdown(self, request: Request) -> Response:
+        """Return the last hour of the kind or tenant `?by=&name=`; without both, the names of the largest of each."""
+        query = request.query_params
+        if "name" not in query:
+            kinds, tenants = [await self._scheduler.get_breakdown(by, hours=1) for by in ("kind", "tenant")]
+            return JSONResponse({"kind": list(kinds.names), "tenant": list(tenants.names)}, headers=_NO_STORE)
+        name = query["name"]
+        found = await self._scheduler.get_breakdown(query.get("by", ""), MINUTES, name=name)
+        return JSONResponse(breakdown_view(found, name), headers=_NO_STORE)
 
     async def count(self, request: Request) -> Response:
         """Return the number of tasks of a selection."""

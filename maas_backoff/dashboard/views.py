@@ -1,15 +1,18 @@
 """The values of the page, as JSON values. Pure functions."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import attrs
 
 from maas_backoff.dashboard.selecting import Shown
+from maas_backoff.domain.breakdown import Breakdown, SettledAttempts, added
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.histogram import Durations
 from maas_backoff.domain.history import Activity, History, gpu_memory_hint
 from maas_backoff.domain.limit import rate_text
+from maas_backoff.domain.retries_ahead import RetryAhead
 from maas_backoff.domain.shares import LimitStats, TenantStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.stream import LogLine
@@ -44,12 +47,19 @@ def queue_view(stats: QueueStats, reason: str) -> View:
     return {
         "reason": reason,
         "paused": stats.paused,
-        "paused_since": stats.paused_since and stats.paused_since.isoformat(),
+        "paused_since": _iso(stats.paused_since),
+        "paused_by": stats.paused_by,
         "paused_tenants": len(stats.paused_tenants),
         "oldest": round(stats.oldest_pending_age, 1),
         "unfit": stats.unfit_count,
+        "gpu_room": stats.gpu_room_count,
         "kinds": [
-            {"name": kind, "due": stats.due_of(kind), "paused": kind in stats.paused_kinds}
+            {
+                "name": kind,
+                "due": stats.due_of(kind),
+                "paused_since": _iso(stats.paused_kinds.get(kind)),
+                "paused_by": stats.kinds_paused_by.get(kind, ""),
+            }
             for kind in sorted(stats.kinds)
         ],
         "counts": {
@@ -64,16 +74,17 @@ def queue_view(stats: QueueStats, reason: str) -> View:
     }
 
 
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
+
+
 def shares_view(tenants: Sequence[TenantStats], limits: Sequence[LimitStats]) -> View:
     """Return the number of tenants and of limits, and the first of each: those with most waiting tasks."""
     busy = sorted(limits, key=lambda one: (-one.waiting_tasks, not one.shut, one.name))
     return {
         "tenants": {
             "count": len(tenants),
-            "first": [
-                {"name": one.name, "waiting": one.waiting, "weight": one.weight, "paused": one.paused_since is not None}
-                for one in tenants[:SHOWN_SHARES]
-            ],
+            "first": [attrs.asdict(one) | {"paused_since": _iso(one.paused_since)} for one in tenants[:SHOWN_SHARES]],
         },
         "limits": {"count": len(limits), "first": list(map(_limit_view, busy[:SHOWN_SHARES]))},
     }
@@ -144,8 +155,28 @@ def _activity_view(activity: Activity) -> View:
     }
 
 
+def breakdown_view(found: Breakdown, name: str) -> View:
+    """Return the steps of a kind or a tenant, the oldest first, and their sum, in the form of `history_view`."""
+    steps = found.names[name]
+    return {
+        "name": f"{found.by} {name}",
+        "minutes": list(map(_settled_view, steps)),
+        "recent": _settled_view(added(steps)),
+    }
+
+
+def _settled_view(one: SettledAttempts) -> View:
+    numbers = {name: getattr(one, name) for name in ("completed", "failed", "retried")}
+    return {"start": one.start and one.start.timestamp(), **numbers, "run": [one.mean_run_time]}
+
+
 def _quantiles(durations: Durations) -> Sequence[float | None]:
     return [durations.quantile(share) for share in (0.5, 0.95)]
+
+
+def retries_view(retries: Sequence[RetryAhead]) -> Sequence[View]:
+    """Return the retries that a task has left."""
+    return [attrs.asdict(one) | {"earliest": _iso(one.earliest), "latest": _iso(one.latest)} for one in retries]
 
 
 def row_view(task: TaskEntity, shown: Shown) -> View:
@@ -209,4 +240,5 @@ def summary_view(queue: QueueSummary) -> View:
         "oldest": round(stats.oldest_pending_age, 1),
         "workers": queue.workers,
         "paused": stats.paused,
+        "paused_by": stats.paused_by,
     }

@@ -21,6 +21,8 @@ class TenantStats:
     weight: float = 1
     paused_since: datetime | None = None
     """Since when no task of the tenant is claimed; None: not paused."""
+    paused_by: str = ""
+    """Who paused the tenant; empty: no name was given, or not paused."""
 
 
 @attrs.frozen

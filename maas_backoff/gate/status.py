@@ -17,13 +17,9 @@ def status(device: Device, host: str, ledger: DeviceLedger) -> GpuStatus:
     health = device.health
     if ledger.quarantine and device.healthy:
         health = f"quarantine: {ledger.quarantine}"
-    elif ledger.quarantine and not device.healthy and "quarantine: " not in health:
+    elif ledger.quarantine and "quarantine: " not in health and health not in ledger.quarantine:
         # A fault begins a quarantine with its own text.
-        health = (
-            f"quarantine: {ledger.quarantine}"
-            if health in ledger.quarantine
-            else f"{health}; quarantine: {ledger.quarantine}"
-        )
+        health = f"{health}; quarantine: {ledger.quarantine}"
     elif ledger.held_for and device.healthy:
         health = f"ok, held for {holder(ledger.held_for)}"
     other = device.other_processes

@@ -113,13 +113,14 @@ def settle_head(
     tally: str = "",
     kinds: str = ONLY_NAMELESS.text,
     used: str = "",
+    breakdown: str = "",
     lease_ms: str = "",
 ) -> list[Any]:
     """Return the arguments of settle.lua before its groups. An empty `lease_ms` means the configured lease."""
     config = queue.config
     lease_ms = lease_ms or f"{config.scheduler.lease * 1000:.0f}"
     head = [queue.clock, queue.keys.prefix, settle_id, worker, lease_ms, request_id, claims]
-    return [*head, suspicion, config.task.max_finished, "\n".join(fits), tally, kinds, used]
+    return [*head, suspicion, config.task.max_finished, "\n".join(fits), tally, kinds, used, breakdown]
 
 
 @attrs.define  # made for each task; a frozen one takes twice as long
@@ -166,6 +167,8 @@ class BatchRequest:
     """A batch, as _batch.lua takes it, to claim instead of up to `claims` tasks; empty: none. It takes one slot."""
     kind: str = ""
     """The kind of the batch."""
+    breakdown: str = ""
+    """Counts of the settles for the history by kind and by tenant."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
     used: str = attrs.field(init=False, repr=False, eq=False)
 

@@ -8,8 +8,9 @@ import attrs
 
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.kind import NAMELESS
+from maas_backoff.domain.pause import PausedBy
 from maas_backoff.domain.stats import QueueStats
-from maas_backoff.domain.waiting import at
+from maas_backoff.domain.waiting import NOT_YET, at, gpu_reason
 from maas_backoff.domain.worker import Worker
 from maas_backoff.store.codec import now_and_ahead
 from maas_backoff.store.replies import StatsReply, mapping
@@ -49,6 +50,7 @@ def counts_in(reply: StatsReply) -> Counts:
         gpu_kinds[kind] += count
     gpu_kinds.pop(NAMELESS, None)
     _, ahead_ms = now_and_ahead(reply.now)
+    by = PausedBy.of({field.decode(): name.decode() for field, name in mapping(reply.paused_by).items()})
     stats = QueueStats(
         int(reply.pending),
         int(reply.scheduled),
@@ -70,6 +72,9 @@ def counts_in(reply: StatsReply) -> Counts:
         limit_count=reply.limit_count,
         paused_tenants={name.decode(): at(float(since) - ahead_ms) for name, since, _ in reply.paused_tenants},
         created_count=reply.created,
+        paused_by=by.queue,
+        kinds_paused_by=by.kinds,
+        tenants_paused_by=by.tenants,
     )
     next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
     paused_tenants = {name.decode(): int(number) for name, _, number in reply.paused_tenants}
@@ -84,4 +89,6 @@ def with_unfit(stats: QueueStats, waiting: Sequence[Demanded], fleet: Sequence[W
     unfit = [one for one in waiting if not any(worker.could_fit(one.demand) for worker in fleet)]
     never = unfit if any(worker.devices for worker in fleet) else []
     age = max([stats.oldest_pending_age, *(one.age for one in waiting if one not in never)])
-    return attrs.evolve(stats, unfit_count=sum(one.tasks for one in unfit), oldest_pending_age=age)
+    roomy = sum(one.tasks for one in waiting if gpu_reason(one.demand, fleet) == NOT_YET)
+    unfit_count = sum(one.tasks for one in unfit)
+    return attrs.evolve(stats, unfit_count=unfit_count, gpu_room_count=roomy, oldest_pending_age=age)

@@ -3,6 +3,7 @@
 from typing import Self
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.store.breakdowns import Breakdowns
 from maas_backoff.store.connect import Client
 from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.embedded import EmbeddedServer
@@ -22,13 +23,17 @@ class QueueStore:
     """The store of one queue in one process."""
 
     # `store.clock = …` must raise: the clock is the connection's.
-    __slots__ = ("connection", "exchange", "lost", "markers", "reader", "registry", "shares", "streams", "writer")
+    __slots__ = (
+        *("breakdowns", "connection", "exchange", "lost", "markers"),
+        *("reader", "registry", "shares", "streams", "writer"),
+    )
 
     def __init__(self, connection: QueueConnection) -> None:
         self.connection: QueueConnection = connection
         self.registry: Registry = Registry(connection)
         self.shares: Shares = Shares(connection)
         self.reader: Reader = Reader(connection, self.registry, self.shares)
+        self.breakdowns: Breakdowns = Breakdowns(connection)
         self.writer: Writer = Writer(connection)
         self.markers: Markers = Markers(connection)
         self.exchange: Exchange = Exchange(connection, self.markers)

@@ -159,7 +159,7 @@ class StatsReply(NamedTuple):
     """The reply of stats.lua. `by_kind` are names and numbers in turn; `paused_kinds` are names and times.
 
     `paused_tenants` are rows of a name, a time, and a number of waiting tasks. `age_ms` is without GPU sets;
-    `gpu_ages` has the age of each of them, in the order of `demands`.
+    `gpu_ages` has the age of each of them, in the order of `demands`. `paused_by` are fields and names in turn.
     """
 
     now: bytes
@@ -183,6 +183,7 @@ class StatsReply(NamedTuple):
     limit_count: int
     gpu_ages: list[bytes]
     created: int
+    paused_by: list[bytes]
 
 
 class SharesReply(NamedTuple):
@@ -200,6 +201,7 @@ class TenantRow(NamedTuple):
     name: bytes
     waiting: bytes
     settings: bytes
+    paused_by: bytes
 
 
 class LimitRow(NamedTuple):
@@ -227,6 +229,13 @@ class HistoryReply(NamedTuple):
     now: bytes
     totals: list[bytes]
     finished: list[bytes | None]
+    steps: list[list[bytes]]
+
+
+class BreakdownReply(NamedTuple):
+    """The reply of breakdown.lua. `steps` are names and numbers in turn, of the newest step first."""
+
+    now: bytes
     steps: list[list[bytes]]
 
 

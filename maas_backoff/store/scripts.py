@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from maas_backoff.store.replies import (
+    BreakdownReply,
     DemandsReply,
     ExpireReply,
     GetReply,
@@ -94,7 +95,8 @@ ENQUEUE = _load(
 SETTLE = _load(
     "settle",
     "scheduled leases external completed failed cancelled meta watched totals request",
-    "now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds used groups",
+    "now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds used breakdown"
+    " groups",
     SettleReply._make,
 )
 RENEW = _load(
@@ -112,12 +114,13 @@ LIST = _load("list", "meta", "now prefix limit index score skip reverse brief du
 STATS = _load("stats", "scheduled leases external completed failed cancelled meta", "now prefix", StatsReply._make)
 DELETE = _load("delete", "scheduled external completed failed cancelled watched call meta", "prefix call_ms", _numbers)
 PURGE = _load("purge", "meta watched call", "prefix status limit call_ms", PurgeReply._make)
-PAUSE = _load("pause", "meta call", "now prefix on kind call_ms", int)
-TENANT = _load("tenant", "meta call", "now prefix tenant weight on call_ms", int)
+PAUSE = _load("pause", "meta call", "now prefix on kind call_ms by", int)
+TENANT = _load("tenant", "meta call", "now prefix tenant weight on call_ms by", int)
 LIMIT = _load("limit", "meta call", "now prefix name setting call_ms", int)
 SHARES = _load("shares", "meta", "now prefix part cursor limit", SharesReply._make)
 UPCOMING = _load("upcoming", "scheduled meta", "now step_ms steps", UpcomingReply._make)
 HISTORY = _load("history", "totals meta", "now prefix step steps", HistoryReply._make)
+BREAKDOWN = _load("breakdown", "meta", "now prefix of step steps name", BreakdownReply._make)
 DEMANDS = _load("demands", "demands hold meta", "now prefix suspicion kinds", DemandsReply._make)
 HOLD = _load("hold", "hold meta", "now value lease_ms", int)
 ORPHANS = _load(
@@ -130,7 +133,23 @@ FLEET = _load("fleet", "workers meta", "now prefix limit", _words)
 
 QUEUE = (
     *(ENQUEUE, SETTLE, RENEW, LEAVE, EXPIRE, REAP, CANCEL, PROGRESS, EMIT, DEMANDS, HOLD),
-    *(GET, STREAM, LIST, STATS, FLEET, UPCOMING, HISTORY, DELETE, PURGE, PAUSE, TENANT, LIMIT, SHARES, ORPHANS),
+    *(
+        GET,
+        STREAM,
+        LIST,
+        STATS,
+        FLEET,
+        UPCOMING,
+        HISTORY,
+        BREAKDOWN,
+        DELETE,
+        PURGE,
+        PAUSE,
+        TENANT,
+        LIMIT,
+        SHARES,
+        ORPHANS,
+    ),
 )
 """The scripts that work on a queue."""
 

@@ -27,7 +27,9 @@ class Shares:
     def __init__(self, queue: QueueConnection) -> None:
         self._queue = queue
 
-    async def set_tenant(self, tenant: str, *, weight: float | None = None, paused: bool | None = None) -> bool:
+    async def set_tenant(
+        self, tenant: str, *, weight: float | None = None, paused: bool | None = None, by: str = ""
+    ) -> bool:
         """Set the weight of a tenant, or pause or resume its tasks. Return False if nothing changed."""
         queue = self._queue
         on = "" if paused is None else int(paused)
@@ -38,6 +40,7 @@ class Shares:
             "" if weight is None else f"{weight:.12g}",
             on,
             answer_ms(queue),
+            by,
         ]
         return bool(await queue.run(scripts.TENANT, args, call=queue.keys.call(new_call())))
 
@@ -128,6 +131,7 @@ def limit_state(row: list[Any]) -> LimitState:
 
 
 def _tenant(row: list[Any], ahead_ms: float) -> TenantStats:
-    name, waiting, settings = (text.decode() for text in TenantRow._make(row))
+    name, waiting, settings, by = (text.decode() for text in TenantRow._make(row))
     weight, _, since = settings.partition(" ")
-    return TenantStats(name, int(waiting or 0), float(weight or 1), at(float(since) - ahead_ms) if since else None)
+    paused_since = at(float(since) - ahead_ms) if since else None
+    return TenantStats(name, int(waiting or 0), float(weight or 1), paused_since, by)

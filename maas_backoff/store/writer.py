@@ -160,10 +160,10 @@ class Writer:
         reply = await queue.run(script, args, call=queue.keys.call(new_call()))
         return reply.number, bool(reply.more)
 
-    async def pause(self, *, on: bool, kind: str = NAMELESS) -> bool:
+    async def pause(self, *, on: bool, kind: str = NAMELESS, by: str = "") -> bool:
         """Pause or resume all claims, or those of one kind with a name. Return False if nothing changed."""
         queue = self._queue
-        args = [queue.clock, queue.keys.prefix, int(on), kind, self._answer_ms]
+        args = [queue.clock, queue.keys.prefix, int(on), kind, self._answer_ms, by]
         changed = await queue.run(scripts.PAUSE, args, call=queue.keys.call(new_call()))
         if changed < 0:
             raise _too_many_kinds(kind)

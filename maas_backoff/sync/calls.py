@@ -4,8 +4,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Unpack
 
+from maas_backoff.domain.breakdown import Breakdown
 from maas_backoff.domain.history import History
 from maas_backoff.domain.page import TaskPage
+from maas_backoff.domain.retries_ahead import RetryAhead
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.spec import Ensured, Reschedule, TaskOptions, TaskSpec
 from maas_backoff.domain.stats import QueueStats
@@ -57,6 +59,14 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
         """Return the task, or None if there is no task with this id (any more)."""
         return self._run(lambda: self._calls.get_task(task_id))
 
+    def get_retries_ahead(self, task_id: str) -> list[RetryAhead]:
+        """Return the retries that an unfinished task has left, at most ten, with the times at which they would come.
+
+        They come after the running or the next attempt, if each attempt fails. The times hold if attempts take no time.
+        The delay of a callable backoff is a range. An unknown or a finished task has none.
+        """
+        return self._run(lambda: self._calls.get_retries_ahead(task_id))
+
     def wait_task(self, task_id: str, timeout: float | timedelta | None = None) -> TaskEntity:
         """Wait until the task is finished (completed, failed or cancelled), and return it.
 
@@ -79,7 +89,7 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
 
         Pending tasks are sorted by due time, processing tasks by the end of their lease, finished tasks by the time at
         which they expire; `reverse` reverses the order. Three filters are for pending tasks. `waiting_for="gpu"` lists
-        due tasks that wait for room on a GPU, `waiting_for="slot"` due tasks that need no GPU. `due_from` lists delayed
+        due tasks that need a GPU, `waiting_for="slot"` due tasks that need no GPU. `due_from` lists delayed
         tasks and retries from that moment on (a timedelta: from now). `brief` leaves out params, result and failed
         attempts, at a fraction of the cost. A task that changes its state meanwhile may be missed or listed twice.
 
@@ -114,6 +124,17 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
         number out of range, or for two of the three.
         """
         return self._run(lambda: self._calls.get_history(minutes, hours=hours, days=days))
+
+    def get_breakdown(
+        self, by: str, minutes: int | None = None, *, hours: int | None = None, name: str | None = None
+    ) -> Breakdown:
+        """Return what came of the attempts of each kind, or of each tenant, in the last minutes or hours.
+
+        `by` is "kind" or "tenant". The last 1 to 120 `minutes` (default: 60) are steps of one minute; the last 1 to 24
+        `hours` are steps of ten minutes. The result has the twenty names with most attempts, and all others together.
+        `name` reads this one only, at a fraction of the cost. Each settlement of a worker counts the numbers.
+        """
+        return self._run(lambda: self._calls.get_breakdown(by, minutes, hours=hours, name=name))
 
     def get_upcoming(self, step: float | timedelta = 30, steps: int = 20) -> list[int]:
         """Return the number of tasks that become due in each of the next `steps` (1 to 200) steps.
@@ -161,18 +182,20 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
         """Delete a task, unless it is running."""
         return self._run(lambda: self._calls.delete_task(task_id))
 
-    def pause(self, *, kind: str | None = None, tenant: str | None = None) -> bool:
+    def pause(self, *, kind: str | None = None, tenant: str | None = None, by: str = "") -> bool:
         """Stop all claims of the queue until `resume`, from the next claim on; running tasks go on.
 
         `kind` stops only the claims of that kind of tasks, and `tenant` only those of that tenant's tasks. Both may be
-        new to the queue. The pause is stored on the server, and outlives all workers. Return False if it was paused
-        already.
+        new to the queue. The pause is stored on the server, and outlives all workers. `by` is the name of who pauses,
+        up to 100 printable characters: `get_queue_stats()` and `tenants()` have it as long as the pause lasts, and the
+        log has it. Return False if it was paused already: then the first pause keeps its time and its name.
         """
-        return self._run(lambda: self._calls.pause(kind=kind, tenant=tenant))
+        return self._run(lambda: self._calls.pause(kind=kind, tenant=tenant, by=by))
 
-    def resume(self, *, kind: str | None = None, tenant: str | None = None) -> bool:
+    def resume(self, *, kind: str | None = None, tenant: str | None = None, by: str = "") -> bool:
         """Let the workers of the queue claim again; `kind` or `tenant` ends the pause of that one only.
 
-        A paused queue claims nothing, also of a kind or a tenant that goes on. Return False if it was not paused.
+        A paused queue claims nothing, also of a kind or a tenant that goes on. The log has the name `by`. Return
+        False if it was not paused.
         """
-        return self._run(lambda: self._calls.resume(kind=kind, tenant=tenant))
+        return self._run(lambda: self._calls.resume(kind=kind, tenant=tenant, by=by))

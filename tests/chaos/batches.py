@@ -8,8 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from chaos.checker import Violation
+from chaos.checker import TOLERANCE, Violation
 from chaos.history import Event
+
+LONG_BEFORE = 2.0
+"""Seconds between the start of a batch and a cancel that has nothing to do with it."""
 
 
 class Bounds(Protocol):
@@ -18,7 +21,11 @@ class Bounds(Protocol):
     @property
     def max_size(self) -> int: ...
     @property
+    def max_wait(self) -> float: ...
+    @property
     def max_cost(self) -> float | None: ...
+    @property
+    def adaptive(self) -> bool: ...
 
 
 def calls_of(events: Sequence[Event]) -> dict[int, list[Event]]:
@@ -52,6 +59,27 @@ def gathered(events: Sequence[Event], kinds: Mapping[str, Bounds]) -> Iterator[V
         tokens = [start["token"] for start in starts]
         if max(tokens) - min(tokens) >= kinds[starts[0]["function"]].max_size:
             yield Violation("gathered", starts[0]["id"], f"a batch has tokens of several claims: {sorted(tokens)}")
+
+
+def hasty(events: Sequence[Event], kinds: Mapping[str, Bounds]) -> Iterator[Violation]:
+    """No batch is claimed that is neither full nor old enough. A token is the time of its claim, in microseconds.
+
+    Nothing is said of tasks that come back, as suspects wait for nobody; and of a batch from which a task was cancelled
+    before it began, which may have been full.
+    """
+    invoked = {event["id"]: event for event in events if event["event"] == "invoke"}
+    cancels = [event["time"] for event in events if event["event"] == "cancel"]
+    for starts in calls_of(events).values():
+        first, kind = starts[0], kinds[starts[0]["function"]]
+        is_bound = kind.max_cost is None and not kind.adaptive and len(starts) < kind.max_size
+        if not is_bound or any(start["attempt"] > 1 or start["id"] not in invoked for start in starts):
+            continue
+        if any(abs(cancel - first["time"]) < LONG_BEFORE for cancel in cancels):
+            continue
+        due = min(invoked[start["id"]]["time"] + invoked[start["id"]]["delay"] for start in starts) + kind.max_wait
+        early = due - min(start["token"] for start in starts) / 1_000_000
+        if early > TOLERANCE:
+            yield Violation("hasty", first["id"], f"a batch of {len(starts)} was claimed {early:.3f} s too early")
 
 
 def halved(events: Sequence[Event]) -> Iterator[Violation]:

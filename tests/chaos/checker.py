@@ -68,6 +68,23 @@ class Story:
         return [one for one in self.sent if one["token"] not in answered]
 
     @property
+    def repeated(self) -> list[Event]:
+        """Settlements that were answered `lost`, although the task came back without a loss: a lost reply said `ok`."""
+        found: list[Event] = []
+        for settle in self.settles:
+            if settle["answer"] == "lost":
+                before, after = self._runs_around(settle["token"])
+                if before is not None and after is not None and after["lost"] == before["lost"]:
+                    found.append(settle)
+        return found
+
+    def _runs_around(self, token: int) -> tuple[Event | None, Event | None]:
+        """Return the run under a token, and the one that follows."""
+        places = [n for n, start in enumerate(self.starts) if start["token"] == token]
+        at = places[0] if places else len(self.starts)
+        return (*self.starts[at : at + 2], None, None)[:2]
+
+    @property
     def accepted(self) -> list[Event]:
         return [settle for settle in self.settles if settle["answer"] in ACCEPTED]
 
@@ -228,7 +245,7 @@ def bounded(story: Story) -> Iterator[str]:
         return
     if final.retry > MAX_RETRY:
         yield f"{final.retry} retries of {MAX_RETRY}"
-    ended = [*story.accepted, *story.unanswered]
+    ended = [*story.accepted, *story.unanswered, *story.repeated]
     released = sum(settle["status"] == "pending" and settle["error"] is None for settle in ended)
     if len(story.starts) > 1 + final.retry + final.lost + released:
         runs = len(story.starts)

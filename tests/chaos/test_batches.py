@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import attrs
 import pytest
-from chaos.batches import gathered, halved, oversized
+from chaos.batches import gathered, halved, hasty, oversized
 from chaos.checker import Violation
 from chaos.fairness import woken
 from chaos.history import Event
@@ -14,6 +14,8 @@ from chaos.history import Event
 class Bounds:
     max_size: int = 4
     max_cost: float | None = None
+    max_wait: float = 0
+    adaptive: bool = False
 
 
 def created(*ids: str, function: str = "many", cost: float = 1) -> list[Event]:
@@ -75,6 +77,26 @@ def test_what_is_wrong_is_found(events: list[Event], bounds: Bounds, promise: st
 
 def test_one_task_may_cost_more_than_a_batch() -> None:
     assert found(created("a", cost=11) + call(1, "a"), Bounds(4, 10)) == []
+
+
+@pytest.mark.parametrize(
+    ("claimed", "ids", "attempt", "cancel", "expected"),
+    [
+        (4.9, "ab", 1, 0.0, ["hasty"]),
+        (5.1, "ab", 1, 0.0, []),  # old enough
+        (4.9, "abcd", 1, 0.0, []),  # full
+        (4.9, "ab", 2, 0.0, []),  # a suspect, perhaps
+        (4.9, "ab", 1, 4.8, []),  # two others were cancelled, perhaps
+    ],
+)
+def test_a_batch_that_waits_too_short_is_found(
+    claimed: float, ids: str, attempt: int, cancel: float, expected: list[str]
+) -> None:
+    about = {"time": claimed, "attempt": attempt}
+    events = [{**event, "time": 0.0, "delay": 0.0} for event in created(*ids)]
+    events += [{**event, **about} for event in call(1, ids, token=int(claimed * 1_000_000))]
+    events.append({"event": "cancel", "id": "z", "time": cancel})
+    assert [one.promise for one in hasty(events, {"many": Bounds(max_wait=5)})] == expected
 
 
 def test_a_task_of_a_paused_kind_that_starts_is_found() -> None:

@@ -76,6 +76,10 @@ GOOD = {
         made() + run(1, 1, 1.2) + settled(1, "pending") + run(2, 1.3, 1.4) + settled(2),
         done(2),
     ),
+    "a hand-back whose answer was lost, and that was sent again": (
+        made() + run(1, 1, 1.2) + run(2, 1.3, 1.4) + settled(2) + settled(1, "pending", answer="lost"),
+        done(2),
+    ),
     "a task that was cancelled in time": ([*made("regretted", delay=3), CANCEL], CANCELLED),
     "a task of a kind": (of_kind("one", "one", "one", "two"), done(1, function="one")),
     "a poison task, lost three times": (

@@ -87,8 +87,8 @@ def of_readme(browser: Browser, served: Served, folder: Path) -> None:
 
 def to_look_at(browser: Browser, served: Served, folder: Path) -> None:
     for name, width, scheme, locale in (
-        ("light", 1280, "light", "en-US"), ("dark", 1280, "dark", "en-US"), ("narrow", 390, "light", "en-US"),
-        ("chinese", 1280, "dark", "zh-CN"), ("chinese-narrow", 390, "dark", "zh-CN"),
+        ("light", 1280, "light", "en-US"), ("dark", 1280, "dark", "en-US"), ("middle", 800, "light", "en-US"),
+        ("narrow", 390, "light", "en-US"), ("chinese", 1280, "dark", "zh-CN"), ("chinese-narrow", 390, "dark", "zh-CN"),
     ):  # fmt: skip
         page = visited(browser, served, width, scheme, locale)
         page.locator("#group").click()

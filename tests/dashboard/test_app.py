@@ -67,6 +67,20 @@ def test_a_task_is_shown_with_the_last_lines_of_its_log(served: Served, create: 
     assert served.client.get("/tasks/api/task?id=silent").json()["log"] == []
 
 
+def test_the_history_of_a_tenant_and_of_a_kind(served: Served, create: Callable[..., None]) -> None:
+    create(TaskSpec({}, "a", tenant="acme"), TaskSpec({"error": "x"}, "b", tenant="bolt", max_retry_count=0))
+    served.until(lambda: status(served, "a") == "completed" and status(served, "b") == "failed", "both have ended")
+    told = served.client.get("/tasks/api/breakdown").json()
+    assert told["kind"] == [] and sorted(told["tenant"]) == ["acme", "bolt"]
+    told = served.client.get("/tasks/api/breakdown?by=tenant&name=bolt").json()
+    assert told["name"] == "tenant bolt" and len(told["minutes"]) == 60 and told["recent"]["failed"] == 1
+    assert sum(minute["failed"] for minute in told["minutes"]) == 1
+    told = served.client.get("/tasks/api/breakdown?by=kind&name=none").json()
+    assert len(told["minutes"]) == 60 and told["recent"]["run"] == [None]
+    for query in ("by=kind&name=1", "by=x&name=none", "name=none"):
+        assert served.client.get(f"/tasks/api/breakdown?{query}").status_code == 400
+
+
 def test_a_title_is_text(served: Served) -> None:
     assert "<h1>&lt;b&gt;&quot;All&quot;&lt;/b&gt;</h1>" in served.client.get("/all/").text
 
@@ -103,6 +117,7 @@ async def test_each_action_is_logged_with_its_queue_and_visitor(
     async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
         with caplog.at_level("INFO", "maas_backoff.dashboard"):
             assert (await client.post("/api/queue/pause", headers=SAME)).json() == {"done": True}
+            assert (await client.get("/api/snapshot")).json()["queue"]["paused_by"] == "ada"
             await client.post("/api/queue/resume", headers=SAME)
     assert "pause in queue 'test': True, requested by 'ada' at 127.0.0.1" in caplog.messages
 
@@ -354,7 +369,9 @@ async def test_tenants_and_limits_are_read_where_there_are_some(scheduler: TaskB
         parts = await Feed(scheduler).changes(0)
         assert set(calls) == {"waiting", "tenants", "limits", "opens", "closed"}
     shares = json.loads(parts["shares"])
-    assert shares["tenants"]["first"] == [{"name": "acme", "waiting": 1, "weight": 1, "paused": False}]
+    assert shares["tenants"]["first"] == [
+        {"name": "acme", "waiting": 1, "weight": 1, "paused_since": None, "paused_by": ""}
+    ]
     (limit,) = shares["limits"]["first"]
     assert (limit["name"], limit["rates"], limit["shut"]) == ("openai", ["1000/1m"], "")
 

@@ -84,6 +84,9 @@ def test_the_page_shows_a_queue_and_follows_it(visit: Callable[..., Page], creat
     page = visit()
     for state, number in {"gpu": "1", "scheduled": "1", "processing": "1", "failed": "1"}.items():
         expect(page.locator(f"#states .{state} strong")).to_have_text(number)
+    expect(page.locator("#states .gpu span")).to_have_text("due, need a GPU")
+    expect(page.locator("#states .due span")).to_have_text("due, need no GPU")
+    expect(page.locator("#states .gpu small")).to_have_text("1 fit no device")
     expect(page.locator("#reason")).to_contain_text("1 need a GPU with 100 GiB free, more than any device has")
     expect(page.locator("#gpus .memory")).to_have_attribute("aria-label", re.compile(r"4\.0 GiB reserved.* of 24 GiB"))
     expect(page.locator("#errors")).to_contain_text("LoadError")
@@ -141,12 +144,12 @@ def test_kinds_are_shown_with_their_pauses(visit: Callable[..., Page], in_thread
         async def render() -> None: ...
 
         await render.options(task_id="image").create()  # nobody runs it: the worker of the page has no kinds
-        await producer.pause(kind="render")
+        await producer.pause(kind="render", by="ada")
         await producer.create_task({"seconds": 60}, "plain", delay=600)
 
     in_thread(of_kinds)
     page = visit()
-    expect(page.locator("#kinds")).to_have_text("Kinds of tasks: render: 1 due, paused")
+    expect(page.locator("#kinds")).to_contain_text("Kinds of tasks: render: 1 due, paused by ada since")
     page.locator("#states .due").click()
     expect(page.locator("#list")).to_contain_text("kind render: paused")
     expect(page.locator('#list td[data-head="kind"]')).to_have_text("render")
@@ -172,8 +175,8 @@ def test_tenants_and_limits_are_shown(visit: Callable[..., Page], in_thread: Cal
     expect(page.locator("#limits")).to_have_text(
         "Limits: openai: 1 of 1 in use, 500/1m, 2 tasks waiting · user:*: 2 at once for each name", timeout=20_000
     )
-    expect(page.locator("#tenants")).to_have_text(
-        "Tenants: acme: 2 tasks waiting · bolt: 1 task waiting, weight 2.5, paused"
+    expect(page.locator("#tenants")).to_contain_text(
+        "Tenants: acme: 2 tasks waiting · bolt: 1 task waiting, weight 2.5, paused since"
     )
     expect(page.locator("#reason")).to_contain_text("tenant bolt is paused")
     expect(page.locator("#reason")).to_have_class("warn")
@@ -182,6 +185,26 @@ def test_tenants_and_limits_are_shown(visit: Callable[..., Page], in_thread: Cal
     expect(page.locator("#list")).to_contain_text("limit openai: 1 of 1 in use")
     page.get_by_role("link", name="paused").click()
     expect(page.locator("#detail")).to_contain_text("tenant bolt is paused")
+
+
+def test_the_diagrams_of_one_tenant(visit: Callable[..., Page], create: Callable[..., None], served: Served) -> None:
+    failing = TaskSpec({"error": "x"}, tenant="bolt", max_retry_count=0)
+    create(*[TaskSpec({}, tenant="acme")] * 3, failing, TaskSpec({}))
+    page = visit()
+    expect(page.locator("#states .completed strong")).to_have_text("4")
+    expect(page.locator("#states .failed strong")).to_have_text("1")
+    page.reload()
+    choice = page.get_by_label("Diagrams of")
+    throughput, latency = page.locator("#throughput .words"), page.locator("#latency .words")
+    expect(throughput).to_have_text("Last hour: 4 completed, 0 to be retried, 1 failed; 0 lost by their worker.")
+    choice.select_option("acme")
+    expect(throughput).to_have_text("Last hour: 3 completed, 0 to be retried, 0 failed.")
+    expect(latency).to_contain_text(re.compile(r"ran .* \(mean\)"))
+    expect(page.locator("#latency .legend li")).to_have_text(["run, mean"])
+    choice.select_option("bolt")
+    expect(throughput).to_have_text("Last hour: 0 completed, 0 to be retried, 1 failed.")
+    choice.select_option("all tasks")
+    expect(throughput).to_contain_text("4 completed")
 
 
 def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create: Callable[..., None]) -> None:
@@ -195,7 +218,7 @@ def test_actions_are_asked_for_twice_and_told(visit: Callable[..., Page], create
     page.locator("#confirm").get_by_role("button", name="Pause").click()
     expect(notice).to_have_text("The queue is paused.")
     expect(page.locator("#reason")).to_contain_text("The queue is paused")
-    expect(page.locator("#reason")).to_contain_text("Paused since")
+    expect(page.locator("#reason")).to_contain_text("Paused by ada since")
     page.locator("#states .failed").click()
     page.get_by_label("Id, or text in id").fill("ModelError: b")
     page.get_by_role("button", name="Search").click()
@@ -504,7 +527,7 @@ def test_workers_and_gpus_are_taken_out_of_use(visit: Callable[..., Page], serve
     expect(page.locator("#notice")).to_have_text("GPU GPU-a is released.")
     page.locator("#workers").get_by_role("button", name="Quiet").click()
     page.locator("#confirm").get_by_role("button", name="Quiet").click()
-    expect(page.locator("#workers")).to_contain_text("quiet: claims nothing", timeout=20_000)
+    expect(page.locator("#workers")).to_contain_text("quiet, nothing runs: it can be stopped", timeout=20_000)
     page.locator("#workers").get_by_role("button", name="Wake").click()
     expect(page.locator("#workers")).to_contain_text("ready", timeout=20_000)
 
@@ -534,8 +557,10 @@ def test_a_task_tells_its_life_and_its_texts_can_be_copied(
     create(TaskSpec({"error": "it's", "n": 1}, "x", max_retry_count=3, backoff_interval=600))
     page = visit("/all/#task=x")
     lines = page.locator(".timeline li")
-    steps = ("created", "attempt 1 failed after .*ModelError", "waited", "attempt 2 is due")
+    steps = ("created", "attempt 1 failed after .*ModelError", "waited 10 min", "attempt 2 is due")
     expect(lines.filter(has_text=re.compile("|".join(steps)))).to_have_text([re.compile(step) for step in steps])
+    ahead = [re.compile(f"20.*retry {n} at the earliest, .* after a failure") for n in (2, 3)]
+    expect(lines.filter(has_text="at the earliest")).to_have_text(ahead)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy create command").click()
     expect(page.locator("#detail-notice")).to_have_text("Copied.")

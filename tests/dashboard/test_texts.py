@@ -31,6 +31,12 @@ def test_the_catalogues_have_the_same_keys_and_placeholders() -> None:
     assert not [key for key in english if not english[key] or not chinese[key]]
 
 
+def test_no_key_has_two_texts() -> None:
+    for name, texts in CATALOGUES.items():
+        keys = re.findall(r'^  "([^"]+)":', STATIC.joinpath(f"{name}.json").read_text(), re.MULTILINE)
+        assert sorted(keys) == sorted(texts)
+
+
 def test_each_text_is_used_and_exists() -> None:
     """A key is written as a whole, or begins with a text in front of a `${…}`."""
     keys = set(CATALOGUES["en"])

@@ -21,8 +21,8 @@ EVERY = 1.0
 CALM_AFTER = 15.0
 """Seconds after a fault for which messages may be repeated, and a wake-up may be lost with a worker."""
 
-BOUND = 6.0
-"""Seconds after which a batch that is due must have started. A worker looks by itself after 10."""
+BOUND = 4.0
+"""Seconds after which a batch that is due must have started: two slow messages. A worker looks by itself after 5."""
 
 LONGEST = 5000.0
 """Seconds after which no history needs looks any more."""
@@ -100,7 +100,8 @@ class Look:
             since = self._since(self._innocent, kind) if why == "suspect" else rooms
             if since is not None:
                 # A worker that is busy with other kinds looks less often.
-                found[head, kind.name, why] = BOUND + (0 if why == "old" else kind.max_wait), since
+                is_soon = why == "old" or self.world.plan.batches.alone
+                found[head, kind.name, why] = BOUND + (0 if is_soon else kind.max_wait), since
         return found
 
     def _since(self, workers: Mapping[Node, float], kind: BatchKind) -> float | None:

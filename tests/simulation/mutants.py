@@ -176,16 +176,13 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "a marker that starts no look for a batch": lambda: mock.patch.object(
         WakeUps, "look_for_batches", lambda wake_ups, kinds: wake_ups.unseen.update(kinds)
     ),
-    "a full batch that wakes nobody": lambda: _script("ENQUEUE", "left <= 0 or rest <= 0 or now", "now"),
+    "a batch that waits for nobody": lambda: _script("SETTLE", "math.max(0, oldest + wait_ms - now)", "0"),
     "a batch without a bound of costs": lambda: _script(
         "SETTLE", "is_full = is_full or count > 0 and cost + cost_of(claim) > most\n", ""
     ),
     "a look for a batch that forgets a wake-up": _deaf_look,
     "a trial that wakes nobody": lambda: _script("SETTLE", "if trial then limits.take_roused(trial) end", ""),
     "a batch of a paused kind": lambda: _script("SETTLE", "if bases[1] then\nclaims = batch", "do\nclaims = batch"),
-    "a part of an attempt that has lost its lease": lambda: _script(
-        "EMIT", "task[1] == 'processing' and task[2] == token", "task[1] == 'processing'"
-    ),
     "an end that waits for no parts": lambda: mock.patch.object(Emissions, "hold", return_value=False),
     "an attempt that leaves the parts of earlier ones": lambda: _script(
         "EMIT", "if item.is_anew then redis.call('UNLINK', key) end", ""

@@ -21,7 +21,7 @@ from unittest import mock
 import attrs
 import lanes
 import redis
-from chaos.batches import gathered, halved, oversized
+from chaos.batches import gathered, halved, hasty, oversized
 from chaos.checker import ACCEPTED, TOLERANCE, Final, Violation, check, check_counts
 from chaos.ends import final_of
 from chaos.fairness import crowded, rushed, unfair, woken
@@ -792,6 +792,8 @@ class World:
                 found += oversized(self.events, kinds_of_batches)
                 found += gathered(self.events, kinds_of_batches)
                 found += halved(self.events)
+                if not self._jumps:
+                    found += hasty(self.events, kinds_of_batches)
             if not self._jumps:
                 found += robbed(self.events)
                 found += woken(self.events)

@@ -23,6 +23,7 @@ def real() -> Iterator[RealServer]:
         yield one
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [*SEEDS[:3], *(pytest.param(seed, marks=pytest.mark.long) for seed in SEEDS[3:])])
 def test_a_history_keeps_the_promises(seed: str, real: RealServer) -> None:
     outcome = run(Plan.of(seed), real)
@@ -55,6 +56,7 @@ def test_half_of_the_seeds_have_tenants_and_limits(real: RealServer) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_many_seeds_have_batches(real: RealServer) -> None:
     """Some workers have nothing else. Batches of several sizes run, and some of them fail as a whole."""
     plans = [Plan.of(f"{seed}") for seed in range(60)]
@@ -62,7 +64,7 @@ def test_many_seeds_have_batches(real: RealServer) -> None:
     assert 10 < len(own) < 30
     assert 0 < sum(plan.batches.alone for plan in own if plan.batches) < len(own)
     assert any(step.what == "pause_kind" for plan in own for step in plan.steps)
-    events = [event for plan in own[:6] for event in run(plan, real).events]
+    events = [event for plan in own[:4] for event in run(plan, real).events]
     sizes = Counter(
         Counter(event["batch"] for event in events if event["event"] == "start" and "batch" in event).values()
     )
@@ -71,6 +73,7 @@ def test_many_seeds_have_batches(real: RealServer) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_some_seeds_have_streams(real: RealServer) -> None:
     """Tasks emit in several attempts. Readers have seen parts of all of them."""
     plans = [Plan.of(f"{seed}") for seed in range(60)]
@@ -121,8 +124,7 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
         "shares without weights",
         "a half that uses up a retry",
         "an outcome of another task of the batch",
-        "a marker that starts no look for a batch",
-        "a part of an attempt that has lost its lease",
+        "a task that has failed alone and comes back in company",
         "an end that waits for no parts",
     ],
 )

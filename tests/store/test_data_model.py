@@ -249,7 +249,9 @@ async def by_producers(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
     assert await scheduler.mark_task_failed("watched", retry=False)
     assert await scheduler.mark_task_completed("later", "a result")
     await seen.until("completed", "failed")
-    assert await scheduler.pause()
+    assert await scheduler.pause(by="ada") and await scheduler.pause(kind="render", by="ada")
+    seen.look()
+    assert await scheduler.resume(kind="render")
     seen.look()
     assert await scheduler.resume()
     assert await scheduler.purge_tasks("pending") == 3
@@ -259,7 +261,7 @@ async def by_producers(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
 async def by_tenants(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
     """Tasks of tenants in lanes of each index, and limits of each sort. One limit waits for a task that runs."""
     assert await scheduler.set_weight("acme", 2)
-    assert await scheduler.pause(tenant="paused")
+    assert await scheduler.pause(tenant="paused", by="ada")
     assert await scheduler.set_limit("one", concurrency=1, rate=(5, "1m"), tokens=(1000, "1m"))
     assert await scheduler.set_limit("user:*", concurrency=2)
     store = scheduler._client.store
@@ -282,9 +284,10 @@ async def by_tenants(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
         Settle(one.task.task_id, "lease", one.token, Settlement.complete("1", one.policy), used=["c one 1"])
         for one in claimed
     )
-    request = BatchRequest(settles, 0, may_claim_suspect=False, request_id="used", exchange=0)
+    by_tenant = "t acme 3 0 0 15"
+    request = BatchRequest(settles, 0, may_claim_suspect=False, request_id="used", exchange=0, breakdown=by_tenant)
     assert (await store.exchange.send(request, "w", kinds)).answers == ["ok"] * 3
-    await seen.until("closed")
+    await seen.until("closed", "ht:<minute>", "ht10:<n>")
     assert await scheduler.resume(tenant="paused")
     assert await scheduler.purge_tasks("pending") == 6
 

@@ -133,6 +133,13 @@ class _Ended:
         return self
 
     counts: Counts = Counts()
+    kind: str = ""
+    tenant: str = ""
+    ran: float = 0
+
+    @property
+    def task(self) -> "_Ended":
+        return self
 
 
 def test_a_tally_that_is_put_back_is_added() -> None:

@@ -113,6 +113,7 @@ def test_a_create_by_both_paths(client: Any, known: bool, text: str, exists: byt
 
 TOKEN = NOW * 1000 + 5
 MINUTE = f"h:{NOW // 60_000}"
+BY_KIND = [f"hk:{NOW // 60_000}", f"hk10:{NOW // 600_000}"]
 
 
 def _hset(key: str, fields: dict[str, Any]) -> list[Any]:
@@ -158,6 +159,7 @@ UNUSUAL: dict[str, list[Any]] = {
         "scheduled",
         "suspects",
         MINUTE,
+        *BY_KIND,
         "totals",
         "kinds",
         "t:a",
@@ -174,6 +176,8 @@ UNUSUAL: dict[str, list[Any]] = {
     "kind": ["expired", "pending"],
     "status": ["failed", "pending"],
     "names": ["e:Boom"],
+    "breakdown": ["k kind 1 0 0 25", "k kind 0 1 0 25", "k other 1 0 0 25", "k kind 1 0 0 25\nt acme 1 0 0 25"],
+    "by kind": ["3 0 1 99", "3 0 1 99 7", "of a person", None],
     "token": [TOKEN - 1, ""],
 }
 
@@ -197,13 +201,17 @@ def settle_by_both_paths(client: Any, unusual: dict[str, Any], groups: int, want
         unusual = {"kinds": "kind", **unusual}
         before.append(["HSET", KEYS("kinds"), "kind", unusual["kind has paused"]])
     before += pick("beside", [])
+    if "by kind" in unusual or "broken" in unusual:
+        unusual = {"breakdown": "k kind 1 0 0 25", **unusual}
+    numbers = pick("by kind", "3 0 1 99")
+    before += [_hset(KEYS(key), {"kind": numbers}) for key in BY_KIND if numbers is not None]
     if "limit" in unusual and "beside" not in unusual:
         before += OLD
     if "broken" in unusual:
         before += [["DEL", KEYS(unusual["broken"])], ["SET", KEYS(unusual["broken"]), "mine"]]
     args = [f"{NOW}.625", KEYS.prefix, "w", "w", "30000", pick("call", "7"), wanted]
     args += [pick("suspicion", "1 -"), pick("limit", "1000000"), pick("fits", ""), pick("tally", "w0 1\nr1 1")]
-    args += [pick("kinds", "-"), "", groups]
+    args += [pick("kinds", "-"), "", pick("breakdown", ""), groups]
     if groups:
         args += [pick("kind", "lease"), pick("status", "completed"), "0", "60", pick("names", ""), "1", "1"]
         args += ["a", pick("token", TOKEN), "r", '{"a":1}']
@@ -246,12 +254,15 @@ def test_the_straight_path_of_a_settle_is_taken(client: Any) -> None:
         _hset(KEYS.task("b"), {"p": "1 policy\n{}"}),
     ]
     minute = [_hset(KEYS(MINUTE), {"completed": 1})]
-    for status, beside, is_straight in (
-        ("completed", minute, True),
-        ("failed", minute, False),
-        ("completed", [], False),
+    by_kind = [_hset(KEYS(key), {"kind": "3 0 1 99"}) for key in BY_KIND]
+    for status, beside, lines, is_straight in (
+        ("completed", minute, "", True),
+        ("failed", minute, "", False),
+        ("completed", [], "", False),
+        ("completed", minute + by_kind, "k kind 1 0 0 5", True),
+        ("completed", minute, "k kind 1 0 0 5", False),
     ):
-        args = [NOW, KEYS.prefix, "w", "w", "30000", "7", "2", "1 -", "1000", "", "", "-", "", "1"]
+        args = [NOW, KEYS.prefix, "w", "w", "30000", "7", "2", "1 -", "1000", "", "", "-", "", lines, "1"]
         args += ["lease", status, "0", "60", "", "1", "1", "a", TOKEN, "r", "1"]
         keys = KEYS.all(scripts.SETTLE.keys, request=KEYS.request("w", 0))
         assert (outcome(client, straight, keys, args, before + beside)[0] != b"general") == is_straight

@@ -78,14 +78,14 @@ async def test_tenants_are_those_with_waiting_tasks_weights_or_pauses(queue: Que
     await queue.operations.set_weight("bolt", 2.5)
     await queue.operations.set_weight("calm", 3)
     await queue.operations.pause(on=True, kind=None, tenant="acme")
-    await queue.operations.pause(on=True, kind=None, tenant="dull")
+    await queue.operations.pause(on=True, kind=None, tenant="dull", by="ada")
     assert [one.waiting for one in await queue.store.shares.tenants()] == [4, 3, 0, 0]
     assert len(await queue.exchange(10)) == 6
     assert await queue.store.shares.tenants() == [
         TenantStats("acme", 3, 1, moment(0)),
         TenantStats("bolt", 0, 2.5),
         TenantStats("calm", 0, 3),
-        TenantStats("dull", 0, 1, moment(0)),
+        TenantStats("dull", 0, 1, moment(0), "ada"),
     ]
     await queue.operations.pause(on=False, kind=None, tenant="dull")
     await queue.operations.set_weight("calm", 1)

@@ -88,12 +88,13 @@ class Way:
             ("look at demands", lambda s, _: s.reader.demands(NO_SUSPECTS)),
             ("hold", lambda s, _: s.writer.hold("1:0 GPU-a w", 60)),
             ("reap", lambda s, _: s.lost.look(1e6, 0)),
-            ("pause", lambda s, _: s.writer.pause(on=True)),
+            ("pause", lambda s, _: s.writer.pause(on=True, by="ada")),
             ("resume", lambda s, _: s.writer.pause(on=False)),
-            ("pause a kind", lambda s, _: s.writer.pause(on=True, kind="kind")),
+            ("pause a kind", lambda s, _: s.writer.pause(on=True, kind="kind", by="ada")),
             ("resume a kind", lambda s, _: s.writer.pause(on=False, kind="kind")),
             ("stats", lambda s, _: s.reader.stats()),
             ("history", lambda s, _: s.reader.history(2)),
+            ("breakdown", lambda s, _: s.breakdowns.read("kind", 2)),
             ("upcoming", lambda s, _: s.reader.upcoming(60, 5)),
             ("delete", lambda s, _: s.writer.delete("gpu2")),
             ("create for a batch", self.creates("m", kind="of")),
@@ -105,7 +106,7 @@ class Way:
             ("create some of each", self.creates_some),
             ("purge", lambda s, _: s.writer.purge(TaskStatus.PENDING)),
             ("set a limit", lambda s, _: s.shares.set_limit("openai", Limit(concurrency=1).setting)),
-            ("pause a tenant", lambda s, _: s.shares.set_tenant("acme", paused=True)),
+            ("pause a tenant", lambda s, _: s.shares.set_tenant("acme", paused=True, by="ada")),
             ("read tenants", lambda s, _: s.shares.tenants()),
             ("read limits", lambda s, _: s.shares.limits(10)),
             ("resume a tenant", lambda s, _: s.shares.set_tenant("acme", paused=False)),
@@ -170,8 +171,9 @@ class Way:
             what = settlement(held.counts)
             assert what is not None
             settle = Settle(task_id, "lease", held.token, what, held.counts)
+            lines = "k kind 1 0 0 5\nt acme 1 0 0 5"
             answer = await store.exchange.send(
-                BatchRequest((settle,), claims, False, f"{self.requests}", 0, "r1 1"), "w"
+                BatchRequest((settle,), claims, False, f"{self.requests}", 0, "r1 1", breakdown=lines), "w"
             )
             assert answer.answers in (["ok"], ["cancelled"])
 

@@ -35,7 +35,11 @@ const OF_LIST = {
   failed: ["retry", "delete"],
   cancelled: ["retry", "delete"],
   completed: ["delete"],
+  open: ["cancel", "retry"],
 };
+
+/** The states that an action on a list of several states is for. */
+const STATES_FOR = { open: { cancel: "pending,processing", retry: "failed" } };
 
 /** Return the buttons for the possible actions on a task. */
 export function taskButtons(task, where) {
@@ -102,7 +106,8 @@ export function manyButtons(state, chosen, query) {
   return (OF_LIST[state] ?? []).map((name) => {
     const action = t(`act.${name}`);
     const words = chosen.length ? t("many.selected", { action, number: chosen.length }) : t("many.all", { action });
-    const run = () => (chosen.length ? onChosen(name, chosen) : onAll(name, query));
+    const states = STATES_FOR[state]?.[name] ?? query.state;
+    const run = () => (chosen.length ? onChosen(name, chosen) : onAll(name, { ...query, state: states }));
     const key = `many-${name}-${words}-${JSON.stringify(query)}-${chosen}`;
     return h("button", { type: "button", id: `${name}-all`, "data-key": key, onclick: run }, words);
   });

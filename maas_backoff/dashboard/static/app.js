@@ -3,6 +3,7 @@
 import { byId } from "./dom.js";
 import { mayAct, onDone, queryOfGroup, steer } from "./actions.js";
 import { listed, put, shows } from "./address.js";
+import { Breakdown } from "./breakdown.js";
 import { Charts, upcoming } from "./charts.js";
 import { Detail } from "./detail.js";
 import { clock, setClock, tick } from "./format.js";
@@ -21,6 +22,12 @@ byId("live").textContent = t("connecting");
 
 const list = new List(() => put(list, { push: false }));
 const charts = new Charts(byId("throughput"), byId("latency"));
+new Breakdown(
+  byId("breakdown"),
+  byId("of"),
+  (history) => charts.choose(history),
+  (error) => outage("breakdown", error ? t("outage.breakdown", { error: error.message }) : ""),
+);
 let queue = null;
 let troubled = false;
 let streamState = "connecting";
@@ -34,9 +41,9 @@ const stream = new Stream(
       if (list.state === null) attempted(first());
       drawQueue();
     },
-    shares,
+    shares: (view) => shares(view, (conditions) => link("open", conditions)),
     workers: (view) => workers(view, (worker) => link("processing", { worker })),
-    gpus,
+    gpus: (view) => gpus(view, (gpu) => link("open", { gpu })),
     upcoming: (view) => upcoming(byId("upcoming"), view, (ahead) => choose("scheduled", { ahead })),
     history(view) {
       charts.take(view);
@@ -75,7 +82,7 @@ function drawLive() {
 
 function drawQueue() {
   states(queue, list.state, (state) => choose(state, linked ? { conditions: {} } : {}));
-  kinds(queue.kinds);
+  kinds(queue.kinds, (conditions) => link("open", conditions));
   if (mayAct) byId("pause").textContent = t(queue.paused ? "resume" : "pause");
 }
 

@@ -15,11 +15,24 @@ export class Charts {
     this.places = places;
   }
 
+  /** Draw the history of all tasks, unless one kind or tenant is chosen. */
   take(history) {
-    this.history = history;
+    this.all = history;
+    if (!this.chosen) this.#draw();
+  }
+
+  /** Draw the history of one kind or tenant, or that of all tasks for null. */
+  choose(history) {
+    const isOther = history?.name !== this.chosen?.name;
+    this.chosen = history;
+    if (this.history) this.#draw(isOther);
+  }
+
+  #draw(isOther = false) {
+    this.history = this.chosen ?? this.all;
     const [first, second] = this.places;
-    if (!pointed(first)) throughput(first, history);
-    if (!pointed(second)) latency(second, history);
+    if (isOther || !pointed(first)) throughput(first, this.history);
+    if (isOther || !pointed(second)) latency(second, this.history);
   }
 }
 
@@ -50,7 +63,7 @@ function throughput(place, history) {
       ),
   );
   draw(place, {
-    words: joined([words, t("chart.lost", { number: number(recent.lost) })], "semicolon"),
+    words: joined([words, "lost" in recent && t("chart.lost", { number: number(recent.lost) })], "semicolon"),
     top: number(most),
     low: "0",
     marks: marks.flat(),
@@ -63,12 +76,15 @@ function throughput(place, history) {
 /** Draw how long tasks waited after they were due, and how long they ran, on a logarithmic scale. */
 function latency(place, history) {
   const { minutes, recent } = history;
-  const lines = [
-    ["run", 1, t("chart.run95")],
-    ["run", 0, t("chart.run50")],
-    ["wait", 1, t("chart.wait95")],
-    ["wait", 0, t("chart.wait50")],
-  ];
+  const isAll = "wait" in recent; // of one kind or tenant, only the mean of runs is known
+  const lines = isAll
+    ? [
+        ["run", 1, t("chart.run95")],
+        ["run", 0, t("chart.run50")],
+        ["wait", 1, t("chart.wait95")],
+        ["wait", 0, t("chart.wait50")],
+      ]
+    : [["run", 0, t("chart.run_mean")]];
   const values = minutes.flatMap((minute) => lines.map(([name, at]) => minute[name][at])).filter((value) => value !== null);
   const low = Math.log10(Math.max(0.0005, Math.min(1, ...values)));
   const high = Math.max(low + 1, Math.log10(Math.max(0.001, ...values)));
@@ -82,7 +98,8 @@ function latency(place, history) {
     );
   });
   const both = (minute, name) => t("chart.pair", { half: span(minute[name][0]), most: span(minute[name][1]) });
-  const describe = (minute) => t("chart.latency", { wait: both(minute, "wait"), run: both(minute, "run") });
+  const describe = (minute) =>
+    isAll ? t("chart.latency", { wait: both(minute, "wait"), run: both(minute, "run") }) : t("chart.mean", { run: span(minute.run[0]) });
   draw(place, {
     words: describe(recent),
     top: span(10 ** high),

@@ -136,7 +136,15 @@ function timeline(task) {
     waited(task.next_execute_time);
     steps.push(t("timeline.next", { moment: moment(task.next_execute_time), number: task.attempt + 1 }));
   }
-  return steps;
+  return [...steps, ...task.retries_ahead.map(retry)];
+}
+
+/** Return when a retry would come, in words: at a moment if the attempts before take no time, else after a failure. */
+function retry({ number, shortest, longest, earliest, latest }) {
+  const isExact = shortest === longest;
+  const delays = { number, time: span(shortest), most: span(longest) };
+  if (earliest === null || latest === null) return t(isExact ? "timeline.retry_after" : "timeline.retry_after_range", delays);
+  return t(isExact ? "timeline.retry" : "timeline.retry_range", { ...delays, from: moment(earliest), to: moment(latest) });
 }
 
 function copyButtons(task) {

@@ -207,7 +207,7 @@ export class List {
       ],
     }));
     const none = this.text || told.length ? t("list.no_match", { state }) : t("list.none");
-    const order = { sortable: Object.keys(SORTS), sort: this.sort, sorted: (sort) => this.sortBy(sort) };
+    const order = { sortable: Object.keys(SORTS), downFirst: ["attempt", "duration"], sort: this.sort, sorted: (sort) => this.sortBy(sort) };
     const nothing = this.cursor === null ? none : t("list.no_match_yet", { state, number: number(2000 * this.pages) });
     show(
       byId("list"),

@@ -10,11 +10,15 @@ import { table } from "./table.js";
 export const STATES = ["due", "gpu", "scheduled", "processing", "completed", "failed", "cancelled"];
 
 const MOST_KINDS = 20; // in one line of words
+const MARK = "\u0000"; // in place of the list in a text
 
 /** Show the counts by state, each as a button that lists its tasks. */
 export function states(queue, chosen, choose) {
   const age = queue.oldest > 0 ? t("oldest", { age: span(queue.oldest) }) : "";
-  const notes = { due: age, gpu: queue.unfit ? t("unfit", { number: number(queue.unfit) }) : queue.counts.due ? "" : age };
+  const room = !queue.paused && queue.gpu_room && t("gpu_room", { number: number(queue.gpu_room) });
+  const unfit = queue.unfit && t("unfit", { number: number(queue.unfit) });
+  const notes = { due: age, gpu: joined([unfit, room]) || (queue.counts.due ? "" : age) };
+  const titles = { due: t(queue.counts.gpu ? "due_no_gpu" : "state.due") }; // both tiles together are all due tasks
   show(
     byId("states"),
     STATES.map((state) =>
@@ -22,40 +26,46 @@ export function states(queue, chosen, choose) {
         "button",
         { type: "button", class: `state ${state}`, "data-key": state, "aria-pressed": state === chosen, onclick: () => choose(state) },
         h("strong", {}, number(queue.counts[state])),
-        h("span", {}, t(`state.${state}`)),
+        h("span", {}, titles[state] ?? t(`state.${state}`)),
         notes[state] && queue.counts[state] ? h("small", {}, notes[state]) : null,
       ),
     ),
   );
-  const since = queue.paused_since && t("paused_since", { moment: moment(queue.paused_since) });
+  const since = pause(queue, "queue.paused_since", "queue.paused_by");
   show(byId("reason"), joined([reason(queue.reason), since], "space"));
-  byId("reason").classList.toggle("warn", queue.paused || queue.paused_tenants > 0 || queue.kinds.some((kind) => kind.paused) || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
+  byId("reason").classList.toggle("warn", queue.paused || queue.paused_tenants > 0 || queue.kinds.some((kind) => kind.paused_since) || queue.unfit > 0 || (queue.counts.due + queue.counts.gpu > 0 && queue.counts.processing === 0));
 }
 
-/** Show the kinds that have due tasks or are paused. */
-export function kinds(all) {
-  const told = all.filter((kind) => kind.due || kind.paused);
-  const words = told.slice(0, MOST_KINDS).map((kind) => t(kind.paused ? "kind.paused" : "kind", { name: kind.name, number: number(kind.due) }));
-  if (told.length > MOST_KINDS) words.push(t("and_more", { number: number(told.length - MOST_KINDS) }));
-  byId("kinds").hidden = !told.length;
-  show(byId("kinds"), t("kinds", { list: joined(words, "separator") }));
+/** Return in words since when something is paused, and by whom; null: not paused. */
+function pause({ paused_since: since, paused_by: by }, plain = "paused_since", named = "paused_by") {
+  return since && t(by ? named : plain, { moment: moment(since), by });
 }
 
-/** Show the tenants and the limits with most waiting tasks, in words. */
-export function shares({ tenants, limits }) {
-  inWords("tenants", tenants, tenant);
-  inWords("limits", limits, limit);
+/** Show the kinds that have due tasks or are paused, each as a button that lists its tasks. */
+export function kinds(all, list) {
+  const told = all.filter((kind) => kind.due || kind.paused_since);
+  const words = (kind) => joined([t("kind", { name: kind.name, number: number(kind.due) }), pause(kind)]);
+  inWords("kinds", { count: told.length, first: told.slice(0, MOST_KINDS) }, words, (name) => list({ kind: name }));
 }
 
-function inWords(id, { count, first }, words) {
-  const more = count > first.length ? [t("and_more", { number: number(count - first.length) })] : [];
+/** Show the tenants and the limits with most waiting tasks, each tenant as a button that lists its tasks. */
+export function shares({ tenants, limits }, list) {
+  inWords("tenants", tenants, tenant, (name) => list({ tenant: name }));
+  inWords("limits", limits, limit, null);
+}
+
+function inWords(id, { count, first }, words, list) {
+  const named = (one) => (list ? h("button", { type: "button", class: "link", "data-key": `${id}-${one.name}`, onclick: () => list(one.name) }, words(one)) : words(one));
+  const all = first.map(named);
+  if (count > first.length) all.push(t("and_more", { number: number(count - first.length) }));
+  const [before, after] = t(id, { list: MARK }).split(MARK);
   byId(id).hidden = !count;
-  show(byId(id), t(id, { list: joined([...first.map(words), ...more], "separator") }));
+  show(byId(id), before, all.map((one, at) => (at ? [t("separator"), one] : one)), after);
 }
 
-function tenant({ name, waiting, weight, paused }) {
+function tenant({ name, waiting, weight, ...rest }) {
   const share = weight !== 1 && t("weight", { number: weight });
-  return t("share", { name, facts: joined([many("waiting", waiting), share, paused && t("paused")]) });
+  return t("share", { name, facts: joined([many("waiting", waiting), share, pause(rest)]) });
 }
 
 function limit({ name, in_use, most, shut, waiting_tasks, is_class, rates }) {
@@ -69,9 +79,10 @@ function limit({ name, in_use, most, shut, waiting_tasks, is_class, rates }) {
   return t("share", { name, facts: joined(facts) });
 }
 
-export function gpus({ count, first }) {
+/** Show the GPUs, each with a button that lists the tasks that wait, run or failed on it. */
+export function gpus({ count, first }, list) {
   byId("gpu-section").hidden = !count;
-  show(byId("gpus"), first.map(device), more(count - first.length));
+  show(byId("gpus"), first.map((gpu) => device(gpu, list)), more(count - first.length));
 }
 
 /** Show how much memory attempts used and asked for, and a hint if the two differ much. */
@@ -85,7 +96,7 @@ function more(count) {
   return count > 0 ? h("p", { class: "words" }, t("and_more", { number: number(count) })) : null;
 }
 
-function device(gpu) {
+function device(gpu, list) {
   const [others, reserved, room, total] = [gpu.other_processes_gb, gpu.reserved_gb, gpu.room_gb, gpu.total_gb].map(gib);
   const words = t("gpu.words", { others, reserved, room, total });
   const bar = h("div", { class: "memory", role: "img", "aria-label": words });
@@ -100,10 +111,11 @@ function device(gpu) {
     gpu.host,
     gpu.stale ? t("gpu.stale") : null,
   ];
+  const named = { type: "button", class: "link", title: gpu.uuid, "data-key": `list-${gpu.uuid}`, onclick: () => list(gpu.uuid) };
   return h(
     "article",
     { class: "gpu", "data-key": gpu.uuid },
-    h("h3", {}, `${gpu.index} ${gpu.name}`, " ", h("span", { class: gpu.healthy ? "ok" : "bad" }, gpu.health === "ok" ? t("gpu.ok") : gpu.health)),
+    h("h3", {}, h("button", named, `${gpu.index} ${gpu.name}`), " ", h("span", { class: gpu.healthy ? "ok" : "bad" }, gpu.health === "ok" ? t("gpu.ok") : gpu.health)),
     bar,
     h("p", { class: "words" }, words),
     h("p", { class: "words" }, joined(facts, "separator")),
@@ -142,7 +154,7 @@ export function workers({ count, first }, list) {
       h("button", { type: "button", class: "link", "data-key": `worker-${worker.name}`, onclick: () => list(worker.name) }, worker.name),
       worker.host, worker.pid, t("of", { number: worker.running, most: worker.slots }), span(worker.lag), worker.gpus,
       worker.version,
-      worker.trouble || t(worker.quiet ? "worker.quiet" : "worker.ready"),
+      worker.trouble || t(!worker.quiet ? "worker.ready" : worker.running ? "worker.quiet" : "worker.drained"),
       ...(mayAct ? [h("span", { class: "buttons" }, workerButton(worker))] : []),
     ],
   }));

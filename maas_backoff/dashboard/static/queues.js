@@ -19,7 +19,7 @@ function draw({ queues, complete }) {
       ...COUNTS.map((name) => number(queue[name])),
       queue.oldest ? span(queue.oldest) : "–",
       number(queue.workers),
-      t(queue.paused ? "paused" : queue.workers ? "queues.runs" : "queues.no_worker"),
+      queue.paused_by ? t("queues.paused_by", { by: queue.paused_by }) : t(queue.paused ? "paused" : queue.workers ? "queues.runs" : "queues.no_worker"),
     ],
   }));
   show(

@@ -2,11 +2,16 @@
 -- no function, which costs more than the commands. Anything else leaves it before the first write, for the general path.
 -- tests/store/test_lone.py holds both paths to the same keys and answers.
 repeat
-  local settles, wanted = ARGV[14] == '1', tonumber(ARGV[7])
-  if ARGV[6] == 'call' or ARGV[10] ~= '' or not wanted or not settles and (ARGV[14] ~= '0' or wanted == 0) then break end
-  if settles and (ARGV[15] ~= 'lease' or ARGV[16] ~= 'completed' or ARGV[19] ~= '' or ARGV[21] ~= '1') then break end
+  local settles, wanted = ARGV[15] == '1', tonumber(ARGV[7])
+  if ARGV[6] == 'call' or ARGV[10] ~= '' or not wanted or not settles and (ARGV[15] ~= '0' or wanted == 0) then break end
+  if settles and (ARGV[16] ~= 'lease' or ARGV[17] ~= 'completed' or ARGV[20] ~= '' or ARGV[22] ~= '1') then break end
   if string.find(ARGV[11], 'e:', 1, true) then break end  -- the history bounds the names of errors
   if string.find(ARGV[12], ' ', 1, true) then break end
+  local kind, ran_ms
+  if ARGV[14] ~= '' then
+    kind, ran_ms = string.match(ARGV[14], '^k (%S+) 1 0 0 (%d+)$')
+    if not kind or not settles then break end
+  end
   local base = ARGV[12] == '-' and ARGV[2] or ARGV[2] .. 'k:' .. ARGV[12] .. ':'
   local ready = base .. 'ready'
 
@@ -21,12 +26,24 @@ repeat
   now = math.max(now + (meta[3] or 0), tonumber(meta[4] or 0))
   local next_due = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
   if wanted > 0 and next_due and tonumber(next_due) <= now then break end
-  local settled = ARGV[2] .. 't:' .. (ARGV[22] or '')
+  local settled = ARGV[2] .. 't:' .. (ARGV[23] or '')
   if settles then
     local task = redis.pcall('HMGET', settled, 's', 't', 'b')
-    if task.err or task[1] ~= 'processing' or task[2] ~= ARGV[23] or task[3] then break end
+    if task.err or task[1] ~= 'processing' or task[2] ~= ARGV[24] or task[3] then break end
     local oldest = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
     if oldest and (tonumber(oldest) <= now or redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[9])) then break end
+  end
+  -- The history of its kind: the first settle of a step goes the general path.
+  local by_kind, by_kind10, numbers, numbers10
+  if kind then
+    by_kind, by_kind10 = ARGV[2] .. 'hk:' .. math.floor(now / 60000), ARGV[2] .. 'hk10:' .. math.floor(now / 600000)
+    numbers, numbers10 = redis.pcall('HGET', by_kind, kind), redis.pcall('HGET', by_kind10, kind)
+    if type(numbers) ~= 'string' or type(numbers10) ~= 'string' then break end
+    local count, middle, ms, rest = string.match(numbers, '^(%d+)( %d+ %d+ )(%d+)( ?%d*)$')
+    local count10, middle10, ms10, rest10 = string.match(numbers10, '^(%d+)( %d+ %d+ )(%d+)( ?%d*)$')
+    if not count or not count10 then break end
+    numbers = string.format('%.0f%s%.0f%s', count + 1, middle, ms + ran_ms, rest)
+    numbers10 = string.format('%.0f%s%.0f%s', count10 + 1, middle10, ms10 + ran_ms, rest10)
   end
   local ids, first, second = {}, nil, nil
   if wanted > 0 then
@@ -60,13 +77,13 @@ repeat
     if settles and not is_kept then break end  -- the first settle of a minute may begin longer steps; nothing is written yet
     if settles then
       redis.call('HINCRBY', KEYS[7], 'completed', 1)
-      local mark = ARGV[23] .. ':' .. ARGV[3]
-      local set = redis.pcall('HSET', settled, 's', 'completed', 'd', mark, 'f', stamp, unpack(ARGV, 24))
+      local mark = ARGV[24] .. ':' .. ARGV[3]
+      local set = redis.pcall('HSET', settled, 's', 'completed', 'd', mark, 'f', stamp, unpack(ARGV, 25))
       if type(set) == 'table' then
         redis.call('HINCRBY', KEYS[7], 'completed', -1)
         error(set.err, 0)
       end
-      redis.call('EXPIRE', settled, ARGV[18])
+      redis.call('EXPIRE', settled, ARGV[19])
     end
 
     -- Write.
@@ -86,8 +103,8 @@ repeat
       redis.call('ZREM', ready, unpack(ids))
     end
     if settles then
-      redis.call('ZREM', KEYS[2], ARGV[22])
-      redis.call('ZADD', KEYS[4], string.format('%.0f', math.floor(now + ARGV[18] * 1000)), ARGV[22])
+      redis.call('ZREM', KEYS[2], ARGV[23])
+      redis.call('ZADD', KEYS[4], string.format('%.0f', math.floor(now + ARGV[19] * 1000)), ARGV[23])
     end
     if first then
       local expiry = string.format('%.0f', math.floor(now + ARGV[5]))
@@ -100,6 +117,10 @@ repeat
         redis.pcall('HINCRBY', KEYS[9], name, by)
       end
       redis.pcall('HINCRBY', minute, 'completed', 1)
+      if kind then
+        redis.pcall('HSET', by_kind, kind, numbers)
+        redis.pcall('HSET', by_kind10, kind, numbers10)
+      end
     end
     if hit and redis.call('ZRANGE', ready, 0, 0)[1] then redis.pcall('ZADD', base .. 'marker', 0, '0') end
   end

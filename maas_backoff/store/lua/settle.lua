@@ -1,6 +1,6 @@
 --[[ Settle attempts, and claim due tasks for the slots they free. The only script that changes an existing task's state.
 KEYS: scheduled leases external completed failed cancelled meta watched totals request
-ARGV: now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds used groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
+ARGV: now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds used breakdown groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
 Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs; or of a batch: ranks
 Preconditions: `lease` (the task runs under this token; `lease <n>`: and its stream has n parts of this attempt), `expired` (the same, and its lease has run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unsent' (parts of the stream are missing); 'unknown'; or the state that stood against it.
@@ -10,6 +10,7 @@ Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback;
 `claims` of a batch is "size wait_ms cost", and kinds whose first ranks are returned: see _batch.lua. Either a whole batch of the one kind is claimed, or nothing.
 A claim is seven values: id token attempt creation overrides counts due; `counts` of a task that has come back has more lines: its suspicion, or an empty one, then its last error and its failed attempts, if there are any. The same request_id gets the same claims again. A paused queue gives none.
 `tally` is lines "name number" for the history. They are counted once: by the first of equal calls that settles a task. The `tally` of a group is names, counted for each accepted settle of the group. The first name, of a comeback, is counted only if the task comes back.
+`breakdown` has lines of the history by kind and by tenant: see _breakdown.lua. They are counted as `tally` is.
 An operation has the request_id 'call', and its own `request`: a repeated call gets the same answers for lease_ms. A due time "at <ms>" is by the clock of users.
 Reads everything first, and tries each command that it will write with. The first of these is a ZREM: a server whose memory is full refuses nothing here.
 ]]
@@ -30,6 +31,7 @@ Reads everything first, and tries each command that it will write with. The firs
 --#include _turns
 --#include _batch
 --#include _history
+--#include _breakdown
 --#include _watched
 local scheduled, leases, external = KEYS[1], KEYS[2], KEYS[3]
 local finished = { completed = KEYS[4], failed = KEYS[5], cancelled = KEYS[6] }
@@ -40,7 +42,7 @@ if not wanted then
   batch = new_batch(ARGV[7], prefix, ARGV[12])
   wanted = batch.size
 end
-local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[14])
+local max_finished, fits, tally, groups = tonumber(ARGV[9]), ARGV[10], ARGV[11], tonumber(ARGV[15])
 local tasks, never, deadlines = prefix .. 't:', prefix .. 'never', prefix .. 'deadlines'
 
 local state = redis.call('HMGET', meta, 'paused', 'token', 'ahead', 'reaped_at', 'lanes', 'turn')
@@ -70,7 +72,7 @@ local function in_lanes()
 end
 
 -- Read: the tasks to settle.
-local items = judge_all(15, groups, now, tasks, settle_id, leases)
+local items = judge_all(16, groups, now, tasks, settle_id, leases)
 local is_fair = has_lanes or ARGV[13] ~= ''
 if is_fair and (state[5] == '2' or ARGV[13] ~= '') then
   limits = new_limits(prefix, now, turn)
@@ -332,6 +334,7 @@ if is_operation or lanes or fits ~= '' or next(from) then
   if fits ~= '' then redis.call('HKEYS', prefix .. 'demands') redis.call('ZCARD', never) end
   if retaken then redis.call('PERSIST', never) end
   if drops then redis.call('UNLINK', never) end
+  if ARGV[14] ~= '' then redis.call('HLEN', never) redis.call('HGETALL', never) redis.call('HDEL', never, '') end
   -- HINCRBY and HSET write at each call. The counts come first, and are taken back if the server refuses the first HSET,
   -- which only uses up tokens.
   local refusal, counted = false, {}
@@ -413,6 +416,7 @@ end
 if #changed > 0 then
   if not is_kept then begin_steps(prefix, totals, meta, now, adding) end
   note_history(prefix, minute, totals, now, has_settled and tally or '', tallied, adding)
+  if has_settled and ARGV[14] ~= '' then note_breakdown(prefix, now, ARGV[14]) end
   if not is_kept then redis.call('EXPIRE', minute, KEPT_S) end
 end
 

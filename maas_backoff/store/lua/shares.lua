@@ -2,7 +2,7 @@
 KEYS: meta
 ARGV: now prefix part cursor limit
 Returns: now, the next cursor (0: the end), how many entries the part has, rows
-`part` is the key that is read: `waiting`, `tenants` or `paused_tenants` (a row is a tenant, its number of waiting tasks and its settings), or `limits`, `opens` or `closed` (a row is that of _shares.lua, how many lanes wait and how many tasks in them; -1 for both if they are many); or `shut:<limit>` (a row is a tenant, how many of its lanes wait and how many tasks in them, or -1); or `shut_lanes:<limit>|<tenant>`: one row with the number of tasks in a page of these lanes.
+`part` is the key that is read: `waiting`, `tenants` or `paused_tenants` (a row is a tenant, its number of waiting tasks, its settings, and who paused it or ''), or `limits`, `opens` or `closed` (a row is that of _shares.lua, how many lanes wait and how many tasks in them; -1 for both if they are many); or `shut:<limit>` (a row is a tenant, how many of its lanes wait and how many tasks in them, or -1); or `shut_lanes:<limit>|<tenant>`: one row with the number of tasks in a page of these lanes.
 ]]
 --#include _clock
 --#include _time
@@ -10,6 +10,7 @@ Returns: now, the next cursor (0: the end), how many entries the part has, rows
 --#include _queue
 --#include _lanes
 --#include _shares
+--#include _paused_by
 local state, prefix = redis.call('HMGET', KEYS[1], 'ahead', 'reaped_at'), ARGV[2]
 local now = queue_time(clock(ARGV[1]), state[1], state[2])
 local part, cursor, limit = ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -81,7 +82,11 @@ else
     local last = math.min(first + AT_ONCE - 1, #names)
     local waiting = redis.call('HMGET', prefix .. 'waiting', unpack(names, first, last))
     local settings = redis.call('HMGET', prefix .. 'tenants', unpack(names, first, last))
-    for n = 1, last - first + 1 do rows[#rows + 1] = { names[first + n - 1], waiting[n] or '', settings[n] or '' } end
+    for n = 1, last - first + 1 do
+      local since = string.match(settings[n] or '', ' (%d+)$')
+      local by = since and names_of_pauses(prefix, { 'tenant ' .. names[first + n - 1], since })[2]
+      rows[#rows + 1] = { names[first + n - 1], waiting[n] or '', settings[n] or '', by or '' }
+    end
   end
 end
 return { reply_time(now, state[1]), following, size, rows }

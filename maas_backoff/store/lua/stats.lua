@@ -1,7 +1,7 @@
 --[[ Count a queue's tasks by state.
 KEYS: scheduled leases external completed failed cancelled meta
 ARGV: now prefix
-Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the first task that needs no GPU became due, per GPU set its name and its number of tasks, since when the queue is paused or 0, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when, how many tenants have waiting tasks, per paused tenant (1,000 or a few more) its name and since when and its number of waiting tasks, for how many limits tasks wait, how many limits are set or closed, per GPU set the ms since its first task became due, how many tasks were created of all time
+Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the first task that needs no GPU became due, per GPU set its name and its number of tasks, since when the queue is paused or 0, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when, how many tenants have waiting tasks, per paused tenant (1,000 or a few more) its name and since when and its number of waiting tasks, for how many limits tasks wait, how many limits are set or closed, per GPU set the ms since its first task became due, how many tasks were created of all time, fields of `paused_by` and who paused in turn
 A pending task whose deadline has passed counts as cancelled.
 Suspects that wait for a GPU are counted among the first 100 of a set; running ones only if some wait, among 1000 leases.
 ]]
@@ -10,6 +10,7 @@ Suspects that wait for a GPU are counted among the first 100 of a set; running o
 --#include _time_of
 --#include _queue
 --#include _paused
+--#include _paused_by
 --#include _task
 --#include _lanes
 local state, prefix = redis.call('HMGET', KEYS[7], 'ahead', 'reaped_at', 'paused', 'lanes', 'completed', 'failed', 'cancelled', 'requeued', 'removed'), ARGV[2]
@@ -75,8 +76,12 @@ for _, limit in ipairs(shut > 0 and redis.call('ZRANGE', prefix .. 'opens', 0, M
   end
 end
 
+local paused, pauses = paused_kinds(prefix), {}
+if state[3] then pauses = { 'queue', state[3] } end
+for n = 1, #paused, 2 do pauses[#pauses + 1], pauses[#pauses + 2] = 'kind ' .. paused[n], paused[n + 1] end
 local found, paused_tenants = redis.call('HSCAN', prefix .. 'paused_tenants', 0, 'COUNT', 1000)[2], {}
 for n = 1, #found, 2 do
+  pauses[#pauses + 1], pauses[#pauses + 2] = 'tenant ' .. found[n], found[n + 1]
   paused_tenants[#paused_tenants + 1] = { found[n], found[n + 1], redis.call('HGET', prefix .. 'waiting', found[n]) or '0' }
 end
 local function count_suspects(ids)
@@ -123,11 +128,12 @@ return {
   suspects,
   suspects_running,
   by_kind,
-  paused_kinds(prefix),
+  paused,
   redis.call('HLEN', prefix .. 'waiting') - redis.call('HEXISTS', prefix .. 'waiting', ''),
   paused_tenants,
   shut,
   redis.call('HLEN', prefix .. 'limits') + redis.call('HLEN', prefix .. 'closed'),
   gpu_ages,
   math.max(0, created),
+  names_of_pauses(prefix, pauses),
 }

@@ -1,8 +1,9 @@
 --[[ Set the weight of a tenant, or pause or resume its tasks.
 KEYS: meta call
-ARGV: now prefix tenant weight on call_ms
+ARGV: now prefix tenant weight on call_ms by
 Returns: 1 changed, 0 it was so before
 An empty `weight` keeps it; `on` is '1' (paused), '0' or '' (as it is). A tenant that has no tasks may be set, too.
+`by` is who pauses, or '': as in pause.lua.
 An operation, with a `call` of its own: a repeated call gets the same answer for call_ms, and undoes no later change.
 ]]
 --#include _clock
@@ -15,7 +16,8 @@ local meta, call, prefix, tenant, weight, on = KEYS[1], KEYS[2], ARGV[2], ARGV[3
 local stored_answer = answered_before(call)
 if stored_answer then return tonumber(stored_answer) end
 local settings, pauses = prefix .. 'tenants', prefix .. 'paused_tenants'
-redis.call('HLEN', pauses)  -- a key of another type ends the script here
+local by, names, name = ARGV[7], prefix .. 'paused_by', 'tenant ' .. tenant
+for _, key in ipairs({ pauses, names }) do redis.call('HLEN', key) end  -- a key of another type ends the script here
 local stored = redis.call('HGET', settings, tenant)
 local own, since = string.match(stored or '1', '^(%S+) ?(%S*)$')
 local changed = 0
@@ -47,6 +49,8 @@ if changed == 0 then return 0 end
 if tonumber(own) == 1 and since == '' then redis.call('HDEL', settings, tenant)
 else redis.call('HSET', settings, tenant, since == '' and own or own .. ' ' .. since) end
 if since == '' then redis.call('HDEL', pauses, tenant) else redis.call('HSET', pauses, tenant, since) end
+if since == '' then redis.call('HDEL', names, name)
+elseif on == '1' and not was_paused and by ~= '' then redis.call('HSET', names, name, since .. ' ' .. by) end
 for index in pairs(indexes) do
   local key = turns_key(prefix .. index)
   if since ~= '' then

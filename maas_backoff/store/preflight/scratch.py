@@ -10,6 +10,8 @@ from maas_backoff.store.scripts import Script
 _NOW = 1_700_000_000_000
 """The time of the trial, in ms: fixed, so that the key of its minute is known."""
 
+_STEPS = (("h", 1), ("h10", 10), ("h60", 60), ("hk", 1), ("hk10", 10))
+"""Hashes of the history, and the minutes of their steps."""
 _OF_KINDS = ("ready", "suspects", "marker", "gpu_marker")
 _OF_LANES = (
     *(
@@ -19,6 +21,7 @@ _OF_LANES = (
         "virtual",
         "tenants",
         "paused_tenants",
+        "paused_by",
         "limits",
         "use",
         "held",
@@ -63,7 +66,7 @@ class Scratch:
             *(self._keys(self._keys.of_kind(kind, name)) for kind in (NAMELESS, "kind") for name in _OF_KINDS),
             self._keys("errors"),
             *map(self._keys, _OF_LANES),
-            *(self._keys(f"{name}:{_NOW // 60_000 // step}") for name, step in (("h", 1), ("h10", 10), ("h60", 60))),
+            *(self._keys(f"{name}:{_NOW // 60_000 // step}") for name, step in _STEPS),
         ]
         found = {key for _, own, _ in self.life() for key in own}
         return sorted({*found, *tasks, self._keys.control(self._worker)})
@@ -103,7 +106,8 @@ class Scratch:
         yield self._step(settle, *_settled("a", "expired", "pending"), groups="1", settle_id="reap")
         yield self._step(scripts.CANCEL, task="a", id="a")
         ended = [*_settled("a", "lease", "completed"), *_settled("c", "lease", "failed")]
-        yield self._step(settle, *ended, *_settled("b", "pending", "external"), groups="3", settle_id="end")
+        ended += _settled("b", "pending", "external")
+        yield self._step(settle, *ended, groups="3", settle_id="end", breakdown="k kind 1 0 0 5")
         yield self._step(settle, *_settled("c", "finished", "pending"), groups="1", settle_id="again")
         yield self._step(scripts.DEMANDS)
         yield self._step(scripts.HOLD)
@@ -112,13 +116,13 @@ class Scratch:
         yield self._step(scripts.EXPIRE)
         yield self._step(scripts.REAP)
         yield self._step(scripts.LIST, keys=("ready", "completed"), id="a")
-        yield self._step(scripts.STATS)
+        for script in (scripts.STATS, scripts.HISTORY, scripts.BREAKDOWN):
+            yield self._step(script)
         yield self._step(scripts.UPCOMING, now="")
-        yield self._step(scripts.HISTORY)
         yield self._step(scripts.ORPHANS, "a", "b")
-        yield self._step(scripts.PAUSE, on="1")
+        yield self._step(scripts.PAUSE, on="1", by="ada")
         yield self._step(scripts.PAUSE, on="0")
-        yield self._step(scripts.PAUSE, on="1", kind="kind")
+        yield self._step(scripts.PAUSE, on="1", kind="kind", by="ada")
         yield self._step(scripts.PAUSE, on="0", kind="kind")
         yield self._step(scripts.ENQUEUE, "policy", "", "", "1", "e", "{}", groups="1")
         yield self._step(scripts.ENQUEUE, "policy", "", '{"@by":[0,0,1,1,60]}', "1", "h", "{}", groups="1")
@@ -132,7 +136,7 @@ class Scratch:
         lane = "policy 0 0 - - tenant|limit 1,1"
         yield self._step(scripts.LIMIT, setting="1 0 0 0 0")
         yield self._step(scripts.ENQUEUE, lane, "", "", "2", "i", "{}", "j", "{}", groups="1")
-        yield self._step(scripts.TENANT, on="1")
+        yield self._step(scripts.TENANT, on="1", by="ada")
         yield self._step(scripts.TENANT, on="0", weight="2")
         yield self._step(scripts.SETTLE, claims="2", request_id="lanes")
         yield self._step(
@@ -182,6 +186,9 @@ class Scratch:
             "tenant": "tenant",
             "weight": "",
             "on": "",
+            "breakdown": "",
+            "of": "k",
+            "by": "",
             "name": "limit",
             "setting": "",
             "part": "tenants",
