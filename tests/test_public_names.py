@@ -85,10 +85,10 @@ def test_a_simple_command_imports_no_other_commands(server: Server) -> None:
     assert not _imported(f"{_command('stats')}\n{count}", ["too_many"], url)
 
 
-OF_TASKS = {"reading", "selecting", "refusals"}
+OF_TASKS = {"reading", "selecting", "refusals", "task_text"}
 """Modules for commands that read or change tasks."""
 OWN_MODULES = {
-    "history": {"counts"},
+    "history": {"history", "breakdowns", "counts"},
     "list": OF_TASKS,
     "get nothing": OF_TASKS,
     "check": OF_TASKS,
