@@ -12,6 +12,9 @@ import time
 from collections.abc import Sequence
 
 from maas_backoff.commands.catalogue import CATALOGUE, command
+from maas_backoff.commands.help import Formatter, add_language, translate
+from maas_backoff.commands.imports import without_collections
+from maas_backoff.commands.language import language_of, speak, t
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.common.version import __version__
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError
@@ -25,23 +28,32 @@ LINGER = 1.0
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, and end the process with its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    code = _run(parser(given[:1]).parse_args(given))
+    speak(language_of(given, os.environ))
+    with without_collections():
+        options = parser([word for word in given if word in CATALOGUE][:1]).parse_args(given)
+    if getattr(options, "json", False):  # JSON is for programs
+        speak("en")
+    code = _run(options)
     threading.Thread(target=_leave_threads_behind, args=(code,), daemon=True).start()
     sys.exit(code)
 
 
 def parser(names: Sequence[str] = tuple(CATALOGUE)) -> argparse.ArgumentParser:
-    """Return the parser, with the arguments of the commands in `names` only: others are not imported."""
+    """Return the parser of the commands in `names`; others are not imported. Without a known name: of all."""
     made = argparse.ArgumentParser(
         prog="maas-backoff",
         description="Tasks with retries and backoff over Redis or Valkey.",
-        epilog="maas-backoff COMMAND --help describes a command, with an example.",
+        epilog=t("maas-backoff COMMAND --help describes a command, with an example."),
+        formatter_class=Formatter,
     )
     made.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_language(made)
+    translate(made)
     commands = made.add_subparsers(dest="command", required=True, metavar="command")
-    for name, entry in CATALOGUE.items():
-        one = commands.add_parser(name, help=entry.help)
-        if name in names:
+    known = [name for name in CATALOGUE if name in names]
+    for name in known or CATALOGUE:  # 36 parsers take 15 ms
+        one = commands.add_parser(name, help=t(CATALOGUE[name].help), formatter_class=Formatter)
+        if known:
             command(name).add_to(one)
     return made
 

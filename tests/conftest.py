@@ -153,3 +153,4 @@ def pytest_configure(config: pytest.Config) -> None:
         folder.mkdir(exist_ok=True)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     os.environ.pop("MAAS_BACKOFF_URL", None)
+    os.environ["LC_ALL"] = "C.UTF-8"  # commands speak English, whoever runs the tests

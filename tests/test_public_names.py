@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from support import Server
@@ -15,7 +16,7 @@ EXTRAS = {"rich", "starlette", "uvicorn", "sse_starlette", "prometheus_client", 
 OF_GPUS = {"pynvml", "maas_backoff.gate.nvml", "maas_backoff.gate.gate"}
 WORKER = {"maas_backoff.worker.service", "maas_backoff.worker.parts", *OF_GPUS}
 CLIENT = {"redis", "maas_backoff.store", "maas_backoff.client.client"}
-MOST_OF_STATS = 148
+MOST_OF_STATS = 151
 """The most modules of our own that `maas-backoff stats` imports: each one costs up to a millisecond."""
 NEVER = EXTRAS | {"pytest", "multiprocessing", "http.server", "maas_backoff.store.data_directory"}
 
@@ -82,6 +83,39 @@ def test_a_simple_command_imports_no_other_commands(server: Server) -> None:
     number = "sum(name.startswith('maas_backoff') for name in sys.modules)"
     count = f"import sys\nif {number} > {MOST_OF_STATS}: sys.modules['too_many'] = sys"
     assert not _imported(f"{_command('stats')}\n{count}", ["too_many"], url)
+
+
+OF_TASKS = {"reading", "selecting", "refusals", "task_text"}
+"""Modules for commands that read or change tasks."""
+OWN_MODULES = {
+    "history": {"history", "breakdowns", "counts"},
+    "list": OF_TASKS,
+    "get nothing": OF_TASKS,
+    "check": OF_TASKS,
+    "logs nothing": {"logs"},
+    "retry nothing": {"steering", "selecting", "refusals"},
+    "resume": {"settings"},
+    "workers": {"fleet"},
+    "quiet nobody": {"fleet"},
+    "queues": {"machine", "queues"},
+    "top --once": {"top", "frame", "keyboard", "counts", "fleet"},
+    "doctor": {"machine", "doctor", "gpus"},
+}
+COMMON_MODULES = {"catalogue", "command", "help", "imports", "json_text", "language", "text", "usage"}
+
+
+@pytest.mark.parametrize("words", [pytest.param(words, marks=pytest.mark.long) for words in OWN_MODULES])
+def test_a_command_imports_its_own_modules_of_commands(server: Server, words: str) -> None:
+    folder = Path(maas_backoff.__file__).parent / "commands"
+    all_of_them = {f"maas_backoff.commands.{file.stem}" for file in folder.glob("*.py") if file.stem != "__init__"}
+    own = {f"maas_backoff.commands.{name}" for name in OWN_MODULES[words] | COMMON_MODULES}
+    assert own <= all_of_them
+    assert _imported(_command(words), all_of_them, f"redis://127.0.0.1:{server.port}") <= own
+
+
+def test_a_command_pauses_the_collector_only_while_it_imports() -> None:
+    script = f"import gc\n{_command('stats')}\nif not gc.isenabled() or gc.get_freeze_count(): import this"
+    assert not _imported(script, {"this"})
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,10 @@ from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.worker import Device, Worker
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.gate.status import status
-from maas_backoff.store.ledger import Ledgers
+from maas_backoff.store.ledger import BY_HAND, FOR_EVER, Ledgers
 from maas_backoff.store.queue_store import QueueStore
 
 log: Log = log_for("scheduler")
-
-FOR_EVER = 315_360_000.0
-"""Seconds of a quarantine by a person: ten years."""
 
 LONGEST_REASON = 100
 """The most characters of the reason of a quarantine."""
@@ -58,7 +55,7 @@ class FleetOperations:
         uuid = await self._uuid_of(gpu)
         if not isinstance(reason, str) or len(reason) > LONGEST_REASON or not reason.isprintable():
             raise InvalidValueError("reason", f"printable text of at most {LONGEST_REASON} characters", reason)
-        words = f"by hand: {reason}" if reason else "by hand"
+        words = f"{BY_HAND}: {reason}" if reason else BY_HAND
         await self._ledgers.doubt(uuid, "", words, limit=1, seconds=FOR_EVER)
         log.warning("GPU %s is in quarantine: %s", uuid, words, extra={"event": "gpu_quarantined"})
         return uuid

@@ -7,6 +7,7 @@ import attrs
 
 from maas_backoff.commands.command import OK, Options
 from maas_backoff.commands.json_text import print_json
+from maas_backoff.commands.language import t
 from maas_backoff.commands.text import moment, span, table
 from maas_backoff.domain.breakdown import Breakdown, SettledAttempts, added
 from maas_backoff.errors import InvalidValueError
@@ -33,12 +34,12 @@ async def show_breakdown(scheduler: TaskBackoffScheduler, options: Options) -> i
     if name is None:
         rows = [(one, *_cells(total)) for one, total in found.totals.items()]
         others = added(found.others)
-        print(table((by, *_NUMBERS), [*rows, *([("all others", *_cells(others))] if others.count else [])]))
+        print(table((by, *_NUMBERS), [*rows, *([(t("all others"), *_cells(others))] if others.count else [])]))
         return OK
     steps = found.names.get(name, ())
     shown = [one for one in steps if options.empty or one.count]
     cells = [(moment(one.start)[:-4] + "Z", *_cells(one)) for one in shown]
-    print(table(("from", *_NUMBERS), [*cells, ("all", *_cells(added(steps)))]))
+    print(table(("from", *_NUMBERS), [*cells, (t("all"), *_cells(added(steps)))]))
     return OK
 
 

@@ -7,6 +7,9 @@ from functools import partial
 
 import attrs
 
+from maas_backoff.commands.help import add_language, translate
+from maas_backoff.commands.imports import without_collections, without_last_collection
+from maas_backoff.commands.language import t
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.config.options import kind_of
@@ -80,8 +83,10 @@ class Command:
     def add_to(self, parser: Arguments) -> None:
         """Add the description, the example and the arguments to a parser."""
         parser.description = self.about
-        parser.epilog = f"Example: {self.example}".replace("%", "%%")
+        parser.epilog = t("Example: {command}", command=self.example).replace("%", "%%")
         self.arguments(parser)
+        add_language(parser)
+        translate(parser)
 
 
 def on_queue(
@@ -107,11 +112,13 @@ def run_on_queue(run: RunOnQueue, options: Options) -> int:
     """Run a function with the scheduler of a queue, and return its exit code."""
     import anyio  # not needed for help
 
+    without_last_collection()
     return anyio.run(_run_on_queue, run, options)
 
 
 async def _run_on_queue(run: RunOnQueue, options: Options) -> int:
-    scheduler = TaskBackoffScheduler(config_of(options))
+    with without_collections():  # the first scheduler imports redis-py and the client
+        scheduler = TaskBackoffScheduler(config_of(options))
     try:
         return await run(scheduler, options)
     finally:

@@ -7,6 +7,7 @@ import attrs
 
 from maas_backoff.commands.command import OK, Arguments, Options, at_least_one, on_queue
 from maas_backoff.commands.json_text import print_json
+from maas_backoff.commands.language import sentence, t
 from maas_backoff.commands.text import moment, span, table
 from maas_backoff.domain.history import Activity, gpu_memory_hint
 from maas_backoff.domain.limit import rate_text
@@ -27,40 +28,64 @@ async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
     counts = {"due": due, "scheduled": stats.scheduled_count, "processing": stats.processing_count}
     counts |= {"completed": stats.completed_count, "failed": stats.failed_count, "cancelled": stats.cancelled_count}
     print(table(list(counts), [[f"{number:,}" for number in counts.values()]]))
-    print("\n".join([printable(why), *paused_lines(stats)]))
+    print("\n".join([printable(sentence(why)), *paused_lines(stats)]))
     if stats.oldest_pending_age:
-        print(f"The oldest has been due for {span(stats.oldest_pending_age)}.")
-    last = history.recent
-    ends, failures = last.completed, f"{last.failed:,} failed, {last.retried:,} retried, {last.lost:,} lost"
+        print(t("The oldest has been due for {age}.", age=span(stats.oldest_pending_age)))
+    _print_activity(history.recent)
+    return OK
+
+
+def _print_activity(last: Activity) -> None:
+    """Print the numbers of an hour."""
+    minute = f"{last.completed / 60:.3g}"
+    numbers = {name: f"{getattr(last, name):,}" for name in ("completed", "failed", "retried", "lost", "expired")}
     if last.expired:
-        failures += f", {last.expired:,} expired"
-    print(f"Last hour: {ends:,} completed ({ends / 60:.3g} a minute), {failures}.")
-    for name, durations in (("waited", last.waits), ("ran", last.runs), ("settled in", last.settles)):
+        text = t(
+            "Last hour: {completed} completed ({minute} a minute), {failed} failed, {retried} retried, {lost} lost, "
+            "{expired} expired.",
+            minute=minute,
+            **numbers,
+        )
+    else:
+        text = t(
+            "Last hour: {completed} completed ({minute} a minute), {failed} failed, {retried} retried, {lost} lost.",
+            minute=minute,
+            **numbers,
+        )
+    print(text)
+    for name, durations in (
+        (t("waited"), last.waits),
+        (t("ran"), last.runs),
+        (t("settled in"), last.settles),
+    ):
         half, most, worst = (span(durations.quantile(share)) for share in (0.5, 0.95, 0.99))
-        print(f"  {name}: {half} (p50), {most} (p95), {worst} (p99) of {durations.count:,}")
+        quantiles = t("{half} (p50), {most} (p95), {worst} (p99)", half=half, most=most, worst=worst)
+        print(t("  {name}: {quantiles} of {number}", name=name, quantiles=quantiles, number=f"{durations.count:,}"))
     if last.batch_sizes.count:
-        median, highest = (last.batch_sizes.quantile(share) for share in (0.5, 0.95))
-        print(f"  batches: {median:.3g} tasks (p50), {highest:.3g} (p95) of {last.batch_sizes.count:,}")
+        median, highest = (f"{last.batch_sizes.quantile(share):.3g}" for share in (0.5, 0.95))
+        count = f"{last.batch_sizes.count:,}"
+        print(t("  batches: {half} tasks (p50), {most} (p95) of {number}", half=median, most=highest, number=count))
         half, most = (span(last.batch_waits.quantile(share)) for share in (0.5, 0.95))
-        print(f"  batches waited: {half} (p50), {most} (p95)")
-    for name, sizes in (("used of a GPU", last.gpu_peaks), ("asked for", last.gpu_needs)):
-        median, highest = sizes.quantile(0.5), sizes.quantile(0.99)
-        if median is not None:
-            print(f"  {name}: {median:.3g} GiB (p50), {highest:.3g} GiB (p99) of {sizes.count:,}")
-    hint = gpu_memory_hint(last)
-    if hint:
-        print(hint)
+        print(t("  batches waited: {half} (p50), {most} (p95)", half=half, most=most))
+    for name, sizes in ((t("used of a GPU"), last.gpu_peaks), (t("asked for"), last.gpu_needs)):
+        if sizes.count:
+            half, most = (f"{sizes.quantile(share):.3g} GiB" for share in (0.5, 0.99))
+            quantiles = t("{half} (p50), {most} (p99)", half=half, most=most)
+            print(t("  {name}: {quantiles} of {number}", name=name, quantiles=quantiles, number=f"{sizes.count:,}"))
+    if hint := gpu_memory_hint(last):
+        print(sentence(hint))
     if last.errors:
         print(table(("error", "attempts"), most_frequent(last)))
-    return OK
 
 
 def paused_lines(stats: QueueStats) -> list[str]:
     """Return a line that says who paused the queue, and since when; none if the queue is not paused."""
     if not stats.paused:
         return []
-    by = f" by {printable(stats.paused_by)}" if stats.paused_by else ""
-    return [f"Paused{by} since {moment(stats.paused_since)}."]
+    since = moment(stats.paused_since)
+    if stats.paused_by:
+        return [t("Paused by {by} since {moment}.", by=printable(stats.paused_by), moment=since)]
+    return [t("Paused since {moment}.", moment=since)]
 
 
 def most_frequent(activity: Activity, most: int = 10) -> list[tuple[str, int]]:
@@ -91,7 +116,7 @@ async def _kinds(scheduler: TaskBackoffScheduler, options: Options) -> int:
         (
             name,
             f"{stats.due_of(name):,}",
-            count or "no running worker has it",
+            count or t("no running worker has it"),
             moment(stats.paused_kinds.get(name)),
             stats.kinds_paused_by.get(name, "-"),
         )
@@ -123,7 +148,7 @@ async def _tenants(scheduler: TaskBackoffScheduler, options: Options) -> int:
     ]
     print(table(("tenant", "waiting", "weight", "paused since", "paused by"), rows[: options.limit]))
     if len(rows) > options.limit:
-        print(f"There are {len(rows) - options.limit:,} more: --limit {len(rows)}")
+        print(t("There are {n} more: {command}", n=f"{len(rows) - options.limit:,}", command=f"--limit {len(rows)}"))
     return OK
 
 
@@ -135,7 +160,7 @@ async def _limits(scheduler: TaskBackoffScheduler, options: Options) -> int:
     head = ("limit", "in use", "rate", "tokens", "waiting tasks", "state")
     print(table(head, map(_limit_row, limits)))
     if limits.more:
-        print(f"Up to {limits.more:,} more names of classes are shut.")
+        print(t("Up to {n} more names of classes are shut.", n=f"{limits.more:,}"))
     return OK
 
 
@@ -153,8 +178,16 @@ def _limit_row(one: LimitStats) -> Sequence[object]:
     use = "-" if one.is_class else f"{one.in_use:,}"
     rate = setting and setting.rate and rate_text(setting.rate)
     tokens = setting and setting.tokens and rate_text(setting.tokens)
-    state = "each name has its own" if one.is_class else one.shut.partition(": ")[2] or "open"
-    return one.name, use if most is None else f"{use} of {most:,}", rate or "-", tokens or "-", one.waiting_tasks, state
+    shut = sentence(one.shut).partition(t(": "))[2]
+    state = t("each name has its own") if one.is_class else shut or t("open")
+    return (
+        one.name,
+        use if most is None else t("{number} of {most}", number=use, most=f"{most:,}"),
+        rate or "-",
+        tokens or "-",
+        one.waiting_tasks,
+        state,
+    )
 
 
 COMMANDS = {

@@ -3,6 +3,7 @@
 import socket
 
 from maas_backoff.commands.command import OK, Options
+from maas_backoff.commands.language import t
 from maas_backoff.dashboard import Access, dashboard, server_dashboard
 from maas_backoff.errors import InvalidValueError, MissingExtraError
 from maas_backoff.scheduler import TaskBackoffScheduler
@@ -46,7 +47,6 @@ async def _serve(scheduler: TaskBackoffScheduler, options: Options, listening: s
     page = make(scheduler, authorize=authorize, payloads=options.payloads, errors=options.errors or None)
     # Refuse other host names: another web site may point its own name to this address (DNS rebinding).
     app = TrustedHostMiddleware(page, allowed_hosts=[HERE, "localhost"], www_redirect=False)
-    print(
-        f"http://{HERE}:{options.port}/  ({'with' if options.act else 'without'} actions; Ctrl-C ends it)", flush=True
-    )
+    actions = t("with actions; Ctrl-C ends it") if options.act else t("without actions; Ctrl-C ends it")
+    print(f"http://{HERE}:{options.port}/  ({actions})", flush=True)
     await Server(Config(app, lifespan="off", log_level="warning")).serve([listening])

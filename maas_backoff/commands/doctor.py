@@ -2,15 +2,19 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import attrs
 
 from maas_backoff.commands.gpus import probed
+from maas_backoff.commands.language import sentence, t
+from maas_backoff.commands.text import moment, padded
 from maas_backoff.domain.gpu import GpuStatus
+from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import StorageDeniedError, StorageUnfitError
-from maas_backoff.gate.sample import NO_DEVICE, NO_DRIVER
+from maas_backoff.gate.sample import NO_DEVICE, NO_DRIVER, GpuSample
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.orphans import MOST_KEYS, find_orphans
 from maas_backoff.store.queue_store import QueueStore
@@ -28,7 +32,7 @@ class Line:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.kind:8} {self.text}"
+        return f"{padded(t(self.kind), 8)} {self.text}"
 
 
 def views(lines: Sequence[Line]) -> list[dict[str, str]]:
@@ -47,29 +51,40 @@ async def examine(
     lines = [*await _server(store), *await _clock(store)]
     stats = await scheduler.get_queue_stats()
     fleet = await scheduler.workers()
-    lines.append(Line("ok" if fleet else "warning", f"workers: {len(fleet)} alive"))
+    lines.append(Line("ok" if fleet else "warning", t("workers: {n} alive", n=len(fleet))))
     versions = {worker.version for worker in fleet}
     if len(versions) > 1:
-        lines.append(Line("warning", f"workers: of several releases ({', '.join(sorted(versions))}); upgrade them all"))
+        told = t("workers: of several releases ({releases}); upgrade them all", releases=", ".join(sorted(versions)))
+        lines.append(Line("warning", told))
     lines.extend(
-        Line("warning", f"worker {worker.name}: its event loop kept a call waiting for {worker.lag:.1f} s")
+        Line(
+            "warning",
+            t(
+                "worker {name}: its event loop kept a call waiting for {lag} s",
+                name=worker.name,
+                lag=f"{worker.lag:.1f}",
+            ),
+        )
         for worker in fleet
         if worker.lag > 1
     )
     lines.extend(
-        Line("warning", f"worker {worker.name}: not ready: {worker.trouble}") for worker in fleet if not worker.ready
+        Line("warning", t("worker {name}: not ready: {trouble}", name=worker.name, trouble=t(worker.trouble)))
+        for worker in fleet
+        if not worker.ready
     )
+    lines.extend(_quiet(fleet, await store.registry.quieted([worker.name for worker in fleet])))
     lines.append(
         Line(
             "warning" if stats.paused or stats.paused_kinds or stats.paused_tenants or stats.suspect_count else "ok",
-            f"queue: {await scheduler.explain()}",
+            t("queue: {reason}", reason=sentence(await scheduler.explain())),
         )
     )
     if stats.unfit_count:
-        too_much = "ask for more GPU memory than any worker's device has"
-        lines.append(Line("wrong", f"queue: {stats.unfit_count} tasks {too_much}"))
+        told = t("queue: {n} tasks ask for more GPU memory than any worker's device has", n=stats.unfit_count)
+        lines.append(Line("wrong", told))
     if any(worker.devices for worker in fleet):
-        lines += _fleet_gpus(await scheduler.gpus())
+        lines += _fleet_gpus(await scheduler.gpus(), fleet)
     lines += await _orphans(store, repair=repair, keys=keys)
     return [*lines, *await anyio.to_thread.run_sync(_gpus)]
 
@@ -78,25 +93,26 @@ async def _server(store: QueueStore) -> list[Line]:
     try:
         found = await store.check(worker=True)
     except StorageUnfitError as error:
-        return [Line("wrong", f"server: {problem}") for problem in error.findings]
-    return [Line("warning", f"server: {one.text}") for one in found] or [Line("ok", "server: fit, with all rights")]
+        return [Line("wrong", t("server: {finding}", finding=problem)) for problem in error.findings]
+    warnings = [Line("warning", t("server: {finding}", finding=one.text)) for one in found]
+    return warnings or [Line("ok", t("server: fit, with all rights"))]
 
 
 async def _orphans(store: QueueStore, *, repair: bool, keys: int) -> list[Line]:
     try:
         found = await find_orphans(store.connection, repair=repair, keys=keys)
     except StorageDeniedError:
-        return [Line("warning", "queue: tasks in no index were not looked for: grant ACL SETUSER <user> +scan")]
+        remedy = "ACL SETUSER <user> +scan"
+        return [Line("warning", t("queue: tasks in no index were not looked for: grant {right}", right=remedy))]
     lines: list[Line] = []
     if found.orphans and repair:
-        lines.append(Line("ok", f"queue: {found.orphans} tasks that were in no index were put back"))
+        lines.append(Line("ok", t("queue: {n} tasks that were in no index were put back", n=found.orphans)))
     elif found.orphans:
-        wrong = "tasks are in no index, so no worker finds them"
-        lines.append(Line("wrong", f"queue: {found.orphans} {wrong}: run maas-backoff doctor --repair"))
+        told = "queue: {n} tasks are in no index, so no worker finds them: run maas-backoff doctor --repair"
+        lines.append(Line("wrong", t(told, n=found.orphans)))
     if not found.complete:
-        lines.append(
-            Line("warning", f"queue: only {found.tasks} tasks were looked at; --keys {10 * keys} looks at more")
-        )
+        told = t("queue: only {n} tasks were looked at; --keys {keys} looks at more", n=found.tasks, keys=10 * keys)
+        lines.append(Line("warning", told))
     return lines
 
 
@@ -108,32 +124,63 @@ async def _clock(store: QueueStore) -> list[Line]:
         seconds, micros = await store.connection.server.execute("TIME")
         trips.append(time.monotonic() - begun)
         skew = int(seconds) + int(micros) / 1e6 - (time.time() - trips[-1] / 2)
-    latency = f"server: answers in {statistics.median(trips) * 1000:.2f} ms (median of {PINGS})"
-    lines = [Line("ok", latency)]
+    latency = f"{statistics.median(trips) * 1000:.2f}"
+    lines = [Line("ok", t("server: answers in {latency} ms (median of {n})", latency=latency, n=PINGS))]
     if abs(skew) > LARGEST_SKEW:
-        harmless = "only run_at is taken by the caller's clock; set both by NTP"
-        lines.append(Line("warning", f"clock: here and on the server it differs by {skew:+.1f} s; {harmless}"))
+        told = (
+            "clock: here and on the server it differs by {skew} s; only run_at is taken by the caller's clock; "
+            "set both by NTP"
+        )
+        lines.append(Line("warning", t(told, skew=f"{skew:+.1f}")))
     else:
-        lines.append(Line("ok", f"clock: within {abs(skew) * 1000:.0f} ms of the server's"))
+        lines.append(Line("ok", t("clock: within {skew} ms of the server's", skew=f"{abs(skew) * 1000:.0f}")))
     ahead = int(await store.connection.server.execute("HGET", store.connection.keys("meta"), "ahead") or 0) / 1000
     if ahead:
-        why = "the server's was set back by that; times are shown by the server's"
-        lines.append(Line("ok", f"clock: the queue's is {ahead:.1f} s ahead of the server's: {why}"))
+        told = (
+            "clock: the queue's is {ahead} s ahead of the server's: the server's was set back by that; "
+            "times are shown by the server's"
+        )
+        lines.append(Line("ok", t(told, ahead=f"{ahead:.1f}")))
     return lines
 
 
-def _fleet_gpus(gpus: Sequence[GpuStatus]) -> list[Line]:
+def _quiet(fleet: Sequence[Worker], told: Mapping[str, float]) -> list[Line]:
+    """Return a line for each worker that was told to claim nothing. `told` are the moments, in ms; 0: unknown."""
+    lines: list[Line] = []
+    for worker in fleet:
+        if worker.name in told:
+            since = moment(datetime.fromtimestamp(at / 1000, UTC)) if (at := told[worker.name]) else "?"
+            command = f"maas-backoff quiet {worker.name} --off"
+            text = "worker {name}: told to claim nothing since {since}; to undo it: {command}"
+            lines.append(Line("warning", t(text, name=worker.name, since=since, command=command)))
+    return lines
+
+
+def _fleet_gpus(gpus: Sequence[GpuStatus], fleet: Sequence[Worker]) -> list[Line]:
     """Return a line for each GPU of the queue's workers that takes no tasks, and one for all others."""
+    devices = [device for worker in fleet for device in worker.devices]
+    broken = {one.uuid for one in devices if not one.healthy and not one.health.startswith("quarantine")}
     lines: list[Line] = []
     for gpu in sorted(gpus, key=lambda gpu: (gpu.host, gpu.index)):
-        where = f"gpu {gpu.index} of {gpu.host} ({gpu.name}, {gpu.uuid})"
+        where = t(
+            "gpu {index} of {host} ({name}, {uuid})", index=gpu.index, host=gpu.host, name=gpu.name, uuid=gpu.uuid
+        )
         if not gpu.healthy:
-            # A quarantine ends by itself; anything else needs a person.
-            kind = "warning" if gpu.health.startswith("quarantine") else "wrong"
-            lines.append(Line(kind, f"{where}: {gpu.health}"))
+            # A quarantine by a worker ends by itself, and one by a person is meant. Anything else needs a person.
+            told = t("{where}: {health}", where=where, health=gpu.health) + _undo(gpu)
+            lines.append(Line("wrong" if gpu.uuid in broken else "warning", told))
     well = [gpu for gpu in gpus if gpu.healthy]
     room = sum(gpu.room_gb for gpu in well)
-    return [*lines, Line("ok", f"gpus of the workers: {len(well)} of {len(gpus)} take tasks, {room:.1f} GiB are free")]
+    told = "gpus of the workers: {n} of {most} take tasks, {room} GiB are free"
+    return [*lines, Line("ok", t(told, n=len(well), most=len(gpus), room=f"{room:.1f}"))]
+
+
+def _undo(gpu: GpuStatus) -> str:
+    """Return in words since when a person keeps tasks off a GPU, and how that is undone; empty: no person does."""
+    if gpu.quarantine_age is None:
+        return ""
+    since = moment(datetime.now(UTC) - timedelta(seconds=gpu.quarantine_age))
+    return t(", since {since}; to undo it: {command}", since=since, command=f"maas-backoff release {gpu.uuid}")
 
 
 def _gpus() -> list[Line]:
@@ -142,10 +189,15 @@ def _gpus() -> list[Line]:
     except LookupError as error:
         why = str(error)
         usual = why.startswith(NO_DRIVER) or why == NO_DEVICE
-        return [Line("ok", f"gpus: none here ({why})") if usual else Line("wrong", f"gpus: {why}")]
-    return [
-        Line("wrong", f"gpu {one.index}: {one.trouble}")
-        if one.trouble
-        else Line("ok", f"gpu {one.index}: {one.name}, {one.free / 1024:.1f} of {one.total / 1024:.1f} GiB free")
-        for one in samples
-    ]
+        return [
+            Line("ok", t("gpus: none here ({why})", why=why)) if usual else Line("wrong", t("gpus: {why}", why=why))
+        ]
+    return list(map(_own_gpu, samples))
+
+
+def _own_gpu(one: GpuSample) -> Line:
+    if one.trouble:
+        return Line("wrong", t("gpu {index}: {trouble}", index=one.index, trouble=one.trouble))
+    free, total = f"{one.free / 1024:.1f}", f"{one.total / 1024:.1f}"
+    told = "gpu {index}: {name}, {free} of {total} GiB free"
+    return Line("ok", t(told, index=one.index, name=one.name, free=free, total=total))

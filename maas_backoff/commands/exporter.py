@@ -8,6 +8,7 @@ from http import HTTPStatus
 import anyio
 
 from maas_backoff.commands.command import OK, Options
+from maas_backoff.commands.language import t
 from maas_backoff.common.until_stopped import stop_signals
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.prometheus.app import MetricsApp
@@ -43,7 +44,7 @@ class Exporter:
             raise InvalidValueError("host and port", expected, f"{host}:{port}") from error
         shown = f"[{host}]" if ":" in host else host
         with anyio.open_signal_receiver(*stop_signals()) as signals:
-            print(f"http://{shown}:{port}/metrics and /scale  (Ctrl-C ends it)", flush=True)
+            print(t("{url} and /scale  (Ctrl-C ends it)", url=f"http://{shown}:{port}/metrics"), flush=True)
             async for _ in signals:
                 break
         server.close()

@@ -8,6 +8,7 @@ import attrs
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue
 from maas_backoff.commands.json_text import gib, print_json
+from maas_backoff.commands.language import t
 from maas_backoff.commands.text import span, table
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.status import TaskStatus
@@ -52,9 +53,13 @@ async def running_tasks(scheduler: TaskBackoffScheduler) -> Tasks:
 
 
 def _row(one: Worker) -> Sequence[object]:
-    state = one.trouble or ("quiet" if one.quiet else "ready")
     slots = f"{one.running}/{one.slots}"
-    return one.name, one.host, one.pid, slots, span(one.lag), len(one.devices), one.version, state
+    return one.name, one.host, one.pid, slots, span(one.lag), len(one.devices), one.version, state_of(one)
+
+
+def state_of(one: Worker) -> str:
+    """Return in words whether a worker is ready."""
+    return t(one.trouble) if one.trouble else t("quiet") if one.quiet else t("ready")
 
 
 def worker_view(one: Worker, tasks: Sequence[TaskEntity], now: datetime) -> dict[str, object]:
@@ -96,11 +101,13 @@ def seconds_of(task: TaskEntity, now: datetime) -> float | None:
 
 def _print_tasks(worker: Worker, tasks: Sequence[TaskEntity], most: int, now: datetime) -> None:
     for task in tasks[:most]:
-        what = f"{printable(task.task_id)}{f' of kind {task.kind}' if task.kind else ''}"
-        where = f" on GPU {task.gpu.index}" if task.gpu else ""
-        print(f"{worker.name}: {what} runs for {span(seconds_of(task, now))}{where}")
+        what = printable(task.task_id)
+        what = t("{task} of kind {kind}", task=what, kind=task.kind) if task.kind else what
+        told = t("{worker}: {task} runs for {span}", worker=worker.name, task=what, span=span(seconds_of(task, now)))
+        print(told + (t(" on GPU {index}", index=task.gpu.index) if task.gpu else ""))
     if len(tasks) > most > 0:
-        print(f"{worker.name}: {len(tasks) - most:,} more: list --state processing --worker {worker.name}")
+        command = f"list --state processing --worker {worker.name}"
+        print(t("{worker}: {n} more: {command}", worker=worker.name, n=f"{len(tasks) - most:,}", command=command))
 
 
 def _for_quiet(parser: Arguments) -> None:
@@ -114,8 +121,12 @@ async def _quiet(scheduler: TaskBackoffScheduler, options: Options) -> int:
         print_json({"workers": [worker.name for worker in meant], "quiet": not options.off})
         return OK if meant else FAILED
     for worker in meant:
-        print(f"{worker.name} {'claims again' if options.off else 'claims nothing more'} after its next heartbeat")
-    return OK if meant else failed(options, f"no live worker has the name or host {printable(options.worker)}")
+        if options.off:
+            print(t("{name} claims again after its next heartbeat", name=worker.name))
+        else:
+            print(t("{name} claims nothing more after its next heartbeat", name=worker.name))
+    why = t("no live worker has the name or host {name}", name=printable(options.worker))
+    return OK if meant else failed(options, why)
 
 
 def _gpu(parser: Arguments) -> None:
@@ -132,7 +143,7 @@ async def _quarantine(scheduler: TaskBackoffScheduler, options: Options) -> int:
     if options.json:
         print_json({"gpu": uuid, "quarantine": True, "changed": True})
     else:
-        print(f"{uuid} takes no new tasks: maas-backoff release {uuid}")
+        print(t("{gpu} takes no new tasks: {command}", gpu=uuid, command=f"maas-backoff release {uuid}"))
     return OK
 
 
@@ -141,7 +152,7 @@ async def _release(scheduler: TaskBackoffScheduler, options: Options) -> int:
     if options.json:
         print_json({"gpu": options.gpu, "quarantine": False, "changed": changed})
     else:
-        print("released" if changed else f"{printable(options.gpu)} was in no quarantine")
+        print(t("released") if changed else t("{gpu} was in no quarantine", gpu=printable(options.gpu)))
     return OK
 
 

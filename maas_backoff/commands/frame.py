@@ -8,8 +8,9 @@ from typing import Any, Self
 import attrs
 
 from maas_backoff.commands.counts import activity_view, most_frequent, paused_lines
-from maas_backoff.commands.fleet import Tasks, running_tasks, seconds_of, worker_view
-from maas_backoff.commands.text import plain_table, span
+from maas_backoff.commands.fleet import Tasks, running_tasks, seconds_of, state_of, worker_view
+from maas_backoff.commands.language import sentence, t
+from maas_backoff.commands.text import cut, plain_table, span
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import Activity
 from maas_backoff.domain.stats import QueueStats
@@ -73,18 +74,16 @@ class Snapshot:
 
 def frame(now: Snapshot, width: int, height: int | None, trouble: str = "") -> list[str]:
     """Return the lines of a frame, cut to the width and the height of a terminal; None: any height."""
-    lines = [f"maas-backoff top   queue {now.queue}   {now.at:%Y-%m-%d %H:%M:%S}Z   q ends"]
+    moment = f"{now.at:%Y-%m-%d %H:%M:%S}Z"
+    lines = [t("maas-backoff top   queue {queue}   {moment}   q ends", queue=now.queue, moment=moment)]
     lines += [f"! {trouble}"] if trouble else []
     for part in (_states(now), _rates(now), _workers(now), _gpus(now), _errors(now)):
         lines += ["", *part] if part else []
-    shown = [_cut(printable(line), width) for line in lines]
+    shown = [cut(printable(line), width) for line in lines]
     if height is None or len(shown) <= height:
         return shown
-    return [*shown[: height - 1], _cut(f"… {len(shown) - height + 1} more lines: enlarge the terminal", width)]
-
-
-def _cut(line: str, width: int) -> str:
-    return line if len(line) <= width else f"{line[: max(0, width - 1)]}…"
+    more = t("… {n} more lines: enlarge the terminal", n=len(shown) - height + 1)
+    return [*shown[: height - 1], cut(more, width)]
 
 
 def _states(now: Snapshot) -> list[str]:
@@ -93,32 +92,33 @@ def _states(now: Snapshot) -> list[str]:
     counts = {"due": due, "scheduled": stats.scheduled_count, "processing": stats.processing_count}
     counts |= {"completed": stats.completed_count, "failed": stats.failed_count, "cancelled": stats.cancelled_count}
     table = _table(list(counts), [[f"{number:,}" for number in counts.values()]])
-    return [*table, now.reason, *paused_lines(stats)]
+    return [*table, sentence(now.reason), *paused_lines(stats)]
 
 
 def _rates(now: Snapshot) -> list[str]:
     recent, minutes = now.recent, now.seconds / 60
     names = ("completed", "failed", "retried", "lost")
     numbers: Mapping[str, int] = {name: getattr(recent, name) for name in names}
-    rates = ", ".join(f"{number / minutes:.3g} {name}" for name, number in numbers.items())
-    lines = [f"A minute, in the last {span(now.seconds)}: {rates}"]
-    for name, durations in (("waited", recent.waits), ("ran", recent.runs)):
+    rates = {name: f"{number / minutes:.3g}" for name, number in numbers.items()}
+    text = "A minute, in the last {span}: {completed} completed, {failed} failed, {retried} retried, {lost} lost"
+    lines = [t(text, span=span(now.seconds), **rates)]
+    for name, durations in ((t("waited"), recent.waits), (t("ran"), recent.runs)):
         if durations.count:
-            quantiles = ", ".join(f"{span(durations.quantile(share / 100))} (p{share})" for share in (50, 95, 99))
-            lines.append(f"  {name}: {quantiles}")
+            half, most, worst = (span(durations.quantile(share)) for share in (0.5, 0.95, 0.99))
+            quantiles = t("{half} (p50), {most} (p95), {worst} (p99)", half=half, most=most, worst=worst)
+            lines.append(t("  {name}: {quantiles}", name=name, quantiles=quantiles))
     return lines
 
 
 def _workers(now: Snapshot) -> list[str]:
     if not now.workers:
-        return ["No worker is running."]
+        return [t("No worker is running.")]
     rows: list[Sequence[object]] = []
     for worker in now.workers:
         tasks = now.tasks.get(worker.name, [])
-        state = worker.trouble or ("quiet" if worker.quiet else "ready")
         longest = [f"{one.task_id} {span(seconds_of(one, now.at))}" for one in tasks[:MOST]]
-        more = [f"{len(tasks) - MOST} more"] if len(tasks) > MOST else []
-        heads = [(worker.name, f"{worker.running}/{worker.slots}", span(worker.lag), state)]
+        more = [t("{n} more", n=len(tasks) - MOST)] if len(tasks) > MOST else []
+        heads = [(worker.name, f"{worker.running}/{worker.slots}", span(worker.lag), state_of(worker))]
         empty = ("", "", "", "")
         rows += [(*head, task) for head, task in zip_longest(heads, longest + more or [""], fillvalue=empty)]
     return _table(("worker", "slots", "loop lag", "state", "tasks, longest first"), rows)
@@ -137,7 +137,7 @@ def _gpus(now: Snapshot) -> list[str]:
             f"{one.room_gb:.1f}",
             "-" if one.utilization is None else f"{one.utilization:.0f}%",
             len(one.tasks),
-            one.health,
+            t(one.health),
         )
         for one in sorted(now.gpus, key=lambda one: (one.health == "ok", one.host, one.index))
     ]

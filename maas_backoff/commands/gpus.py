@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from maas_backoff.commands.language import t
 from maas_backoff.commands.text import table
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.gpu import GpuStatus
@@ -76,7 +77,14 @@ def as_table(found: Sequence[GpuStatus], *, reservations: bool) -> str:
     lines = [table(head, (_row(device, reservations=reservations) for device in found))]
     for device in found:
         lines += [
-            f"gpu {device.index}: {task.task_id!r} of {task.queue}, {task.memory_gb:.1f} GiB, by {task.worker}"
+            t(
+                "gpu {index}: {task} of {queue}, {memory}, by {worker}",
+                index=device.index,
+                task=repr(task.task_id),
+                queue=task.queue,
+                memory=f"{task.memory_gb:.1f} GiB",
+                worker=task.worker,
+            )
             for task in device.tasks
         ]
     return "\n".join(lines)
@@ -89,4 +97,4 @@ def _row(device: GpuStatus, *, reservations: bool) -> tuple[str, ...]:
     temperature = "-" if device.temperature is None else f"{device.temperature:.0f}C"
     tasks = f"{len(device.tasks)}" if reservations else "?"
     shown = (total, others, reserved if reservations else "?", free, utilization, temperature, tasks)
-    return f"{device.index}", device.name, *shown, device.health, device.uuid
+    return f"{device.index}", device.name, *shown, t(device.health), device.uuid

@@ -6,6 +6,7 @@ from maas_backoff.commands.breakdowns import is_broken_down, show_breakdown
 from maas_backoff.commands.command import OK, Arguments, Options, on_queue
 from maas_backoff.commands.counts import activity_view, most_frequent
 from maas_backoff.commands.json_text import print_json
+from maas_backoff.commands.language import t
 from maas_backoff.commands.text import moment, span, table
 from maas_backoff.domain.histogram import Durations
 from maas_backoff.domain.history import Activity
@@ -36,7 +37,7 @@ async def _history(scheduler: TaskBackoffScheduler, options: Options) -> int:
     head = ("from", "completed", "failed", "cancelled", "retried", "lost", "waited p50 p95 p99", "ran p50 p95 p99")
     shown = [one for one in history.steps if options.empty or one != Activity(one.start)]
     rows = [(moment(one.start)[:-4] + "Z", *_ends(one)) for one in shown]
-    print(table(head, [*rows, ("all", *_ends(history.recent))]))
+    print(table(head, [*rows, (t("all"), *_ends(history.recent))]))
     if history.recent.errors:
         print(table(("error", "attempts"), most_frequent(history.recent)))
     return OK

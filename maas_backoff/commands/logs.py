@@ -2,6 +2,7 @@
 
 from maas_backoff.commands.command import OK, Arguments, Options, on_queue, task_id
 from maas_backoff.commands.json_text import print_json_line
+from maas_backoff.commands.language import t
 from maas_backoff.commands.text import moment
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
@@ -18,7 +19,8 @@ async def _logs(scheduler: TaskBackoffScheduler, options: Options) -> int:
         if options.json:
             print_json_line({"id": line.id, "attempt": line.attempt, "at": line.at, "text": line.text})
         else:
-            print(f"{moment(line.at)}  attempt {line.attempt}  {printable(line.text)}", flush=True)
+            attempt = t("attempt {number}", number=line.attempt)
+            print(f"{moment(line.at)}  {attempt}  {printable(line.text)}", flush=True)
     return OK
 
 

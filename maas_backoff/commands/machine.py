@@ -19,7 +19,9 @@ from maas_backoff.commands.command import (
     queue_options,
     run_on_queue,
 )
+from maas_backoff.commands.imports import without_last_collection
 from maas_backoff.commands.json_text import print_json
+from maas_backoff.commands.language import t
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig
 from maas_backoff.scheduler import TaskBackoffScheduler
@@ -67,7 +69,7 @@ def _gpus(options: Options) -> int:
     try:
         found = anyio.run(gpus, storage)
     except LookupError as error:
-        print("[]" if options.json else f"no GPU can be used here: {error.args[0]}")
+        print("[]" if options.json else t("no GPU can be used here: {why}", why=error.args[0]))
         return FAILED
     if options.json:
         print_json([device.to_dict() for device in found])
@@ -118,6 +120,7 @@ def _queues(options: Options) -> int:
     from maas_backoff.commands.queues import run
 
     options.queue = None
+    without_last_collection()
     return anyio.run(run, config_of(options), options)
 
 

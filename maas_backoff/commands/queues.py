@@ -6,6 +6,7 @@ import attrs
 
 from maas_backoff.commands.command import OK, Options
 from maas_backoff.commands.json_text import print_json
+from maas_backoff.commands.language import t
 from maas_backoff.commands.text import span, table
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.store.server_queues import QueueSummary, read_queues
@@ -21,7 +22,7 @@ async def run(config: TaskBackoffConfig, options: Options) -> int:
     head = ("queue", "due", "scheduled", "processing", "completed", "failed", "cancelled", "oldest", "workers", "state")
     print(table(head, map(_cells, found.queues)))
     if not found.complete:
-        print("There may be more: the server has more keys (--keys), or more nodes.")
+        print(t("There may be more: the server has more keys (--keys), or more nodes."))
     return OK
 
 
@@ -30,6 +31,7 @@ def _cells(row: QueueSummary) -> Sequence[object]:
     counts = (stats.pending_count - stats.scheduled_count, stats.scheduled_count, stats.processing_count)
     ended = (stats.completed_count, stats.failed_count, stats.cancelled_count)
     oldest = span(stats.oldest_pending_age) if stats.oldest_pending_age else "-"
-    by = f" by {stats.paused_by}" if stats.paused_by else ""
-    state = f"paused{by}" if stats.paused else "runs" if row.workers else "no worker"
+    state = t("paused") if stats.paused else t("runs") if row.workers else t("no worker")
+    if stats.paused and stats.paused_by:
+        state = t("paused by {name}", name=stats.paused_by)
     return row.name, *(f"{number:,}" for number in (*counts, *ended)), oldest, row.workers, state

@@ -8,10 +8,11 @@ import attrs
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue, task_id
 from maas_backoff.commands.json_text import print_json, print_json_line
+from maas_backoff.commands.language import is_translated, sentence, t
 from maas_backoff.commands.refusals import unknown
 from maas_backoff.commands.selecting import selection_of, selection_options
 from maas_backoff.commands.task_text import task_lines
-from maas_backoff.commands.text import cell, clock, is_rich, moment, table
+from maas_backoff.commands.text import cell, clock, is_rich, moment, padded, table
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
@@ -40,7 +41,7 @@ async def _list(scheduler: TaskBackoffScheduler, options: Options) -> int:
     else:
         print(_wide(page.tasks))
     if page.cursor is not None:
-        print(f"There is more: --cursor {page.cursor!r}")
+        print(t("There is more: {command}", command=f"--cursor {page.cursor!r}"))
     return OK
 
 
@@ -51,7 +52,7 @@ def _narrow(tasks: Sequence[TaskEntity]) -> str:
     rows = [
         (
             task.task_id,
-            task.status,
+            t(task.status),
             *([task.priority] if has_rank else []),
             f"{task.attempt}/{task.max_retry_count + 1}",
             clock(task.finished_at or task.next_execute_time or task.started_at),
@@ -84,12 +85,14 @@ def _row(task: TaskEntity, *, has_worker: bool) -> Sequence[object]:
     due, ended = moment(task.next_execute_time), moment(task.finished_at)
     worker = [_worker_of(task)] if has_worker else []
     why = _why(task, when=False)
-    return task.task_id, task.status, task.priority, task.attempt, retries, due, ended, *worker, why
+    return task.task_id, t(task.status), task.priority, task.attempt, retries, due, ended, *worker, why
 
 
 def _worker_of(task: TaskEntity) -> str:
     """Return the worker and the GPU of the running or last attempt."""
-    return "-" if task.worker is None else f"{task.worker} gpu {task.gpu.index}" if task.gpu else task.worker
+    if task.worker is None or task.gpu is None:
+        return task.worker or "-"
+    return t("{worker} gpu {index}", worker=task.worker, index=task.gpu.index)
 
 
 def _why(task: TaskEntity, *, when: bool = True) -> str:
@@ -97,14 +100,14 @@ def _why(task: TaskEntity, *, when: bool = True) -> str:
     error = "" if task.error is None else str(task.error)
     if task.status.finished:
         if task.cancel_reason == "expired":
-            return f"expired, after {error}" if error else "expired"
+            return t("expired, after {error}", error=error) if error else t("expired")
         return error or task.progress_message or ""
     if task.waiting_for is None:
         return task.progress_message or ""
     waits = task.waiting_for if when or not task.waiting_for.startswith("due at") else ""
-    if waits == "slot" or waits.startswith("slot: "):
+    if not is_translated() and (waits == "slot" or waits.startswith("slot: ")):
         waits = f"waiting for a free {waits}"
-    return ", ".join(filter(None, (waits, error and f"after {error}")))
+    return t(", ").join(filter(None, (sentence(waits), error and t("after {error}", error=error))))
 
 
 async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
@@ -128,8 +131,9 @@ async def _watch(scheduler: TaskBackoffScheduler, options: Options) -> int:
             if options.json:
                 print_json_line({"id": event.id, "task": task.to_dict()})
             else:
-                state = f"{status:10} attempt {task.attempt}"
-                show(state, f"{state}, {task.progress:g} %  {cell(_why(task))}".rstrip(), task.progress)
+                state = t("{state} attempt {number}", state=padded(t(status), 10), number=task.attempt)
+                line = t("{state}, {percent} %  {why}", state=state, percent=f"{task.progress:g}", why=cell(_why(task)))
+                show(state, line.rstrip(), task.progress)
     return OK if status is TaskStatus.COMPLETED else FAILED
 
 
@@ -149,15 +153,15 @@ async def _check(scheduler: TaskBackoffScheduler, options: Options) -> int:
     here = [worker for worker in await scheduler.workers() if worker.host == socket.gethostname()]
     why = ""
     if options.ready and not here:
-        why = "no worker of this queue is alive on this host"
+        why = t("no worker of this queue is alive on this host")
     elif options.ready and not any(worker.ready for worker in here):
-        why = f"no worker of this queue on this host is ready: {here[0].trouble}"
+        why = t("no worker of this queue on this host is ready: {trouble}", trouble=t(here[0].trouble))
     if options.json:
         print_json({"ok": not why, "reason": why, "workers_here": len(here)})
         return FAILED if why else OK
     if why:
         return failed(options, why)
-    print(f"ok: the server answers; live workers of this queue on this host: {len(here)}")
+    print(t("ok: the server answers; live workers of this queue on this host: {number}", number=len(here)))
     return OK
 
 

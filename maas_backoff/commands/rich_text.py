@@ -9,6 +9,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from maas_backoff.commands.language import t
+
 Show = Callable[[str, str, float], None]
 """A function that shows a state, a line of text, and a percentage."""
 
@@ -20,14 +22,17 @@ SHORT = 24
 _STYLES = {"processing": "cyan", "completed": "green", "ok": "green", "failed": "red", "cancelled": "dim"}
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """Return a table, at most as wide as the terminal, with escape sequences; the first line is the head."""
+def table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table, at most as wide as the terminal, with escape sequences.
+
+    `names` are the English names of the columns; the first line is the head.
+    """
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     console = Console()
-    for name, cells in zip(lines[0], zip(*lines, strict=True), strict=True):
+    for name, cells in zip(names, zip(*lines, strict=True), strict=True):
         # People copy these cells: no line break inside, unless the terminal is narrow.
         is_whole = name in _WHOLE and max(map(len, cells)) <= max(SHORT, console.width // 4)
-        shown.add_column(_text(name), overflow="fold", no_wrap=is_whole or name in _SHORT)
+        shown.add_column(_text(cells[0]), overflow="fold", no_wrap=is_whole or name in _SHORT)
     for line in lines[1:]:
         shown.add_row(*map(_text, line))
     with console.capture() as capture:
@@ -37,7 +42,7 @@ def table(lines: Sequence[Sequence[str]]) -> str:
 
 def _text(cell: str) -> Text:
     is_bar = cell and not cell.strip("#")
-    return Text(cell, style="cyan" if is_bar else _STYLES.get(cell, ""))
+    return Text(cell, style="cyan" if is_bar else {t(name): style for name, style in _STYLES.items()}.get(cell, ""))
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import Self
 
 from maas_backoff.commands.command import OK, Arguments, Options, failed, json_flag
 from maas_backoff.commands.json_text import print_json
+from maas_backoff.commands.language import t
+from maas_backoff.commands.text import cut
 from maas_backoff.domain.selection import FIELDS, OnProgress, Selection, SelectionProgress
 from maas_backoff.errors import InvalidValueError
 
@@ -76,20 +78,21 @@ def is_selecting(options: Options) -> bool:
 
 
 async def act_on_selection(options: Options, verb: str, done: str, act: Act) -> int:
-    """Count the tasks of a selection, ask, and change them. `done` says how they are then."""
+    """Count the tasks of a selection, ask, and change them. `done` says how they are then. Both are English."""
     selection = selection_of(options)
     with _Line(verb) as line:
         number = await act(selection, True, line.show)
     if options.dry_run or not number:
-        return _print(options, number, 0, f"{_tasks(number)} {'matches' if number == 1 else 'match'}")
+        return _print(options, number, 0, _matches(number))
     if not options.yes:
         if not sys.stdin.isatty():
-            raise InvalidValueError(options.command, f"--yes, as {_tasks(number)} would be changed", "none")
-        if not _agrees(f"{verb} {_tasks(number)}?"):
-            return failed(options, "nothing is changed")
+            tasks = "1 task" if number == 1 else f"{number:,} tasks"
+            raise InvalidValueError(options.command, f"--yes, as {tasks} would be changed", "none")
+        if not _agrees(t("{verb} {tasks}?", verb=t(verb), tasks=tasks_in_words(number))):
+            return failed(options, t("nothing is changed"))
     with _Line(verb, number) as line:
         changed = await act(selection, False, line.show)
-    return _print(options, number, changed, f"{_tasks(changed)} {'is' if changed == 1 else 'are'} {done}")
+    return _print(options, number, changed, are_done(changed, done))
 
 
 def _print(options: argparse.Namespace, matched: int, changed: int, words: str) -> int:
@@ -100,8 +103,23 @@ def _print(options: argparse.Namespace, matched: int, changed: int, words: str) 
     return OK
 
 
-def _tasks(number: int) -> str:
-    return "1 task" if number == 1 else f"{number:,} tasks"
+def tasks_in_words(number: int) -> str:
+    """Return a number of tasks in words."""
+    return t("1 task") if number == 1 else t("{n} tasks", n=f"{number:,}")
+
+
+def are_done(number: int, done: str) -> str:
+    """Return in words that a number of tasks is `done`, which is English."""
+    tasks = tasks_in_words(number)
+    return (
+        t("{tasks} is {done}", tasks=tasks, done=t(done))
+        if number == 1
+        else t("{tasks} are {done}", tasks=tasks, done=t(done))
+    )
+
+
+def _matches(number: int) -> str:
+    return t("1 task matches") if number == 1 else t("{n} tasks match", n=f"{number:,}")
 
 
 def _agrees(question: str) -> bool:
@@ -127,6 +145,8 @@ class _Line:
     def show(self, progress: SelectionProgress) -> None:
         if not self._is_live:
             return
-        counts = f"{progress.changed:,} of {self._number:,}" if self._number else f"{progress.matched:,} match"
-        text = f"{self._verb}: {counts}, {progress.read:,} tasks are read"
-        print(_CLEAR + text[: shutil.get_terminal_size().columns - 1], end="", file=sys.stderr, flush=True)
+        counts = t("{n} match", n=f"{progress.matched:,}")
+        if self._number:
+            counts = t("{number} of {most}", number=f"{progress.changed:,}", most=f"{self._number:,}")
+        text = t("{verb}: {counts}, {n} tasks are read", verb=t(self._verb), counts=counts, n=f"{progress.read:,}")
+        print(_CLEAR + cut(text, shutil.get_terminal_size().columns - 1), end="", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ import getpass
 
 from maas_backoff.commands.command import OK, Arguments, Options, on_queue
 from maas_backoff.commands.json_text import print_json
+from maas_backoff.commands.language import t
 from maas_backoff.domain.limit import rate_of
 from maas_backoff.domain.pause import fitting_by
 from maas_backoff.errors import InvalidValueError
@@ -39,18 +40,20 @@ def _by(options: Options) -> str:
 def _part(options: Options) -> str:
     """Return in words what a pause is about."""
     if options.kind is not None:
-        return f"kind {printable(options.kind)}"
-    return "the queue" if options.tenant is None else f"tenant {printable(options.tenant)}"
+        return t("kind {name}", name=printable(options.kind))
+    return t("the queue") if options.tenant is None else t("tenant {name}", name=printable(options.tenant))
 
 
 async def _pause(scheduler: TaskBackoffScheduler, options: Options) -> int:
     done = await scheduler.pause(kind=options.kind, tenant=options.tenant, by=_by(options))
-    return _done(options, changed=done, words="paused", otherwise=f"{_part(options)} was paused already")
+    otherwise = t("{part} was paused already", part=_part(options))
+    return _done(options, changed=done, words=t("paused"), otherwise=otherwise)
 
 
 async def _resume(scheduler: TaskBackoffScheduler, options: Options) -> int:
     done = await scheduler.resume(kind=options.kind, tenant=options.tenant, by=_by(options))
-    return _done(options, changed=done, words="goes on", otherwise=f"{_part(options)} was not paused")
+    otherwise = t("{part} was not paused", part=_part(options))
+    return _done(options, changed=done, words=t("goes on"), otherwise=otherwise)
 
 
 def _for_weight(parser: Arguments) -> None:
@@ -60,8 +63,8 @@ def _for_weight(parser: Arguments) -> None:
 
 async def _weight(scheduler: TaskBackoffScheduler, options: Options) -> int:
     done = await scheduler.set_weight(options.tenant, options.weight)
-    same = f"tenant {printable(options.tenant)} had this weight already"
-    return _done(options, changed=done, words="set", otherwise=same)
+    same = t("tenant {name} had this weight already", name=printable(options.tenant))
+    return _done(options, changed=done, words=t("set"), otherwise=same)
 
 
 def _for_limit(parser: Arguments) -> None:
@@ -80,10 +83,11 @@ async def _limit(scheduler: TaskBackoffScheduler, options: Options) -> int:
         raise InvalidValueError("limit", expected, "both" if options.remove else "none of them")
     if options.remove:
         done = await scheduler.remove_limit(options.name)
-        return _done(options, changed=done, words="removed", otherwise=f"limit {printable(options.name)} was not set")
+        unset = t("limit {name} was not set", name=printable(options.name))
+        return _done(options, changed=done, words=t("removed"), otherwise=unset)
     done = await scheduler.set_limit(options.name, concurrency=options.concurrency, rate=rate, tokens=tokens)
-    same = f"limit {printable(options.name)} had this setting already"
-    return _done(options, changed=done, words="set", otherwise=same)
+    same = t("limit {name} had this setting already", name=printable(options.name))
+    return _done(options, changed=done, words=t("set"), otherwise=same)
 
 
 COMMANDS = {

@@ -5,8 +5,9 @@ import sys
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue
 from maas_backoff.commands.json_text import print_json
+from maas_backoff.commands.language import t
 from maas_backoff.commands.refusals import refusal, unknown
-from maas_backoff.commands.selecting import act_on_selection, act_options, is_selecting
+from maas_backoff.commands.selecting import act_on_selection, act_options, are_done, is_selecting
 from maas_backoff.domain.selection import OnProgress, Selection
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.errors import InvalidValueError
@@ -22,7 +23,7 @@ async def _done(scheduler: TaskBackoffScheduler, options: Options, words: str, *
         return OK if changed else FAILED
     if reason:
         return failed(options, reason)
-    print(words)
+    print(t(words))
     return OK
 
 
@@ -139,7 +140,7 @@ async def _purge(scheduler: TaskBackoffScheduler, options: Options) -> int:
     if options.json:
         print_json({"state": options.state, "changed": number})
     else:
-        print("1 task is deleted" if number == 1 else f"{number:,} tasks are deleted")
+        print(are_done(number, "deleted"))
     return OK
 
 

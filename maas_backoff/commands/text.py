@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 
+from maas_backoff.commands.language import t
 from maas_backoff.logs import printable
 
 WIDEST = 60
@@ -23,23 +24,47 @@ def cell(text: object) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table with columns as wide as their cells, or a table of rich if `is_rich`."""
+    """Return a table with columns as wide as their cells, or a table of rich if `is_rich`. The head is English."""
     if is_rich():
         from maas_backoff.commands import rich_text
 
-        return rich_text.table(_cells(head, rows))
+        return rich_text.table(head, _cells(head, rows))
     return plain_table(head, rows)
 
 
 def plain_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table with columns as wide as their cells."""
+    """Return a table with columns as wide as their cells. The head is English."""
     lines = _cells(head, rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    widths = [max(map(columns, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(padded, line, widths)).rstrip() for line in lines)
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes: Chinese characters take two."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import east_asian_width  # a command that shows English only does not need it
+
+    return sum(2 if east_asian_width(char) in "FW" else 1 for char in text)
+
+
+def padded(text: str, width: int) -> str:
+    """Return a text with spaces behind it, for a column of this width."""
+    return text + " " * (width - columns(text))
+
+
+def cut(text: str, width: int) -> str:
+    """Return a text, with "…" at its end if it has to be cut to this width."""
+    if columns(text) <= width:
+        return text
+    shown = text[: max(0, width - 1)]
+    while columns(shown) > max(0, width - 1):
+        shown = shown[:-1]
+    return f"{shown}…"
 
 
 def _cells(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[tuple[str, ...]]:
-    return [tuple(head), *(tuple(map(cell, row)) for row in rows)]
+    return [tuple(map(t, head)), *(tuple(map(cell, row)) for row in rows)]
 
 
 def span(seconds: float | None) -> str:
@@ -47,11 +72,11 @@ def span(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        return t("{number} ms", number=f"{seconds * 1000:.3g}")
+    for text, size in (("{number} d", 86_400), ("{number} h", 3600), ("{number} min", 60)):
         if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+            return t(text, number=f"{seconds / size:.3g}")
+    return t("{number} s", number=f"{seconds:.3g}")
 
 
 def moment(at: datetime | None) -> str:

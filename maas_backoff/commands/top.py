@@ -13,6 +13,7 @@ from maas_backoff.commands.command import OK, Arguments, Options, failed, on_que
 from maas_backoff.commands.frame import Snapshot, frame
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.keyboard import until_quit
+from maas_backoff.commands.language import t
 from maas_backoff.errors import StorageError
 from maas_backoff.scheduler import TaskBackoffScheduler
 
@@ -47,7 +48,7 @@ async def _top(scheduler: TaskBackoffScheduler, options: Options) -> int:
         print("\n".join(frame(await Snapshot.read(scheduler), size.columns, None)))
         return OK
     if not sys.stdout.isatty():
-        return failed(options, "stdout is no terminal: add --once or --json")
+        return failed(options, t("stdout is no terminal: add --once or --json"))
     snapshot = await Snapshot.read(scheduler)  # a wrong server is told before the screen changes
     print(_ENTER, end="", flush=True)
     try:
@@ -74,8 +75,8 @@ class _Screen:
             try:
                 self._snapshot, trouble = await Snapshot.read(self._scheduler), ""
             except StorageError as error:
-                now = datetime.now(UTC)
-                trouble = f"{now:%H:%M:%S}Z {error}; these are the numbers of {self._snapshot.at:%H:%M:%S}Z"
+                now, then = f"{datetime.now(UTC):%H:%M:%S}Z", f"{self._snapshot.at:%H:%M:%S}Z"
+                trouble = t("{now} {error}; these are the numbers of {then}", now=now, error=error, then=then)
 
 
 def _draw(lines: Sequence[str]) -> None:

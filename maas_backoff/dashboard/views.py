@@ -121,7 +121,7 @@ def gpus_view(gpus: Sequence[GpuStatus]) -> View:
 
 def _gpu_view(gpu: GpuStatus) -> View:
     view = attrs.evolve(gpu, tasks=gpu.tasks[:SHOWN]).to_dict()
-    del view["age"]  # the age always changes, and the feed sends what has changed
+    del view["age"], view["quarantine_age"]  # ages always change, and the feed sends what has changed
     return {**view, "stale": gpu.age > STALE, "healthy": gpu.healthy, "task_count": len(gpu.tasks)}
 
 

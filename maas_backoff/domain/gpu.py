@@ -48,7 +48,8 @@ class GpuStatus:
 
     `other_processes_gb` is the memory of other processes. `reserved_gb` is the sum of all reservations, used or not.
     `free_gb` is the free memory by NVML. `room_gb` is the most that a new task could reserve now. `health` is "ok", or
-    the trouble. `age` is the seconds since the GPU sample.
+    the trouble. `age` is the seconds since the GPU sample. `quarantine_age` is the seconds since `quarantine_gpu`; None
+    without a quarantine, and if workers have put the device there, which ends by itself.
     """
 
     uuid: str
@@ -65,6 +66,7 @@ class GpuStatus:
     age: float
     tasks: tuple[GpuTask, ...] = ()
     room_gb: float = 0
+    quarantine_age: float | None = None
 
     @property
     def healthy(self) -> bool:

@@ -39,5 +39,6 @@ def status(device: Device, host: str, ledger: DeviceLedger) -> GpuStatus:
         health=health,
         age=device.age,
         tasks=tuple(tasks),
+        quarantine_age=ledger.quarantine_age,
         room_gb=device.room / MIB_PER_GIB if device.healthy else 0,
     )

@@ -50,6 +50,13 @@ class Reservation:
         return cls(name, int(mib), state, owner, worker, queue, task_id, starting, seen)
 
 
+FOR_EVER = 315_360_000.0
+"""Seconds of a quarantine by a person: ten years."""
+
+BY_HAND = "by hand"
+"""The beginning of the reason of a quarantine by a person."""
+
+
 @attrs.frozen
 class DeviceLedger:
     """A device's ledger as it was read: reservations by id, the holder, and the MiB that a waiting task needs.
@@ -71,6 +78,11 @@ class DeviceLedger:
     def running(self) -> int:
         """How many tasks run on the device."""
         return sum(one.state == "running" for one in self.reservations.values())
+
+    @property
+    def quarantine_age(self) -> float | None:
+        """The seconds since a person put the device into quarantine; None: no person did."""
+        return max(0.0, FOR_EVER - self.quarantine_for) if self.quarantine.startswith(BY_HAND) else None
 
     @classmethod
     def of(cls, now_ms: float, flat: Sequence[bytes], queue: str = "") -> Self:

@@ -83,8 +83,16 @@ class Registry:
         client = await self._queue.server.connect()
         if not on:
             return bool(await client.execute("UNLINK", key))
-        told, _ = await client.execute_together(("HSET", key, "quiet", "1"), ("EXPIRE", key, QUIET_KEPT))
+        since = await client.execute("HGET", key, "quiet") or _now_ms(await client.execute("TIME"))
+        told, _ = await client.execute_together(("HSET", key, "quiet", since), ("EXPIRE", key, QUIET_KEPT))
         return bool(told)
+
+    async def quieted(self, workers: Sequence[str]) -> Mapping[str, float]:
+        """Return the workers that were told to claim nothing, each with the server time of that in ms; 0: unknown."""
+        client = await self._queue.server.connect()
+        reads = [("HGET", self._queue.keys.quiet(worker), "quiet") for worker in workers]
+        found = await client.execute_together(*reads) if reads else []
+        return {name: _moment_ms(since) for name, since in zip(workers, found, strict=True) if isinstance(since, bytes)}
 
     async def expire(self, worker: str) -> int:
         """Let the leases of a worker run out whose process has ended, and remove its entry. Return how many leases."""
@@ -106,6 +114,16 @@ class Registry:
         keys = self._queue.keys
         args = [keys.prefix, worker, kinds.text]
         await self._queue.run(scripts.LEAVE, args, info=keys.info(worker), host=self._host())
+
+
+def _now_ms(time: Sequence[bytes]) -> str:
+    """Return the reply of TIME in ms."""
+    return f"{int(time[0]) * 1000 + int(time[1]) // 1000}"
+
+
+def _moment_ms(text: bytes) -> float:
+    """Return a stored moment; 0 for the "1" of an older release, or the text of a person."""
+    return float(text) if text.isdigit() and text != b"1" else 0.0
 
 
 def processes(neighbours: Sequence[bytes]) -> Mapping[str, Origin]:

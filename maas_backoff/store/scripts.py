@@ -30,8 +30,6 @@ _R_co = TypeVar("_R_co", covariant=True)
 
 _FOLDER = files("maas_backoff.store") / "lua"
 _INCLUDE = re.compile(r"^--#include (\w+)\n", re.MULTILINE)
-# Comments are half of the text. The text is sent to a server that does not know the script, and in each preflight.
-_COMMENTS = re.compile(r"--\[\[.*?\]\]\n|^ *--(?!#include)[^\n]*\n|^ +|^\n", re.DOTALL | re.MULTILINE)
 
 
 @attrs.frozen
@@ -56,8 +54,19 @@ def _load(name: str, keys: str, args: str, reply: Callable[[Any], _R_co]) -> Scr
 
 @cache  # most scripts include the same parts: without it, these are 109 reads of 42 files
 def _text(name: str) -> str:
-    """Return the text of a file without comments. Lines that include other files are no comments."""
-    return _COMMENTS.sub("", (_FOLDER / f"{name}.lua").read_text(encoding="utf-8"))
+    """Return the text of a file without comments."""
+    return without_comments((_FOLDER / f"{name}.lua").read_text(encoding="utf-8"))
+
+
+def without_comments(text: str) -> str:
+    """Return a script without comments, empty lines and indents. Lines that include other files are no comments.
+
+    Comments are half of the text. The text is sent to a server that does not know the script, and in each preflight.
+    """
+    # A regular expression takes four times as long, which is 3 ms of each start of a process.
+    body = text.partition("]]\n")[2] if text.startswith("--[[") else text
+    lines = [line.lstrip(" ") for line in body.splitlines(keepends=True)]
+    return "".join(line for line in lines if line != "\n" and (line[:2] != "--" or line.startswith("--#include")))
 
 
 def _words(reply: list[bytes]) -> list[bytes]:

@@ -13,6 +13,6 @@ def paths(script: Script[object]) -> tuple[str, str]:
     """Return the text of the straight path, which is empty for most scripts, and that of the general one."""
     text = (FOLDER / f"{script.name}.lua").read_text(encoding="utf-8")
     named = re.search(r"^--#include (_lone_\w+)\n", text, re.MULTILINE)
-    straight = "" if named is None else scripts._COMMENTS.sub("", scripts._text(named[1]))
+    straight = "" if named is None else scripts.without_comments(scripts._text(named[1]))
     assert script.text.count(straight) == 1 or not straight
     return straight, script.text.replace(straight, "", 1)
