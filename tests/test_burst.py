@@ -109,6 +109,7 @@ async def test_paused_tasks_and_those_of_other_kinds_are_left(
     await other.shutdown()
 
 
+@pytest.mark.long
 async def test_tasks_that_wait_for_a_limit_are_waited_for(scheduler: TaskBackoffScheduler) -> None:
     """Here the limit is closed for a second, by the first task."""
 

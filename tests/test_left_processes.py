@@ -149,8 +149,9 @@ def test_what_is_marked_is_ended_only_if_its_worker_is_gone_for_certain(started:
     started.extend(one.pid for one in processes.values())
     found = end_orphans()
     expected = {processes[name].pid for name in ended}
-    assert {pid for pids in found.values() for pid in pids} == expected
-    assert set(found) == {theirs.pid, mine.pid}
+    ours = {one.pid for one in processes.values()}  # tests that run beside this one may leave processes, too
+    assert {pid for pids in found.values() for pid in pids} & ours == expected
+    assert {owner for owner, pids in found.items() if ours.intersection(pids)} == {theirs.pid, mine.pid}
     for name in ended:
         assert processes[name].wait(10) == -signal.SIGKILL
     assert all(lives(one.pid) for name, one in processes.items() if name not in ended)

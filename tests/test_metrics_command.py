@@ -76,6 +76,7 @@ async def test_the_command_serves_the_numbers(server: Server, scheduler: TaskBac
         assert await process.wait() == 0
 
 
+@pytest.mark.long
 async def test_a_server_that_is_away_ends_nothing() -> None:
     """The scrape says so; an autoscaler gets no number."""
     async with exported("redis://127.0.0.1:1") as (client, _):

@@ -113,6 +113,7 @@ def test_a_command_imports_its_own_modules_of_commands(server: Server, words: st
     assert _imported(_command(words), all_of_them, f"redis://127.0.0.1:{server.port}") <= own
 
 
+@pytest.mark.long
 def test_a_command_pauses_the_collector_only_while_it_imports() -> None:
     script = f"import gc\n{_command('stats')}\nif not gc.isenabled() or gc.get_freeze_count(): import this"
     assert not _imported(script, {"this"})

@@ -46,6 +46,10 @@ class BatchCall(SharedSlot):
     def __init__(
         self, executor: Executor, learning: BatchLearning, slots: Slots, tracing: WorkerTracing | None = None
     ) -> None:
+        # With their types again: else other type checkers might infer others for this class.
+        self.has_ended: bool = False
+        self.is_ending: bool = False
+        self.is_waiting: bool = False
         self.members: Sequence[Call] = ()
         """The attempts for which the handler is called."""
         self.place_of: dict[int, int] = {}

@@ -9,6 +9,7 @@ from maas_backoff.testing import FakeGpu, FakeGpuProbe
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.long
 @pytest.mark.blocks
 async def test_a_batch_has_one_reservation(config: TaskBackoffConfig) -> None:
     config.threadpool.proc_mode = "process"

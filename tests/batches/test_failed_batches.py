@@ -33,7 +33,10 @@ async def _check_innocent(handles: list[TaskHandle[int]], most_attempts: int) ->
         assert task.attempt <= most_attempts
 
 
-@pytest.mark.parametrize(("poison", "error"), [("raise", "ValueError"), ("memory", "MemoryError"), ("exit", "crashed")])
+@pytest.mark.parametrize(
+    ("poison", "error"),
+    [("raise", "ValueError"), ("memory", "MemoryError"), pytest.param("exit", "crashed", marks=pytest.mark.long)],
+)
 async def test_one_bad_task_is_found_in_halves(config: TaskBackoffConfig, poison: str, error: str) -> None:
     config.threadpool.proc_mode = "process"
     config.threadpool.concurrency = 1
@@ -131,6 +134,7 @@ async def test_a_timeout_comes_back_in_halves(config: TaskBackoffConfig) -> None
     await scheduler.shutdown()
 
 
+@pytest.mark.long
 async def test_a_timeout_kills_the_child(config: TaskBackoffConfig) -> None:
     config.threadpool.proc_mode = "process"
     config.threadpool.concurrency = 2
@@ -167,6 +171,7 @@ async def test_a_cancel_of_one_leaves_the_others(scheduler: TaskBackoffScheduler
         assert await handles[1].status() is TaskStatus.CANCELLED
 
 
+@pytest.mark.long
 async def test_a_cancel_of_all_stops_the_call(config: TaskBackoffConfig, tmp_path: Path) -> None:
     config.threadpool.proc_mode = "process"
     config.threadpool.concurrency = 1

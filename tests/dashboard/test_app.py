@@ -277,6 +277,7 @@ def test_tasks_of_a_selection_are_listed_counted_and_changed(served: Served, cre
     assert served.client.post("/tasks/api/task/delete?id=other", headers=SAME).json() == {"done": True}
 
 
+@pytest.mark.long
 def test_a_server_that_is_away_is_said_and_not_a_crash(served: Served, server: Server) -> None:
     server.pause()
     try:

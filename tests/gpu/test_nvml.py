@@ -310,8 +310,7 @@ def test_the_driver_itself_tells_what_an_xid_means(
     assert probing.next()["GPU-a"].trouble == ""
     action = 1
     here.change("GPU-a", xid=79)
-    probing.next()
-    assert probing.next()["GPU-a"].trouble == "Xid 79"
+    until(lambda: probing.next()["GPU-a"].trouble == "Xid 79")
 
 
 def test_where_the_driver_names_no_action_the_number_of_the_xid_decides(
