@@ -278,6 +278,10 @@ def moves(task: TaskEntity) -> object:
     return before
 
 
+def waits(task: TaskEntity) -> None:
+    time.sleep(30)
+
+
 def blocks(task: TaskEntity) -> object:
     """Sleeps in C, deaf to SIGTERM, with a process of its own; tells both process ids."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

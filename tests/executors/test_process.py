@@ -460,7 +460,7 @@ class TestCancel:
 
     async def test_cancelled_while_a_child_starts(self) -> None:
         """A spawn that is cancelled at any moment leaks neither process nor descriptor."""
-        async with executor(handlers.pid) as made:
+        async with executor(handlers.waits) as made:
             made.pool._idle.pop().dismiss()
             for delay in (0, 0.001, 0.02, 0.05, 0.1):
                 with anyio.move_on_after(delay) as scope:
