@@ -2,8 +2,9 @@
 
 import asyncio
 import selectors
+import sys
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import Any
 
 
@@ -26,6 +27,10 @@ class Node:
         return self.name
 
 
+_RUNNING: ContextVar[Node | None] = ContextVar("_RUNNING", default=None)
+"""The node that runs a step. An asyncio task has a copy of the context in which it was made."""
+
+
 class _NoSelector(selectors.SelectSelector):
     """Waits for nothing real: a wait moves the clock."""
 
@@ -36,6 +41,13 @@ class _NoSelector(selectors.SelectSelector):
             raise NothingLeft
         self.loop.now += max(0.0, timeout)
         return []
+
+
+def empty_context() -> Context:
+    """Return a context that holds nothing but the node that runs."""
+    context = Context()
+    context.run(_RUNNING.set, _RUNNING.get())
+    return context
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
@@ -87,8 +99,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         owner = getattr(callback, "__self__", None)
         if not isinstance(owner, asyncio.Task):
             return self.node
-        if not hasattr(owner, "node"):  # made without the factory: this is its first step
-            owner.node = self.node  # type: ignore[attr-defined] - as above
+        if not hasattr(owner, "node"):  # made without the factory
+            # From Python 3.12 on, its first step may have been taken at once. Before, this is its first step.
+            owner.node = owner.get_context().get(_RUNNING) if sys.version_info >= (3, 12) else self.node  # type: ignore[attr-defined] - as above
         return owner.node  # type: ignore[attr-defined, no-any-return]
 
     def _step(self, node: Node | None, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -100,6 +113,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
                 return
         self.steps += 1
         before, self.node = self.node, node
+        _RUNNING.set(node)
         try:
             callback(*args)
         finally:

@@ -41,7 +41,7 @@ from maas_backoff.worker.loops import exchange
 from maas_backoff.worker.outbox import Outbox
 from simulation.batches import HOW, Batches, BatchKind, declare
 from simulation.look import Look
-from simulation.loop import Node, NothingLeft, SimulatedLoop
+from simulation.loop import Node, NothingLeft, SimulatedLoop, empty_context
 from simulation.mutants import MUTANTS
 from simulation.network import CLOCK, START_MS, Network, RealServer, SimulatedLink
 from simulation.streams import Readers, how_of, say
@@ -913,6 +913,7 @@ def simulated(world: World) -> Iterator[None]:
             ("maas_backoff.worker.loops.neighbours.os", SimpleNamespace(pidfd_open=_no_pidfd, close=lambda _: None)),
             ("maas_backoff.common.orphans.Origin.has_ended", lambda origin: world.has_ended(origin)),  # noqa: PLW0108 - as a method
             ("maas_backoff.worker.service.this_process", world.origin),
+            ("maas_backoff.worker.executors.call.Context", empty_context),
             ("maas_backoff.worker.service.in_thread", _here),
             ("maas_backoff.worker.loops.neighbours.in_thread", _here),
             ("maas_backoff.store.location.Location.link", lambda _self, _address, timeout: SimulatedLink(timeout)),
