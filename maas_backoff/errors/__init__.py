@@ -30,12 +30,21 @@ MaasBackoffError
     └── Discard
 """
 
-import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeVar
+from typing import Any
 
 from maas_backoff.common.shown import shown, type_name
+from maas_backoff.errors.base import MaasBackoffError
+from maas_backoff.errors.storage import (
+    QueueFullError,
+    StorageDeniedError,
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+    StorageUnfitError,
+    TenantFullError,
+)
 
 __all__ = [
     "CallerGoneError",
@@ -62,51 +71,6 @@ __all__ = [
     "TenantFullError",
     "WorkerEndedError",
 ]
-
-
-class MaasBackoffError(Exception):
-    """The root of all errors of this library.
-
-    A web service can answer with `http_status`, `http_headers` and `http_detail`. Errors can be pickled and copied.
-    """
-
-    http_status: int = 500
-    """The HTTP status for a web client: 4xx if the request is wrong, 503 if the client may try again."""
-
-    @property
-    def http_headers(self) -> dict[str, str]:
-        """The headers of the HTTP answer: `Retry-After` if the error has a time for it, else none."""
-        return {}
-
-    @property
-    def http_detail(self) -> str:
-        """The text of the HTTP answer: the message for 4xx, else a sentence without addresses and options."""
-        return str(self) if self.http_status < 500 else _DETAILS.get(self.http_status, "internal error")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the class with the message alone, which most of these classes do not accept.
-        return _rebuilt, (type(self), self.args), self._state()
-
-    def __copy__(self) -> Self:
-        copied = _rebuilt(type(self), self.args)
-        copied.__setstate__({**self._state(), **vars(self)})
-        return copied
-
-    def _state(self) -> dict[str, Any]:
-        """Return the attributes of a pickled error."""
-        return dict(vars(self))
-
-
-_DETAILS = {503: "the task queue cannot be reached now; try again later", 504: "the task has not finished yet"}
-
-_E = TypeVar("_E", bound=MaasBackoffError)
-
-
-def _rebuilt(kind: type[_E], args: tuple[Any, ...]) -> _E:
-    """Return an error without calling its `__init__`; its attributes are set afterwards."""
-    error = kind.__new__(kind, *args)
-    error.args = args  # OSError.__new__ leaves this to an `__init__`
-    return error
 
 
 _PLAIN = (str, int, float, bytes, timedelta, datetime, type(None))
@@ -271,85 +235,3 @@ class MissingExtraError(MaasBackoffError, ImportError):
         """Return the error for a failed import: MissingExtraError if another package is missing, else `error`."""
         is_there = not isinstance(error, ModuleNotFoundError) or (error.name or "").startswith("maas_backoff")
         return error if is_there else cls(what, extra)
-
-
-class StorageError(MaasBackoffError, ConnectionError):
-    """Raised when the server refuses a command, or cannot be reached.
-
-    `created` are the ids of the same `create_tasks` that are certainly in the queue. It sends 1,000 tasks at a time.
-    """
-
-    http_status = 503
-
-    def __init__(self, *args: object) -> None:
-        self.created: list[str] = []
-        super().__init__(*args)
-
-
-class StorageUnavailableError(StorageError):
-    """Raised when the server gave no answer in time. The call may be repeated."""
-
-
-class StorageDeniedError(StorageError):
-    """Raised when the server refuses the credentials or a command, or its certificate is not trusted."""
-
-
-class StorageUnfitError(StorageError):
-    """Raised at start when tasks would not be safe on this server. `findings` name each fault and its remedy."""
-
-    def __init__(self, findings: Sequence[str]) -> None:
-        self.findings: list[str] = list(findings)
-        super().__init__("; ".join(self.findings))
-
-
-class StorageFullError(StorageError):
-    """Raised when the server's memory is full, and has no room for new tasks. Running tasks go on."""
-
-
-class QueueFullError(StorageFullError):
-    """Raised when a queue would have more than `max_queue_size` unfinished tasks.
-
-    `create_task` has created nothing. `create_tasks` sends 1,000 tasks at a time, each time all of them or none:
-    `created` are the ids of the same call that are in the queue now, and `asked` is the number of tasks of the call.
-
-    `retry_after` is an estimate of the seconds until there is room, from 1 to 300: the excess tasks, divided by the
-    tasks finished per second lately; 10 if none was finished.
-    """
-
-    def __init__(
-        self, limit: int, size: int, retry_after: float, *, created: Sequence[str] = (), asked: int | None = None
-    ) -> None:
-        self.asked = asked
-        self.limit = limit
-        self.size = size
-        self.retry_after = retry_after
-        text = f"the queue is full: {size} of at most {limit} unfinished tasks; try again in {retry_after:g} s"
-        super().__init__(text if asked is None else f"{text}; {len(created)} of {asked} tasks are in the queue")
-        self.created: list[str] = list(created)
-
-    @property
-    def http_headers(self) -> dict[str, str]:
-        """`Retry-After`, in whole seconds."""
-        return {"Retry-After": str(math.ceil(self.retry_after))}
-
-    @property
-    def http_detail(self) -> str:
-        """The message, which has only numbers."""
-        return str(self)
-
-
-class TenantFullError(QueueFullError):
-    """Raised when a tenant would have more than `max_tenant_queue_size` waiting tasks. Other tenants are not refused.
-
-    `tenant` is its name. Whether tasks of the same call are created is as for QueueFullError.
-    """
-
-    http_status = 429
-
-    def __init__(self, tenant: str, limit: int, *, created: Sequence[str] = (), asked: int | None = None) -> None:
-        super().__init__(limit, limit, 10, created=created, asked=asked)
-        self.tenant = tenant
-        text = f"tenant {shown(tenant)} has {limit} waiting tasks, the most that max_tenant_queue_size allows"
-        self.args: tuple[Any, ...] = (
-            text if asked is None else f"{text}; {len(self.created)} of {asked} tasks are in the queue",
-        )
