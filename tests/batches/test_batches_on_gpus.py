@@ -9,14 +9,20 @@ from maas_backoff.testing import FakeGpu, FakeGpuProbe
 pytestmark = pytest.mark.anyio
 
 
+def _on_a_gpu(config: TaskBackoffConfig, *, concurrency: int, total_gb: float) -> TaskBackoffScheduler:
+    """Return the scheduler of batches in child processes, with one device."""
+    config.threadpool.proc_mode = "process"
+    config.threadpool.concurrency = concurrency
+    scheduler = batches_on_gpus.scheduler
+    scheduler.config = config
+    scheduler._probe = FakeGpuProbe([FakeGpu("GPU-0", total_gb=total_gb)])
+    return scheduler
+
+
 @pytest.mark.long
 @pytest.mark.blocks
 async def test_a_batch_has_one_reservation(config: TaskBackoffConfig) -> None:
-    config.threadpool.proc_mode = "process"
-    config.threadpool.concurrency = 4
-    scheduler = batches_on_gpus.scheduler
-    scheduler.config = config
-    scheduler._probe = FakeGpuProbe([FakeGpu("GPU-0", total_gb=10)])
+    scheduler = _on_a_gpu(config, concurrency=4, total_gb=10)
     kind = batches_on_gpus.embed
     handles = await kind.create_many([kind.spec(f"{n}") for n in range(20)])
     async with scheduler:
@@ -45,11 +51,7 @@ async def test_a_batch_has_one_reservation(config: TaskBackoffConfig) -> None:
 async def test_a_batch_is_as_large_as_there_is_room(
     config: TaskBackoffConfig, tasks: int, total_gb: float, expected: list[int]
 ) -> None:
-    config.threadpool.proc_mode = "process"
-    config.threadpool.concurrency = 1
-    scheduler = batches_on_gpus.scheduler
-    scheduler.config = config
-    scheduler._probe = FakeGpuProbe([FakeGpu("GPU-0", total_gb=total_gb)])
+    scheduler = _on_a_gpu(config, concurrency=1, total_gb=total_gb)
     kind = batches_on_gpus.sized
     handles = await kind.create_many([kind.spec(f"{n}") for n in range(tasks)])
     async with scheduler:
@@ -62,11 +64,7 @@ async def test_a_batch_is_as_large_as_there_is_room(
 @pytest.mark.long
 @pytest.mark.blocks
 async def test_halves_of_a_failed_batch_wait_for_no_others(config: TaskBackoffConfig) -> None:
-    config.threadpool.proc_mode = "process"
-    config.threadpool.concurrency = 1
-    scheduler = batches_on_gpus.scheduler
-    scheduler.config = config
-    scheduler._probe = FakeGpuProbe([FakeGpu("GPU-0", total_gb=16)])
+    scheduler = _on_a_gpu(config, concurrency=1, total_gb=16)
     kind = batches_on_gpus.patient
     handles = await kind.create_many([kind.spec(text) for text in ("bad", "b", "c", "d")])
     async with scheduler:

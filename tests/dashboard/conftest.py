@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -11,7 +12,19 @@ from support import Server
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskSpec
 
+if TYPE_CHECKING:  # the quick tests of this folder need no browser
+    from playwright.sync_api import Browser
+
 InThread = Callable[[Callable[[TaskBackoffScheduler], Awaitable[None]]], None]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """One browser for all tests of a file."""
+    from chromium import chromium
+
+    with chromium() as one:
+        yield one
 
 
 @pytest.fixture

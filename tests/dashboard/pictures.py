@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from chromium import chromium
+from playwright.sync_api import Browser, Page, expect
 from served import Served
 from support import USUAL, Server
-from test_page import CHROMIUM
 
 QUEUE = "images"
 
@@ -105,7 +105,7 @@ def to_look_at(browser: Browser, served: Served, folder: Path) -> None:
 
 def main(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
         server = Server(USUAL, Path(scratch))
         env = {"MAAS_BACKOFF_URL": f"redis://127.0.0.1:{server.port}", "MAAS_BACKOFF_BIZ_PREFIX": QUEUE}
         served = Served("fleet_service:app", env, Path(scratch, "log")).answering("/tasks/")
@@ -114,10 +114,8 @@ def main(folder: Path) -> None:
             write_history(server)
             served.client.post("/sick/GPU-c41e")
             served.until(lambda: "Xid" in served.client.get("/tasks/api/snapshot").text, "the page knows of the GPU")
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             make = of_readme if folder.name == ".readme" else to_look_at
             make(browser, served, folder)
-            browser.close()
         finally:
             served.end()
             server.stop()

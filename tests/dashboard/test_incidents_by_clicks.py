@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from chromium import CHROMIUM
+from playwright.sync_api import Browser, Locator, Page, expect
 from served import Served
 from support import Server
-from test_page import CHROMIUM
 
 pytestmark = [
     pytest.mark.long,
@@ -51,14 +51,6 @@ class Operator:
     def tell(self, incident: str) -> None:
         seconds = time.monotonic() - self._began
         print(f"{incident:32} {len(self.clicks)} clicks  {seconds:4.1f} s  {' > '.join(self.clicks)}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,18 +1,16 @@
 """The dashboard in a real browser: Debian's or Ubuntu's Chromium, where there is one; axe-core looks for barriers."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from chromium import CHROMIUM
+from playwright.sync_api import Browser, Page, expect
 from served import Served
 from support import Server
 
 from maas_backoff import TaskBackoffScheduler, TaskSpec
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = [
     pytest.mark.long,
@@ -21,15 +19,6 @@ pytestmark = [
 ]
 
 HOSTILE = '<img src=x onerror="window.broken=1">\'"`${1}</script><script>window.broken=1</script>\u202e\x1b[31m\n--'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all; asyncio is told of no loop, as Playwright's runs in this very thread."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
