@@ -1,4 +1,4 @@
-"""Whom to ask, by a URL or by fields; what does not go together is said before anything is sent."""
+"""The server to ask, by a URL or by fields; options that exclude each other are told before anything is sent."""
 
 from pathlib import Path
 

@@ -32,7 +32,7 @@ def translate(parser: argparse.ArgumentParser) -> None:
     for group in parser._action_groups:  # noqa: SLF001 - argparse has no public list of its groups and actions
         group.title = group.title and t(group.title)
         group.description = group.description and t(group.description)
-    for action in parser._actions:  # noqa: SLF001
+    for action in parser._actions:  # noqa: SLF001 - as above
         if action.help:
             action.help = _translated(action.help)
 

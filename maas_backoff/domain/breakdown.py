@@ -69,7 +69,7 @@ class Breakdown:
 
 def checked_by_what(by: object) -> By:
     """Return by what a history is broken down. Raises InvalidValueError."""
-    if by not in LETTERS:
+    if not isinstance(by, str) or by not in LETTERS:
         raise InvalidValueError("by", "kind or tenant", by)
     return by  # type: ignore[return-value]  # a key of LETTERS
 

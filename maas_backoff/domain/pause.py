@@ -14,7 +14,7 @@ _EXPECTED = f"up to {LONGEST_NAME} printable characters without spaces at their 
 
 @attrs.frozen
 class PausedBy:
-    """Who paused the `queue`, and each paused kind and tenant; those whose pause has no name are missing."""
+    """The names of who paused: the `queue` (empty: no name), and paused kinds and tenants that have one."""
 
     queue: str
     kinds: Mapping[str, str]

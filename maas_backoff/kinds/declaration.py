@@ -46,7 +46,7 @@ class Declaration:
     """Options of TaskConfig, and `exec_timeout`, for the tasks of this kind."""
     lifespan: Lifespan | None = None
     batching: Batching | None = None
-    """How its tasks run in batches; None: each runs alone."""
+    """The way its tasks run in batches; None: each runs alone."""
 
     @cached_property
     def signature(self) -> Signature:

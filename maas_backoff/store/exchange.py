@@ -107,10 +107,8 @@ class Exchange:
             one.fit, one.demand = fit, demand_of(raised, one.policy)
         words = [word.decode() for word in reply.answers]
         next_due = None if reply.next_due == b"-1" else int(reply.next_due) / 1000
-        if request.batch and not request.fits:
-            ranks = [float(rank) if rank else math.inf for rank in reply.fitted]
-            return BatchReply(words, claimed, next_due, bool(reply.hit), ranks)
-        return BatchReply(words, claimed, next_due, bool(reply.hit))
+        ranks = [] if request.fits else [float(rank) if rank else math.inf for rank in reply.fitted]
+        return BatchReply(words, claimed, next_due, bool(reply.hit), ranks)
 
     def _claimed(
         self, row: ClaimRow, creation: Creation, now_ms: float, started_at: datetime, ahead_ms: float, worker: str

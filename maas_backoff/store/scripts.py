@@ -133,23 +133,8 @@ FLEET = _load("fleet", "workers meta", "now prefix limit", _words)
 
 QUEUE = (
     *(ENQUEUE, SETTLE, RENEW, LEAVE, EXPIRE, REAP, CANCEL, PROGRESS, EMIT, DEMANDS, HOLD),
-    *(
-        GET,
-        STREAM,
-        LIST,
-        STATS,
-        FLEET,
-        UPCOMING,
-        HISTORY,
-        BREAKDOWN,
-        DELETE,
-        PURGE,
-        PAUSE,
-        TENANT,
-        LIMIT,
-        SHARES,
-        ORPHANS,
-    ),
+    *(GET, STREAM, LIST, STATS, FLEET, UPCOMING, HISTORY, BREAKDOWN),
+    *(DELETE, PURGE, PAUSE, TENANT, LIMIT, SHARES, ORPHANS),
 )
 """The scripts that work on a queue."""
 

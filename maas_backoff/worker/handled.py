@@ -32,7 +32,7 @@ class HandledKind:
     hooks: tuple[AttemptHook, ...] = ()
     """The hooks around each attempt, the outermost first: those of the scheduler, for all of its kinds."""
     batching: Batching | None = None
-    """How its tasks run in batches; None: each runs alone."""
+    """The way its tasks run in batches; None: each runs alone."""
 
 
 def executor_of(kinds: Iterable[HandledKind], config: TaskBackoffConfig) -> Executor:

@@ -27,7 +27,10 @@ class Suspects:
         may = not self._asking[gpu] and not (asleep and (cohort or self._has_both))
         if self._has_both and not gpu and not asleep:
             may = may and self._has_turn(batch)
-            (self._refused.discard if may else self._refused.add)(batch)
+            if may:
+                self._refused.discard(batch)
+            else:
+                self._refused.add(batch)
         self._asking[gpu] += may
         return may, cohort
 

@@ -137,8 +137,8 @@ WRONG: list[tuple[Any, object, str]] = [
     (dict[str, int], {"a": "secret"}, "x.a: expected a whole number, got str"),
     (dict[str, int], {1: 1}, "x: expected a dict with keys of text, got dict"),
     (int | None, "secret", "x: expected a whole number or None, got str"),
-    (Image, Image("a", tags=[3]), "x.tags[0]: expected text, got int"),  # type: ignore[list-item]
-    (Image | None, Image("a", tags=[3]), "x.tags[0]: expected text, got int"),  # type: ignore[list-item]
+    (Image, Image("a", tags=[3]), "x.tags[0]: expected text, got int"),  # type: ignore[list-item] - wrong on purpose
+    (Image | None, Image("a", tags=[3]), "x.tags[0]: expected text, got int"),  # type: ignore[list-item] - wrong on purpose
     (Image, {"url": "secret"}, "x: expected a Image, got dict"),
     (Meta, {"author": "a", "secret": 1}, "x.secret: expected no field but those of a Meta, got int"),
     (Meta, {}, "x.author: expected text, as it has no default, got nothing"),

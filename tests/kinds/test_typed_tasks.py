@@ -109,7 +109,7 @@ async def test_a_kind_is_found_by_its_name(scheduler: TaskBackoffScheduler) -> N
         assert await render.handle("x").result(30) == "CAT"
     for name in ("", "upscale", None, []):
         with pytest.raises(InvalidValueError, match=r"kind: expected the name of a declared kind \(render\)"):
-            scheduler.kind(name)  # type: ignore[arg-type]
+            scheduler.kind(name)  # type: ignore[arg-type] - wrong on purpose
     with pytest.raises(InvalidValueError, match="there is none"):
         TaskBackoffScheduler().kind("render")
 
@@ -216,7 +216,7 @@ def before_renaming(config: TaskBackoffConfig) -> Any:
 async def test_a_result_of_another_type_fails_the_task_at_once(scheduler: TaskBackoffScheduler) -> None:
     @scheduler.task
     async def render() -> int:
-        return "secret"  # type: ignore[return-value]
+        return "secret"  # type: ignore[return-value] - wrong on purpose
 
     async with scheduler:
         handle = await render.create()
@@ -324,7 +324,7 @@ def _yields(n: int) -> Generator[int, None, None]:
     yield n
 
 
-def _untyped(n) -> None: ...  # type: ignore[no-untyped-def] # noqa: ANN001
+def _untyped(n) -> None: ...  # type: ignore[no-untyped-def] # noqa: ANN001 - untyped on purpose
 
 
 def _of_any(first: Any) -> None: ...
@@ -383,7 +383,7 @@ def test_a_function_without_a_parameter_for_its_lifespan_is_refused() -> None:
     with pytest.raises(HandlerError, match="kind 'none': its first parameters are not what its lifespan"):
         scheduler.task(name="none", lifespan=model)(_keyword_only)
     with pytest.raises(HandlerError, match="lifespan of kind 'none': expected a function, got str"):
-        scheduler.task(name="none", lifespan="model")(_keyword_only)  # type: ignore[call-overload]
+        scheduler.task(name="none", lifespan="model")(_keyword_only)  # type: ignore[call-overload] - wrong on purpose
 
 
 def _keyword_only(*, value: str) -> None: ...
@@ -400,7 +400,7 @@ def test_a_second_kind_of_the_same_name_is_refused() -> None:
 
 
 async def test_an_annotation_may_name_a_class_that_is_defined_later(scheduler: TaskBackoffScheduler) -> None:
-    def render(later: "Later") -> "Later":  # noqa: F821 # type: ignore[name-defined]
+    def render(later: "Later") -> "Later":  # noqa: F821 # type: ignore[name-defined] - defined later, as the test says
         return later
 
     kind = scheduler.task(render)

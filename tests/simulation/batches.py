@@ -56,7 +56,7 @@ class Batches:
     alone: bool
     """Whether the workers have no other kinds."""
     slots: int
-    """Of each worker."""
+    """The slots of each worker."""
 
     @classmethod
     def of(cls, choice: random.Random, workers: int) -> Self:

@@ -102,7 +102,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         if not hasattr(owner, "node"):  # made without the factory
             # From Python 3.12 on, its first step may have been taken at once. Before, this is its first step.
             owner.node = owner.get_context().get(_RUNNING) if sys.version_info >= (3, 12) else self.node  # type: ignore[attr-defined] - as above
-        return owner.node  # type: ignore[attr-defined, no-any-return]
+        return owner.node  # type: ignore[attr-defined, no-any-return] - as above
 
     def _step(self, node: Node | None, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         if node is not None:

@@ -237,7 +237,7 @@ class World:
             "limit": self._limit,
             "flood": self._flood_all,
         }
-        """What a person changes, and what a producer does once."""
+        """Changes by a person, and steps that a producer takes once."""
 
     # Answers to the patched parts of the library
 

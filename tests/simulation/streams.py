@@ -58,7 +58,7 @@ class Readers:
     streams: Streams
     _reading: list["asyncio.Task[None]"] = attrs.field(factory=list["asyncio.Task[None]"])
     _texts: dict[str, str] = attrs.field(factory=dict[str, str])
-    """What each reader has."""
+    """The parts that each reader has."""
     violations: list[Violation] = attrs.field(factory=list[Violation])
 
     def follow(self, task_id: str) -> None:

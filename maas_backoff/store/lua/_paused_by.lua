@@ -1,4 +1,4 @@
--- Who paused the queue, a kind or a tenant, for scripts that tell it to users. pause.lua and tenant.lua write the names.
+-- The names of who paused the queue, a kind or a tenant, for scripts that tell it to users. pause.lua and tenant.lua write the names.
 
 -- Fields of `paused_by` and names in turn. `pauses` are fields and the times since which they are paused, in turn. A name
 -- with another time is left out: an older release has ended its pause.

@@ -78,9 +78,8 @@ class BatchLoop:
             self._slots.keep_for_batches(0 if self._wake_ups.only_batches or self._slots.closing else 1)
             return False
         self._slots.keep_for_batches(0)
-        self._wake_ups.unseen.discard(
-            kind.name
-        )  # a wake-up during the request may belong to tasks that came after the look
+        # Before the request: a wake-up during it may belong to tasks that come after the look.
+        self._wake_ups.unseen.discard(kind.name)
         self._kinds.remove(kind)
         self._kinds.append(kind)
         sent = time.monotonic()

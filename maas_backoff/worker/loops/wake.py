@@ -98,9 +98,7 @@ class Wake:
             reply = await self._exchange.send(request)
         self._exchange.apply(request, reply, sent)
         if is_for_slots(marker) and not reply.claimed and not request.may_claim_suspect:
-            self._wake_ups.note_work(
-                found=True
-            )  # the marker may tell of a suspect: a claim that does not sleep takes it
+            self._wake_ups.look_again()  # the marker may tell of a suspect, which a claim takes that does not sleep
         await asyncio.sleep(0)  # lets the handlers begin before the next sleep
 
     def _note(self, marker: str) -> None:
