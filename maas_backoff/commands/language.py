@@ -66,7 +66,7 @@ def chinese() -> Mapping[str, str]:
     """Return the Chinese texts by the English ones."""
     own = json.loads((Path(__file__).parent / "zh-CN.json").read_text(encoding="utf-8"))
     page = page_texts("zh-CN")
-    # A text that the page has, too, is the page's: "@" and its key.
+    # "@" and a key: the page has this text under that key.
     return {english: page[text[1:]] if text.startswith("@") else text for english, text in own.items()}
 
 

@@ -53,7 +53,7 @@ class WakeUps:
             self.look_for_batches(self.batches)
 
     def look_again(self) -> None:
-        """Look for tasks that run alone now, and again after a request that is on its way."""
+        """Look now for tasks that run alone, and once more after a request that is on its way."""
         self.count += 1
         self.note_work(found=True)
 

@@ -13,7 +13,7 @@ local function new_batch(text, prefix, kind)
 
   local function cost_of(claim) return most < math.huge and first_cost_of(claim.task[CREATION]) or 0 end
 
-  -- Whether the batch would not cost too much with one more task. If it would, it is full.
+  -- Whether the batch has room for the cost of one more task. If not, it is full.
   local function has_room(claim)
     is_full = is_full or count > 0 and cost + cost_of(claim) > most
     return not is_full
@@ -80,8 +80,8 @@ local function new_batch(text, prefix, kind)
     for n = #overdue, before + 1, -1 do overdue[n] = nil end
   end
 
-  -- The claims of the batch. If it is not due, there are none, and `batch.wait_ms` is above 0. Suspects run at once, those of one
-  -- cohort together.
+  -- The claims of the batch. If it is not due, there are none, and `batch.wait_ms` is above 0. Suspects wait for nobody:
+  -- those of one cohort run together.
   function batch.claims(suspicion, now, turn, turns, limits, orphans)
     local waits = redis.call('HGET', prefix .. 'kinds', kind)
     was_waiting = waits and string.sub(waits, 1, 1) == '~'
