@@ -43,5 +43,10 @@ class Kinds:
         """The same text, of the kinds whose tasks run one by one."""
         return " ".join(name or "-" for name in self.names if name not in self.batches)
 
+    @cached_property
+    def ranked(self) -> str:
+        """The end of the kinds of a claim that asks how urgent the kinds in batches are; "" if there is no choice."""
+        return f" ~ {' '.join(self.batches)}" if self.batches and len(self.names) > 1 else ""
+
 
 ONLY_NAMELESS = Kinds()

@@ -191,4 +191,4 @@ class BatchReply:
     next_due: float | None
     hit: bool
     ranks: Sequence[float] = ()
-    """The rank of the first waiting task of each kind that the claim of a batch has named; infinity: none waits."""
+    """The rank of the first waiting task of each kind in batches, if the claim has asked; infinity: none waits."""

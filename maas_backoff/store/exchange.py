@@ -33,10 +33,10 @@ _CREATION = ClaimRow._fields.index("creation")
 
 
 def _claimed(request: BatchRequest, kinds: Kinds) -> str:
-    """Return the kinds whose tasks a request may claim, of a worker's `kinds`."""
-    if request.batch:
-        return request.kind
-    return kinds.text if request.fits else kinds.alone
+    """Return the kinds whose tasks a request may claim, of a worker's `kinds`; `~` and the kinds that it asks about."""
+    if request.fits:
+        return request.kind or kinds.text
+    return (request.kind or kinds.alone) + kinds.ranked
 
 
 class Exchange:

@@ -4,6 +4,7 @@ This module does no I/O, and does not `await` between a read of the state and it
 """
 
 import asyncio
+import math
 from collections.abc import Iterable
 
 
@@ -40,6 +41,8 @@ class WakeUps:
         """Set when there may be a batch, or a slot for one."""
         self.unseen: set[str] = set(self.batches)
         """The kinds for which there may be a batch: nobody has looked since the last wake-up."""
+        self.ranks: dict[str, float] = dict.fromkeys(self.batches, math.inf)
+        """The rank of the first task that waits, of each kind that runs in batches; infinity: none waits."""
 
     @property
     def has_work(self) -> bool:
@@ -61,6 +64,16 @@ class WakeUps:
         """Look for batches of these kinds now."""
         self.unseen.update(kinds)
         self.batch.set()
+
+    def note_ranks(self, ranks: Iterable[float], seen: str = "") -> None:
+        """Note how urgent the kinds in batches are. Look for those with new tasks, but not for the one just `seen`.
+
+        Each claim tells: a busy worker hears no wake-up.
+        """
+        for kind, rank in zip(self.batches, ranks, strict=False):
+            if rank < self.ranks[kind] and kind != seen:
+                self.look_for_batches([kind])
+            self.ranks[kind] = rank
 
     def no_batch(self) -> None:
         """Note that a look has found no batch to claim, for now."""

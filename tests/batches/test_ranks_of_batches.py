@@ -1,11 +1,13 @@
-"""Several kinds that run in batches, in one worker: the kind whose first task is the most urgent comes first."""
+"""Several kinds in one worker, some of which run in batches: claims tell which kind is the most urgent."""
 
 import asyncio
 
+import anyio
 import pytest
 from support import eventually
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskKind
+from maas_backoff.worker.loops import batches
 
 pytestmark = pytest.mark.anyio
 
@@ -82,3 +84,34 @@ async def test_equal_kinds_take_turns_by_age(config: TaskBackoffConfig) -> None:
     async with kinds.scheduler:
         await kinds.until(6)
     assert kinds.calls == ["full", "rare"] * 3
+
+
+async def test_a_worker_that_is_busy_with_other_tasks_hears_of_a_batch_by_its_claims(
+    config: TaskBackoffConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a look at times: the other tasks never end, and each leaves its slot to the next one."""
+    monkeypatch.setattr(batches, "SHORTEST_LOOK", 3600)
+    config.threadpool.concurrency = 4
+    config.scheduler.interval = 3600
+    scheduler = TaskBackoffScheduler(config)
+    is_over, ended = anyio.Event(), 0
+
+    @scheduler.task()
+    async def other() -> None:
+        nonlocal ended
+        ended += 1
+        if not is_over.is_set():
+            await other.create_many([other.spec()])
+
+    @scheduler.batch(max_size=8, max_wait=0.01)
+    async def rare(items: list[int]) -> list[int]:
+        return items
+
+    async with scheduler:
+        await other.create_many([other.spec() for _ in range(200)])
+        for _ in range(3):
+            await eventually(lambda seen=ended: ended > seen + 200, "the worker is busy")
+            task = await rare.create(1)
+            with anyio.fail_after(10):
+                assert await task.result() == 1
+        is_over.set()

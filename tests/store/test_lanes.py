@@ -20,6 +20,7 @@ from maas_backoff import QueueFullError, TaskBackoffScheduler, TaskSpec
 from maas_backoff.client.bulk import BulkOperations
 from maas_backoff.client.creator import TaskCreator
 from maas_backoff.client.operations import QueueOperations
+from maas_backoff.domain.batching import Batching
 from maas_backoff.domain.kind import NAMELESS, ONLY_NAMELESS, Kinds
 from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.limit import Limit
@@ -1452,7 +1453,8 @@ async def test_a_look_for_a_batch_notes_which_lanes_it_has_roused(queue: Queue) 
 async def test_a_look_for_a_batch_tells_how_urgent_each_kind_is(queue: Queue) -> None:
     """By a plain task, by one of a tenant, by one with limits; not of a kind without tasks, nor of a paused one."""
     names = ("none", "plain", "tenant", "limits", "paused")
-    look = {"kind": "none", "batch": f"4 10000 - {' '.join(names)}", "kinds": Kinds(names)}
+    kinds = Kinds((NAMELESS, *names), batches=dict.fromkeys(names, Batching()))
+    look = {"kind": "none", "batch": "4 10000 -", "kinds": kinds}
     for number, (name, tenant, limits) in enumerate(
         [("plain", "", {}), ("tenant", "a", {}), ("limits", "a", {"x": 1}), ("paused", "", {})]
     ):
@@ -1463,4 +1465,6 @@ async def test_a_look_for_a_batch_tells_how_urgent_each_kind_is(queue: Queue) ->
     assert none == paused == float("inf")
     minute = 60_000 * 4096
     assert plain - tenant == tenant - limited == minute
-    assert (await queue.exchange(1, **{**look, "batch": "4 10000 -"})).ranks == []
+    claim = await queue.exchange(1, kinds=kinds)
+    assert not claim.claimed and claim.ranks == [none, plain, tenant, limited, paused]
+    assert (await queue.exchange(1, **{**look, "kinds": Kinds(names[:1], batches={"none": Batching()})})).ranks == []

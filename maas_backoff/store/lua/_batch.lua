@@ -3,11 +3,41 @@
 -- A claim that finds too few tasks leaves "~tasks costs until" in the hash `kinds`: new tasks wake nobody until so many more,
 -- or so much more cost, have come, or until that time. See _arrivals.lua.
 
--- A claim of the text "size wait_ms cost": the most tasks, how long the oldest one may wait, the most costs or '-'. Then come
--- kinds of the worker, whose batches it may claim next.
-local function new_batch(text, prefix, kind)
-  local size, wait_ms, most, kinds = string.match(text, '^(%S+) (%S+) (%S+)(.*)$')
+-- The ranks of the first tasks that wait, as text, of the kinds after the '~' in `kinds`: the worker claims their batches.
+-- '' for a kind without tasks, or a paused one. A read that fails after the writes would be too late: it finds nothing.
+local function first_ranks(prefix, kinds)
+  local names, ranks = {}, {}
+  for name in string.gmatch(string.match(kinds, '~(.*)'), '%S+') do names[#names + 1] = name end
+  local states = redis.pcall('HMGET', prefix .. 'kinds', unpack(names))
+  for n, name in ipairs(names) do
+    local least
+    local function note(key)
+      local rank = tonumber(redis.pcall('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+      if rank and (not least or rank < least) then least = rank end
+    end
+    if is_open(states[n]) then
+      -- Of suspects, of tasks outside of lanes, and of the tenant whose turn it is.
+      local base = base_of(prefix, name)
+      local index = base .. 'ready'
+      note(base .. 'suspects')
+      note(index)
+      local tenant = redis.pcall('ZRANGE', turns_key(index), 0, 0)[1]
+      if tenant then
+        note(lane_key(index, tenant))
+        note(limited_key(index, tenant))
+      end
+    end
+    ranks[n] = least and string.format('%.0f', least) or ''
+  end
+  return ranks
+end
+
+-- A claim of the text "size wait_ms cost": the most tasks, how long the oldest one may wait, the most costs or '-'. The first
+-- of `kinds` is claimed.
+local function new_batch(text, prefix, kinds)
+  local size, wait_ms, most = string.match(text, '^(%S+) (%S+) (%S+)$')
   size, wait_ms, most = tonumber(size), tonumber(wait_ms), tonumber(most) or math.huge
+  local kind = string.match(kinds, '^%S+')
   local batch, index = { size = size, wait_ms = 0, is_cut = false }, base_of(prefix, kind) .. 'ready'
   local count, cost, oldest, is_full, was_waiting = 0, 0, math.huge, false, false
 
@@ -117,38 +147,6 @@ local function new_batch(text, prefix, kind)
     elseif was_waiting then
       redis.pcall('HSET', prefix .. 'kinds', kind, '')
     end
-  end
-
-  -- The least rank of the tasks of a kind that may come next: of suspects, of tasks outside of lanes, and of the tenant whose
-  -- turn it is. A read that fails after the writes would be too late: it finds nothing.
-  local function first_rank_of(base)
-    local least
-    local function note(key)
-      local rank = tonumber(redis.pcall('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
-      if rank and (not least or rank < least) then least = rank end
-    end
-    local index = base .. 'ready'
-    note(base .. 'suspects')
-    note(index)
-    local tenant = redis.pcall('ZRANGE', turns_key(index), 0, 0)[1]
-    if tenant then
-      note(lane_key(index, tenant))
-      note(limited_key(index, tenant))
-    end
-    return least
-  end
-
-  -- The ranks of the first tasks that wait, of the kinds in the claim, as text; '' for a kind without tasks, or a paused one.
-  function batch.ranks()
-    local names, ranks = {}, {}
-    for name in string.gmatch(kinds, '%S+') do names[#names + 1] = name end
-    if not names[1] then return ranks end
-    local states = redis.pcall('HMGET', prefix .. 'kinds', unpack(names))
-    for n, name in ipairs(names) do
-      local rank = is_open(states[n]) and first_rank_of(base_of(prefix, name))
-      ranks[n] = rank and string.format('%.0f', rank) or ''
-    end
-    return ranks
   end
 
   return batch

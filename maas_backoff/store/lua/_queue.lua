@@ -20,7 +20,10 @@ local function is_open(stored) return not stored or stored == '' or string.sub(s
 local function open_bases_of(prefix, kinds)
   if kinds == '-' then return { prefix }, {} end
   local names, open, closed = {}, {}, {}
-  for kind in string.gmatch(kinds, '%S+') do names[#names + 1] = kind end
+  for kind in string.gmatch(kinds, '%S+') do
+    if kind == '~' then break end
+    names[#names + 1] = kind
+  end
   local paused_at = redis.call('HMGET', prefix .. 'kinds', unpack(names))
   for n, kind in ipairs(names) do
     local base = base_of(prefix, kind == '-' and '' or kind)

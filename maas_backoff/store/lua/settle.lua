@@ -1,13 +1,13 @@
 --[[ Settle attempts, and claim due tasks for the slots they free. The only script that changes an existing task's state.
 KEYS: scheduled leases external completed failed cancelled meta watched totals request
 ARGV: now prefix settle_id worker lease_ms request_id claims suspicion max_finished fits tally kinds used breakdown groups | per group: precondition status delay_ms ttl_s tally n count, and per settle of it: id token, n times: field value
-Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs; or of a batch: ranks
+Returns: now, answers, claims, ms to the next due task or -1, 1 if the claim hit its count, and per claim on a fit: its number and what the task needs; or ranks
 Preconditions: `lease` (the task runs under this token; `lease <n>`: and its stream has n parts of this attempt), `expired` (the same, and its lease has run out), `pending`, `external`, `finished`; an empty token means any.
 Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback; 'already'; 'lost'; 'unsent' (parts of the stream are missing); 'unknown'; or the state that stood against it.
 `fits` is '' or, for each claim, a line "demand device" (a placement): only tasks that wait for a GPU are claimed then, as many of each demand as it has lines.
-`kinds` are those of the worker, separated by spaces; '-' is the nameless kind. Tasks of other kinds, and of paused ones, are not claimed.
+`kinds` are those of the worker, separated by spaces; '-' is the nameless kind. Tasks of other kinds, and of paused ones, are not claimed. After a '~' come kinds that are not claimed, whose first ranks are returned: see _batch.lua.
 `used` has lines about settles, which count if the settle is accepted: "u <number> <lane> <costs>" (costs to add to those that were charged), "c <number> <limit> <ms>" (the task closes the limit).
-`claims` of a batch is "size wait_ms cost", and kinds whose first ranks are returned: see _batch.lua. Either a whole batch of the one kind is claimed, or nothing.
+`claims` of a batch is "size wait_ms cost": see _batch.lua. Either a whole batch of the one kind is claimed, or nothing.
 A claim is seven values: id token attempt creation overrides counts due; `counts` of a task that has come back has more lines: its suspicion, or an empty one, then its last error and its failed attempts, if there are any. The same request_id gets the same claims again. A paused queue gives none.
 `tally` is lines "name number" for the history. They are counted once: by the first of equal calls that settles a task. The `tally` of a group is names, counted for each accepted settle of the group. The first name, of a comeback, is counted only if the task comes back.
 `breakdown` has lines of the history by kind and by tenant: see _breakdown.lua. They are counted as `tally` is.
@@ -446,10 +446,8 @@ for _, base in ipairs(took_suspect and bases or {}) do
 end
 if not paused then wake_bases(wake, wake_gpu, closed) end
 if fits ~= '' then unlist_empty_gpu_sets(prefix) end
-if batch and fits == '' then
-  batch.note(now)
-  fitted = batch.ranks()
-end
+if batch and fits == '' then batch.note(now) end
+if fits == '' and wanted > 0 and string.find(ARGV[12], '~', 1, true) then fitted = first_ranks(prefix, ARGV[12]) end
 local next_due = not paused and redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')[2]
 if batch and batch.wait_ms > 0 then next_due = math.min(tonumber(next_due or math.huge), now + batch.wait_ms) end
 if limits and not paused then next_due = limits.earlier_of(next_due) end

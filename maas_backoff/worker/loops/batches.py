@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Sequence
 
 import anyio
 import attrs
@@ -16,7 +15,7 @@ from maas_backoff.worker.slots import Slots
 from maas_backoff.worker.wake_ups import WakeUps
 
 SHORTEST_LOOK = 0.05
-"""Seconds between two looks while other tasks keep the worker busy. Then it does not sleep on the server."""
+"""Seconds between two looks while other tasks keep all slots: no claim tells of batches, nor does a wake-up."""
 
 
 @attrs.define
@@ -25,8 +24,6 @@ class _Kind:
     batching: Batching
     look_at: float = 0.0
     """The time of the next look, on the event loop's clock, if nothing wakes the worker before."""
-    rank: float = math.inf
-    """The rank of its first task that waits, as the last look at any kind has told; infinity: none waits."""
 
 
 class BatchLoop:
@@ -43,9 +40,6 @@ class BatchLoop:
     ) -> None:
         """`exchange` is an exchange loop that nothing else uses."""
         self._kinds = [_Kind(name, batching) for name, batching in context.kinds.batches.items()]
-        self._named = tuple(self._kinds)
-        """The kinds in the order in which a look names them. If there is only one, a look names none."""
-        self._names = "".join(f" {kind.name}" for kind in self._named) if len(self._named) > 1 else ""
         self._interval = context.interval
         self._requests = requests
         self._slots = slots
@@ -65,13 +59,13 @@ class BatchLoop:
 
     def _next(self) -> _Kind | None:
         """Return the most urgent kind of those that must be looked for; None: none must. Equal ones take turns."""
-        now, unseen = anyio.current_time(), self._wake_ups.unseen
+        now, unseen, ranks = anyio.current_time(), self._wake_ups.unseen, self._wake_ups.ranks
         found = (kind for kind in self._kinds if kind.look_at <= now or kind.name in unseen)
-        return min(found, key=lambda kind: kind.rank, default=None)
+        return min(found, key=lambda kind: ranks[kind.name], default=None)
 
     async def _look(self, kind: _Kind) -> bool:
         """Claim a batch of a kind, if one is due. Return False if no slot is free."""
-        batch = self._learning.claim(kind.name) + self._names
+        batch = self._learning.claim(kind.name)
         request = self._requests.for_batch(kind.name, batch, self._exchange.number)
         if request is None:
             # Other tasks must not take every slot that is free again.
@@ -85,7 +79,6 @@ class BatchLoop:
         sent = time.monotonic()
         reply = await self._exchange.send(request)
         self._exchange.apply(request, reply, sent)
-        self._note_ranks(kind, reply.ranks)
         if reply.claimed:
             self._learning.claimed(kind.name, len(reply.claimed), time.monotonic() - sent)
         if reply.claimed or reply.hit:
@@ -94,13 +87,6 @@ class BatchLoop:
             self._wake_ups.no_batch()
             kind.look_at = anyio.current_time() + self._pause(kind, reply.next_due)
         return True
-
-    def _note_ranks(self, seen: _Kind, ranks: Sequence[float]) -> None:
-        """Note how urgent the kinds are, and look for those with new tasks: a busy worker hears no wake-up."""
-        for kind, rank in zip(self._named, ranks, strict=False):
-            if rank < kind.rank and kind is not seen:
-                self._wake_ups.unseen.add(kind.name)
-            kind.rank = rank
 
     def _pause(self, kind: _Kind, next_due: float | None) -> float:
         """Return the seconds until the next look."""

@@ -83,6 +83,8 @@ class ExchangeLoop:
             self._work.begin_batch(reply.claimed, sent, grants)
         elif reply.claimed:
             self._work.begin(reply.claimed, sent, grants)
+        if reply.ranks:
+            self._wake_ups.note_ranks(reply.ranks, seen=request.kind)
         settled = self._requests.answered(request, reply, time.monotonic() - sent)
         for attempt, settle, word in zip(settled, request.settles, reply.answers, strict=True):
             if word == UNSENT:
