@@ -45,13 +45,16 @@ class QueueOperations:
             return False
         settlement = Settlement.cancel(found.policy)
         while True:
-            answer = await self._store.writer.settle(Settle(task_id, "pending", None, settlement))
+            pending, external = (
+                Settle(task_id, state, None, settlement, breakdown=found.breakdown) for state in ("pending", "external")
+            )
+            answer = await self._store.writer.settle(pending)
             if answer == "ok":
                 return _logged(task_id, "cancelled", found)
             if not running or answer not in {"processing", EXTERNAL}:
                 return False
             if answer == EXTERNAL:
-                answer = await self._store.writer.settle(Settle(task_id, "external", None, settlement))
+                answer = await self._store.writer.settle(external)
                 if answer == "ok":
                     return _logged(task_id, "cancelled", found)
             # "cancelled": the worker met the request before the answer of this call arrived.

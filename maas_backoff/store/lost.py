@@ -7,7 +7,7 @@ import attrs
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.suspicion import Losses, Lost, judge
 from maas_backoff.store import scripts
-from maas_backoff.store.batch import Settle, settle_args, settle_head
+from maas_backoff.store.batch import Settle, breakdown_text, settle_args, settle_head
 from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.creation import Creation
 from maas_backoff.store.found import Found
@@ -62,6 +62,7 @@ class LostAttempts:
     async def settle(self, settles: Sequence[Settle], worker: str) -> list[str]:
         """Settle lost attempts, under another settle id than the worker's own settlements."""
         queue, settle_id = self._queue, f"{worker}/reap"
-        args = [*settle_head(queue, settle_id, settle_id), *settle_args(settles)]
+        head = settle_head(queue, settle_id, settle_id, breakdown=breakdown_text(settles))
+        args = [*head, *settle_args(settles)]
         reply = await queue.run(scripts.SETTLE, args, request=queue.keys.request(worker, 0))
         return [word.decode() for word in reply.answers]
