@@ -13,7 +13,7 @@ from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.batch import Precondition, Settle
-from maas_backoff.store.codec import counts_of, held_by
+from maas_backoff.store.codec import TRACE, counts_of, held_by
 from maas_backoff.store.creation import Creation, reprioritized
 from maas_backoff.store.policies import Policies
 from maas_backoff.store.replies import LeaseRow
@@ -32,6 +32,8 @@ class Found:
     info: AttemptInfo
     breakdown: str = ""
     """What the history by kind and by tenant counts of its settle."""
+    trace: str = ""
+    """The place in a trace where the task was created; empty: the create was not traced."""
     loss: LeaseExpired = LeaseExpired()
     """The share of the blame and the cohort, if its lease ran out."""
 
@@ -40,7 +42,8 @@ class Found:
         """Return the task of stored fields. They include its creation, and its policy is known."""
         assert row.creation is not None
         creation = Creation.of(row.creation)
-        policy, _ = policies.effective(creation.policy, row.overrides)
+        policy, own = policies.effective(creation.policy, row.overrides)
+        trace = own.get(TRACE)
         started_ms, worker, gpu = held_by(row.held_by)
         uuid = "" if gpu is None else gpu.uuid
         info = AttemptInfo(int(row.attempt or 0), started_ms or now_ms, now_ms, worker, uuid)
@@ -48,7 +51,8 @@ class Found:
         # A pending task has the holder of its last attempt, which has been counted.
         seconds = 0 if precondition == "pending" else max(0, info.ended_ms - info.started_ms) / 1000
         line = settled_line(creation.kind, Lane.of(creation.lane).tenant, seconds)
-        return cls(row.task_id.decode(), precondition, int(row.token or 0), counts, policy, info, line)
+        about = counts, policy, info, line, trace if isinstance(trace, str) else ""
+        return cls(row.task_id.decode(), precondition, int(row.token or 0), *about)
 
     def settle(self, settlement: Settlement) -> Settle:
         """Return the state change, on the condition that the task is still as it was read."""
