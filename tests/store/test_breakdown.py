@@ -157,6 +157,20 @@ async def test_a_field_that_a_person_has_overwritten_is_begun_anew(queue: Queue)
     queue.client.delete(*queue.names())
 
 
+@pytest.mark.parametrize(("names", "most_bytes"), [(20, 600_000), (40, 900_000)])
+async def test_the_bytes_of_all_steps(queue: Queue, names: int, most_bytes: int) -> None:
+    """As docs/data-model.md has them. The numbers are those of a busy queue."""
+    await queue.settle(*[("completed", f"kind{n:06} tenant{n:04} 5") for n in range(names)])
+    steps = {"hk": 121, "ht": 121, "hk10": 151, "ht10": 151}
+    sizes: dict[str, int] = {}
+    for key in queue.names():
+        for name in queue.client.hkeys(key):
+            queue.client.hset(key, name, "12000 140 30 370 54000000")
+        sizes[key.decode().split(":")[-2]] = queue.client.memory_usage(key, samples=0)
+    assert sizes.keys() == steps.keys()
+    assert sum(sizes[of] * number for of, number in steps.items()) < most_bytes
+
+
 def test_the_line_of_a_settle() -> None:
     assert settled_line("render", "acme", 0.25) == "render acme 250"
     assert (settled_line("render", "", 0), settled_line("", "acme", 1)) == ("render  0", " acme 1000")
