@@ -332,17 +332,18 @@ def test_the_history_by_kind_and_by_tenant(command: Run, config: TaskBackoffConf
                 await scheduler.wait_task(task_id, 20)
 
     anyio.run(run)
-    rows = [re.split("  +", line)[:4] for line in command("history", "--by", "kind")[1].splitlines()]
-    assert rows == [["kind", "completed", "failed", "retried"], ["render", "3", "1", "2"], ["upscale", "1", "0", "0"]]
+    rows = [re.split("  +", line)[:5] for line in command("history", "--by", "kind")[1].splitlines()]
+    head = ["completed", "failed", "cancelled", "retried"]
+    assert rows == [["kind", *head], ["render", "3", "1", "0", "2"], ["upscale", "1", "0", "0", "0"]]
     told = json.loads(command("history", "--by", "tenant", "--hours", "2", "--json")[1])
     names = {one["name"]: (one["completed"], one["failed"], one["retried"]) for one in told["names"]}
     assert names == {"acme": (4, 1, 2), "bolt": (1, 0, 0)} and (told["by"], told["step"]) == ("tenant", 600)
     assert len(told["names"][0]["steps"]) == len(told["others"]["steps"]) == 12
     steps = command("history", "--tenant", "acme", "--hours", "1")[1].splitlines()
-    assert re.split("  +", steps[0])[:4] == ["from", "completed", "failed", "retried"] and 3 <= len(steps) <= 4
-    assert re.split("  +", steps[-1])[:4] == ["all", "4", "1", "2"] and re.search(r" m?s$", steps[-1])
+    assert re.split("  +", steps[0])[:5] == ["from", *head] and 3 <= len(steps) <= 4
+    assert re.split("  +", steps[-1])[:5] == ["all", "4", "1", "0", "2"] and re.search(r" m?s$", steps[-1])
     assert len(command("history", "--kind", "render", "--empty")[1].splitlines()) == 62
-    assert command("history", "--kind", "none")[1].splitlines()[-1].split() == ["all", "0", "0", "0", "-"]
+    assert command("history", "--kind", "none")[1].splitlines()[-1].split() == ["all", "0", "0", "0", "0", "-"]
     for words, expected in (
         ("--by kind --days 1", "days: expected --minutes or --hours"),
         ("--kind 1", "kind: expected a letter"),

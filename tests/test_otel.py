@@ -32,6 +32,7 @@ from maas_backoff import (
     TaskSpec,
     TaskStatus,
 )
+from maas_backoff.common.process_name import process_name
 from maas_backoff.otel import OpenTelemetry
 
 pytestmark = pytest.mark.anyio
@@ -126,6 +127,7 @@ async def test_a_trace_leads_from_the_caller_to_the_span_of_a_handler_in_a_child
     }
     assert create["attributes"] == {
         **messaging,
+        "messaging.client.id": process_name(),
         "messaging.operation.name": "create",
         "messaging.operation.type": "send",
     }

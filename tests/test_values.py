@@ -47,9 +47,11 @@ VALUES: list[Any] = [
     maas_backoff.GpuStatus("GPU-a", 0, "H100", "host", 80, 40, 20, 10, 3.0, 40.0, "ok", 0.5, (GPU_TASK,)),
     maas_backoff.Health(("not started",)),
     maas_backoff.History(maas_backoff.Activity(), [maas_backoff.Activity(NOW, failed=2)]),
-    maas_backoff.Breakdown("kind", timedelta(minutes=1), {"render": [maas_backoff.SettledAttempts(NOW, 1, 2, 3, 4.5)]}),
+    maas_backoff.Breakdown(
+        "kind", timedelta(minutes=1), {"render": [maas_backoff.SettledAttempts(NOW, 1, 2, 3, 4, 5.5)]}
+    ),
     maas_backoff.RetryAhead(2, 30, 60, NOW, NOW),
-    maas_backoff.SettledAttempts(NOW, 1, 2, 3, 4.5),
+    maas_backoff.SettledAttempts(NOW, 1, 2, 3, 4, 5.5),
     maas_backoff.Limit(64, (500, "1m"), (120_000, timedelta(minutes=1))),
     maas_backoff.LimitList([maas_backoff.LimitStats("openai", None, "")], more=3),
     maas_backoff.LimitStats("openai", maas_backoff.Limit(64), "openai", 64, 64, 2, 120, "limit openai: …", NOW),

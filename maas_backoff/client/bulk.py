@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import attrs
 
+from maas_backoff.client.operation_spans import OperationSpans
 from maas_backoff.client.selected import Selected
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
@@ -14,6 +15,7 @@ from maas_backoff.domain.selection import ORDER, OnProgress, Selection, Selectio
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import about
 from maas_backoff.store.found import Seen
@@ -48,9 +50,10 @@ class _Change:
 class BulkOperations:
     """The operations on the selected tasks of one queue. Each call checks its arguments, and logs what it has done."""
 
-    def __init__(self, config: TaskBackoffConfig, store: QueueStore) -> None:
+    def __init__(self, config: TaskBackoffConfig, store: QueueStore, tracing: Tracing | None = None) -> None:
         self._queue = config.task.biz_prefix
         self._store = store
+        self._spans = OperationSpans(config, tracing)
 
     async def count(self, selection: Selection, on_progress: OnProgress | None) -> int:
         if _checked(selection) == Selection(status=selection.status):
@@ -64,7 +67,13 @@ class BulkOperations:
         statuses = (TaskStatus.PENDING, TaskStatus.PROCESSING) if running else (TaskStatus.PENDING,)
         call = "cancel_tasks" if running else "cancel_tasks without running=True"
         change = _Change("cancelled", statuses, self._cancel, SETTLE_LIMIT)
-        return await self._run(_checked(selection).within(call, *statuses), change, dry_run, on_progress)
+        selection = _checked(selection).within(call, *statuses)
+        if dry_run:
+            return await self._run(selection, change, dry_run, on_progress)
+        with self._spans.around("cancel") as span:
+            changed = await self._run(selection, change, dry_run, on_progress)
+            span.changed(changed)
+        return changed
 
     async def retry(self, selection: Selection, *, dry_run: bool, on_progress: OnProgress | None) -> int:
         statuses = (TaskStatus.FAILED, TaskStatus.CANCELLED)

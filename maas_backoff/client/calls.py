@@ -174,11 +174,11 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
     async def get_breakdown(
         self, by: str, minutes: int | None = None, *, hours: int | None = None, name: str | None = None
     ) -> Breakdown:
-        """Return what came of the attempts of each kind, or of each tenant, in the last minutes or hours.
+        """Return how the tasks of each kind, or of each tenant, ended or came back in the last minutes or hours.
 
         `by` is "kind" or "tenant". The last 1 to 120 `minutes` (default: 60) are steps of one minute; the last 1 to 24
-        `hours` are steps of ten minutes. The result has the twenty names with most attempts, and all others together.
-        `name` reads this one only, at a fraction of the cost. Each settlement of a worker counts the numbers.
+        `hours` are steps of ten minutes. The result has the twenty names with most ends, and all others together.
+        `name` reads this one only, at a fraction of the cost. An end counts once, also by an operation or a deadline.
         """
         return await self._client.breakdown(by, minutes, hours, name)
 

@@ -72,8 +72,8 @@ class QueueClient:
             config.storage, self.store.connection.server, lease=config.scheduler.lease, queue=config.task.biz_prefix
         )
         self._waiters: Waiters | None = None
-        self.operations: QueueOperations = QueueOperations(config, self.store)
-        self.bulk: BulkOperations = BulkOperations(config, self.store)
+        self.operations: QueueOperations = QueueOperations(config, self.store, tracing)
+        self.bulk: BulkOperations = BulkOperations(config, self.store, tracing)
         self.fleet: FleetOperations = FleetOperations(self.store, self._ledgers)
 
     def creator_of(self, kind: str, options: Mapping[str, Any], *, has_cost: bool = False) -> TaskCreator:

@@ -4,6 +4,7 @@ import logging
 
 import attrs
 
+from maas_backoff.client.operation_spans import OperationSpans
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain import jsontext, validation
@@ -21,6 +22,7 @@ from maas_backoff.domain.signals import checked_code
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.status import TaskStatus, checked_status
 from maas_backoff.domain.task import TaskError
+from maas_backoff.domain.tracing import SettleSpan, Tracing
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import about
 from maas_backoff.store.batch import Settle
@@ -34,24 +36,35 @@ log: Log = log_for("scheduler")
 class QueueOperations:
     """The operations on one queue. Each call checks its arguments, and logs its change."""
 
-    def __init__(self, config: TaskBackoffConfig, store: QueueStore) -> None:
+    def __init__(self, config: TaskBackoffConfig, store: QueueStore, tracing: Tracing | None = None) -> None:
         self._config = config
         self._store = store
+        self._spans = OperationSpans(config, tracing)
         self._policy = config.task.policy
 
     async def cancel(self, task_id: str, *, running: bool) -> bool:
-        found = await self._store.reader.find_live(validation.checked_task_id(task_id))
+        with self._spans.around("cancel", validation.checked_task_id(task_id)) as span:
+            changed = await self._cancel(task_id, running, span)
+            span.changed(int(changed))
+        return changed
+
+    async def _cancel(self, task_id: str, running: bool, span: SettleSpan) -> bool:
+        found = await self._store.reader.find_live(task_id)
         if found is None:
             return False
+        self._spans.link(span, found)
         settlement = Settlement.cancel(found.policy)
         while True:
-            answer = await self._store.writer.settle(Settle(task_id, "pending", None, settlement))
+            pending, external = (
+                Settle(task_id, state, None, settlement, breakdown=found.breakdown) for state in ("pending", "external")
+            )
+            answer = await self._store.writer.settle(pending)
             if answer == "ok":
                 return _logged(task_id, "cancelled", found)
             if not running or answer not in {"processing", EXTERNAL}:
                 return False
             if answer == EXTERNAL:
-                answer = await self._store.writer.settle(Settle(task_id, "external", None, settlement))
+                answer = await self._store.writer.settle(external)
                 if answer == "ok":
                     return _logged(task_id, "cancelled", found)
             # "cancelled": the worker met the request before the answer of this call arrived.
@@ -64,22 +77,27 @@ class QueueOperations:
         return await self._store.writer.settle(settle, external=True) == "ok" and _logged(task_id, "taken")
 
     async def mark_completed(self, task_id: str, result: object) -> bool:
-        return await self._mark(
-            task_id, Succeeded(jsontext.canonical(result, "result", self._config.task.max_payload_bytes))
-        )
+        outcome = Succeeded(jsontext.canonical(result, "result", self._config.task.max_payload_bytes))
+        return await self._mark("complete", task_id, outcome)
 
     async def mark_failed(self, task_id: str, reason: str, *, retry: bool, code: int | None) -> bool:
         error = TaskError("failed", cut(str(reason)), checked_code(code))
-        return await self._mark(task_id, Failed(error, permanent=not retry))
+        return await self._mark("fail", task_id, Failed(error, permanent=not retry))
 
-    async def _mark(self, task_id: str, outcome: Outcome) -> bool:
+    async def _mark(self, name: str, task_id: str, outcome: Outcome) -> bool:
+        with self._spans.around(name, validation.checked_task_id(task_id)) as span:
+            changed = await self._settle(task_id, outcome, span)
+            span.changed(int(changed))
+        return changed
+
+    async def _settle(self, task_id: str, outcome: Outcome, span: SettleSpan) -> bool:
         """Settle an unfinished task by an outcome from outside. The task's own policy decides the settlement."""
-        validation.checked_task_id(task_id)
         custom = self._config.task.custom_backoff
         while True:
             found = await self._store.reader.find_live(task_id)
             if found is None:
                 return False
+            self._spans.link(span, found)
             settlement = decide(outcome, task_id, found.counts, found.policy, found.policy.backoff(custom))
             assert settlement is not None
             answer = await self._store.writer.settle(found.settle(settlement))

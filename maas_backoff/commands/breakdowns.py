@@ -13,7 +13,7 @@ from maas_backoff.domain.breakdown import Breakdown, SettledAttempts, added
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-_NUMBERS = ("completed", "failed", "retried", "ran, mean")
+_NUMBERS = ("completed", "failed", "cancelled", "retried", "ran, mean")
 
 
 def is_broken_down(options: Options) -> bool:
@@ -44,7 +44,8 @@ async def show_breakdown(scheduler: TaskBackoffScheduler, options: Options) -> i
 
 
 def _cells(one: SettledAttempts) -> Sequence[str]:
-    return f"{one.completed:,}", f"{one.failed:,}", f"{one.retried:,}", span(one.mean_run_time)
+    numbers = (one.completed, one.failed, one.cancelled, one.retried)
+    return (*(f"{number:,}" for number in numbers), span(one.mean_run_time))
 
 
 def _view(found: Breakdown) -> Mapping[str, Any]:

@@ -6,8 +6,6 @@ from typing import Literal
 
 import attrs
 
-from maas_backoff.domain.settlement import Counts, Settlement
-from maas_backoff.domain.status import TaskStatus
 from maas_backoff.errors import InvalidValueError
 
 By = Literal["kind", "tenant"]
@@ -24,36 +22,39 @@ _OTHERS = "*"
 
 @attrs.frozen
 class SettledAttempts:
-    """The attempts of one kind, or tenant, that were settled in the step from `start` on.
+    """The tasks of one kind, or tenant, that ended or were retried in the step from `start` on.
 
-    `completed` and `failed` are ends of tasks; `retried` are failed attempts whose task comes back by a retry.
-    `run_time` is the sum of their durations in seconds.
+    `completed`, `failed` and `cancelled` are ends of tasks, by a worker or in any other way. `retried` are failed
+    attempts whose task comes back by a retry. `run_time` is the sum of the durations in seconds, without those of
+    cancelled tasks.
     """
 
     start: datetime | None = None
     completed: int = 0
     failed: int = 0
+    cancelled: int = 0
     retried: int = 0
     run_time: float = 0
 
     @property
     def count(self) -> int:
-        """The number of attempts."""
-        return self.completed + self.failed + self.retried
+        """The number of ends and retries."""
+        return self.completed + self.failed + self.cancelled + self.retried
 
     @property
     def mean_run_time(self) -> float | None:
-        """The mean duration of an attempt in seconds; None: there was no attempt."""
-        return self.run_time / self.count if self.count else None
+        """The mean duration of an attempt in seconds, without cancelled tasks; None: there was no attempt."""
+        attempts = self.count - self.cancelled
+        return self.run_time / attempts if attempts else None
 
 
 @attrs.frozen
 class Breakdown:
     """The history by kind or by tenant, in steps of a minute or of ten minutes, the oldest first.
 
-    `names` has the steps of the twenty names with most attempts, those first that have most. `others` has the steps of
-    all further names together. Tasks without a kind, or without a tenant, are left out. Each step has 32 places: if it
-    has more names, those with few attempts count among the others, and new ones may lack their first attempts.
+    `names` has the steps of the twenty names with most ends and retries, those first that have most. `others` has the
+    steps of all further names together. Tasks without a kind, or without a tenant, are left out. Each step has 32
+    places: if it has more names, those with few ends count among the others, and so may the first ends of a new name.
     """
 
     by: By
@@ -77,10 +78,8 @@ def checked_by_what(by: object) -> By:
 def added(steps: Iterable[SettledAttempts], start: datetime | None = None) -> SettledAttempts:
     """Return the sum of steps."""
     found = list(steps)
-    completed, failed, retried = (
-        sum(getattr(one, name) for one in found) for name in ("completed", "failed", "retried")
-    )
-    return SettledAttempts(start, completed, failed, retried, sum(one.run_time for one in found))
+    columns = ("completed", "failed", "cancelled", "retried", "run_time")
+    return SettledAttempts(start, *(sum(getattr(one, name) for one in found) for name in columns))
 
 
 def broken_down(
@@ -104,35 +103,13 @@ def broken_down(
 
 def _settled(start: datetime, text: str) -> SettledAttempts:
     try:
-        completed, failed, retried, ms = map(int, text.split()[:4])
+        *counts, ms = map(int, text.split()[:5])
+        completed, failed, cancelled, retried = counts
     except ValueError:  # a person has overwritten it
         return SettledAttempts(start)
-    return SettledAttempts(start, completed, failed, retried, ms / 1000)
+    return SettledAttempts(start, completed, failed, cancelled, retried, ms / 1000)
 
 
-def lines_of(ended: Iterable[tuple[str, str, Settlement, Counts, float]]) -> str:
-    """Return what settle.lua counts by kind and by tenant: lines "k name completed failed retried ms".
-
-    `ended` has the kind, the tenant, the settlement, the counts before, and the seconds of each attempt.
-    """
-    sums: dict[str, list[float]] = {}
-    for kind, tenant, settlement, before, seconds in ended:
-        column = _column(settlement, before)
-        if column is None:
-            continue
-        for name in (f"k {kind}" if kind else "", f"t {tenant}" if tenant else ""):
-            if name:
-                numbers = sums.setdefault(name, [0, 0, 0, 0])
-                numbers[column] += 1
-                numbers[3] += seconds * 1000
-    return "\n".join(f"{name} {' '.join(f'{number:.0f}' for number in numbers)}" for name, numbers in sums.items())
-
-
-def _column(settlement: Settlement, before: Counts) -> int | None:
-    """Return the place of a settlement in a line: completed, failed or retried; None: it does not count."""
-    if settlement.status is TaskStatus.COMPLETED:
-        return 0
-    if settlement.status is TaskStatus.FAILED:
-        return 1
-    after = settlement.counts
-    return 2 if settlement.status is TaskStatus.PENDING and after is not None and after.retry > before.retry else None
+def settled_line(kind: str, tenant: str, seconds: float) -> str:
+    """Return what settle.lua counts of a settle: "kind tenant ms"; empty for a task without both."""
+    return f"{kind} {tenant} {seconds * 1000:.0f}" if kind or tenant else ""

@@ -33,6 +33,18 @@ class AttemptSpan(Protocol):
         ...
 
 
+class SettleSpan(Protocol):
+    """The span of a request that settles tasks whose attempts this process has not run. No method raises."""
+
+    def link(self, task_id: str, trace: str) -> None:
+        """Link to the create of a task; `trace` is the text that was stored with the task."""
+        ...
+
+    def changed(self, number: int) -> None:
+        """Note how many tasks were changed."""
+        ...
+
+
 class WorkerTracing(Protocol):
     """The maker of spans for one worker. No method raises: a fault of tracing must not fail a task."""
 
@@ -51,6 +63,10 @@ class WorkerTracing(Protocol):
         """Trace the request that settles these attempts: the spans by the ids of the tasks. None: it never began."""
         ...
 
+    def reap(self, name: str, tasks: Mapping[str, str]) -> AbstractContextManager[SettleSpan]:
+        """Trace a request of the reaper: its name, and for each id the text that was stored with the task, or ""."""
+        ...
+
 
 @runtime_checkable
 class Tracing(Protocol):
@@ -58,6 +74,10 @@ class Tracing(Protocol):
 
     def create(self, queue: str, task_ids: Sequence[str], peer: Peer | None) -> AbstractContextManager[str]:
         """Trace the creation of tasks. The text of the context manager is stored with them if it is not empty."""
+        ...
+
+    def operation(self, queue: str, name: str, task_id: str, peer: Peer | None) -> AbstractContextManager[SettleSpan]:
+        """Trace an operation that ends tasks. An empty id stands for the tasks of a selection."""
         ...
 
     def of_worker(self, queue: str, worker: str, peer: Peer | None) -> WorkerTracing:

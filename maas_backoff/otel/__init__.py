@@ -1,4 +1,4 @@
-"""Traces of OpenTelemetry (extra `otel`): a span for each create and for each attempt, linked.
+"""Traces of OpenTelemetry (extra `otel`): a span for each create, attempt, settle and operation, linked.
 
 Use `TaskBackoffScheduler(config, tracing=OpenTelemetry())` in each process that creates or runs tasks. If child
 processes should export their own spans, set up the SDK in the handler's module or in the worker_lifespan.

@@ -6,8 +6,12 @@ from maas_backoff.domain.outcome import Cancelled, CancelReason, Failed, Outcome
 from maas_backoff.domain.tracing import Peer
 
 
-def about(queue: str, name: str, kind: str, peer: Peer | None) -> dict[str, str | int]:
-    """Return the attributes of every span: the queue, the name of the operation, and its type by the conventions."""
+def about(queue: str, name: str, kind: str, client: tuple[str, Peer | None]) -> dict[str, str | int]:
+    """Return the attributes of every span: the queue, the name of the operation, and its type by the conventions.
+
+    `client` is the name of the worker or of the process, and its server.
+    """
+    client_id, peer = client
     found: dict[str, str | int] = {} if peer is None else {"server.address": peer.address}
     if peer is not None and peer.port is not None:
         found["server.port"] = peer.port
@@ -17,6 +21,7 @@ def about(queue: str, name: str, kind: str, peer: Peer | None) -> dict[str, str 
         "messaging.operation.name": name,
         "messaging.operation.type": kind,
         "messaging.destination.name": queue,
+        "messaging.client.id": client_id,
     }
 
 

@@ -38,7 +38,7 @@ class Instruments:
         self._operation = meter.create_histogram(
             "messaging.client.operation.duration",
             "s",
-            "Duration of creates and settles, with all tries.",
+            "Duration of creates, settles and operations, with all tries.",
             explicit_bucket_boundaries_advisory=SHORT,
         )
         self._process = meter.create_histogram(

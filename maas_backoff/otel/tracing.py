@@ -1,4 +1,4 @@
-"""Spans of creates, attempts and settles, by OpenTelemetry's conventions for messaging.
+"""Spans of creates, attempts, settles and operations, by OpenTelemetry's conventions for messaging.
 
 A create is a PRODUCER span, one for many tasks, of the type "send": the tasks are on the server when it ends. An
 attempt is a CONSUMER span that begins its own trace and links to the create, the default of the conventions. As
@@ -14,12 +14,14 @@ from opentelemetry.context import Context, attach
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, TracerProvider, get_tracer, set_span_in_context
 
+from maas_backoff.common.process_name import process_name
 from maas_backoff.common.version import __version__
 from maas_backoff.domain.tracing import Peer
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.otel.attributes import about, failed
 from maas_backoff.otel.instruments import CONVENTIONS, Instruments
 from maas_backoff.otel.place import text_of
+from maas_backoff.otel.settling import Settling, settling
 from maas_backoff.otel.suppressed import SuppressedErrors
 from maas_backoff.otel.worker import WorkerTracing
 
@@ -53,7 +55,7 @@ class OpenTelemetry:
     @contextmanager
     def create(self, queue: str, task_ids: Sequence[str], peer: Peer | None) -> Generator[str]:
         """Make the span of a create inside the caller's span. Its status shows an exception of the create."""
-        attributes = about(queue, "create", "send", peer)
+        attributes = about(queue, "create", "send", (process_name(), peer))
         begun, kind = time.monotonic(), ""
         if len(task_ids) == 1:
             attributes["messaging.message.id"] = task_ids[0]
@@ -76,6 +78,19 @@ class OpenTelemetry:
         finally:
             self._suppressed.leave(span, token)
             self._instruments.created(attributes, len(task_ids), time.monotonic() - begun, kind)
+
+    @contextmanager
+    def operation(self, queue: str, name: str, task_id: str, peer: Peer | None) -> Generator[Settling]:
+        """Make the span of an operation that ends tasks, inside the caller's span. It links to the creates it finds."""
+        attributes = about(queue, name, "settle", (process_name(), peer))
+        if task_id:
+            attributes["messaging.message.id"] = task_id
+
+        def start() -> Span:
+            return self._tracer.start_span(f"{name} {queue}", kind=SpanKind.CLIENT, attributes=attributes)
+
+        with settling(start, self._instruments, self._suppressed, attributes, is_current=True) as span:
+            yield Settling(span, self._suppressed, is_selection=not task_id)
 
     def of_worker(self, queue: str, worker: str, peer: Peer | None) -> WorkerTracing:
         """Return the maker of spans for a worker of this name."""

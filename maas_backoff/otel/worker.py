@@ -1,22 +1,23 @@
-"""The spans of a worker: attempts, calls for a batch, and settles.
+"""The spans of a worker: attempts, calls for a batch, settles, and requests of the reaper.
 
 A settle of one task is a child of the attempt. A settle of several has a trace of its own, and links to the creates, as
 the conventions say: a request settles attempts of many traces.
 """
 
-import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, Span, SpanKind, Tracer, set_span_in_context
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanKind, Tracer, set_span_in_context
 
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import AttemptSpan, Peer
 from maas_backoff.otel.attempt import Attempt
-from maas_backoff.otel.attributes import about, failed
+from maas_backoff.otel.attributes import about
 from maas_backoff.otel.current import CurrentSpan
 from maas_backoff.otel.instruments import Instruments
+from maas_backoff.otel.place import place_of
+from maas_backoff.otel.settling import Settling, settling
 from maas_backoff.otel.suppressed import SuppressedErrors
 
 
@@ -39,9 +40,9 @@ class WorkerTracing:
         self._suppressed = suppressed
         self._queue = queue
         self._continues = continues
-        worker, peer = client
-        self._process = {**about(queue, "process", "process", peer), "messaging.client.id": worker}
-        self._settle = {**about(queue, "settle", "settle", peer), "messaging.client.id": worker}
+        self._client = client
+        self._process = about(queue, "process", "process", client)
+        self._settle = about(queue, "settle", "settle", client)
 
     def attempt(self, task: TaskEntity, trace: str, waited: float) -> Attempt:
         """Start the span of an attempt, and make it the current span."""
@@ -68,31 +69,41 @@ class WorkerTracing:
     @contextmanager
     def settle(self, attempts: Mapping[str, AttemptSpan | None]) -> Generator[None]:
         """Make the span of a request that settles attempts, with all tries."""
-        begun, kind = time.monotonic(), ""
-        span: Span = INVALID_SPAN
-        with self._suppressed:
-            span = self._settle_span(attempts)
-        try:
+        with settling(lambda: self._settle_span(attempts), self._instruments, self._suppressed, self._settle):
             yield
-        except BaseException as error:
-            kind = type(error).__name__
-            with self._suppressed:
-                failed(span, kind, str(error))
-            raise
-        finally:
-            self._suppressed.leave(span, None)
-            self._instruments.settled(self._settle, time.monotonic() - begun, kind)
+
+    @contextmanager
+    def reap(self, name: str, tasks: Mapping[str, str]) -> Generator[Settling]:
+        """Make the span of a request of the reaper, in a trace of its own. It links to the creates of the tasks."""
+        attributes = about(self._queue, name, "settle", self._client)
+
+        def start() -> Span:
+            links = [
+                Link(place, {"messaging.message.id": task_id})
+                for task_id, place in ((task_id, place_of(trace)) for task_id, trace in tasks.items() if trace)
+                if place.is_valid
+            ]
+            about_tasks = {**attributes, **_number_of(tasks)}
+            return self._tracer.start_span(f"{name} {self._queue}", Context(), SpanKind.CLIENT, about_tasks, links)
+
+        with settling(start, self._instruments, self._suppressed, attributes) as span:
+            yield Settling(span, self._suppressed)
 
     def _settle_span(self, attempts: Mapping[str, AttemptSpan | None]) -> Span:
         name, traced = f"settle {self._queue}", [one for one in attempts.values() if isinstance(one, Attempt)]
+        attributes = {**self._settle, **_number_of(attempts)}
         if len(attempts) > 1:
-            number = {"messaging.batch.message_count": len(attempts)}
-            return self._tracer.start_span(
-                name, Context(), SpanKind.CLIENT, {**self._settle, **number}, _to_creates(traced)
-            )
-        (task_id,) = attempts
+            return self._tracer.start_span(name, Context(), SpanKind.CLIENT, attributes, _to_creates(traced))
         parent = set_span_in_context(NonRecordingSpan(traced[0].place), Context()) if traced else Context()
-        return self._tracer.start_span(name, parent, SpanKind.CLIENT, {**self._settle, "messaging.message.id": task_id})
+        return self._tracer.start_span(name, parent, SpanKind.CLIENT, attributes)
+
+
+def _number_of(tasks: Collection[str]) -> dict[str, str | int]:
+    """Return the id of one task, or the number of several."""
+    if len(tasks) > 1:
+        return {"messaging.batch.message_count": len(tasks)}
+    (task_id,) = tasks
+    return {"messaging.message.id": task_id}
 
 
 def _to_creates(attempts: Iterable[Attempt]) -> list[Link]:

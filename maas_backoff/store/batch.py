@@ -42,6 +42,8 @@ class Settle:
     """Lines about its lane, as settle.lua takes them, without the number: "u lane costs", "c limit ms"."""
     parts: int = 0
     """The parts that the stream of the task must have; 0: it does not matter."""
+    breakdown: str = ""
+    """What the history by kind and by tenant counts: see `settled_line`."""
     extra: Sequence[str] = attrs.field(default=(), repr=False)
     """Further fields of the task, names and values in turn: a new due time or priority."""
 
@@ -91,6 +93,11 @@ def used_text(settles: Iterable[Settle]) -> str:
             what, _, rest = line.partition(" ")
             lines.append(f"{what} {number} {rest}")
     return "\n".join(lines)
+
+
+def breakdown_text(settles: Iterable[Settle]) -> str:
+    """Return the argument of settle.lua for the history by kind and by tenant."""
+    return "\n".join(f"{number} {one.breakdown}" for number, one in enumerate(settles, 1) if one.breakdown)
 
 
 def suspicion_text(*, may: bool, cohort: str) -> str:
@@ -167,10 +174,9 @@ class BatchRequest:
     """A batch, as _batch.lua takes it, to claim instead of up to `claims` tasks; empty: none. It takes one slot."""
     kind: str = ""
     """The kind of the batch."""
-    breakdown: str = ""
-    """Counts of the settles for the history by kind and by tenant."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
     used: str = attrs.field(init=False, repr=False, eq=False)
+    breakdown: str = attrs.field(init=False, repr=False, eq=False)
 
     @property
     def suspicion(self) -> str:
@@ -180,6 +186,7 @@ class BatchRequest:
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "args", settle_args(self.settles))
         object.__setattr__(self, "used", used_text(self.settles))
+        object.__setattr__(self, "breakdown", breakdown_text(self.settles))
 
 
 @attrs.frozen

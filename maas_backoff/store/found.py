@@ -5,13 +5,15 @@ from datetime import datetime
 
 import attrs
 
+from maas_backoff.domain.breakdown import settled_line
+from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.outcome import LeaseExpired
 from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.store.batch import Precondition, Settle
-from maas_backoff.store.codec import counts_of, held_by
+from maas_backoff.store.codec import TRACE, counts_of, held_by
 from maas_backoff.store.creation import Creation, reprioritized
 from maas_backoff.store.policies import Policies
 from maas_backoff.store.replies import LeaseRow
@@ -28,6 +30,10 @@ class Found:
     counts: Counts
     policy: Policy
     info: AttemptInfo
+    breakdown: str = ""
+    """What the history by kind and by tenant counts of its settle."""
+    trace: str = ""
+    """The place in a trace where the task was created; empty: the create was not traced."""
     loss: LeaseExpired = LeaseExpired()
     """The share of the blame and the cohort, if its lease ran out."""
 
@@ -35,16 +41,24 @@ class Found:
     def of(cls, row: LeaseRow, precondition: Precondition, now_ms: float, policies: Policies) -> "Found":
         """Return the task of stored fields. They include its creation, and its policy is known."""
         assert row.creation is not None
-        policy, _ = policies.effective(Creation.of(row.creation).policy, row.overrides)
+        creation = Creation.of(row.creation)
+        policy, own = policies.effective(creation.policy, row.overrides)
+        trace = own.get(TRACE)
         started_ms, worker, gpu = held_by(row.held_by)
         uuid = "" if gpu is None else gpu.uuid
         info = AttemptInfo(int(row.attempt or 0), started_ms or now_ms, now_ms, worker, uuid)
         counts = counts_of(row.counts, row.suspicion)
-        return cls(row.task_id.decode(), precondition, int(row.token or 0), counts, policy, info)
+        # A pending task has the holder of its last attempt, which has been counted.
+        seconds = 0 if precondition == "pending" else max(0, info.ended_ms - info.started_ms) / 1000
+        line = settled_line(creation.kind, Lane.of(creation.lane).tenant, seconds)
+        about = counts, policy, info, line, trace if isinstance(trace, str) else ""
+        return cls(row.task_id.decode(), precondition, int(row.token or 0), *about)
 
     def settle(self, settlement: Settlement) -> Settle:
         """Return the state change, on the condition that the task is still as it was read."""
-        return Settle(self.task_id, self.precondition, self.token, settlement, self.counts, self.info)
+        settle = Settle(self.task_id, self.precondition, self.token, settlement, self.counts, self.info)
+        settle.breakdown = self.breakdown
+        return settle
 
 
 @attrs.frozen
@@ -62,7 +76,8 @@ class Seen:
     def cancelled(self) -> Settle:
         """Return the change of a task without a lease to a cancelled one."""
         precondition: Precondition = "pending" if self.task.status is TaskStatus.PENDING else "external"
-        return Settle(self.task.task_id, precondition, self.task.token, Settlement.cancel(self.policy))
+        line = settled_line(self.task.kind, self.task.tenant, 0)
+        return Settle(self.task.task_id, precondition, self.task.token, Settlement.cancel(self.policy), breakdown=line)
 
     def requeued(self) -> Settle:
         """Return the change of a failed or cancelled task to a pending one, with all its retries."""

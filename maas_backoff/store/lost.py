@@ -6,8 +6,9 @@ import attrs
 
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.suspicion import Losses, Lost, judge
+from maas_backoff.domain.tracing import WorkerTracing
 from maas_backoff.store import scripts
-from maas_backoff.store.batch import Settle, settle_args, settle_head
+from maas_backoff.store.batch import Settle, breakdown_text, settle_args, settle_head
 from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.creation import Creation
 from maas_backoff.store.found import Found
@@ -20,7 +21,9 @@ class LostAttempts:
     def __init__(self, queue: QueueConnection) -> None:
         self._queue = queue
 
-    async def look(self, gap: float, grace: float, limit: int = 100) -> tuple[list[Found], float | None]:
+    async def look(
+        self, gap: float, grace: float, limit: int = 100, tracing: WorkerTracing | None = None
+    ) -> tuple[list[Found], float | None]:
         """Return up to `limit` lost attempts, and the seconds until the next look; None if nothing is to come.
 
         The next look is at the end of the next lease, or at the next deadline of a pending task. Pending tasks whose
@@ -46,7 +49,12 @@ class LostAttempts:
         losses = judge([Lost(one.info.worker, one.token, one.counts) for one in found], by_worker)
         lost = [attrs.evolve(one, loss=loss) for one, loss in zip(found, losses, strict=True)]
         if reply.overdue:
-            await self.end_overdue([task_id.decode() for task_id in reply.overdue])
+            overdue = [task_id.decode() for task_id in reply.overdue]
+            if tracing is None:
+                await self.end_overdue(overdue)
+            else:
+                with tracing.reap("expire", dict.fromkeys(overdue, "")) as span:
+                    span.changed((await self.end_overdue(overdue)).count("ok"))
         next_ms = 0.0 if len(reply.overdue) >= limit else float(reply.next_ms)
         return lost, None if next_ms < 0 else next_ms / 1000
 
@@ -62,6 +70,7 @@ class LostAttempts:
     async def settle(self, settles: Sequence[Settle], worker: str) -> list[str]:
         """Settle lost attempts, under another settle id than the worker's own settlements."""
         queue, settle_id = self._queue, f"{worker}/reap"
-        args = [*settle_head(queue, settle_id, settle_id), *settle_args(settles)]
+        head = settle_head(queue, settle_id, settle_id, breakdown=breakdown_text(settles))
+        args = [*head, *settle_args(settles)]
         reply = await queue.run(scripts.SETTLE, args, request=queue.keys.request(worker, 0))
         return [word.decode() for word in reply.answers]

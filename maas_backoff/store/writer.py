@@ -16,7 +16,7 @@ from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.errors import InvalidValueError, QueueFullError, StorageError, TenantFullError
 from maas_backoff.store import scripts
-from maas_backoff.store.batch import Settle, settle_args, settle_head
+from maas_backoff.store.batch import Settle, breakdown_text, settle_args, settle_head
 from maas_backoff.store.codec import EXTERNAL
 from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.creation import NewTask, by_lane, enqueue_args
@@ -114,7 +114,10 @@ class Writer:
     ) -> list[str]:
         """Change the state of up to SETTLE_LIMIT tasks; return the answers of settle.lua."""
         queue, settle_id = self._queue, settle_id or new_call()
-        head = settle_head(queue, settle_id, settle_id, request_id="call", lease_ms=self._answer_ms)
+        breakdown = breakdown_text(settles)
+        head = settle_head(
+            queue, settle_id, settle_id, request_id="call", breakdown=breakdown, lease_ms=self._answer_ms
+        )
         args = [*head, *settle_args(settles, EXTERNAL if external else None)]
         reply = await queue.run(scripts.SETTLE, args, request=queue.keys.call(settle_id))
         return [word.decode() for word in reply.answers]

@@ -1,8 +1,6 @@
 """The parts of one worker, and how they are put together."""
 
-import os
 import secrets
-import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Self
@@ -11,6 +9,7 @@ import anyio
 import attrs
 
 from maas_backoff.common.guard import Log, log_for
+from maas_backoff.common.process_name import process_name
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.config.peer import peer_of
 from maas_backoff.domain.demand import Demand
@@ -83,7 +82,7 @@ class Parts:
         kinds: Kinds = ONLY_NAMELESS,
     ) -> Self:
         """Return the parts of a worker with a new name. `executor` runs the tasks of all `kinds`."""
-        given = config.scheduler.worker_name or f"{socket.gethostname()}-{os.getpid()}"
+        given = config.scheduler.worker_name or process_name()
         name = f"{given}-{secrets.token_hex(3)}"
         in_children = config.threadpool.proc_mode == "process"
         context = WorkerContext.of(name, store, config, kinds)

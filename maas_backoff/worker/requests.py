@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Sequence
 
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.domain.breakdown import lines_of
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.tally import Tally
@@ -122,12 +121,7 @@ class BatchRequests:
         request_id = f"{next(self._numbers)}"
         self._in_flight[request_id] = attempts, self._wake_ups.count
         tally = self._tally.take(time.monotonic(), is_last=self._slots.closing) if settles else ""
-        breakdown = lines_of(
-            (one.task.kind, one.task.tenant, settle.settlement, settle.counts, one.ran or 0)
-            for settle, one in zip(settles, attempts, strict=True)
-            if one.task.kind or one.task.tenant
-        )
-        claim = claims, may_claim_suspect, request_id, exchange, tally, fits, cohort, batch, kind, breakdown
+        claim = claims, may_claim_suspect, request_id, exchange, tally, fits, cohort, batch, kind
         try:
             return BatchRequest(tuple(settles), *claim)
         except Exception as error:  # noqa: BLE001 - a bad outcome of one task must not stop the settlements of the others
@@ -184,5 +178,5 @@ def _sendable(settle: Settle) -> Settle:
         failed = TaskError("unknown_outcome", f"the outcome cannot be sent: {type(error).__name__}")
         settlement = Settlement(TaskStatus.FAILED, settle.settlement.ttl, error=failed)
         about = settle.task_id, settle.precondition, settle.token
-        return Settle(*about, settlement, settle.counts, settle.info, used=settle.used)
+        return Settle(*about, settlement, settle.counts, settle.info, used=settle.used, breakdown=settle.breakdown)
     return settle

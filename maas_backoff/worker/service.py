@@ -140,7 +140,7 @@ class Service:
             lambda: parts.slots.quiet,
         )
         heartbeat = self._heartbeat = Heartbeat(
-            parts.context, parts.slots, parts.gate, description, parts.orphans.neighbour_ended
+            parts.context, parts.slots, parts.gate, description, parts.orphans.neighbour_ended, parts.work.tracing
         )
         waker = store.connection.server.new_client(connections=1, timeout=LONGEST_BLOCK + 2)
         try:

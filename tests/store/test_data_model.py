@@ -281,11 +281,17 @@ async def by_tenants(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
     assert len(claimed) == 3, "the paused tenant's task waits, and one that waits for a limit"
     await seen.until("virtual", "use", "held", "arrivals", "shut:<limit>", "opens")
     settles = tuple(
-        Settle(one.task.task_id, "lease", one.token, Settlement.complete("1", one.policy), used=["c one 1"])
+        Settle(
+            one.task.task_id,
+            "lease",
+            one.token,
+            Settlement.complete("1", one.policy),
+            used=["c one 1"],
+            breakdown=" acme 5",
+        )
         for one in claimed
     )
-    by_tenant = "t acme 3 0 0 15"
-    request = BatchRequest(settles, 0, may_claim_suspect=False, request_id="used", exchange=0, breakdown=by_tenant)
+    request = BatchRequest(settles, 0, may_claim_suspect=False, request_id="used", exchange=0)
     assert (await store.exchange.send(request, "w", kinds)).answers == ["ok"] * 3
     await seen.until("closed", "ht:<minute>", "ht10:<n>")
     assert await scheduler.resume(tenant="paused")

@@ -176,8 +176,8 @@ UNUSUAL: dict[str, list[Any]] = {
     "kind": ["expired", "pending"],
     "status": ["failed", "pending"],
     "names": ["e:Boom"],
-    "breakdown": ["k kind 1 0 0 25", "k kind 0 1 0 25", "k other 1 0 0 25", "k kind 1 0 0 25\nt acme 1 0 0 25"],
-    "by kind": ["3 0 1 99", "3 0 1 99 7", "of a person", None],
+    "breakdown": ["1 kind  25", "2 kind  25", "1 other  25", "1 kind acme 25", "1  acme 25"],
+    "by kind": ["3 0 2 1 99", "3 0 2 1 99 7", "of a person", None],
     "token": [TOKEN - 1, ""],
 }
 
@@ -202,8 +202,8 @@ def settle_by_both_paths(client: Any, unusual: dict[str, Any], groups: int, want
         before.append(["HSET", KEYS("kinds"), "kind", unusual["kind has paused"]])
     before += pick("beside", [])
     if "by kind" in unusual or "broken" in unusual:
-        unusual = {"breakdown": "k kind 1 0 0 25", **unusual}
-    numbers = pick("by kind", "3 0 1 99")
+        unusual = {"breakdown": "1 kind  25", **unusual}
+    numbers = pick("by kind", "3 0 2 1 99")
     before += [_hset(KEYS(key), {"kind": numbers}) for key in BY_KIND if numbers is not None]
     if "limit" in unusual and "beside" not in unusual:
         before += OLD
@@ -254,13 +254,13 @@ def test_the_straight_path_of_a_settle_is_taken(client: Any) -> None:
         _hset(KEYS.task("b"), {"p": "1 policy\n{}"}),
     ]
     minute = [_hset(KEYS(MINUTE), {"completed": 1})]
-    by_kind = [_hset(KEYS(key), {"kind": "3 0 1 99"}) for key in BY_KIND]
+    by_kind = [_hset(KEYS(key), {"kind": "3 0 2 1 99"}) for key in BY_KIND]
     for status, beside, lines, is_straight in (
         ("completed", minute, "", True),
         ("failed", minute, "", False),
         ("completed", [], "", False),
-        ("completed", minute + by_kind, "k kind 1 0 0 5", True),
-        ("completed", minute, "k kind 1 0 0 5", False),
+        ("completed", minute + by_kind, "1 kind  5", True),
+        ("completed", minute, "1 kind  5", False),
     ):
         args = [NOW, KEYS.prefix, "w", "w", "30000", "7", "2", "1 -", "1000", "", "", "-", "", lines, "1"]
         args += ["lease", status, "0", "60", "", "1", "1", "a", TOKEN, "r", "1"]

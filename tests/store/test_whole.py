@@ -170,10 +170,9 @@ class Way:
             self.requests += 1
             what = settlement(held.counts)
             assert what is not None
-            settle = Settle(task_id, "lease", held.token, what, held.counts)
-            lines = "k kind 1 0 0 5\nt acme 1 0 0 5"
+            settle = Settle(task_id, "lease", held.token, what, held.counts, breakdown="kind acme 5")
             answer = await store.exchange.send(
-                BatchRequest((settle,), claims, False, f"{self.requests}", 0, "r1 1", breakdown=lines), "w"
+                BatchRequest((settle,), claims, False, f"{self.requests}", 0, "r1 1"), "w"
             )
             assert answer.answers in (["ok"], ["cancelled"])
 

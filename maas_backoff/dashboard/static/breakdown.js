@@ -7,7 +7,7 @@ import { read } from "./server.js";
 const PERIOD = 5000; // ms between two reads of the chosen name
 const NAMES_PERIOD = 60000; // ms between two reads of all names
 
-/** Fills a select with the kinds and tenants that had most attempts, and passes the history of the chosen one on. */
+/** Fills a select with the kinds and tenants that had most ends and retries, and passes the history of the chosen one on. */
 export class Breakdown {
   /** `take` gets a history, or null for that of all tasks; `failed` an error, or null after a success. */
   constructor(place, select, take, failed) {

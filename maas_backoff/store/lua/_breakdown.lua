@@ -1,29 +1,76 @@
 -- The history by kind and by tenant: a hash for each minute, and one for ten minutes. domain/breakdown.py reads them.
--- The field of a name is "completed failed retried ms", and then, if another name had its place, how many settles that one
--- had. The field '*' is the sum of the names that lost their place.
+-- The field of a name is "completed failed cancelled retried ms", and then, if another name had its place, how many settles
+-- that one had. The field '*' is the sum of the names that lost their place.
 
--- Counts the settles of a batch request: lines "k name completed failed retried ms" of a kind, "t …" of a tenant. For the
--- writing part of a script, as note_history. All in one function: a script has 200 local names at most.
-local function note_breakdown(prefix, now, lines)
-  local MOST_PLACES, OTHER_NAMES, NOTHING = 32, '*', { 0, 0, 0, 0 }
+-- Adds up the accepted settles of each kind and of each tenant. `lines` has "<number> <kind> <tenant> <ms>" of the settles that
+-- their sender knows more of, counted from 1. The terms of an overdue task are in its creation. Returns nil if no settle has a
+-- kind or a tenant; else a function for the writing part of a script, as note_history. All in one function: a script has 200
+-- local names at most.
+local function breakdown_of(items, lines)
+  local MOST_PLACES, OTHER_NAMES, NOTHING = 32, '*', { 0, 0, 0, 0, 0 }
+  local COLUMNS = { completed = 1, failed = 2, cancelled = 3 }
 
-  -- Reads a field: a list of four numbers, and how many settles the place had before. A person may have overwritten it.
+  -- The column of an accepted settle: 4 for a comeback by a retry, nil for what is neither an end nor a retry.
+  local function column_of(item)
+    return COLUMNS[item.status] or item.status == 'pending' and string.find(item.tally, '^retried') and 4
+  end
+
+  local by = {}
+  local function count(of, name, column, ms)
+    if name == '' then return end
+    local found = by[of] or { names = {}, numbers = {}, place = {} }
+    by[of] = found
+    local place = found.place[name]
+    if not place then
+      place = #found.names + 1
+      found.place[name], found.names[place], found.numbers[place] = place, name, { 0, 0, 0, 0, 0 }
+    end
+    local numbers = found.numbers[place]
+    numbers[column] = numbers[column] + 1
+    if column ~= 3 then numbers[5] = numbers[5] + ms end
+  end
+
+  local has_line = {}
+  for n, kind, tenant, ms in string.gmatch(lines, '(%d+) (%S*) (%S*) (%d+)') do
+    n = tonumber(n)
+    has_line[n] = true
+    local item = items[n]
+    local column = item and item.accepted and column_of(item)
+    if column then
+      count('k', kind, column, ms)
+      count('t', tenant, column, ms)
+    end
+  end
+  for n, item in ipairs(items) do
+    if item.ended and item.accepted and not has_line[n] then
+      local _, _, kind, lane = terms_of(item.created)
+      count('k', kind, 3, 0)
+      count('t', tenant_of(lane), 3, 0)
+    end
+  end
+  if not next(by) then return nil end
+
+  -- Reads a field: a list of five numbers, and how many settles the place had before. A person may have overwritten it.
   local function numbers_of(stored)
-    local completed, failed, retried, ms, before = string.match(stored or '', '^(%d+) (%d+) (%d+) (%d+) ?(%d*)$')
+    local completed, failed, cancelled, retried, ms, before =
+      string.match(stored or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) ?(%d*)$')
     if not completed then return NOTHING, 0 end
-    return { tonumber(completed), tonumber(failed), tonumber(retried), tonumber(ms) }, tonumber(before) or 0
+    local numbers = { tonumber(completed), tonumber(failed), tonumber(cancelled), tonumber(retried), tonumber(ms) }
+    return numbers, tonumber(before) or 0
   end
 
   local function sum_of(numbers, more)
     local sum = {}
-    for n = 1, 4 do sum[n] = numbers[n] + more[n] end
+    for n = 1, 5 do sum[n] = numbers[n] + more[n] end
     return sum
   end
 
+  local function settles_in(numbers) return numbers[1] + numbers[2] + numbers[3] + numbers[4] end
+
   local function put(set, name, numbers, before)
     local text = {}
-    for n = 1, 4 do text[n] = whole(numbers[n]) end
-    if before > 0 then text[5] = whole(before) end
+    for n = 1, 5 do text[n] = whole(numbers[n]) end
+    if before > 0 then text[6] = whole(before) end
     set[#set + 1] = name
     set[#set + 1] = table.concat(text, ' ')
   end
@@ -35,7 +82,7 @@ local function note_breakdown(prefix, now, lines)
     for n = 1, #flat, 2 do
       local found, before = numbers_of(flat[n + 1])
       if flat[n] == OTHER_NAMES then others = found
-      else places[#places + 1] = { name = flat[n], numbers = found, score = found[1] + found[2] + found[3] + before } end
+      else places[#places + 1] = { name = flat[n], numbers = found, score = settles_in(found) + before } end
     end
     for n, name in ipairs(names) do
       local more, least = numbers[n], #places + 1
@@ -49,7 +96,7 @@ local function note_breakdown(prefix, now, lines)
       if old then others = sum_of(others, old.numbers) end
       if old and not old.is_new then gone[#gone + 1] = old.name end
       local before = old and old.score or 0
-      places[least] = { name = name, numbers = more, before = before, score = before + more[1] + more[2] + more[3], is_new = true }
+      places[least] = { name = name, numbers = more, before = before, score = before + settles_in(more), is_new = true }
     end
     for _, place in ipairs(places) do
       if place.is_new then put(set, place.name, place.numbers, place.before) end
@@ -78,13 +125,11 @@ local function note_breakdown(prefix, now, lines)
     if is_first then redis.pcall('EXPIRE', key, kept_s) end
   end
 
-  local by, steps = {}, { k = { prefix .. 'hk:', prefix .. 'hk10:' }, t = { prefix .. 'ht:', prefix .. 'ht10:' } }
-  for of, name, numbers in string.gmatch(lines, '([kt]) (%S+) (%d+ %d+ %d+ %d+)') do
-    local found = by[of] or { names = {}, numbers = {} }
-    by[of], found.names[#found.names + 1], found.numbers[#found.numbers + 1] = found, name, numbers_of(numbers)
-  end
-  for of, found in pairs(by) do
-    note_step(steps[of][1] .. math.floor(now / 60000), 7200, found.names, found.numbers)
-    note_step(steps[of][2] .. math.floor(now / 600000), 90000, found.names, found.numbers)
+  return function(prefix, now)
+    local steps = { k = { prefix .. 'hk:', prefix .. 'hk10:' }, t = { prefix .. 'ht:', prefix .. 'ht10:' } }
+    for of, found in pairs(by) do
+      note_step(steps[of][1] .. math.floor(now / 60000), 7200, found.names, found.numbers)
+      note_step(steps[of][2] .. math.floor(now / 600000), 90000, found.names, found.numbers)
+    end
   end
 end

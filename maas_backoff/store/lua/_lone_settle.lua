@@ -9,7 +9,7 @@ repeat
   if string.find(ARGV[12], ' ', 1, true) then break end
   local kind, ran_ms
   if ARGV[14] ~= '' then
-    kind, ran_ms = string.match(ARGV[14], '^k (%S+) 1 0 0 (%d+)$')
+    kind, ran_ms = string.match(ARGV[14], '^1 (%S+)  (%d+)$')
     if not kind or not settles then break end
   end
   local base = ARGV[12] == '-' and ARGV[2] or ARGV[2] .. 'k:' .. ARGV[12] .. ':'
@@ -39,8 +39,8 @@ repeat
     by_kind, by_kind10 = ARGV[2] .. 'hk:' .. math.floor(now / 60000), ARGV[2] .. 'hk10:' .. math.floor(now / 600000)
     numbers, numbers10 = redis.pcall('HGET', by_kind, kind), redis.pcall('HGET', by_kind10, kind)
     if type(numbers) ~= 'string' or type(numbers10) ~= 'string' then break end
-    local count, middle, ms, rest = string.match(numbers, '^(%d+)( %d+ %d+ )(%d+)( ?%d*)$')
-    local count10, middle10, ms10, rest10 = string.match(numbers10, '^(%d+)( %d+ %d+ )(%d+)( ?%d*)$')
+    local count, middle, ms, rest = string.match(numbers, '^(%d+)( %d+ %d+ %d+ )(%d+)( ?%d*)$')
+    local count10, middle10, ms10, rest10 = string.match(numbers10, '^(%d+)( %d+ %d+ %d+ )(%d+)( ?%d*)$')
     if not count or not count10 then break end
     numbers = string.format('%.0f%s%.0f%s', count + 1, middle, ms + ran_ms, rest)
     numbers10 = string.format('%.0f%s%.0f%s', count10 + 1, middle10, ms10 + ran_ms, rest10)

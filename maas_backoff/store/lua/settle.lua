@@ -10,7 +10,7 @@ Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback;
 `claims` of a batch is "size wait_ms cost": see _batch.lua. Either a whole batch of the one kind is claimed, or nothing.
 A claim is seven values: id token attempt creation overrides counts due; `counts` of a task that has come back has more lines: its suspicion, or an empty one, then its last error and its failed attempts, if there are any. The same request_id gets the same claims again. A paused queue gives none.
 `tally` is lines "name number" for the history. They are counted once: by the first of equal calls that settles a task. The `tally` of a group is names, counted for each accepted settle of the group. The first name, of a comeback, is counted only if the task comes back.
-`breakdown` has lines of the history by kind and by tenant: see _breakdown.lua. They are counted as `tally` is.
+`breakdown` has lines about settles for the history by kind and by tenant: see _breakdown.lua. A settle counts if it is accepted.
 An operation has the request_id 'call', and its own `request`: a repeated call gets the same answers for lease_ms. A due time "at <ms>" is by the clock of users.
 Reads everything first, and tries each command that it will write with. The first of these is a ZREM: a server whose memory is full refuses nothing here.
 ]]
@@ -183,7 +183,7 @@ if turns then turns.plan() end
 -- Count: the tasks that are settled, with those that the claim met too late.
 local asked, has_settled = #items, false
 if #overdue > 0 then add_overdue(items, tasks, now) end
-local adding, dropped, tallied, changed = {}, {}, {}, {}
+local adding, dropped, tallied, changed, note_breakdown = {}, {}, {}, {}, ARGV[14] ~= ''
 for n, item in ipairs(items) do
   if item.accepted then
     changed[#changed + 1] = item.id
@@ -191,7 +191,7 @@ for n, item in ipairs(items) do
     if finished[item.status] then adding[item.status] = (adding[item.status] or 0) + 1 end
     local tally = item.tally
     if item.answer == 'cancelled' then tally = string.gsub(tally, '^[^ ]+', '') end
-    if item.ended then tally = tally .. ' expired' end
+    if item.ended then tally, note_breakdown = tally .. ' expired', true end
     if tally ~= '' then tallied[tally] = (tallied[tally] or 0) + 1 end
   elseif item.kind == 'overdue' and (item.was ~= 'pending' or not item.created) then
     -- An older release has taken the task, or deleted it. A pending task has a new deadline.
@@ -201,6 +201,8 @@ end
 for status, count in pairs(adding) do
   dropped[status] = overflow(finished[status], count, max_finished, tasks, status, from, now)
 end
+
+note_breakdown = note_breakdown and breakdown_of(items, ARGV[14])
 
 local dropped_entries = next(orphans) ~= nil
 local is_watched = #items + #claims > 0 and redis.call('EXISTS', watched) == 1
@@ -334,7 +336,7 @@ if is_operation or lanes or fits ~= '' or next(from) then
   if fits ~= '' then redis.call('HKEYS', prefix .. 'demands') redis.call('ZCARD', never) end
   if retaken then redis.call('PERSIST', never) end
   if drops then redis.call('UNLINK', never) end
-  if ARGV[14] ~= '' then redis.call('HLEN', never) redis.call('HGETALL', never) redis.call('HDEL', never, '') end
+  if note_breakdown then redis.call('HLEN', never) redis.call('HGETALL', never) redis.call('HDEL', never, '') end
   -- HINCRBY and HSET write at each call. The counts come first, and are taken back if the server refuses the first HSET,
   -- which only uses up tokens.
   local refusal, counted = false, {}
@@ -416,7 +418,7 @@ end
 if #changed > 0 then
   if not is_kept then begin_steps(prefix, totals, meta, now, adding) end
   note_history(prefix, minute, totals, now, has_settled and tally or '', tallied, adding)
-  if has_settled and ARGV[14] ~= '' then note_breakdown(prefix, now, ARGV[14]) end
+  if note_breakdown then note_breakdown(prefix, now) end
   if not is_kept then redis.call('EXPIRE', minute, KEPT_S) end
 end
 

@@ -107,7 +107,7 @@ class Scratch:
         yield self._step(scripts.CANCEL, task="a", id="a")
         ended = [*_settled("a", "lease", "completed"), *_settled("c", "lease", "failed")]
         ended += _settled("b", "pending", "external")
-        yield self._step(settle, *ended, groups="3", settle_id="end", breakdown="k kind 1 0 0 5")
+        yield self._step(settle, *ended, groups="3", settle_id="end", breakdown="1 kind  5")
         yield self._step(settle, *_settled("c", "finished", "pending"), groups="1", settle_id="again")
         yield self._step(scripts.DEMANDS)
         yield self._step(scripts.HOLD)

@@ -11,6 +11,7 @@ import anyio
 
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.domain.outcome import CancelReason
+from maas_backoff.domain.tracing import WorkerTracing
 from maas_backoff.errors import StorageError
 from maas_backoff.gate.gate import Gate
 from maas_backoff.store.connect import Client
@@ -43,13 +44,14 @@ class Heartbeat:
         gate: Gate,
         description: Description,
         neighbour_ended: Callable[[str], object],
+        tracing: WorkerTracing | None,
     ) -> None:
         """Call `description` at each heartbeat, in the heartbeat's thread; `neighbour_ended` in the event loop."""
         self._context = context
         self._slots = slots
         self._gate = gate
         self._description = description
-        self._reaper = Reaper(context.store, context.name, context.lease)
+        self._reaper = Reaper(context.store, context.name, context.lease, tracing)
         self._last = LastHeartbeat(Patience("a worker's heartbeat", context.store.connection.server.outage))
         self._watch = LoopWatch(slots)
         self._neighbours = Neighbours(context, self._reaper, lambda worker: self._watch.call(neighbour_ended, worker))

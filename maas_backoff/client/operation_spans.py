@@ -1,0 +1,40 @@
+"""The tracing spans of operations."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.config.peer import peer_of
+from maas_backoff.domain.tracing import SettleSpan, Tracing
+from maas_backoff.store.found import Found
+
+
+class _NoSpan:
+    """In place of a span: nothing is traced."""
+
+    def link(self, task_id: str, trace: str) -> None: ...
+
+    def changed(self, number: int) -> None: ...
+
+
+_UNTRACED: AbstractContextManager[SettleSpan] = nullcontext(_NoSpan())
+
+
+class OperationSpans:
+    """The spans of the operations on one queue that end tasks; without `tracing`, none."""
+
+    def __init__(self, config: TaskBackoffConfig, tracing: Tracing | None) -> None:
+        self._queue = config.task.biz_prefix
+        self._tracing = tracing
+        self._peer = None if tracing is None else peer_of(config.storage)
+
+    def around(self, name: str, task_id: str = "") -> AbstractContextManager[SettleSpan]:
+        """Trace an operation on one task, or on those of a selection."""
+        if self._tracing is None:
+            return _UNTRACED
+        return self._tracing.operation(self._queue, name, task_id, self._peer)
+
+    @staticmethod
+    def link(span: SettleSpan, found: Found) -> None:
+        """Link to the create of a task."""
+        if found.trace:
+            span.link(found.task_id, found.trace)
