@@ -20,7 +20,6 @@ from unittest import mock
 
 import attrs
 import lanes
-import redis
 from chaos.batches import gathered, halved, hasty, oversized
 from chaos.checker import ACCEPTED, TOLERANCE, Final, Violation, check, check_counts
 from chaos.ends import final_of
@@ -42,6 +41,7 @@ from maas_backoff.worker.outbox import Outbox
 from simulation.batches import HOW, Batches, BatchKind, declare
 from simulation.look import Look
 from simulation.loop import Node, NothingLeft, SimulatedLoop, empty_context
+from simulation.mirror import Mirror
 from simulation.mutants import MUTANTS
 from simulation.network import CLOCK, START_MS, Network, RealServer, SimulatedLink
 from simulation.streams import Readers, how_of, say
@@ -198,7 +198,7 @@ class World:
         self.loop = SimulatedLoop()
         self.network = Network(self.loop, server, random.Random(f"network {plan.seed}"), plan.noise)
         self.server = server
-        self.client = redis.Redis(unix_socket_path=server.path, protocol=3)
+        self.mirror = Mirror(server.path, "chaos") if plan.has_tenants else None
         """For looks at the keys, which take no virtual time."""
         self.events: list[Event] = []
         self.workers: dict[int, tuple[Node, TaskBackoffScheduler]] = {}
@@ -508,8 +508,10 @@ class World:
         self._messages += 1
         if self._messages % (2 * LOOK_EVERY if self.plan.batches else LOOK_EVERY):
             return
+        assert self.mirror is not None
+        found = self.mirror.read()
         try:
-            found = lanes.check(self.client, self.queue_ms(), "chaos")
+            lanes.check_keys(found, self.queue_ms())
         except AssertionError as error:
             if not any(one.promise == "keys" for one in self.violations):
                 self.violations.append(Violation("keys", "", str(error)))
@@ -521,7 +523,8 @@ class World:
 
     def _look_for_waits(self) -> None:
         """Note tasks that wait for nothing: their tenant goes on, their limits have room, and workers have slots."""
-        found, now = lanes.Lanes.read(self.client, "chaos"), self.queue_ms()
+        assert self.mirror is not None
+        found, now = self.mirror.read(), self.queue_ms()
         live = {node: scheduler for node, scheduler in self.workers.values() if not node.dead}
         functions = {name for node in live for name in self.functions[node]}
         slots = sum(scheduler.config.threadpool.concurrency for scheduler in live.values())
@@ -937,12 +940,25 @@ def _no_pidfd(_: int) -> int:
     raise OSError(38, "a simulated process has no file")
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Collect no garbage before the end of a history: the moment would depend on the histories before."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect()
+        if was_enabled:
+            gc.enable()
+
+
 def run(plan: Plan, server: RealServer, mutant: str = "") -> Outcome:
     """Run one history; with a `mutant`, of a library with that fault."""
     server.one("FLUSHALL")
     server.forget_scripts()
     world = World(plan, server)
-    with simulated(world), MUTANTS[mutant]() if mutant else contextlib.nullcontext():
+    with simulated(world), MUTANTS[mutant]() if mutant else contextlib.nullcontext(), _uncollected():
         try:
             world.loop.run_until_complete(world.run())
         except NothingLeft:
@@ -951,8 +967,8 @@ def run(plan: Plan, server: RealServer, mutant: str = "") -> Outcome:
         for task in world.loop.kept:
             task._log_destroy_pending = False  # type: ignore[attr-defined] - what dead nodes have left
         world.loop.kept.clear()
-        world.client.close()
-        gc.collect()
+        if world.mirror is not None:
+            world.mirror.close()
     return Outcome(plan, world.violations, world.events, statuses, world.worker_seconds, world.faults)
 
 
