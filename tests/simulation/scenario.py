@@ -500,7 +500,9 @@ class World:
         return bool(may_be_lost) and unheard <= self._dismissed
 
     def queue_ms(self) -> float:
-        ahead, seen = self.server.one("HMGET", "maas:{chaos}:meta", "ahead", "reaped_at")
+        return self._queue_ms(*self.server.one("HMGET", "maas:{chaos}:meta", "ahead", "reaped_at"))
+
+    def _queue_ms(self, ahead: str | bytes | None, seen: str | bytes | None) -> float:
         return max(self.network.now_ms + float(ahead or 0), float(seen or 0))
 
     def _look(self) -> None:
@@ -510,8 +512,9 @@ class World:
             return
         assert self.mirror is not None
         found = self.mirror.read()
+        meta = found.hash("meta")
         try:
-            lanes.check_keys(found, self.queue_ms())
+            lanes.check_keys(found, self._queue_ms(meta.get("ahead"), meta.get("reaped_at")))
         except AssertionError as error:
             if not any(one.promise == "keys" for one in self.violations):
                 self.violations.append(Violation("keys", "", str(error)))
