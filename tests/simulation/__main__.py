@@ -16,7 +16,8 @@ from support import USUAL, Server
 
 from simulation.mutants import MUTANTS
 from simulation.network import RealServer
-from simulation.scenario import Outcome, Plan, run, shrink
+from simulation.plan import Plan, shrink
+from simulation.scenario import Outcome, run
 
 
 @contextmanager

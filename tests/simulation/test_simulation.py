@@ -13,7 +13,8 @@ from simulation.__main__ import server
 from simulation.mirror import Mirror
 from simulation.mutants import MUTANTS
 from simulation.network import RealServer
-from simulation.scenario import Plan, Step, run, shrink
+from simulation.plan import Plan, Step, shrink
+from simulation.scenario import run
 from simulation.streams import how_of
 
 SEEDS = [f"{n}" for n in range(12)]
