@@ -1,12 +1,14 @@
 """The invariants of tenants and limits: relations between the keys of a queue that hold after each script.
 
-`check` reads all keys of a queue and compares them. docs/data-model.md describes the keys.
+`check` reads all keys of a queue and compares them; `check_keys` compares keys that were read before.
+docs/data-model.md describes the keys.
 """
 
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -113,7 +115,15 @@ class Lanes:
 
 def lane_of(fields: Mapping[str, str]) -> Lane:
     """Return the lane of a task, by its fields."""
-    return Lane.of(Creation.of(fields["p"].encode()).lane)
+    return _place_of(fields["p"])[1]
+
+
+@lru_cache(1000)  # the simulation looks at the same tasks again and again
+def _place_of(creation: str) -> tuple[str, Lane, str]:
+    """Return the kind of a task, its lane, and the name of its lane."""
+    found = Creation.of(creation.encode())
+    lane = Lane.of(found.lane)
+    return found.kind, lane, name_of(lane)
 
 
 def name_of(lane: Lane) -> str:
@@ -121,6 +131,7 @@ def name_of(lane: Lane) -> str:
     return lane.record.partition(" ")[0]
 
 
+@lru_cache(1000)
 def is_index(name: str) -> bool:
     """Return whether a key, without the queue's prefix, has the ids of pending tasks: an index, or a lane of one."""
     return _INDEX.fullmatch(name.partition("|")[0]) is not None
@@ -134,10 +145,18 @@ def limits_of(name: str) -> list[str]:
 def check(client: Any, now: float, queue: str = "test") -> Lanes:
     """Check all invariants of a queue at `now`, in ms by its clock; return its keys."""
     found = Lanes.read(client, queue)
-    _check_indexes(found)
-    _check_counts(found)
+    check_keys(found, now)
+    return found
+
+
+def check_keys(found: Lanes, now: float) -> None:
+    """Check all invariants of the keys of a queue at `now`, in ms by its clock."""
+    tasks = found.tasks
+    pending = {task_id: fields for task_id, fields in tasks.items() if _state(fields) == "pending"}
+    _check_indexes(found, pending)
+    _check_counts(found, pending)
     _check_turns(found)
-    _check_running(found)
+    _check_running(found, tasks)
     _check_waits(found, now)
     if not found.lanes:
         left = {name for name in found.zsets if _OF_LANES.fullmatch(name)} | found.zset("lanes").keys()
@@ -150,25 +169,23 @@ def check(client: Any, now: float, queue: str = "test") -> Lanes:
         }
         left -= {name for name in left if name.endswith(":turns") and found.zset(name).keys() == {""}}
         assert not left and not found.hash("laned"), f"left without lanes: {left}"
-    return found
 
 
 def _state(fields: Mapping[str, str]) -> str:
     return fields.get("s", "pending")
 
 
-def _check_indexes(found: Lanes) -> None:
+def _check_indexes(found: Lanes, pending: Mapping[str, Mapping[str, str]]) -> None:
     """Each pending task is in one index: in its own lane, if it is due, has one and is no suspect."""
     places: defaultdict[str, list[str]] = defaultdict(list)
     for name, entries in found.zsets.items():
         if is_index(name):
             for member in entries:
                 places[member].append(name)
-    pending = {task_id: fields for task_id, fields in found.tasks.items() if _state(fields) == "pending"}
     assert places.keys() == pending.keys(), "entries and pending tasks"
     for task_id, fields in pending.items():
         (place,) = places[task_id]
-        lane, kind = name_of(lane_of(fields)), Creation.of(fields["p"].encode()).kind
+        kind, _, lane = _place_of(fields["p"])
         index, _, own = place.partition("|")
         is_suspect = fields.get("k", "0").endswith(" 1")
         if index == "scheduled" or is_suspect or not lane:
@@ -182,26 +199,29 @@ def _check_indexes(found: Lanes) -> None:
             assert index.rpartition(":")[0] == (f"k:{kind}" if kind else "")
 
 
-def _check_counts(found: Lanes) -> None:
+def _check_counts(found: Lanes, pending: Mapping[str, Mapping[str, str]]) -> None:
     laned: Counter[str] = Counter()
     for name, entries in found.lanes.items():
         laned[name.partition("|")[0]] += len(entries)
     assert {name: int(number) for name, number in found.hash("laned").items()} == laned, "tasks in lanes by index"
-    pending = [lane_of(fields) for fields in found.tasks.values() if _state(fields) == "pending"]
-    waiting = Counter(lane.tenant for lane in pending if lane.record)
+    waiting = Counter(lane.tenant for lane in map(lane_of, pending.values()) if lane.record)
     assert {name: int(number) for name, number in found.hash("waiting").items()} == waiting, "waiting tasks by tenant"
 
 
 def _check_turns(found: Lanes) -> None:
     """Claims find each lane: its tenant has a turn, or is paused; or the lane waits for one of its limits."""
-    assert found.zset("lanes").keys() == found.lanes.keys(), "`lanes`"
+    lanes = found.lanes
+    assert found.zset("lanes").keys() == lanes.keys(), "`lanes`"
     in_turn: defaultdict[str, set[str]] = defaultdict(set)
-    for key, entries in found.lanes.items():
+    waiting = {
+        limit: found.waiting_for(limit) for limit in {one for key in lanes for one in limits_of(key.partition("|")[2])}
+    }
+    for key, entries in lanes.items():
         index, _, lane = key.partition("|")
         tenant, limits = lane.partition("|")[0], limits_of(lane)
         limited = found.zset(f"{index}:limited|{tenant}")
         is_listed = not limits or lane in limited
-        waits_for = [limit for limit in limits if key in found.waiting_for(limit)]
+        waits_for = [limit for limit in limits if key in waiting[limit]]
         assert is_listed or waits_for, f"{key} is neither open nor waits for a limit"
         if is_listed:
             has_turn = tenant in found.zset(f"{index}:turns")
@@ -212,19 +232,18 @@ def _check_turns(found: Lanes) -> None:
     for name, entries in found.zsets.items():
         index, _, tenant = name.partition(":limited|")
         if index != name:
-            assert {f"{index}|{lane}" for lane in entries} <= found.lanes.keys(), f"lanes in {name} that are gone"
+            assert {f"{index}|{lane}" for lane in entries} <= lanes.keys(), f"lanes in {name} that are gone"
             assert all(lane.partition("|")[0] == tenant for lane in entries)
         if name.endswith(":turns"):
             index = name.removesuffix(":turns")
             # Plain tasks are those of the tenant ''.
-            known = in_turn[index] | ({""} if found.zset(index) or found.lanes else set())
+            known = in_turn[index] | ({""} if found.zset(index) or lanes else set())
             assert entries.keys() <= known, f"{name} has tenants without open lanes: {entries.keys() - known}"
 
 
-def _check_running(found: Lanes) -> None:
+def _check_running(found: Lanes, tasks: Mapping[str, Mapping[str, str]]) -> None:
     """Each running task with limits has its place in them, and nothing else has."""
     held = found.hash("held")
-    tasks = found.tasks
     running = {task_id for task_id in found.zset("leases") if _state(tasks[task_id]) == "processing"}
     limited = {task_id for task_id in running if lane_of(tasks[task_id]).limits}
     assert held.keys() == limited, "tasks with places in limits"
@@ -237,14 +256,14 @@ def _check_running(found: Lanes) -> None:
 def _check_waits(found: Lanes, now: float) -> None:
     """Each limit with lanes that wait for it is looked at when it has room, and not later."""
     waits = {name.removeprefix("shut:"): entries for name, entries in found.zsets.items() if name.startswith("shut:")}
-    opens = found.zset("opens")
+    opens, lanes = found.zset("opens"), found.lanes
     assert opens.keys() == waits.keys(), "limits for which lanes wait"
     for name, tenants in waits.items():
         queues = {tenant: found.zset(f"shut_lanes:{name}|{tenant}") for tenant in tenants}
         assert all(queues.values()), f"tenants without lanes that wait for {name}"
         assert found.waiting_for(name) == {member for queue in queues.values() for member in queue}
         members = {member for member in found.waiting_for(name) if "|" in member}
-        assert members <= found.lanes.keys(), f"lanes that wait for {name} and are gone"
+        assert members <= lanes.keys(), f"lanes that wait for {name} and are gone"
         assert all(name in limits_of(member.partition("|")[2]) for member in members)
         due = found.limit(name).opens(now)
         assert opens[name] <= due + 1, f"{name} has room at {due}, and is looked at at {opens[name]}"

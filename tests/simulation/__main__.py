@@ -1,6 +1,7 @@
 """Run many histories: `python -m simulation --seeds 1000`, in the folder tests. Exit code 1: one broke a promise."""
 
 import argparse
+import gc
 import os
 import sys
 import tempfile
@@ -15,7 +16,8 @@ from support import USUAL, Server
 
 from simulation.mutants import MUTANTS
 from simulation.network import RealServer
-from simulation.scenario import Outcome, Plan, run, shrink
+from simulation.plan import Plan, shrink
+from simulation.scenario import Outcome, run
 
 
 @contextmanager
@@ -25,9 +27,11 @@ def server() -> Iterator[RealServer]:
         path = f"{folder}/socket"
         one = Server(USUAL, Path(folder), "--unixsocket", path)
         real = RealServer(path)
+        gc.freeze()  # the collection at the end of each history then looks at nothing older
         try:
             yield real
         finally:
+            gc.unfreeze()
             real.close()
             one.stop()
 

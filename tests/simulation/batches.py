@@ -10,7 +10,7 @@ import attrs
 from maas_backoff import TaskBackoffScheduler, TaskEntity, TaskKind
 
 if TYPE_CHECKING:
-    from simulation.scenario import World
+    from simulation.world import World
 
 NAMES = ("many", "dear")
 

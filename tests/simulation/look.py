@@ -13,7 +13,7 @@ from simulation.batches import BatchKind
 from simulation.loop import Node
 
 if TYPE_CHECKING:
-    from simulation.scenario import World
+    from simulation.world import World
 
 EVERY = 1.0
 """Seconds between two looks. A look takes no virtual time."""

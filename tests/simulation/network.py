@@ -54,6 +54,7 @@ class RealServer:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
         self._reader = hiredis.Reader(replyError=BaseParser.parse_error)
+        self._received = bytearray(65_536)
         self._take = self.one("SCRIPT", "LOAD", TAKE)
 
     def one(self, *command: Any) -> Any:
@@ -70,12 +71,16 @@ class RealServer:
         while len(found) < answers:
             one = self._reader.gets()
             if one is False:
-                self._reader.feed(self._socket.recv(65_536))
+                self._reader.feed(self._received, 0, self._socket.recv_into(self._received))
             else:
                 found.append(one)
         return found
 
     def take(self, keys: Sequence[bytes]) -> Any:
+        """Take the first marker of these keys: its key, its name, its score. None: there is none."""
+        if len(keys) == 1:
+            taken = self.one("ZPOPMIN", keys[0])
+            return [keys[0], *taken] if taken else None
         return self.one("EVALSHA", self._take, len(keys), *keys)
 
     def forget_scripts(self) -> None:
@@ -138,9 +143,10 @@ class Network:
         seconds = self._choice.expovariate(1 / 0.002) * self.slowness * factor
         if self._choice.random() < 0.01:
             seconds += self._choice.uniform(0, 1.5)
-        before, self.loop.node = self.loop.node, None
-        self.loop.call_later(0.0002 + seconds, callback, *args)
-        self.loop.node = before
+        loop = self.loop
+        before, loop.node = loop.node, None
+        loop.call_at(loop.now + (0.0002 + seconds), callback, *args)
+        loop.node = before
 
     def _arrive(
         self,

@@ -13,7 +13,7 @@ from maas_backoff import StorageError, TaskEntity
 from maas_backoff.store.streams import PARTS, Place, Streams
 
 if TYPE_CHECKING:
-    from simulation.scenario import World
+    from simulation.world import World
 
 WORDS = 6
 

@@ -5,12 +5,16 @@ from collections.abc import Iterator
 
 import attrs
 import pytest
+import redis
 from chaos.functions import FUNCTIONS
+from lanes import Lanes
 
 from simulation.__main__ import server
+from simulation.mirror import Mirror
 from simulation.mutants import MUTANTS
 from simulation.network import RealServer
-from simulation.scenario import Plan, run, shrink
+from simulation.plan import Plan, Step, shrink
+from simulation.scenario import run
 from simulation.streams import how_of
 
 SEEDS = [f"{n}" for n in range(12)]
@@ -82,6 +86,26 @@ def test_some_seeds_have_streams(real: RealServer) -> None:
     starts = [event for event in run(own[0], real).events if event["event"] == "start"]
     emitting = Counter(start["id"] for start in starts if how_of(start["id"]))
     assert max(emitting.values()) > 1
+
+
+@pytest.mark.long
+def test_looks_see_the_keys_that_the_server_has(real: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy is complete after each change, also when the server loses its newest writes."""
+    read, seen = Mirror.read, list[int]()
+
+    def compared(mirror: Mirror) -> Lanes:
+        found = read(mirror)
+        assert found == Lanes.read(client, "chaos")
+        seen.append(len(found.tasks))
+        return found
+
+    monkeypatch.setattr(Mirror, "read", compared)
+    plan = Plan.of("3")
+    assert plan.has_tenants
+    with redis.Redis(unix_socket_path=real.path, protocol=3) as client:
+        outcome = run(attrs.evolve(plan, steps=(*plan.steps, Step(350, "lose_writes", "loss"))), real)
+    assert not outcome.violations and outcome.faults["lose_writes"]
+    assert max(seen) > 10
 
 
 @pytest.mark.long
