@@ -21,9 +21,9 @@ from maas_backoff.commands.command import (
 )
 from maas_backoff.commands.imports import without_last_collection
 from maas_backoff.commands.json_text import print_json
-from maas_backoff.commands.language import t
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig
+from maas_backoff.language import sentence, t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 
@@ -69,7 +69,7 @@ def _gpus(options: Options) -> int:
     try:
         found = anyio.run(gpus, storage)
     except LookupError as error:
-        print("[]" if options.json else t("no GPU can be used here: {why}", why=error.args[0]))
+        print("[]" if options.json else t("no GPU can be used here: {why}", why=sentence(error.args[0])))
         return FAILED
     if options.json:
         print_json([device.to_dict() for device in found])
@@ -157,7 +157,7 @@ def _metrics(options: Options) -> int:
 
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 65_535:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
+        raise argparse.ArgumentTypeError(t("expected a port from 1 to 65535, got {got}", got=repr(text)))
     return int(text)
 
 
