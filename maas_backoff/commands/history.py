@@ -49,7 +49,7 @@ def _ends(one: Activity) -> Sequence[str]:
 
 
 def _quantiles(durations: Durations) -> str:
-    return ", ".join(span(durations.quantile(share)) for share in (0.5, 0.95, 0.99)) if durations.count else "-"
+    return t(", ").join(span(durations.quantile(share)) for share in (0.5, 0.95, 0.99)) if durations.count else "-"
 
 
 COMMANDS = {

@@ -56,7 +56,7 @@ def _progress(task: TaskEntity) -> str:
     """Return the progress of an attempt that runs, or its last message."""
     message = printable(task.progress_message or "")
     percent = f"{task.progress:g} %" if task.status is TaskStatus.PROCESSING else ""
-    return ", ".join(filter(None, (percent, message)))
+    return t(", ").join(filter(None, (percent, message)))
 
 
 def _attempts(task: TaskEntity) -> str:
