@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 
 from maas_backoff.commands.help import add_language, translate
-from maas_backoff.commands.imports import without_collections, without_last_collection
+from maas_backoff.commands.imports import quick_imports, without_last_collection
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.config.options import kind_of
@@ -118,7 +118,7 @@ def run_on_queue(run: RunOnQueue, options: Options) -> int:
 
 
 async def _run_on_queue(run: RunOnQueue, options: Options) -> int:
-    with without_collections():  # the first scheduler imports redis-py and the client
+    with quick_imports():  # the first scheduler imports redis-py and the client
         scheduler = TaskBackoffScheduler(config_of(options))
     try:
         return await run(scheduler, options)

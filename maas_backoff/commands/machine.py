@@ -19,7 +19,7 @@ from maas_backoff.commands.command import (
     queue_options,
     run_on_queue,
 )
-from maas_backoff.commands.imports import without_last_collection
+from maas_backoff.commands.imports import quick_imports, without_last_collection
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig
@@ -62,7 +62,8 @@ def _for_gpus(parser: Arguments) -> None:
 
 
 def _gpus(options: Options) -> int:
-    from maas_backoff.commands.gpus import as_table, gpus
+    with quick_imports():
+        from maas_backoff.commands.gpus import as_table, gpus
 
     given = StorageConfig(url=options.url) if options.url is not None else TaskBackoffConfig.from_env().storage
     storage = None if given == StorageConfig() else given
@@ -90,8 +91,9 @@ def _for_doctor(parser: Arguments) -> None:
 
 
 def _doctor(options: Options) -> int:
-    from maas_backoff.commands.doctor import examine, views
-    from maas_backoff.store.queue_store import QueueStore
+    with quick_imports():
+        from maas_backoff.commands.doctor import examine, views
+        from maas_backoff.store.queue_store import QueueStore
 
     logging.getLogger("maas_backoff").addHandler(logging.NullHandler())  # its warnings are in the result
 
@@ -117,7 +119,8 @@ def _for_queues(parser: Arguments) -> None:
 
 
 def _queues(options: Options) -> int:
-    from maas_backoff.commands.queues import run
+    with quick_imports():
+        from maas_backoff.commands.queues import run
 
     options.queue = None
     without_last_collection()
