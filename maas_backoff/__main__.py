@@ -12,12 +12,12 @@ import time
 from collections.abc import Sequence
 
 from maas_backoff.commands.catalogue import CATALOGUE, command
-from maas_backoff.commands.help import Formatter, add_language, translate
+from maas_backoff.commands.help import Formatter, Parser, add_language, translate
 from maas_backoff.commands.imports import without_collections
-from maas_backoff.commands.language import language_of, speak, t
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.common.version import __version__
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError
+from maas_backoff.language import language_of, sentence, speak, t
 
 FAILED, USAGE, STORAGE, STOPPED = 1, 2, 3, 130
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser(names: Sequence[str] = tuple(CATALOGUE)) -> argparse.ArgumentParser:
     """Return the parser of the commands in `names`; others are not imported. Without a known name: of all."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="maas-backoff",
         description="Tasks with retries and backoff over Redis or Valkey.",
         epilog=t("maas-backoff COMMAND --help describes a command, with an example."),
@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
         return FAILED
     except BaseException as error:
         if _is_stop(error):
-            return _complain(options, "stopped", STOPPED)
+            return _complain(options, t("stopped"), STOPPED)
         raise
 
 
@@ -85,7 +85,7 @@ def _is_stop(error: BaseException) -> bool:
 
 
 def _complain(options: argparse.Namespace, error: object, code: int) -> int:
-    print(f"maas-backoff {options.command}: {error}", file=sys.stderr)
+    print(f"maas-backoff {options.command}: {sentence(str(error))}", file=sys.stderr)
     return code
 
 

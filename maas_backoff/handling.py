@@ -14,18 +14,18 @@ from maas_backoff.errors import HandlerError, InvalidValueError
 from maas_backoff.kinds.declaring import DeclaresKinds
 from maas_backoff.kinds.declaring_batches import DeclaresBatches
 from maas_backoff.kinds.registry import KindRegistry
-from maas_backoff.worker.executors.base import ExceptionHandler, Handler, TaskHandler
 
 if TYPE_CHECKING:  # see scheduler.py: the first handler and the first kind import these
     from maas_backoff.client.client import QueueClient
     from maas_backoff.kinds.declaration import Declaration
     from maas_backoff.kinds.kind import TaskFunction, TaskKind
+    from maas_backoff.worker.executors.base import ExceptionHandler, Handler, TaskHandler
     from maas_backoff.worker.executors.hooks import AttemptHook
     from maas_backoff.worker.executors.lifespan import Lifespan
     from maas_backoff.worker.handled import HandledKind
 
-_H = TypeVar("_H", bound=TaskHandler)
-_E = TypeVar("_E", bound=ExceptionHandler)
+_H = TypeVar("_H", bound="TaskHandler")
+_E = TypeVar("_E", bound="ExceptionHandler")
 _L = TypeVar("_L", bound="Lifespan")
 _A = TypeVar("_A", bound="AttemptHook")
 

@@ -7,10 +7,10 @@ import attrs
 
 from maas_backoff.commands.command import OK, Options
 from maas_backoff.commands.json_text import print_json
-from maas_backoff.commands.language import t
 from maas_backoff.commands.text import moment, span, table
 from maas_backoff.domain.breakdown import Breakdown, SettledAttempts, added
 from maas_backoff.errors import InvalidValueError
+from maas_backoff.language import t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 _NUMBERS = ("completed", "failed", "cancelled", "retried", "ran, mean")

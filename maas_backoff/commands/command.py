@@ -8,11 +8,11 @@ from functools import partial
 import attrs
 
 from maas_backoff.commands.help import add_language, translate
-from maas_backoff.commands.imports import without_collections, without_last_collection
-from maas_backoff.commands.language import t
+from maas_backoff.commands.imports import quick_imports, without_last_collection
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.config.options import kind_of
+from maas_backoff.language import t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 OK, FAILED, USAGE, STORAGE, STOPPED = 0, 1, 2, 3, 130
@@ -47,14 +47,15 @@ def queue_options(parser: Arguments) -> None:
 def one_to_a_hundred(text: str) -> int:
     """Return a whole number from 1 to 100. Raises ArgumentTypeError."""
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100, got {text!r}")
+        told = t("expected a whole number from 1 to {most}, got {got}", most=100, got=repr(text))
+        raise argparse.ArgumentTypeError(told)
     return int(text)
 
 
 def at_least_one(text: str) -> int:
     """Return a whole number from 1 on. Raises ArgumentTypeError."""
     if not text.isascii() or not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+        raise argparse.ArgumentTypeError(t("expected a whole number from 1 on, got {got}", got=repr(text)))
     return int(text)
 
 
@@ -117,7 +118,7 @@ def run_on_queue(run: RunOnQueue, options: Options) -> int:
 
 
 async def _run_on_queue(run: RunOnQueue, options: Options) -> int:
-    with without_collections():  # the first scheduler imports redis-py and the client
+    with quick_imports():  # the first scheduler imports redis-py and the client
         scheduler = TaskBackoffScheduler(config_of(options))
     try:
         return await run(scheduler, options)
@@ -133,9 +134,8 @@ def config_of(options: Options) -> TaskBackoffConfig:
     if options.queue is not None:
         config.task.biz_prefix = options.queue
     if config.storage.url is None and config.storage.type == "embedded" and config.storage.path is None:
-        raise UsageError(
-            "an embedded server without a path belongs to one process: set MAAS_BACKOFF_PATH to that of the queue"
-        )
+        told = "an embedded server without a path belongs to one process: set MAAS_BACKOFF_PATH to that of the queue"
+        raise UsageError(t(told))
     return config
 
 

@@ -10,6 +10,7 @@ import attrs
 
 from maas_backoff.commands.catalogue import CATALOGUE, command
 from maas_backoff.commands.command import OK, Arguments, Command, Options
+from maas_backoff.language import t
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -40,7 +41,7 @@ def words() -> Words:
 
 def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
     for action in parser._actions:  # noqa: SLF001 - argparse has no public list of its actions
-        text = (action.help or "").replace("%%", "%").split("(default")[0].strip()
+        text = (action.help or "").replace("%%", "%").split(t(" (default: {value})").split("{")[0].strip())[0].strip()
         choices = list(map(str, action.choices or ()))
         if not action.option_strings and choices:
             yield Flag("", text, takes_value=True, choices=choices)
@@ -103,7 +104,7 @@ def _first_arguments(known: Words) -> str:
 
 def zsh(known: Words) -> str:
     """Return a script for zsh."""
-    names = "\n".join(f"    {_quoted(f'{name}:{_plain(CATALOGUE[name].help)}')}" for name in known)
+    names = "\n".join(f"    {_quoted(f'{name}:{_plain(t(CATALOGUE[name].help))}')}" for name in known)
     cases = "\n".join(
         f"    {name}) _arguments {' '.join([*map(_zsh_option, flags), _quoted('*:file:_files')])} ;;"
         for name, flags in known.items()
@@ -142,7 +143,7 @@ def fish(known: Words) -> str:
     """Return a script for fish."""
     lines = ["# Completion of maas-backoff for fish. Load it: maas-backoff completion fish | source"]
     for name, flags in known.items():
-        about = _quoted(CATALOGUE[name].help)
+        about = _quoted(t(CATALOGUE[name].help))
         lines.append(f"complete -c maas-backoff -n __fish_use_subcommand -f -a {name} -d {about}")
         lines += [_fish_option(name, flag) for flag in flags]
     return "\n".join(lines) + "\n"

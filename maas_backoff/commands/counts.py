@@ -7,12 +7,12 @@ import attrs
 
 from maas_backoff.commands.command import OK, Arguments, Options, at_least_one, on_queue
 from maas_backoff.commands.json_text import print_json
-from maas_backoff.commands.language import sentence, t
 from maas_backoff.commands.text import moment, span, table
 from maas_backoff.domain.history import Activity, gpu_memory_hint
 from maas_backoff.domain.limit import rate_text
 from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.stats import QueueStats
+from maas_backoff.language import sentence, t
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 

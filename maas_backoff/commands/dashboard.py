@@ -3,9 +3,9 @@
 import socket
 
 from maas_backoff.commands.command import OK, Options
-from maas_backoff.commands.language import t
 from maas_backoff.dashboard import Access, dashboard, server_dashboard
 from maas_backoff.errors import InvalidValueError, MissingExtraError
+from maas_backoff.language import t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 try:

@@ -9,12 +9,13 @@ import anyio
 import attrs
 
 from maas_backoff.commands.gpus import probed
-from maas_backoff.commands.language import sentence, t
-from maas_backoff.commands.text import moment, padded
+from maas_backoff.commands.text import moment
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import StorageDeniedError, StorageUnfitError
 from maas_backoff.gate.sample import NO_DEVICE, NO_DRIVER, GpuSample
+from maas_backoff.language import sentence, t
+from maas_backoff.language.width import padded
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.orphans import MOST_KEYS, find_orphans
 from maas_backoff.store.queue_store import QueueStore
@@ -69,7 +70,7 @@ async def examine(
         if worker.lag > 1
     )
     lines.extend(
-        Line("warning", t("worker {name}: not ready: {trouble}", name=worker.name, trouble=t(worker.trouble)))
+        Line("warning", t("worker {name}: not ready: {trouble}", name=worker.name, trouble=sentence(worker.trouble)))
         for worker in fleet
         if not worker.ready
     )
@@ -93,8 +94,8 @@ async def _server(store: QueueStore) -> list[Line]:
     try:
         found = await store.check(worker=True)
     except StorageUnfitError as error:
-        return [Line("wrong", t("server: {finding}", finding=problem)) for problem in error.findings]
-    warnings = [Line("warning", t("server: {finding}", finding=one.text)) for one in found]
+        return [Line("wrong", t("server: {finding}", finding=sentence(problem))) for problem in error.findings]
+    warnings = [Line("warning", t("server: {finding}", finding=sentence(one.text))) for one in found]
     return warnings or [Line("ok", t("server: fit, with all rights"))]
 
 
@@ -167,7 +168,7 @@ def _fleet_gpus(gpus: Sequence[GpuStatus], fleet: Sequence[Worker]) -> list[Line
         )
         if not gpu.healthy:
             # A quarantine by a worker ends by itself, and one by a person is meant. Anything else needs a person.
-            told = t("{where}: {health}", where=where, health=gpu.health) + _undo(gpu)
+            told = t("{where}: {health}", where=where, health=sentence(gpu.health)) + _undo(gpu)
             lines.append(Line("wrong" if gpu.uuid in broken else "warning", told))
     well = [gpu for gpu in gpus if gpu.healthy]
     room = sum(gpu.room_gb for gpu in well)
@@ -190,14 +191,16 @@ def _gpus() -> list[Line]:
         why = str(error)
         usual = why.startswith(NO_DRIVER) or why == NO_DEVICE
         return [
-            Line("ok", t("gpus: none here ({why})", why=why)) if usual else Line("wrong", t("gpus: {why}", why=why))
+            Line("ok", t("gpus: none here ({why})", why=sentence(why)))
+            if usual
+            else Line("wrong", t("gpus: {why}", why=sentence(why)))
         ]
     return list(map(_own_gpu, samples))
 
 
 def _own_gpu(one: GpuSample) -> Line:
     if one.trouble:
-        return Line("wrong", t("gpu {index}: {trouble}", index=one.index, trouble=one.trouble))
+        return Line("wrong", t("gpu {index}: {trouble}", index=one.index, trouble=sentence(one.trouble)))
     free, total = f"{one.free / 1024:.1f}", f"{one.total / 1024:.1f}"
     told = "gpu {index}: {name}, {free} of {total} GiB free"
     return Line("ok", t(told, index=one.index, name=one.name, free=free, total=total))

@@ -8,9 +8,9 @@ from http import HTTPStatus
 import anyio
 
 from maas_backoff.commands.command import OK, Options
-from maas_backoff.commands.language import t
 from maas_backoff.common.until_stopped import stop_signals
 from maas_backoff.errors import InvalidValueError
+from maas_backoff.language import t
 from maas_backoff.prometheus.app import MetricsApp
 from maas_backoff.prometheus.asgi import Answer, OneAnswer
 from maas_backoff.prometheus.scale import ScaleApp

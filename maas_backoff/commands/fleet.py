@@ -8,12 +8,12 @@ import attrs
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue
 from maas_backoff.commands.json_text import gib, print_json
-from maas_backoff.commands.language import t
 from maas_backoff.commands.text import span, table
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.worker import Device, Worker
+from maas_backoff.language import sentence, t
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 
@@ -59,7 +59,7 @@ def _row(one: Worker) -> Sequence[object]:
 
 def state_of(one: Worker) -> str:
     """Return in words whether a worker is ready."""
-    return t(one.trouble) if one.trouble else t("quiet") if one.quiet else t("ready")
+    return sentence(one.trouble) if one.trouble else t("quiet") if one.quiet else t("ready")
 
 
 def worker_view(one: Worker, tasks: Sequence[TaskEntity], now: datetime) -> dict[str, object]:

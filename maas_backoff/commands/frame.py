@@ -9,12 +9,13 @@ import attrs
 
 from maas_backoff.commands.counts import activity_view, most_frequent, paused_lines
 from maas_backoff.commands.fleet import Tasks, running_tasks, seconds_of, state_of, worker_view
-from maas_backoff.commands.language import sentence, t
-from maas_backoff.commands.text import cut, plain_table, span
+from maas_backoff.commands.text import plain_table, span
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.history import Activity
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.worker import Worker
+from maas_backoff.language import sentence, t
+from maas_backoff.language.width import cut
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 
@@ -137,7 +138,7 @@ def _gpus(now: Snapshot) -> list[str]:
             f"{one.room_gb:.1f}",
             "-" if one.utilization is None else f"{one.utilization:.0f}%",
             len(one.tasks),
-            t(one.health),
+            sentence(one.health),
         )
         for one in sorted(now.gpus, key=lambda one: (one.health == "ok", one.host, one.index))
     ]

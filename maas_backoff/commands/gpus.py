@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Sequence
 
-from maas_backoff.commands.language import t
 from maas_backoff.commands.text import table
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.gpu import GpuStatus
@@ -13,6 +12,7 @@ from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.placement import most_of, room_of, used_by_other_processes
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.gate.status import status
+from maas_backoff.language import sentence, t
 from maas_backoff.store.keys import ledger as key_of
 from maas_backoff.store.ledger import DeviceLedger, Ledgers
 from maas_backoff.store.server import Server
@@ -97,4 +97,4 @@ def _row(device: GpuStatus, *, reservations: bool) -> tuple[str, ...]:
     temperature = "-" if device.temperature is None else f"{device.temperature:.0f}C"
     tasks = f"{len(device.tasks)}" if reservations else "?"
     shown = (total, others, reserved if reservations else "?", free, utilization, temperature, tasks)
-    return f"{device.index}", device.name, *shown, t(device.health), device.uuid
+    return f"{device.index}", device.name, *shown, sentence(device.health), device.uuid

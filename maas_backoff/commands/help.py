@@ -1,9 +1,11 @@
 """Help in the language of the command. It is translated when all arguments have been added to a parser."""
 
 import argparse
+import sys
 from collections.abc import Iterable
+from typing import NoReturn
 
-from maas_backoff.commands.language import LANGUAGES, t
+from maas_backoff.language import LANGUAGES, sentence, t
 
 
 class Formatter(argparse.HelpFormatter):
@@ -20,10 +22,26 @@ class Formatter(argparse.HelpFormatter):
         super().add_usage(usage, actions, groups, t("usage: ") if prefix is None else prefix)
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, with its errors in the language of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and what is wrong, and end with exit code 2."""
+        self.print_usage(sys.stderr)
+        self.exit(2, t("{program}: error: {message}", program=self.prog, message=sentence(message)) + "\n")
+
+
 def add_language(parser: argparse.ArgumentParser) -> None:
     """Add the option --lang. `main` looks for it before the parsers are made."""
-    help_text = "language of texts; those of errors and of --json are English (default: by LC_ALL, LC_MESSAGES, LANG)"
-    parser.add_argument("--lang", choices=LANGUAGES, help=help_text)
+    help_text = (
+        "language of texts; errors of the library, logs and --json are English (default: by LC_ALL, LC_MESSAGES, LANG)"
+    )
+    parser.add_argument("--lang", type=_language, choices=LANGUAGES, help=help_text)
+
+
+def _language(text: str) -> str:
+    """Return "zh" for a name of Chinese such as zh-CN, and any other text as it is."""
+    return "zh" if text.lower().startswith("zh") else text
 
 
 def translate(parser: argparse.ArgumentParser) -> None:

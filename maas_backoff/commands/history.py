@@ -6,10 +6,10 @@ from maas_backoff.commands.breakdowns import is_broken_down, show_breakdown
 from maas_backoff.commands.command import OK, Arguments, Options, on_queue
 from maas_backoff.commands.counts import activity_view, most_frequent
 from maas_backoff.commands.json_text import print_json
-from maas_backoff.commands.language import t
 from maas_backoff.commands.text import moment, span, table
 from maas_backoff.domain.histogram import Durations
 from maas_backoff.domain.history import Activity
+from maas_backoff.language import t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 
@@ -49,7 +49,7 @@ def _ends(one: Activity) -> Sequence[str]:
 
 
 def _quantiles(durations: Durations) -> str:
-    return ", ".join(span(durations.quantile(share)) for share in (0.5, 0.95, 0.99)) if durations.count else "-"
+    return t(", ").join(span(durations.quantile(share)) for share in (0.5, 0.95, 0.99)) if durations.count else "-"
 
 
 COMMANDS = {

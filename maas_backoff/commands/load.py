@@ -9,6 +9,7 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from maas_backoff.commands.usage import UsageError
+from maas_backoff.language import t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 
@@ -19,21 +20,22 @@ def load_scheduler(reference: str, *, needs_handler: bool = True) -> TaskBackoff
     """
     module, _, attribute = reference.partition(":")
     if not _is_dotted_name(module) or not _is_dotted_name(attribute):
-        raise UsageError(f"expected module:scheduler, like my_service.tasks:scheduler, got {reference!r}")
+        told = "expected module:scheduler, like my_service.tasks:scheduler, got {got}"
+        raise UsageError(t(told, got=repr(reference)))
     found = _import(module, attribute)
     if not isinstance(found, TaskBackoffScheduler) and callable(found):
         found = _call(reference, found)
         if inspect.iscoroutine(found):
             found.close()  # avoids a warning of Python that the coroutine was never awaited
     if not isinstance(found, TaskBackoffScheduler):
-        raise UsageError(
-            f"{reference!r}: expected a TaskBackoffScheduler or a function giving it, got {type(found).__name__}"
-        )
+        told = "{scheduler}: expected a TaskBackoffScheduler or a function giving it, got {got}"
+        raise UsageError(t(told, scheduler=repr(reference), got=type(found).__name__))
     if needs_handler and not found.has_handler:
-        raise UsageError(
-            f"{reference!r} has no handler, so it can run no tasks: call set_custom_task_handler in its module, "
+        told = (
+            "{scheduler} has no handler, so it can run no tasks: call set_custom_task_handler in its module, "
             "or declare a kind with @scheduler.task"
         )
+        raise UsageError(t(told, scheduler=repr(reference)))
     return found
 
 
@@ -48,13 +50,16 @@ def _import(module: str, attribute: str) -> object:
         loaded = importlib.import_module(module)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
-            raise UsageError(f"there is no module {error.name!r} here or among the installed ones") from error
+            told = t("there is no module {module} here or among the installed ones", module=repr(error.name))
+            raise UsageError(told) from error
         traceback.print_exc()  # the author of the module needs the place of the error
-        raise UsageError(f"the module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+        told = t("the module {module} cannot be imported: {error}", module=repr(module), error=_in_words(error))
+        raise UsageError(told) from error
     try:
         return attrgetter(attribute)(loaded)
     except AttributeError as error:
-        raise UsageError(f"the module {module!r} has no attribute {attribute!r}") from error
+        told = t("the module {module} has no attribute {name}", module=repr(module), name=repr(attribute))
+        raise UsageError(told) from error
 
 
 def _call(reference: str, factory: Callable[[], object]) -> object:
@@ -62,4 +67,9 @@ def _call(reference: str, factory: Callable[[], object]) -> object:
         return factory()
     except Exception as error:
         traceback.print_exc()  # as above
-        raise UsageError(f"{reference!r} cannot be called: {type(error).__name__}: {error}") from error
+        told = t("{scheduler} cannot be called: {error}", scheduler=repr(reference), error=_in_words(error))
+        raise UsageError(told) from error
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

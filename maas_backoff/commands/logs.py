@@ -2,8 +2,8 @@
 
 from maas_backoff.commands.command import OK, Arguments, Options, on_queue, task_id
 from maas_backoff.commands.json_text import print_json_line
-from maas_backoff.commands.language import t
 from maas_backoff.commands.text import moment
+from maas_backoff.language import t
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 

@@ -19,11 +19,11 @@ from maas_backoff.commands.command import (
     queue_options,
     run_on_queue,
 )
-from maas_backoff.commands.imports import without_last_collection
+from maas_backoff.commands.imports import quick_imports, without_last_collection
 from maas_backoff.commands.json_text import print_json
-from maas_backoff.commands.language import t
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig
+from maas_backoff.language import sentence, t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 
@@ -62,14 +62,15 @@ def _for_gpus(parser: Arguments) -> None:
 
 
 def _gpus(options: Options) -> int:
-    from maas_backoff.commands.gpus import as_table, gpus
+    with quick_imports():
+        from maas_backoff.commands.gpus import as_table, gpus
 
     given = StorageConfig(url=options.url) if options.url is not None else TaskBackoffConfig.from_env().storage
     storage = None if given == StorageConfig() else given
     try:
         found = anyio.run(gpus, storage)
     except LookupError as error:
-        print("[]" if options.json else t("no GPU can be used here: {why}", why=error.args[0]))
+        print("[]" if options.json else t("no GPU can be used here: {why}", why=sentence(error.args[0])))
         return FAILED
     if options.json:
         print_json([device.to_dict() for device in found])
@@ -90,8 +91,9 @@ def _for_doctor(parser: Arguments) -> None:
 
 
 def _doctor(options: Options) -> int:
-    from maas_backoff.commands.doctor import examine, views
-    from maas_backoff.store.queue_store import QueueStore
+    with quick_imports():
+        from maas_backoff.commands.doctor import examine, views
+        from maas_backoff.store.queue_store import QueueStore
 
     logging.getLogger("maas_backoff").addHandler(logging.NullHandler())  # its warnings are in the result
 
@@ -117,7 +119,8 @@ def _for_queues(parser: Arguments) -> None:
 
 
 def _queues(options: Options) -> int:
-    from maas_backoff.commands.queues import run
+    with quick_imports():
+        from maas_backoff.commands.queues import run
 
     options.queue = None
     without_last_collection()
@@ -157,7 +160,7 @@ def _metrics(options: Options) -> int:
 
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 65_535:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
+        raise argparse.ArgumentTypeError(t("expected a port from 1 to 65535, got {got}", got=repr(text)))
     return int(text)
 
 

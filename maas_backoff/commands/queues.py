@@ -6,9 +6,9 @@ import attrs
 
 from maas_backoff.commands.command import OK, Options
 from maas_backoff.commands.json_text import print_json
-from maas_backoff.commands.language import t
 from maas_backoff.commands.text import span, table
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.language import t
 from maas_backoff.store.server_queues import QueueSummary, read_queues
 
 

@@ -8,14 +8,15 @@ import attrs
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue, task_id
 from maas_backoff.commands.json_text import print_json, print_json_line
-from maas_backoff.commands.language import is_translated, sentence, t
 from maas_backoff.commands.refusals import unknown
 from maas_backoff.commands.selecting import selection_of, selection_options
 from maas_backoff.commands.task_text import task_lines
-from maas_backoff.commands.text import cell, clock, is_rich, moment, padded, table
+from maas_backoff.commands.text import cell, clock, is_rich, moment, table
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.language import is_translated, sentence, t
+from maas_backoff.language.width import padded
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 
@@ -155,7 +156,7 @@ async def _check(scheduler: TaskBackoffScheduler, options: Options) -> int:
     if options.ready and not here:
         why = t("no worker of this queue is alive on this host")
     elif options.ready and not any(worker.ready for worker in here):
-        why = t("no worker of this queue on this host is ready: {trouble}", trouble=t(here[0].trouble))
+        why = t("no worker of this queue on this host is ready: {trouble}", trouble=sentence(here[0].trouble))
     if options.json:
         print_json({"ok": not why, "reason": why, "workers_here": len(here)})
         return FAILED if why else OK

@@ -1,9 +1,9 @@
 """Why an operation has changed nothing, in one sentence about the task."""
 
-from maas_backoff.commands.language import t
 from maas_backoff.commands.text import moment
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.language import t
 from maas_backoff.logs import printable
 
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from maas_backoff.commands.language import t
+from maas_backoff.language import t
 
 Show = Callable[[str, str, float], None]
 """A function that shows a state, a line of text, and a percentage."""

@@ -9,10 +9,10 @@ from typing import Self
 
 from maas_backoff.commands.command import OK, Arguments, Options, failed, json_flag
 from maas_backoff.commands.json_text import print_json
-from maas_backoff.commands.language import t
-from maas_backoff.commands.text import cut
 from maas_backoff.domain.selection import FIELDS, OnProgress, Selection, SelectionProgress
 from maas_backoff.errors import InvalidValueError
+from maas_backoff.language import t
+from maas_backoff.language.width import cut
 
 Act = Callable[[Selection, bool, OnProgress], Awaitable[int]]
 """Changes the tasks of a selection, or counts them in a dry run, and returns their number."""
@@ -47,7 +47,8 @@ def _checked(name: str, text: str) -> str:
     try:
         Selection.of_texts({name: [text]})
     except InvalidValueError as error:
-        raise argparse.ArgumentTypeError(f"expected {error.expected}, got {text!r}") from None
+        told = t("expected {expected}, got {got}", expected=error.expected, got=repr(text))
+        raise argparse.ArgumentTypeError(told) from None
     return text
 
 

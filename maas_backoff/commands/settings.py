@@ -4,10 +4,10 @@ import getpass
 
 from maas_backoff.commands.command import OK, Arguments, Options, on_queue
 from maas_backoff.commands.json_text import print_json
-from maas_backoff.commands.language import t
 from maas_backoff.domain.limit import rate_of
 from maas_backoff.domain.pause import fitting_by
 from maas_backoff.errors import InvalidValueError
+from maas_backoff.language import t
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 

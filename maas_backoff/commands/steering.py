@@ -5,12 +5,12 @@ import sys
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue
 from maas_backoff.commands.json_text import print_json
-from maas_backoff.commands.language import t
 from maas_backoff.commands.refusals import refusal, unknown
 from maas_backoff.commands.selecting import act_on_selection, act_options, are_done, is_selecting
 from maas_backoff.domain.selection import OnProgress, Selection
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.errors import InvalidValueError
+from maas_backoff.language import t
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from maas_backoff.commands.json_text import json_text
-from maas_backoff.commands.language import sentence, t
-from maas_backoff.commands.text import moment, padded, span
+from maas_backoff.commands.text import moment, span
 from maas_backoff.domain.retries_ahead import RetryAhead
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import FailedAttempt, TaskEntity
+from maas_backoff.language import sentence, t
+from maas_backoff.language.width import padded
 from maas_backoff.logs import printable
 
 _NAME_WIDTH = 10
@@ -25,7 +26,12 @@ def task_lines(task: TaskEntity, retries: Sequence[RetryAhead]) -> list[str]:
 
 def _facts(task: TaskEntity, now: datetime) -> Iterator[tuple[str, str]]:
     yield "task", t("{task} in queue {queue}", task=printable(task.task_id), queue=printable(task.biz_prefix))
-    yield "state", f"{t(task.status)}: {task.cancel_reason}" if task.cancel_reason else t(task.status)
+    yield (
+        "state",
+        t("{fact}: {remedy}", fact=t(task.status), remedy=t(task.cancel_reason))
+        if task.cancel_reason
+        else t(task.status),
+    )
     yield "kind", printable(task.kind)
     yield "tenant", t("{name}, cost {cost}", name=printable(task.tenant), cost=f"{task.cost:g}") if task.tenant else ""
     yield "limits", ", ".join(f"{printable(name)} {units:g}" for name, units in task.limits.items())
@@ -50,7 +56,7 @@ def _progress(task: TaskEntity) -> str:
     """Return the progress of an attempt that runs, or its last message."""
     message = printable(task.progress_message or "")
     percent = f"{task.progress:g} %" if task.status is TaskStatus.PROCESSING else ""
-    return ", ".join(filter(None, (percent, message)))
+    return t(", ").join(filter(None, (percent, message)))
 
 
 def _attempts(task: TaskEntity) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 
-from maas_backoff.commands.language import t
+from maas_backoff.language import t
+from maas_backoff.language.width import columns, padded
 from maas_backoff.logs import printable
 
 WIDEST = 60
@@ -37,30 +38,6 @@ def plain_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = _cells(head, rows)
     widths = [max(map(columns, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(padded, line, widths)).rstrip() for line in lines)
-
-
-def columns(text: str) -> int:
-    """Return how many columns of a terminal a text takes: Chinese characters take two."""
-    if text.isascii():
-        return len(text)
-    from unicodedata import east_asian_width  # a command that shows English only does not need it
-
-    return sum(2 if east_asian_width(char) in "FW" else 1 for char in text)
-
-
-def padded(text: str, width: int) -> str:
-    """Return a text with spaces behind it, for a column of this width."""
-    return text + " " * (width - columns(text))
-
-
-def cut(text: str, width: int) -> str:
-    """Return a text, with "…" at its end if it has to be cut to this width."""
-    if columns(text) <= width:
-        return text
-    shown = text[: max(0, width - 1)]
-    while columns(shown) > max(0, width - 1):
-        shown = shown[:-1]
-    return f"{shown}…"
 
 
 def _cells(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[tuple[str, ...]]:

@@ -13,8 +13,8 @@ from maas_backoff.commands.command import OK, Arguments, Options, failed, on_que
 from maas_backoff.commands.frame import Snapshot, frame
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.keyboard import until_quit
-from maas_backoff.commands.language import t
 from maas_backoff.errors import StorageError
+from maas_backoff.language import t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -35,7 +35,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0.2 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"expected seconds from 0.2 to 3600, got {text!r}")
+        raise argparse.ArgumentTypeError(t("expected seconds from 0.2 to 3600, got {got}", got=repr(text)))
     return seconds
 
 

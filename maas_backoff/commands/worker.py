@@ -16,6 +16,7 @@ from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.parent import drain_with_parent
 from maas_backoff.config import SchedulerConfig, TaskBackoffConfig
 from maas_backoff.errors import MaasBackoffError, WorkerEndedError
+from maas_backoff.language import t
 
 log: Log = log_for("command")
 
@@ -45,7 +46,7 @@ def _arguments(worker: Arguments) -> None:
 
 def _run(options: Options) -> int:
     if options.burst_wait is not None and not options.burst:
-        raise UsageError("--burst-wait is for a worker with --burst")
+        raise UsageError(t("--burst-wait is for a worker with --burst"))
     if options.processes > 1:
         log_to_stderr(options.log_level, options.log_format)
         return _workers(options)
@@ -93,7 +94,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds from 0 on, got {text!r}")
+        raise argparse.ArgumentTypeError(t("expected seconds from 0 on, got {got}", got=repr(text)))
     return seconds
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from maas_backoff.language import t
+
 
 class InputError(Exception):
     """Raised if there are no input lines; the message is one sentence for the user."""
@@ -16,11 +18,12 @@ def read_lines(path: Path | None) -> list[str]:
     try:
         text = source.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8 text: byte {error.object[error.start]:#04x} at {error.start}") from error
+        byte, at = f"{error.object[error.start]:#04x}", error.start
+        raise InputError(t("{file} is not UTF-8 text: byte {byte} at {at}", file=name, byte=byte, at=at)) from error
     except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror}") from error
+        raise InputError(t("cannot read {file}: {error}", file=name, error=error.strerror)) from error
     # Not splitlines: it also splits at form feeds and other characters that a prompt may contain.
     lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     if lines == [""]:
-        raise InputError(f"{name} is empty: expected one prompt a line")
+        raise InputError(t("{file} is empty: expected one prompt a line", file=name))
     return lines

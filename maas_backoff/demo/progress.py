@@ -6,6 +6,8 @@ import time
 
 from maas_backoff.demo.server import ModelServer
 from maas_backoff.domain.stats import QueueStats
+from maas_backoff.language import t
+from maas_backoff.language.width import cut, padded
 
 _BAR = 8
 
@@ -29,7 +31,7 @@ class Progress:
         """Print the numbers: always on a terminal, once a second elsewhere."""
         if self._live:
             width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be rewritten
-            print(f"\r{self._line(stats):{width}.{width}}", end="", flush=True)
+            print(f"\r{padded(cut(self._line(stats), width), width)}", end="", flush=True)
         elif last or self.seconds >= self._next:
             self._next = self.seconds + 1
             print(self._line(stats), flush=True)
@@ -42,10 +44,17 @@ class Progress:
     def _line(self, stats: QueueStats) -> str:
         done = finished(stats)
         bar = "#" * (_BAR * done // self._total)
-        model = f"{self._model.refused.total()} refused, {self._model.broken.total()} broken"
-        return (
-            f"{self.seconds:5.1f} s [{bar:.<{_BAR}}] {done}/{self._total} done, "
-            f"{stats.processing_count} running, {stats.pending_count} waiting; {model}"
+        return t(
+            "{seconds} s [{bar}] {done}/{total} done, {running} running, {waiting} waiting; "
+            "{refused} refused, {broken} broken",
+            seconds=f"{self.seconds:5.1f}",
+            bar=f"{bar:.<{_BAR}}",
+            done=done,
+            total=self._total,
+            running=stats.processing_count,
+            waiting=stats.pending_count,
+            refused=self._model.refused.total(),
+            broken=self._model.broken.total(),
         )
 
 

@@ -17,6 +17,7 @@ from maas_backoff.demo.server import ModelServer
 from maas_backoff.domain.spec import TaskSpec
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.language import t
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.embedded import check_extra
 
@@ -35,9 +36,8 @@ def run(path: Path | None, *, tasks_at_once: int, seed: int) -> int:
     logging.getLogger("maas_backoff").setLevel(logging.ERROR)  # hides warnings about retries, which are intended
     capacity = max(1, tasks_at_once * 2 // 3)  # too low, so that the server refuses some requests
     with ModelServer(capacity=capacity, seed=seed) as model:
-        print(
-            f"{len(lines)} lines, {tasks_at_once} tasks at once, a model server with {capacity} places at {model.url}"
-        )
+        told = "{n} lines, {tasks} tasks at once, a model server with {places} places at {url}"
+        print(t(told, n=len(lines), tasks=tasks_at_once, places=capacity, url=model.url))
         return anyio.run(_push, lines, model, tasks_at_once)
 
 

@@ -8,25 +8,34 @@ from datetime import timedelta
 from maas_backoff.demo.server import ModelServer, generate
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.language import sentence, t
+from maas_backoff.language.width import padded
 
 _SHOWN = 5
+_WIDTH = 12
+"""Columns of the names in a summary."""
 
 
 def show(prompts: Mapping[str, str], tasks: Sequence[TaskEntity], model: ModelServer, seconds: float) -> int:
     """Print the summary; return 0 if every line has exactly one result, else 1."""
     faults = list(_faults(prompts, tasks, model.answered))
-    print("\nSummary")
+    print(f"\n{t('Summary')}")
     for name, text in _rows(tasks, model, seconds):
-        print(f"  {name:<12}{text}")
+        print(summary_line(name, text))
     if not faults:
-        print(
-            f"  {'check':<12}every line has exactly one result: {len(prompts)} read back, equal to the model's answer"
-        )
+        told = "every line has exactly one result: {n} read back, equal to the model's answer"
+        print(summary_line(t("check"), t(told, n=len(prompts))))
         return 0
     for fault in faults[:_SHOWN]:
-        print(f"  {'FAULT':<12}{fault}")
-    print(f"  {'check':<12}FAILED: {len(faults)} of {len(prompts)} lines do not have exactly one result")
+        print(summary_line(t("FAULT"), fault))
+    told = "FAILED: {n} of {most} lines do not have exactly one result"
+    print(summary_line(t("check"), t(told, n=len(faults), most=len(prompts))))
     return 1
+
+
+def summary_line(name: str, text: str) -> str:
+    """Return a line of a summary: a name and a text, both in the language of the command."""
+    return f"  {padded(name, _WIDTH)}{text}"
 
 
 def _faults(prompts: Mapping[str, str], tasks: Sequence[TaskEntity], answered: Mapping[str, int]) -> Iterator[str]:
@@ -35,36 +44,40 @@ def _faults(prompts: Mapping[str, str], tasks: Sequence[TaskEntity], answered: M
     for task_id, prompt in prompts.items():
         task = found.get(task_id)
         if task is None:
-            yield f"{task_id}: its task is gone"
+            yield t("{task}: its task is gone", task=task_id)
         elif times[task_id] != 1:
-            yield f"{task_id}: {times[task_id]} tasks"
+            yield t("{task}: {n} tasks", task=task_id, n=times[task_id])
         elif task.status is not TaskStatus.COMPLETED:
-            yield f"{task_id}: {task.status} ({task.error or task.waiting_for or 'no reason given'})"
+            why = str(task.error or "") or sentence(task.waiting_for or "") or t("no reason given")
+            yield t("{task}: {state} ({why})", task=task_id, state=t(task.status), why=why)
         elif task.result != generate(prompt):
-            yield f"{task_id}: has a result that is not the model's answer: {task.result!a:.60}"
+            told = "{task}: has a result that is not the model's answer: {result}"
+            yield t(told, task=task_id, result=f"{task.result!a:.60}")
         elif not answered.get(task_id):
-            yield f"{task_id}: has a result, and the model server never answered"
+            yield t("{task}: has a result, and the model server never answered", task=task_id)
     for task_id in found.keys() - prompts.keys():
-        yield f"{task_id}: a task without a line"
+        yield t("{task}: a task without a line", task=task_id)
 
 
 def _rows(tasks: Sequence[TaskEntity], model: ModelServer, seconds: float) -> Iterator[tuple[str, str]]:
     states = Counter(task.status for task in tasks)
-    yield "tasks", ", ".join(f"{states[status]} {status}" for status in TaskStatus)
+    counts = [t("{n} {state}", n=states[status], state=t(status)) for status in TaskStatus]
+    yield t("tasks"), t(", ").join(counts)
     retries = [task.retry_count for task in tasks]
-    yield "attempts", f"{sum(task.attempt for task in tasks)}"
-    yield "retries", f"{sum(retries)}, of {sum(map(bool, retries))} lines; at most {max(retries, default=0)} of one"
+    yield t("attempts"), f"{sum(task.attempt for task in tasks)}"
+    told = "{n}, of {lines} lines; at most {most} of one"
+    yield t("retries"), t(told, n=sum(retries), lines=sum(map(bool, retries)), most=max(retries, default=0))
     ended = [task for task in tasks if task.finished_at is not None]
-    yield "pending", _spread([_waiting(task) for task in ended])
-    yield "processing", _spread([_running(task) for task in ended])
-    yield "throughput", f"{len(ended) / seconds:.0f} lines a second, {seconds:.1f} s in all"
-    yield (
-        "model",
-        f"{model.answered.total()} answers, {model.refused.total()} refused (503), {model.broken.total()} broken (500)",
-    )
+    yield t("pending"), _spread([_waiting(task) for task in ended])
+    yield t("processing"), _spread([_running(task) for task in ended])
+    told = "{rate} lines a second, {seconds} s in all"
+    yield t("throughput"), t(told, rate=f"{len(ended) / seconds:.0f}", seconds=f"{seconds:.1f}")
+    answers, refused, broken = (one.total() for one in (model.answered, model.refused, model.broken))
+    told = "{n} answers, {refused} refused (503), {broken} broken (500)"
+    yield t("model"), t(told, n=answers, refused=refused, broken=broken)
     if several := sum(times > 1 for times in model.answered.values()):
         # Tasks run at least once: an answer that is lost with its lease is requested again.
-        yield "", f"{several} lines were answered more than once, and one answer of each was accepted"
+        yield "", t("{n} lines were answered more than once, and one answer of each was accepted", n=several)
 
 
 def _running(task: TaskEntity) -> float:
@@ -87,7 +100,6 @@ def _spread(values: Sequence[float]) -> str:
     if not ordered:
         return "-"
     named = (("p50", 0.5), ("p95", 0.95), ("max", 1.0))
-    return (
-        "   ".join(f"{name} {ordered[math.ceil(share * len(ordered)) - 1]:.2f} s" for name, share in named)
-        + " for a line"
-    )
+    seconds = [(name, f"{ordered[math.ceil(share * len(ordered)) - 1]:.2f}") for name, share in named]
+    told = "   ".join(f"{name} {t('{number} s', number=number)}" for name, number in seconds)
+    return t("{quantiles} for a line", quantiles=told)

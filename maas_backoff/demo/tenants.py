@@ -12,7 +12,9 @@ from maas_backoff.config import SchedulerConfig, TaskBackoffConfig, TaskConfig, 
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.demo.client import handler_for
 from maas_backoff.demo.server import ModelServer
+from maas_backoff.demo.summary import summary_line
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.language import t
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.embedded import check_extra
 
@@ -31,7 +33,8 @@ def run_tenants(seed: int) -> int:
     check_extra()
     logging.getLogger("maas_backoff").setLevel(logging.ERROR)  # hides warnings about retries, which are intended
     with ModelServer(capacity=PLACES, seed=seed) as model:
-        print(f"3 tenants with the weights 3, 2 and 1; a model server with {PLACES} places at {model.url}")
+        told = "3 tenants with the weights 3, 2 and 1; a model server with {places} places at {url}"
+        print(t(told, places=PLACES, url=model.url))
         return anyio.run(partial(_push, model))
 
 
@@ -82,7 +85,9 @@ async def _watch(scheduler: TaskBackoffScheduler, done: Counter[str]) -> None:
         second, before = now - before, now
         (limit,) = await scheduler.limits()
         shares = "   ".join(f"{name} {second[name]:3} ({_share(second, name):4.0%})" for name in WEIGHTS)
-        print(f"{time.monotonic() - started:5.1f} s  {shares}   model: {limit.in_use} of {PLACES} in use", flush=True)
+        told = "{seconds} s  {shares}   model: {n} of {most} in use"
+        seconds = f"{time.monotonic() - started:5.1f}"
+        print(t(told, seconds=seconds, shares=shares, n=limit.in_use, most=PLACES), flush=True)
 
 
 def _share(done: Counter[str], tenant: str) -> float:
@@ -92,12 +97,14 @@ def _share(done: Counter[str], tenant: str) -> float:
 def _judge(done: Counter[str], model: ModelServer, completed: int) -> int:
     total = sum(WEIGHTS.values())
     worst = max(abs(_share(done, name) - weight / total) for name, weight in WEIGHTS.items())
-    print("\nSummary")
+    print(f"\n{t('Summary')}")
     for name, weight in WEIGHTS.items():
-        print(f"  {name:<12}{_share(done, name):.1%} of the answers; its weight is {weight} of {total}")
-    print(f"  {'completed':<12}{completed} tasks of two kinds")
-    print(f"  {'model':<12}{model.refused.total()} requests were refused for want of a place")
-    good = worst <= _OFF and not model.refused.total()
-    verdict = "the shares are those of the weights, and the limit was never exceeded"
-    print(f"  {'check':<12}{verdict if good else 'FAILED'}")
+        told, share = "{share} of the answers; its weight is {weight} of {total}", f"{_share(done, name):.1%}"
+        print(summary_line(name, t(told, share=share, weight=weight, total=total)))
+    print(summary_line(t("completed"), t("{n} tasks of two kinds", n=completed)))
+    refused = model.refused.total()
+    print(summary_line(t("model"), t("{n} requests were refused for want of a place", n=refused)))
+    good = worst <= _OFF and not refused
+    verdict = t("the shares are those of the weights, and the limit was never exceeded")
+    print(summary_line(t("check"), verdict if good else t("FAILED")))
     return 0 if good else 1

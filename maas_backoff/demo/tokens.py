@@ -4,6 +4,7 @@ import time
 
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.kinds.kind import TaskKind
+from maas_backoff.language import t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 ANSWER = "a handler emits each word when the model has it, and any process reads the words while the handler runs"
@@ -25,10 +26,10 @@ def speaking(scheduler: TaskBackoffScheduler) -> TaskKind[[str], str]:
 async def show(speak: TaskKind[[str], str]) -> bool:
     """Run a task, and print its parts as they arrive. Return whether they are its result."""
     handle = await speak.create(ANSWER)
-    print("\nA stream: ", end="", flush=True)
+    print(f"\n{t('A stream: ')}", end="", flush=True)
     text, parts = "", 0
     async for part in handle.stream():
         print(part.data, end="", flush=True)
         text, parts = text + part.data, parts + 1
-    print(f"({parts} parts)")
+    print(t("({n} parts)", n=parts))
     return text == await handle.result()

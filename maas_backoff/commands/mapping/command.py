@@ -27,6 +27,7 @@ from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.seconds import span
 from maas_backoff.domain.validation import new_task_id
 from maas_backoff.errors import MaasBackoffError, WorkerEndedError
+from maas_backoff.language import sentence, t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def _arguments(parser: Arguments) -> None:
 
 def _in_flight(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MOST_IN_FLIGHT:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_IN_FLIGHT}, got {text!r}")
+        told = t("expected a whole number from 1 to {most}, got {got}", most=MOST_IN_FLIGHT, got=repr(text))
+        raise argparse.ArgumentTypeError(told)
     return int(text)
 
 
@@ -92,16 +94,17 @@ def _is_of_no_task(record: logging.LogRecord) -> bool:
 def _checked(scheduler: TaskBackoffScheduler, options: Options) -> "TaskKind[..., Any] | None":
     """Return the kind of the tasks. Raises UsageError and InvalidValueError for options that do not fit together."""
     if options.no_worker and options.tasks_at_once is not None:
-        raise UsageError("--tasks-at-once is for the worker of this process, and --no-worker runs none")
+        raise UsageError(t("--tasks-at-once is for the worker of this process, and --no-worker runs none"))
     storage = scheduler.config.storage
     if options.no_worker and storage.url is None and storage.type == "embedded" and storage.path is None:
-        raise UsageError("no other worker can use an embedded server without a path: leave out --no-worker")
+        raise UsageError(t("no other worker can use an embedded server without a path: leave out --no-worker"))
     if options.tasks_at_once is not None:
         scheduler.config.threadpool.concurrency = options.tasks_at_once
     if options.kind is None:
         if not options.no_worker and NAMELESS not in scheduler.kinds:
             kinds = ", ".join(scheduler.kinds)
-            raise UsageError(f"{options.scheduler!r} has no handler for tasks without a kind: add --kind ({kinds})")
+            told = "{scheduler} has no handler for tasks without a kind: add --kind ({kinds})"
+            raise UsageError(t(told, scheduler=repr(options.scheduler), kinds=kinds))
         return None
     kind = scheduler.kind(options.kind)
     kind.declaration.check_resolved()
@@ -112,7 +115,8 @@ def _prefix(options: Options, source: Source) -> str:
     """Return the first part of the ids of the tasks: the same for the same content and kind."""
     if options.id is not None:
         if not 1 <= len(options.id) <= LONGEST_PREFIX or not options.id.isprintable():
-            raise UsageError(f"--id: expected 1 to {LONGEST_PREFIX} printable characters, got {options.id!r}")
+            told = "--id: expected 1 to {most} printable characters, got {got}"
+            raise UsageError(t(told, most=LONGEST_PREFIX, got=repr(options.id)))
         return str(options.id)
     if source.digest is None:
         return f"map-{new_task_id()}"
@@ -195,22 +199,29 @@ class _Run:
         """Return in words what the next line waits for."""
         line = self._pipeline.head
         if line is None:
-            return "no line has come"
+            return t("no line has come")
         task = await self._tasks.task(line)
         if task is None:
-            return f"line {line} has no task yet"
-        return f"line {line}: {task.waiting_for or task.status}"
+            return t("line {line} has no task yet", line=line)
+        return t("line {line}: {why}", line=line, why=sentence(task.waiting_for or "") or t(task.status))
 
     def _summary(self) -> str:
         """Return the counts in words, and what to do if lines are left."""
         counts = self._output.counts
-        by_status = ", ".join(f"{number:,} {status}" for status, number in counts.most_common())
-        written = f"{counts.total():,} lines" + (f" ({by_status})" if by_status else "")
+        by_status = t(", ").join(
+            t("{n} {state}", n=f"{number:,}", state=t(one)) for one, number in counts.most_common()
+        )
+        written = t("{n} lines", n=f"{counts.total():,}")
+        if by_status:
+            written = t("{lines} ({states})", lines=written, states=by_status)
         if self._pipeline.is_done:
-            return f"{written} in {span(time.monotonic() - self._started)}"
-        left = f"stopped: {written} are written, {self._pipeline.in_flight:,} are in flight"
+            return t("{lines} in {span}", lines=written, span=sentence(span(time.monotonic() - self._started)))
+        in_flight = f"{self._pipeline.in_flight:,}"
+        left = t("stopped: {lines} are written, {n} are in flight", lines=written, n=in_flight)
         goes_on = self._source.digest is not None or self._options.id is not None
-        return f"{left}; run the same command again to go on" if goes_on and self._output.partial is not None else left
+        if not goes_on or self._output.partial is None:
+            return left
+        return t("{stopped}; run the same command again to go on", stopped=left)
 
 
 COMMANDS = {

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from maas_backoff.commands.mapping.records import Record, read
 from maas_backoff.commands.usage import UsageError
+from maas_backoff.language import t
 
 PARTIAL = ".partial"
 """The ending of the file that has the first lines of a run that is not over."""
@@ -49,7 +50,8 @@ class Output:
             self._refuse_existing()
             self._file = _locked(path + PARTIAL)
         except OSError as error:
-            raise UsageError(f"cannot write {error.filename or path!r}: {error.strerror}") from error
+            file = repr(error.filename or path)
+            raise UsageError(t("cannot write {file}: {error}", file=file, error=error.strerror)) from error
         self.partial = path + PARTIAL
         try:
             self._refuse_existing()  # the run that had the lock may have ended
@@ -60,7 +62,7 @@ class Output:
 
     def _refuse_existing(self) -> None:
         if Path(self.path).exists():
-            raise UsageError(f"{self.path!r} exists: give another name, or delete it")
+            raise UsageError(t("{file} exists: give another name, or delete it", file=repr(self.path)))
 
     def _resume(self, prefix: str) -> None:
         """Find the end of the last whole record of an earlier run, and cut off what follows."""
@@ -72,8 +74,8 @@ class Output:
             self._count(record)
             end += len(text)
         if not end and text.endswith(b"\n"):
-            others = "has lines of another input, kind or --id"
-            raise UsageError(f"{self.partial!r} {others}: give another name for the output, or delete it")
+            told = "{file} has lines of another input, kind or --id: give another name for the output, or delete it"
+            raise UsageError(t(told, file=repr(self.partial)))
         self._file.seek(end)
         self._file.truncate()
 
@@ -122,7 +124,7 @@ def _locked(path: str) -> BinaryIO:
                 return file
         except BlockingIOError:
             file.close()
-            raise UsageError(f"another process writes {path!r}") from None
+            raise UsageError(t("another process writes {file}", file=repr(path))) from None
         except FileNotFoundError:
             pass
         file.close()  # the process that had the lock has given the file another name, or deleted it

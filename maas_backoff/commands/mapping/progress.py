@@ -12,6 +12,8 @@ from maas_backoff.commands.mapping.output import Output
 from maas_backoff.commands.mapping.records import COMPLETED
 from maas_backoff.domain.seconds import span
 from maas_backoff.errors import StorageError
+from maas_backoff.language import sentence, t
+from maas_backoff.language.width import cut
 from maas_backoff.logs import printable
 
 BAR = 20
@@ -62,9 +64,9 @@ class Progress:
             return known
 
     def _show(self, why: str) -> None:
-        text = f"{self._line()}{f'; {printable(why)}' if why else ''}"
+        text = t("; ").join([self._line(), printable(why)] if why else [self._line()])
         if self._live:
-            text = CLEAR + text[: shutil.get_terminal_size().columns - 1]  # a line that wraps cannot be written over
+            text = CLEAR + cut(text, shutil.get_terminal_size().columns - 1)  # a line that wraps cannot be written over
         print(text, end="" if self._live else "\n", file=sys.stderr, flush=True)
 
     def _line(self) -> str:
@@ -72,12 +74,22 @@ class Progress:
         counts = self._output.counts
         failed = counts.total() - counts[COMPLETED]
         rate = (last - self._first) / self.seconds
-        speed = f"{failed:,} failed, {f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}'} a second"
+        a_second = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        speed = t("{failed} failed, {rate} a second", failed=f"{failed:,}", rate=a_second)
+        seconds, lines = f"{self.seconds:7.1f}", f"{last:,}"
         if not total:
-            return f"{self.seconds:7.1f} s  {last:,} lines, {speed}"
+            return t("{seconds} s  {n} lines, {speed}", seconds=seconds, n=lines, speed=speed)
         bar = "#" * (BAR * last // total)
-        left = f", {span((total - last) / rate)} left" if rate else ""
-        return f"{self.seconds:7.1f} s [{bar:.<{BAR}}] {last:,} of {total:,} lines, {speed}{left}"
+        shown, most = f"{bar:.<{BAR}}", f"{total:,}"
+        line = t(
+            "{seconds} s [{bar}] {n} of {most} lines, {speed}",
+            seconds=seconds,
+            bar=shown,
+            n=lines,
+            most=most,
+            speed=speed,
+        )
+        return line + t(", {span} left", span=sentence(span((total - last) / rate))) if rate else line
 
 
 def is_live() -> bool:

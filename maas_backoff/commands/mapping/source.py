@@ -10,6 +10,7 @@ import anyio
 from anyio import to_thread
 
 from maas_backoff.commands.usage import UsageError
+from maas_backoff.language import t
 
 CHUNK = 262_144
 """Bytes that are read at a time."""
@@ -82,11 +83,11 @@ class Source:
             # A file and /dev/null are always ready, and epoll refuses them.
             self._is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(self._file)
             if stat.S_ISDIR(mode):
-                raise UsageError(f"cannot read {name!r}: it is a folder")
+                raise UsageError(t("cannot read {file}: it is a folder", file=repr(name)))
             if stat.S_ISREG(mode):
                 self._look()
         except OSError as error:
-            raise UsageError(f"cannot read {name!r}: {error.strerror}") from error
+            raise UsageError(t("cannot read {file}: {error}", file=repr(name), error=error.strerror)) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -110,7 +111,8 @@ class Source:
             yield splitter.feed(data)
         yield splitter.end()
         if self.digest is not None and content.hexdigest() != self.digest:
-            raise UsageError(f"{self.name!r} has changed while it was read: its results may be those of two versions")
+            told = "{file} has changed while it was read: its results may be those of two versions"
+            raise UsageError(t(told, file=repr(self.name)))
 
     async def _read(self) -> bytes:
         if self._is_pipe:

@@ -115,7 +115,7 @@ function device(gpu, list) {
   return h(
     "article",
     { class: "gpu", "data-key": gpu.uuid },
-    h("h3", {}, h("button", named, `${gpu.index} ${gpu.name}`), " ", h("span", { class: gpu.healthy ? "ok" : "bad" }, gpu.health === "ok" ? t("gpu.ok") : gpu.health)),
+    h("h3", {}, h("button", named, `${gpu.index} ${gpu.name}`), " ", h("span", { class: gpu.healthy ? "ok" : "bad" }, gpu.health === "ok" ? t("gpu.ok") : reason(gpu.health))),
     bar,
     h("p", { class: "words" }, words),
     h("p", { class: "words" }, joined(facts, "separator")),
@@ -154,7 +154,7 @@ export function workers({ count, first }, list) {
       h("button", { type: "button", class: "link", "data-key": `worker-${worker.name}`, onclick: () => list(worker.name) }, worker.name),
       worker.host, worker.pid, t("of", { number: worker.running, most: worker.slots }), span(worker.lag), worker.gpus,
       worker.version,
-      worker.trouble || t(!worker.quiet ? "worker.ready" : worker.running ? "worker.quiet" : "worker.drained"),
+      reason(worker.trouble) || t(!worker.quiet ? "worker.ready" : worker.running ? "worker.quiet" : "worker.drained"),
       ...(mayAct ? [h("span", { class: "buttons" }, workerButton(worker))] : []),
     ],
   }));

@@ -2,7 +2,7 @@
 
 import { english, t } from "./i18n.js";
 
-const NESTED = ["tasks", "running", "waits", "why", "others", "demand", "workers", "span"]; // values that are texts themselves
+const NESTED = ["tasks", "running", "waits", "why", "health", "error", "others", "demand", "workers", "span"]; // values that are texts themselves
 
 const escaped = (text) => text.replace(/[.*+?^$()|[\]\\]/g, "\\$&");
 const literal = (text) => text.replace(/\{\w+\}/g, "").length;

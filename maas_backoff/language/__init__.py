@@ -1,4 +1,4 @@
-"""The language of the command line. The English texts are in the code, and are the keys of the Chinese ones."""
+"""The language of the command line and of the demo. The English texts in the code are the keys of the Chinese ones."""
 
 import json
 import sys
@@ -29,9 +29,7 @@ def speak(language: str) -> None:
     """
     _texts.clear()
     if language == "zh" and _has_chinese(sys.stdout.encoding):
-        from maas_backoff.commands.sentences import patterns  # English needs none
-
-        patterns()
+        page_texts("en")
         _texts.update(chinese())
 
 
@@ -52,7 +50,7 @@ def sentence(text: str) -> str:
     """Return a sentence of the library, such as the reason why a task waits, in the language of the command."""
     if not text or not _texts:
         return text
-    from maas_backoff.commands.sentences import in_chinese
+    from maas_backoff.language.sentences import in_chinese
 
     return in_chinese(text)
 
@@ -64,10 +62,19 @@ def is_translated() -> bool:
 
 def chinese() -> Mapping[str, str]:
     """Return the Chinese texts by the English ones."""
-    own = json.loads((Path(__file__).parent / "zh-CN.json").read_text(encoding="utf-8"))
     page = page_texts("zh-CN")
     # "@" and a key: the page has this text under that key.
-    return {english: page[text[1:]] if text.startswith("@") else text for english, text in own.items()}
+    return {english: page[text[1:]] if text.startswith("@") else text for english, text in own_texts().items()}
+
+
+@cache
+def own_texts() -> Mapping[str, str]:
+    """Return the catalogue of the command line.
+
+    A key that begins with "~" is the pattern of a text of the library, for `sentence`.
+    """
+    texts: Mapping[str, str] = json.loads((Path(__file__).parent / "zh-CN.json").read_text(encoding="utf-8"))
+    return texts
 
 
 @cache
