@@ -193,8 +193,10 @@ class Outcome:
 class World:
     """One simulated fleet with its producers, in front of a real server."""
 
-    def __init__(self, plan: Plan, server: RealServer) -> None:
+    def __init__(self, plan: Plan, server: RealServer, *, stops_early: bool = False) -> None:
+        """With `stops_early`, the history ends when a promise is seen to be broken."""
         self.plan = plan
+        self._stops_early = stops_early
         self.loop = SimulatedLoop()
         self.network = Network(self.loop, server, random.Random(f"network {plan.seed}"), plan.noise)
         self.server = server
@@ -562,6 +564,8 @@ class World:
         start = self.loop.now
         for step in self.plan.steps:
             await asyncio.sleep(max(0.0, start + step.at - self.loop.now))
+            if self._has_shown_enough():
+                return
             choice = random.Random(step.seed + step.what)
             if step.what in self._changes:
                 self.faults[step.what] += 1
@@ -593,7 +597,11 @@ class World:
         self.worker_seconds = (self.loop.now - start) * self.plan.workers
         if self.look is not None:
             looks.cancel()
-        await self._judge(reader)
+        if not self._has_shown_enough():
+            await self._judge(reader)
+
+    def _has_shown_enough(self) -> bool:
+        return self._stops_early and bool(self.violations)
 
     async def _create(
         self,
@@ -764,7 +772,7 @@ class World:
 
     async def _drain(self, reader: TaskBackoffScheduler) -> None:
         deadline = self.loop.now + PATIENCE
-        while self.loop.now < deadline:
+        while self.loop.now < deadline and not self._has_shown_enough():
             stats = await reader.get_queue_stats()
             if not stats.pending_count and not stats.processing_count:
                 return
@@ -938,10 +946,10 @@ def _no_pidfd(_: int) -> int:
 
 
 def run(plan: Plan, server: RealServer, mutant: str = "") -> Outcome:
-    """Run one history; with a `mutant`, of a library with that fault."""
+    """Run one history; with a `mutant`, of a library with that fault, until a promise is seen to be broken."""
     server.one("FLUSHALL")
     server.forget_scripts()
-    world = World(plan, server)
+    world = World(plan, server, stops_early=bool(mutant))
     with simulated(world), MUTANTS[mutant]() if mutant else contextlib.nullcontext():
         try:
             world.loop.run_until_complete(world.run())
