@@ -19,6 +19,19 @@ from maas_backoff.store.keys import Keys
 
 _INDEX = re.compile(r"(?:k:[^:]+:)?(?:ready|suspects)|gpu:(?:[^/]+/)?~?\d+(?::\d+)?|scheduled")
 _OF_LANES = re.compile(r".*(?:\||:turns$|:limited\|).*|shut:.*")
+_READ = """
+local found = {}
+for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'hash' then
+    found[#found + 1] = { key, kind, redis.call('HGETALL', key) }
+  elseif kind == 'zset' then
+    found[#found + 1] = { key, kind, redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') }
+  end
+end
+return found
+"""
+"""One call reads all: a model asks after each of its steps."""
 
 
 @attrs.frozen
@@ -63,18 +76,14 @@ class Lanes:
     def read(cls, client: Any, queue: str = "test") -> "Lanes":
         """Read the keys of a queue with a blocking client."""
         prefix = Keys(queue).prefix
-        names = sorted(client.scan_iter(f"{prefix}*".replace("[", "\\["), count=10_000))
-        pipe = client.pipeline(transaction=True)
-        for name in names:
-            pipe.type(name).hgetall(name).zrange(name, 0, -1, withscores=True)
-        answers = pipe.execute(raise_on_error=False)
         found = cls({}, {})
-        for name, kind, fields, entries in zip(names, *(answers[n::3] for n in range(3)), strict=True):
+        for name, kind, flat in sorted(client.eval(_READ, 0, f"{prefix}*".replace("[", "\\["))):
             own = name.decode().removeprefix(prefix)
+            pairs = zip(flat[::2], flat[1::2], strict=True)
             if kind == b"hash":
-                found.hashes[own] = {k.decode(): v.decode("utf-8", "replace") for k, v in fields.items()}
-            elif kind == b"zset":
-                found.zsets[own] = {member.decode(): score for member, score in entries}
+                found.hashes[own] = {k.decode(): v.decode("utf-8", "replace") for k, v in pairs}
+            else:
+                found.zsets[own] = {member.decode(): float(score) for member, score in pairs}
         return found
 
     def hash(self, name: str) -> Mapping[str, str]:

@@ -54,8 +54,10 @@ class Outcome:
 class History:
     """The steps of a plan, one after the other, until all tasks have ended."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, stops_early: bool = False) -> None:
+        """With `stops_early`, the history ends when a promise is seen to be broken."""
         self._world = world
+        self._stops_early = stops_early
         self._faults = Faults(world)
         self._changes = Changes(world)
         self._steps = {
@@ -88,6 +90,8 @@ class History:
         start = world.loop.now
         for step in world.plan.steps:
             await asyncio.sleep(max(0.0, start + step.at - world.loop.now))
+            if self._has_shown_enough():
+                return
             self._take(step, random.Random(step.seed + step.what))
         await asyncio.sleep(3 * LEASE)  # the longest fault
         world.heal()
@@ -97,7 +101,11 @@ class History:
         world.worker_seconds = (world.loop.now - start) * world.plan.workers
         if looks is not None:
             looks.cancel()
-        await judge(world, self._changes, reader)
+        if not self._has_shown_enough():
+            await judge(world, self._changes, reader)
+
+    def _has_shown_enough(self) -> bool:
+        return self._stops_early and bool(self._world.violations)
 
     def _start_producers(self) -> None:
         world = self._world
@@ -134,7 +142,7 @@ class History:
 
     async def _drain(self, reader: TaskBackoffScheduler) -> None:
         deadline = self._world.loop.now + PATIENCE
-        while self._world.loop.now < deadline:
+        while self._world.loop.now < deadline and not self._has_shown_enough():
             stats = await reader.get_queue_stats()
             if not stats.pending_count and not stats.processing_count:
                 return
@@ -162,11 +170,11 @@ def _uncollected() -> Iterator[None]:
 
 
 def run(plan: Plan, server: RealServer, mutant: str = "") -> Outcome:
-    """Run one history; with a `mutant`, of a library with that fault."""
+    """Run one history; with a `mutant`, of a library with that fault, until a promise is seen to be broken."""
     server.one("FLUSHALL")
     server.forget_scripts()
     world = World(plan, server)
-    history = History(world)
+    history = History(world, stops_early=bool(mutant))
     with simulated(world), MUTANTS[mutant]() if mutant else contextlib.nullcontext(), _uncollected():
         try:
             world.loop.run_until_complete(history.run())

@@ -9,6 +9,7 @@ import redis
 from chaos.functions import FUNCTIONS
 from lanes import Lanes
 
+from simulation import scenario
 from simulation.__main__ import server
 from simulation.mirror import Mirror
 from simulation.mutants import MUTANTS
@@ -111,15 +112,15 @@ def test_looks_see_the_keys_that_the_server_has(real: RealServer, monkeypatch: p
 @pytest.mark.long
 def test_a_seed_is_one_history(real: RealServer) -> None:
     """The history that was run before changes nothing."""
-    first = run(Plan.of("2"), real)
-    run(Plan.of("3"), real)
-    assert run(Plan.of("2"), real).fingerprint == first.fingerprint != run(Plan.of("3"), real).fingerprint
+    first, other, again = (run(Plan.of(seed), real).fingerprint for seed in "232")
+    assert first == again != other
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_a_failing_history_is_shrunk(real: RealServer) -> None:
+def test_a_failing_history_is_shrunk(real: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """An outbox that forgets leaves one task stuck, whatever else happens."""
+    monkeypatch.setattr(scenario, "PATIENCE", 500.0)  # for so few tasks
 
     def breaks(plan: Plan) -> bool:
         return any(one.promise == "stuck" for one in run(plan, real, "an outbox that forgets").violations)
@@ -136,23 +137,24 @@ def test_a_failing_history_is_shrunk(real: RealServer) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "mutant",
+    ("mutant", "first"),
     [
-        "no token fence",
-        "an outbox that forgets",
-        "a live neighbour that is taken for dead",
-        "a claim of any kind of tasks",
-        "a due task that forgets its kind",
-        "a lost lease that keeps its places in limits",
-        "a lane that is forgotten when its limit has room",
-        "shares without weights",
-        "a half that uses up a retry",
-        "an outcome of another task of the batch",
-        "a task that has failed alone and comes back in company",
-        "an end that waits for no parts",
+        ("no token fence", 0),
+        ("an outbox that forgets", 0),
+        ("a live neighbour that is taken for dead", 1),
+        ("a claim of any kind of tasks", 0),
+        ("a due task that forgets its kind", 0),
+        ("a lost lease that keeps its places in limits", 2),
+        ("a lane that is forgotten when its limit has room", 0),
+        ("shares without weights", 5),
+        ("a half that uses up a retry", 0),
+        ("an outcome of another task of the batch", 0),
+        ("a task that has failed alone and comes back in company", 0),
+        ("an end that waits for no parts", 1),
     ],
 )
-def test_a_fault_is_found(mutant: str, real: RealServer) -> None:
-    """The others take up to 100 seeds: `python -m simulation --mutants --seeds 1000`."""
+def test_a_fault_is_found(mutant: str, first: int, real: RealServer) -> None:
+    """One of 20 seeds finds it; `first` has done so lately. The others take up to 100 seeds: `--mutants`."""
     assert mutant in MUTANTS
-    assert any(run(Plan.of(f"{seed}"), real, mutant).violations for seed in range(20))
+    seeds = sorted(range(20), key=lambda seed: seed != first)
+    assert any(run(Plan.of(f"{seed}"), real, mutant).violations for seed in seeds)

@@ -727,12 +727,16 @@ class Machine(RuleBasedStateMachine):
         client = self.server.client
         keys = {key.decode() for key in client.keys("maas:{test}:t:*")}
         assert keys == {f"maas:{{test}}:t:{task_id}" for task_id in self.model}
-        for task_id, known in self.model.items():
-            state, token, counts, suspicion = client.hmget(f"maas:{{test}}:t:{task_id}", "s", "t", "k", "c")
+        pipe = client.pipeline(transaction=False)
+        for task_id in self.model:
+            pipe.hmget(f"maas:{{test}}:t:{task_id}", "s", "t", "k", "c").ttl(f"maas:{{test}}:t:{task_id}")
+        answers = pipe.execute()
+        for known, fields, ttl in zip(self.model.values(), answers[::2], answers[1::2], strict=True):
+            state, token, counts, suspicion = fields
             assert (state or b"pending").decode() == known.state
             assert int(token or 0) == known.token <= self.highest
             assert counts_of(counts, suspicion) == known.counts
-            assert (client.ttl(f"maas:{{test}}:t:{task_id}") >= 0) == (known.state in FINISHED)
+            assert (ttl >= 0) == (known.state in FINISHED)
         meta = client.hmget("maas:{test}:meta", "token", *FINISHED)
         assert [int(number or 0) for number in meta] == [self.highest, *self.totals.values()]
 
@@ -744,20 +748,25 @@ class Machine(RuleBasedStateMachine):
         wanted = {keys.stream(i) for i, k in self.model.items() if k.parts}
         wanted |= {keys.log(i) for i, k in self.model.items() if k.lines}
         assert there == wanted
-        for task_id, known in self.model.items():
+        # An attempt before, or one that was lost with its stream.
+        lasts = [(max(1, known.token - 1), 1) for known in self.model.values()]
+        reads = self._read([""] * len(lasts)), self._read(["{}-{}".format(*last) for last in lasts])
+        for (task_id, known), last, whole, read in zip(self.model.items(), lasts, *reads, strict=True):
             for key in {keys.stream(task_id), keys.log(task_id)} & there:
                 wanted_ttl = client.ttl(keys.task(task_id)) if known.state in FINISHED else 30 * 86_400
                 assert wanted_ttl - 60 <= client.ttl(key) <= wanted_ttl
-            (read,) = self.do(self.store.streams.read_first([Place("parts", task_id, "")]))
             is_void = known.state in FINISHED and known.owner != known.token
-            assert [text for _, _, text in read.items] == ([] if is_void else known.parts)
-            last = max(1, known.token - 1), 1  # of an attempt before, or of one that was lost with its stream
-            (read,) = self.do(self.store.streams.read_first([Place("parts", task_id, "{}-{}".format(*last))]))
+            assert [text for _, _, text in whole.items] == ([] if is_void else known.parts)
             # A text begins with its token.
             numbers = [(int(text.split()[0]), place) for place, text in enumerate(known.parts, 1)]
             following = [number for number in numbers if number > last]
             is_gap = following[0][1] != 2 if following else known.state in FINISHED and len(numbers) != 1
             assert bool(read.restart) == (is_void or known.owner == 0 or last[0] < known.base or is_gap)
+
+    def _read(self, after: list[str]) -> list[Any]:
+        """Read all streams behind these places, in one call: they are small."""
+        places = [Place("parts", *pair) for pair in zip(self.model, after, strict=True)]
+        return self.do(self.store.streams.read_first(places)) if places else []
 
     @invariant()
     def deadlines_hold(self) -> None:
