@@ -1,6 +1,7 @@
 """Whether the tasks of batches ran together as they may. Pure, as checker.py.
 
 The start of a task in a batch has the number of the call as `batch`. The end has `whole` if the call failed as a whole.
+A settlement that was sent has `released` if the worker hands the task back, whatever came of its attempt.
 """
 
 import itertools
@@ -83,9 +84,13 @@ def hasty(events: Sequence[Event], kinds: Mapping[str, Bounds]) -> Iterator[Viol
 
 
 def halved(events: Sequence[Event]) -> Iterator[Violation]:
-    """The tasks of a failed batch come back in halves. A task that has failed alone comes back alone."""
+    """The tasks of a failed batch come back in halves. A task that has failed alone comes back alone.
+
+    A worker that stood still for longer than its lease hands them back instead.
+    """
     sizes = {number: len(starts) for number, starts in calls_of(events).items()}
     failed = {event["token"] for event in events if event["event"] == "end" and event.get("whole")}
+    failed -= {event["token"] for event in events if event["event"] == "sent" and event.get("released")}
     attempts: defaultdict[str, list[Event]] = defaultdict(list)
     for event in events:
         if event["event"] == "start" and "batch" in event:

@@ -59,6 +59,12 @@ def test_a_lost_task_may_come_back_in_company() -> None:
     assert found(created("a", "b") + call(1, ["a"], fails=True) + call(2, ["a", "b"], lost=1)) == []
 
 
+def test_tasks_that_a_worker_hands_back_may_come_back_in_company() -> None:
+    """It stood still for longer than its lease: that its call failed meanwhile is not known to the server."""
+    handed_back = [{"event": "sent", "token": 1000 + n, "released": True} for n in range(2)]
+    assert found([*created(*"ab"), *call(1, "ab", fails=True), *handed_back, *call(2, "ab")]) == []
+
+
 @pytest.mark.parametrize(
     ("events", "bounds", "promise"),
     [

@@ -65,7 +65,10 @@ def simulated(world: "World") -> Iterator[None]:
     def sent(self: Outbox, settle: Settle, attempt: Attempt) -> None:
         settlement = settle.settlement
         error = None if settlement.error is None else settlement.error.type
-        world.note("sent", id=settle.task_id, token=attempt.token, status=str(settlement.status), error=error)
+        about = {"status": str(settlement.status), "error": error}
+        if settlement == Settlement.release(attempt.claimed.policy):
+            about["released"] = True
+        world.note("sent", id=settle.task_id, token=attempt.token, **about)
         put(self, settle, attempt)
 
     async def nothing(*_: object, **__: object) -> list[object]:
