@@ -1450,6 +1450,23 @@ async def test_a_look_for_a_batch_notes_which_lanes_it_has_roused(queue: Queue) 
     assert len(await queue.claim(1, **look)) == 1
 
 
+async def test_a_look_for_a_batch_that_rouses_lanes_of_others_takes_no_young_task(queue: Queue) -> None:
+    """The claim and its trial each rouse a lane, and only then comes the one of the batch, which is not due."""
+    look = {"kind": "render", "batch": "4 10000 -", "kinds": Kinds(("render",))}
+    await queue.limit("x", concurrency=1)
+    await queue.create("a", 1, limits={"x": 1})
+    running = await queue.claim(1)
+    for tenant in "bcd":
+        await queue.create(tenant, 1, limits={"x": 1})
+    await queue.create("e", 1, kind="render", limits={"x": 1})
+    assert await queue.claim(4) == await queue.claim(1, **look) == []
+    await queue.complete(running)
+    for _ in range(8):
+        assert await queue.claim(1, **look) == []
+    queue.at(10_000)
+    assert len(await queue.claim(1, **look)) == 1
+
+
 async def test_a_look_for_a_batch_tells_how_urgent_each_kind_is(queue: Queue) -> None:
     """By a plain task, by one of a tenant, by one with limits; not of a kind without tasks, nor of a paused one."""
     names = ("none", "plain", "tenant", "limits", "paused")

@@ -101,13 +101,14 @@ local function new_batch(text, prefix, kinds)
   end
 
   -- Finds out what the batch would be. The lanes, turns and limits of this trial are thrown away, but not the lanes that
-  -- it has roused: they take turns again.
+  -- it has roused: they take turns again. Returns whether there are any.
   local function try_lanes_of(now, turn, limits)
     local before = #overdue
     local trial = limits and new_limits(prefix, now, turn)
     claims_of_lanes(new_turns(prefix, turn, new_lanes(prefix, turn), trial, {}, {}, {}))
     if trial then limits.take_roused(trial) end
     for n = #overdue, before + 1, -1 do overdue[n] = nil end
+    return trial and next(trial.roused) ~= nil
   end
 
   -- The claims of the batch. If it is not due, there are none, and `batch.wait_ms` is above 0. Suspects wait for nobody:
@@ -124,9 +125,14 @@ local function new_batch(text, prefix, kinds)
     end
     reset()
     if turns then
-      try_lanes_of(now, turn, limits)
+      local has_roused = try_lanes_of(now, turn, limits)
       batch.wait_ms = left(now)
       if batch.wait_ms > 0 then return {} end
+      -- Lanes of other kinds came first. The claim could rouse those of this kind now, and nobody has seen whether they are due.
+      if count == 0 and has_roused then
+        batch.is_cut = true
+        return {}
+      end
       reset()
       claims = claims_of_lanes(turns)
     else
