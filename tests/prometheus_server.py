@@ -58,6 +58,7 @@ class Prometheus:
         if binary is None:
             pytest.skip("no prometheus is installed: apt-get install prometheus")
         self._log = folder / "prometheus.log"
+        self._targets = len(targets)
         groups = [{"name": "maas_backoff", "rules": [shorter(rule, times) for rule in rules()]}]
         (folder / "rules.yml").write_text(yaml.safe_dump({"groups": groups}), encoding="utf-8")
         settings = {
@@ -100,8 +101,8 @@ class Prometheus:
         """Wait until each target was scraped."""
         deadline = time.monotonic() + seconds
         while True:
-            found = self.asked("targets")
-            if found is not None and all(one["health"] == "up" for one in found["activeTargets"]):
+            found = (self.asked("targets") or {}).get("activeTargets", ())
+            if len(found) == self._targets and all(one["health"] == "up" for one in found):
                 return
             assert time.monotonic() < deadline, found
             time.sleep(0.2)

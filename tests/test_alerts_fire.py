@@ -228,9 +228,10 @@ async def test_a_real_prometheus_fires_each_alert(server: Server, tmp_path: Path
                 stack.callback(release.set)
                 fleet = Fleet(server, lambda *words: start(script, *words), stack)
                 await to_thread.run_sync(down.stop)
-                for trouble in ("stopped", "paused", "late", "failing", "blocked", "killed", "gpus", "well"):
+                for trouble in ("stopped", "paused", "late", "failing", "blocked", "gpus", "well"):
                     await getattr(fleet, trouble)()
                 await fleet.stuck(release)
+                await fleet.killed()  # last: a loss is an alert for some seconds only
                 await _all_fire(prometheus)
         finally:
             prometheus.stop()
