@@ -43,7 +43,7 @@ class Settle:
     parts: int = 0
     """The parts that the stream of the task must have; 0: it does not matter."""
     breakdown: str = ""
-    """What the history by kind and by tenant counts: see `settled_line`."""
+    """Its line for the history by kind and by tenant: see `settled_line`."""
     extra: Sequence[str] = attrs.field(default=(), repr=False)
     """Further fields of the task, names and values in turn: a new due time or priority."""
 

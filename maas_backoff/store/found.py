@@ -31,7 +31,7 @@ class Found:
     policy: Policy
     info: AttemptInfo
     breakdown: str = ""
-    """What the history by kind and by tenant counts of its settle."""
+    """The line of its settle for the history by kind and by tenant."""
     trace: str = ""
     """The place in a trace where the task was created; empty: the create was not traced."""
     loss: LeaseExpired = LeaseExpired()

@@ -16,7 +16,7 @@ local function first_ranks(prefix, kinds)
       if rank and (not least or rank < least) then least = rank end
     end
     if is_open(states[n]) then
-      -- Of suspects, of tasks outside of lanes, and of the tenant whose turn it is.
+      -- Suspects come first, then tasks outside of lanes, then those of the tenant whose turn it is.
       local base = base_of(prefix, name)
       local index = base .. 'ready'
       note(base .. 'suspects')
