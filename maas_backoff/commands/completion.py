@@ -10,6 +10,7 @@ import attrs
 
 from maas_backoff.commands.catalogue import CATALOGUE, command
 from maas_backoff.commands.command import OK, Arguments, Command, Options
+from maas_backoff.commands.help import without_default
 from maas_backoff.language import t
 
 SHELLS = ("bash", "zsh", "fish")
@@ -41,7 +42,7 @@ def words() -> Words:
 
 def _flags(parser: argparse.ArgumentParser) -> Iterator[Flag]:
     for action in parser._actions:  # noqa: SLF001 - argparse has no public list of its actions
-        text = (action.help or "").replace("%%", "%").split(t(" (default: {value})").split("{")[0].strip())[0].strip()
+        text = without_default(action.help or "").replace("%%", "%")
         choices = list(map(str, action.choices or ()))
         if not action.option_strings and choices:
             yield Flag("", text, takes_value=True, choices=choices)

@@ -62,3 +62,9 @@ def _translated(text: str) -> str:
         return t(text)
     end = t(" (default: {value})", value=t(default.removesuffix(")")))
     return t(about.rstrip()) + end if about else end.lstrip()
+
+
+def without_default(text: str) -> str:
+    """Return the help of an option, in the language of the command, without the default at its end."""
+    before_value, _, _ = t(" (default: {value})").partition("{value}")
+    return text.partition(before_value.strip())[0].strip()

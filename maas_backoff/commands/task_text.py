@@ -26,12 +26,8 @@ def task_lines(task: TaskEntity, retries: Sequence[RetryAhead]) -> list[str]:
 
 def _facts(task: TaskEntity, now: datetime) -> Iterator[tuple[str, str]]:
     yield "task", t("{task} in queue {queue}", task=printable(task.task_id), queue=printable(task.biz_prefix))
-    yield (
-        "state",
-        t("{fact}: {remedy}", fact=t(task.status), remedy=t(task.cancel_reason))
-        if task.cancel_reason
-        else t(task.status),
-    )
+    state, why = t(task.status), task.cancel_reason
+    yield "state", t("{state}: {why}", state=state, why=t(why)) if why else state
     yield "kind", printable(task.kind)
     yield "tenant", t("{name}, cost {cost}", name=printable(task.tenant), cost=f"{task.cost:g}") if task.tenant else ""
     yield "limits", ", ".join(f"{printable(name)} {units:g}" for name, units in task.limits.items())

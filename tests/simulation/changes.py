@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -46,33 +46,31 @@ class Changes:
                 return
 
     async def pause(self, scheduler: TaskBackoffScheduler, choice: random.Random) -> None:
-        """Pause a tenant for a while, unless another step has paused it."""
+        """Pause a tenant for a while."""
         tenant = choice.choice(list(TENANTS))
-        if tenant in self._paused:
-            return
-        self._paused.add(tenant)
-        await self._patiently(lambda: scheduler.pause(tenant=tenant))
-        since = self.world.queue_ms()
-        await asyncio.sleep(choice.uniform(1, 2 * LEASE))
-        until = self.world.queue_ms()
-        await self._patiently(lambda: scheduler.resume(tenant=tenant))
-        self._paused.discard(tenant)
-        self.world.note("paused", tenant=tenant, since=since, until=until)
+        await self._pause(scheduler, choice, {"tenant": tenant}, tenant=tenant)
 
     async def pause_kind(self, scheduler: TaskBackoffScheduler, choice: random.Random) -> None:
-        """Pause a kind that runs in batches for a while, unless another step has paused it."""
+        """Pause a kind that runs in batches for a while."""
         assert self.world.plan.batches is not None
         kind = choice.choice(self.world.plan.batches.kinds).name
-        if kind in self._paused:
+        await self._pause(scheduler, choice, {"kind": kind}, function=kind)
+
+    async def _pause(
+        self, scheduler: TaskBackoffScheduler, choice: random.Random, paused: Mapping[str, str], **about: str
+    ) -> None:
+        """Pause something, unless another step has paused it. `about` is for the event."""
+        (name,) = paused.values()
+        if name in self._paused:
             return
-        self._paused.add(kind)
-        await self._patiently(lambda: scheduler.pause(kind=kind))
+        self._paused.add(name)
+        await self._patiently(lambda: scheduler.pause(**paused))
         since = self.world.queue_ms()
         await asyncio.sleep(choice.uniform(1, 2 * LEASE))
         until = self.world.queue_ms()
-        await self._patiently(lambda: scheduler.resume(kind=kind))
-        self._paused.discard(kind)
-        self.world.note("paused", function=kind, since=since, until=until)
+        await self._patiently(lambda: scheduler.resume(**paused))
+        self._paused.discard(name)
+        self.world.note("paused", **about, since=since, until=until)
 
     async def limit(self, scheduler: TaskBackoffScheduler, choice: random.Random) -> None:
         """Set a limit for a while, so that nothing of it runs in the middle of that."""
