@@ -53,11 +53,10 @@ class QueueOperations:
         if found is None:
             return False
         self._spans.link(span, found)
-        settlement = Settlement.cancel(found.policy)
+        settlement, line = Settlement.cancel(found.policy), found.breakdown
+        pending = Settle(task_id, "pending", None, settlement, breakdown=line)
+        external = Settle(task_id, "external", None, settlement, breakdown=line)
         while True:
-            pending, external = (
-                Settle(task_id, state, None, settlement, breakdown=found.breakdown) for state in ("pending", "external")
-            )
             answer = await self._store.writer.settle(pending)
             if answer == "ok":
                 return _logged(task_id, "cancelled", found)
