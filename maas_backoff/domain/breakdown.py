@@ -111,5 +111,5 @@ def _settled(start: datetime, text: str) -> SettledAttempts:
 
 
 def settled_line(kind: str, tenant: str, seconds: float) -> str:
-    """Return what settle.lua counts of a settle: "kind tenant ms"; empty for a task without both."""
+    """Return the line of a settle for settle.lua, "kind tenant ms"; empty for a task with neither kind nor tenant."""
     return f"{kind} {tenant} {seconds * 1000:.0f}" if kind or tenant else ""

@@ -22,7 +22,7 @@ class TenantStats:
     paused_since: datetime | None = None
     """Since when no task of the tenant is claimed; None: not paused."""
     paused_by: str = ""
-    """The name of who paused the tenant; empty: no name was given, or not paused."""
+    """The name of the person who paused the tenant; empty: not paused, or no name was given."""
 
 
 @attrs.frozen

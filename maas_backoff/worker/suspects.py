@@ -15,7 +15,7 @@ class Suspects:
         """The number of unanswered claims that may take suspects: for tasks that need a GPU (True), others (False)."""
         self._has_both = has_both
         self._refused: set[bool] = set()
-        """The claims that may take no suspects, as others may: those of batches (True), and of other tasks (False)."""
+        """The last claims that had to leave suspects to another claim: of a batch (True), of other tasks (False)."""
 
     def ask(self, attempts: Iterable[Attempt], *, gpu: bool, asleep: bool, batch: bool = False) -> tuple[bool, str]:
         """Return whether a claim may take suspects, and of which cohort; an empty cohort means any.
@@ -35,7 +35,7 @@ class Suspects:
         return may, cohort
 
     def _has_turn(self, batch: bool) -> bool:
-        """Return False once after the other claims were refused suspects: they come next."""
+        """Return whether a claim may take suspects now: claims of batches and other claims take turns."""
         return batch in self._refused or (not batch) not in self._refused
 
     def answered(self, request: BatchRequest) -> frozenset[bool]:
