@@ -178,7 +178,8 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
 
         `by` is "kind" or "tenant". The last 1 to 120 `minutes` (default: 60) are steps of one minute; the last 1 to 24
         `hours` are steps of ten minutes. The result has the twenty names with most ends, and all others together.
-        `name` reads this one only, at a fraction of the cost. An end counts once, also by an operation or a deadline.
+        `name` reads this one only, at a fraction of the cost. An end counts once, also by an operation or a deadline. A
+        worker sends its numbers once a second; one that is killed has not sent those of the last second.
         """
         return await self._client.breakdown(by, minutes, hours, name)
 

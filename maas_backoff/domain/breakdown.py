@@ -6,6 +6,9 @@ from typing import Literal
 
 import attrs
 
+from maas_backoff.domain.settlement import Counts, Settlement
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.tally import comeback
 from maas_backoff.errors import InvalidValueError
 
 By = Literal["kind", "tenant"]
@@ -15,6 +18,11 @@ LETTERS: Mapping[By, str] = {"kind": "k", "tenant": "t"}
 
 MOST_NAMES = 20
 """The most names in a breakdown."""
+
+CANCELLED, RETRIED = 2, 3
+"""Places in a stored row: see _breakdown.lua."""
+
+_COLUMNS = {TaskStatus.COMPLETED: 0, TaskStatus.FAILED: 1, TaskStatus.CANCELLED: CANCELLED}
 
 _OTHERS = "*"
 """The stored name of the sum of all names that have lost their place."""
@@ -108,6 +116,24 @@ def _settled(start: datetime, text: str) -> SettledAttempts:
     except ValueError:  # a person has overwritten it
         return SettledAttempts(start)
     return SettledAttempts(start, completed, failed, cancelled, retried, ms / 1000)
+
+
+def column_of(settlement: Settlement, before: Counts, answer: str) -> int | None:
+    """Return the place in a stored row under which an accepted settle counts; None: it ends no task, and is no retry.
+
+    `before` are the counts of the task before the settlement. The `answer` tells of a cancel in place of a comeback.
+    """
+    if answer == "cancelled":
+        return CANCELLED
+    if settlement.status is not TaskStatus.PENDING:
+        return _COLUMNS[settlement.status]
+    return RETRIED if comeback(settlement.counts, before) == "retried" else None
+
+
+def sum_line(letter: str, name: str, numbers: Sequence[float]) -> str:
+    """Return the line of a sum for settle.lua: letter, name, and a stored row whose last number is in seconds."""
+    *counts, seconds = numbers
+    return f"{letter} {name} {' '.join(map(str, counts))} {seconds * 1000:.0f}"
 
 
 def settled_line(kind: str, tenant: str, seconds: float) -> str:

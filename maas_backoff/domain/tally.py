@@ -105,7 +105,7 @@ def tallied(settlement: Settlement, before: Counts) -> str:
     """
     name = ""
     if settlement.status is TaskStatus.PENDING:
-        name = _comeback(settlement.counts, before)
+        name = comeback(settlement.counts, before)
     elif settlement.counts is not None and settlement.counts.lost > before.lost:
         name = "lost"
     elif settlement.expired:
@@ -115,7 +115,8 @@ def tallied(settlement: Settlement, before: Counts) -> str:
     return f"{name} e:{''.join(settlement.error.type.split())[:_NAME] or 'error'}"
 
 
-def _comeback(after: Counts | None, before: Counts) -> str:
+def comeback(after: Counts | None, before: Counts) -> str:
+    """Return the name that a comeback counts under, by the counts of the task `after` it and `before`."""
     if after is None:
         return "released"
     for name in ("retry", "lost", "snooze", "oom", "fault"):

@@ -43,7 +43,7 @@ class Settle:
     parts: int = 0
     """The parts that the stream of the task must have; 0: it does not matter."""
     breakdown: str = ""
-    """Its line for the history by kind and by tenant: see `settled_line`."""
+    """Its line for the history by kind and by tenant: see `settled_line`. A worker sends sums: see worker/sums.py."""
     extra: Sequence[str] = attrs.field(default=(), repr=False)
     """Further fields of the task, names and values in turn: a new due time or priority."""
 
@@ -176,7 +176,6 @@ class BatchRequest:
     """The kind of the batch."""
     args: list[Any] = attrs.field(init=False, repr=False, eq=False)
     used: str = attrs.field(init=False, repr=False, eq=False)
-    breakdown: str = attrs.field(init=False, repr=False, eq=False)
 
     @property
     def suspicion(self) -> str:
@@ -186,7 +185,6 @@ class BatchRequest:
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "args", settle_args(self.settles))
         object.__setattr__(self, "used", used_text(self.settles))
-        object.__setattr__(self, "breakdown", breakdown_text(self.settles))
 
 
 @attrs.frozen

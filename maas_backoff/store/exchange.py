@@ -87,7 +87,6 @@ class Exchange:
             tally=request.tally,
             kinds=_claimed(request, kinds),
             used=request.used,
-            breakdown=request.breakdown,
         )
         names = keys.all(scripts.SETTLE.keys, request=keys.request(worker, request.exchange))
         return names, [*head, *request.args]

@@ -122,6 +122,12 @@ class Writer:
         reply = await queue.run(scripts.SETTLE, args, request=queue.keys.call(settle_id))
         return [word.decode() for word in reply.answers]
 
+    async def count_settles(self, sums: str, call_id: str) -> None:
+        """Add `sums` of a worker to the history by kind and by tenant, once for all calls with this id."""
+        queue = self._queue
+        head = settle_head(queue, call_id, call_id, request_id="call", breakdown=sums, lease_ms=self._answer_ms)
+        await queue.run(scripts.SETTLE, [*head, *settle_args(())], request=queue.keys.call(call_id))
+
     async def report_progress(self, notes: Sequence[tuple[str, int | None, float, str | None]]) -> list[bool]:
         """Store the progress of tasks: id, token (None: from outside), 0..100, message. Return which are stored."""
         items: list[Any] = [self._queue.keys.prefix]

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 
 from maas_backoff.common.guard import Log, log_for
-from maas_backoff.domain.breakdown import settled_line
 from maas_backoff.domain.lane import Lane, closing
 from maas_backoff.domain.outcome import Snoozed
 from maas_backoff.domain.settlement import Settlement
@@ -132,8 +131,6 @@ class Attempts:
         settle = Settle(task_id, "lease", attempt.token, settlement, claimed.counts, info, progress, overrides)
         if attempt.used is not None or type(attempt.outcome) is Snoozed:
             settle.used = _used(attempt)
-        if attempt.task.kind or attempt.task.tenant:
-            settle.breakdown = settled_line(attempt.task.kind, attempt.task.tenant, attempt.ran or 0)
         return settle
 
     def _count(self, attempt: Attempt) -> None:

@@ -35,11 +35,13 @@ from maas_backoff.worker.loops.batches import BatchLoop
 from maas_backoff.worker.loops.emit import EmitLoop
 from maas_backoff.worker.loops.exchange import ExchangeLoop
 from maas_backoff.worker.loops.orphans import Orphans
+from maas_backoff.worker.loops.sums import SumsLoop
 from maas_backoff.worker.loops.wake import Wake
 from maas_backoff.worker.outbox import Outbox
 from maas_backoff.worker.requests import BatchRequests
 from maas_backoff.worker.setback import Setback
 from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.sums import SettleSums
 from maas_backoff.worker.suspects import Suspects
 from maas_backoff.worker.wake_ups import WakeUps
 from maas_backoff.worker.work import Work
@@ -69,6 +71,7 @@ class Parts:
     gate: Gate
     work: Work
     orphans: Orphans
+    sums: SumsLoop
 
     @classmethod
     def of(
@@ -90,10 +93,10 @@ class Parts:
         wake_ups = WakeUps(kinds.batches, only_batches=not kinds.alone)
         slots = Slots(config.threadpool.concurrency, wake_ups, setback)
         deadlines = Deadlines(by_lease=executor.stoppable, stops=executor.stops)
-        outbox, tally = Outbox(), Tally()
+        outbox, tally, sums = Outbox(), Tally(), SettleSums()
         attempts = Attempts(context, slots, outbox, wake_ups, deadlines, tally)
         suspects = Suspects(has_both=bool(kinds.batches) and not wake_ups.only_batches)
-        requests = BatchRequests(slots, outbox, wake_ups, suspects, tally, batch_size=config.task.batch_size)
+        requests = BatchRequests(slots, outbox, wake_ups, suspects, tally, sums, batch_size=config.task.batch_size)
         queue, server = config.task.biz_prefix, store.connection.server
         gate = Gate(
             probe,
@@ -114,7 +117,8 @@ class Parts:
         )
         orphans = Orphans(executor.child_ended, gate)
         return cls(
-            config, context, executor, setback, wake_ups, slots, deadlines, attempts, requests, gate, work, orphans
+            config, context, executor, setback, wake_ups, slots, deadlines, attempts, requests, gate, work, orphans,
+            SumsLoop(sums, store),
         )  # fmt: skip
 
     def loops(self, waker: Client) -> list[tuple[str, Loop]]:
@@ -130,6 +134,7 @@ class Parts:
             ("admission", Admission(context, requests, slots, wake_ups, self.gate, for_gpu, self.work.learning).run),
             ("timeouts", partial(timeouts.run, self.deadlines, slots)),
             ("progress", partial(progress.run, self.attempts.notes, context.store)),
+            ("sums", self.sums.run),
             ("emit", EmitLoop(self.attempts.emissions, context.store).run),
             ("sweep", partial(sweep.run, self.work.sweep, context.lease)),
             *(("lifespan", group.watch) for group in self.executor.groups),

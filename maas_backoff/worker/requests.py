@@ -16,6 +16,7 @@ from maas_backoff.store.batch import ACCEPTED, UNSENT, BatchReply, BatchRequest,
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.outbox import MOST_SETTLES, Outbox
 from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.sums import SettleSums
 from maas_backoff.worker.suspects import Suspects
 from maas_backoff.worker.wake_ups import WakeUps
 
@@ -29,7 +30,15 @@ class BatchRequests:
     """Makes the batch requests of one worker, and handles their replies."""
 
     def __init__(
-        self, slots: Slots, outbox: Outbox, wake_ups: WakeUps, suspects: Suspects, tally: Tally, *, batch_size: int
+        self,
+        slots: Slots,
+        outbox: Outbox,
+        wake_ups: WakeUps,
+        suspects: Suspects,
+        tally: Tally,
+        sums: SettleSums,
+        *,
+        batch_size: int,
     ) -> None:
         """`batch_size` is the most tasks that one batch request claims."""
         self._slots = slots
@@ -37,6 +46,7 @@ class BatchRequests:
         self._wake_ups = wake_ups
         self._suspects = suspects
         self._tally = tally
+        self._sums = sums
         # Half of the slots: the server works on one request while the handlers of the other run.
         self._batch = min(batch_size, MOST_SETTLES, -(-slots.concurrency // 2))
         self._in_flight: dict[str, tuple[list[Attempt], int]] = {}
@@ -140,6 +150,7 @@ class BatchRequests:
         settled, wakes = self._in_flight.pop(request.request_id)
         if settled:
             self._tally.count_settles(seconds, len(settled))
+            self._sums.add(settled, request.settles, reply.answers)
         if request.tally and not ACCEPTED.intersection(reply.answers):
             self._tally.put_back(request.tally)  # the server counts a tally with the first settlement that it accepts
         # A claim has slots until its answer, and may have found nothing.
@@ -178,5 +189,5 @@ def _sendable(settle: Settle) -> Settle:
         failed = TaskError("unknown_outcome", f"the outcome cannot be sent: {type(error).__name__}")
         settlement = Settlement(TaskStatus.FAILED, settle.settlement.ttl, error=failed)
         about = settle.task_id, settle.precondition, settle.token
-        return Settle(*about, settlement, settle.counts, settle.info, used=settle.used, breakdown=settle.breakdown)
+        return Settle(*about, settlement, settle.counts, settle.info, used=settle.used)
     return settle

@@ -159,9 +159,12 @@ class Service:
             finally:
                 with anyio.CancelScope(shield=True):
                     await heartbeat.stop()
-                    # After the last heartbeat, which would enter the worker again. If this fails, the entry expires.
-                    with anyio.move_on_after(SETTLE_GRACE), contextlib.suppress(StorageError):
-                        await store.registry.leave(parts.context.name, parts.context.kinds)
+                    with anyio.move_on_after(SETTLE_GRACE):
+                        with contextlib.suppress(StorageError):
+                            await parts.sums.send()
+                        # After the last heartbeat, which would enter the worker again. Else the entry expires.
+                        with contextlib.suppress(StorageError):
+                            await store.registry.leave(parts.context.name, parts.context.kinds)
         finally:
             with anyio.CancelScope(shield=True):
                 await waker.aclose()

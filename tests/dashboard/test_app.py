@@ -70,6 +70,9 @@ def test_a_task_is_shown_with_the_last_lines_of_its_log(served: Served, create: 
 def test_the_history_of_a_tenant_and_of_a_kind(served: Served, create: Callable[..., None]) -> None:
     create(TaskSpec({}, "a", tenant="acme"), TaskSpec({"error": "x"}, "b", tenant="bolt", max_retry_count=0))
     served.until(lambda: status(served, "a") == "completed" and status(served, "b") == "failed", "both have ended")
+    served.until(
+        lambda: len(served.client.get("/tasks/api/breakdown").json()["tenant"]) == 2, "the worker has sent sums"
+    )
     told = served.client.get("/tasks/api/breakdown").json()
     assert told["kind"] == [] and sorted(told["tenant"]) == ["acme", "bolt"]
     told = served.client.get("/tasks/api/breakdown?by=tenant&name=bolt").json()

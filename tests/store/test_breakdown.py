@@ -1,6 +1,6 @@
 """The history by kind and by tenant: bounded, with the largest names, and free for queues that have neither."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -9,13 +9,21 @@ import pytest
 from support import Server, quick_config
 
 from maas_backoff import StorageConfig
-from maas_backoff.domain.breakdown import Breakdown, SettledAttempts, added, broken_down, settled_line
+from maas_backoff.domain.breakdown import (
+    Breakdown,
+    SettledAttempts,
+    added,
+    broken_down,
+    column_of,
+    settled_line,
+    sum_line,
+)
 from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskError
 from maas_backoff.domain.waiting import at
-from maas_backoff.store.batch import BatchReply, BatchRequest, Settle, breakdown_text
+from maas_backoff.store.batch import BatchRequest, Claimed, Settle, breakdown_text
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.queue_store import QueueStore
 
@@ -50,20 +58,20 @@ class Queue:
     def at(self, seconds: float) -> None:
         self.store.connection.clock = f"{START + seconds * 1000:.0f}"
 
-    async def settle(self, *ends: End) -> BatchReply:
-        """Run new tasks to their end in one batch request."""
+    async def settle(self, *ends: End) -> Sequence[str]:
+        """Run new tasks to their end in one call, and return its answers."""
         names = [f"{self._requests}-{n}" for n in range(len(ends))]
         await self.store.writer.enqueue([NewTask(name, "{}", 0, 0, POLICY, "") for name in names])
-        claimed = (await self._send(BatchRequest((), len(ends), False, self._id(), 0))).claimed
+        claimed = await self.claim(len(ends))
         settles = [
             Settle(one.task.task_id, "lease", one.token, SETTLEMENTS[how], breakdown=line)
             for one, (how, line) in zip(claimed, ends, strict=True)
         ]
-        self.last = BatchRequest(tuple(settles), 0, False, self._id(), 0)
-        return await self._send(self.last)
+        return await self.store.writer.settle_all(settles)
 
-    async def _send(self, request: BatchRequest) -> BatchReply:
-        return await self.store.exchange.send(request, "w")
+    async def claim(self, count: int) -> Sequence[Claimed]:
+        request = BatchRequest((), count, False, self._id(), 0)
+        return (await self.store.exchange.send(request, "w")).claimed
 
     def _id(self) -> str:
         self._requests += 1
@@ -118,16 +126,26 @@ async def test_a_queue_without_kinds_and_tenants_has_no_key(queue: Queue) -> Non
 
 async def test_a_repeated_request_and_a_refused_settle_count_nothing(queue: Queue) -> None:
     """A refused settle does not count, although others of its request do."""
+    writer = queue.store.writer
     await queue.settle(("completed", "render  5"))
-    assert (await queue._send(queue.last)).answers == ["already"]
-    assert await queue.totals() == {"render": (1, 0, 0, 0, 0.005)}
     stale = Settle("0-0", "lease", 5, SETTLEMENTS["completed"], breakdown="render  5")
-    await queue._send(BatchRequest((stale,), 0, False, queue._id(), 0))
-    await queue.store.writer.enqueue([NewTask("good", "{}", 0, 0, POLICY, "")])
-    ((good,),) = [(await queue._send(BatchRequest((), 1, False, queue._id(), 0))).claimed]
+    assert await writer.settle_all([stale]) == ["lost"]
+    await writer.enqueue([NewTask("good", "{}", 0, 0, POLICY, "")])
+    (good,) = await queue.claim(1)
     settle = Settle("good", "lease", good.token, SETTLEMENTS["completed"], breakdown="upscale  5")
-    assert (await queue._send(BatchRequest((stale, settle), 0, False, queue._id(), 0))).answers == ["lost", "ok"]
+    for _ in range(2):
+        assert await writer.settle_all([stale, settle], "one call") == ["lost", "ok"]
     assert await queue.totals() == {"render": (1, 0, 0, 0, 0.005), "upscale": (1, 0, 0, 0, 0.005)}
+
+
+async def test_the_sums_of_a_worker_count_once_for_all_calls_with_an_id(queue: Queue) -> None:
+    sums = "k render 3 1 0 2 1500\nt acme 2 0 1 0 700\nk k 1 0 0 0 7"
+    for _ in range(2):
+        await queue.store.writer.count_settles(sums, "first")
+    await queue.store.writer.count_settles("t acme 1 0 0 0 300", "second")
+    assert await queue.totals() == {"render": (3, 1, 0, 2, 1.5), "k": (1, 0, 0, 0, 0.007)}
+    assert await queue.totals("tenant") == {"acme": (3, 0, 1, 0, 1)}
+    assert [queue.client.ttl(key) > 7000 for key in queue.names()] == [True] * 4
 
 
 @pytest.mark.parametrize("ms", [0, 1])
@@ -161,7 +179,7 @@ async def test_a_field_that_a_person_has_overwritten_is_begun_anew(queue: Queue)
     assert await queue.totals() == {"render": (1, 0, 0, 0, 0.005)}
     for key in queue.names():
         queue.client.set(key, "mine")
-    assert (await queue.settle(end)).answers == ["ok"]
+    assert await queue.settle(end) == ["ok"]
     queue.client.delete(*queue.names())
 
 
@@ -185,6 +203,22 @@ def test_the_line_of_a_settle() -> None:
     assert settled_line("", "", 1) == "" and Lane().tenant == ""
     settles = [Settle("x", "lease", 1, SETTLEMENTS["completed"], breakdown=line) for line in ("a b 1", "", "c  2")]
     assert breakdown_text(settles) == "1 a b 1\n3 c  2" and breakdown_text(settles[1:2]) == ""
+
+
+def test_an_accepted_settle_has_a_column() -> None:
+    """A cancel may take the place of a comeback. A comeback that is no retry has none."""
+    columns = {
+        "completed": 0,
+        "failed": 1,
+        "cancelled": 2,
+        "retried": 3,
+        "lost": None,
+        "snoozed": None,
+        "released": None,
+    }
+    assert {name: column_of(one, Counts(), "ok") for name, one in SETTLEMENTS.items()} == columns
+    assert {column_of(one, Counts(), "cancelled") for one in SETTLEMENTS.values()} == {2}
+    assert sum_line("k", "render", [3, 1, 0, 2, 1.5004]) == "k render 3 1 0 2 1500"
 
 
 def test_twenty_names_are_shown_and_the_others_are_added() -> None:

@@ -287,12 +287,12 @@ async def by_tenants(scheduler: TaskBackoffScheduler, seen: Seen) -> None:
             one.token,
             Settlement.complete("1", one.policy),
             used=["c one 1"],
-            breakdown=" acme 5",
         )
         for one in claimed
     )
     request = BatchRequest(settles, 0, may_claim_suspect=False, request_id="used", exchange=0)
     assert (await store.exchange.send(request, "w", kinds)).answers == ["ok"] * 3
+    await store.writer.count_settles("t acme 3 0 0 0 15", "sums")
     await seen.until("closed", "ht:<minute>", "ht10:<n>")
     assert await scheduler.resume(tenant="paused")
     assert await scheduler.purge_tasks("pending") == 6

@@ -16,7 +16,10 @@ from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.task import TaskError
 from maas_backoff.store.batch import BatchReply, BatchRequest, Claimed, Settle
 from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.worker.attempt import Attempt
+from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.loops.reap import settle_lost
+from maas_backoff.worker.sums import SettleSums
 
 pytestmark = pytest.mark.anyio
 
@@ -24,6 +27,12 @@ START = 1_800_000_000_000
 GROUPS = [("render", "acme"), ("upscale", ""), ("", "acme"), ("", "")]
 ERROR = TaskError("ValueError", "boom")
 END = {"complete": Settlement.complete, "cancel": Settlement.cancel}
+
+
+def _ended(claimed: Claimed) -> Attempt:
+    attempt = Attempt(claimed, Lease.since(0, 60), 60, lambda _: None, None)  # type: ignore[arg-type]  # it does not run
+    attempt.ran = 0.005
+    return attempt
 
 
 class Queue:
@@ -74,11 +83,12 @@ class Queue:
                 settlement = Settlement.fail(ERROR, one.policy)
             else:
                 settlement = END[how](*(["1"] if how == "complete" else []), one.policy)
-            settle = Settle(one.task.task_id, "lease", one.token, settlement, one.counts)
-            task = one.task
-            settle.breakdown = f"{task.kind} {task.tenant} 5" if task.kind or task.tenant else ""
-            settles.append(settle)
-        assert (await self.send(*settles)).answers == [answer] * len(settles)
+            settles.append(Settle(one.task.task_id, "lease", one.token, settlement, one.counts))
+        answers = (await self.send(*settles)).answers
+        assert answers == [answer] * len(settles)
+        sums = SettleSums()
+        sums.add([_ended(one) for one in claimed], settles, answers)
+        await self.store.writer.count_settles(sums.take(), f"sums {self._requests}")
 
     async def reap(self) -> None:
         """Let the leases of all running tasks run out, as if each were the only one. The second look finds nothing."""

@@ -113,7 +113,6 @@ def test_a_create_by_both_paths(client: Any, known: bool, text: str, exists: byt
 
 TOKEN = NOW * 1000 + 5
 MINUTE = f"h:{NOW // 60_000}"
-BY_KIND = [f"hk:{NOW // 60_000}", f"hk10:{NOW // 600_000}"]
 
 
 def _hset(key: str, fields: dict[str, Any]) -> list[Any]:
@@ -159,7 +158,6 @@ UNUSUAL: dict[str, list[Any]] = {
         "scheduled",
         "suspects",
         MINUTE,
-        *BY_KIND,
         "totals",
         "kinds",
         "t:a",
@@ -176,8 +174,7 @@ UNUSUAL: dict[str, list[Any]] = {
     "kind": ["expired", "pending"],
     "status": ["failed", "pending"],
     "names": ["e:Boom"],
-    "breakdown": ["1 kind  25", "2 kind  25", "1 other  25", "1 kind acme 25", "1  acme 25"],
-    "by kind": ["3 0 2 1 99", "3 0 2 1 99 7", "of a person", None],
+    "breakdown": ["1 kind  25", "1  acme 25", "k kind 1 0 0 0 25"],
     "token": [TOKEN - 1, ""],
 }
 
@@ -201,10 +198,6 @@ def settle_by_both_paths(client: Any, unusual: dict[str, Any], groups: int, want
         unusual = {"kinds": "kind", **unusual}
         before.append(["HSET", KEYS("kinds"), "kind", unusual["kind has paused"]])
     before += pick("beside", [])
-    if "by kind" in unusual or "broken" in unusual:
-        unusual = {"breakdown": "1 kind  25", **unusual}
-    numbers = pick("by kind", "3 0 2 1 99")
-    before += [_hset(KEYS(key), {"kind": numbers}) for key in BY_KIND if numbers is not None]
     if "limit" in unusual and "beside" not in unusual:
         before += OLD
     if "broken" in unusual:
@@ -254,15 +247,12 @@ def test_the_straight_path_of_a_settle_is_taken(client: Any) -> None:
         _hset(KEYS.task("b"), {"p": "1 policy\n{}"}),
     ]
     minute = [_hset(KEYS(MINUTE), {"completed": 1})]
-    by_kind = [_hset(KEYS(key), {"kind": "3 0 2 1 99"}) for key in BY_KIND]
-    for status, beside, lines, is_straight in (
-        ("completed", minute, "", True),
-        ("failed", minute, "", False),
-        ("completed", [], "", False),
-        ("completed", minute + by_kind, "1 kind  5", True),
-        ("completed", minute, "1 kind  5", False),
+    for status, beside, is_straight in (
+        ("completed", minute, True),
+        ("failed", minute, False),
+        ("completed", [], False),
     ):
-        args = [NOW, KEYS.prefix, "w", "w", "30000", "7", "2", "1 -", "1000", "", "", "-", "", lines, "1"]
+        args = [NOW, KEYS.prefix, "w", "w", "30000", "7", "2", "1 -", "1000", "", "", "-", "", "", "1"]
         args += ["lease", status, "0", "60", "", "1", "1", "a", TOKEN, "r", "1"]
         keys = KEYS.all(scripts.SETTLE.keys, request=KEYS.request("w", 0))
         assert (outcome(client, straight, keys, args, before + beside)[0] != b"general") == is_straight

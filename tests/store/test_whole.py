@@ -81,6 +81,7 @@ class Way:
             ("mark processing", self.by_hand("later", "pending", release, external=True)),
             ("mark completed", self.by_hand("later", "external", complete)),
             ("move", self.by_hand("d", "pending", release, extra=("u", f"at {START + 60_000}"))),
+            ("count settles", lambda s, _: s.writer.count_settles("k kind 1 0 0 0 5\nt acme 1 0 0 0 5", "sums")),
             ("claim on a gpu", self.claims(1, fits=("1:0 GPU-a 0 1",))),
             ("run out of memory", self.settles("gpu", self.out_of_memory)),
             ("cancel what waits for a gpu", self.by_hand("gpu", "pending", cancel)),
@@ -170,7 +171,7 @@ class Way:
             self.requests += 1
             what = settlement(held.counts)
             assert what is not None
-            settle = Settle(task_id, "lease", held.token, what, held.counts, breakdown="kind acme 5")
+            settle = Settle(task_id, "lease", held.token, what, held.counts)
             answer = await store.exchange.send(
                 BatchRequest((settle,), claims, False, f"{self.requests}", 0, "r1 1"), "w"
             )

@@ -27,6 +27,7 @@ from maas_backoff.worker.own_loop import OwnLoop
 from maas_backoff.worker.requests import SLEEPING_CLAIMS, BatchRequests
 from maas_backoff.worker.setback import Setback
 from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.sums import SettleSums
 from maas_backoff.worker.suspects import Suspects
 from maas_backoff.worker.user_call import UserCall
 from maas_backoff.worker.wake_ups import WakeUps
@@ -88,10 +89,10 @@ class Parts:
 
     def __init__(self, concurrency: int = 4, setback: Setback | None = None, batch_size: int = 100) -> None:
         self.wake_ups, self.outbox, self.tally = WakeUps(), Outbox(), Tally()
-        self.slots = Slots(concurrency, self.wake_ups, setback)
+        self.slots, self.sums = Slots(concurrency, self.wake_ups, setback), SettleSums()
         suspects = Suspects()
         self.requests = BatchRequests(
-            *(self.slots, self.outbox, self.wake_ups, suspects, self.tally), batch_size=batch_size
+            *(self.slots, self.outbox, self.wake_ups, suspects, self.tally, self.sums), batch_size=batch_size
         )
 
     def reply(self, *answers: str, hit: bool = False) -> BatchReply:

@@ -3,9 +3,10 @@
 -- that one had. The field '*' is the sum of the names that lost their place.
 
 -- Adds up the accepted settles of each kind and of each tenant. `lines` has "<number> <kind> <tenant> <ms>" of the settles that
--- their sender knows more of, counted from 1. The terms of an overdue task are in its creation. Returns nil if no settle has a
--- kind or a tenant; else a function for the writing part of a script, as note_history. All in one function: a script has 200
--- local names at most.
+-- their sender knows more of, counted from 1. The terms of an overdue task are in its creation. A worker adds up its own
+-- settles, and sends "k <kind> <numbers>" and "t <tenant> <numbers>" in a call without settles. Returns nil if there is nothing
+-- to add; else a function for the writing part of a script, as note_history. All in one function: a script has 200 local names
+-- at most.
 local function breakdown_of(items, lines)
   local MOST_PLACES, MANY, OTHER_NAMES, NOTHING = 32, 16, '*', { 0, 0, 0, 0, 0 }
   local COLUMNS = { completed = 1, failed = 2, cancelled = 3 }
@@ -15,43 +16,6 @@ local function breakdown_of(items, lines)
     return COLUMNS[item.status] or item.status == 'pending' and string.find(item.tally, '^retried') and 4
   end
 
-  local by = {}
-  local function count(of, name, column, ms)
-    if name == '' then return end
-    local found = by[of] or { names = {}, numbers = {}, place = {}, again = {}, total = { 0, 0, 0, 0, 0 } }
-    by[of] = found
-    local place = found.place[name]
-    if not place then
-      place = #found.names + 1
-      found.place[name], found.names[place], found.numbers[place] = place, name, { 0, 0, 0, 0, 0 }
-    else
-      found.again[place] = true
-    end
-    local numbers = found.numbers[place]
-    numbers[column], found.total[column] = numbers[column] + 1, found.total[column] + 1
-    if column ~= 3 then numbers[5], found.total[5] = numbers[5] + ms, found.total[5] + ms end
-  end
-
-  local has_line = {}
-  for n, kind, tenant, ms in string.gmatch(lines, '(%d+) (%S*) (%S*) (%d+)') do
-    n = tonumber(n)
-    has_line[n] = true
-    local item = items[n]
-    local column = item and item.accepted and column_of(item)
-    if column then
-      count('k', kind, column, ms)
-      count('t', tenant, column, ms)
-    end
-  end
-  for n, item in ipairs(items) do
-    if item.ended and item.accepted and not has_line[n] then
-      local _, _, kind, lane = terms_of(item.created)
-      count('k', kind, 3, 0)
-      count('t', tenant_of(lane), 3, 0)
-    end
-  end
-  if not next(by) then return nil end
-
   -- Reads a field: a list of five numbers, and how many settles the place had before. A person may have overwritten it.
   local function numbers_of(stored)
     local completed, failed, cancelled, retried, ms, before =
@@ -60,6 +24,46 @@ local function breakdown_of(items, lines)
     local numbers = { tonumber(completed), tonumber(failed), tonumber(cancelled), tonumber(retried), tonumber(ms) }
     return numbers, tonumber(before) or 0
   end
+
+  local by = {}
+  local function add(of, name, more)
+    if name == '' then return end
+    local found = by[of] or { names = {}, numbers = {}, place = {}, total = { 0, 0, 0, 0, 0 } }
+    by[of] = found
+    local place = found.place[name]
+    if not place then
+      place = #found.names + 1
+      found.place[name], found.names[place], found.numbers[place] = place, name, { 0, 0, 0, 0, 0 }
+    end
+    local numbers, total = found.numbers[place], found.total
+    for n = 1, 5 do numbers[n], total[n] = numbers[n] + more[n], total[n] + more[n] end
+  end
+
+  local function count(kind, tenant, column, ms)
+    local numbers = { 0, 0, 0, 0, column == 3 and 0 or ms }
+    numbers[column] = 1
+    add('k', kind, numbers)
+    add('t', tenant, numbers)
+  end
+
+  local of_worker, has_line = string.find(lines, '^[kt] '), {}
+  for of, name, numbers in string.gmatch(of_worker and lines or '', '([kt]) (%S+) ([%d ]+)') do
+    add(of, name, (numbers_of(numbers)))
+  end
+  for n, kind, tenant, ms in string.gmatch(of_worker and '' or lines, '(%d+) (%S*) (%S*) (%d+)') do
+    n = tonumber(n)
+    has_line[n] = true
+    local item = items[n]
+    local column = item and item.accepted and column_of(item)
+    if column then count(kind, tenant, column, ms) end
+  end
+  for n, item in ipairs(items) do
+    if item.ended and item.accepted and item.kind ~= 'lease' and not has_line[n] then
+      local _, _, kind, lane = terms_of(item.created)
+      count(kind, tenant_of(lane), 3, 0)
+    end
+  end
+  if not next(by) then return nil end
 
   local function sum_of(numbers, more)
     local sum = {}
@@ -127,7 +131,7 @@ local function breakdown_of(items, lines)
         local old, before = numbers_of(stored[n])
         put(set, name, sum_of(old, numbers[n]), before)
         if rest then take_off(rest, numbers[n]) end
-      elseif not rest or found.again[n] and settles_in(numbers[n]) * MANY > #names then
+      elseif not rest or settles_in(numbers[n]) > 1 and settles_in(numbers[n]) * MANY > #names then
         new_names[#new_names + 1], new_numbers[#new_numbers + 1] = name, numbers[n]
         if rest then take_off(rest, numbers[n]) end
       end

@@ -4,14 +4,10 @@
 repeat
   local settles, wanted = ARGV[15] == '1', tonumber(ARGV[7])
   if ARGV[6] == 'call' or ARGV[10] ~= '' or not wanted or not settles and (ARGV[15] ~= '0' or wanted == 0) then break end
+  if ARGV[14] ~= '' then break end
   if settles and (ARGV[16] ~= 'lease' or ARGV[17] ~= 'completed' or ARGV[20] ~= '' or ARGV[22] ~= '1') then break end
   if string.find(ARGV[11], 'e:', 1, true) then break end  -- the history bounds the names of errors
   if string.find(ARGV[12], ' ', 1, true) then break end
-  local kind, ran_ms
-  if ARGV[14] ~= '' then
-    kind, ran_ms = string.match(ARGV[14], '^1 (%S+)  (%d+)$')
-    if not kind or not settles then break end
-  end
   local base = ARGV[12] == '-' and ARGV[2] or ARGV[2] .. 'k:' .. ARGV[12] .. ':'
   local ready = base .. 'ready'
 
@@ -32,18 +28,6 @@ repeat
     if task.err or task[1] ~= 'processing' or task[2] ~= ARGV[24] or task[3] then break end
     local oldest = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
     if oldest and (tonumber(oldest) <= now or redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[9])) then break end
-  end
-  -- The history of its kind: the first settle of a step goes the general path.
-  local by_kind, by_kind10, numbers, numbers10
-  if kind then
-    by_kind, by_kind10 = ARGV[2] .. 'hk:' .. math.floor(now / 60000), ARGV[2] .. 'hk10:' .. math.floor(now / 600000)
-    numbers, numbers10 = redis.pcall('HGET', by_kind, kind), redis.pcall('HGET', by_kind10, kind)
-    if type(numbers) ~= 'string' or type(numbers10) ~= 'string' then break end
-    local count, middle, ms, rest = string.match(numbers, '^(%d+)( %d+ %d+ %d+ )(%d+)( ?%d*)$')
-    local count10, middle10, ms10, rest10 = string.match(numbers10, '^(%d+)( %d+ %d+ %d+ )(%d+)( ?%d*)$')
-    if not count or not count10 then break end
-    numbers = string.format('%.0f%s%.0f%s', count + 1, middle, ms + ran_ms, rest)
-    numbers10 = string.format('%.0f%s%.0f%s', count10 + 1, middle10, ms10 + ran_ms, rest10)
   end
   local ids, first, second = {}, nil, nil
   if wanted > 0 then
@@ -117,10 +101,6 @@ repeat
         redis.pcall('HINCRBY', KEYS[9], name, by)
       end
       redis.pcall('HINCRBY', minute, 'completed', 1)
-      if kind then
-        redis.pcall('HSET', by_kind, kind, numbers)
-        redis.pcall('HSET', by_kind10, kind, numbers10)
-      end
     end
     if hit and redis.call('ZRANGE', ready, 0, 0)[1] then redis.pcall('ZADD', base .. 'marker', 0, '0') end
   end

@@ -10,7 +10,7 @@ Answers: 'ok'; 'cancelled' when a requested cancel took the place of a comeback;
 `claims` of a batch is "size wait_ms cost": see _batch.lua. Either a whole batch of the one kind is claimed, or nothing.
 A claim is seven values: id token attempt creation overrides counts due; `counts` of a task that has come back has more lines: its suspicion, or an empty one, then its last error and its failed attempts, if there are any. The same request_id gets the same claims again. A paused queue gives none.
 `tally` is lines "name number" for the history. They are counted once: by the first of equal calls that settles a task. The `tally` of a group is names, counted for each accepted settle of the group. The first name, of a comeback, is counted only if the task comes back.
-`breakdown` has lines about settles for the history by kind and by tenant: see _breakdown.lua. A settle counts if it is accepted.
+`breakdown` has lines for the history by kind and by tenant: see _breakdown.lua. A settle counts if it is accepted.
 An operation has the request_id 'call', and its own `request`: a repeated call gets the same answers for lease_ms. A due time "at <ms>" is by the clock of users.
 Reads everything first, and tries each command that it will write with. The first of these is a ZREM: a server whose memory is full refuses nothing here.
 ]]
@@ -418,9 +418,9 @@ end
 if #changed > 0 then
   if not is_kept then begin_steps(prefix, totals, meta, now, adding) end
   note_history(prefix, minute, totals, now, has_settled and tally or '', tallied, adding)
-  if note_breakdown then note_breakdown(prefix, now) end
   if not is_kept then redis.call('EXPIRE', minute, KEPT_S) end
 end
+if note_breakdown then note_breakdown(prefix, now) end
 
 -- A dropped entry took the place of another task, which may exist.
 is_cut = is_cut or turns and turns.is_cut
