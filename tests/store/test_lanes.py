@@ -103,8 +103,9 @@ class Queue:
     async def exchange(self, claims: int, *settles: Settle, kinds: Kinds = ONLY_NAMELESS, **given: Any) -> BatchReply:
         given.setdefault("may_claim_suspect", True)
         given.setdefault("request_id", f"{next(self._requests)}")
+        worker = given.pop("worker", "worker")
         request = BatchRequest(settles, claims, exchange=0, **given)
-        reply = await self.store.exchange.send(request, "worker", kinds)
+        reply = await self.store.exchange.send(request, worker, kinds)
         self.look()
         return reply
 
@@ -732,6 +733,28 @@ async def test_suspects_of_a_paused_tenant_wait(queue: Queue, gpu: dict[str, flo
     for _ in range(2):
         claimed += await queue.claim(2, fits=fits)
     assert len(claimed) == 2
+
+
+@pytest.mark.parametrize("paused", [True, False])
+async def test_suspects_that_may_not_start_are_not_in_the_way_of_those_of_other_workers(
+    queue: Queue, paused: bool
+) -> None:
+    """Tenants `a` and `b` were each lost with a worker of their own, `a` first. `a` is paused, or its limit is shut."""
+    await queue.limit("x", concurrency=3)
+    for tenant, limits in (("a", {"x": 1}), ("b", {})):
+        await queue.create(tenant, 2, limits=limits)
+        for _ in range(2):
+            assert len(await queue.claim(2, may_claim_suspect=False, worker=f"worker of {tenant}")) == 2
+            await queue.lose()
+            queue.at(queue.now + 600_000)
+            await queue.claim(1, kinds=Kinds(("other",)))  # moves those that are due
+    if paused:
+        await queue.pause("a")
+    else:
+        await queue.limit("x", concurrency=1)
+        await queue.create("c", 1, limits={"x": 1}, priority=-9)
+        assert len(await queue.claim(1, may_claim_suspect=False)) == 1
+    assert {one.task.tenant for one in await queue.claim_all()} == {"b"}
 
 
 # Limits

@@ -53,9 +53,10 @@ local function claim_of(id, from, task)
   return { id = id, from = from, task = task, token = 0, attempt = (task[ATTEMPT] or 0) + 1 }
 end
 
--- Claims of suspects that need no GPU, the oldest first. If any one cohort may be claimed, a cohort without a claim
--- comes first: two workers then take the two halves of the tasks that were lost together. `bases`: of the kinds. `pay`,
--- if given, says for a claim and its index whether its limits have room, and charges it.
+-- Claims of suspects that need no GPU, the oldest first. If any one cohort may be claimed, cohorts without a claim come
+-- first: two workers then take the two halves of the tasks that were lost together. `bases`: of the kinds. `pay`, if given,
+-- says for a claim whether its tenant is not paused and its limits have room, and charges it. A cohort that may not start
+-- is not in the way of others.
 local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans, pay)
   if suspicion == NO_SUSPECTS then return {} end
   local rule, found, waiting, claims = nil, {}, {}, {}
@@ -74,20 +75,27 @@ local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans, pay)
       end
     end
   end
+  if not found[1] then return {} end
+  local first, given = {}, rule.cohort
   for _, one in ipairs(found) do
     local cohort, size = rule.cohort_of(one.id, one.task.suspicion)
-    if waiting[cohort] >= size and not rule.cohort then rule.cohort = cohort end
+    if not given and waiting[cohort] >= size then first[#first + 1], waiting[cohort] = cohort, 0 end
   end
-  for _, one in ipairs(found) do
-    if #claims < wanted and rule.may_claim(one.id, one.task[COUNTS], one.task.suspicion) then
-      local claim = claim_of(one.id, one.from, one.task)
-      if not pay or pay(claim) then
-        rule.note(one.id, one.task[COUNTS], one.task.suspicion)
-        claim.is_suspect = true
-        claims[#claims + 1] = claim
+  repeat
+    rule.cohort = given or table.remove(first, 1)
+    local is_last = given or not rule.cohort
+    for _, one in ipairs(found) do
+      if #claims < wanted and not one.is_tried and rule.may_claim(one.id, one.task[COUNTS], one.task.suspicion) then
+        one.is_tried = true
+        local claim = claim_of(one.id, one.from, one.task)
+        if not pay or pay(claim) then
+          rule.note(one.id, one.task[COUNTS], one.task.suspicion)
+          claim.is_suspect = true
+          claims[#claims + 1] = claim
+        end
       end
     end
-  end
+  until claims[1] or is_last
   return claims
 end
 
