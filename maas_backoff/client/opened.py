@@ -6,7 +6,6 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from weakref import WeakKeyDictionary
 
-import anyio
 import attrs
 
 from maas_backoff.client.client import QueueClient
@@ -44,7 +43,7 @@ class Opened:
         self._embedded: EmbeddedServer | None = None
         self._here: Here | None = None
         self._all: dict[asyncio.AbstractEventLoop, Here] = {}
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, anyio.Lock] = WeakKeyDictionary()
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._of_parent: frozenset[asyncio.AbstractEventLoop] = frozenset()
         self._mutex = threading.Lock()
         forks.on_fork(self, Opened._forked)
@@ -57,10 +56,10 @@ class Opened:
             return here.client
         return self._enter(loop).client
 
-    def lock(self) -> anyio.Lock:
+    def lock(self) -> asyncio.Lock:
         """Return the lock of the running event loop for start and stop."""
         with self._mutex:
-            return self._locks.setdefault(asyncio.get_running_loop(), anyio.Lock())
+            return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     def _enter(self, loop: asyncio.AbstractEventLoop | None) -> Here:
         if loop is None:

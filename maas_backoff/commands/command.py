@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import NamedTuple
 
 import attrs
 
@@ -72,8 +73,7 @@ def add_option(parser: Arguments, section: type[attrs.AttrsInstance], name: str,
 _METAVARS: dict[type[bool | float | str], str] = {float: "X", int: "N"}
 
 
-@attrs.frozen
-class Command:
+class Command(NamedTuple):
     """A command: a description, an example, its arguments, and a function that runs it and returns the exit code."""
 
     about: str
@@ -111,10 +111,10 @@ def on_queue(
 
 def run_on_queue(run: RunOnQueue, options: Options) -> int:
     """Run a function with the scheduler of a queue, and return its exit code."""
-    import anyio  # not needed for help
+    import asyncio  # not needed for help
 
     without_last_collection()
-    return anyio.run(_run_on_queue, run, options)
+    return asyncio.run(_run_on_queue(run, options))
 
 
 async def _run_on_queue(run: RunOnQueue, options: Options) -> int:
@@ -123,7 +123,7 @@ async def _run_on_queue(run: RunOnQueue, options: Options) -> int:
     try:
         return await run(scheduler, options)
     finally:
-        await scheduler.shutdown()
+        await scheduler.disconnect()  # no command of a queue has started it
 
 
 def config_of(options: Options) -> TaskBackoffConfig:

@@ -1,14 +1,12 @@
 """`maas-backoff doctor`: find what is wrong, and say what to do."""
 
-import statistics
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
-import anyio
-import attrs
-
-from maas_backoff.commands.gpus import probed
+from maas_backoff.commands.probed import probed
 from maas_backoff.commands.text import moment
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.worker import Worker
@@ -25,8 +23,7 @@ LARGEST_SKEW = 1.0
 """The difference in seconds between the local clock and the server's above which the doctor warns."""
 
 
-@attrs.frozen
-class Line:
+class Line(NamedTuple):
     """One line of the result: `ok`, `warning` or `wrong`, and a text."""
 
     kind: str
@@ -38,7 +35,7 @@ class Line:
 
 def views(lines: Sequence[Line]) -> list[dict[str, str]]:
     """Return the lines as values for JSON."""
-    return [attrs.asdict(line) for line in lines]
+    return [line._asdict() for line in lines]
 
 
 async def examine(
@@ -87,7 +84,7 @@ async def examine(
     if any(worker.devices for worker in fleet):
         lines += _fleet_gpus(await scheduler.gpus(), fleet)
     lines += await _orphans(store, repair=repair, keys=keys)
-    return [*lines, *await anyio.to_thread.run_sync(_gpus)]
+    return [*lines, *await asyncio.to_thread(_gpus)]
 
 
 async def _server(store: QueueStore) -> list[Line]:
@@ -125,7 +122,7 @@ async def _clock(store: QueueStore) -> list[Line]:
         seconds, micros = await store.connection.server.execute("TIME")
         trips.append(time.monotonic() - begun)
         skew = int(seconds) + int(micros) / 1e6 - (time.time() - trips[-1] / 2)
-    latency = f"{statistics.median(trips) * 1000:.2f}"
+    latency = f"{sorted(trips)[PINGS // 2] * 1000:.2f}"
     lines = [Line("ok", t("server: answers in {latency} ms (median of {n})", latency=latency, n=PINGS))]
     if abs(skew) > LARGEST_SKEW:
         told = (

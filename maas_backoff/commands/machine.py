@@ -1,10 +1,9 @@
 """The commands that are about a machine, a server, or a whole queue: demo, gpus, doctor, queues, dashboard."""
 
 import argparse
+import asyncio
 import logging
 from pathlib import Path
-
-import anyio
 
 from maas_backoff.commands.command import (
     FAILED,
@@ -68,7 +67,7 @@ def _gpus(options: Options) -> int:
     given = StorageConfig(url=options.url) if options.url is not None else TaskBackoffConfig.from_env().storage
     storage = None if given == StorageConfig() else given
     try:
-        found = anyio.run(gpus, storage)
+        found = asyncio.run(gpus(storage))
     except LookupError as error:
         print("[]" if options.json else t("no GPU can be used here: {why}", why=sentence(error.args[0])))
         return FAILED
@@ -124,7 +123,7 @@ def _queues(options: Options) -> int:
 
     options.queue = None
     without_last_collection()
-    return anyio.run(run, config_of(options), options)
+    return asyncio.run(run(config_of(options), options))
 
 
 def _for_dashboard(parser: Arguments) -> None:
