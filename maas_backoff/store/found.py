@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import attrs
 
@@ -61,8 +62,7 @@ class Found:
         return settle
 
 
-@attrs.frozen
-class Seen:
+class Seen(NamedTuple):
     """A task that was read in a page, with its policy."""
 
     task: TaskEntity
@@ -90,8 +90,7 @@ class Seen:
         return Settle(self.task.task_id, "pending", self.task.token, settlement, extra=extra)
 
 
-@attrs.frozen
-class Scan:
+class Scan(NamedTuple):
     """A page of tasks that was read in order to select some of them."""
 
     seen: Sequence[Seen]
