@@ -6,8 +6,6 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from weakref import WeakKeyDictionary
 
-import attrs
-
 from maas_backoff.client.client import QueueClient
 from maas_backoff.common import forks
 from maas_backoff.config import TaskBackoffConfig
@@ -20,13 +18,13 @@ _running_loop = asyncio._get_running_loop  # noqa: SLF001 # pyright: ignore[repo
 Make = Callable[[TaskBackoffConfig, EmbeddedServer | None], QueueClient]
 
 
-@attrs.define(eq=False)
 class Here:
     """The open connections of one event loop."""
 
-    loop: asyncio.AbstractEventLoop
-    client: QueueClient
-    end: AsyncGenerator[None] | None = None
+    def __init__(self, loop: asyncio.AbstractEventLoop, client: QueueClient) -> None:
+        self.loop = loop
+        self.client = client
+        self.end: AsyncGenerator[None] | None = None
 
 
 class Opened:

@@ -21,8 +21,7 @@ from maas_backoff.store.replies import LeaseRow
 from maas_backoff.store.settled import AttemptInfo
 
 
-@attrs.frozen
-class Found:
+class Found(NamedTuple):
     """An unfinished task that the reaper or an operation has read, without its lease."""
 
     task_id: str
