@@ -18,7 +18,7 @@ ANYIO = {"anyio._backends._asyncio"}
 OF_GPUS = {"pynvml", "maas_backoff.gate.nvml", "maas_backoff.gate.gate"}
 WORKER = {"maas_backoff.worker.service", "maas_backoff.worker.parts", *OF_GPUS}
 CLIENT = {"redis", "maas_backoff.store", "maas_backoff.client.client"}
-MOST_OF_STATS = 147
+MOST_OF_STATS = 106
 """The most modules of our own that `maas-backoff stats` imports: each one costs up to a millisecond."""
 NEVER = EXTRAS | {"pytest", "multiprocessing", "http.server", "maas_backoff.store.data_directory"}
 
@@ -126,6 +126,25 @@ def test_a_command_pauses_the_collector_only_while_it_imports() -> None:
 )
 def test_a_command_without_a_server_needs_no_redis_py(words: str) -> None:
     assert not _imported(_command(words), CLIENT | WORKER | NEVER)
+
+
+OF_CHANGES = {
+    *(
+        "maas_backoff.scheduler",
+        "maas_backoff.handling",
+        "maas_backoff.kinds",
+        "maas_backoff.client.client",
+        "anyio.abc",
+    ),
+    *(f"maas_backoff.client.{name}" for name in ("bulk", "creator", "follower", "operations")),
+}
+"""Modules for programs that create and change tasks."""
+READING = [pytest.param(words, marks=pytest.mark.long) for words in ("list", "limits", "check", "queues", "doctor")]
+
+
+@pytest.mark.parametrize("words", ["stats", *READING])
+def test_a_command_that_only_reads_imports_the_store_alone(server: Server, words: str) -> None:
+    assert not _imported(_command(words), OF_CHANGES, f"redis://127.0.0.1:{server.port}")
 
 
 SLOW = [pytest.param(words, marks=pytest.mark.long) for words in ("list", "workers", "check", "pause", "queues")]

@@ -34,7 +34,6 @@ from maas_backoff.domain.status import TaskStatus, checked_status
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import (
-    ConfigError,
     InvalidValueError,
     TaskNotFoundError,
     TaskTimeoutError,
@@ -59,8 +58,6 @@ class QueueClient:
         self, config: TaskBackoffConfig, tracing: Tracing | None = None, embedded: EmbeddedServer | None = None
     ) -> None:
         """Take the configuration; `embedded` is a shared server, which its owner stops."""
-        if not config.task.biz_prefix:
-            raise ConfigError("task.biz_prefix", "1 to 64 of A-Z a-z 0-9 _ . - (or MAAS_BACKOFF_BIZ_PREFIX)", "")
         self.config = config
         self.store: QueueStore = QueueStore.of(config, embedded)
         self.creator: TaskCreator = TaskCreator(config, self.store.writer, tracing)

@@ -14,7 +14,6 @@ from maas_backoff.errors import StorageDeniedError, StorageUnfitError
 from maas_backoff.gate.sample import NO_DEVICE, NO_DRIVER, GpuSample
 from maas_backoff.language import sentence, t
 from maas_backoff.language.width import padded
-from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.orphans import MOST_KEYS, find_orphans
 from maas_backoff.store.queue_store import QueueStore
 
@@ -38,17 +37,15 @@ def views(lines: Sequence[Line]) -> list[dict[str, str]]:
     return [line._asdict() for line in lines]
 
 
-async def examine(
-    scheduler: TaskBackoffScheduler, store: QueueStore, *, repair: bool = False, keys: int = MOST_KEYS
-) -> list[Line]:
+async def examine(store: QueueStore, *, repair: bool = False, keys: int = MOST_KEYS) -> list[Line]:
     """Check the server, the clocks, the workers, the queue and the GPUs, and return the results.
 
     Searches `keys` keys of the server for tasks that are in no index, and puts them back if `repair`. Raises
     StorageError if the server cannot be reached.
     """
     lines = [*await _server(store), *await _clock(store)]
-    stats = await scheduler.get_queue_stats()
-    fleet = await scheduler.workers()
+    stats = await store.reader.stats()
+    fleet = await store.registry.fleet()
     lines.append(Line("ok" if fleet else "warning", t("workers: {n} alive", n=len(fleet))))
     versions = {worker.version for worker in fleet}
     if len(versions) > 1:
@@ -75,14 +72,14 @@ async def examine(
     lines.append(
         Line(
             "warning" if stats.paused or stats.paused_kinds or stats.paused_tenants or stats.suspect_count else "ok",
-            t("queue: {reason}", reason=sentence(await scheduler.explain())),
+            t("queue: {reason}", reason=sentence(await store.reader.explain())),
         )
     )
     if stats.unfit_count:
         told = t("queue: {n} tasks ask for more GPU memory than any worker's device has", n=stats.unfit_count)
         lines.append(Line("wrong", told))
     if any(worker.devices for worker in fleet):
-        lines += _fleet_gpus(await scheduler.gpus(), fleet)
+        lines += _fleet_gpus(await _gpus_of(store), fleet)
     lines += await _orphans(store, repair=repair, keys=keys)
     return [*lines, *await asyncio.to_thread(_gpus)]
 
@@ -152,6 +149,19 @@ def _quiet(fleet: Sequence[Worker], told: Mapping[str, float]) -> list[Line]:
             text = "worker {name}: told to claim nothing since {since}; to undo it: {command}"
             lines.append(Line("warning", t(text, name=worker.name, since=since, command=command)))
     return lines
+
+
+async def _gpus_of(store: QueueStore) -> Sequence[GpuStatus]:
+    """Return the GPUs of the queue's workers."""
+    from maas_backoff.client.fleet import FleetOperations  # most queues have no GPU
+    from maas_backoff.store.ledger import Ledgers
+
+    config, server = store.connection.config, store.connection.server
+    ledgers = Ledgers(config.storage, server, lease=config.scheduler.lease, queue=config.task.biz_prefix)
+    try:
+        return await FleetOperations(store, ledgers).gpus()
+    finally:
+        await ledgers.aclose()
 
 
 def _fleet_gpus(gpus: Sequence[GpuStatus], fleet: Sequence[Worker]) -> list[Line]:
