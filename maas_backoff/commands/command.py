@@ -15,7 +15,7 @@ from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.config.options import kind_of
 from maas_backoff.language import t
 
-if TYPE_CHECKING:  # not needed for help; and a command has one of both
+if TYPE_CHECKING:  # help needs neither, and a command needs one of them
     from maas_backoff.scheduler import TaskBackoffScheduler
     from maas_backoff.store.queue_store import QueueStore
 
@@ -149,7 +149,7 @@ async def _run_on_queue(run: RunOnQueue, options: Options) -> int:
 
 def run_on_store(run: RunOnStore, options: Options) -> int:
     """Run a function with the store of a queue, and return its exit code."""
-    import asyncio  # as above
+    import asyncio  # not needed for help
 
     without_last_collection()
     return asyncio.run(_run_on_store(run, options))
