@@ -239,7 +239,7 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
             raise HandlerError("until_idle: no worker runs here; call start() before, with a task handler or a kind")
         return await self._service.until_idle(seconds)
 
-    async def _end_with_service(self, beside: Beside, scope: anyio.CancelScope) -> None:
+    async def _end_with_service(self, beside: Beside, scope: "anyio.CancelScope") -> None:
         if self._service is not None:
             await self._service.wait()
         beside.scope.cancel()

@@ -363,6 +363,5 @@ async def test_the_ledger_of_a_gpu_follows_a_clock_that_is_set_back(any_server: 
 async def test_the_doctor_tells_what_the_clock_is_ahead(jumping: QueueStore) -> None:
     at(jumping, -HOUR)
     await jumping.lost.look(1e6, 0)
-    async with TaskBackoffScheduler(jumping.connection.config) as scheduler:
-        words = [str(word) for word in await examine(scheduler, jumping)]
+    words = [str(word) for word in await examine(jumping)]
     assert any("clock: the queue's is 3600.0 s ahead of the server's" in word for word in words)

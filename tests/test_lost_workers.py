@@ -184,7 +184,7 @@ async def test_the_halves_of_what_was_lost_follow_one_another_at_once(
             "suspect: its worker was lost again; it comes back in halves of what was lost, with up to 2 other tasks"
         )
         assert {task.waiting_for for task in tasks} == {expected}
-        words = [word for word in await examine(scheduler, store) if explained in word.text]
+        words = [word for word in await examine(store) if explained in word.text]
         assert [word.kind for word in words] == ["warning"]
         first_half.set()
         await eventually(lambda: running == set(ids) - first, "the other half runs")

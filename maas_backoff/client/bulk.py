@@ -3,8 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-
-import attrs
+from typing import NamedTuple
 
 from maas_backoff.client.operation_spans import OperationSpans
 from maas_backoff.client.selected import Selected
@@ -34,8 +33,7 @@ _TICK = timedelta(milliseconds=1)
 """Stored times are rounded to this."""
 
 
-@attrs.frozen
-class _Change:
+class _Change(NamedTuple):
     """A change of tasks: its event in the log, and how it is made."""
 
     event: str

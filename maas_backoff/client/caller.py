@@ -37,7 +37,7 @@ async def until_gone(disconnected: Disconnected, task_id: str) -> AsyncGenerator
         raise CallerGoneError(task_id)
 
 
-async def _watch(disconnected: Disconnected, scope: anyio.CancelScope) -> None:
+async def _watch(disconnected: Disconnected, scope: "anyio.CancelScope") -> None:
     try:
         while not await disconnected():  # noqa: ASYNC110 - web frameworks have no event for it
             await anyio.sleep(PERIOD)

@@ -1,12 +1,12 @@
 """The client of a queue: validates, creates, reads and awaits its tasks."""
 
+import asyncio
 import contextlib
 import math
 from collections.abc import AsyncGenerator, Mapping
 from datetime import timedelta
 from typing import Any
 
-import anyio
 import attrs
 
 from maas_backoff.client.bulk import BulkOperations
@@ -34,7 +34,6 @@ from maas_backoff.domain.status import TaskStatus, checked_status
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import (
-    ConfigError,
     InvalidValueError,
     TaskNotFoundError,
     TaskTimeoutError,
@@ -59,8 +58,6 @@ class QueueClient:
         self, config: TaskBackoffConfig, tracing: Tracing | None = None, embedded: EmbeddedServer | None = None
     ) -> None:
         """Take the configuration; `embedded` is a shared server, which its owner stops."""
-        if not config.task.biz_prefix:
-            raise ConfigError("task.biz_prefix", "1 to 64 of A-Z a-z 0-9 _ . - (or MAAS_BACKOFF_BIZ_PREFIX)", "")
         self.config = config
         self.store: QueueStore = QueueStore.of(config, embedded)
         self.creator: TaskCreator = TaskCreator(config, self.store.writer, tracing)
@@ -163,11 +160,15 @@ class QueueClient:
         seconds = math.inf if timeout is None else in_seconds(timeout)
         if not _is_number(seconds) or not seconds >= 0:
             raise InvalidValueError("timeout", "seconds (or a timedelta) from 0 on, or None", timeout)
-        with anyio.move_on_after(seconds):
-            async with contextlib.aclosing(self._changes(task_id)) as changes:
+        limit = asyncio.timeout(None if seconds == math.inf else seconds)
+        try:
+            async with limit, contextlib.aclosing(self._changes(task_id)) as changes:
                 async for task in changes:
                     if task.status.finished:
                         return task
+        except TimeoutError:
+            if not limit.expired():
+                raise
         raise TaskTimeoutError(task_id, seconds)
 
     async def watch(self, task_id: str, after: str | None) -> AsyncGenerator[TaskEvent, None]:
@@ -206,8 +207,9 @@ class QueueClient:
                     raise TaskNotFoundError(task_id)
                 yield task
                 # An expired task is known by its reader alone, unless a worker notes it.
-                with anyio.move_on_after(min(WAIT_RENEWAL, max(0.001, look.expires))):
-                    await woken.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(WAIT_RENEWAL, max(0.001, look.expires))):
+                        await woken.wait()
 
 
 def _listed(selection: Selection, listing: Listing) -> Selection:
@@ -216,7 +218,7 @@ def _listed(selection: Selection, listing: Listing) -> Selection:
     for name, given in own.items():
         if getattr(selection, name) is not None:
             raise InvalidValueError(name, "None beside that of the selection", given)
-    attrs.evolve(listing, waiting_for=None, due_from=None).check("pending")
+    listing._replace(waiting_for=None, due_from=None).check("pending")
     return attrs.evolve(selection, **own)
 
 

@@ -1,11 +1,10 @@
 """Readers of streams and logs: woken by what tasks emit. Their reads that meet travel together."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
-
-import anyio
 
 from maas_backoff.client.gathering import Gathering
 from maas_backoff.domain.stream import LogLine, StreamPart, checked_after
@@ -101,8 +100,9 @@ class Follower:
                     continue
                 if read.has_ended or not to_end:
                     return
-                with anyio.move_on_after(max(0.001, min(renew_at - time.monotonic(), read.expires))):
-                    await woken.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.001, min(renew_at - time.monotonic(), read.expires))):
+                        await woken.wait()
                 if woken.first is not None and place.what == PARTS and not place.after:
                     # As if it had been read when it was published: the next read tells whether it is void since.
                     read = Read(read.status, read.attempt, [woken.first])

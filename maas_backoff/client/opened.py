@@ -6,9 +6,6 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from weakref import WeakKeyDictionary
 
-import anyio
-import attrs
-
 from maas_backoff.client.client import QueueClient
 from maas_backoff.common import forks
 from maas_backoff.config import TaskBackoffConfig
@@ -21,13 +18,13 @@ _running_loop = asyncio._get_running_loop  # noqa: SLF001 # pyright: ignore[repo
 Make = Callable[[TaskBackoffConfig, EmbeddedServer | None], QueueClient]
 
 
-@attrs.define(eq=False)
 class Here:
     """The open connections of one event loop."""
 
-    loop: asyncio.AbstractEventLoop
-    client: QueueClient
-    end: AsyncGenerator[None] | None = None
+    def __init__(self, loop: asyncio.AbstractEventLoop, client: QueueClient) -> None:
+        self.loop = loop
+        self.client = client
+        self.end: AsyncGenerator[None] | None = None
 
 
 class Opened:
@@ -44,7 +41,7 @@ class Opened:
         self._embedded: EmbeddedServer | None = None
         self._here: Here | None = None
         self._all: dict[asyncio.AbstractEventLoop, Here] = {}
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, anyio.Lock] = WeakKeyDictionary()
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._of_parent: frozenset[asyncio.AbstractEventLoop] = frozenset()
         self._mutex = threading.Lock()
         forks.on_fork(self, Opened._forked)
@@ -57,10 +54,10 @@ class Opened:
             return here.client
         return self._enter(loop).client
 
-    def lock(self) -> anyio.Lock:
+    def lock(self) -> asyncio.Lock:
         """Return the lock of the running event loop for start and stop."""
         with self._mutex:
-            return self._locks.setdefault(asyncio.get_running_loop(), anyio.Lock())
+            return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     def _enter(self, loop: asyncio.AbstractEventLoop | None) -> Here:
         if loop is None:

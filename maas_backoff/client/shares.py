@@ -4,9 +4,6 @@ from maas_backoff.client.part import CallsPart
 from maas_backoff.domain.limit import Limit, Rate
 from maas_backoff.domain.shares import LimitList, TenantStats
 
-MOST_NAMES = 1000
-"""Shut names of classes of limits, such as `user:*`, that `limits` returns."""
-
 
 class ShareCalls(CallsPart):
     """The part of TaskBackoffScheduler that says whose tasks are taken next, and how many may start."""
@@ -51,4 +48,4 @@ class ShareCalls(CallsPart):
         most 1,000. `.more` is how many such names there are beyond them, at most. 100 limits are read at a time, so
         that no call delays others.
         """
-        return await self._client.store.shares.limits(MOST_NAMES)
+        return await self._client.store.shares.limits()

@@ -1,11 +1,11 @@
 """The commands that show the numbers of a queue."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from maas_backoff.commands.command import OK, Arguments, Options, at_least_one, on_queue
+from maas_backoff.commands.command import OK, Arguments, Options, at_least_one, on_store
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.text import moment, span, table
 from maas_backoff.domain.history import Activity, gpu_memory_hint
@@ -14,12 +14,14 @@ from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.language import sentence, t
 from maas_backoff.logs import printable
-from maas_backoff.scheduler import TaskBackoffScheduler
+
+if TYPE_CHECKING:  # see command.py
+    from maas_backoff.store.queue_store import QueueStore
 
 
-async def _stats(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    stats, why = await scheduler.get_queue_stats(), await scheduler.explain()
-    history = await scheduler.get_history(60)
+async def _stats(store: "QueueStore", options: Options) -> int:
+    stats, why = await store.reader.stats(), await store.reader.explain()
+    history = await store.reader.history(60)
     if options.json:
         counts = attrs.asdict(stats) | {"reason": why}
         print_json({**counts, "last_hour": activity_view(history.recent), "total": activity_view(history.total)})
@@ -105,8 +107,8 @@ def activity_view(activity: Activity) -> dict[str, Any]:
 _MEASURED = ("waits", "runs", "settles", "gpu_peaks", "gpu_needs", "batch_sizes", "batch_waits")
 
 
-async def _kinds(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    stats, fleet = await scheduler.get_queue_stats(), await scheduler.workers()
+async def _kinds(store: "QueueStore", options: Options) -> int:
+    stats, fleet = await store.reader.stats(), await store.registry.fleet()
     names = {*stats.kinds, *(kind for worker in fleet for kind in worker.kinds if kind)}
     workers = {name: sum(name in worker.kinds for worker in fleet) for name in sorted(names)}
     if options.json:
@@ -135,8 +137,8 @@ def _for_tenants(parser: Arguments) -> None:
     parser.add_argument("--limit", type=at_least_one, default=50, metavar="N", help="show N tenants (default: 50)")
 
 
-async def _tenants(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    tenants = await scheduler.tenants()
+async def _tenants(store: "QueueStore", options: Options) -> int:
+    tenants = await store.shares.tenants()
     if options.json:
         print_json(
             [{"tenant": one.name, **attrs.asdict(one, filter=lambda field, _: field.name != "name")} for one in tenants]
@@ -152,8 +154,8 @@ async def _tenants(scheduler: TaskBackoffScheduler, options: Options) -> int:
     return OK
 
 
-async def _limits(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    limits = await scheduler.limits()
+async def _limits(store: "QueueStore", options: Options) -> int:
+    limits = await store.shares.limits()
     if options.json:
         print_json({"limits": list(map(_limit_view, limits)), "more": limits.more})
         return OK
@@ -191,24 +193,24 @@ def _limit_row(one: LimitStats) -> Sequence[object]:
 
 
 COMMANDS = {
-    "stats": on_queue(
+    "stats": on_store(
         "Count the tasks of a queue by state, and show why nothing runs, or why tasks wait. Then show the ends, the "
         "durations and the errors of the last hour.",
         "maas-backoff stats --queue image-gen",
         _stats,
     ),
-    "kinds": on_queue(
+    "kinds": on_store(
         "List the kinds of tasks: due tasks, live workers that run the kind, since when it is paused, and by whom.",
         "maas-backoff kinds",
         _kinds,
     ),
-    "tenants": on_queue(
+    "tenants": on_store(
         "List the tenants with waiting tasks, a weight or a pause.",
         "maas-backoff tenants --limit 200",
         _tenants,
         _for_tenants,
     ),
-    "limits": on_queue(
+    "limits": on_store(
         "List the limits that all workers share: their settings, their use, and until when they are shut.",
         "maas-backoff limits",
         _limits,

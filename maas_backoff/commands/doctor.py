@@ -1,14 +1,12 @@
 """`maas-backoff doctor`: find what is wrong, and say what to do."""
 
-import statistics
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
-import anyio
-import attrs
-
-from maas_backoff.commands.gpus import probed
+from maas_backoff.commands.probed import probed
 from maas_backoff.commands.text import moment
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.worker import Worker
@@ -16,7 +14,6 @@ from maas_backoff.errors import StorageDeniedError, StorageUnfitError
 from maas_backoff.gate.sample import NO_DEVICE, NO_DRIVER, GpuSample
 from maas_backoff.language import sentence, t
 from maas_backoff.language.width import padded
-from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.store.orphans import MOST_KEYS, find_orphans
 from maas_backoff.store.queue_store import QueueStore
 
@@ -25,8 +22,7 @@ LARGEST_SKEW = 1.0
 """The difference in seconds between the local clock and the server's above which the doctor warns."""
 
 
-@attrs.frozen
-class Line:
+class Line(NamedTuple):
     """One line of the result: `ok`, `warning` or `wrong`, and a text."""
 
     kind: str
@@ -38,20 +34,18 @@ class Line:
 
 def views(lines: Sequence[Line]) -> list[dict[str, str]]:
     """Return the lines as values for JSON."""
-    return [attrs.asdict(line) for line in lines]
+    return [line._asdict() for line in lines]
 
 
-async def examine(
-    scheduler: TaskBackoffScheduler, store: QueueStore, *, repair: bool = False, keys: int = MOST_KEYS
-) -> list[Line]:
+async def examine(store: QueueStore, *, repair: bool = False, keys: int = MOST_KEYS) -> list[Line]:
     """Check the server, the clocks, the workers, the queue and the GPUs, and return the results.
 
     Searches `keys` keys of the server for tasks that are in no index, and puts them back if `repair`. Raises
     StorageError if the server cannot be reached.
     """
     lines = [*await _server(store), *await _clock(store)]
-    stats = await scheduler.get_queue_stats()
-    fleet = await scheduler.workers()
+    stats = await store.reader.stats()
+    fleet = await store.registry.fleet()
     lines.append(Line("ok" if fleet else "warning", t("workers: {n} alive", n=len(fleet))))
     versions = {worker.version for worker in fleet}
     if len(versions) > 1:
@@ -78,16 +72,16 @@ async def examine(
     lines.append(
         Line(
             "warning" if stats.paused or stats.paused_kinds or stats.paused_tenants or stats.suspect_count else "ok",
-            t("queue: {reason}", reason=sentence(await scheduler.explain())),
+            t("queue: {reason}", reason=sentence(await store.reader.explain())),
         )
     )
     if stats.unfit_count:
         told = t("queue: {n} tasks ask for more GPU memory than any worker's device has", n=stats.unfit_count)
         lines.append(Line("wrong", told))
     if any(worker.devices for worker in fleet):
-        lines += _fleet_gpus(await scheduler.gpus(), fleet)
+        lines += _fleet_gpus(await _gpus_of(store), fleet)
     lines += await _orphans(store, repair=repair, keys=keys)
-    return [*lines, *await anyio.to_thread.run_sync(_gpus)]
+    return [*lines, *await asyncio.to_thread(_gpus)]
 
 
 async def _server(store: QueueStore) -> list[Line]:
@@ -125,7 +119,7 @@ async def _clock(store: QueueStore) -> list[Line]:
         seconds, micros = await store.connection.server.execute("TIME")
         trips.append(time.monotonic() - begun)
         skew = int(seconds) + int(micros) / 1e6 - (time.time() - trips[-1] / 2)
-    latency = f"{statistics.median(trips) * 1000:.2f}"
+    latency = f"{sorted(trips)[PINGS // 2] * 1000:.2f}"
     lines = [Line("ok", t("server: answers in {latency} ms (median of {n})", latency=latency, n=PINGS))]
     if abs(skew) > LARGEST_SKEW:
         told = (
@@ -155,6 +149,19 @@ def _quiet(fleet: Sequence[Worker], told: Mapping[str, float]) -> list[Line]:
             text = "worker {name}: told to claim nothing since {since}; to undo it: {command}"
             lines.append(Line("warning", t(text, name=worker.name, since=since, command=command)))
     return lines
+
+
+async def _gpus_of(store: QueueStore) -> Sequence[GpuStatus]:
+    """Return the GPUs of the queue's workers."""
+    from maas_backoff.client.fleet import FleetOperations  # most queues have no GPU
+    from maas_backoff.store.ledger import Ledgers
+
+    config, server = store.connection.config, store.connection.server
+    ledgers = Ledgers(config.storage, server, lease=config.scheduler.lease, queue=config.task.biz_prefix)
+    try:
+        return await FleetOperations(store, ledgers).gpus()
+    finally:
+        await ledgers.aclose()
 
 
 def _fleet_gpus(gpus: Sequence[GpuStatus], fleet: Sequence[Worker]) -> list[Line]:

@@ -1,14 +1,13 @@
 """`maas-backoff gpus`: the GPUs of this machine, and the reservations of all queues on them."""
 
-import threading
 import time
 from collections.abc import Sequence
 
+from maas_backoff.commands.probed import probed
 from maas_backoff.commands.text import table
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.gpu import GpuStatus
 from maas_backoff.domain.worker import Device
-from maas_backoff.gate.nvml import NvmlProbe
 from maas_backoff.gate.placement import most_of, room_of, used_by_other_processes
 from maas_backoff.gate.sample import GpuSample
 from maas_backoff.gate.status import status
@@ -16,9 +15,6 @@ from maas_backoff.language import sentence, t
 from maas_backoff.store.keys import ledger as key_of
 from maas_backoff.store.ledger import DeviceLedger, Ledgers
 from maas_backoff.store.server import Server
-
-PATIENCE = 15.0
-"""The most seconds to wait for NVML: a GPU that sleeps needs seconds to wake."""
 
 
 async def gpus(storage: StorageConfig | None) -> list[GpuStatus]:
@@ -39,19 +35,6 @@ async def gpus(storage: StorageConfig | None) -> list[GpuStatus]:
         if ledgers is not None and server is not None:
             await ledgers.aclose()
             await server.aclose()
-
-
-def probed() -> Sequence[GpuSample]:
-    """Return a sample of each GPU of this machine. Raises LookupError with the reason if there are none."""
-    probe, read = NvmlProbe(), threading.Event()
-    probe.start(read.set)
-    deadline = time.monotonic() + PATIENCE
-    while not probe.has_answered and time.monotonic() < deadline:
-        read.wait(0.05)
-    probe.stop()
-    if not probe.samples():
-        raise LookupError(probe.trouble)
-    return probe.samples()
 
 
 def _device(sample: GpuSample, ledger: DeviceLedger) -> Device:

@@ -1,10 +1,10 @@
 """The commands that are about a machine, a server, or a whole queue: demo, gpus, doctor, queues, dashboard."""
 
 import argparse
+import asyncio
 import logging
 from pathlib import Path
-
-import anyio
+from typing import TYPE_CHECKING
 
 from maas_backoff.commands.command import (
     FAILED,
@@ -18,13 +18,16 @@ from maas_backoff.commands.command import (
     one_to_a_hundred,
     queue_options,
     run_on_queue,
+    run_on_store,
 )
 from maas_backoff.commands.imports import quick_imports, without_last_collection
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig
 from maas_backoff.language import sentence, t
-from maas_backoff.scheduler import TaskBackoffScheduler
+
+if TYPE_CHECKING:  # see command.py
+    from maas_backoff.store.queue_store import QueueStore
 
 
 def _for_demo(parser: Arguments) -> None:
@@ -68,7 +71,7 @@ def _gpus(options: Options) -> int:
     given = StorageConfig(url=options.url) if options.url is not None else TaskBackoffConfig.from_env().storage
     storage = None if given == StorageConfig() else given
     try:
-        found = anyio.run(gpus, storage)
+        found = asyncio.run(gpus(storage))
     except LookupError as error:
         print("[]" if options.json else t("no GPU can be used here: {why}", why=sentence(error.args[0])))
         return FAILED
@@ -93,23 +96,18 @@ def _for_doctor(parser: Arguments) -> None:
 def _doctor(options: Options) -> int:
     with quick_imports():
         from maas_backoff.commands.doctor import examine, views
-        from maas_backoff.store.queue_store import QueueStore
 
     logging.getLogger("maas_backoff").addHandler(logging.NullHandler())  # its warnings are in the result
 
-    async def run(scheduler: TaskBackoffScheduler, options: Options) -> int:
-        store = QueueStore.of(scheduler.config)
-        try:
-            lines = await examine(scheduler, store, repair=options.repair, keys=options.keys)
-        finally:
-            await store.aclose()
+    async def run(store: "QueueStore", options: Options) -> int:
+        lines = await examine(store, repair=options.repair, keys=options.keys)
         if options.json:
             print_json(views(lines))
         else:
             print("\n".join(map(str, lines)))
         return FAILED if any(line.kind == "wrong" for line in lines) else OK
 
-    return run_on_queue(run, options)
+    return run_on_store(run, options)
 
 
 def _for_queues(parser: Arguments) -> None:
@@ -124,7 +122,7 @@ def _queues(options: Options) -> int:
 
     options.queue = None
     without_last_collection()
-    return anyio.run(run, config_of(options), options)
+    return asyncio.run(run(config_of(options), options))
 
 
 def _for_dashboard(parser: Arguments) -> None:

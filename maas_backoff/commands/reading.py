@@ -3,21 +3,26 @@
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import attrs
 
-from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue, task_id
+from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue, on_store, task_id
 from maas_backoff.commands.json_text import print_json, print_json_line
 from maas_backoff.commands.refusals import unknown
 from maas_backoff.commands.selecting import selection_of, selection_options
 from maas_backoff.commands.task_text import task_lines
 from maas_backoff.commands.text import cell, clock, is_rich, moment, table
+from maas_backoff.domain.page import Listing
 from maas_backoff.domain.selection import Selection
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.language import is_translated, sentence, t
 from maas_backoff.language.width import padded
-from maas_backoff.scheduler import TaskBackoffScheduler
+
+if TYPE_CHECKING:  # see command.py
+    from maas_backoff.scheduler import TaskBackoffScheduler
+    from maas_backoff.store.queue_store import QueueStore
 
 
 def _for_list(parser: Arguments) -> None:
@@ -27,13 +32,15 @@ def _for_list(parser: Arguments) -> None:
     parser.add_argument("--cursor", metavar="C", help="the cursor of the last page, to read the next one")
 
 
-async def _list(scheduler: TaskBackoffScheduler, options: Options) -> int:
+async def _list(store: "QueueStore", options: Options) -> int:
+    from maas_backoff.client.selected import page_of  # imports redis-py
+
     selection = selection_of(options)
     if not selection.has_conditions and not options.select_state:
         selection = Selection(status=TaskStatus.PENDING)
-    page = await scheduler.list_tasks(
-        selection, limit=options.limit, cursor=options.cursor, reverse=options.reverse, brief=not options.json
-    )
+    listing = Listing(options.limit, options.cursor, options.reverse, brief=not options.json)
+    listing.check(TaskStatus.PENDING)
+    page = await page_of(store.reader, selection, listing)
     if options.json:
         print_json({"tasks": [task.to_dict() for task in page.tasks], "cursor": page.cursor})
         return OK
@@ -72,7 +79,7 @@ def _wide(tasks: Sequence[TaskEntity]) -> str:
     return table(head, (_row(task, has_worker=has_worker) for task in tasks))
 
 
-async def _count(scheduler: TaskBackoffScheduler, options: Options) -> int:
+async def _count(scheduler: "TaskBackoffScheduler", options: Options) -> int:
     number = await scheduler.count_tasks(selection_of(options))
     if options.json:
         print_json({"matched": number})
@@ -111,7 +118,7 @@ def _why(task: TaskEntity, *, when: bool = True) -> str:
     return t(", ").join(filter(None, (sentence(waits), error and t("after {error}", error=error))))
 
 
-async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
+async def _get(scheduler: "TaskBackoffScheduler", options: Options) -> int:
     task = await scheduler.get_task(options.task_id)
     if task is None:
         return failed(options, unknown(options.task_id, scheduler.config.task.biz_prefix))
@@ -123,7 +130,7 @@ async def _get(scheduler: TaskBackoffScheduler, options: Options) -> int:
     return OK
 
 
-async def _watch(scheduler: TaskBackoffScheduler, options: Options) -> int:
+async def _watch(scheduler: "TaskBackoffScheduler", options: Options) -> int:
     status = TaskStatus.PENDING
     with _drawing(options) as show:
         async for event in scheduler.watch(options.task_id):
@@ -150,8 +157,8 @@ def _for_check(parser: Arguments) -> None:
     parser.add_argument("--ready", action="store_true", help="also check for a ready worker of the queue on this host")
 
 
-async def _check(scheduler: TaskBackoffScheduler, options: Options) -> int:
-    here = [worker for worker in await scheduler.workers() if worker.host == socket.gethostname()]
+async def _check(store: "QueueStore", options: Options) -> int:
+    here = [worker for worker in await store.registry.fleet() if worker.host == socket.gethostname()]
     why = ""
     if options.ready and not here:
         why = t("no worker of this queue is alive on this host")
@@ -167,7 +174,7 @@ async def _check(scheduler: TaskBackoffScheduler, options: Options) -> int:
 
 
 COMMANDS = {
-    "list": on_queue(
+    "list": on_store(
         "List the tasks that match all options; without one, the pending tasks. States: pending (due, or scheduled for "
         "later), processing, completed, failed (no retry is left), cancelled.",
         "maas-backoff list --state failed --error CUDA --reverse",
@@ -190,7 +197,7 @@ COMMANDS = {
     "watch": on_queue(
         "Follow a task to its end. Exit code 1: it did not complete.", "maas-backoff watch img-1", _watch, task_id
     ),
-    "check": on_queue(
+    "check": on_store(
         "Check that the server answers; with --ready, that a worker of the queue on this host is ready. For probes.",
         "maas-backoff check --ready",
         _check,

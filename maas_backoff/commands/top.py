@@ -1,13 +1,12 @@
 """`maas-backoff top`: one queue, live, at a terminal."""
 
 import argparse
+import asyncio
 import math
 import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-
-import anyio
 
 from maas_backoff.commands.command import OK, Arguments, Options, failed, on_queue
 from maas_backoff.commands.frame import Snapshot, frame
@@ -71,7 +70,7 @@ class _Screen:
         while True:
             size = shutil.get_terminal_size()
             _draw(frame(self._snapshot, size.columns, size.lines, trouble))
-            await anyio.sleep(self._interval)
+            await asyncio.sleep(self._interval)
             try:
                 self._snapshot, trouble = await Snapshot.read(self._scheduler), ""
             except StorageError as error:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
-from anyio import to_thread
 
 from maas_backoff.common.guard import Log, log_for
 
@@ -16,7 +15,7 @@ _R = TypeVar("_R")
 async def in_thread(read: Callable[[], _R]) -> _R | None:
     """Call a function in a thread. Return None if the system has no thread for it, or an error."""
     try:
-        return await to_thread.run_sync(read, limiter=anyio.CapacityLimiter(1))
+        return await anyio.to_thread.run_sync(read, limiter=anyio.CapacityLimiter(1))
     except (OSError, RuntimeError, MemoryError) as error:
         log.info("the processes of this machine cannot be looked at: %s", error)
         return None
@@ -35,7 +34,9 @@ async def in_thread_or_here(call: Callable[[], _R]) -> _R:
         return call()
 
     try:
-        return await to_thread.run_sync(run, limiter=anyio.CapacityLimiter(1))  # handlers may have taken all threads
+        return await anyio.to_thread.run_sync(
+            run, limiter=anyio.CapacityLimiter(1)
+        )  # handlers may have taken all threads
     except RuntimeError:
         if begun:
             raise

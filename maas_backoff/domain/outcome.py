@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -65,8 +65,7 @@ class Failed:
         return self if size <= limit else unserializable(PayloadTooLargeError("params", limit, size))
 
 
-@attrs.frozen
-class FailedOnGpu:
+class FailedOnGpu(NamedTuple):
     """The attempt ran out of GPU memory, or failed with a GPU fault.
 
     `demand` is the demand that its reservation met, `peak` the most MiB in use by its process. `most` is the largest
@@ -92,8 +91,7 @@ class Snoozed:
     closes: tuple[tuple[str, float], ...] = ()
 
 
-@attrs.frozen
-class Cancelled:
+class Cancelled(NamedTuple):
     """The attempt was stopped by a user or by a shutdown, or its lease was lost."""
 
     reason: CancelReason
@@ -104,8 +102,7 @@ class Unstarted:
     """The task was claimed, and its handler was not called."""
 
 
-@attrs.frozen
-class LeaseExpired:
+class LeaseExpired(NamedTuple):
     """The attempt's worker has not renewed its lease.
 
     `together` tasks may have ended the worker, this one included. The task comes back in the cohort named `cohort`,
@@ -117,8 +114,7 @@ class LeaseExpired:
     size: int = 1
 
 
-@attrs.frozen
-class FailedInBatch:
+class FailedInBatch(NamedTuple):
     """The batch of the attempt failed, and nothing shows which of its tasks is to blame.
 
     The task comes back in the cohort named `cohort`, which has at most `size` tasks.
@@ -129,8 +125,7 @@ class FailedInBatch:
     size: int
 
 
-@attrs.frozen
-class FailedAlone:
+class FailedAlone(NamedTuple):
     """The attempt failed as the only one of its batch. In company, the task would fail others: it stays alone."""
 
     failed: Failed

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import attrs
 
@@ -24,8 +25,7 @@ class TaskPage:
     cursor: str | None
 
 
-@attrs.frozen
-class Listing:
+class Listing(NamedTuple):
     """The arguments of `list_tasks`: the tasks of a state that a page has."""
 
     limit: int = 100

@@ -1,8 +1,7 @@
 """The name of who pauses a queue, a kind or a tenant."""
 
 from collections.abc import Mapping
-
-import attrs
+from typing import NamedTuple
 
 from maas_backoff.errors import InvalidValueError
 
@@ -12,8 +11,7 @@ LONGEST_NAME = 100
 _EXPECTED = f"up to {LONGEST_NAME} printable characters without spaces at their ends"
 
 
-@attrs.frozen
-class PausedBy:
+class PausedBy(NamedTuple):
     """The names of who paused: the `queue` (empty: no name), and paused kinds and tenants that have one."""
 
     queue: str

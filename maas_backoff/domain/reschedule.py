@@ -1,8 +1,7 @@
 """The new time or priority of many pending tasks."""
 
 from datetime import datetime, timedelta
-
-import attrs
+from typing import NamedTuple
 
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.task import TaskEntity
@@ -10,8 +9,7 @@ from maas_backoff.domain.validation import checked_due, checked_priority
 from maas_backoff.errors import InvalidValueError
 
 
-@attrs.frozen
-class NewPlace:
+class NewPlace(NamedTuple):
     """A new priority, and a new due time in seconds from now or as a moment; None: as before."""
 
     priority: int | None

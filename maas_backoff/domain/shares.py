@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from datetime import datetime
+from typing import NamedTuple
 
 import attrs
 
@@ -64,8 +65,7 @@ class LimitList(list[LimitStats]):
         self.more: int = more
 
 
-@attrs.frozen
-class LimitState:
+class LimitState(NamedTuple):
     """A limit as the server has it; all times are ms by the queue's clock. _limits.lua decides by the same rule."""
 
     name: str

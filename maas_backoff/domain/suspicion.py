@@ -9,15 +9,13 @@ log2(n) losses, and only then do its losses count fully.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-
-import attrs
+from typing import NamedTuple
 
 from maas_backoff.domain.outcome import LeaseExpired
 from maas_backoff.domain.settlement import Counts
 
 
-@attrs.frozen
-class Lost:
+class Lost(NamedTuple):
     """An attempt whose lease ran out: its worker, its token, and the task's counts before."""
 
     worker: str
@@ -25,8 +23,7 @@ class Lost:
     counts: Counts
 
 
-@attrs.frozen
-class Losses:
+class Losses(NamedTuple):
     """The number of tasks that a worker has lost: `fresh` ones, and `suspects` that it had claimed from a cohort.
 
     The `_left` numbers leave out tasks that have come back already. `again` counts fresh ones that were lost before.

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-
-import attrs
+from types import MappingProxyType
+from typing import NamedTuple
 
 from maas_backoff.domain.batching import HALF
 from maas_backoff.domain.demand import Demand, gib
@@ -16,8 +16,7 @@ from maas_backoff.domain.worker import Device, Worker
 _FRESH = Counts()
 
 
-@attrs.frozen
-class Paused:
+class Paused(NamedTuple):
     """The paused claims: those of the whole `queue`, of some `kinds`, or of some `tenants`.
 
     `shut` says for each shut limit why no task may start.
@@ -26,14 +25,13 @@ class Paused:
     queue: bool = False
     kinds: Collection[str] = ()
     tenants: Collection[str] = ()
-    shut: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    shut: Mapping[str, str] = MappingProxyType({})
 
 
 _NOTHING = Paused()
 
 
-@attrs.frozen
-class Place:
+class Place(NamedTuple):
     """The place of a due task that needs no GPU: how many tasks come first; -1: unknown.
 
     `own` are tasks of its tenant, `others` about how many of other tenants. `tenants` take turns.

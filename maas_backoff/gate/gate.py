@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-import attrs
-
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.threads import in_thread
 from maas_backoff.domain.demand import Demand, Waiting
@@ -163,7 +161,7 @@ class Gate:
         # A reservation that has lapsed is not there any more: others may have its memory.
         asks = demand.memory > grant.mib or self._limit(sample) or ledger.quarantine or ledger.held_for
         asks = asks or grant.id not in ledger.reservations
-        if asks and not await self._is_accepted(placement, attrs.evolve(grant.reservation, mib=mib)):
+        if asks and not await self._is_accepted(placement, grant.reservation._replace(mib=mib)):
             return None
         grant.take_for(demand, mib)
         return grant

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-import attrs
-
 from maas_backoff.domain.worker import Device
 from maas_backoff.gate.context import GateContext
 from maas_backoff.gate.devices import Devices
@@ -80,7 +78,7 @@ class Overview:
         """Return the known ledger of a device, with the grants that this worker got since it read the ledger."""
         ledger = self._known[uuid]
         mine = {one.id: one.reservation for one in self._grants if one.uuid == uuid}
-        return attrs.evolve(ledger, reservations={**ledger.reservations, **mine})
+        return ledger._replace(reservations={**ledger.reservations, **mine})
 
     def _most_on(self, sample: GpuSample, ledger: DeviceLedger) -> int:
         """Return the MiB of `most_of`; the memory that this worker's own process uses counts as free for its tasks."""
@@ -89,7 +87,7 @@ class Overview:
         # Its tasks and what they leave behind are all in its own process.
         mine = {one.id: one.mib for one in self._grants if one.uuid == sample.uuid}
         others = {name: one for name, one in ledger.reservations.items() if name not in mine}
-        ledger = attrs.evolve(ledger, reservations=others)
+        ledger = ledger._replace(reservations=others)
         own = max(self._own.used(sample), sum(mine.values()))
         return min(sample.total, most_of(ledger, with_reported(sample, ledger)) + own)
 

@@ -2,9 +2,8 @@
 
 import socket
 import ssl
-from typing import Any
+from typing import Any, NamedTuple
 
-import attrs
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -22,8 +21,7 @@ _KEEPALIVE: dict[str, Any] = {
 }
 
 
-@attrs.frozen
-class Address:
+class Address(NamedTuple):
     """A server's host and port, or the path of its unix socket."""
 
     host: str = ""

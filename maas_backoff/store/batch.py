@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import attrs
 
@@ -187,8 +187,7 @@ class BatchRequest:
         object.__setattr__(self, "used", used_text(self.settles))
 
 
-@attrs.frozen
-class BatchReply:
+class BatchReply(NamedTuple):
     """The reply to a batch request. `answers` are in the order of the settles; `next_due` is in seconds from now."""
 
     answers: list[str]

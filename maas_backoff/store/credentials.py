@@ -2,7 +2,7 @@
 
 from typing import cast
 
-from anyio import CapacityLimiter, to_thread
+import anyio
 from redis.credentials import CredentialProvider
 
 from maas_backoff.errors import StorageDeniedError, StorageUnavailableError
@@ -36,6 +36,8 @@ class Credentialed(CredentialProvider):
     async def _given(self) -> object:
         # redis-py's own get_credentials_async calls get_credentials on the event loop, and warns each time.
         if type(self._provider).get_credentials_async is CredentialProvider.get_credentials_async:
-            limiter = CapacityLimiter(1)  # handlers may have taken all threads
-            return await to_thread.run_sync(self._provider.get_credentials, abandon_on_cancel=True, limiter=limiter)
+            limiter = anyio.CapacityLimiter(1)  # handlers may have taken all threads
+            return await anyio.to_thread.run_sync(
+                self._provider.get_credentials, abandon_on_cancel=True, limiter=limiter
+            )
         return await self._provider.get_credentials_async()

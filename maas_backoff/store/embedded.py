@@ -6,7 +6,7 @@ from threading import Event
 from threading import Lock as Mutex
 from typing import TYPE_CHECKING
 
-from anyio import CancelScope, CapacityLimiter, to_thread
+import anyio
 
 from maas_backoff.common import forks
 from maas_backoff.common.threads import in_thread_or_here
@@ -46,8 +46,8 @@ class EmbeddedServer:
         """
         given_up = Event()
         try:
-            address = await to_thread.run_sync(
-                self._start, given_up, abandon_on_cancel=True, limiter=CapacityLimiter(1)
+            address = await anyio.to_thread.run_sync(
+                self._start, given_up, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
             )
         except BaseException:
             given_up.set()
@@ -60,7 +60,7 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         """Leave the server. The last user stops it, and waits for its end. The data stay."""
-        with CancelScope(shield=True):
+        with anyio.CancelScope(shield=True):
             await in_thread_or_here(self._stop)
 
     def _start(self, given_up: Event) -> str:

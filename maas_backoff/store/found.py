@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import attrs
 
@@ -20,8 +21,7 @@ from maas_backoff.store.replies import LeaseRow
 from maas_backoff.store.settled import AttemptInfo
 
 
-@attrs.frozen
-class Found:
+class Found(NamedTuple):
     """An unfinished task that the reaper or an operation has read, without its lease."""
 
     task_id: str
@@ -61,8 +61,7 @@ class Found:
         return settle
 
 
-@attrs.frozen
-class Seen:
+class Seen(NamedTuple):
     """A task that was read in a page, with its policy."""
 
     task: TaskEntity
@@ -90,8 +89,7 @@ class Seen:
         return Settle(self.task.task_id, "pending", self.task.token, settlement, extra=extra)
 
 
-@attrs.frozen
-class Scan:
+class Scan(NamedTuple):
     """A page of tasks that was read in order to select some of them."""
 
     seen: Sequence[Seen]

@@ -1,9 +1,8 @@
 """The ledgers of GPUs: the reservations on each device, of all tasks of all queues."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
-
-import attrs
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.demand import Demand
@@ -23,8 +22,7 @@ SEEN_FOR = 3.0
 """Seconds for which other workers use the memory that a worker reported of its children, after each GPU sample."""
 
 
-@attrs.frozen
-class Reservation:
+class Reservation(NamedTuple):
     """GPU memory that was promised to one task; amounts are MiB."""
 
     id: str
@@ -57,15 +55,14 @@ BY_HAND = "by hand"
 """The beginning of the reason of a quarantine by a person."""
 
 
-@attrs.frozen
-class DeviceLedger:
+class DeviceLedger(NamedTuple):
     """A device's ledger as it was read: reservations by id, the holder, and the MiB that a waiting task needs.
 
     `quarantine` is the reason of a quarantine, "" without one. `quarantine_for` is the seconds until its end: at 0 one
     task may try the device.
     """
 
-    reservations: Mapping[str, Reservation] = attrs.field(factory=dict[str, Reservation])
+    reservations: Mapping[str, Reservation] = MappingProxyType({})
     held_for: str = ""
     needed: int = 0
     quarantine: str = ""

@@ -1,10 +1,10 @@
 """The address of a queue's server: fixed, or asked from Sentinels or from a Cluster's nodes."""
 
+import asyncio
 import contextlib
 import time
 from typing import Any
 
-import anyio
 from redis.crc import key_slot
 
 from maas_backoff.common.guard import Log, log_for
@@ -92,7 +92,7 @@ class Location:
         for node in self._nodes:
             try:
                 # The connection's own limits add up to more.
-                with anyio.fail_after(2 * ASK_TIMEOUT):
+                async with asyncio.timeout(2 * ASK_TIMEOUT):
                     found = await self._ask(node)
             except (StorageError, TimeoutError) as error:
                 why = f"{node[0]}:{node[1]}: {str(error) or 'no answer in time'}"

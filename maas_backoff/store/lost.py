@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import attrs
-
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.domain.suspicion import Losses, Lost, judge
 from maas_backoff.domain.tracing import WorkerTracing
@@ -47,7 +45,7 @@ class LostAttempts:
         found = [Found.of(row, "expired", now_ms, queue.policies) for row in rows]
         by_worker = {name.decode(): Losses(*counted) for name, *counted in reply.workers}
         losses = judge([Lost(one.info.worker, one.token, one.counts) for one in found], by_worker)
-        lost = [attrs.evolve(one, loss=loss) for one, loss in zip(found, losses, strict=True)]
+        lost = [one._replace(loss=loss) for one, loss in zip(found, losses, strict=True)]
         if reply.overdue:
             overdue = [task_id.decode() for task_id in reply.overdue]
             if tracing is None:

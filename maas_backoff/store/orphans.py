@@ -1,6 +1,6 @@
 """Orphans: tasks that are in no index, after a script that was cut in half or a change by a person."""
 
-import attrs
+from typing import NamedTuple
 
 from maas_backoff.store import scripts
 from maas_backoff.store.connection import QueueConnection
@@ -12,8 +12,7 @@ _AT_ONCE = 500
 """Tasks per call of orphans.lua: 2 to 3 ms of the server's time."""
 
 
-@attrs.frozen
-class Search:
+class Search(NamedTuple):
     """The result of a search: the tasks read, the tasks in no index, and whether all tasks were read."""
 
     tasks: int

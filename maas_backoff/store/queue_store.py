@@ -3,6 +3,7 @@
 from typing import Self
 
 from maas_backoff.config import TaskBackoffConfig
+from maas_backoff.errors import ConfigError
 from maas_backoff.store.breakdowns import Breakdowns
 from maas_backoff.store.connect import Client
 from maas_backoff.store.connection import QueueConnection
@@ -42,7 +43,9 @@ class QueueStore:
 
     @classmethod
     def of(cls, config: TaskBackoffConfig, embedded: EmbeddedServer | None = None) -> Self:
-        """Return the store of a configuration's queue. `embedded`: as in `QueueConnection`."""
+        """Return the store of a configuration's queue. `embedded`: as in `QueueConnection`. Raises ConfigError."""
+        if not config.task.biz_prefix:
+            raise ConfigError("task.biz_prefix", "1 to 64 of A-Z a-z 0-9 _ . - (or MAAS_BACKOFF_BIZ_PREFIX)", "")
         return cls(QueueConnection(config, embedded))
 
     def over(self, client: Client) -> Self:

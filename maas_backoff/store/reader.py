@@ -263,7 +263,7 @@ class Reader:
 
 
 def _brief(seen: Seen) -> Seen:
-    return attrs.evolve(seen, task=attrs.evolve(seen.task, task_params={})) if seen.task.task_params else seen
+    return seen._replace(task=attrs.evolve(seen.task, task_params={})) if seen.task.task_params else seen
 
 
 def _paused(reply: GetReply | ListReply) -> Paused:

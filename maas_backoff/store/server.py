@@ -1,12 +1,11 @@
 """The server of a queue: an embedded one is started; calls are repeated until `storage.timeout` is over."""
 
+import asyncio
 import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
-
-import anyio
 
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.errors import StorageDeniedError, StorageError, StorageUnavailableError
@@ -33,7 +32,7 @@ class Server:
         self.embedded: bool = storage.type == "embedded" and storage.url is None
         self._shared = shared
         self._process: EmbeddedServer | None = None
-        self._connecting = anyio.Lock()
+        self._connecting = asyncio.Lock()
         self.location: Location = Location(storage, key)
         self.outage: Outage = Outage()
 
@@ -113,6 +112,6 @@ class Server:
                 pause = random.uniform(0, min(0.05 * 2 ** min(attempt, 5), 1))  # noqa: S311 - spreads reconnects
                 if time.monotonic() + pause > deadline:
                     raise
-                await anyio.sleep(pause)
+                await asyncio.sleep(pause)
                 await self.revive()
         raise AssertionError

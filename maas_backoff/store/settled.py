@@ -1,8 +1,6 @@
 """The fields of a task's hash that a settlement sets. codec.py describes the fields."""
 
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 from maas_backoff.domain import jsontext
 from maas_backoff.domain.settlement import Counts, Settlement
@@ -10,8 +8,7 @@ from maas_backoff.domain.task import TaskError
 from maas_backoff.store.codec import EXPIRED, KEPT_ATTEMPTS, PARAMS
 
 
-@attrs.frozen
-class AttemptInfo:
+class AttemptInfo(NamedTuple):
     """The number, times, worker and GPU (its UUID, or "") of the attempt that is being settled."""
 
     number: int

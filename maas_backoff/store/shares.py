@@ -13,6 +13,8 @@ from maas_backoff.store.writer import answer_ms, new_call
 
 TENANTS_AT_ONCE = 500
 LIMITS_AT_ONCE = 100
+MOST_NAMES = 1000
+"""Shut names of classes of limits, such as `user:*`, that `limits` returns."""
 OWNERS_AT_ONCE = 50
 LANES_AT_ONCE = 1000
 """Entries of one call of shares.lua: less than 1 ms of the server's time."""
@@ -59,7 +61,7 @@ class Shares:
                 found |= {one.name: one for one in (_tenant(row, ahead_ms) for row in page.rows)}
         return sorted(found.values(), key=lambda one: (-one.waiting, one.name))
 
-    async def limits(self, most: int) -> LimitList:
+    async def limits(self, most: int = MOST_NAMES) -> LimitList:
         """Return the limits that are set, and up to `most` further names that are shut or closed."""
         found = dict[str, LimitStats]()
         async for page in self._pages("limits", LIMITS_AT_ONCE):

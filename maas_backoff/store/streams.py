@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import attrs
-
 from maas_backoff.domain.emission import Part, Unsent
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.stream import LogLine, StreamPart
@@ -21,8 +19,7 @@ READ_BYTES = 262_144
 PARTS, LOG = "parts", "log"
 
 
-@attrs.frozen
-class Emitted:
+class Emitted(NamedTuple):
     """The parts and lines that an attempt has not sent yet. A line begins with its time in ms, by the queue's clock."""
 
     task_id: str
@@ -39,8 +36,7 @@ class Place(NamedTuple):
     after: str
 
 
-@attrs.frozen
-class Read:
+class Read(NamedTuple):
     """The parts or lines after a place."""
 
     status: TaskStatus

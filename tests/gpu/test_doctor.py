@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 async def lines(scheduler: TaskBackoffScheduler) -> list[Line]:
     store = QueueStore.of(scheduler.config)
     try:
-        return [line for line in await examine(scheduler, store) if re.match(r"gpu \d of|gpus of", line.text)]
+        return [line for line in await examine(store) if re.match(r"gpu \d of|gpus of", line.text)]
     finally:
         await store.aclose()
 
@@ -67,7 +67,7 @@ async def test_a_worker_that_was_told_to_claim_nothing_is_named(
     async def told() -> str:
         store = QueueStore.of(config)
         try:
-            found = [line for line in await examine(scheduler, store) if "told to claim nothing" in line.text]
+            found = [line for line in await examine(store) if "told to claim nothing" in line.text]
         finally:
             await store.aclose()
         assert all(line.kind == "warning" for line in found)

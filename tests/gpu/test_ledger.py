@@ -123,7 +123,7 @@ class Machine(RuleBasedStateMachine):
     @rule(name=ids, state=st.sampled_from(["running", "idle", "ending"]), again=st.booleans())
     def keep(self, name: str, state: str, again: bool) -> None:
         known = self.model.get(name)
-        wanted = attrs.evolve(_reservation(name, known.mib if known else 1), state=state)
+        wanted = _reservation(name, known.mib if known else 1)._replace(state=state)
         if known is None and again:
             return  # only who uses the memory says so again
         self.do(self.ledgers.keep("GPU-m", [wanted], again=again))
@@ -286,7 +286,7 @@ async def test_what_one_queue_s_tasks_say_of_a_device_is_that_queue_s_own(server
 
     async def take(ledgers: Ledgers, name: str) -> str:
         queue = ledgers._queue
-        wanted = attrs.evolve(_reservation(name, 1), queue=queue)
+        wanted = _reservation(name, 1)._replace(queue=queue)
         return await ledgers.reserve(
             "GPU-o", wanted, free=TOTAL, used={}, limit=0, start_grace=0, holder=f"{queue} 1:0"
         )
@@ -386,7 +386,7 @@ async def test_what_a_worker_tells_of_its_child_is_kept_for_a_moment(server: Ser
     """It is said with each change, kept by a renewal, and forgotten when it is old, or with the reservation."""
     ledgers = _ledgers(server, lease=60)
     ledgers.clock = f"{START}"
-    child = attrs.evolve(_reservation("w/1", 10), seen=4)
+    child = _reservation("w/1", 10)._replace(seen=4)
 
     async def told() -> int:
         (one,) = (await ledgers.read("GPU-c")).reservations.values()
@@ -396,9 +396,9 @@ async def test_what_a_worker_tells_of_its_child_is_kept_for_a_moment(server: Ser
     assert await told() == 0
     await ledgers.keep("GPU-c", [child])
     assert await told() == 4
-    assert await ledgers.renew("GPU-c", [attrs.evolve(child, seen=0)], await ledgers._server.connect()) == []
+    assert await ledgers.renew("GPU-c", [child._replace(seen=0)], await ledgers._server.connect()) == []
     assert await told() == 4
-    await ledgers.keep("GPU-c", [attrs.evolve(child, seen=0)])
+    await ledgers.keep("GPU-c", [child._replace(seen=0)])
     assert await told() == 0
     await ledgers.keep("GPU-c", [child])
     ledgers.clock = f"{START + SEEN_FOR * 1000 + 1:.0f}"

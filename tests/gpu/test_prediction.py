@@ -374,7 +374,7 @@ def is_promised(scene: Scene, ledger: DeviceLedger, grant: Grant | None) -> bool
     sample = scene.sample(ledger)
     seen = sample.used.get(grant.owner, 0)
     others = {name: one for name, one in ledger.reservations.items() if name != grant.id}
-    room = room_of(attrs.evolve(ledger, reservations=others), sample) + seen
+    room = room_of(ledger._replace(reservations=others), sample) + seen
     return seen > 0 and room < scene.demand.memory <= max(seen, grant.mib)
 
 

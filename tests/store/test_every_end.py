@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import attrs
 import pytest
 from support import Server, quick_config
 
@@ -96,7 +95,7 @@ class Queue:
         self.at(self._now + 10)
         for _ in range(2):
             lost, _ = await self.store.lost.look(1e6, 0)
-            await settle_lost(self.store, "w", [attrs.evolve(one, loss=LeaseExpired()) for one in lost])
+            await settle_lost(self.store, "w", [one._replace(loss=LeaseExpired()) for one in lost])
 
     async def counts(self) -> tuple[int, ...]:
         """Return how many have completed, failed, been cancelled and been retried, by the history of the queue."""

@@ -80,10 +80,10 @@ async def test_what_ran_when_it_was_lost_runs_again_and_what_waited_runs(server:
         await eventually(scheduler.workers, "the worker is there")
         assert runs == []
         store = QueueStore.of(config)
-        words = [str(word) for word in await examine(scheduler, store)]
+        words = [str(word) for word in await examine(store)]
         wrong = "wrong    queue: 2 tasks are in no index, so no worker finds them: run maas-backoff doctor --repair"
         assert wrong in words
-        words = [str(word) for word in await examine(scheduler, store, repair=True)]
+        words = [str(word) for word in await examine(store, repair=True)]
         assert "ok       queue: 2 tasks that were in no index were put back" in words
         await store.aclose()
         for task_id in ("claimed", "created"):
@@ -98,7 +98,7 @@ async def test_a_search_has_an_end_and_says_so(server: Server) -> None:
         await scheduler.create_tasks({"n": n} for n in range(3000))
         found = await find_orphans(store.connection, repair=False, keys=500)
         assert not found.complete and found.tasks < 3000
-        words = [str(word) for word in await examine(scheduler, store, keys=500)]
+        words = [str(word) for word in await examine(store, keys=500)]
         assert any("tasks were looked at; --keys 5000 looks at more" in word for word in words)
     await store.aclose()
 
@@ -110,8 +110,7 @@ async def test_without_the_right_to_scan_the_doctor_says_so(server: Server) -> N
     config.storage.username, config.storage.password = "app", "secret"
     store = QueueStore.of(config)
     try:
-        async with TaskBackoffScheduler(config) as scheduler:
-            words = [str(word) for word in await examine(scheduler, store)]
+        words = [str(word) for word in await examine(store)]
         assert any("grant ACL SETUSER <user> +scan" in word for word in words)
     finally:
         await store.aclose()

@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping
-
-import attrs
+from typing import NamedTuple
 
 OLDEST = (6, 2)
 """The first release of Redis that has all commands. Valkey reports the release of Redis that it is compatible with."""
 
 
-@attrs.frozen
-class Finding:
+class Finding(NamedTuple):
     """One sentence: the fault of the server, and the remedy. Tasks are not safe if it is fatal."""
 
     text: str

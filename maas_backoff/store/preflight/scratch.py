@@ -32,6 +32,61 @@ _OF_LANES = (
     *("ready|tenant|limit", "ready:turns", "ready:limited|tenant", "shut:limit", "shut_lanes:limit|tenant"),
 )
 
+_DEFAULTS = {
+    "now": str(_NOW),
+    "policy": "policy",
+    "policy_text": "",
+    "all_or_none": "1",
+    "settle_id": "claim",
+    "request_id": "",
+    "lease_ms": "60000",
+    "keep_ms": "60000",
+    "call_ms": "60000",
+    "watch_ms": "60000",
+    "status": "pending",
+    "repair": "1",
+    "result_ttl_s": "60",
+    "failed_ttl_s": "60",
+    "step_ms": "60000",
+    "steps": "10",
+    "step": "1",
+    "tally": "w1 1",
+    "id": "a",
+    "token": "",
+    "kind": "",
+    "tenant": "tenant",
+    "weight": "",
+    "on": "",
+    "breakdown": "",
+    "of": "k",
+    "by": "",
+    "name": "limit",
+    "setting": "",
+    "part": "tenants",
+    "fits": "",
+    "value": "value",
+    "gap_ms": "0",
+    "grace_ms": "0",
+    "limit": "10",
+    "claims": "0",
+    "groups": "0",
+    "suspicion": "1 -",
+    "kinds": "- kind",
+    "process": "boot/1/1/1",
+    "cursor": "0",
+    "max_finished": "1",
+    "max_queue_size": "1000",
+    "max_tenant_queue_size": "1000",
+    "used": "",
+    "index": "1",
+    "score": "-inf",
+    "skip": "0",
+    "reverse": "0",
+    "brief": "0",
+    "due_only": "0",
+}
+"""Values of arguments by their names; each new argument of a script needs one here."""
+
 
 class Scratch:
     """A queue of scratch keys within the queue, which no other process reads."""
@@ -47,6 +102,7 @@ class Scratch:
             "name": self._keys.name(""),
             "quiet": self._keys.quiet(self._worker),
         }
+        self._defaults = {**_DEFAULTS, "prefix": self._keys.prefix, "worker": self._worker}
 
     def fill(self, word: str) -> str:
         """Return a word of a command, with a key or a channel in its place."""
@@ -154,66 +210,8 @@ class Scratch:
     ) -> tuple[Script[object], Sequence[str], list[str]]:
         call = self._keys.call(f"{script.name} {' '.join((*given.values(), *items[:1]))}")
         names = self._keys.all((*script.keys, *keys), task=self._keys.task(task), call=call, **self._own)
-        args = [given[name] if name in given else self._default(name) for name in script.args]
+        args = [given[name] if name in given else self._defaults[name] for name in script.args]
         return script, names, [*args, *items]
-
-    def _default(self, name: str) -> str:
-        """Return a value for an argument by its name; each new argument of a script needs one here."""
-        return {
-            "now": str(_NOW),
-            "prefix": self._keys.prefix,
-            "policy": "policy",
-            "policy_text": "",
-            "all_or_none": "1",
-            "worker": self._worker,
-            "settle_id": "claim",
-            "request_id": "",
-            "lease_ms": "60000",
-            "keep_ms": "60000",
-            "call_ms": "60000",
-            "watch_ms": "60000",
-            "status": "pending",
-            "repair": "1",
-            "result_ttl_s": "60",
-            "failed_ttl_s": "60",
-            "step_ms": "60000",
-            "steps": "10",
-            "step": "1",
-            "tally": "w1 1",
-            "id": "a",
-            "token": "",
-            "kind": "",
-            "tenant": "tenant",
-            "weight": "",
-            "on": "",
-            "breakdown": "",
-            "of": "k",
-            "by": "",
-            "name": "limit",
-            "setting": "",
-            "part": "tenants",
-            "fits": "",
-            "value": "value",
-            "gap_ms": "0",
-            "grace_ms": "0",
-            "limit": "10",
-            "claims": "0",
-            "groups": "0",
-            "suspicion": "1 -",
-            "kinds": "- kind",
-            "process": "boot/1/1/1",
-            "cursor": "0",
-            "max_finished": "1",
-            "max_queue_size": "1000",
-            "max_tenant_queue_size": "1000",
-            "used": "",
-            "index": "1",
-            "score": "-inf",
-            "skip": "0",
-            "reverse": "0",
-            "brief": "0",
-            "due_only": "0",
-        }[name]
 
 
 def _settled(task_id: str, precondition: str, status: str) -> tuple[str, ...]:

@@ -8,8 +8,7 @@ The first write frees memory, because a full server would refuse another one.
 
 import re
 from collections.abc import Sequence
-
-import attrs
+from typing import NamedTuple
 
 from maas_backoff.store import scripts
 from maas_backoff.store.connect import Client
@@ -113,8 +112,7 @@ _PARTS = "\n".join(f"scripts.{script.name} = function(KEYS, ARGV)\n{script.text}
 TEXT = f"local scripts = {{}}\n{_PARTS}\n{_MAIN}"
 
 
-@attrs.frozen
-class Trial:
+class Trial(NamedTuple):
     """The result of a trial: error texts by command, the script that failed and why, the schema of the queue's data."""
 
     errors: dict[str, str]
