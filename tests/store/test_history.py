@@ -21,6 +21,7 @@ from maas_backoff.worker.loops.reap import settle_lost
 from maas_backoff.worker.outbox import Outbox
 from maas_backoff.worker.requests import BatchRequests
 from maas_backoff.worker.slots import Slots
+from maas_backoff.worker.sums import SettleSums
 from maas_backoff.worker.suspects import Suspects
 from maas_backoff.worker.wake_ups import WakeUps
 
@@ -111,7 +112,7 @@ async def test_two_reapers_that_list_the_same_losses_count_each_once(queue: Queu
 async def test_what_was_not_counted_goes_with_the_next_request() -> None:
     """A request of which everything was refused: durations of other attempts went with it."""
     tally, outbox, wake_ups = Tally(), Outbox(), WakeUps()
-    requests = BatchRequests(Slots(2, wake_ups), outbox, wake_ups, Suspects(), tally, batch_size=2)
+    requests = BatchRequests(Slots(2, wake_ups), outbox, wake_ups, Suspects(), tally, SettleSums(), batch_size=2)
     tally.runs[3] += 2
     tally.waits[5] += 1
     tally.settles[40] += 1
