@@ -66,16 +66,19 @@ def hasty(events: Sequence[Event], kinds: Mapping[str, Bounds]) -> Iterator[Viol
     """No batch is claimed that is neither full nor old enough. A token is the time of its claim, in microseconds.
 
     Nothing is said of tasks that come back, as suspects wait for nobody; and of a batch from which a task was cancelled
-    before it began, which may have been full.
+    before it began, or was given back as its deadline had passed: it may have been full.
     """
     invoked = {event["id"]: event for event in events if event["event"] == "invoke"}
     cancels = [event["time"] for event in events if event["event"] == "cancel"]
+    released = [event["token"] for event in events if event["event"] == "sent" and event.get("released")]
     for starts in calls_of(events).values():
         first, kind = starts[0], kinds[starts[0]["function"]]
         is_bound = kind.max_cost is None and not kind.adaptive and len(starts) < kind.max_size
         if not is_bound or any(start["attempt"] > 1 or start["id"] not in invoked for start in starts):
             continue
         if any(abs(cancel - first["time"]) < LONG_BEFORE for cancel in cancels):
+            continue
+        if any(abs(token - first["token"]) < kind.max_size for token in released):
             continue
         due = min(invoked[start["id"]]["time"] + invoked[start["id"]]["delay"] for start in starts) + kind.max_wait
         early = due - min(start["token"] for start in starts) / 1_000_000

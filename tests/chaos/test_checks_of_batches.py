@@ -105,6 +105,16 @@ def test_a_batch_that_waits_too_short_is_found(
     assert [one.promise for one in hasty(events, {"many": Bounds(max_wait=5)})] == expected
 
 
+def test_a_batch_may_have_been_full_with_a_task_that_was_given_back() -> None:
+    token = 4_900_000
+    events = [{**event, "time": 0.0, "delay": 0.0} for event in created("a", "b", "c")]
+    events += [{**event, "time": 4.9, "attempt": 1} for event in call(1, "abc", token=token)]
+    kinds = {"many": Bounds(4, max_wait=5)}
+    assert [one.promise for one in hasty(events, kinds)] == ["hasty"]
+    events.append({"event": "sent", "id": "d", "token": token + 3, "status": "pending", "released": True})
+    assert list(hasty(events, kinds)) == []
+
+
 def test_a_task_of_a_paused_kind_that_starts_is_found() -> None:
     paused = {"event": "paused", "function": "many", "since": 1.0, "until": 10.0}
     assert [one.promise for one in woken([*created("a"), *call(1, "a", token=5000), paused])] == ["woken"]
