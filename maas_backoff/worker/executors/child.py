@@ -19,7 +19,7 @@ from maas_backoff.domain.context import current
 from maas_backoff.domain.emission import Part
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
-from maas_backoff.domain.outcome import HandlerOutcome, Unstarted, to_dict
+from maas_backoff.domain.outcome import HandlerOutcome, Unstarted, to_dict, to_dicts
 from maas_backoff.domain.shorten import TEXT_LIMIT
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.child_loop import ChildLoop
@@ -216,8 +216,8 @@ class Server:
                 # The parent sends the next request while the values become JSON. After an error, it looks at it first.
                 if not any(isinstance(one, BaseException) for one in outcome):
                     self._connection.send({"ended": True, "reusable": reusable})
-                outcomes = outcomes_of_values(outcome, self._limit)
-                self._connection.send({"outcomes": list(map(to_dict, outcomes)), "reusable": reusable})
+                told, texts = to_dicts(outcomes_of_values(outcome, self._limit))
+                self._connection.send({"outcomes": told, "reusable": reusable}, texts)
             else:
                 self._connection.send({"outcome": to_dict(outcome), "reusable": reusable})
         except Exception as error:  # noqa: BLE001 - ResultEntity.fail(code=object()); nothing was sent yet

@@ -14,7 +14,7 @@ from maas_backoff.common.threads import in_thread_or_here
 from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.fault import fault_of
-from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, to_dict
+from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, from_dicts, to_dict
 from maas_backoff.errors import HandlerError
 from maas_backoff.worker.executors import frames
 from maas_backoff.worker.executors.base import BatchOutcome, Call, CallOfBatch, GpuGrant, Handler
@@ -197,8 +197,8 @@ class ProcessExecutor:
             return self._not_started(error, call)
         except ChildError as error:
             return crashed(str(error))
-        is_same = "outcome" in answer
-        outcomes = [from_dict(one) for one in ([answer["outcome"]] if is_same else answer["outcomes"])]
+        is_same, texts = "outcome" in answer, answer.get("texts", ())
+        outcomes = [from_dict(answer["outcome"])] if is_same else from_dicts(answer["outcomes"], texts)
         # After such a fault CUDA is of no use any more in that process.
         sound = not any(isinstance(one, Failed) and one.fault for one in outcomes)
         if is_back:
