@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import child_handlers as handlers
 import pytest
 from slow_values import let_go
@@ -16,6 +15,7 @@ from test_process import FakeCall, executor, is_gone, nothing_left, until
 
 from maas_backoff.domain.outcome import Failed, Succeeded
 from maas_backoff.worker.executors.base import BatchOutcome
+from maas_backoff.worker.executors.parent import Child
 from maas_backoff.worker.executors.process import ProcessExecutor
 
 __all__ = ["nothing_left"]
@@ -72,6 +72,13 @@ def pid_of(outcomes: BatchOutcome, place: int = 0) -> int:
     return int(value["pid"] if isinstance(value, dict) else value)
 
 
+async def is_asked_again(made: ProcessExecutor) -> Child:
+    """Wait until the only child has two requests, and return the child."""
+    (child,) = made.pool._children
+    await until(lambda: len(child._open) == 2 and child._open[1].is_sent)
+    return child
+
+
 @asynccontextmanager
 async def slow_batch(tmp_path: Path) -> AsyncIterator[tuple[ProcessExecutor, Slow, "asyncio.Task[BatchOutcome]"]]:
     async with executor(handlers.batch) as made:
@@ -83,7 +90,7 @@ async def test_the_next_batch_waits_in_the_child_for_the_outcomes_of_the_first(t
     async with slow_batch(tmp_path) as (made, slow, first):
         batch = a_batch()
         second = batch.run_in(made)
-        await anyio.sleep(0.05)
+        await is_asked_again(made)
         assert not first.done() and not second.done()
         assert batch.starts == 0  # its time has not begun
         assert len(made.pool._children) == 1
@@ -97,7 +104,7 @@ async def test_a_call_of_one_task_may_be_next(tmp_path: Path) -> None:
     async with slow_batch(tmp_path) as (made, slow, first):
         call = FakeCall(what="pid")
         second = asyncio.create_task(made.run(call))
-        await anyio.sleep(0.05)
+        await is_asked_again(made)
         slow.go()
         pid_of(await first)
         outcome = await second
@@ -109,8 +116,7 @@ async def test_a_call_of_one_task_may_be_next(tmp_path: Path) -> None:
 async def test_an_end_of_the_child_costs_the_next_batch_nothing(tmp_path: Path) -> None:
     async with slow_batch(tmp_path) as (made, slow, first):
         second = a_batch().run_in(made)
-        (child,) = made.pool._children
-        await anyio.sleep(0.05)
+        child = await is_asked_again(made)
         slow.go("exit")
         outcome = await first
         assert isinstance(outcome, Failed)
@@ -121,8 +127,7 @@ async def test_an_end_of_the_child_costs_the_next_batch_nothing(tmp_path: Path) 
 async def test_a_cancel_of_the_first_costs_the_next_batch_nothing(tmp_path: Path) -> None:
     async with slow_batch(tmp_path) as (made, _, first):
         second = a_batch().run_in(made)
-        (child,) = made.pool._children
-        await anyio.sleep(0.05)
+        child = await is_asked_again(made)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
@@ -133,12 +138,11 @@ async def test_a_cancel_of_the_first_costs_the_next_batch_nothing(tmp_path: Path
 async def test_a_cancel_of_the_next_batch_costs_the_first_nothing(tmp_path: Path) -> None:
     async with slow_batch(tmp_path) as (made, slow, first):
         second = a_batch().run_in(made)
-        (child,) = made.pool._children
-        await anyio.sleep(0.05)
+        child = await is_asked_again(made)
         second.cancel()
-        await anyio.sleep(0.05)
+        await asyncio.sleep(0)
         second.cancel()
-        await anyio.sleep(0.05)
+        await asyncio.sleep(0)
         assert not second.done() and not is_gone(child.pid)
         slow.go()
         assert pid_of(await first) == child.pid
@@ -151,8 +155,7 @@ async def test_a_cancel_of_the_next_batch_costs_the_first_nothing(tmp_path: Path
 async def test_a_cancel_of_both_kills_the_child(tmp_path: Path) -> None:
     async with slow_batch(tmp_path) as (made, _, first):
         second = a_batch().run_in(made)
-        (child,) = made.pool._children
-        await anyio.sleep(0.05)
+        child = await is_asked_again(made)
         for one in second, first:
             one.cancel()
         for one in second, first:
@@ -201,7 +204,7 @@ async def test_lines_belong_to_the_batch_that_has_printed_them(
         for call in batch, *batch.members:
             call.task = type(call.task)("task-2", "queue", {"what": "pid"}, receiver=call)
         second = batch.run_in(made)
-        await anyio.sleep(0.05)
+        await is_asked_again(made)
         slow.go()
         await first
         await second
