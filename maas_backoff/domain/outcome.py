@@ -1,6 +1,6 @@
 """The outcomes of an attempt."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -177,3 +177,31 @@ def from_dict(data: Mapping[str, Any]) -> HandlerOutcome:
         case _:
             error, names = TaskError(**fields.pop("error")), tuple(fields.pop("names"))
             return Failed(error, names=names, **fields)
+
+
+def to_dicts(outcomes: Iterable[HandlerOutcome]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the outcomes of a batch as dicts of `to_dict` without results, and the results, which are JSON texts."""
+    told, results = list[dict[str, Any]](), list[str]()
+    for outcome in outcomes:
+        if isinstance(outcome, Succeeded):
+            told.append({"kind": Succeeded.__name__})
+            results.append(outcome.result)
+        else:
+            told.append(to_dict(outcome))
+    return told, results
+
+
+def from_dicts(told: Iterable[Mapping[str, Any]], results: Iterable[str]) -> list[HandlerOutcome]:
+    """Return the outcomes of a batch that `to_dicts` has returned. Raises ValueError if a result is missing."""
+    left = iter(results)
+    outcomes = [_with_result(left) if one["kind"] == Succeeded.__name__ else from_dict(one) for one in told]
+    if next(left, None) is not None:
+        raise ValueError("more results than outcomes")
+    return outcomes
+
+
+def _with_result(left: Iterator[str]) -> Succeeded:
+    result = next(left, None)
+    if result is None:
+        raise ValueError("fewer results than outcomes")
+    return Succeeded(result)

@@ -32,14 +32,20 @@ class ListOf(Conversion):
     def dump(self, value: object, path: str) -> object:
         if not isinstance(value, self._kinds):
             self.refuse(path, value)
-        dump = self._item.dump
-        return [dump(item, f"{path}[{at}]") for at, item in enumerate(cast(Sequence[object], value))]
+        items, dump = [*cast(Sequence[object], value)], self._item.dump
+        return items if self._are_unchanged(items) else [dump(one, f"{path}[{at}]") for at, one in enumerate(items)]
 
     def load(self, value: object, path: str) -> object:
         if not isinstance(value, list):
             self.refuse(path, value)
-        load = self._item.load
-        return self._made([load(item, f"{path}[{at}]") for at, item in enumerate(cast("list[object]", value))])
+        items, load = cast("list[object]", value), self._item.load
+        if self._are_unchanged(items):
+            return self._made(items)
+        return self._made([load(one, f"{path}[{at}]") for at, one in enumerate(items)])
+
+    def _are_unchanged(self, items: list[object]) -> bool:
+        """Return whether all items are certainly right as they are: a vector of floats takes a ninth of the time."""
+        return self._item.unchanged is not None and set(map(type, items)) == {self._item.unchanged}
 
 
 class TupleOf(Conversion):

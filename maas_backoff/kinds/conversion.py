@@ -37,6 +37,8 @@ class Conversion(ABC):
     """The words for a value of the type, such as "a whole number"."""
     json_types: frozenset[str]
     """The JSON types that `dump` may return."""
+    unchanged: type | None = None
+    """The type whose values `dump` and `load` always return as they are."""
 
     @abstractmethod
     def dump(self, value: object, path: str) -> object:

@@ -41,6 +41,7 @@ class Same(Conversion):
 
     def __init__(self, kind: type, expected: str, json_type: str) -> None:
         self._kind = kind
+        self.unchanged: type | None = kind
         self.expected: str = expected
         self.json_types: frozenset[str] = frozenset({json_type})
 
@@ -58,6 +59,7 @@ class Float(Conversion):
 
     expected: str = "a number"
     json_types: frozenset[str] = frozenset({FLOAT})
+    unchanged: type | None = float
 
     def dump(self, value: object, path: str) -> object:
         return self.load(value, path)

@@ -69,6 +69,8 @@ class BatchCall(SharedSlot):
         self._call: asyncio.Task[None] | None = None
         self._is_logged = False
         self._began = time.monotonic()
+        self._ran: float = 0
+        """The seconds for which the handler has run, once it has ended."""
         self._last: Attempt | None = None
         """The attempt that stops the call."""
 
@@ -150,17 +152,15 @@ class BatchCall(SharedSlot):
             outcomes = outcome_of_error(error)
         self._call = None
         self._stop_timer()
+        self.ended()
         if self.span is not None:
             self.span.end(self._outcome_of_call(outcomes))
         if not isinstance(outcomes, list):
             self.failed = outcomes if names_no_task(outcomes) else None
             outcomes = [outcomes] * len(self.place_of)
         if self._waiting:
-            self.has_ended = True
-            self._slots.batch_ends()
             device = "" if self.grant is None else self.grant.assignment.uuid
-            seconds = time.monotonic() - self._began
-            self._learning.ended(self.task.kind, device, len(self.place_of), seconds, self.failed)
+            self._learning.ended(self.task.kind, device, len(self.place_of), self._ran, self.failed)
         for token, (_, outcome) in self._waiting.items():
             if not outcome.done():
                 outcome.set_result(outcomes[self.place_of[token]])
@@ -221,6 +221,14 @@ class BatchCall(SharedSlot):
         seconds = self._learning.seconds_until_claim(self.task.kind, len(self.members))
         if seconds is not None and self.grant is None:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._nearly_ended)
+
+    def ended(self) -> None:
+        """Let the next batch begin: the handler has ended."""
+        if self._waiting and not self.has_ended:
+            self._stop_timer()
+            self._ran = time.monotonic() - self._began
+            self.has_ended = True
+            self._slots.batch_ends()
 
     def lingers(self, ended: asyncio.Event) -> None:
         """Let the last attempt keep the slot until its thread has ended."""

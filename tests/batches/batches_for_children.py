@@ -5,6 +5,9 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from slow_values import SlowToEncode
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
 
@@ -64,3 +67,8 @@ def long_texts(sizes: list[int]) -> list[str]:
 @scheduler.task
 def alone(text: str) -> str:
     return text.upper()
+
+
+@scheduler.batch(max_size=2, max_wait=0, max_retry_count=0)
+def slow_to_encode(folders: list[str]) -> list[Any]:
+    return [SlowToEncode(folder) if folder else {"pid": os.getpid()} for folder in folders]

@@ -116,3 +116,16 @@ def test_any_exception_is_an_outcome_of_bounded_text(error: BaseException, kind:
 )
 def test_an_outcome_survives_the_border_of_a_process(outcome: o.HandlerOutcome) -> None:
     assert o.from_dict(json.loads(json.dumps(o.to_dict(outcome)))) == outcome
+
+
+def test_the_outcomes_of_a_batch_survive_the_border_of_a_process() -> None:
+    failed = o.Failed(TaskError("ValueError", "x"), "trace", raised=True, names=("ValueError",))
+    outcomes: list[o.HandlerOutcome] = [o.Succeeded("[1]"), failed, o.Snoozed(2), o.Succeeded('"\\n"'), o.Unstarted()]
+    told, results = o.to_dicts(outcomes)
+    assert results == ["[1]", '"\\n"']
+    told = json.loads(json.dumps(told))
+    assert o.from_dicts(told, results) == outcomes
+    with pytest.raises(ValueError, match="fewer results"):
+        o.from_dicts(told, results[:1])
+    with pytest.raises(ValueError, match="more results"):
+        o.from_dicts(told, [*results, "1"])

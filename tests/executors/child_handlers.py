@@ -406,3 +406,20 @@ def logs_in_a_fork(task: TaskEntity) -> None:
         os._exit(0)
     os.waitpid(child, 0)
     logger.info("from the child")
+
+
+def batch(tasks: list[TaskEntity]) -> object:
+    """Return for each task its own result: "slow" is slow to encode, "raise" is an exception, others are the pid."""
+    from slow_values import SlowToEncode  # a program of a test imports this module alone
+
+    values: list[object] = []
+    for task in tasks:
+        params = task.task_params
+        print("printed by", task.task_id, flush=True)
+        if params["what"] == "slow":
+            values.append(SlowToEncode(params["path"]))
+        elif params["what"] == "raise":
+            values.append(ValueError("broken"))
+        else:
+            values.append(os.getpid())
+    return values

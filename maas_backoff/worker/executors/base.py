@@ -98,6 +98,10 @@ class CallOfBatch(Call, Protocol):
         """The tasks, each as a call of its own."""
         ...
 
+    def ended(self) -> None:
+        """Note that the handler has ended, and its outcomes are on their way: the next batch may begin."""
+        ...
+
 
 BatchOutcome = HandlerOutcome | list[HandlerOutcome]
 """The outcome of each task of a batch, in order; or one for all, if the handler raised or was stopped."""

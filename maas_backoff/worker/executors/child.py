@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from maas_backoff.common.orphans import mark_what_starts_here
 from maas_backoff.domain.batch_outcome import outcomes_of_values
@@ -19,7 +19,7 @@ from maas_backoff.domain.context import current
 from maas_backoff.domain.emission import Part
 from maas_backoff.domain.gpu import GpuAssignment
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
-from maas_backoff.domain.outcome import Unstarted, to_dict
+from maas_backoff.domain.outcome import HandlerOutcome, Unstarted, to_dict, to_dicts
 from maas_backoff.domain.shorten import TEXT_LIMIT
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.child_loop import ChildLoop
@@ -33,7 +33,7 @@ from maas_backoff.worker.executors.reference import HandlerReference
 from maas_backoff.worker.executors.script import script
 
 if TYPE_CHECKING:
-    from maas_backoff.worker.executors.base import BatchOutcome, Handler
+    from maas_backoff.worker.executors.base import Handler
 
 
 def main() -> None:
@@ -128,19 +128,23 @@ class Server:
 
     def _serve(self) -> None:
         while request := self._next_request():
-            self._calls += 1
-            self._loop.is_busy = True
-            members = [self._entity(one, place) for place, one in enumerate(request.get("members", ()))]
-            task = None if members else self._entity(request)
-            self._records.task = task
-            # The worker, or this process, may have stood still since the request was sent; all processes of a
-            # machine share the clock.
-            late = time.monotonic() >= request["start_before"]
-            outcome = Unstarted() if late else Context().run(self._attempt, task or members, request.get("span"))
-            self._loop.is_busy = False
-            self._records.task = None
-            self._tidy()
-            self._answer(outcome)
+            self._answer(self._called(request))
+
+    def _called(self, request: Record) -> HandlerOutcome | list[object]:
+        """Call the handler. Return its outcome; of a batch, what the handler returned for each task."""
+        self._calls += 1
+        self._loop.is_busy = True
+        members = [self._entity(one, place) for place, one in enumerate(request.get("members", ()))]
+        task = None if members else self._entity(request)
+        self._records.task = task
+        # The worker, or this process, may have stood still since the request was sent; all processes of a machine share
+        # the clock.
+        late = time.monotonic() >= request["start_before"]
+        outcome = Unstarted() if late else Context().run(self._attempt, task or members, request.get("span"))
+        self._loop.is_busy = False
+        self._records.task = None
+        self._tidy()
+        return outcome
 
     def _entity(self, request: Record, place: int | None = None) -> TaskEntity:
         """Return a task of a request; `place` is that in its batch."""
@@ -165,7 +169,7 @@ class Server:
             with suppress(ValueError, OSError):  # a handler may have closed it
                 print(f"spans of this process will not be in the trace: {error}", file=sys.stderr)  # noqa: T201 - for the parent's log
 
-    def _attempt(self, task: TaskEntity | list[TaskEntity], span: Record | None) -> "BatchOutcome":
+    def _attempt(self, task: TaskEntity | list[TaskEntity], span: Record | None) -> HandlerOutcome | list[object]:
         """Call the handler, in a context of its own. Each error is an outcome. A process that it forked ends here."""
         is_batch = isinstance(task, list)
         current.set(None if isinstance(task, list) else task)
@@ -182,11 +186,15 @@ class Server:
             finally:
                 self._end_if_forked()
 
-    def _outcome_of(self, value: object, *, is_batch: bool) -> "BatchOutcome":
-        return outcomes_of_values(value, self._limit) if is_batch else outcome_of_value(value, self._limit)
+    def _outcome_of(self, value: object, *, is_batch: bool) -> HandlerOutcome | list[object]:
+        """Return the outcome of a handler's value; of a batch, the value as it is."""
+        if not is_batch:
+            return outcome_of_value(value, self._limit)
+        assert isinstance(value, list)
+        return cast("list[object]", value)
 
-    def _awaited(self, coroutine: Coroutine[Any, Any, object], *, is_batch: bool) -> "BatchOutcome":
-        outcomes: list[BatchOutcome] = []
+    def _awaited(self, coroutine: Coroutine[Any, Any, object], *, is_batch: bool) -> HandlerOutcome | list[object]:
+        outcomes: list[HandlerOutcome | list[object]] = []
 
         async def attempt() -> None:
             try:
@@ -201,11 +209,15 @@ class Server:
             outcomes.append(outcome_of_error(broken, self._limit))
         return outcomes[0]
 
-    def _answer(self, outcome: "BatchOutcome") -> None:
+    def _answer(self, outcome: HandlerOutcome | list[object]) -> None:
         reusable = self._loop.is_reusable and _standard_streams() == self._streams
         try:
             if isinstance(outcome, list):
-                self._connection.send({"outcomes": list(map(to_dict, outcome)), "reusable": reusable})
+                # The parent sends the next request while the values become JSON. After an error, it looks at it first.
+                if not any(isinstance(one, BaseException) for one in outcome):
+                    self._connection.send({"ended": True, "reusable": reusable})
+                told, texts = to_dicts(outcomes_of_values(outcome, self._limit))
+                self._connection.send({"outcomes": told, "reusable": reusable}, texts)
             else:
                 self._connection.send({"outcome": to_dict(outcome), "reusable": reusable})
         except Exception as error:  # noqa: BLE001 - ResultEntity.fail(code=object()); nothing was sent yet

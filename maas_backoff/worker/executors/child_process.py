@@ -71,7 +71,12 @@ class ChildProcess:
 
     async def ended(self) -> None:
         """Wait until the process is reaped, whatever is cancelled meanwhile."""
-        while not self.gone:
-            # The shield holds off anyio's cancellation, `suppress` that of task.cancel().
-            with suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
-                await self._ended.wait()
+        await until(self._ended)
+
+
+async def until(event: asyncio.Event) -> None:
+    """Wait until an event is set, whatever is cancelled meanwhile."""
+    while not event.is_set():
+        # The shield holds off anyio's cancellation, `suppress` that of task.cancel().
+        with suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
+            await event.wait()

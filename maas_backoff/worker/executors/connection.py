@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+from collections.abc import Sequence
 
 from maas_backoff.worker.executors import frames
 from maas_backoff.worker.executors.frames import FrameBuffer, Record
@@ -22,9 +23,9 @@ class Connection:
         """Return the socket's file descriptor, for a loop that waits for the next request."""
         return self._socket.fileno()
 
-    def send(self, record: Record) -> None:
-        """Send a record, or end this process."""
-        frame = frames.encode(record)
+    def send(self, record: Record, texts: Sequence[str] = ()) -> None:
+        """Send a record, and texts with it, or end this process."""
+        frame = frames.encode(record, texts)
         with self._lock:
             try:
                 self._socket.sendall(frame)

@@ -3,29 +3,25 @@
 The event loop calls everything here back: a child needs no asyncio task of its own.
 """
 
-import asyncio
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from contextvars import Context
 from pathlib import Path
 
-import attrs
-
 from maas_backoff.common.orphans import marked
-from maas_backoff.domain import emission
-from maas_backoff.domain.task import TaskEntity
-from maas_backoff.errors import StreamError
-from maas_backoff.worker.executors.base import Call, CallOfBatch, GpuGrant
-from maas_backoff.worker.executors.child_process import ChildProcess
+from maas_backoff.worker.executors.base import Call, GpuGrant
+from maas_backoff.worker.executors.child_process import ChildProcess, until
 from maas_backoff.worker.executors.child_socket import ChildSocket
 from maas_backoff.worker.executors.exits import kill_group
 from maas_backoff.worker.executors.frames import Record
+from maas_backoff.worker.executors.open_request import OpenRequest, turn_after
 from maas_backoff.worker.executors.output import ChildLog
 from maas_backoff.worker.executors.records import socketpair
+from maas_backoff.worker.executors.reports import pass_on
 
 GRACE = 1.0
 """Seconds a child has to end by itself after its connection was closed."""
@@ -57,7 +53,11 @@ class SetupError(StartError):
 
 
 class Child:
-    """One child process. It answers one request at a time."""
+    """One child process. It answers one request after the other.
+
+    The next request may be sent when the handler of a batch has ended, while its outcomes are on their way. The child
+    reads the next request after it has sent the outcomes.
+    """
 
     def __init__(
         self,
@@ -78,7 +78,8 @@ class Child:
         self._connection = connection
         self._log = log
         self._when_ended = when_ended
-        self._request: _Request | None = None
+        self._open: list[OpenRequest] = []
+        """The requests whose `ask` has not returned, in their order: two at most."""
         self._fault: str | None = None
         """Why the child was killed, if it has done something wrong."""
         connection.listen(self._receive)
@@ -145,13 +146,20 @@ class Child:
         """Whether it has ended and is reaped."""
         return self._process.gone
 
-    async def ask(self, request: bytes, call: Call | None = None) -> Record:
-        """Send a request and return its answer; tell `call` when the request was sent, and what its handler reports.
+    async def ask(
+        self, request: bytes, call: Call | None = None, ended: Callable[[bool], None] | None = None
+    ) -> Record:
+        """Send a request and return its answer; tell `call` when its handler begins, and what the handler reports.
+
+        `ended` is called when the handler of a batch has ended, with whether the child can be used again; the outcomes
+        follow. From then on, the child may be asked again.
 
         Raises ChildError when the child ended instead: UnreadError where it cannot have begun.
-        When cancelled, kills the child, and returns when it is gone.
+        When cancelled, kills the child once it has answered the request before, and returns when it is gone.
         """
-        self._request = asked = _Request(call)
+        turn = turn_after(self._open)
+        asked = OpenRequest(call, ended)
+        self._open.append(asked)
         self._log.belongs_to(call.task.task_id if call else "")
         if call:
             self.calls += 1
@@ -159,23 +167,26 @@ class Child:
             try:
                 await self._connection.send(request)
             except OSError as error:
+                await turn.wait()
                 self._fault = f"a request could not be sent to it: {error}"
                 self.kill()
-            if call:
-                call.started()
+            asked.is_sent = True
+            self._begin()
             return await asked.answer
         except ChildError:
             raise
         except BaseException:
-            asked.answer.cancel()
-            self.kill()
-            await self.ended()
+            asked.drop()
+            await until(turn)
+            if not asked.over.is_set() or asked is self._open[-1]:
+                self.kill()
+                await self.ended()
             raise
         finally:
-            self._request = None
-            if self.gone:
+            self._open.remove(asked)
+            if not self._open and self.gone:
                 self._close()
-            else:
+            elif not self._open:
                 self._log.belongs_to("")
 
     def dismiss(self) -> None:
@@ -215,16 +226,32 @@ class Child:
         return True
 
     def _take(self, record: Record) -> None:
-        asked = self._request
         if "call" in record:
             # A thread of an earlier call may send a report after the next call has begun.
-            if asked is not None and asked.call is not None and record["call"] == self.calls:
-                _report(_reporter(asked.call, record), record)
-        elif asked is None or asked.answer.done():
+            call = self._open[-1].call if self._open else None
+            if call is not None and record["call"] == self.calls:
+                pass_on(call, record)
+            return
+        asked = self._first
+        if asked is None:
             raise ValueError("a frame without a request")
+        self._log.drain()  # what the handler has logged comes before what became of it
+        if "ended" in record:
+            asked.handler_ended(reusable=record["reusable"])
         else:
-            self._log.drain()  # what the handler has logged comes before what became of it
-            asked.answer.set_result(record)
+            asked.answered(record)
+            self._begin()
+
+    @property
+    def _first(self) -> OpenRequest | None:
+        """The request that the child has to answer first."""
+        return next((one for one in self._open if not one.over.is_set()), None)
+
+    def _begin(self) -> None:
+        """Note that the child calls the handler for its first request, once the request was sent."""
+        first = self._first
+        if first is not None and first.is_sent:
+            first.begin()
 
     def _end(self) -> None:
         self._process.kill_group()
@@ -235,51 +262,13 @@ class Child:
         if self.grant is not None:
             self.grant.process_ended(self.pid)
         self._connection.shut()
-        if self._request is None:
+        if not self._open:
             self._close()
-        elif not self._request.answer.done():
-            self._request.answer.set_exception(UnreadError(how) if self._connection.left_unread else ChildError(how))
+        for one in self._open:
+            # The child reads a request after it has answered the one before.
+            is_unread = self._connection.left_unread or one is not self._open[0]
+            one.failed(UnreadError(how) if is_unread else ChildError(how))
 
     def _close(self) -> None:
         self._connection.close()
         self._log.close()
-
-
-def _reporter(call: Call | CallOfBatch, record: Record) -> TaskEntity:
-    """Return the task of a report: one of the batch, if there is one. Raises ValueError for one that is not there."""
-    if "member" not in record:
-        return call.task
-    members: Sequence[Call] = getattr(call, "members", ())
-    place = record["member"]
-    if not isinstance(place, int) or not 0 <= place < len(members):
-        raise ValueError("a report of a task that is not in the batch")
-    return members[place].task
-
-
-def _report(task: TaskEntity, record: Record) -> None:
-    """Pass a report of the handler on. Raises ValueError for one that no handler can make."""
-    if "progress" in record:
-        task.update_progress(record["progress"], record["message"])
-    elif "emitted" in record:
-        _pass_on(task, record["emitted"], record["text"])
-    else:
-        task.used(record["used"], record["limits"])
-
-
-def _pass_on(task: TaskEntity, form: str, text: str) -> None:
-    with suppress(StreamError):  # the server does not take it; the child was not told
-        match form:
-            case emission.TEXT | emission.JSON:
-                task.emit(emission.Part(form, text).data)
-            case emission.LINE:
-                task.log(text)
-            case _:
-                task.keep_emitted()
-
-
-@attrs.define(eq=False)
-class _Request:
-    """A request that the child has not answered yet; `call` is None for the one that makes the child ready."""
-
-    call: Call | None
-    answer: asyncio.Future[Record] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())

@@ -30,6 +30,22 @@ class ChildPool:
         """Keep a child for the next call."""
         self._idle.append(child)
 
+    def keep_early(self, child: Child) -> bool:
+        """Keep a child whose handler has ended, while its outcomes are on their way. Return False if it cannot be kept.
+
+        The child is taken for a call if no other is idle.
+        """
+        if not self._keeps(child):
+            return False
+        self._idle.insert(0, child)
+        return True
+
+    def answered(self, child: Child) -> None:
+        """Note that the outcomes of a child that was kept early are there."""
+        if child in self._idle:
+            self._idle.remove(child)
+            self._idle.append(child)
+
     def take(self, grant: GpuGrant | None) -> Child | None:
         """Return an idle child with this grant (None: one without a GPU), or None if there is none."""
         for child in reversed(self._idle):
@@ -41,10 +57,14 @@ class ChildPool:
 
     def give_back(self, child: Child, *, reusable: bool) -> None:
         """Keep a child after its call, or let it end."""
-        if reusable and not child.leaving and (self._max_tasks is None or child.calls < self._max_tasks):
+        if reusable and self._keeps(child):
             self.keep(child)
         else:
             child.dismiss()
+
+    def _keeps(self, child: Child) -> bool:
+        """Return whether a child may run another call."""
+        return not child.leaving and (self._max_tasks is None or child.calls < self._max_tasks)
 
     def evict(self, child: Child) -> None:
         """Let a child end, and keep it no longer if it is idle."""

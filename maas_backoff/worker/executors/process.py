@@ -14,7 +14,7 @@ from maas_backoff.common.threads import in_thread_or_here
 from maas_backoff.config import ThreadPoolConfig
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.fault import fault_of
-from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, to_dict
+from maas_backoff.domain.outcome import Failed, HandlerOutcome, Unstarted, crashed, from_dict, from_dicts, to_dict
 from maas_backoff.errors import HandlerError
 from maas_backoff.worker.executors import frames
 from maas_backoff.worker.executors.base import BatchOutcome, Call, CallOfBatch, GpuGrant, Handler
@@ -175,20 +175,36 @@ class ProcessExecutor:
 
     async def run_batch(self, call: CallOfBatch) -> BatchOutcome:
         """Call the handler once for a batch, in a child of its own."""
-        return await self._run(call, partial(_request_of_batch, call))
+        return await self._run(call, partial(_request_of_batch, call), call.ended)
 
-    async def _run(self, call: Call, request: Callable[[], bytes]) -> BatchOutcome:
+    async def _run(
+        self, call: Call, request: Callable[[], bytes], ended: Callable[[], None] | None = None
+    ) -> BatchOutcome:
+        is_back = False
+
+        def handler_ended(child: Child, reusable: bool) -> None:
+            """Keep the child for the next call, if that can be, and say so."""
+            nonlocal is_back
+            # On a GPU, the memory is reserved for this call until its outcomes are there.
+            if ended is not None and not is_back and reusable and call.grant is None:
+                is_back = self.pool.keep_early(child)
+                if is_back:
+                    ended()
+
         try:
-            child, answer = await self._ask(call, request)
+            child, answer = await self._ask(call, request, handler_ended)
         except StartError as error:
             return self._not_started(error, call)
         except ChildError as error:
             return crashed(str(error))
-        is_same = "outcome" in answer
-        outcomes = [from_dict(one) for one in ([answer["outcome"]] if is_same else answer["outcomes"])]
+        is_same, texts = "outcome" in answer, answer.get("texts", ())
+        outcomes = [from_dict(answer["outcome"])] if is_same else from_dicts(answer["outcomes"], texts)
         # After such a fault CUDA is of no use any more in that process.
         sound = not any(isinstance(one, Failed) and one.fault for one in outcomes)
-        self.pool.give_back(child, reusable=answer["reusable"] and sound)
+        if is_back:
+            self.pool.answered(child)
+        else:
+            self.pool.give_back(child, reusable=answer["reusable"] and sound)
         return outcomes[0] if is_same else outcomes
 
     def _not_started(self, error: StartError, call: Call) -> HandlerOutcome:
@@ -200,7 +216,9 @@ class ProcessExecutor:
         self.lacking.set()
         return Unstarted()
 
-    async def _ask(self, call: Call, make_request: Callable[[], bytes]) -> tuple[Child, Record]:
+    async def _ask(
+        self, call: Call, make_request: Callable[[], bytes], ended: Callable[[Child, bool], None]
+    ) -> tuple[Child, Record]:
         """Send the call to a warm child, or to a new one. Raises StartError if no child can be started.
 
         A warm child may be dying already (the end of a large one takes the kernel some 100 ms): it has not begun then.
@@ -213,7 +231,7 @@ class ProcessExecutor:
                 return child, _TOO_LATE
             request = make_request()
             try:
-                return child, await child.ask(request, call)
+                return child, await child.ask(request, call, partial(ended, child))
             except UnreadError as error:
                 if warm is not None:
                     log.info("child %d ended before it took a task; another takes it", child.pid)
