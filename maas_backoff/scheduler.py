@@ -104,7 +104,7 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
                 if runs:
                     self._service = await self._started_service()
                 else:
-                    await self._client.store.check(worker=False)
+                    await self._client.check()
             except BaseException:
                 self._home = None
                 await uninterrupted(self._opened.close())

@@ -11,8 +11,10 @@ from support import Server, eventually, quick_config
 from topology import KINDS, MASTER, ClusterRig, SentinelRig
 
 from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
+from maas_backoff.client import client as client_module
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.worker import service as service_module
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
@@ -65,7 +67,7 @@ async def test_the_rights_are_enough_for_all_there_is_and_each_is_needed(
 ) -> None:
     """Create, run, retry, progress, cancel, reap, and every call from outside; without the check at start."""
     acl.client.script_flush()  # other tests run on this server, too
-    monkeypatch.setattr(QueueStore, "check", _unchecked)
+    _leave_out_checks(monkeypatch)
     config = _config(acl)
     config.scheduler.worker_name = "named"
     scheduler = TaskBackoffScheduler(config)
@@ -149,7 +151,7 @@ async def test_a_producer_needs_fewer_rights(acl: Server, monkeypatch: pytest.Mo
     """All calls of a process without a handler; the tasks are done from outside."""
     async with TaskBackoffScheduler(_config(acl, *WORKERS_ONLY)):
         pass  # the check at start agrees
-    monkeypatch.setattr(QueueStore, "check", _unchecked)
+    _leave_out_checks(monkeypatch)
     async with TaskBackoffScheduler(quick_config(acl.storage)) as other:
         await other.create_task({}, "lost")
     await _ghost(quick_config(acl.storage))
@@ -183,8 +185,13 @@ async def test_a_producer_needs_fewer_rights(acl: Server, monkeypatch: pytest.Mo
     assert _used(acl) == COMMANDS - UNUSED - CHECKED - WORKERS_ONLY - unread
 
 
-async def _unchecked(*_: object, **__: object) -> None:
+def _leave_out_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check at start tries every right, needed or not."""
+
+    async def nothing(*_: object, **__: object) -> None: ...
+
+    for module in (client_module, service_module):
+        monkeypatch.setattr(module, "check_queue", nothing)
 
 
 @pytest.mark.parametrize("kind", KINDS)

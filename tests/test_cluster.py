@@ -14,6 +14,7 @@ from topology import KINDS, ClusterRig, Node
 
 from maas_backoff import StorageConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.store.keys import Keys
+from maas_backoff.store.preflight.check import check_queue
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
@@ -119,7 +120,7 @@ async def test_a_worker_that_starts_at_a_replica_asks_who_is_master(rig: Cluster
     store = QueueStore.of(quick_config(_storage(rig)))
     replica = rig.replica_of(rig.owner("test"))
     store.connection.server.location.moved("127.0.0.1", replica.port)
-    await store.check(worker=True)
+    await check_queue(store.connection, worker=True)
     assert (await store.connection.server.location.get()).port == rig.owner("test").port
     await store.aclose()
 

@@ -18,7 +18,7 @@ ANYIO = {"anyio._backends._asyncio"}
 OF_GPUS = {"pynvml", "maas_backoff.gate.nvml", "maas_backoff.gate.gate"}
 WORKER = {"maas_backoff.worker.service", "maas_backoff.worker.parts", *OF_GPUS}
 CLIENT = {"redis", "maas_backoff.store", "maas_backoff.client.client"}
-MOST_OF_STATS = 106
+MOST_OF_STATS = 101
 """The most modules of our own that `maas-backoff stats` imports: each one costs up to a millisecond."""
 NEVER = EXTRAS | {"pytest", "multiprocessing", "http.server", "maas_backoff.store.data_directory"}
 

@@ -40,6 +40,7 @@ from maas_backoff.errors import (
 )
 from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.ledger import Ledgers
+from maas_backoff.store.preflight.check import check_queue
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.store.waiters import Waiters
 
@@ -72,6 +73,10 @@ class QueueClient:
         self.operations: QueueOperations = QueueOperations(config, self.store, tracing)
         self.bulk: BulkOperations = BulkOperations(config, self.store, tracing)
         self.fleet: FleetOperations = FleetOperations(self.store, self._ledgers)
+
+    async def check(self) -> None:
+        """Run the preflight of a process without a worker. Its warnings are logged. Raises StorageError."""
+        await check_queue(self.store.connection, worker=False)
 
     def creator_of(self, kind: str, options: Mapping[str, Any], *, has_cost: bool = False) -> TaskCreator:
         """Return the creator of the tasks of a kind, whose policy has these options. Raises ConfigError.

@@ -15,6 +15,7 @@ from maas_backoff.gate.sample import NO_DEVICE, NO_DRIVER, GpuSample
 from maas_backoff.language import sentence, t
 from maas_backoff.language.width import padded
 from maas_backoff.store.orphans import MOST_KEYS, find_orphans
+from maas_backoff.store.preflight.check import check_queue
 from maas_backoff.store.queue_store import QueueStore
 
 PINGS = 20
@@ -86,7 +87,7 @@ async def examine(store: QueueStore, *, repair: bool = False, keys: int = MOST_K
 
 async def _server(store: QueueStore) -> list[Line]:
     try:
-        found = await store.check(worker=True)
+        found = await check_queue(store.connection, worker=True)
     except StorageUnfitError as error:
         return [Line("wrong", t("server: {finding}", finding=sentence(problem))) for problem in error.findings]
     warnings = [Line("warning", t("server: {finding}", finding=sentence(one.text))) for one in found]

@@ -11,8 +11,6 @@ from maas_backoff.store.embedded import EmbeddedServer
 from maas_backoff.store.exchange import Exchange
 from maas_backoff.store.lost import LostAttempts
 from maas_backoff.store.markers import Markers
-from maas_backoff.store.preflight.check import check
-from maas_backoff.store.preflight.findings import Finding
 from maas_backoff.store.reader import Reader
 from maas_backoff.store.registry import Registry
 from maas_backoff.store.shares import Shares
@@ -51,15 +49,6 @@ class QueueStore:
     def over(self, client: Client) -> Self:
         """Return this store over another client, for example the client of another event loop."""
         return type(self)(self.connection.over(client))
-
-    async def check(self, *, worker: bool) -> list[Finding]:
-        """Run the preflight and return its warnings. `worker`: check the rights of a worker, too.
-
-        Raises StorageError if the server does not answer in time, or if tasks are not safe on it.
-        """
-        queue = self.connection
-        strict = queue.config.storage.strict
-        return await queue.server.patiently(lambda client: check(client, queue.keys, worker=worker, strict=strict))
 
     async def aclose(self) -> None:
         """Close the connections, and leave the embedded server. The next call connects again."""

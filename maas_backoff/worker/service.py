@@ -15,6 +15,7 @@ from maas_backoff.common.threads import in_thread
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.errors import StorageError, WorkerEndedError
 from maas_backoff.store.connect import Client
+from maas_backoff.store.preflight.check import check_queue
 from maas_backoff.worker.description import Description
 from maas_backoff.worker.drain import SETTLE_GRACE, drain
 from maas_backoff.worker.idle import until_idle
@@ -145,7 +146,7 @@ class Service:
         waker = store.connection.server.new_client(connections=1, timeout=LONGEST_BLOCK + 2)
         try:
             parts.gate.start()
-            await store.check(worker=True)
+            await check_queue(store.connection, worker=True)
             store.connection.process = await in_thread(this_process)
             await take_over(parts.context)
             heartbeat.start()

@@ -14,7 +14,6 @@ from unittest import mock
 
 from maas_backoff.domain.settlement import Settlement
 from maas_backoff.store.batch import Settle
-from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.loops import exchange
@@ -83,12 +82,13 @@ def simulated(world: "World") -> Iterator[None]:
             (secrets, "token_bytes", lambda size: chance.getrandbits(8 * size).to_bytes(size)),
             (secrets, "randbits", chance.getrandbits),
             (exchange, "report", note_settle),
-            (QueueStore, "check", nothing),
             (Outbox, "put", sent),
             (Attempt, "renewed", kept),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         for place, value in (
+            ("maas_backoff.client.client.check_queue", nothing),
+            ("maas_backoff.worker.service.check_queue", nothing),
             ("maas_backoff.worker.loops.heartbeat.OwnLoop", OwnLoopHere),
             ("maas_backoff.worker.loops.orphans.check", nothing),
             ("maas_backoff.worker.loops.neighbours.os", SimpleNamespace(pidfd_open=_no_pidfd, close=lambda _: None)),

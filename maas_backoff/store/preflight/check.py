@@ -8,6 +8,7 @@ from redis.exceptions import ResponseError
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.errors import StorageDeniedError, StorageError, StorageUnavailableError, StorageUnfitError
 from maas_backoff.store.connect import Client
+from maas_backoff.store.connection import QueueConnection
 from maas_backoff.store.keys import Keys
 from maas_backoff.store.link import translated
 from maas_backoff.store.preflight.findings import UNREADABLE, Finding, judge, judge_schema
@@ -19,6 +20,15 @@ log: Log = log_for("worker")
 _RIGHT = re.compile(r"run the '([a-z|]+)' command")
 _PASSING = re.compile(r"READONLY|MISCONF|NOREPLICAS|LOADING|MASTERDOWN")
 _logged: set[tuple[str, str]] = set()
+
+
+async def check_queue(queue: QueueConnection, *, worker: bool) -> list[Finding]:
+    """Run the preflight of a queue's server and return its warnings. `worker`: check the rights of a worker, too.
+
+    Raises StorageError if the server does not answer in time, or if tasks are not safe on it.
+    """
+    strict = queue.config.storage.strict
+    return await queue.server.patiently(lambda client: check(client, queue.keys, worker=worker, strict=strict))
 
 
 async def check(client: Client, keys: Keys, *, worker: bool, strict: bool) -> list[Finding]:
