@@ -26,6 +26,7 @@ from maas_backoff import (
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.worker.loops import timeouts
 
 pytestmark = pytest.mark.anyio
 
@@ -251,6 +252,34 @@ async def test_timeouts(scheduler: TaskBackoffScheduler) -> None:
     assert str(done["turns"].error) == "timeout: stopped after 0.1 s"
     assert "ValueError: turned" in done["turns"].attempts[0].traceback
     assert (done["swallows"].status, done["swallows"].result) == ("completed", "in time")
+
+
+@pytest.mark.parametrize("of_batch", [False, True])
+async def test_an_answer_that_came_while_the_event_loop_was_blocked_comes_before_the_timeout(
+    scheduler: TaskBackoffScheduler, of_batch: bool
+) -> None:
+    """As after a process has stood still: what the handler waits for, and its timeout, are both over."""
+    begun = asyncio.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await asyncio.sleep(0.1)
+
+    @scheduler.task(exec_timeout=0.5, max_retry_count=0)
+    async def alone(number: int) -> int:
+        await wait()
+        return number
+
+    @scheduler.batch(max_size=2, exec_timeout=0.5, max_retry_count=0)
+    async def together(numbers: list[int]) -> list[int]:
+        await wait()
+        return numbers
+
+    async with scheduler:
+        handle = await (together if of_batch else alone).create(1)
+        await begun.wait()
+        time.sleep(0.5 + 1.2 * timeouts.LATE)  # noqa: ASYNC251 - it is to block the event loop
+        assert await handle.result(timeout=20) == 1
 
 
 async def test_a_thread_past_its_timeout_keeps_its_slot(config: TaskBackoffConfig) -> None:

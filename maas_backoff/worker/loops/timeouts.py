@@ -1,11 +1,18 @@
 """The loop of the timeouts: it watches the earliest deadline, so that no attempt needs its own timer."""
 
+import asyncio
 import time
 
 import anyio
 
 from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.slots import Slots
+
+LATE = 1.0
+"""Seconds by which this process has looked late at a deadline if it has stood still, or its event loop was blocked."""
+
+TURNS = 20
+"""Turns of the event loop in which a handler that is ready ends, and its outcome is noted."""
 
 
 async def run(deadlines: Deadlines, slots: Slots) -> None:
@@ -15,4 +22,8 @@ async def run(deadlines: Deadlines, slots: Slots) -> None:
         with anyio.move_on_after(deadlines.next - time.monotonic()):
             await deadlines.earlier.wait()
             continue
+        if time.monotonic() - deadlines.next > LATE:
+            # What a handler has waited for has come meanwhile, perhaps in time: it must not be cancelled instead.
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
         deadlines.stop_overdue(slots.attempts.values(), time.monotonic())
