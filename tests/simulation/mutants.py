@@ -131,7 +131,9 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "an answer that lies": _lie,
     "a live neighbour that is taken for dead": lambda: mock.patch.object(Origin, "has_ended", return_value=True),
     "a settlement that is not repeated": lambda: _script(
-        "SETTLE", "elseif task[3] == given .. ':' .. settle_id then answer = 'already'", "elseif false then"
+        "SETTLE",
+        "elseif fields_of(key, 'd')[1] == given .. ':' .. settle_id then answer = 'already'",
+        "elseif false then",
     ),
     "a claim of any kind of tasks": lambda: _script(
         "SETTLE", "if kinds == '-' then return { prefix }, {} end", "do return bases_of_all(prefix), {} end"
@@ -157,10 +159,10 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "SETTLE", "one.is_new = not one.first or lanes.emptied[key]", "one.is_new = not one.first"
     ),
     "shares without weights": lambda: _script(
-        "SETTLE", "math.floor(cost * UNIT / weights[tenant])\nif lane", "cost * UNIT\nif lane"
+        "SETTLE", "line, step = lane.line, math.floor(cost * UNIT / weight)", "line, step = lane.line, cost * UNIT"
     ),
     "a cost that nobody pays": lambda: _script(
-        "SETTLE", "starts[tenant] = starts[tenant] + math.floor(cost * UNIT / weights[tenant])\n", ""
+        "SETTLE", "taken, start, cost_sum = taken + 1, start + step,", "taken, start, cost_sum = taken + 1, start,"
     ),
     "a rate that no start uses": lambda: _script(
         "SETTLE", "one.at = math.max(one.at, now) + one.interval", "one.at = one.at"

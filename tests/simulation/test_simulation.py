@@ -134,6 +134,13 @@ def test_a_failing_history_is_shrunk(real: RealServer, monkeypatch: pytest.Monke
     assert breaks(small) and len(small.steps) < len(plan.steps) * 2 / 3
 
 
+def test_each_fault_can_be_put_in() -> None:
+    """Its place in the library is still there: once."""
+    for fault in MUTANTS.values():
+        with fault():
+            pass
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
