@@ -90,6 +90,11 @@ class Readers:
             if not read.more:
                 await asyncio.sleep(dice.uniform(0, 8))
 
+    def _may_have_expired(self, task_id: str) -> bool:
+        """Whether a task may have been over for its reader, and ran after the server's clock had been set back."""
+        kinds = {event["id"]: event["kind"] for event in self.world.events if event["event"] == "invoke"}
+        return self.world.jumps and kinds.get(task_id) == "limited"
+
     async def judge(self, finals: Mapping[str, Final], *, loses: bool) -> list[Violation]:
         """Compare the texts of all readers, of late readers, and those that must be there."""
         if self._reading:
@@ -100,7 +105,7 @@ class Readers:
             if final is None:
                 continue
             late = "".join(part.data for part in await self.streams.all_parts(task_id))
-            if text != late:
+            if text != late and not (self._may_have_expired(task_id) and late.startswith(text)):
                 found.append(Violation("text", task_id, f"a reader has {text!r}, a late one {late!r}"))
             wanted = text_of(task_id, final.token)
             if final.status == "completed" and late != wanted:
