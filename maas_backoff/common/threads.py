@@ -34,9 +34,8 @@ async def in_thread_or_here(call: Callable[[], _R]) -> _R:
         return call()
 
     try:
-        return await anyio.to_thread.run_sync(
-            run, limiter=anyio.CapacityLimiter(1)
-        )  # handlers may have taken all threads
+        limiter = anyio.CapacityLimiter(1)  # handlers may have taken all threads
+        return await anyio.to_thread.run_sync(run, limiter=limiter)
     except RuntimeError:
         if begun:
             raise

@@ -9,7 +9,7 @@ from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.slots import Slots
 
 LATE = 1.0
-"""Seconds by which this process has looked late at a deadline if it has stood still, or its event loop was blocked."""
+"""Seconds. If a deadline is looked at later than this, the process stood still, or its event loop was blocked."""
 
 TURNS = 20
 """Turns of the event loop in which a handler that is ready ends, and its outcome is noted."""
@@ -23,7 +23,7 @@ async def run(deadlines: Deadlines, slots: Slots) -> None:
             await deadlines.earlier.wait()
             continue
         if time.monotonic() - deadlines.next > LATE:
-            # What a handler has waited for has come meanwhile, perhaps in time: it must not be cancelled instead.
+            # A handler may have got its answer meanwhile, perhaps in time: it ends, and is not cancelled.
             for _ in range(TURNS):
                 await asyncio.sleep(0)
         deadlines.stop_overdue(slots.attempts.values(), time.monotonic())
