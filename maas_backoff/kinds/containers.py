@@ -44,7 +44,7 @@ class ListOf(Conversion):
         return self._made([load(one, f"{path}[{at}]") for at, one in enumerate(items)])
 
     def _are_unchanged(self, items: list[object]) -> bool:
-        """Return whether all items are certainly right as they are: a vector of floats takes a ninth of the time."""
+        """Return whether all items may stay as they are, by their types: to look at each takes nine times as long."""
         return self._item.unchanged is not None and set(map(type, items)) == {self._item.unchanged}
 
 

@@ -163,7 +163,7 @@ class Service:
                     with anyio.move_on_after(SETTLE_GRACE):
                         with contextlib.suppress(StorageError):
                             await parts.sums.send()
-                        # After the last heartbeat, which would enter the worker again. Else the entry expires.
+                        # After the last heartbeat, which would enter the worker again. If this fails, it expires.
                         with contextlib.suppress(StorageError):
                             await store.registry.leave(parts.context.name, parts.context.kinds)
         finally:

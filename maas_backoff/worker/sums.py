@@ -23,7 +23,7 @@ class SettleSums:
         self._sums: dict[tuple[str, str], list[float]] = {}
 
     def add(self, attempts: Sequence[Attempt], settles: Sequence[Settle], answers: Sequence[str]) -> None:
-        """Add the accepted ones of the settles of attempts."""
+        """Add the settles of attempts that the server has accepted."""
         for attempt, settle, answer in zip(attempts, settles, answers, strict=True):
             task = attempt.task
             if (task.kind or task.tenant) and answer in ACCEPTED:

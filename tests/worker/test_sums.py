@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 from proxy import Proxy, kind
 from support import Server, eventually, load_scripts, quick_config
@@ -76,8 +77,12 @@ async def test_sums_whose_answer_is_lost_are_sent_again_and_count_once(server: S
         with pytest.raises(StorageUnavailableError):
             await loop.send()
         proxy.drops = lambda _: False
-        assert proxy.dropped["settle"] >= 1
-        await loop.send()
+        assert proxy.dropped["settle"] >= 1 and not sums.waiting.is_set()
+        passed = proxy.passed["settle"]
+        async with anyio.create_task_group() as group:
+            group.start_soon(loop.run)  # it does not wait for new sums
+            await eventually(lambda: proxy.passed["settle"] > passed, "the call is repeated")
+            group.cancel_scope.cancel()
         await loop.send()
         found = await store.breakdowns.read("kind", 2)
         assert found.totals["render"].completed == 3

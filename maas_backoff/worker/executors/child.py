@@ -213,7 +213,8 @@ class Server:
         reusable = self._loop.is_reusable and _standard_streams() == self._streams
         try:
             if isinstance(outcome, list):
-                # The parent sends the next request while the values become JSON. After an error, it looks at it first.
+                # The parent sends the next request while the values become JSON. If one is an error, the parent looks
+                # at the outcomes first: the child may be of no use any more.
                 if not any(isinstance(one, BaseException) for one in outcome):
                     self._connection.send({"ended": True, "reusable": reusable})
                 told, texts = to_dicts(outcomes_of_values(outcome, self._limit))

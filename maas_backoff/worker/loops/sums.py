@@ -24,7 +24,8 @@ class SumsLoop:
     async def run(self) -> None:
         """Send the sums whenever there are some."""
         while True:
-            await self._sums.waiting.wait()
+            if self._unanswered is None:
+                await self._sums.waiting.wait()
             try:
                 await self.send()
                 self._patience.restored()
