@@ -99,6 +99,12 @@ async def test_a_paused_kind_starts_nothing_and_goes_on_after_a_resume(
         images = [fails, await render.create("now"), await render.options(delay=0.2).create("soon")]
         await eventually(lambda: server.client.zcard("maas:{test}:k:render:ready") == 3, "all of them are due")
         assert [await (await count.create(f"{n}")).result(10) for n in range(3)] == ["0", "1", "2"]
+
+        async def counted() -> bool:
+            found = (await other.get_breakdown("kind")).totals.get("count")
+            return found is not None and found.completed == 3
+
+        await eventually(counted, "the worker has sent what it has settled")
         before = server.client.info("stats")["total_commands_processed"]
         await anyio.sleep(1)
         assert server.client.info("stats")["total_commands_processed"] - before < 60, "nobody looks in vain"
