@@ -105,8 +105,12 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def _write_to_self(self) -> None:
         pass
 
-    def _make(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
+    def _make(
+        self, loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None, **options: Any
+    ) -> asyncio.Task[Any]:
+        context = copy_context() if context is None else context
+        context.run(_RUNNING.set, self.node)  # the context may be an empty one; the first step asks it for the node
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, context=context, **options)
         task.node = self.node  # type: ignore[attr-defined] - a task of asyncio takes attributes
         self.kept.append(task)
         return task
