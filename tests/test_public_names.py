@@ -144,7 +144,8 @@ READING = [pytest.param(words, marks=pytest.mark.long) for words in ("list", "li
 
 @pytest.mark.parametrize("words", ["stats", *READING])
 def test_a_command_that_only_reads_imports_the_store_alone(server: Server, words: str) -> None:
-    assert not _imported(_command(words), OF_CHANGES, f"redis://127.0.0.1:{server.port}")
+    unwanted = OF_CHANGES - _imported("import anyio", {"anyio.abc"})  # the oldest anyio has no imports on demand
+    assert not _imported(_command(words), unwanted, f"redis://127.0.0.1:{server.port}")
 
 
 SLOW = [pytest.param(words, marks=pytest.mark.long) for words in ("list", "workers", "check", "pause", "queues")]

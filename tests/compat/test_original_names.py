@@ -86,7 +86,8 @@ assert scheduler.cancel_task(later)
 scheduler.create_task({"fails": True}, "fails")
 for i in range(20):
     scheduler.create_task(task_params={"pid": os.getpid(), "index": i}, task_id=f"batch_task_{i}")
-assert scheduler.wait_task("batch_task_19", timeout=40).status == "completed"
+for i in range(20):
+    assert scheduler.wait_task(f"batch_task_{i}", timeout=40).status == "completed"
 scheduler.mark_task_completed(scheduler.create_task({"pid": 2}, "by hand", delay=3600), "done")
 task = scheduler.wait_task(task_id, timeout=40)
 print(task.status, task.result, task.progress, task.retry_count, scheduler.wait_task("fails", timeout=40).error)
