@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,7 +75,8 @@ def main() -> None:
 
 def _mutants(pool: ProcessPoolExecutor, seeds: int) -> bool:
     missed = False
-    for mutant, how in pool.map(found, MUTANTS, [seeds] * len(MUTANTS)):
+    for one in as_completed([pool.submit(found, mutant, seeds) for mutant in MUTANTS]):
+        mutant, how = one.result()
         print(f"{mutant}: {how}", flush=True)
         missed = missed or how.startswith("NOT")
     return missed
