@@ -61,12 +61,10 @@ def parser(names: Sequence[str] = tuple(CATALOGUE)) -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     try:
         return command(options.command).run(options)
-    except StorageError as error:
-        return _complain(options, error, STORAGE)
-    except TaskNotFoundError as error:
-        return _complain(options, error, FAILED)
-    except (UsageError, MaasBackoffError) as error:
-        return _complain(options, error, USAGE)
+    except MaasBackoffError as error:
+        return _complain(options, sentence(str(error)), _code_of(error))
+    except UsageError as error:  # it is in the language of the command
+        return _complain(options, str(error), USAGE)
     except BrokenPipeError:  # as by `| head`; the last flush of the interpreter must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -74,6 +72,12 @@ def _run(options: argparse.Namespace) -> int:
         if _is_stop(error):
             return _complain(options, t("stopped"), STOPPED)
         raise
+
+
+def _code_of(error: MaasBackoffError) -> int:
+    if isinstance(error, StorageError):
+        return STORAGE
+    return FAILED if isinstance(error, TaskNotFoundError) else USAGE
 
 
 def _is_stop(error: BaseException) -> bool:
@@ -84,8 +88,8 @@ def _is_stop(error: BaseException) -> bool:
     return isinstance(error, CancelledError)
 
 
-def _complain(options: argparse.Namespace, error: object, code: int) -> int:
-    print(f"maas-backoff {options.command}: {sentence(str(error))}", file=sys.stderr)
+def _complain(options: argparse.Namespace, why: str, code: int) -> int:
+    print(f"maas-backoff {options.command}: {why}", file=sys.stderr)
     return code
 
 

@@ -1,5 +1,6 @@
 """Commands of maas-backoff that run in the process of a test."""
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -19,8 +20,11 @@ def commands_on(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr("maas_backoff.__main__._leave_threads_behind", lambda _code: None)
 
     def run(*arguments: str) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main(arguments)
+        finally:
+            gc.unfreeze()  # a command freezes all objects of its process, which is that of other tests, too
         told = capsys.readouterr()
         return ended.value.code, told.out, told.err
 

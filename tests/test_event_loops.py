@@ -5,6 +5,7 @@ import gc
 import importlib
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from maas_backoff import (
     TaskBackoffConfig,
     TaskBackoffScheduler,
     TaskEntity,
+    TaskNotFoundError,
     ThreadPoolConfig,
 )
 
@@ -102,6 +104,35 @@ def test_a_call_at_import_leaves_the_loop_of_the_service_alone(config: TaskBacko
 
     for n in range(2):
         asyncio.run(serve(n))
+
+
+def test_a_loop_that_is_closed_goes_away(config: TaskBackoffConfig) -> None:
+    """Also if calls of the scheduler have waited for each other there."""
+    scheduler = TaskBackoffScheduler(config)
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+    async def meet() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await asyncio.gather(*(scheduler.shutdown() for _ in range(3)))
+
+    for _ in range(4):
+        asyncio.run(meet())
+    gc.collect()
+    assert sum(loop() is not None for loop in loops) <= 1  # the last one
+
+
+def test_first_waits_that_meet_share_a_subscription() -> None:
+    """Also while the embedded server starts."""
+    scheduler = TaskBackoffScheduler(quick_config(StorageConfig(type="embedded")))
+
+    async def meet() -> None:
+        waits = await asyncio.gather(*(scheduler.wait_task(name, 20) for name in "ab"), return_exceptions=True)
+        assert {type(one) for one in waits} == {TaskNotFoundError}
+        assert [one.get_name() for one in asyncio.all_tasks()].count("maas-backoff-waiters") == 1
+        await scheduler.shutdown()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(meet())
 
 
 def test_a_private_embedded_server_is_the_same_for_all_loops() -> None:

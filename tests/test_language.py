@@ -322,6 +322,11 @@ def test_each_command_speaks_chinese(run: Run, config: TaskBackoffConfig, monkey
     assert {text for text in texts.missing if text and not OF_VALUES.fullmatch(text)} == set()
 
 
+def test_a_name_in_an_error_stays_as_it_is(run: Run) -> None:
+    _, _, error = run("worker", "a; b", "--lang", "zh")
+    assert "'a; b'" in error and re.search(r"[\u4e00-\u9fff]", error)
+
+
 async def _prepare(config: TaskBackoffConfig) -> None:
     scheduler = TaskBackoffScheduler(config)
 

@@ -1,6 +1,7 @@
 """Spans of calls that settle tasks of other processes: operations, in the caller's trace, and the reaper."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 import anyio
 import pytest
@@ -10,10 +11,11 @@ from support import eventually
 from test_otel import Breaks, Spans, linked, place
 from test_otel_metrics import measured
 
-from maas_backoff import Selection, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
+from maas_backoff import Selection, StorageUnavailableError, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
 from maas_backoff.common.process_name import process_name
 from maas_backoff.otel import OpenTelemetry
-from maas_backoff.store.batch import BatchRequest
+from maas_backoff.store.batch import BatchRequest, Settle
+from maas_backoff.store.writer import SETTLE_LIMIT
 from maas_backoff.worker.loops.reap import Reaper
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +71,28 @@ async def test_operations_have_spans_in_the_trace_of_their_caller(config: TaskBa
     assert not any("messaging.client.id" in point or "messaging.message.id" in point for point, _ in durations)
     await scheduler.shutdown()
     await plain.shutdown()
+
+
+async def test_the_span_of_an_operation_that_fails_has_what_it_changed(
+    config: TaskBackoffConfig, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = TaskBackoffScheduler(config, tracing=OpenTelemetry(spans))
+    await scheduler.create_tasks([{"n": n} for n in range(SETTLE_LIMIT + 1)])
+    settle_all, calls = scheduler._client.store.writer.settle_all, itertools.count()
+
+    async def once(settles: Sequence[Settle]) -> list[str]:
+        if next(calls):
+            raise StorageUnavailableError("the server does not answer")
+        return await settle_all(settles)
+
+    monkeypatch.setattr(scheduler._client.store.writer, "settle_all", once)
+    with pytest.raises(StorageUnavailableError):
+        await scheduler.cancel_tasks(Selection(status="pending"))
+    span = await spans.one("cancel test")
+    assert span["attributes"]["maas_backoff.changed"] == SETTLE_LIMIT
+    assert span["attributes"]["messaging.batch.message_count"] == SETTLE_LIMIT
+    assert span["attributes"]["error.type"]
+    await scheduler.shutdown()
 
 
 async def test_the_reaper_has_one_span_for_the_losses_of_a_look(config: TaskBackoffConfig, spans: Spans) -> None:

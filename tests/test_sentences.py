@@ -8,7 +8,9 @@ import attrs
 import pytest
 import redis
 
+from maas_backoff import InvalidValueError, Selection, TaskStatus
 from maas_backoff import __main__ as program
+from maas_backoff.commands.catalogue import CATALOGUE
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.reason import reason
 from maas_backoff.domain.settlement import Counts
@@ -169,12 +171,42 @@ def test_each_sentence_of_the_library_has_a_translation(text: str) -> None:
     assert re.search(r"[\u4e00-\u9fff]", told) and left == set(), told
 
 
+@pytest.mark.parametrize("text", ["SyntaxError: a; b.", "a; b", "Error.", ""])
+def test_a_foreign_text_stays_as_it_is(text: str) -> None:
+    assert in_chinese(text) == text
+
+
 def test_wrong_usage_is_told_in_chinese() -> None:
-    assert [text for text in usages() if not re.search(r"[\u4e00-\u9fff]", in_chinese(text))] == []
+    """Names of commands, options and values stay."""
+    for text in usages():
+        told = in_chinese(text)
+        left = (
+            set(re.findall("[A-Za-z]{2,}", re.sub(r"'[^']*'|--?[a-z-]+", "", told)))
+            - set(CATALOGUE)
+            - {"ID", "command"}
+        )
+        assert re.search(r"[\u4e00-\u9fff]", told) and not left, told
+
+
+def conditions() -> Iterator[str]:
+    """Yield what an option that selects tasks expects."""
+    for name, text in (
+        *(("created_from", "x"), ("created_from", "99999d"), ("state", "x"), ("label", "")),
+        *((name, "x" * 1001) for name in ("id_prefix", "kind", "tenant")),
+    ):
+        with pytest.raises(InvalidValueError) as raised:
+            Selection.of_texts({name: [text]})
+        yield raised.value.expected
+
+
+def test_what_a_condition_expects_is_told_in_chinese() -> None:
+    for text in conditions():
+        left = set(re.findall("[A-Za-z]{2,}", in_chinese(text))) - {"ISO", "ASCII", "key", "value", *TaskStatus}
+        assert not left and re.search(r"[\u4e00-\u9fff]", in_chinese(text)), text
 
 
 def test_each_sentence_of_the_catalogue_is_one_of_the_library() -> None:
-    known = [*ALL, *usages()]
+    known = [*ALL, *usages(), *conditions()]
     parts = {part for text in known for part in (text, *text.split("; "), *text.removesuffix(".").split("; "))}
     used: set[str] = set()
     todo = list(parts)

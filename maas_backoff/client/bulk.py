@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from maas_backoff.client.operation_spans import OperationSpans
+from maas_backoff.client.operation_spans import NO_SPAN, OperationSpans
 from maas_backoff.client.selected import Selected
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
@@ -14,7 +15,7 @@ from maas_backoff.domain.selection import ORDER, OnProgress, Selection, Selectio
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.domain.tracing import Tracing
+from maas_backoff.domain.tracing import SettleSpan
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import about
 from maas_backoff.store.found import Seen
@@ -48,10 +49,10 @@ class _Change(NamedTuple):
 class BulkOperations:
     """The operations on the selected tasks of one queue. Each call checks its arguments, and logs what it has done."""
 
-    def __init__(self, config: TaskBackoffConfig, store: QueueStore, tracing: Tracing | None = None) -> None:
+    def __init__(self, config: TaskBackoffConfig, store: QueueStore, spans: OperationSpans) -> None:
         self._queue = config.task.biz_prefix
         self._store = store
-        self._spans = OperationSpans(config, tracing)
+        self._spans = spans
 
     async def count(self, selection: Selection, on_progress: OnProgress | None) -> int:
         if _checked(selection) == Selection(status=selection.status):
@@ -66,12 +67,8 @@ class BulkOperations:
         call = "cancel_tasks" if running else "cancel_tasks without running=True"
         change = _Change("cancelled", statuses, self._cancel, SETTLE_LIMIT)
         selection = _checked(selection).within(call, *statuses)
-        if dry_run:
-            return await self._run(selection, change, dry_run, on_progress)
-        with self._spans.around("cancel") as span:
-            changed = await self._run(selection, change, dry_run, on_progress)
-            span.changed(changed)
-        return changed
+        with nullcontext(NO_SPAN) if dry_run else self._spans.around("cancel") as span:
+            return await self._run(selection, change, dry_run, on_progress, span)
 
     async def retry(self, selection: Selection, *, dry_run: bool, on_progress: OnProgress | None) -> int:
         statuses = (TaskStatus.FAILED, TaskStatus.CANCELLED)
@@ -96,10 +93,18 @@ class BulkOperations:
         selection = _checked(selection).within("update_tasks", TaskStatus.PENDING)
         return await self._run(selection, change, dry_run, on_progress)
 
-    async def _run(self, selection: Selection, change: _Change, dry_run: bool, on_progress: OnProgress | None) -> int:
+    async def _run(
+        self,
+        selection: Selection,
+        change: _Change,
+        dry_run: bool,
+        on_progress: OnProgress | None,
+        span: SettleSpan = NO_SPAN,
+    ) -> int:
         """Change the tasks that match, page by page, and return their number. A dry run counts them.
 
-        A task that comes or ends meanwhile is left out: the loop must end, also if workers fail retried tasks at once.
+        The span has the number of the changed tasks, also if a call fails later. A task that comes or ends meanwhile is
+        left out: the loop must end, also if workers fail retried tasks at once.
         """
         selected = Selected(self._store.reader, _checked(selection))
         tokens: set[int] = set()  # of running tasks: a renewal moves them to the end of their index
@@ -113,8 +118,10 @@ class BulkOperations:
             matched += len(lot)
             gone: set[str] = set()
             for start in range(0, 0 if dry_run else len(lot), change.at_once):
-                gone |= await self._change(change, lot[start : start + change.at_once], selected)
-            changed += len(gone)
+                done = await self._change(change, lot[start : start + change.at_once], selected)
+                gone |= done
+                changed += len(done)
+                span.changed(changed)
             selected.leave(gone)
             if on_progress is not None:
                 on_progress(SelectionProgress(selected.read, matched, changed))

@@ -174,12 +174,13 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
     async def get_breakdown(
         self, by: str, minutes: int | None = None, *, hours: int | None = None, name: str | None = None
     ) -> Breakdown:
-        """Return how the tasks of each kind, or of each tenant, ended or came back in the last minutes or hours.
+        """Return how many tasks of each kind, or of each tenant, ended or were retried in the last minutes or hours.
 
         `by` is "kind" or "tenant". The last 1 to 120 `minutes` (default: 60) are steps of one minute; the last 1 to 24
-        `hours` are steps of ten minutes. The result has the twenty names with most ends, and all others together.
-        `name` reads this one only, at a fraction of the cost. An end counts once, also by an operation or a deadline. A
-        worker sends its numbers once a second; one that is killed has not sent those of the last second.
+        `hours` are steps of ten minutes. The result has the twenty names with most ends and retries;
+        `others` has all further names together. With a `name`, only this name is read, at a fraction of the cost. Each
+        end counts once, also one by an operation or a deadline. A worker sends its numbers once a second: if it is
+        killed, those of its last second are lost.
         """
         return await self._client.breakdown(by, minutes, hours, name)
 

@@ -13,6 +13,7 @@ from maas_backoff.client.bulk import BulkOperations
 from maas_backoff.client.creator import TaskCreator
 from maas_backoff.client.fleet import FleetOperations
 from maas_backoff.client.follower import Follower
+from maas_backoff.client.operation_spans import OperationSpans
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.client.reader import TaskReader
 from maas_backoff.client.selected import page_of
@@ -70,8 +71,9 @@ class QueueClient:
             config.storage, self.store.connection.server, lease=config.scheduler.lease, queue=config.task.biz_prefix
         )
         self._waiters: Waiters | None = None
-        self.operations: QueueOperations = QueueOperations(config, self.store, tracing)
-        self.bulk: BulkOperations = BulkOperations(config, self.store, tracing)
+        spans = OperationSpans(config, tracing)
+        self.operations: QueueOperations = QueueOperations(config, self.store, spans)
+        self.bulk: BulkOperations = BulkOperations(config, self.store, spans)
         self.fleet: FleetOperations = FleetOperations(self.store, self._ledgers)
 
     async def check(self) -> None:
@@ -193,11 +195,11 @@ class QueueClient:
     async def _listening(self) -> Waiters:
         """Return the waiters of this event loop, made with the first call."""
         if self._waiters is None:
-            await self.store.connection.server.connect()
             server = self.store.connection.server
-            self._waiters = Waiters(
-                server.new_client(connections=1), self.store.connection.keys.changed_channel, server.outage
-            )
+            await server.connect()
+            if self._waiters is None:  # another call may have made them meanwhile
+                channel = self.store.connection.keys.changed_channel
+                self._waiters = Waiters(server.new_client(connections=1), channel, server.outage)
         return self._waiters
 
     async def _changes(self, task_id: str) -> AsyncGenerator[TaskEntity, None]:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable
-from weakref import WeakKeyDictionary
 
 from maas_backoff.client.client import QueueClient
 from maas_backoff.common import forks
@@ -41,7 +40,7 @@ class Opened:
         self._embedded: EmbeddedServer | None = None
         self._here: Here | None = None
         self._all: dict[asyncio.AbstractEventLoop, Here] = {}
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._locks: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
         self._of_parent: frozenset[asyncio.AbstractEventLoop] = frozenset()
         self._mutex = threading.Lock()
         forks.on_fork(self, Opened._forked)
@@ -87,6 +86,8 @@ class Opened:
     def _leave_closed_loops(self) -> None:
         for loop in [loop for loop in self._all if loop.is_closed()]:
             self._all.pop(loop).client.abandon()
+        for loop in [loop for loop in self._locks if loop.is_closed()]:
+            del self._locks[loop]
         abandon_left_over()
 
     async def refresh(self) -> None:
@@ -126,7 +127,7 @@ class Opened:
         """Forget all connections in a child process: they are the parent's."""
         forks.inherited.append((self._all, self._here, self._locks))
         self._of_parent = self._of_parent | frozenset(self._all)
-        self._all, self._here, self._locks = {}, None, WeakKeyDictionary()
+        self._all, self._here, self._locks = {}, None, {}
         self._mutex = threading.Lock()
 
 

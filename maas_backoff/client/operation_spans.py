@@ -5,18 +5,17 @@ from contextlib import AbstractContextManager, nullcontext
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.config.peer import peer_of
 from maas_backoff.domain.tracing import SettleSpan, Tracing
-from maas_backoff.store.found import Found
 
 
 class _NoSpan:
-    """In place of a span: nothing is traced."""
+    """Do nothing: stands in for a span where no operation is traced."""
 
     def link(self, task_id: str, trace: str) -> None: ...
 
     def changed(self, number: int) -> None: ...
 
 
-_UNTRACED: AbstractContextManager[SettleSpan] = nullcontext(_NoSpan())
+NO_SPAN: SettleSpan = _NoSpan()
 
 
 class OperationSpans:
@@ -30,11 +29,5 @@ class OperationSpans:
     def around(self, name: str, task_id: str = "") -> AbstractContextManager[SettleSpan]:
         """Trace an operation on one task, or on those of a selection."""
         if self._tracing is None:
-            return _UNTRACED
+            return nullcontext(NO_SPAN)
         return self._tracing.operation(self._queue, name, task_id, self._peer)
-
-    @staticmethod
-    def link(span: SettleSpan, found: Found) -> None:
-        """Link to the create of a task."""
-        if found.trace:
-            span.link(found.task_id, found.trace)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +15,7 @@ from maas_backoff.config import StorageConfig, TaskBackoffConfig, TaskConfig
 from maas_backoff.config.options import kind_of
 from maas_backoff.language import t
 
-if TYPE_CHECKING:  # help needs neither, and a command needs one of them
+if TYPE_CHECKING:  # imported late: --help needs neither, and a command needs the scheduler or the store
     from maas_backoff.scheduler import TaskBackoffScheduler
     from maas_backoff.store.queue_store import QueueStore
 
@@ -109,7 +109,7 @@ def on_queue(
 def on_store(
     about: str, example: str, run: RunOnStore, arguments: Callable[[Arguments], object] = no_arguments
 ) -> Command:
-    """Return a command that only reads one queue, with the options of `on_queue`.
+    """Return a command that needs only the store of a queue, with the options of `on_queue`.
 
     Its function takes the store: the import of the scheduler would be a tenth of the command's time.
     """
@@ -128,12 +128,17 @@ def _command(
     return Command(about, example, run, add)
 
 
-def run_on_queue(run: RunOnQueue, options: Options) -> int:
-    """Run a function with the scheduler of a queue, and return its exit code."""
+def run_to_the_end(command: Coroutine[object, object, int]) -> int:
+    """Run the asynchronous part of a command that is over soon, and return its exit code."""
     import asyncio  # not needed for help
 
     without_last_collection()
-    return asyncio.run(_run_on_queue(run, options))
+    return asyncio.run(command)
+
+
+def run_on_queue(run: RunOnQueue, options: Options) -> int:
+    """Run a function with the scheduler of a queue, and return its exit code."""
+    return run_to_the_end(_run_on_queue(run, options))
 
 
 async def _run_on_queue(run: RunOnQueue, options: Options) -> int:
@@ -144,15 +149,12 @@ async def _run_on_queue(run: RunOnQueue, options: Options) -> int:
     try:
         return await run(scheduler, options)
     finally:
-        await scheduler.disconnect()  # no command of a queue has started it
+        await scheduler.disconnect()  # no such command starts the scheduler: nothing is to be drained
 
 
 def run_on_store(run: RunOnStore, options: Options) -> int:
     """Run a function with the store of a queue, and return its exit code."""
-    import asyncio  # not needed for help
-
-    without_last_collection()
-    return asyncio.run(_run_on_store(run, options))
+    return run_to_the_end(_run_on_store(run, options))
 
 
 async def _run_on_store(run: RunOnStore, options: Options) -> int:

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 def add_language(parser: argparse.ArgumentParser) -> None:
     """Add the option --lang. `main` looks for it before the parsers are made."""
     help_text = (
-        "language of texts; errors of the library, logs and --json are English (default: by LC_ALL, LC_MESSAGES, LANG)"
+        "language of texts; errors about values, logs and --json are English (default: by LC_ALL, LC_MESSAGES, LANG)"
     )
     parser.add_argument("--lang", type=_language, choices=LANGUAGES, help=help_text)
 

@@ -20,7 +20,8 @@ def _for_history(parser: Arguments) -> None:
     spans.add_argument("--days", type=int, metavar="N", help="the last 1 to 7 days, one hour a line")
     parser.add_argument("--empty", action="store_true", help="also show lines in which nothing happened")
     parts = parser.add_mutually_exclusive_group()
-    parts.add_argument("--by", choices=["kind", "tenant"], help="the twenty largest kinds or tenants")
+    of_names = "the twenty kinds or tenants with most ends and retries"
+    parts.add_argument("--by", choices=["kind", "tenant"], help=of_names)
     parts.add_argument("--kind", metavar="NAME", help="only the tasks of this kind")
     parts.add_argument("--tenant", metavar="NAME", help="only the tasks of this tenant")
 

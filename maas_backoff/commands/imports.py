@@ -10,10 +10,10 @@ from types import ModuleType
 
 @contextmanager
 def without_collections() -> Generator[None]:
-    """Pause the garbage collector during imports: it would find nothing, and take a seventh of their time.
+    """Pause the garbage collector during imports: a collection would free little, and take a seventh of their time.
 
-    The objects that the imports have made are frozen at the end: the first collection would look at all of them, and
-    they stay until the process ends.
+    At the end, freeze all objects. Most are modules, which stay until the process ends: the first collection would
+    look at all of them.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -19,8 +19,9 @@ from maas_backoff.commands.command import (
     queue_options,
     run_on_queue,
     run_on_store,
+    run_to_the_end,
 )
-from maas_backoff.commands.imports import quick_imports, without_last_collection
+from maas_backoff.commands.imports import quick_imports
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.config import StorageConfig, TaskBackoffConfig
@@ -121,8 +122,7 @@ def _queues(options: Options) -> int:
         from maas_backoff.commands.queues import run
 
     options.queue = None
-    without_last_collection()
-    return asyncio.run(run(config_of(options), options))
+    return run_to_the_end(run(config_of(options), options))
 
 
 def _for_dashboard(parser: Arguments) -> None:

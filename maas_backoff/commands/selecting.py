@@ -11,7 +11,7 @@ from maas_backoff.commands.command import OK, Arguments, Options, failed, json_f
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.domain.selection import FIELDS, OnProgress, Selection, SelectionProgress
 from maas_backoff.errors import InvalidValueError
-from maas_backoff.language import t
+from maas_backoff.language import sentence, t
 from maas_backoff.language.width import cut
 
 Act = Callable[[Selection, bool, OnProgress], Awaitable[int]]
@@ -47,7 +47,7 @@ def _checked(name: str, text: str) -> str:
     try:
         Selection.of_texts({name: [text]})
     except InvalidValueError as error:
-        told = t("expected {expected}, got {got}", expected=error.expected, got=repr(text))
+        told = t("expected {expected}, got {got}", expected=sentence(error.expected), got=repr(text))
         raise argparse.ArgumentTypeError(told) from None
     return text
 

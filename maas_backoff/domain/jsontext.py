@@ -40,7 +40,7 @@ def canonical(value: object, option: str, limit: int) -> str:
         text = _encode(value)
         size = size_of(text)
     except (TypeError, ValueError, UnicodeEncodeError, RecursionError) as error:
-        _check(value, option, MAX_DEPTH)  # a number that is not finite in a long list
+        _check(value, option, MAX_DEPTH)  # `_plain` looks at no float of a list: name the one that is not finite
         # Not `from error`: a UnicodeEncodeError keeps the whole text.
         raise PayloadError(option, f"JSON ({type_name(error)})", value) from None
     if size > limit:

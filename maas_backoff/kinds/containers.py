@@ -18,7 +18,7 @@ from maas_backoff.kinds.conversion import (
 
 
 class ListOf(Conversion):
-    """A list. `kind` is `list`, or `tuple` for `tuple[item, ...]` and for sequences that a caller may give as both."""
+    """A list, a `tuple[item, ...]`, or a sequence that a caller may give as a list or a tuple."""
 
     json_types: frozenset[str] = frozenset({LIST})
 
@@ -32,8 +32,10 @@ class ListOf(Conversion):
     def dump(self, value: object, path: str) -> object:
         if not isinstance(value, self._kinds):
             self.refuse(path, value)
-        items, dump = [*cast(Sequence[object], value)], self._item.dump
-        return items if self._are_unchanged(items) else [dump(one, f"{path}[{at}]") for at, one in enumerate(items)]
+        items, dump = cast("Sequence[object]", value), self._item.dump
+        if self._are_unchanged(items):
+            return list(items)
+        return [dump(one, f"{path}[{at}]") for at, one in enumerate(items)]
 
     def load(self, value: object, path: str) -> object:
         if not isinstance(value, list):
@@ -43,7 +45,7 @@ class ListOf(Conversion):
             return self._made(items)
         return self._made([load(one, f"{path}[{at}]") for at, one in enumerate(items)])
 
-    def _are_unchanged(self, items: list[object]) -> bool:
+    def _are_unchanged(self, items: Sequence[object]) -> bool:
         """Return whether all items may stay as they are, by their types: to look at each takes nine times as long."""
         return self._item.unchanged is not None and set(map(type, items)) == {self._item.unchanged}
 

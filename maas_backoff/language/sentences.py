@@ -44,11 +44,17 @@ class Sentence:
 
 
 def in_chinese(text: str) -> str:
-    """Return a sentence in Chinese. A part that has no translation stays as it is."""
+    """Return a sentence in Chinese. A part that has no translation stays as it is, and so does a foreign text."""
     body = text.removesuffix(".")
-    end, between = page_texts("zh-CN")["stop"], page_texts("zh-CN")["semicolon"]
-    whole = _translated(body) or between.join(_translated(part) or part for part in body.split("; "))
-    return whole + end if text != body else whole
+    end = "" if text == body else page_texts("zh-CN")["stop"]
+    whole = _translated(body)
+    if whole is not None:
+        return whole + end
+    parts = body.split("; ")
+    told = [_translated(part) for part in parts]
+    if not any(told):
+        return text
+    return page_texts("zh-CN")["semicolon"].join(new or part for new, part in zip(told, parts, strict=True)) + end
 
 
 def _translated(text: str) -> str | None:

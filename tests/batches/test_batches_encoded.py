@@ -10,7 +10,7 @@ import pytest
 from slow_values import let_go
 from support import eventually
 
-from maas_backoff import TaskBackoffConfig, TaskFailedError, TaskHandle, TaskStatus
+from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskFailedError, TaskHandle, TaskStatus
 
 pytestmark = pytest.mark.anyio
 
@@ -64,9 +64,11 @@ async def test_a_timeout_while_results_are_encoded_costs_the_next_batch_nothing(
 @pytest.mark.long
 async def test_a_worker_that_drains_ends_both(config: TaskBackoffConfig, tmp_path: Path) -> None:
     async with two_batches(config, tmp_path) as (first, second), anyio.create_task_group() as group:
-        group.start_soon(batches_for_children.scheduler.shutdown)
-        await anyio.sleep(0.1)
+        scheduler, reader = batches_for_children.scheduler, TaskBackoffScheduler(config)
+        group.start_soon(scheduler.shutdown)
+        await eventually(lambda: "shutting down" in scheduler.health().reasons, "the worker drains")
         let_go(tmp_path)
         for handle in (*first, *second):
-            await handle.result(30)
-            assert (await handle.task()).attempt == 1
+            task = await reader.wait_task(handle.task_id, 30)
+            assert (task.status, task.attempt) == (TaskStatus.COMPLETED, 1)
+        await reader.disconnect()

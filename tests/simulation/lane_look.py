@@ -50,7 +50,7 @@ class LaneLook:
 
     def for_waits(self) -> None:
         """Note tasks that wait for nothing: their tenant goes on, their limits have room, and workers have slots."""
-        found, now = self.mirror.read(), self.world.queue_ms()
+        found, now_ms = self.mirror.read(), self.world.queue_ms()
         live = {node: scheduler for node, scheduler in self.world.workers.values() if not node.dead}
         functions = {name for node in live for name in self.world.functions[node]}
         slots = sum(scheduler.config.threadpool.concurrency for scheduler in live.values())
@@ -63,10 +63,10 @@ class LaneLook:
         for key, entries in found.lanes.items() if len(found.zset("leases")) < slots / 2 else ():
             index, _, lane = key.partition("|")
             tenant, *limits = lane.partition("|")[0], *lanes.limits_of(lane)
-            is_open = all(found.limit(name).opens(now) <= now for name in limits)
+            is_open = all(found.limit(name).opens(now_ms) <= now_ms for name in limits)
             if is_open and not found.is_paused(tenant) and (index.split(":")[1:2] or [""])[0] in functions:
                 waits |= dict.fromkeys(entries, self.world.loop.now)
-        self._waits = {task_id: self._waits.get(task_id, now) for task_id, now in waits.items()}
+        self._waits = {task_id: self._waits.get(task_id, since) for task_id, since in waits.items()}
         for task_id, since in self._waits.items():
             if self.world.loop.now - since > MOST_WAIT:
                 self.world.violations.append(Violation("stuck", task_id, "its limits have room, and it does not start"))

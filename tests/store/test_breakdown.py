@@ -18,7 +18,6 @@ from maas_backoff.domain.breakdown import (
     settled_line,
     sum_line,
 )
-from maas_backoff.domain.lane import Lane
 from maas_backoff.domain.outcome import Failed
 from maas_backoff.domain.settlement import Counts, Settlement
 from maas_backoff.domain.task import TaskError
@@ -200,7 +199,7 @@ async def test_the_bytes_of_all_steps(queue: Queue, names: int, most_bytes: int)
 def test_the_line_of_a_settle() -> None:
     assert settled_line("render", "acme", 0.25) == "render acme 250"
     assert (settled_line("render", "", 0), settled_line("", "acme", 1)) == ("render  0", " acme 1000")
-    assert settled_line("", "", 1) == "" and Lane().tenant == ""
+    assert settled_line("", "", 1) == ""
     settles = [Settle("x", "lease", 1, SETTLEMENTS["completed"], breakdown=line) for line in ("a b 1", "", "c  2")]
     assert breakdown_text(settles) == "1 a b 1\n3 c  2" and breakdown_text(settles[1:2]) == ""
 

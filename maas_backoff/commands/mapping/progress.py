@@ -80,13 +80,12 @@ class Progress:
         if not total:
             return t("{seconds} s  {n} lines, {speed}", seconds=seconds, n=lines, speed=speed)
         bar = "#" * (BAR * last // total)
-        shown, most = f"{bar:.<{BAR}}", f"{total:,}"
         line = t(
             "{seconds} s [{bar}] {n} of {most} lines, {speed}",
             seconds=seconds,
-            bar=shown,
+            bar=f"{bar:.<{BAR}}",
             n=lines,
-            most=most,
+            most=f"{total:,}",
             speed=speed,
         )
         return line + t(", {span} left", span=sentence(span((total - last) / rate))) if rate else line
