@@ -6,6 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import anyio
 import anyio.lowlevel
@@ -26,7 +29,9 @@ from maas_backoff import (
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.creation import NewTask
 from maas_backoff.store.queue_store import QueueStore
+from maas_backoff.worker.deadlines import Deadlines
 from maas_backoff.worker.loops import timeouts
+from maas_backoff.worker.loops.timeouts import LATE, MOST_DELAY
 
 pytestmark = pytest.mark.anyio
 
@@ -150,6 +155,24 @@ async def test_mischief_fails_its_own_task_only(scheduler: TaskBackoffScheduler,
             assert len(task.error.message.encode()) <= 8192
         for n in range(30):
             assert (await scheduler.wait_task(f"sibling-{n}", timeout=20)).result == "fine"
+
+
+async def test_a_busy_event_loop_does_not_put_off_a_timeout_for_many_turns() -> None:
+    """It is late already. What has come meanwhile has a turn or two; twenty would take seconds."""
+    stopped, turns = asyncio.Event(), 0
+    deadlines = Deadlines(by_lease=False)
+    deadlines.watch(time.monotonic() - 2 * LATE)
+    with mock.patch.object(Deadlines, "stop_overdue", side_effect=lambda *_: stopped.set()):
+        slots: Any = SimpleNamespace(attempts={})
+        loop = asyncio.create_task(timeouts.run(deadlines, slots))
+        while not stopped.is_set():
+            turns += 1
+            until = time.monotonic() + 1.5 * MOST_DELAY
+            while time.monotonic() < until:
+                pass
+            await asyncio.sleep(0)
+        loop.cancel()
+    assert turns < 8
 
 
 async def test_slips_outside_the_result_cost_only_their_task(config: TaskBackoffConfig) -> None:

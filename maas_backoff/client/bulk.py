@@ -15,7 +15,7 @@ from maas_backoff.domain.selection import ORDER, OnProgress, Selection, Selectio
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.domain.tracing import SettleSpan
+from maas_backoff.domain.tracing import SettleSpan, Tracing
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import about
 from maas_backoff.store.found import Seen
@@ -49,10 +49,10 @@ class _Change(NamedTuple):
 class BulkOperations:
     """The operations on the selected tasks of one queue. Each call checks its arguments, and logs what it has done."""
 
-    def __init__(self, config: TaskBackoffConfig, store: QueueStore, spans: OperationSpans) -> None:
+    def __init__(self, config: TaskBackoffConfig, store: QueueStore, tracing: Tracing | None = None) -> None:
         self._queue = config.task.biz_prefix
         self._store = store
-        self._spans = spans
+        self._spans = OperationSpans(config, tracing)
 
     async def count(self, selection: Selection, on_progress: OnProgress | None) -> int:
         if _checked(selection) == Selection(status=selection.status):

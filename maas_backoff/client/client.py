@@ -13,7 +13,6 @@ from maas_backoff.client.bulk import BulkOperations
 from maas_backoff.client.creator import TaskCreator
 from maas_backoff.client.fleet import FleetOperations
 from maas_backoff.client.follower import Follower
-from maas_backoff.client.operation_spans import OperationSpans
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.client.reader import TaskReader
 from maas_backoff.client.selected import page_of
@@ -71,9 +70,8 @@ class QueueClient:
             config.storage, self.store.connection.server, lease=config.scheduler.lease, queue=config.task.biz_prefix
         )
         self._waiters: Waiters | None = None
-        spans = OperationSpans(config, tracing)
-        self.operations: QueueOperations = QueueOperations(config, self.store, spans)
-        self.bulk: BulkOperations = BulkOperations(config, self.store, spans)
+        self.operations: QueueOperations = QueueOperations(config, self.store, tracing)
+        self.bulk: BulkOperations = BulkOperations(config, self.store, tracing)
         self.fleet: FleetOperations = FleetOperations(self.store, self._ledgers)
 
     async def check(self) -> None:

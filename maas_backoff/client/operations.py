@@ -22,7 +22,7 @@ from maas_backoff.domain.signals import checked_code
 from maas_backoff.domain.spec import Reschedule
 from maas_backoff.domain.status import TaskStatus, checked_status
 from maas_backoff.domain.task import TaskError
-from maas_backoff.domain.tracing import SettleSpan
+from maas_backoff.domain.tracing import SettleSpan, Tracing
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.logs import about
 from maas_backoff.store.batch import Settle
@@ -36,10 +36,10 @@ log: Log = log_for("scheduler")
 class QueueOperations:
     """The operations on one queue. Each call checks its arguments, and logs its change."""
 
-    def __init__(self, config: TaskBackoffConfig, store: QueueStore, spans: OperationSpans) -> None:
+    def __init__(self, config: TaskBackoffConfig, store: QueueStore, tracing: Tracing | None = None) -> None:
         self._config = config
         self._store = store
-        self._spans = spans
+        self._spans = OperationSpans(config, tracing)
         self._policy = config.task.policy
 
     async def cancel(self, task_id: str, *, running: bool) -> bool:

@@ -409,7 +409,10 @@ def logs_in_a_fork(task: TaskEntity) -> None:
 
 
 def batch(tasks: list[TaskEntity]) -> object:
-    """Return for each task its own result: "slow" is slow to encode, "raise" is an exception, others are the pid."""
+    """Return for each task its own result: "slow" is slow to encode, "raise" is an exception, others are the pid.
+
+    "exit" ends the process, and "wait" makes the file `began` and waits for the file `go`.
+    """
     from slow_values import SlowToEncode  # a program of a test imports this module alone
 
     values: list[object] = []
@@ -420,6 +423,12 @@ def batch(tasks: list[TaskEntity]) -> object:
             values.append(SlowToEncode(params["path"]))
         elif params["what"] == "raise":
             values.append(ValueError("broken"))
+        elif params["what"] == "exit":
+            os._exit(7)
         else:
+            if params["what"] == "wait":
+                (Path(params["path"]) / "began").touch()
+                while not (Path(params["path"]) / "go").exists():
+                    time.sleep(0.002)
             values.append(os.getpid())
     return values

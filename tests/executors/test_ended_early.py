@@ -3,7 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -115,13 +116,56 @@ async def test_a_call_of_one_task_may_be_next(tmp_path: Path) -> None:
 
 async def test_an_end_of_the_child_costs_the_next_batch_nothing(tmp_path: Path) -> None:
     async with slow_batch(tmp_path) as (made, slow, first):
-        second = a_batch().run_in(made)
+        batch = a_batch()
+        second = batch.run_in(made)
         child = await is_asked_again(made)
         slow.go("exit")
         outcome = await first
         assert isinstance(outcome, Failed)
         assert outcome.error.type == "crashed"
         assert pid_of(await second) != child.pid
+        assert slow.batch.starts == batch.starts == 1
+        assert len(made.pool._children) == len(made.pool._idle) == 1
+
+
+async def test_an_end_of_the_child_by_the_next_batch_is_not_read_as_one_before_it(tmp_path: Path) -> None:
+    """It is called once. The worker reads the outcomes of the first batch, and the end of the child, in one turn."""
+    async with slow_batch(tmp_path) as (made, slow, first):
+        batch = a_batch("exit")
+        second = batch.run_in(made)
+        child = await is_asked_again(made)
+        slow.go()
+        meanwhile(lambda: is_gone(child.pid))
+        pid_of(await first)
+        outcome = await second
+        assert isinstance(outcome, Failed)
+        assert (outcome.error.type, batch.starts) == ("crashed", 1)
+
+
+async def test_a_cancel_of_the_first_after_its_outcomes_costs_the_next_batch_nothing(tmp_path: Path) -> None:
+    """The worker has not read them yet."""
+    async with slow_batch(tmp_path) as (made, slow, first):
+        folder = tmp_path / "second"
+        folder.mkdir()
+        batch = FakeBatch(FakeCall(what="wait", path=str(folder)))
+        second = batch.run_in(made)
+        child = await is_asked_again(made)
+        slow.go()
+        meanwhile((folder / "began").exists)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        let_go(folder)
+        assert pid_of(await second) == child.pid
+        assert batch.starts == 1
+
+
+def meanwhile(holds: Callable[[], bool]) -> None:
+    """Wait without a turn of the event loop."""
+    end = time.monotonic() + 20
+    while not holds() and time.monotonic() < end:
+        pass
+    assert holds()
 
 
 async def test_a_cancel_of_the_first_costs_the_next_batch_nothing(tmp_path: Path) -> None:

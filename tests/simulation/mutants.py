@@ -132,7 +132,7 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "a live neighbour that is taken for dead": lambda: mock.patch.object(Origin, "has_ended", return_value=True),
     "a settlement that is not repeated": lambda: _script(
         "SETTLE",
-        "elseif fields_of(key, 'd')[1] == given .. ':' .. settle_id then answer = 'already'",
+        "elseif fields_of(key, 'd')[1] == given .. ':' .. settle_id then",
         "elseif false then",
     ),
     "a claim of any kind of tasks": lambda: _script(

@@ -67,12 +67,13 @@ class Queue:
         assert sorted(one.task.task_id for one in found) == sorted(ids)
         return found
 
-    async def send(self, *settles: Settle, claims: int = 0) -> BatchReply:
-        self._requests += 1
+    async def send(self, *settles: Settle, claims: int = 0, is_repeated: bool = False) -> BatchReply:
+        self._requests += not is_repeated
         request = BatchRequest(settles, claims, True, f"{self._requests}", 0)
         return await self.store.exchange.send(request, "w", Kinds(("", "render", "upscale")))
 
-    async def settle(self, claimed: Sequence[Claimed], how: str, answer: str = "ok") -> None:
+    async def settle(self, claimed: Sequence[Claimed], how: str, answer: str = "ok", *, is_lost: bool = False) -> None:
+        """Settle tasks. `is_lost`: the first reply is lost, and the request is repeated."""
         settles: list[Settle] = []
         for one in claimed:
             failed = Failed(ERROR)
@@ -84,6 +85,8 @@ class Queue:
                 settlement = END[how](*(["1"] if how == "complete" else []), one.policy)
             settles.append(Settle(one.task.task_id, "lease", one.token, settlement, one.counts))
         answers = (await self.send(*settles)).answers
+        if is_lost:
+            answers = (await self.send(*settles, is_repeated=True)).answers
         assert answers == [answer] * len(settles)
         sums = SettleSums()
         sums.add([_ended(one) for one in claimed], settles, answers)
@@ -141,6 +144,20 @@ async def test_ends_by_a_worker(queue: Queue) -> None:
     await queue.settle(claimed, "retry", "cancelled")
     await queue.agree(1, 1, 2, 1)
     await queue.settle(await queue.claim("late", complete_within=50), "retry", "cancelled")
+    await queue.agree(1, 1, 3, 1)
+
+
+async def test_ends_by_a_worker_that_repeats_its_request(queue: Queue) -> None:
+    """The repeated request says what the first one did."""
+    for how in ("complete", "fail", "cancel", "retry"):
+        await queue.settle(await queue.claim(how), how, "already", is_lost=True)
+    await queue.agree(1, 1, 1, 1)
+    claimed = await queue.claim("asked")
+    for one in claimed:
+        assert await queue.scheduler.cancel_task(one.task.task_id, running=True)
+    await queue.settle(claimed, "retry", "cancelled", is_lost=True)
+    await queue.agree(1, 1, 2, 1)
+    await queue.settle(await queue.claim("late", complete_within=50), "retry", "cancelled", is_lost=True)
     await queue.agree(1, 1, 3, 1)
 
 

@@ -757,6 +757,31 @@ async def test_suspects_that_may_not_start_are_not_in_the_way_of_those_of_other_
     assert {one.task.tenant for one in await queue.claim_all()} == {"b"}
 
 
+async def test_a_claim_plans_one_wait_for_all_suspects_of_a_shut_limit(queue: Queue) -> None:
+    """However many cohorts they are of: each was lost with a worker of its own."""
+    number = 20
+    await queue.limit("x", concurrency=number)
+    await queue.create("a", number, limits={"x": 1})
+    for _ in range(2):
+        for n in range(number):
+            assert len(await queue.claim(1, may_claim_suspect=False, worker=f"worker {n}")) == 1
+        await queue.lose()
+        queue.at(queue.now + 600_000)
+        await queue.claim(1, kinds=Kinds(("other",)))  # moves those that are due
+    await queue.limit("x", concurrency=1)
+    await queue.create("c", 1, limits={"x": 1}, priority=-9)
+    assert len(await queue.claim(1, may_claim_suspect=False)) == 1
+    before = calls(queue)
+    assert await queue.claim() == []
+    assert calls(queue) - before < number
+
+
+def calls(queue: Queue) -> int:
+    """Return how many commands the server has run that plan a wait for a limit."""
+    found = queue.client.info("commandstats")
+    return sum(found.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("zcard", "zadd"))
+
+
 # Limits
 
 

@@ -67,6 +67,24 @@ async def test_the_sums_come_soon_and_the_last_ones_at_the_end(config: TaskBacko
     await client.shutdown()
 
 
+async def test_a_call_is_not_repeated_when_the_server_may_have_forgotten_its_answer(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_scripts(server)
+    async with Proxy(server.port) as proxy:
+        store = QueueStore.of(quick_config(proxy.storage))
+        loop = SumsLoop(settled(["render"] * 3), store)
+        proxy.drops = lambda command: kind(command) == "settle"
+        with pytest.raises(StorageUnavailableError):
+            await loop.send()
+        proxy.drops = lambda _: False
+        monkeypatch.setattr("maas_backoff.worker.loops.sums.ANSWER_KEPT", 0)
+        await loop.send()
+        found = await store.breakdowns.read("kind", 2)
+        assert found.totals["render"].completed == 3
+        await store.aclose()
+
+
 async def test_sums_whose_answer_is_lost_are_sent_again_and_count_once(server: Server) -> None:
     load_scripts(server)
     async with Proxy(server.port) as proxy:

@@ -59,7 +59,7 @@ end
 -- is not in the way of others.
 local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans, pay)
   if suspicion == NO_SUSPECTS then return {} end
-  local rule, found, waiting, claims = nil, {}, {}, {}
+  local rule, found, members, ordered, claims = nil, {}, {}, {}, {}
   for _, base in ipairs(bases) do
     local suspects = base .. 'suspects'
     -- Twice as many: the other half is among them.
@@ -67,35 +67,36 @@ local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans, pay)
       local task = read_task(tasks .. id)
       rule = rule or suspicion_of(suspicion)
       if task then
-        found[#found + 1] = { id = id, from = suspects, task = task }
-        local cohort = rule.cohort_of(id, task.suspicion)
-        waiting[cohort] = (waiting[cohort] or 0) + 1
+        local one = { id = id, from = suspects, task = task }
+        one.cohort, one.size = rule.cohort_of(id, task.suspicion)
+        found[#found + 1] = one
+        append(members, one.cohort, one)
       else
         drop_entry(orphans, suspects, id, task)
       end
     end
   end
-  if not found[1] then return {} end
-  local first, given = {}, rule.cohort
+  -- Each is tried once. The first that may be claimed decides for its cohort.
   for _, one in ipairs(found) do
-    local cohort, size = rule.cohort_of(one.id, one.task.suspicion)
-    if not given and waiting[cohort] >= size then first[#first + 1], waiting[cohort] = cohort, 0 end
+    local group = members[one.cohort]
+    if not rule.cohort and group and #group >= one.size then
+      for _, member in ipairs(group) do ordered[#ordered + 1] = member end
+      members[one.cohort] = nil
+    end
   end
-  repeat
-    rule.cohort = given or table.remove(first, 1)
-    local is_last = given or not rule.cohort
-    for _, one in ipairs(found) do
-      if #claims < wanted and not one.is_tried and rule.may_claim(one.id, one.task[COUNTS], one.task.suspicion) then
-        one.is_tried = true
-        local claim = claim_of(one.id, one.from, one.task)
-        if not pay or pay(claim) then
-          rule.note(one.id, one.task[COUNTS], one.task.suspicion)
-          claim.is_suspect = true
-          claims[#claims + 1] = claim
-        end
+  for _, one in ipairs(found) do
+    if members[one.cohort] then ordered[#ordered + 1] = one end
+  end
+  for _, one in ipairs(ordered) do
+    if #claims < wanted and rule.may_claim(one.id, one.task[COUNTS], one.task.suspicion) then
+      local claim = claim_of(one.id, one.from, one.task)
+      if not pay or pay(claim) then
+        rule.note(one.id, one.task[COUNTS], one.task.suspicion)
+        claim.is_suspect = true
+        claims[#claims + 1] = claim
       end
     end
-  until claims[1] or is_last
+  end
   return claims
 end
 

@@ -194,12 +194,14 @@ local function new_limits(prefix, now, turn)
 
   -- A lane waits for a limit, or an index of suspects. `start` is its tenant's place among the turns.
   function limits.park(key, one, start)
+    if one.is_parked and one.is_parked[key] then return end
     local member = string.sub(key, #prefix + 1)
     local _, lane = parts_of_key(member)
     local tenant = lane and tenant_of(lane) or ''
     redis.call('ZCARD', prefix .. 'shut:' .. one.name)
     redis.call('ZCARD', shut_lanes_key(prefix, one.name, tenant))
-    one.parked = one.parked or {}
+    one.parked, one.is_parked = one.parked or {}, one.is_parked or {}
+    one.is_parked[key] = true
     one.parked[#one.parked + 1] = { key = key, member = member, tenant = tenant, start = start }
     one.has_waiting, one.is_changed = true, true
   end

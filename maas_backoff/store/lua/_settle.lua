@@ -44,7 +44,8 @@ local function judge_all(first, groups, now, tasks, settle_id, leases)
       if not created then answer = 'unknown'
       elseif held and parts and not has_parts(tasks, id, emitted, given, tonumber(parts)) then answer = 'unsent'
       elseif held and kind == 'lease' then answer = 'ok'
-      elseif fields_of(key, 'd')[1] == given .. ':' .. settle_id then answer = 'already'
+      elseif fields_of(key, 'd')[1] == given .. ':' .. settle_id then
+        answer = state == 'cancelled' and status == 'pending' and state or 'already'
       elseif kind == 'lease' then answer = 'lost'
       elseif kind == 'expired' then
         local expiry = tonumber(redis.call('ZSCORE', leases, id) or 0)

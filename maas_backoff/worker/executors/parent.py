@@ -178,6 +178,8 @@ class Child:
         except BaseException:
             asked.drop()
             await until(turn)
+            while not asked.over.is_set() and self._receive():
+                pass  # its answer may lie in the socket, and the next request has begun
             if not asked.over.is_set() or asked is self._open[-1]:
                 self.kill()
                 await self.ended()
@@ -264,9 +266,10 @@ class Child:
         self._connection.shut()
         if not self._open:
             self._close()
-        for one in self._open:
-            # The child reads a request after it has answered the one before.
-            is_unread = self._connection.left_unread or one is not self._open[0]
+        waiting = [one for one in self._open if not one.over.is_set()]
+        for place, one in enumerate(waiting):
+            # The child reads a request after it has answered the one before: only the last one can be unread.
+            is_unread = place > 0 or (self._connection.left_unread and len(waiting) == 1)
             one.failed(UnreadError(how) if is_unread else ChildError(how))
 
     def _close(self) -> None:

@@ -180,16 +180,14 @@ class ProcessExecutor:
     async def _run(
         self, call: Call, request: Callable[[], bytes], ended: Callable[[], None] | None = None
     ) -> BatchOutcome:
-        is_back = False
+        kept: list[Child] = []
 
         def handler_ended(child: Child, reusable: bool) -> None:
             """Keep the child for the next call, if that can be, and say so."""
-            nonlocal is_back
             # On a GPU, the memory is reserved for this call until its outcomes are there.
-            if ended is not None and not is_back and reusable and call.grant is None:
-                is_back = self.pool.keep_early(child)
-                if is_back:
-                    ended()
+            if ended is not None and not kept and reusable and call.grant is None and self.pool.keep_early(child):
+                kept.append(child)
+                ended()
 
         try:
             child, answer = await self._ask(call, request, handler_ended)
@@ -201,7 +199,7 @@ class ProcessExecutor:
         outcomes = [from_dict(answer["outcome"])] if is_same else from_dicts(answer["outcomes"], texts)
         # After such a fault CUDA is of no use any more in that process.
         sound = not any(isinstance(one, Failed) and one.fault for one in outcomes)
-        if is_back:
+        if child in kept:
             self.pool.answered(child)
         else:
             self.pool.give_back(child, reusable=answer["reusable"] and sound)

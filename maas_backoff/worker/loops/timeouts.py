@@ -11,8 +11,11 @@ from maas_backoff.worker.slots import Slots
 LATE = 1.0
 """Seconds. If a deadline is looked at later than this, the process stood still, or its event loop was blocked."""
 
-TURNS = 20
+LEAST_TURNS, MOST_TURNS = 1, 20
 """Turns of the event loop in which a handler that is ready ends, and its outcome is noted."""
+
+MOST_DELAY = 0.1
+"""Seconds after which a timeout waits for no further turn: each takes long if handlers keep the event loop busy."""
 
 
 async def run(deadlines: Deadlines, slots: Slots) -> None:
@@ -24,6 +27,9 @@ async def run(deadlines: Deadlines, slots: Slots) -> None:
             continue
         if time.monotonic() - deadlines.next > LATE:
             # A handler may have got its answer meanwhile, perhaps in time: it ends, and is not cancelled.
-            for _ in range(TURNS):
+            until = time.monotonic() + MOST_DELAY
+            for turn in range(MOST_TURNS):
+                if turn >= LEAST_TURNS and time.monotonic() > until:
+                    break
                 await asyncio.sleep(0)
         deadlines.stop_overdue(slots.attempts.values(), time.monotonic())
