@@ -39,8 +39,8 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
         ends. `options` (TaskOptions) are not compared. Without a `task_id`, an id of 16 characters is made before the
         first send; such ids sort by time.
 
-        Raises TaskConflictError for an id with other params. Raises InvalidValueError, ConfigError or PayloadError
-        before anything is sent, and StorageFullError.
+        Raises TaskConflictError for an id with other params, or of another kind. Raises InvalidValueError, ConfigError
+        or PayloadError before anything is sent, and StorageFullError.
         """
         return (await self._client.creator.create(task_params, task_id, options)).task_id
 

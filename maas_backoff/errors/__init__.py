@@ -10,7 +10,7 @@ MaasBackoffError
 ├── EventLoopError (RuntimeError)           a call in an event loop where it cannot work
 ├── StreamError (RuntimeError)             a part that a handler cannot emit
 │   └── StreamFullError                    by max_stream_bytes
-├── TaskConflictError (ValueError)         an id that exists with other params
+├── TaskConflictError (ValueError)         an id that exists with other params or kind
 ├── TaskNotFoundError (LookupError)
 ├── TaskTimeoutError (TimeoutError)        a wait that took too long
 ├── TaskFailedError (RuntimeError)         a task without a result: it is failed or cancelled
@@ -158,9 +158,9 @@ class StreamFullError(StreamError):
 
 
 class TaskConflictError(MaasBackoffError, ValueError):
-    """Raised when a task id exists already with other params.
+    """Raised when a task id exists already with other params, or for another kind of tasks.
 
-    `conflicts` are the ids with other params. `created` are the ids of the same call that are in the queue now.
+    `conflicts` are these ids. `created` are the ids of the same call that are in the queue now.
     """
 
     http_status = 409
@@ -169,7 +169,8 @@ class TaskConflictError(MaasBackoffError, ValueError):
         self.conflicts: list[str] = list(conflicts)
         self.created: list[str] = list(created)
         ids = ", ".join(map(shown, self.conflicts[:5])) + (", …" if len(self.conflicts) > 5 else "")
-        super().__init__(f"task_id: expected a new id or the params it was created with, got {ids} with other params")
+        expected = "expected a new id, or the kind and the params it was created with"
+        super().__init__(f"task_id: {expected}, got {ids} with others")
 
 
 class TaskNotFoundError(MaasBackoffError, LookupError):

@@ -31,8 +31,8 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
         ends. `options` (TaskOptions) are not compared. Without a `task_id`, an id of 16 characters is made before the
         first send; such ids sort by time.
 
-        Raises TaskConflictError for an id with other params. Raises InvalidValueError, ConfigError or PayloadError
-        before anything is sent, and StorageFullError.
+        Raises TaskConflictError for an id with other params, or of another kind. Raises InvalidValueError, ConfigError
+        or PayloadError before anything is sent, and StorageFullError.
         """
         return self._run(lambda: self._calls.create_task(task_params, task_id, **options))
 
@@ -128,12 +128,13 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
     def get_breakdown(
         self, by: str, minutes: int | None = None, *, hours: int | None = None, name: str | None = None
     ) -> Breakdown:
-        """Return how the tasks of each kind, or of each tenant, ended or came back in the last minutes or hours.
+        """Return how many tasks of each kind, or of each tenant, ended or were retried in the last minutes or hours.
 
         `by` is "kind" or "tenant". The last 1 to 120 `minutes` (default: 60) are steps of one minute; the last 1 to 24
-        `hours` are steps of ten minutes. The result has the twenty names with most ends, and all others together.
-        `name` reads this one only, at a fraction of the cost. An end counts once, also by an operation or a deadline. A
-        worker sends its numbers once a second; one that is killed has not sent those of the last second.
+        `hours` are steps of ten minutes. The result has the twenty names with most ends and retries;
+        `others` has all further names together. With a `name`, only this name is read, at a fraction of the cost. Each
+        end counts once, also one by an operation or a deadline. A worker sends its numbers once a second: if it is
+        killed, those of its last second are lost.
         """
         return self._run(lambda: self._calls.get_breakdown(by, minutes, hours=hours, name=name))
 

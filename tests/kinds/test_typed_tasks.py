@@ -27,6 +27,7 @@ from maas_backoff import (
     TaskFailedError,
     TaskHandle,
     TaskNotFoundError,
+    TaskSpec,
     TaskStatus,
     TaskTimeoutError,
     current_task,
@@ -130,6 +131,39 @@ async def test_many_are_created_in_one_call(scheduler: TaskBackoffScheduler) -> 
         assert [await handle.result(30) for handle in handles] == [2, 4]
     with pytest.raises(InvalidValueError, match="specs: expected results of `spec` of the kind 'double'"):
         await double.create_many([other.spec(1)])
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+async def test_an_id_stands_for_a_task_of_one_kind(scheduler: TaskBackoffScheduler, is_finished: bool) -> None:
+    """Equal params of another kind are another work: nothing of it is taken for done."""
+
+    @scheduler.task
+    async def draw(prompt: str) -> str:
+        return prompt
+
+    @scheduler.task
+    async def count(prompt: str) -> str:
+        return f"{len(prompt)}"
+
+    handle = await draw.options(task_id="x").create("cat")
+    if is_finished:
+        await scheduler.mark_task_completed("x", "cat")
+    for again in (
+        lambda: count.options(task_id="x").create("cat"),
+        lambda: count.options(task_id="x", tenant="acme").create("cat"),
+        lambda: scheduler.create_task({"prompt": "cat"}, "x"),
+        lambda: scheduler.create_tasks([TaskSpec({"prompt": "cat"}, "x"), TaskSpec({"prompt": "cat"}, "y")]),
+    ):
+        with pytest.raises(
+            TaskConflictError, match="expected a new id, or the kind and the params it was created with"
+        ):
+            await again()
+    assert (await draw.options(task_id="x", tenant="acme").create("cat")).task_id == handle.task_id
+    assert await scheduler.create_task({"prompt": "cat"}, "y") == "y"
+    with pytest.raises(TaskConflictError):
+        await count.options(task_id="y").create("cat")
+    made = [draw.options(task_id="z").spec("cat"), draw.options(task_id="z").spec("cat")]
+    assert [one.task_id for one in await draw.create_many(made)] == ["z", "z"]
 
 
 async def test_an_id_makes_a_create_idempotent(scheduler: TaskBackoffScheduler) -> None:

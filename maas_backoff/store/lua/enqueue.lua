@@ -34,7 +34,7 @@ local function is_known(kind)
 end
 
 -- Read: the tasks that exist. New ones: the places of their id and their group in ARGV, and the number of their answer.
-local tasks, answers, params_of, again, delayed, i = prefix .. 't:', {}, {}, {}, false, 9
+local tasks, answers, params_of, kind_of, again, delayed, i = prefix .. 't:', {}, {}, {}, {}, false, 9
 local at, group_of, nth, lane_of_group = {}, {}, {}, {}
 for _ = 1, groups do
   local group = i
@@ -42,19 +42,24 @@ for _ = 1, groups do
   local kind, lane = string.match(ARGV[group], '^%S+ %S+ %S+ %S+ (%S+) ?(%S*)')
   if lane and lane ~= '' then lane_of_group[group] = lane end
   if kind and kind ~= '-' and not is_known(kind) then return 'kinds' end
+  local own_kind = kind and kind ~= '-' and kind or ''
   i = i + 4
   for _ = 1, tonumber(ARGV[group + 3]) do
     local id, params, n, new = ARGV[i], ARGV[i + 1], #answers + 1, #at + 1
-    local known = params_of[id]
+    local known, known_kind = params_of[id], kind_of[id]
     if known then
       again[n] = id
     else
       local stored = redis.call('HGET', tasks .. id, 'p')
-      known = stored and string.sub(stored, (string.find(stored, '\n', 1, true) or 0) + 1)
+      if stored then
+        local _, _, stored_kind = terms_of(stored)
+        known, known_kind = string.sub(stored, (string.find(stored, '\n', 1, true) or 0) + 1), stored_kind
+      end
     end
     if known then
-      answers[n] = known == params and 'exists' or 'conflict'
+      answers[n] = known == params and known_kind == own_kind and 'exists' or 'conflict'
     else
+      kind_of[id] = own_kind
       answers[n], params_of[id], at[new], group_of[new], nth[new] = 'created', params, i, group, n
     end
     i = i + 2
