@@ -90,8 +90,8 @@ class BatchCall(SharedSlot):
         try:
             return await outcome
         except asyncio.CancelledError:
-            del self._waiting[attempt.token]
-            if not self._waiting and self._call is not None:
+            was_called = self._waiting.pop(attempt.token, None) is not None
+            if was_called and not self._waiting and self._call is not None:
                 await self._stop(attempt)
             raise
 
@@ -103,11 +103,25 @@ class BatchCall(SharedSlot):
                 self._begin()
 
     def _begin(self) -> None:
-        if not self._expected and self._waiting:
+        if self._expected:
+            return
+        self._leave_out_late_ones()
+        if self._waiting:
             self.members = [attempt for attempt, _ in self._waiting.values()]
             self.place_of = {token: place for place, token in enumerate(self._waiting)}
             call = own_task(self._run(), "maas-backoff-batch")
             self._call = None if call.done() else call
+        else:
+            self.has_ended = True
+
+    def _leave_out_late_ones(self) -> None:
+        """Give tasks back that have waited for the others, or for the slot, until they may no longer start."""
+        now = time.monotonic()
+        for token, (attempt, outcome) in list(self._waiting.items()):
+            if now >= attempt.start_before:
+                del self._waiting[token]
+                if not outcome.done():
+                    outcome.set_result(Unstarted())
 
     # A batch that was claimed ahead
 

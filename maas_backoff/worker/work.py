@@ -106,9 +106,10 @@ class Work:
         outcome = self._admit(attempt)
         if outcome is None:
             try:
-                if attempt.claimed.has_stream and not await self.attempts.read_earlier(attempt):
-                    outcome = Unstarted()
-                else:
+                if attempt.claimed.has_stream:
+                    is_read = await self.attempts.read_earlier(attempt)
+                    outcome = self._admit(attempt) if is_read else Unstarted()
+                if outcome is None:
                     batch = attempt.batch
                     caller = batch if isinstance(batch, BatchCall) else self.executor
                     if self.tracing is None:
