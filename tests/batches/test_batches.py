@@ -52,6 +52,15 @@ async def test_a_full_batch_is_one_call(scheduler: TaskBackoffScheduler) -> None
     assert await embed(["abc"]) == [3]  # no task
 
 
+async def test_a_batch_without_options_needs_no_parentheses(scheduler: TaskBackoffScheduler) -> None:
+    @scheduler.batch
+    async def embed(texts: list[str]) -> list[int]:
+        return [len(text) for text in texts]
+
+    async with scheduler:
+        assert await (await embed.create("abc")).result(30) == 3
+
+
 async def test_a_batch_waits_for_its_oldest_task_and_no_longer(scheduler: TaskBackoffScheduler) -> None:
     sizes: list[int] = []
 
