@@ -1,10 +1,10 @@
 """Tenants, costs and limits of tasks: what decides whose task is taken next, and whether it may start now."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -152,12 +152,18 @@ def checked_limits(limits: Any) -> dict[str, float]:
 
 
 def _pairs_of(limits: Any) -> list[tuple[Any, Any]]:
-    given: Any = limits.items() if isinstance(limits, Mapping) else limits
-    pairs = list[Any](given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [given]
+    if isinstance(limits, Mapping):
+        units: dict[Any, Any] = {**limits}
+        return list(units.items())
+    pairs: list[Any] = [limits] if isinstance(limits, str | bytes) or not _is_iterable(limits) else list(limits)
     # A text of two letters is no pair, though Python can split it into two.
-    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+    if not all(isinstance(pair, tuple | list) and len(cast("Sized", pair)) == 2 for pair in pairs):
         raise InvalidValueError("limits", _LIMITS, limits)
     return pairs
+
+
+def _is_iterable(value: object) -> bool:
+    return isinstance(value, Iterable)
 
 
 def checked_used(cost: Any, limits: Any) -> tuple[float | None, dict[str, float]]:
