@@ -145,8 +145,31 @@ async def test_options_that_are_wrong(unreachable: TaskBackoffScheduler, options
     with pytest.raises(InvalidValueError) as caught:
         await unreachable.create_task({}, **options)
     assert str(caught.value).startswith(text)
-    with pytest.raises(InvalidValueError):
+    with pytest.raises(InvalidValueError) as of_item:
         await unreachable.create_tasks([{}, TaskSpec({}, **options)])
+    assert str(of_item.value) == f"tasks[1].{caught.value}"
+    assert of_item.value.option == f"tasks[1].{caught.value.option}"
+
+
+@pytest.mark.parametrize(
+    ("items", "text"),
+    [
+        ([{"a": 1}, 5], "tasks[1]: expected a dict of params, or a TaskSpec, got int"),
+        ([{"a": 1}, None], "tasks[1]: expected a dict of params, or a TaskSpec, got NoneType"),
+        ([TaskSpec(5)], "tasks[0].task_params: expected a dict, got int"),  # type: ignore[arg-type] - wrong on purpose
+        ([{}, TaskSpec({"a": {1}})], "tasks[1].task_params.a: expected a JSON value"),
+        ([{}, TaskSpec({}, "")], "tasks[1].task_id: expected text"),
+        ({"a": 1}, "tasks[0]: expected a dict of params, or a TaskSpec, got str"),
+        (TaskSpec({"a": "secret"}), "tasks: expected dicts of params, or TaskSpecs, in a list or another iterable"),
+        (5, "tasks: expected dicts of params, or TaskSpecs, in a list or another iterable, got int"),
+    ],
+)
+async def test_the_error_of_one_of_many_tasks_names_it(
+    unreachable: TaskBackoffScheduler, items: Any, text: str
+) -> None:
+    with pytest.raises(InvalidValueError, match=re.escape(text)) as caught:
+        await unreachable.create_tasks(items)
+    assert "secret" not in str(caught.value) and caught.value.http_status == 422
 
 
 async def test_one_bad_task_of_many_keeps_all_from_being_created(scheduler: TaskBackoffScheduler) -> None:

@@ -49,6 +49,12 @@ def _digits(packed: bytes) -> str:
     return base64.b64encode(packed).translate(_DIGITS).decode()
 
 
+def rename(error: InvalidValueError, option: str) -> None:
+    """Give the option of an error another name: the one that the caller knows it by."""
+    error.args = (option + str(error).removeprefix(error.option),)
+    error.option = option
+
+
 def checked_task_id(task_id: object) -> str:
     """Return `task_id` if it is valid. Ids are stored unchanged, and never parsed."""
     if not isinstance(task_id, str) or not 1 <= len(task_id) <= LONGEST_ID or not task_id.isprintable():

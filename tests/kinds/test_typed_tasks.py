@@ -128,8 +128,12 @@ async def test_many_are_created_in_one_call(scheduler: TaskBackoffScheduler) -> 
     assert handles[1].task_id == "two" and (await handles[1].task()).priority == -5
     async with scheduler:
         assert [await handle.result(30) for handle in handles] == [2, 4]
-    with pytest.raises(InvalidValueError, match="specs: expected results of `spec` of the kind 'double'"):
-        await double.create_many([other.spec(1)])
+    with pytest.raises(InvalidValueError, match=r"specs\[1\]: expected a result of `spec` of the kind 'double', got"):
+        await double.create_many([specs[0], other.spec(1)])  # type: ignore[list-item] - wrong on purpose
+    with pytest.raises(
+        InvalidValueError, match="specs: expected a list of results of `spec` of the kind 'double', got"
+    ):
+        await double.create_many(double.spec(1))  # type: ignore[arg-type] - wrong on purpose
 
 
 async def test_an_id_makes_a_create_idempotent(scheduler: TaskBackoffScheduler) -> None:
