@@ -193,9 +193,11 @@ class TaskCreator:
         if callable(own.get("backoff_strategy")):
             strategy = own["backoff_strategy"]
             raise InvalidValueError("backoff_strategy", "a name: a callable cannot be stored with a task", strategy)
+        given = frozenset(own)
         try:
             return self._overrides(own)
         except ConfigError as error:
+            validation.rename(error, validation.own_name(error.option, given))
             error.http_status = InvalidValueError.http_status  # an error of the request, not of the service
             raise
 

@@ -296,9 +296,9 @@ async def test_each_kind_has_a_timeout_of_its_own(scheduler: TaskBackoffSchedule
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"max_retry_count": -1}, "task.max_retry_count: expected a whole number"),
-        ({"exec_timeout": 0}, "threadpool.exec_timeout: expected"),
-        ({"backoff_strategy": len}, "task.backoff_strategy: expected a name"),
+        ({"max_retry_count": -1}, "max_retry_count: expected a whole number"),
+        ({"exec_timeout": 0}, "exec_timeout: expected"),
+        ({"backoff_strategy": len}, "backoff_strategy: expected a name"),
         ({"max_retries": 1}, "max_retries: expected one of the options backoff_interval, "),
         ({"priority": 1}, "priority: expected one of the options"),
         ({"name": "two words"}, "kind: expected a letter or _"),
