@@ -322,6 +322,17 @@ async def test_costs_fill_a_batch_that_waits(config: TaskBackoffConfig) -> None:
     await scheduler.shutdown()
 
 
+async def test_a_cost_that_is_none_is_an_error_of_the_service(scheduler: TaskBackoffScheduler) -> None:
+    @scheduler.batch(max_cost=10, cost_of=len)
+    async def embed(texts: list[str]) -> list[int]:
+        return [len(text) for text in texts]
+
+    for create in (embed.create, embed.spec):
+        with pytest.raises(InvalidValueError, match="cost_of of embed: expected a number from ") as caught:
+            await create("")  # type: ignore[misc] - `spec` raises before
+        assert caught.value.http_status == 500
+
+
 def test_wrong_declarations_are_refused(config: TaskBackoffConfig) -> None:
     scheduler = TaskBackoffScheduler(config)
     wrong: dict[str, object] = {"max_size": 0, "max_wait": -1, "max_cost": 0, "adaptive": 1, "cost_of": 3}
