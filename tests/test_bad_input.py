@@ -120,33 +120,59 @@ async def test_what_comes_after_a_bad_item_is_not_asked_for(unreachable: TaskBac
         ),
         ({"run_at": datetime.now().astimezone(), "delay": 1}, "run_at: expected either delay or run_at"),
         ({"max_retries": 3}, "max_retries: expected one of the options backoff_interval, "),
-        ({"max_retry_count": -1}, "task.max_retry_count: expected a whole number from 0"),
+        ({"max_retry_count": -1}, "max_retry_count: expected a whole number from 0"),
         (
             {"retry_on": ["not a name"]},
-            "task.retry_on: expected at most 100 names of exceptions, exception classes, or ",
+            "retry_on: expected at most 100 names of exceptions, exception classes, or ",
         ),
-        ({"give_up_on": [object]}, "task.give_up_on: "),
-        ({"backoff_strategy": "cubic"}, "task.backoff_strategy: "),
+        ({"give_up_on": [object]}, "give_up_on: "),
+        ({"backoff_strategy": "cubic"}, "backoff_strategy: "),
         ({"backoff_strategy": lambda n: n}, "backoff_strategy: expected a name"),
-        ({"exec_timeout": 0}, "threadpool.exec_timeout: "),
+        ({"exec_timeout": 0}, "exec_timeout: "),
         (
             {"backoff_interval": 7200},
-            "task.backoff_interval: expected at most task.max_backoff_interval, which is 3600 s",
+            "backoff_interval: expected at most task.max_backoff_interval, which is 3600 s",
         ),
         (
             {"backoff_interval": 6, "max_backoff_interval": 5},
-            "task.backoff_interval: expected at most task.max_backoff_interval, which is 5 s",
+            "backoff_interval: expected at most task.max_backoff_interval, which is 5 s",
         ),
-        ({"min_gpu_memory_gb": -1}, "task.min_gpu_memory_gb: "),
-        ({"min_gpu_utilization": 200}, "task.max_gpu_utilization: "),
+        ({"min_gpu_memory_gb": -1}, "min_gpu_memory_gb: "),
+        ({"max_gpu_utilization": 200}, "max_gpu_utilization: "),
+        ({"start_within": 0}, "start_within: expected seconds (or a timedelta) from 0.001 to ten years, got 0"),
+        ({"complete_within": -1}, "complete_within: "),
+        ({"min_gpu_utilization": 200}, "min_gpu_utilization: "),
     ],
 )
 async def test_options_that_are_wrong(unreachable: TaskBackoffScheduler, options: Any, text: str) -> None:
     with pytest.raises(InvalidValueError) as caught:
         await unreachable.create_task({}, **options)
     assert str(caught.value).startswith(text)
-    with pytest.raises(InvalidValueError):
+    with pytest.raises(InvalidValueError) as of_item:
         await unreachable.create_tasks([{}, TaskSpec({}, **options)])
+    assert str(of_item.value) == f"tasks[1].{caught.value}"
+    assert of_item.value.option == f"tasks[1].{caught.value.option}"
+
+
+@pytest.mark.parametrize(
+    ("items", "text"),
+    [
+        ([{"a": 1}, 5], "tasks[1]: expected a dict of params, or a TaskSpec, got int"),
+        ([{"a": 1}, None], "tasks[1]: expected a dict of params, or a TaskSpec, got NoneType"),
+        ([TaskSpec(5)], "tasks[0].task_params: expected a dict, got int"),  # type: ignore[arg-type] - wrong on purpose
+        ([{}, TaskSpec({"a": {1}})], "tasks[1].task_params.a: expected a JSON value"),
+        ([{}, TaskSpec({}, "")], "tasks[1].task_id: expected text"),
+        ({"a": 1}, "tasks[0]: expected a dict of params, or a TaskSpec, got str"),
+        (TaskSpec({"a": "secret"}), "tasks: expected dicts of params, or TaskSpecs, in a list or another iterable"),
+        (5, "tasks: expected dicts of params, or TaskSpecs, in a list or another iterable, got int"),
+    ],
+)
+async def test_the_error_of_one_of_many_tasks_names_it(
+    unreachable: TaskBackoffScheduler, items: Any, text: str
+) -> None:
+    with pytest.raises(InvalidValueError, match=re.escape(text)) as caught:
+        await unreachable.create_tasks(items)
+    assert "secret" not in str(caught.value) and caught.value.http_status == 422
 
 
 async def test_one_bad_task_of_many_keeps_all_from_being_created(scheduler: TaskBackoffScheduler) -> None:

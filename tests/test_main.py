@@ -40,6 +40,18 @@ def demanding(argument):
     return scheduler
 
 something = 42
+
+of_kinds = TaskBackoffScheduler(config)
+
+@of_kinds.task
+def render(text: str) -> str:
+    return text
+
+@of_kinds.batch
+def embed(texts: list[str]) -> list[str]:
+    return texts
+
+prompt = render.options(priority=1)
 """
 
 
@@ -104,6 +116,10 @@ def test_wrong_usage_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) 
         ("mine:space.nothing", "the module 'mine' has no attribute 'space.nothing'"),
         ("mine:something", "'mine:something': expected a TaskBackoffScheduler or a function giving it, got int"),
         ("mine:coroutine", "'mine:coroutine': expected a TaskBackoffScheduler or a function giving it, got coroutine"),
+        *(
+            (f"mine:{kind}", f"'mine:{kind}' is a kind of tasks: name the scheduler that declares it")
+            for kind in ("render", "embed", "prompt")
+        ),
         (
             "mine:producer",
             (
@@ -117,6 +133,12 @@ def test_what_is_no_scheduler_is_refused_in_one_sentence(here: Path, reference: 
     with pytest.raises(UsageError) as refused:
         load_scheduler(reference)
     assert str(refused.value) == complaint
+
+
+def test_a_kind_is_not_called_in_place_of_its_scheduler(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError):
+        load_scheduler("mine:render")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,8 @@ def test_lines_may_be_the_arguments_of_a_kind(run: Run, tmp_path: Path) -> None:
     assert first["result"] == 8
     assert [one["error"]["type"] for one in others] == ["bad_arguments"] * 3
     assert "double.number: expected a whole number, got str" in others[0]["error"]["message"]
+    for other in others[1:]:
+        assert other["error"]["message"].startswith("double: expected the arguments (number: int, *, after: ")
 
 
 @pytest.mark.long

@@ -45,6 +45,7 @@ def sentences() -> Iterator[str]:
     yield reason(QueueStats(1, 1, 0, 0, 0, 0, 0.0), [idle], 3, [])
     yield reason(QueueStats(1, 1, 0, 0, 0, 0, 0.0), [idle], 3, [], paused_tenants={"acme": 2})
     yield reason(stats, [], 3, [])
+    yield reason(stats, [attrs.evolve(idle, kinds=("render",))], 3, [])
     for fleet in ([busy], [idle], [idle, busy], [batches], [attrs.evolve(idle, quiet=True)]):
         yield reason(stats, fleet, 3, [])
         yield reason(attrs.evolve(stats, suspect_count=2), fleet, 3, [], 1)

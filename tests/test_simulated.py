@@ -3,6 +3,7 @@
 import itertools
 import time
 from datetime import timedelta
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -10,6 +11,8 @@ import pytest
 
 from maas_backoff import (
     Discard,
+    HandlerError,
+    InvalidValueError,
     RateLimited,
     Retry,
     Snooze,
@@ -74,6 +77,32 @@ async def test_time_passes_only_when_the_test_says_so() -> None:
         assert seen == ["later", "retries", "snoozes", "snoozes", "snoozes"]
         stats = await scheduler.get_queue_stats()
         assert (stats.completed_count, stats.pending_count) == (53, 0)
+
+
+@pytest.mark.parametrize("by", [-5, timedelta(seconds=-1), "1h", None, True, float("inf"), float("nan")])
+async def test_the_clock_goes_forward_by_seconds(by: Any) -> None:
+    async with SimulatedScheduler() as scheduler:
+        before = scheduler.now
+        with pytest.raises(InvalidValueError, match="by: expected seconds from 0 to ten years, or a timedelta, got "):
+            await scheduler.advance(by)
+        assert scheduler.now == before
+
+
+async def test_no_task_runs_before_the_start() -> None:
+    """Without the error, `drain` would return at once, and the task would stay pending."""
+    scheduler = SimulatedScheduler()
+
+    @scheduler.set_custom_task_handler
+    async def handle(_: TaskEntity) -> None: ...
+
+    with pytest.raises(HandlerError, match="drain: the scheduler is not started, so no task would run; call start"):
+        await scheduler.drain()
+    with pytest.raises(HandlerError, match="advance: the scheduler is not started"):
+        await scheduler.advance(1)
+    async with scheduler:
+        await scheduler.drain()
+    with pytest.raises(HandlerError, match="drain: "):
+        await scheduler.drain()
 
 
 async def test_finished_tasks_expire_in_simulated_time() -> None:

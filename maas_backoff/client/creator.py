@@ -20,6 +20,7 @@ from maas_backoff.domain.tracing import Tracing
 from maas_backoff.errors import (
     ConfigError,
     InvalidValueError,
+    PayloadError,
     QueueFullError,
     StorageError,
     TaskConflictError,
@@ -37,6 +38,7 @@ MOST_CREATES = 500
 """Creates in one call: about 3 ms of the server's time."""
 
 _NO_OPTIONS = TaskOptions()
+_ITEMS = "dicts of params, or TaskSpecs"
 _T = TypeVar("_T")
 
 
@@ -83,7 +85,11 @@ class TaskCreator:
     async def create_many(self, items: Iterable[Mapping[str, object] | TaskSpec]) -> list[str]:
         # All tasks are validated before the first is sent. Each is validated as the iterator yields it: an iterator
         # may change earlier items.
-        tasks = [self._checked_item(item, f"tasks[{index}].{self._where}") for index, item in enumerate(items)]
+        try:
+            each = iter(items)
+        except TypeError:
+            raise PayloadError("tasks", f"{_ITEMS}, in a list or another iterable", items) from None
+        tasks = [self._checked_item(item, index) for index, item in enumerate(each)]
         nameless = [task for task in tasks if not task.task_id]
         for task, task_id in zip(nameless, validation.new_task_ids(len(nameless)), strict=True):
             task.task_id = task_id
@@ -128,12 +134,21 @@ class TaskCreator:
             _log_created(tasks, answers)
         return answers
 
-    def _checked_item(self, item: Mapping[str, object] | TaskSpec, where: str) -> NewTask:
-        """Return the validated task, with an empty id if it has none yet."""
-        if isinstance(item, TaskSpec):
-            task_id = "" if item.task_id is None else validation.checked_task_id(item.task_id)
-            return self._checked(item.task_params, task_id, item.options, where)
-        return self._checked(item, "", _NO_OPTIONS, where)
+    def _checked_item(self, item: Mapping[str, object] | TaskSpec, index: int) -> NewTask:
+        """Return the validated task, with an empty id if it has none yet. An error names the item."""
+        where = f"tasks[{index}].{self._where}"
+        try:
+            if isinstance(item, TaskSpec):
+                task_id = "" if item.task_id is None else validation.checked_task_id(item.task_id)
+                return self._checked(item.task_params, task_id, item.options, where)
+            if not isinstance(item, dict):
+                raise PayloadError(f"tasks[{index}]", "a dict of params, or a TaskSpec", item)
+            return self._checked(item, "", _NO_OPTIONS, where)
+        except InvalidValueError as error:
+            place = f"tasks[{index}]"
+            if not error.option.startswith(place):
+                validation.rename(error, f"{place}.{error.option}")
+            raise
 
     def _checked(self, params: Mapping[str, object], task_id: str, options: TaskOptions, where: str) -> NewTask:
         text = jsontext.canonical(validation.checked_params(params), where, self._config.task.max_payload_bytes)
@@ -178,9 +193,11 @@ class TaskCreator:
         if callable(own.get("backoff_strategy")):
             strategy = own["backoff_strategy"]
             raise InvalidValueError("backoff_strategy", "a name: a callable cannot be stored with a task", strategy)
+        given = frozenset(own)
         try:
             return self._overrides(own)
         except ConfigError as error:
+            validation.rename(error, validation.own_name(error.option, given))
             error.http_status = InvalidValueError.http_status  # an error of the request, not of the service
             raise
 

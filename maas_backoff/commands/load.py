@@ -23,6 +23,9 @@ def load_scheduler(reference: str, *, needs_handler: bool = True) -> TaskBackoff
         told = "expected module:scheduler, like my_service.tasks:scheduler, got {got}"
         raise UsageError(t(told, got=repr(reference)))
     found = _import(module, attribute)
+    if not isinstance(found, TaskBackoffScheduler) and _is_kind(found):
+        told = "{scheduler} is a kind of tasks: name the scheduler that declares it"
+        raise UsageError(t(told, scheduler=repr(reference)))
     if not isinstance(found, TaskBackoffScheduler) and callable(found):
         found = _call(reference, found)
         if inspect.iscoroutine(found):
@@ -37,6 +40,12 @@ def load_scheduler(reference: str, *, needs_handler: bool = True) -> TaskBackoff
         )
         raise UsageError(t(told, scheduler=repr(reference)))
     return found
+
+
+def _is_kind(found: object) -> bool:
+    from maas_backoff.kinds.kind import KindWithOptions  # a worker without kinds needs no import of them
+
+    return isinstance(found, KindWithOptions)
 
 
 def _is_dotted_name(text: str) -> bool:

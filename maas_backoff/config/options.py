@@ -13,6 +13,9 @@ from maas_backoff.errors import ConfigError
 
 YEAR = 31_536_000
 
+_IN_WORDS: dict[float, str] = {YEAR: "a year", 10 * YEAR: "ten years"}
+"""Seconds that are hard to read as a number."""
+
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 _T = TypeVar("_T", bound=attrs.AttrsInstance)
 
@@ -47,11 +50,12 @@ def must(expected: str, is_valid: Callable[[Any], bool], *, secret: bool = False
 
 def number(low: float, high: float, unit: str = "a number") -> Validator:
     """Return a validator for a number in a range: no bool, and no NaN."""
+    highest = _IN_WORDS.get(high, f"{high:g}")
 
     def is_valid(value: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
-    return must(f"{unit} from {low:g} to {high:g}", is_valid)
+    return must(f"{unit} from {low:g} to {highest}", is_valid)
 
 
 def whole(low: int, high: int) -> Validator:

@@ -50,7 +50,7 @@ class ThreadPoolConfig:
     warm_children: int | None = field(
         default=None,
         validator=optional(whole(1, 10_000)),
-        metadata={"help": "child processes kept ready for tasks, at most `concurrency`; None: one for each slot"},
+        metadata={"help": "child processes kept ready for tasks; None, or more than `concurrency`: one for each slot"},
     )
 
 

@@ -1,10 +1,10 @@
 """Tenants, costs and limits of tasks: what decides whose task is taken next, and whether it may start now."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -25,6 +25,7 @@ LARGEST_COST = 1_000_000_000
 LARGEST_WEIGHT = 1000
 _NAME = re.compile(r"[A-Za-z0-9_.:@/+-]{1,100}")
 _NAMES = "1 to 100 of A-Z a-z 0-9 _ . : @ / + -"
+_NAMED = f"names of {_NAMES}"
 _LIMITS = f"a mapping of at most {MOST_LIMITS} names to units"
 _UNITS = f"a number from 0.001 to {LARGEST_COST:,}"
 _USED = f"a number from 0 to {LARGEST_COST:,}"
@@ -91,10 +92,10 @@ def checked_limit(name: object) -> str:
     return _checked_name("limit", name)
 
 
-def _checked_name(option: str, name: object) -> str:
+def _checked_name(option: str, name: object, expected: str = _NAMES) -> str:
     found = _NAME.fullmatch(name) if isinstance(name, str) else None
     if found is None:
-        raise InvalidValueError(option, _NAMES, name)
+        raise InvalidValueError(option, expected, name)
     return found[0]  # of a subclass of str: its text alone
 
 
@@ -128,23 +129,41 @@ def in_limits(given: GivenLimits | str) -> TaskLimits:
         raise ConfigError(f"task.{error.option}", error.expected, error.got) from None
 
 
-def _pairs(text: str) -> dict[str, float]:
+def _pairs(text: str) -> TaskLimits:
     pairs = [one.strip().partition("=") for one in text.split(",") if one.strip()]
     try:
-        return {name: float(units or 1) for name, _, units in pairs}
+        return tuple((name, float(units or 1)) for name, _, units in pairs)
     except ValueError:
         raise InvalidValueError("limits", "names and units such as openai=1200,user:7=1", text) from None
 
 
 def checked_limits(limits: Any) -> dict[str, float]:
-    """Return the limits of a task, and the units that it uses of each. Raises InvalidValueError."""
-    try:
-        units: dict[Any, Any] = dict(limits)
-    except (TypeError, ValueError):
-        raise InvalidValueError("limits", _LIMITS, limits) from None
-    if len(units) > MOST_LIMITS:
-        raise InvalidValueError("limits", _LIMITS, sorted(map(str, units)))
-    return {checked_limit(name): checked_cost(number, f"limits[{name!r}]") for name, number in units.items()}
+    """Return the limits of a task, and the units that it uses of each. Raises InvalidValueError.
+
+    `limits` is a mapping, or pairs of a name and a number.
+    """
+    pairs = _pairs_of(limits)
+    if len(pairs) > MOST_LIMITS:
+        raise InvalidValueError("limits", _LIMITS, sorted(str(name) for name, _ in pairs))
+    units = {_checked_name("limits", name, _NAMED): checked_cost(number, f"limits[{name!r}]") for name, number in pairs}
+    if len(units) < len(pairs):
+        raise InvalidValueError("limits", f"{_LIMITS}, each name once", [name for name, _ in pairs])
+    return units
+
+
+def _pairs_of(limits: Any) -> list[tuple[Any, Any]]:
+    if isinstance(limits, Mapping):
+        units: dict[Any, Any] = {**limits}
+        return list(units.items())
+    pairs: list[Any] = [limits] if isinstance(limits, str | bytes) or not _is_iterable(limits) else list(limits)
+    # A text of two letters is no pair, though Python can split it into two.
+    if not all(isinstance(pair, tuple | list) and len(cast("Sized", pair)) == 2 for pair in pairs):
+        raise InvalidValueError("limits", _LIMITS, limits)
+    return pairs
+
+
+def _is_iterable(value: object) -> bool:
+    return isinstance(value, Iterable)
 
 
 def checked_used(cost: Any, limits: Any) -> tuple[float | None, dict[str, float]]:
@@ -153,7 +172,9 @@ def checked_used(cost: Any, limits: Any) -> tuple[float | None, dict[str, float]
         raise InvalidValueError("limits", _LIMITS, limits)
     units: dict[Any, Any] = {**(limits or {})}
     checked = None if cost is None else _checked_number("cost", cost)
-    return checked, {checked_limit(name): _checked_number(f"limits[{name!r}]", one) for name, one in units.items()}
+    return checked, {
+        _checked_name("limits", name, _NAMED): _checked_number(f"limits[{name!r}]", one) for name, one in units.items()
+    }
 
 
 def _checked_number(option: str, number: Any) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from maas_backoff.domain.demand import Demand
+from maas_backoff.domain.kind import NAMELESS
 from maas_backoff.domain.seconds import moments, span
 from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.stats import QueueStats
@@ -44,6 +45,7 @@ def reason(
     suspects = _suspects(stats.suspect_count, suspects_running, has_batches=has_batches) if stats.suspect_count else ""
     slots = sum(worker.slots for worker in awake)
     taken = sum(worker.running for worker in awake)
+    unserved = _unserved(stats, fleet)
     claimable = due - sum(map(stats.due_of, stats.paused_kinds))
     held = sum(limit.waiting_tasks for limit in shut)
     if not stats.scheduled_count:  # else some of the waiting tasks are not due
@@ -52,7 +54,9 @@ def reason(
         demand, number = max(waiting, key=lambda one: one[1])
         why = gpu_reason(demand, fleet)
         if why not in {NOT_YET, NO_SLOT} or (taken < slots and not suspects):
-            return f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}{suspects}{paused}."
+            return (
+                f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}{suspects}{paused}{unserved}."
+            )
     workers = "1 worker" if len(awake) == 1 else f"{len(awake)} workers"
     at_it = f": {taken} of {slots} slots of {workers} are busy"
     if slots and taken >= slots:
@@ -60,7 +64,7 @@ def reason(
     elif stats.suspect_count >= due or claimable <= held:
         at_it = ""
     batches = _batches(stats, fleet) if taken < slots else ""
-    return f"{_tasks(due)} due, {running}{at_it}{suspects}{batches}{paused}{_unserved(stats, fleet)}."
+    return f"{_tasks(due)} due, {running}{at_it}{suspects}{batches}{paused}{unserved}."
 
 
 def _nothing_due(stats: QueueStats, next_due: float | None, running: str, *, has_workers: bool) -> str:
@@ -103,11 +107,17 @@ def _waits(number: int) -> str:
 
 
 def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
-    """Return in words which kinds of due tasks no worker of the fleet runs."""
+    """Return in words which due tasks no worker of the fleet runs: those without a kind, and those of some kinds."""
     served = {kind for worker in fleet for kind in worker.kinds}
-    known = served | stats.paused_kinds.keys()
-    found = [(kind, count) for kind, count in stats.kinds.items() if count and kind not in known]
-    return "".join(f"; {_tasks(count)} of kind {kind}: no running worker has it" for kind, count in sorted(found))
+    due = {kind: stats.due_of(kind) for kind in stats.kinds.keys() | stats.gpu_kinds.keys()}
+    without_kind = stats.pending_count - stats.scheduled_count - sum(due.values())
+    told = list[str]()
+    if without_kind > 0 and NAMELESS not in served:
+        told.append(f"; {_tasks(without_kind)} without a kind: no running worker has a handler for such tasks")
+    for kind in sorted(due.keys() - served - stats.paused_kinds.keys()):
+        if due[kind]:
+            told.append(f"; {_tasks(due[kind])} of kind {kind}: no running worker has it")
+    return "".join(told)
 
 
 def _batches(stats: QueueStats, fleet: Sequence[Worker]) -> str:

@@ -244,6 +244,12 @@ def _grown(outcome: FailedOnGpu, growth: float) -> int:
     return max(before, min(max(outcome.peak, math.ceil(before * growth)), outcome.most))
 
 
+def _company(others: int) -> str:
+    if not others:
+        return "lost alone"
+    return "lost with 1 other task" if others == 1 else f"lost with {others:,} other tasks"
+
+
 def _after_loss(loss: LeaseExpired, counts: Counts, policy: Policy) -> Settlement:
     """Return the settlement of a loss. It counts 1/n if n tasks were lost: a task lost alone is surely to blame."""
     blame = round(counts.blame + 1 / loss.together, BLAME_DIGITS)
@@ -252,7 +258,7 @@ def _after_loss(loss: LeaseExpired, counts: Counts, policy: Policy) -> Settlemen
         lost = attrs.evolve(lost, suspect=True, cohort=loss.cohort, cohort_size=loss.size)
     how_often = f"lost {lost.lost} of {policy.max_lost} times"
     if blame != lost.lost:
-        how_often = f"lost with {loss.together - 1} others; that adds up to {blame:.3g} of {policy.max_lost} losses"
+        how_often = f"{_company(loss.together - 1)}; that adds up to {blame:.3g} of {policy.max_lost} losses"
     error = TaskError("lease_lost", f"its worker stopped renewing the lease; {how_often}")
     # The sum of three rounded thirds is a little less than 1.
     if blame > policy.max_lost - 0.01:

@@ -3,7 +3,7 @@
 import base64
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -47,6 +47,18 @@ def _now() -> int:
 
 def _digits(packed: bytes) -> str:
     return base64.b64encode(packed).translate(_DIGITS).decode()
+
+
+def rename(error: InvalidValueError, option: str) -> None:
+    """Give the option of an error another name: the one that the caller knows it by."""
+    error.args = (option + str(error).removeprefix(error.option),)
+    error.option = option
+
+
+def own_name(option: str, given: Collection[str]) -> str:
+    """Return the name of an option of the configuration as an option of a task or a kind. `given` are all of them."""
+    name = option.rpartition(".")[2]
+    return "min_gpu_utilization" if name == "max_gpu_utilization" and name not in given else name
 
 
 def checked_task_id(task_id: object) -> str:

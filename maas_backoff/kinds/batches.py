@@ -16,7 +16,7 @@ from maas_backoff.domain.lane import checked_cost
 from maas_backoff.domain.result import ResultEntity
 from maas_backoff.domain.signals import Misfit
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.errors import PayloadError
+from maas_backoff.errors import InvalidValueError, PayloadError
 from maas_backoff.kinds.declaration import Declaration, named_as
 from maas_backoff.kinds.signature import Signature, hints_of, refuse
 from maas_backoff.worker.executors.base import Handler
@@ -65,7 +65,13 @@ class BatchDeclaration(Declaration):
 
     def cost_of(self, args: Sequence[object], /) -> float | None:
         """Return what a new task with this item costs. Raises InvalidValueError if `cost` returns no cost."""
-        return None if self.cost is None else checked_cost(self.cost(*args))
+        if self.cost is None:
+            return None
+        try:
+            return checked_cost(self.cost(*args), f"cost_of of {self.name}")
+        except InvalidValueError as error:
+            error.http_status = 500  # an error of the service: the caller gave no cost
+            raise
 
     @cached_property
     def handler(self) -> Handler:

@@ -13,6 +13,7 @@ from maas_backoff.domain.batching import Batching
 from maas_backoff.domain.signals import Misfit
 from maas_backoff.domain.spec import KindOptions
 from maas_backoff.domain.task import TaskEntity
+from maas_backoff.domain.validation import own_name, rename
 from maas_backoff.errors import ConfigError, HandlerError, InvalidValueError, PayloadError
 from maas_backoff.kinds.signature import Signature
 from maas_backoff.worker.executors.base import Handler
@@ -30,9 +31,13 @@ def checked_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
     own = dict(options)
     strategy = own.get("backoff_strategy")
     if callable(strategy):
-        raise ConfigError("task.backoff_strategy", "a name: a callable is set for the whole queue", strategy)
+        raise ConfigError("backoff_strategy", "a name: a callable is set for the whole queue", strategy)
     timeout = {} if "exec_timeout" not in own else {"exec_timeout": own.pop("exec_timeout")}
-    config, threadpool = attrs.evolve(TaskConfig(), **own), ThreadPoolConfig(**timeout)
+    try:
+        config, threadpool = attrs.evolve(TaskConfig(), **own), ThreadPoolConfig(**timeout)
+    except ConfigError as error:
+        rename(error, own_name(error.option, options.keys()))
+        raise
     return {name: getattr(config, name) for name in own} | dict.fromkeys(timeout, threadpool.exec_timeout)
 
 

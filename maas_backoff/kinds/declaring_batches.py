@@ -79,6 +79,22 @@ class DeclaresBatches(ABC):
 
     @overload
     def batch(
+        self, function: Callable[[list[TaskEntity], list[T]], Coroutine[Any, Any, Sequence[R | Exception]]], /
+    ) -> "TaskFunction[[list[TaskEntity], list[T]], Coroutine[Any, Any, Sequence[R | Exception]], [T], R]": ...
+    @overload
+    def batch(
+        self, function: Callable[[list[TaskEntity], list[T]], Sequence[R | Exception]], /
+    ) -> "TaskFunction[[list[TaskEntity], list[T]], Sequence[R | Exception], [T], R]": ...
+    @overload
+    def batch(
+        self, function: Callable[[list[T]], Coroutine[Any, Any, Sequence[R | Exception]]], /
+    ) -> "TaskFunction[[list[T]], Coroutine[Any, Any, Sequence[R | Exception]], [T], R]": ...
+    @overload
+    def batch(
+        self, function: Callable[[list[T]], Sequence[R | Exception]], /
+    ) -> "TaskFunction[[list[T]], Sequence[R | Exception], [T], R]": ...
+    @overload
+    def batch(
         self,
         /,
         *,
@@ -110,6 +126,7 @@ class DeclaresBatches(ABC):
 
     def batch(
         self,
+        function: Callable[..., Any] | None = None,
         /,
         *,
         max_size: int = 32,
@@ -139,13 +156,14 @@ class DeclaresBatches(ABC):
         On a GPU, a batch of n tasks needs `min_gpu_memory_gb` and n times `gpu_memory_per_task_gb` (GiB, 0 by default).
         If no device has room for so many tasks, the batch is smaller.
 
-        `name`, `lifespan` and `options` are those of `task`. `exec_timeout` is that of a whole batch. A first parameter
-        `tasks: list[TaskEntity]` gets the tasks of the items. Raises HandlerError as `task` does, and InvalidValueError
-        for a wrong option.
+        `name`, `lifespan` and `options` are those of `task`. Without any option, `@scheduler.batch` is enough.
+        `exec_timeout` is that of a whole batch. A first parameter `tasks: list[TaskEntity]` gets the tasks of the
+        items. Raises HandlerError as `task` does, and InvalidValueError for a wrong option.
         """
         batching = Batching.checked(
             max_size, max_wait, max_cost, adaptive=adaptive, gpu_memory_per_task_gb=gpu_memory_per_task_gb
         )
-        return partial(
+        declare = partial(
             self._declare_batch, batching=batching, cost_of=cost_of, name=name, lifespan=lifespan, options=options
         )
+        return declare if function is None else declare(function)

@@ -9,7 +9,7 @@ import attrs
 from maas_backoff.client.creator import TaskCreator
 from maas_backoff.domain.spec import CreateOptions, TaskOptions, TaskSpec
 from maas_backoff.domain.validation import checked_task_id
-from maas_backoff.errors import InvalidValueError
+from maas_backoff.errors import InvalidValueError, PayloadError
 from maas_backoff.kinds.conversion import Conversion
 from maas_backoff.kinds.declaration import Declaration
 from maas_backoff.kinds.handle import TaskHandle
@@ -92,13 +92,21 @@ class TaskKind(KindWithOptions[P, R]):
 
     async def create_many(self, specs: Iterable[KindSpec[P, R]]) -> list[TaskHandle[R]]:
         """Create many tasks, as `create_tasks` does: `await render.create_many([render.spec("a cat"), …])`."""
-        tasks = [self._own(spec) for spec in specs]
+        try:
+            each = iter(specs)
+        except TypeError:
+            raise PayloadError("specs", f"a list of results of {self._specs}", specs) from None
+        tasks = [self._own(spec, index) for index, spec in enumerate(each)]
         return [self._handle(task_id) for task_id in await self._creator.create_many(tasks)]
 
-    def _own(self, spec: KindSpec[P, R]) -> TaskSpec:
+    def _own(self, spec: KindSpec[P, R], index: int) -> TaskSpec:
         if not isinstance(spec, KindSpec) or spec.kind != self.name:
-            raise InvalidValueError("specs", f"results of `spec` of the kind {self.name!r}", spec)
+            raise InvalidValueError(f"specs[{index}]", f"a result of {self._specs}", spec)
         return spec.task
+
+    @property
+    def _specs(self) -> str:
+        return f"`spec` of the kind {self.name!r}"
 
     def handle(self, task_id: str) -> TaskHandle[R]:
         """Return the handle of a task of this kind that was created before, perhaps by another process."""

@@ -84,6 +84,12 @@ class Signature:
             self._refuse_call(args, kwargs)
         return {name: self.conversions[name].dump(value, f"{self.kind}.{name}") for name, value in given.items()}
 
+    def check_names(self, params: Mapping[str, object]) -> None:
+        """Raise InvalidValueError for params that are not the arguments of one call. Values are not checked."""
+        if not self.required <= params.keys() <= self.conversions.keys():
+            first = [params[name] for name in self.positional_only if name in params]
+            self._refuse_call(first, {name: one for name, one in params.items() if name not in self.positional_only})
+
     def _refuse_call(self, args: Sequence[object], kwargs: Mapping[str, object]) -> NoReturn:
         why = "other arguments"
         try:

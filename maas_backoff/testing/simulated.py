@@ -13,9 +13,9 @@ from maas_backoff.client.client import QueueClient
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.config.storage import StorageConfig
 from maas_backoff.domain.kind import NAMELESS
-from maas_backoff.domain.seconds import in_seconds
+from maas_backoff.domain.signals import seconds_of
 from maas_backoff.domain.status import TaskStatus
-from maas_backoff.errors import MaasBackoffError
+from maas_backoff.errors import HandlerError, MaasBackoffError
 from maas_backoff.scheduler import TaskBackoffScheduler
 from maas_backoff.testing.gpu import FakeGpu, FakeGpuProbe
 
@@ -54,6 +54,7 @@ class SimulatedScheduler(TaskBackoffScheduler):
         mine.task.biz_prefix = mine.task.biz_prefix or "simulated"
         super().__init__(mine, gpu_probe=FakeGpuProbe(gpus))
         self._now_ms = float(int(time.time() * 1000))
+        self._runs = False
         self._give_back: Callable[[], object] = _nothing
         if kinds_of is not None:
             kinds = kinds_of._kinds  # noqa: SLF001 - a scheduler, too
@@ -78,9 +79,14 @@ class SimulatedScheduler(TaskBackoffScheduler):
         self._now_ms = now_ms
         client.store.connection.clock = f"{now_ms:.0f}"
 
+    async def start(self, *, run_tasks: bool = True) -> None:
+        """Start, as every scheduler does."""
+        await super().start(run_tasks=run_tasks)
+        self._runs = True
+
     async def shutdown(self) -> None:
         """Stop, as every scheduler does, and give the kinds of `kinds_of` back."""
-        give_back, self._give_back = self._give_back, _nothing
+        give_back, self._give_back, self._runs = self._give_back, _nothing, False
         try:
             await super().shutdown()
         finally:
@@ -90,14 +96,20 @@ class SimulatedScheduler(TaskBackoffScheduler):
         """Wait until no task runs, and no due task can start.
 
         Due tasks of a paused queue, kind or tenant, those whose limits are shut, and those without room on a GPU stay
-        pending. Raises MaasBackoffError after a minute, for example if a handler hangs.
+        pending. Raises HandlerError if the scheduler is not started, and MaasBackoffError after a minute, for example
+        if a handler hangs.
         """
+        self._check_started("drain")
         with anyio.move_on_after(PATIENCE):
             await self._expire()
             while not await self._is_quiet():  # noqa: ASYNC110 - the state is on the server
                 await anyio.sleep(0.001)
             return
         raise MaasBackoffError(f"drain: tasks still run after {PATIENCE:g} s: {await self.explain()}")
+
+    def _check_started(self, what: str) -> None:
+        if not self._runs:
+            raise HandlerError(f"{what}: the scheduler is not started, so no task would run; call start() before")
 
     async def _expire(self) -> None:
         """End tasks whose deadline has passed by this clock, and delete finished ones whose time to live is over."""
@@ -180,12 +192,15 @@ class SimulatedScheduler(TaskBackoffScheduler):
         return True
 
     async def advance(self, by: float | timedelta) -> None:
-        """Move the clock by seconds, or a timedelta.
+        """Move the clock by seconds, or a timedelta: from 0 to ten years.
 
         Each task that becomes due meanwhile runs at its due time, and each that waits for a rate when there is room.
+        Raises InvalidValueError, and the errors of `drain`.
         """
+        seconds = seconds_of(by, "by")
+        self._check_started("advance")
         await self.drain()
-        end = self._now_ms + 1000 * in_seconds(by)
+        end = self._now_ms + 1000 * seconds
         while True:
             client = self._client
             moments = [due_in for due_in in await self._next_moments(client) if self._now_ms + 1000 * due_in < end]

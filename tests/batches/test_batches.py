@@ -52,6 +52,15 @@ async def test_a_full_batch_is_one_call(scheduler: TaskBackoffScheduler) -> None
     assert await embed(["abc"]) == [3]  # no task
 
 
+async def test_a_batch_without_options_needs_no_parentheses(scheduler: TaskBackoffScheduler) -> None:
+    @scheduler.batch
+    async def embed(texts: list[str]) -> list[int]:
+        return [len(text) for text in texts]
+
+    async with scheduler:
+        assert await (await embed.create("abc")).result(30) == 3
+
+
 async def test_a_batch_waits_for_its_oldest_task_and_no_longer(scheduler: TaskBackoffScheduler) -> None:
     sizes: list[int] = []
 
@@ -311,6 +320,17 @@ async def test_costs_fill_a_batch_that_waits(config: TaskBackoffConfig) -> None:
         with anyio.fail_after(2):
             assert (await first.result(), await second.result()) == (2, 2)
     await scheduler.shutdown()
+
+
+async def test_a_cost_that_is_none_is_an_error_of_the_service(scheduler: TaskBackoffScheduler) -> None:
+    @scheduler.batch(max_cost=10, cost_of=len)
+    async def embed(texts: list[str]) -> list[int]:
+        return [len(text) for text in texts]
+
+    for create in (embed.create, embed.spec):
+        with pytest.raises(InvalidValueError, match="cost_of of embed: expected a number from ") as caught:
+            await create("")  # type: ignore[misc] - `spec` raises before
+        assert caught.value.http_status == 500
 
 
 def test_wrong_declarations_are_refused(config: TaskBackoffConfig) -> None:

@@ -90,6 +90,7 @@ def test_the_reasons_of_the_server_have_translations() -> None:
         reason(attrs.evolve(stats, suspect_count=2), [idle], 3, [], 1),
         reason(QueueStats(1, 1, 0, 0, 0, 0, 0.0), [idle], 3, [], paused_tenants={"acme": 2}),
         reason(attrs.evolve(stats, kinds={"render": 2}), [idle], 3, []),
+        reason(stats, [attrs.evolve(idle, kinds=("render",))], 3, []),
         *(waiting_for(0, 1, None, fleet, place) for fleet in ([], [busy]) for place in (Place(), Place(0), Place(3))),
         waiting_for(0, 1, None, [Worker("a", quiet=True)]),
         waiting_for(0, 1, None, [busy], kind="render"),

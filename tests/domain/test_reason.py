@@ -97,6 +97,31 @@ def test_explain_names_paused_kinds(counted: QueueStats, waiting: list[tuple[Dem
     assert reason(counted, [worker], None, waiting) == expected
 
 
+@pytest.mark.parametrize(
+    ("counted", "kinds", "expected"),
+    [
+        (
+            of_kinds(3, {"a": 2}),
+            ("a",),
+            f"{AT_IT}; 1 task without a kind: no running worker has a handler for such tasks.",
+        ),
+        (
+            of_kinds(4, {"a": 1}, gpu={"b": 1}),
+            ("c",),
+            (
+                f"{AT_IT}; 2 tasks without a kind: no running worker has a handler for such tasks; "
+                "1 task of kind a: no running worker has it; 1 task of kind b: no running worker has it."
+            ),
+        ),
+        (of_kinds(3, {"a": 2}, "a"), ("", "b"), f"{AT_IT}; kind a: paused, 2 tasks due."),
+        (of_kinds(2, {"a": 1}, gpu={"a": 1}), ("a",), f"{AT_IT}."),
+    ],
+)
+def test_explain_names_tasks_that_no_worker_runs(counted: QueueStats, kinds: tuple[str, ...], expected: str) -> None:
+    told = reason(counted, [attrs.evolve(IDLE, kinds=kinds)], None, [])
+    assert told.removeprefix(f"{counted.pending_count} tasks due, 8 tasks running: ") == expected
+
+
 def shut(name: str, tasks: int) -> LimitStats:
     return LimitStats(name, None, "", waiting_tasks=tasks, shut="shut")
 

@@ -31,13 +31,13 @@ FRESH, TIRED = Counts(), Counts(retry=2, lost=1, snooze=2)
 LOST_ONCE = TaskError("lease_lost", "its worker stopped renewing the lease; lost 1 of 2 times")
 LOST_TWICE = TaskError("lease_lost", "its worker stopped renewing the lease; lost 2 of 2 times")
 LOST_FIRST_WITH_OTHERS = TaskError(
-    "lease_lost", "its worker stopped renewing the lease; lost with 3 others; that adds up to 0.25 of 2 losses"
+    "lease_lost", "its worker stopped renewing the lease; lost with 3 other tasks; that adds up to 0.25 of 2 losses"
 )
 LOST_WITH_OTHERS = TaskError(
-    "lease_lost", "its worker stopped renewing the lease; lost with 3 others; that adds up to 0.5 of 2 losses"
+    "lease_lost", "its worker stopped renewing the lease; lost with 3 other tasks; that adds up to 0.5 of 2 losses"
 )
 LOST_SIX_TIMES = TaskError(
-    "lease_lost", "its worker stopped renewing the lease; lost with 2 others; that adds up to 2 of 2 losses"
+    "lease_lost", "its worker stopped renewing the lease; lost with 2 other tasks; that adds up to 2 of 2 losses"
 )
 
 TABLE: list[tuple[str, Outcome, Counts, Settlement | None]] = [
@@ -183,3 +183,17 @@ def test_the_exception_goes_with_the_last_failure_only() -> None:
 @pytest.mark.parametrize(("outcome", "counts", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_each_outcome_leads_to_its_settlement(outcome: Outcome, counts: Counts, expected: Settlement | None) -> None:
     assert decide(outcome, "id", counts, POLICY, BACKOFF) == expected
+
+
+@pytest.mark.parametrize(
+    ("together", "told"),
+    [
+        (1, "lost alone; that adds up to 1.25 of 2 losses"),
+        (2, "lost with 1 other task; that adds up to 0.75 of 2 losses"),
+        (4, "lost with 3 other tasks; that adds up to 0.5 of 2 losses"),
+    ],
+)
+def test_the_error_of_a_loss_says_in_what_company(together: int, told: str) -> None:
+    settlement = decide(LeaseExpired(together), "x", Counts(lost=1, blame=0.25), POLICY, BACKOFF)
+    assert settlement is not None and settlement.error is not None
+    assert settlement.error.message == f"its worker stopped renewing the lease; {told}"

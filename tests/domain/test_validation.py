@@ -2,9 +2,12 @@
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from maas_backoff import ConfigError, InvalidValueError
+from maas_backoff.domain.lane import checked_limits, in_limits
 from maas_backoff.domain.validation import new_task_id, new_task_ids
 
 
@@ -28,3 +31,47 @@ def test_ids_are_made_at_any_time(year: int, monkeypatch: pytest.MonkeyPatch) ->
     ids = [new_task_id(), *new_task_ids(100)]
     assert {len(one) for one in ids} == {16} and len(set(ids)) == 101
     assert len({one[:7] for one in ids}) == 1
+
+
+_LIMITS = "limits: expected a mapping of at most 4 names to units"
+_NAMES = "limits: expected names of 1 to 100 of A-Z a-z 0-9 _ . : @ / + -"
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        (["up"], f"{_LIMITS}, got ['up']"),
+        (["openai"], f"{_LIMITS}, got ['openai']"),
+        (["up", "io", "db", "fs", "ab"], _LIMITS),
+        ("up", f"{_LIMITS}, got 'up'"),
+        (b"up", _LIMITS),
+        ({"up", "io"}, _LIMITS),
+        (3, f"{_LIMITS}, got 3"),
+        (None, f"{_LIMITS}, got None"),
+        ([("a", 1, 2)], _LIMITS),
+        ([("a", 1), ("a", 2)], f"{_LIMITS}, each name once, got ['a', 'a']"),
+        ([([], 1)], f"{_NAMES}, got []"),
+        ({"a b": 1}, f"{_NAMES}, got 'a b'"),
+        ({"a": "1"}, "limits['a']: expected a number from 0.001 to 1,000,000,000, got '1'"),
+    ],
+)
+def test_limits_are_a_mapping_or_pairs(limits: Any, error: str) -> None:
+    with pytest.raises(InvalidValueError) as raised:
+        checked_limits(limits)
+    assert str(raised.value).startswith(error)
+    if not isinstance(limits, str):
+        with pytest.raises(ConfigError) as configured:
+            in_limits(limits)
+        assert str(configured.value).startswith(f"task.{error}")
+
+
+@pytest.mark.parametrize("limits", [{"a": 1, "b": 2.5}, [("a", 1), ["b", 2.5]], {"a": 1, "b": 2.5}.items()])
+def test_limits_in_each_form_are_the_same(limits: Any) -> None:
+    assert checked_limits(limits) == {"a": 1, "b": 2.5}
+    assert in_limits(limits) == (("a", 1), ("b", 2.5))
+
+
+def test_a_text_of_the_environment_names_each_limit_once() -> None:
+    assert in_limits("a=1, b=2.5, c") == (("a", 1), ("b", 2.5), ("c", 1))
+    with pytest.raises(ConfigError, match=r"task\.limits: expected .*, each name once, got"):
+        in_limits("a=1,a=2")

@@ -129,8 +129,12 @@ async def test_many_are_created_in_one_call(scheduler: TaskBackoffScheduler) -> 
     assert handles[1].task_id == "two" and (await handles[1].task()).priority == -5
     async with scheduler:
         assert [await handle.result(30) for handle in handles] == [2, 4]
-    with pytest.raises(InvalidValueError, match="specs: expected results of `spec` of the kind 'double'"):
-        await double.create_many([other.spec(1)])
+    with pytest.raises(InvalidValueError, match=r"specs\[1\]: expected a result of `spec` of the kind 'double', got"):
+        await double.create_many([specs[0], other.spec(1)])  # type: ignore[list-item] - wrong on purpose
+    with pytest.raises(
+        InvalidValueError, match="specs: expected a list of results of `spec` of the kind 'double', got"
+    ):
+        await double.create_many(double.spec(1))  # type: ignore[arg-type] - wrong on purpose
 
 
 @pytest.mark.parametrize("is_finished", [False, True])
@@ -326,9 +330,9 @@ async def test_each_kind_has_a_timeout_of_its_own(scheduler: TaskBackoffSchedule
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"max_retry_count": -1}, "task.max_retry_count: expected a whole number"),
-        ({"exec_timeout": 0}, "threadpool.exec_timeout: expected"),
-        ({"backoff_strategy": len}, "task.backoff_strategy: expected a name"),
+        ({"max_retry_count": -1}, "max_retry_count: expected a whole number"),
+        ({"exec_timeout": 0}, "exec_timeout: expected"),
+        ({"backoff_strategy": len}, "backoff_strategy: expected a name"),
         ({"max_retries": 1}, "max_retries: expected one of the options backoff_interval, "),
         ({"priority": 1}, "priority: expected one of the options"),
         ({"name": "two words"}, "kind: expected a letter or _"),

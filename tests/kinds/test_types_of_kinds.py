@@ -184,6 +184,16 @@ def numbers_on_model(model: Model, numbers: list[int]) -> list[int]:
 @scheduler.batch(lifespan=model_on)
 async def all_on_model(tasks: list[TaskEntity], model: Model, numbers: list[int]) -> list[tuple[int, str]]:
     return [(number, "") for number in numbers]
+
+
+@scheduler.batch
+async def lengths(texts: list[str]) -> list[int]:
+    return list(map(len, texts))
+
+
+@scheduler.batch
+def of_tasks(tasks: list[TaskEntity], texts: list[str]) -> list[Image | Exception]:
+    return [ValueError() for _ in texts]
 """
 )
 
@@ -202,6 +212,8 @@ async def main() -> None:
     assert_type(await mixed.create("a cat"), TaskHandle[Image])
     assert_type(await numbers_on_model.create(1), TaskHandle[int])
     assert_type(await all_on_model.options(priority=1).create(1), TaskHandle[tuple[int, str]])
+    assert_type(await lengths.create("a cat"), TaskHandle[int])
+    assert_type(await of_tasks.create("a cat"), TaskHandle[Image])
     assert_type(await embed.create_many([embed.spec("a dog")]), list[TaskHandle[Image]])
 """
 )
@@ -219,11 +231,17 @@ def b(text: str) -> list[str]:
     return [text]
 
 
+@scheduler.batch  # 3: no list of items, without options
+def c(text: str) -> list[str]:
+    return [text]
+
+
 async def main() -> None:
-    await embed.create(3)  # 3: an item of another type
-    await embed.create(["a cat"])  # 4: several items
-    await embed.create()  # 5: no item
-    await embed.create("a cat", "a dog")  # 6: two items
+    await embed.create(3)  # 4: an item of another type
+    await embed.create(["a cat"])  # 5: several items
+    await embed.create()  # 6: no item
+    await embed.create("a cat", "a dog")  # 7: two items
+    await lengths.create(3)  # 8: an item of another type
 """
 )
 
@@ -264,4 +282,4 @@ def test_each_mistake_is_found(checker: Callable[[Path], list[str]], tmp_path: P
         mistakes = _lines(program)
         found = {line - 1 if line - 1 in mistakes and line not in mistakes else line for line in found}
         assert found == mistakes, done.stdout + done.stderr
-    assert [len(_lines(program)) for program in PROGRAMS.values()] == [0, 17, 0, 6]
+    assert [len(_lines(program)) for program in PROGRAMS.values()] == [0, 17, 0, 8]

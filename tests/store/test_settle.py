@@ -501,7 +501,7 @@ async def test_a_half_that_is_lost_is_halved_and_blamed_the_more(halved: Queue) 
     task = await halved.get("a0")
     assert (task.lost_count, task.error and task.error.message) == (
         3,
-        "its worker stopped renewing the lease; lost with 1 others; that adds up to 1 of 3 losses",
+        "its worker stopped renewing the lease; lost with 1 other task; that adds up to 1 of 3 losses",
     )
     # Those of which all are there come first, by their ids, as they came back at the same time.
     claims = [names(await halved.claim(10, worker=f"worker {n}")) for n in range(3)]

@@ -266,9 +266,13 @@ async def yields_awaited(task: TaskEntity) -> AsyncIterator[None]:
     yield
 
 
+async def never_yields(task: TaskEntity) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("hook", "why"),
     [
+        (never_yields, "never_yields is `async def` without a yield; let the hook yield once"),
         (5, "expected a function, got int"),
         (yields, "yields yields; put @contextmanager below @around_attempt"),
         (yields_awaited, "yields_awaited yields; put @asynccontextmanager below @around_attempt"),
@@ -316,4 +320,7 @@ async def test_a_wrong_manager_fails_the_attempt(scheduler: TaskBackoffScheduler
     async with scheduler:
         task = await scheduler.wait_task(await scheduler.create_task({"file": "x"}, max_retry_count=0), timeout=20)
     assert task.error is not None and task.error.type == "HandlerError"
-    assert "use @contextmanager for the hook" in task.error.message or "returned NoneType" in task.error.message
+    assert (
+        "use @contextmanager for the hook" in task.error.message
+        or "returned NoneType, which is no context manager; let the hook yield once" in task.error.message
+    )

@@ -101,7 +101,9 @@ class LineTasks:
     async def _create(self, task_id: str, params: dict[str, object]) -> object:
         if self._kind is None:
             return await self._scheduler.create_task(params, task_id)
-        args, kwargs = self._kind.declaration.signature.arguments_of(params)
+        signature = self._kind.declaration.signature
+        signature.check_names(params)
+        args, kwargs = signature.arguments_of(params)
         return await self._kind.options(task_id=task_id).create(*args, **kwargs)
 
     def _params(self, content: bytes | None) -> dict[str, object]:

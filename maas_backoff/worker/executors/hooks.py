@@ -26,6 +26,9 @@ Entered = list[tuple[str, Manager, TaskEntity]]
 """The managers that were entered, each with the name of its hook and its task."""
 
 
+_REMEDY = "let the hook yield once, and decorate it with @contextmanager or @asynccontextmanager"
+
+
 def check_hook(hook: object) -> None:
     """Raise HandlerError for a hook that cannot be called with a task, or that is no context manager yet."""
     if not callable(hook):
@@ -33,6 +36,8 @@ def check_hook(hook: object) -> None:
     if inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook):
         decorator = "contextmanager" if inspect.isgeneratorfunction(hook) else "asynccontextmanager"
         raise HandlerError(f"around_attempt: {_name(hook)} yields; put @{decorator} below @around_attempt")
+    if inspect.iscoroutinefunction(hook):
+        raise HandlerError(f"around_attempt: {_name(hook)} is `async def` without a yield; {_REMEDY}")
     check_takes("around_attempt", hook, 1)
 
 
@@ -170,7 +175,9 @@ def _manager(hook: AttemptHook, name: str, task: TaskEntity) -> Manager:
     if isinstance(manager, AbstractContextManager | AbstractAsyncContextManager):
         return manager
     kind = type(manager).__name__
-    raise HandlerError(f"around_attempt: {name} returned {kind}; decorate it with @contextmanager")
+    if inspect.iscoroutine(manager):
+        manager.close()  # avoids a warning of Python that the coroutine was never awaited
+    raise HandlerError(f"around_attempt: {name} returned {kind}, which is no context manager; {_REMEDY}")
 
 
 def _plain(manager: Manager, name: str) -> AbstractContextManager[Any]:
