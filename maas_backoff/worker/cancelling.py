@@ -51,7 +51,8 @@ def place_of(call: "asyncio.Task[Any]") -> str:
 
     `Task.get_stack` has only the outermost coroutine, which is one of this package.
     """
-    place, waits = "", call.get_coro()
+    place = ""
+    waits: Any = call.get_coro()
     while waits is not None:
         frame: FrameType | None = getattr(waits, "cr_frame", None) or getattr(waits, "gi_frame", None)
         file = "" if frame is None else frame.f_code.co_filename
