@@ -19,6 +19,7 @@ released          DEBUG    an attempt gave its task back: snoozed, not started i
 cancelled         DEBUG    an attempt was stopped by request (WARNING: it failed meanwhile); INFO: by an operation
 too_late          WARNING  an attempt had lost its lease: its outcome does not count
 cut_off           WARNING  an attempt is stopped, because its lease could not be renewed in time
+ignores_cancel    WARNING  an attempt goes on 5 s after its timeout, or another cancel
 hook_failed       ERROR    a hook of `around_attempt` failed after its handler; the outcome is kept
 left              WARNING  an attempt goes on after the worker's end, until its lease runs out
 lost              WARNING  a worker found a lease that ran out, and another attempt follows; ERROR: the task has failed

@@ -225,6 +225,56 @@ def test_many_tasks_are_selected_counted_and_changed(
     assert command("delete", "other") == (0, "deleted\n", "") and command("delete", "other")[0] == 1
 
 
+def test_a_dry_run_with_an_id_changes_nothing(command: Run, config: TaskBackoffConfig, server: Server) -> None:
+    """It says whether the command would change the task, by the same rules."""
+    waits, gone = TaskSpec({}, "waits", delay=60, priority=3), TaskSpec({}, "gone", delay=60)
+    create(config, waits, gone, TaskSpec({}, "runs"), TaskSpec({}, "elsewhere"))
+    assert command("cancel", "gone")[0] == 0
+
+    async def take() -> None:
+        scheduler = TaskBackoffScheduler(config)
+        assert await scheduler.mark_task_processing("elsewhere")
+        await scheduler.shutdown()
+
+    anyio.run(take)
+    server.client.zrem("maas:{test}:ready", "runs")
+    server.client.zadd("maas:{test}:leases", {"runs": (time.time() + 60) * 1000})
+    server.client.hset("maas:{test}:t:runs", mapping={"s": "processing", "t": "1", "n": "1", "y": "1 gpu-7-1-abc"})
+    before = everything(server)
+    one, ids = (0, "1 task matches\n", ""), ("waits", "gone", "runs", "elsewhere", "none")
+    would = {
+        "update --priority 1": {"waits"},
+        "cancel": {"waits"},
+        "cancel --running": {"waits", "runs", "elsewhere"},
+        "retry": {"gone"},
+        "delete": {"waits", "gone", "elsewhere"},
+    }
+    for words, changed in would.items():
+        name, *others = words.split()
+        for task_id in ids:
+            code, out, told = command(name, task_id, *others, "--dry-run")
+            if task_id in changed:
+                assert (code, out, told) == one, (words, task_id)
+            else:
+                assert (code, out) == (1, "") and task_id in told, (words, task_id)
+            assert command(name, task_id, *others, "--dry-run", "--lang", "zh")[0] == code
+            code_again, out, _ = command(name, task_id, *others, "--dry-run", "--json")
+            told_json = {"matched": int(task_id in changed), "changed": 0, "dry_run": True}
+            assert (code_again, json.loads(out)) == (code, told_json)
+    assert command("update", "waits", "--priority", "5000", "--dry-run")[0] == 2
+    assert command("update", "waits", "--dry-run")[0] == 2
+    assert everything(server) == before
+    for words in ("update runs --priority 1", "delete runs", "cancel runs", "cancel elsewhere", "retry waits"):
+        assert command(*words.split())[0] == 1, words
+    for words in ("cancel runs --running", "delete elsewhere", "retry gone", "delete waits"):
+        assert command(*words.split())[0] == 0, words
+
+
+def everything(server: Server) -> dict[str, bytes]:
+    """Return the value of each task."""
+    return {f"{key!r}": server.client.dump(key) for key in server.client.keys("maas:{test}:t:*")}
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -250,6 +300,30 @@ def test_a_wrong_selection_changes_nothing(command: Run, config: TaskBackoffConf
     code, out, told = command(*words.split())
     assert (code, out) == (2, "") and "expected" in told
     assert command("count")[1] == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("cancel --state completed", "--state: expected pending, or processing with --running, got 'completed'"),
+        ("cancel --state failed --running", "--state: expected pending or processing, got 'failed'"),
+        ("retry --state pending", "--state: expected failed or cancelled, got 'pending'"),
+        ("update --state failed,pending --priority 1", "--state: expected pending, got 'pending, failed'"),
+        ("delete --state processing", "--state: expected pending, failed, cancelled or completed, got 'processing'"),
+        ("update x", "update: expected --priority or --delay, got 'neither'"),
+        ("update --all", "update: expected --priority or --delay, got 'neither'"),
+        ("update x --priority 1001", "priority: expected a whole number from -1000 to 1000, got 1001"),
+        ("create [1]", "params: expected a JSON object, got list"),
+        ("create 1 --priority 1", "params: expected a JSON object, got int"),
+        ("create {", "params: expected a JSON object, got '{'"),
+    ],
+)
+def test_an_error_speaks_of_the_options_of_the_command(
+    command: Run, config: TaskBackoffConfig, words: str, expected: str
+) -> None:
+    create(config, TaskSpec({}, "x", delay=60))
+    name = words.partition(" ")[0]
+    assert command(*words.split()) == (2, "", f"maas-backoff {name}: {expected}\n")
 
 
 def test_who_runs_what_and_workers_and_gpus_are_taken_out_of_use(

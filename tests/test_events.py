@@ -1,5 +1,6 @@
 """The log tells each event of a task once, and nothing that is in it."""
 
+import asyncio
 import logging
 import re
 
@@ -105,7 +106,7 @@ async def test_each_transition_is_one_record(
         ("too_late", "WARNING", 1),
     ]
     seen = {record.event for record in caplog.records if hasattr(record, "event")}
-    of_their_own = {"lost", "left", "cut_off", "quieted", "gpu_quarantined", "hook_failed"}
+    of_their_own = {"lost", "left", "cut_off", "ignores_cancel", "quieted", "gpu_quarantined", "hook_failed"}
     assert seen | of_their_own == _documented(), "those have tests of their own"
     assert not any(SECRET in f"{record.getMessage()} {vars(record)}" for record in caplog.records)
 
@@ -132,6 +133,38 @@ async def test_an_attempt_left_behind_is_told(
         await eventually(lambda: told(caplog, "x"), "it is left behind")
         go_on.set()
     assert told(caplog, "x") == [("left", "WARNING", 1)]
+
+
+async def test_an_attempt_that_ignores_its_cancel_is_told_once(
+    scheduler: TaskBackoffScheduler, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With where its coroutine stands, also if its lease is lost later. One that ends in time is not told."""
+    monkeypatch.setattr("maas_backoff.worker.attempt.PATIENCE", 0.2)
+    ended = False
+
+    async def wait_for_ever() -> None:
+        while not ended:
+            try:
+                await asyncio.sleep(10)
+            except BaseException:
+                continue
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None:
+        await (anyio.sleep(10) if task.task_id == "obeys" else wait_for_ever())
+
+    async with scheduler:
+        for name in ("obeys", "ignores"):
+            await scheduler.create_task({"secret": SECRET}, name, exec_timeout=0.1, max_retry_count=0)
+        await scheduler.wait_task("obeys", 20)
+        try:
+            await eventually(lambda: ("ignores_cancel", "WARNING", 1) in told(caplog, "ignores"), "it goes on")
+        finally:
+            ended = True
+    (record,) = [one for one in caplog.records if getattr(one, "event", "") == "ignores_cancel"]
+    line = wait_for_ever.__code__.co_firstlineno + 3
+    expected = f"ignores its cancel (timeout), and goes on at test_events.py:{line} in wait_for_ever; its slot"
+    assert record.levelname == "WARNING" and expected in record.getMessage() and SECRET not in f"{vars(record)}"
 
 
 async def test_a_lost_attempt_is_told(config: TaskBackoffConfig, caplog: pytest.LogCaptureFixture) -> None:

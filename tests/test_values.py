@@ -105,6 +105,7 @@ ERRORS: list[errors.MaasBackoffError] = [
     errors.StreamFullError(10),
     errors.TaskConflictError(["a", "b"], ["c"]),
     errors.TaskFailedError("x", "failed", "ValueError: boom", 3),
+    errors.TaskFailedError("x", "cancelled", cancel_reason="expired"),
     errors.TaskNotFoundError("x"),
     errors.TaskTimeoutError("x", 5.0),
     errors.TenantFullError("acme", 10, created=["a"], asked=3),

@@ -11,9 +11,8 @@ from maas_backoff.client.selected import Selected
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig
 from maas_backoff.domain.reschedule import NewPlace
-from maas_backoff.domain.selection import ORDER, OnProgress, Selection, SelectionProgress, Statuses
+from maas_backoff.domain.selection import CHANGED_IN, ORDER, OnProgress, Selection, SelectionProgress, Statuses
 from maas_backoff.domain.spec import Reschedule
-from maas_backoff.domain.status import TaskStatus
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import SettleSpan, Tracing
 from maas_backoff.errors import InvalidValueError
@@ -63,7 +62,7 @@ class BulkOperations:
     async def cancel(
         self, selection: Selection, *, running: bool, dry_run: bool, on_progress: OnProgress | None
     ) -> int:
-        statuses = (TaskStatus.PENDING, TaskStatus.PROCESSING) if running else (TaskStatus.PENDING,)
+        statuses = CHANGED_IN["cancel running" if running else "cancel"]
         call = "cancel_tasks" if running else "cancel_tasks without running=True"
         change = _Change("cancelled", statuses, self._cancel, SETTLE_LIMIT)
         selection = _checked(selection).within(call, *statuses)
@@ -71,12 +70,12 @@ class BulkOperations:
             return await self._run(selection, change, dry_run, on_progress, span)
 
     async def retry(self, selection: Selection, *, dry_run: bool, on_progress: OnProgress | None) -> int:
-        statuses = (TaskStatus.FAILED, TaskStatus.CANCELLED)
+        statuses = CHANGED_IN["retry"]
         change = _Change("requeued", statuses, self._requeue, SETTLE_LIMIT)
         return await self._run(_checked(selection).within("retry_tasks", *statuses), change, dry_run, on_progress)
 
     async def delete(self, selection: Selection, *, dry_run: bool, on_progress: OnProgress | None) -> int:
-        statuses = tuple(status for status in ORDER if status is not TaskStatus.PROCESSING)
+        statuses = CHANGED_IN["delete"]
         change = _Change("deleted", statuses, self._delete, DELETE_LIMIT)
         return await self._run(_checked(selection).within("delete_tasks", *statuses), change, dry_run, on_progress)
 
@@ -89,8 +88,9 @@ class BulkOperations:
             return await self._reschedule(lot, place)
 
         at_once = SETTLE_LIMIT if place.priority is None else CREATIONS_AT_ONCE
-        change = _Change("moved", (TaskStatus.PENDING,), send, at_once, place.has)
-        selection = _checked(selection).within("update_tasks", TaskStatus.PENDING)
+        statuses = CHANGED_IN["update"]
+        change = _Change("moved", statuses, send, at_once, place.has)
+        selection = _checked(selection).within("update_tasks", *statuses)
         return await self._run(selection, change, dry_run, on_progress)
 
     async def _run(

@@ -9,7 +9,15 @@ from typing import Self
 
 from maas_backoff.commands.command import OK, Arguments, Options, failed, json_flag
 from maas_backoff.commands.json_text import print_json
-from maas_backoff.domain.selection import FIELDS, OnProgress, Selection, SelectionProgress
+from maas_backoff.domain.selection import (
+    CHANGED_IN,
+    FIELDS,
+    OnProgress,
+    Selection,
+    SelectionProgress,
+    Statuses,
+    either,
+)
 from maas_backoff.errors import InvalidValueError
 from maas_backoff.language import sentence, t
 from maas_backoff.language.width import cut
@@ -62,7 +70,7 @@ def act_options(parser: Arguments) -> None:
     parser.add_argument("task_id", metavar="ID", nargs="?", help="one task; without it, all tasks that match")
     selection_options(parser)
     parser.add_argument("--all", action="store_true", help="all tasks, without another condition")
-    parser.add_argument("--dry-run", action="store_true", help="only print how many tasks match")
+    parser.add_argument("--dry-run", action="store_true", help="only print how many tasks match, and change nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask before tasks that match are changed")
     json_flag(parser)
 
@@ -78,13 +86,30 @@ def is_selecting(options: Options) -> bool:
     return options.task_id is None
 
 
+def states_changed(options: Options) -> Statuses:
+    """Return the states in which a command changes a task."""
+    running = getattr(options, "running", False)
+    return CHANGED_IN[f"{options.command} running" if running else options.command]
+
+
+def _check_states(options: Options, selection: Selection) -> None:
+    """Raise InvalidValueError for a selection of tasks that a command never changes."""
+    states = states_changed(options)
+    if any(one not in states for one in selection.status):
+        given = ", ".join(selection.status)
+        if options.command == "cancel" and not options.running:
+            raise InvalidValueError("--state", "pending, or processing with --running", given)
+        raise InvalidValueError("--state", either(states), given)
+
+
 async def act_on_selection(options: Options, verb: str, done: str, act: Act) -> int:
     """Count the tasks of a selection, ask, and change them. `done` says how they are then. Both are English."""
     selection = selection_of(options)
+    _check_states(options, selection)
     with _Line(verb) as line:
         number = await act(selection, True, line.show)
     if options.dry_run or not number:
-        return _print(options, number, 0, _matches(number))
+        return print_matches(options, number)
     if not options.yes:
         if not sys.stdin.isatty():
             tasks = "1 task" if number == 1 else f"{number:,} tasks"
@@ -94,6 +119,11 @@ async def act_on_selection(options: Options, verb: str, done: str, act: Act) -> 
     with _Line(verb, number) as line:
         changed = await act(selection, False, line.show)
     return _print(options, number, changed, are_done(changed, done))
+
+
+def print_matches(options: Options, number: int) -> int:
+    """Print how many tasks match while nothing is changed; return the exit code."""
+    return _print(options, number, 0, _matches(number))
 
 
 def _print(options: argparse.Namespace, matched: int, changed: int, words: str) -> int:

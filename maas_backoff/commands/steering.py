@@ -2,21 +2,41 @@
 
 import json
 import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Options, failed, on_queue
 from maas_backoff.commands.json_text import print_json
 from maas_backoff.commands.refusals import refusal, unknown
-from maas_backoff.commands.selecting import act_on_selection, act_options, are_done, is_selecting
+from maas_backoff.commands.selecting import (
+    act_on_selection,
+    act_options,
+    are_done,
+    is_selecting,
+    print_matches,
+    states_changed,
+)
+from maas_backoff.domain.reschedule import NewPlace
 from maas_backoff.domain.selection import OnProgress, Selection
 from maas_backoff.domain.spec import Reschedule
-from maas_backoff.errors import InvalidValueError
+from maas_backoff.domain.status import TaskStatus
+from maas_backoff.domain.task import TaskEntity
+from maas_backoff.errors import InvalidValueError, PayloadError
 from maas_backoff.language import t
 from maas_backoff.logs import printable
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 
-async def _done(scheduler: TaskBackoffScheduler, options: Options, words: str, *, changed: bool) -> int:
-    """Print whether the task has changed, else why not; return the exit code."""
+async def _act_on_task(
+    scheduler: TaskBackoffScheduler, options: Options, words: str, act: Callable[[], Awaitable[bool]]
+) -> int:
+    """Change one task, and print whether it has changed, else why not; return the exit code.
+
+    With --dry-run, print whether the task would change.
+    """
+    if options.dry_run:
+        return await _look_at_task(scheduler, options)
+    changed = await act()
     reason = "" if changed else await _why_not(scheduler, options)
     if options.json:
         print_json({"task_id": options.task_id, "changed": changed, "reason": reason})
@@ -25,6 +45,20 @@ async def _done(scheduler: TaskBackoffScheduler, options: Options, words: str, *
         return failed(options, reason)
     print(t(words))
     return OK
+
+
+async def _look_at_task(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    task = await scheduler.get_task(options.task_id)
+    matches = task is not None and _would_change(options, task)
+    if matches or options.json:
+        print_matches(options, int(matches))
+        return OK if matches else FAILED
+    return failed(options, await _why_not(scheduler, options))
+
+
+def _would_change(options: Options, task: TaskEntity) -> bool:
+    is_elsewhere = task.status is TaskStatus.PROCESSING and task.worker is None  # by `mark_task_processing`
+    return task.status in states_changed(options) or (options.command == "delete" and is_elsewhere)
 
 
 async def _why_not(scheduler: TaskBackoffScheduler, options: Options) -> str:
@@ -46,7 +80,9 @@ async def _create(scheduler: TaskBackoffScheduler, options: Options) -> int:
         params = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidValueError("params", "a JSON object", text) from error
-    task_id = await scheduler.create_task(params, options.id, **_reschedule(options))
+    if not isinstance(params, dict):
+        raise PayloadError("params", "a JSON object", params)
+    task_id = await scheduler.create_task(cast("dict[str, Any]", params), options.id, **_reschedule(options))
     if options.json:
         print_json({"task_id": task_id})
     else:
@@ -68,19 +104,31 @@ def _reschedule(options: Options) -> Reschedule:
     return reschedule
 
 
+def _new_place(options: Options) -> Reschedule:
+    """Return the new priority or time of tasks. Raises InvalidValueError."""
+    reschedule = _reschedule(options)
+    if not reschedule:
+        raise InvalidValueError("update", "--priority or --delay", "neither")
+    NewPlace.of("update", reschedule)
+    return reschedule
+
+
 def _for_update(parser: Arguments) -> None:
     act_options(parser)
     _for_reschedule(parser)
 
 
 async def _update(scheduler: TaskBackoffScheduler, options: Options) -> int:
+    reschedule = _new_place(options)
+
     async def act(selection: Selection, dry_run: bool, show: OnProgress) -> int:
-        return await scheduler.update_tasks(selection, dry_run=dry_run, on_progress=show, **_reschedule(options))
+        return await scheduler.update_tasks(selection, dry_run=dry_run, on_progress=show, **reschedule)
 
     if is_selecting(options):
         return await act_on_selection(options, "change", "changed", act)
-    done = await scheduler.update_task(options.task_id, **_reschedule(options))
-    return await _done(scheduler, options, "changed", changed=done)
+    return await _act_on_task(
+        scheduler, options, "changed", lambda: scheduler.update_task(options.task_id, **reschedule)
+    )
 
 
 def _for_cancel(parser: Arguments) -> None:
@@ -95,8 +143,9 @@ async def _cancel(scheduler: TaskBackoffScheduler, options: Options) -> int:
 
     if is_selecting(options):
         return await act_on_selection(options, "cancel", "cancelled", act)
-    done = await scheduler.cancel_task(options.task_id, running=options.running)
-    return await _done(scheduler, options, "cancelled", changed=done)
+    return await _act_on_task(
+        scheduler, options, "cancelled", lambda: scheduler.cancel_task(options.task_id, running=options.running)
+    )
 
 
 async def _delete(scheduler: TaskBackoffScheduler, options: Options) -> int:
@@ -105,8 +154,7 @@ async def _delete(scheduler: TaskBackoffScheduler, options: Options) -> int:
 
     if is_selecting(options):
         return await act_on_selection(options, "delete", "deleted", act)
-    done = await scheduler.delete_task(options.task_id)
-    return await _done(scheduler, options, "deleted", changed=done)
+    return await _act_on_task(scheduler, options, "deleted", lambda: scheduler.delete_task(options.task_id))
 
 
 def _for_retry(parser: Arguments) -> None:
@@ -124,8 +172,7 @@ async def _retry(scheduler: TaskBackoffScheduler, options: Options) -> int:
         options.select_state, options.yes = ["failed"], True
     if is_selecting(options):
         return await act_on_selection(options, "retry", "pending again", act)
-    done = await scheduler.retry_task(options.task_id)
-    return await _done(scheduler, options, "pending again", changed=done)
+    return await _act_on_task(scheduler, options, "pending again", lambda: scheduler.retry_task(options.task_id))
 
 
 def _for_purge(parser: Arguments) -> None:

@@ -27,6 +27,15 @@ ORDER: Statuses = (
 )
 """The order in which the states of a selection are read."""
 
+CHANGED_IN: Mapping[str, Statuses] = {
+    "update": (TaskStatus.PENDING,),
+    "cancel": (TaskStatus.PENDING,),
+    "cancel running": (TaskStatus.PENDING, TaskStatus.PROCESSING),
+    "retry": (TaskStatus.FAILED, TaskStatus.CANCELLED),
+    "delete": tuple(status for status in ORDER if status is not TaskStatus.PROCESSING),
+}
+"""The states in which each operation changes a task."""
+
 LONGEST_TEXT = 1000
 """The most characters of a condition."""
 
@@ -141,7 +150,7 @@ class Selection:
     def within(self, call: str, *allowed: TaskStatus) -> Self:
         """Return this selection for a call that changes tasks in some states only. Raises InvalidValueError."""
         if any(one not in allowed for one in self.status):
-            raise InvalidValueError("status", f"of {call}, {' or '.join(allowed)}", ", ".join(self.status))
+            raise InvalidValueError("status", f"{either(allowed)} for {call}", ", ".join(self.status))
         return attrs.evolve(self, status=self.status or allowed)
 
     def at(self, now: datetime) -> Self:
@@ -199,6 +208,12 @@ class Selection:
             else:
                 values[name] = _moment_of(name, given[-1]) if name in _MOMENTS else given[-1]
         return cls(**values)
+
+
+def either(statuses: Statuses) -> str:
+    """Return states in words: "pending, failed or cancelled"."""
+    *others, last = statuses
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 @attrs.frozen

@@ -198,14 +198,19 @@ class TaskFailedError(MaasBackoffError, RuntimeError):
     """Raised by `TaskHandle.result` for a task that is failed or cancelled.
 
     `status` is "failed" or "cancelled". `error` is the text of the task's error, "type: message", and `code` its code.
+    `cancel_reason` is that of the task. `http_status` is 500 whatever the code: a service maps its own codes.
     """
 
-    def __init__(self, task_id: str, status: str, error: str = "", code: int | None = None) -> None:
+    def __init__(
+        self, task_id: str, status: str, error: str = "", code: int | None = None, cancel_reason: str | None = None
+    ) -> None:
         self.task_id = task_id
         self.status = status
         self.error = error
         self.code = code
-        super().__init__(f"task {shown(task_id)} is {status}" + (f": {error}" if error else ""))
+        self.cancel_reason = cancel_reason
+        why = f" ({cancel_reason})" if cancel_reason else ""
+        super().__init__(f"task {shown(task_id)} is {status}{why}" + (f": {error}" if error else ""))
 
 
 class CallerGoneError(MaasBackoffError):

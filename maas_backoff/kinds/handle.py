@@ -34,10 +34,8 @@ class TaskHandle(Generic[R_co]):
         """
         task = await self._client().wait(self.task_id, timeout)
         if task.status is not TaskStatus.COMPLETED:
-            error = "" if task.error is None else str(task.error)
-            raise TaskFailedError(
-                self.task_id, task.status.value, error, None if task.error is None else task.error.code
-            )
+            error, code = ("", None) if task.error is None else (str(task.error), task.error.code)
+            raise TaskFailedError(self.task_id, task.status.value, error, code, task.cancel_reason)
         try:
             value: R_co = self._conversion().load(task.result, "result")
         except PayloadError as error:

@@ -17,6 +17,7 @@ from maas_backoff.gate.grant import Grant
 from maas_backoff.logs import about
 from maas_backoff.store.batch import Claimed
 from maas_backoff.store.settled import AttemptInfo
+from maas_backoff.worker.cancelling import PATIENCE, place_of
 from maas_backoff.worker.lease import Lease
 from maas_backoff.worker.shared_slot import SharedSlot
 from maas_backoff.worker.user_call import UserCall
@@ -96,7 +97,21 @@ class Attempt(UserCall):
     def cancel(self, reason: CancelReason) -> None:
         """Stop the handler. The first reason is kept, except that a lost lease replaces it."""
         if not self.over:
+            is_first = self.reason is None
             super().cancel(reason)
+            if is_first and self.call is not None and self.began:
+                self.call.get_loop().call_later(PATIENCE, self._name_if_running, self.call)
+
+    def _name_if_running(self, call: "asyncio.Task[None]") -> None:
+        """Log that the call ignores its cancel, if it does. Its slot stays taken."""
+        if call.done():
+            return
+        place = place_of(call)
+        log.warning(
+            "task %r: attempt %d ignores its cancel (%s), and goes on%s; its slot stays taken",
+            *(self.task.task_id, self.task.attempt, self.reason, place and f" at {place}"),
+            extra=self.about("ignores_cancel"),
+        )
 
     def abandon(self) -> "asyncio.Task[None] | None":
         """Leave the attempt to its lease: it is not settled. Return the asyncio task of its handler."""

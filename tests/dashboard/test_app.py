@@ -271,7 +271,7 @@ def test_tasks_of_a_selection_are_listed_counted_and_changed(served: Served, cre
     assert post("now", due_in="0") == {"done": 3} and post("now", due_in="0") == {"done": 0}
     assert post("cancel", id_prefix="n-1") == {"done": 1} and post("retry", state="cancelled") == {"done": 1}
     assert post("delete", waiting_for="slot") == {"done": 6} and status(served, "other") == "pending"
-    assert "expected of retry_tasks, failed or cancelled" in post("retry")["error"]
+    assert "expected failed or cancelled for retry_tasks, got" in post("retry")["error"]
     assert "as params are not shown here" in post("delete", params=SECRET)["error"]
     found = served.client.get("/all/api/tasks", params={"params": SECRET}).json()["tasks"]
     assert [task["task_id"] for task in found] == ["other"]

@@ -9,6 +9,7 @@ import pytest
 from maas_backoff import GpuAssignment, InvalidValueError, Selection, TaskEntity, TaskError, TaskStatus
 from maas_backoff.domain.labels import has_label
 from maas_backoff.domain.reschedule import NewPlace
+from maas_backoff.domain.selection import CHANGED_IN
 
 NOW = datetime(2030, 1, 2, 12, tzinfo=UTC)
 TASK = TaskEntity(
@@ -159,8 +160,10 @@ def test_a_text_that_is_no_time_is_refused(text: str) -> None:
 
 def test_a_call_allows_some_states_only() -> None:
     assert Selection(kind="a").within("retry_tasks", TaskStatus.FAILED).status == ("failed",)
-    with pytest.raises(InvalidValueError, match="status: expected of retry_tasks, failed, got"):
+    with pytest.raises(InvalidValueError, match="status: expected failed for retry_tasks, got"):
         Selection(status=("failed", "pending")).within("retry_tasks", TaskStatus.FAILED)
+    with pytest.raises(InvalidValueError, match="expected pending, failed, cancelled or completed for delete_tasks"):
+        Selection(status="processing").within("delete_tasks", *CHANGED_IN["delete"])
 
 
 def test_a_label_with_a_value_has_its_key() -> None:

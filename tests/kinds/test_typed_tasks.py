@@ -273,8 +273,9 @@ async def test_a_handle_raises_what_a_wait_raises(scheduler: TaskBackoffSchedule
     with pytest.raises(TaskTimeoutError):
         await handle.result(0.01)
     assert await handle.cancel() and await handle.status() is TaskStatus.CANCELLED
-    with pytest.raises(TaskFailedError, match="is cancelled"):
+    with pytest.raises(TaskFailedError, match=r"is cancelled \(requested\)") as cancelled:
         await handle.result(30)
+    assert cancelled.value.cancel_reason == "requested"
     for call in (render.handle("unknown").result, render.handle("unknown").status):
         with pytest.raises(TaskNotFoundError):
             await call()
