@@ -663,7 +663,7 @@ def test_a_policy_is_shown_before_anything_runs(command: Run, monkeypatch: pytes
 
 def test_what_cannot_be_used_is_said_in_one_sentence(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, error = command("create", "[1]")
-    assert code == 2 and error == "maas-backoff create: task_params: expected a dict, got list\n"
+    assert code == 2 and error == "maas-backoff create: params: expected a JSON object, got list\n"
     assert command("create", "{")[0] == 2
     code, _, error = command("create", '{"a":' + "[" * 100_000 + "]" * 100_000 + "}")
     assert (
