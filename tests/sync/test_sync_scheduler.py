@@ -114,7 +114,7 @@ def test_errors_come_with_their_type(sync: SyncScheduler) -> None:
         sync.wait_task("none")
     with pytest.raises(PayloadError):
         sync.create_task({"n": object()})
-    with pytest.raises(TypeError):
+    with pytest.raises(PayloadError, match="tasks: expected dicts of params, or TaskSpecs"):
         sync.create_tasks(5)  # type: ignore[arg-type] - wrong on purpose
     with pytest.raises(InvalidValueError, match="timeout: expected seconds"):
         sync.wait_task("one", timeout=-1)
