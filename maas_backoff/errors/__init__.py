@@ -169,8 +169,8 @@ class TaskConflictError(MaasBackoffError, ValueError):
         self.conflicts: list[str] = list(conflicts)
         self.created: list[str] = list(created)
         ids = ", ".join(map(shown, self.conflicts[:5])) + (", …" if len(self.conflicts) > 5 else "")
-        expected = "expected a new id, or the kind and the params it was created with"
-        super().__init__(f"task_id: {expected}, got {ids} with others")
+        told = f"task_id: expected a new id, or the kind and the params it was created with, got {ids} with others"
+        super().__init__(told)
 
 
 class TaskNotFoundError(MaasBackoffError, LookupError):
