@@ -59,7 +59,7 @@ end
 -- is not in the way of others.
 local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans, pay)
   if suspicion == NO_SUSPECTS then return {} end
-  local rule, found, members, ordered, claims = nil, {}, {}, {}, {}
+  local rule, found, members = nil, {}, {}
   for _, base in ipairs(bases) do
     local suspects = base .. 'suspects'
     -- Twice as many: the other half is among them.
@@ -76,7 +76,9 @@ local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans, pay)
       end
     end
   end
+  if not found[1] then return found end
   -- Each is tried once. The first that may be claimed decides for its cohort.
+  local ordered, claims = {}, {}
   for _, one in ipairs(found) do
     local group = members[one.cohort]
     if not rule.cohort and group and #group >= one.size then
