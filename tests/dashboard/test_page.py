@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 
+import anyio
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from chromium import CHROMIUM
@@ -176,9 +177,21 @@ def test_tenants_and_limits_are_shown(visit: Callable[..., Page], in_thread: Cal
     expect(page.locator("#detail")).to_contain_text("tenant bolt is paused")
 
 
-def test_the_diagrams_of_one_tenant(visit: Callable[..., Page], create: Callable[..., None], served: Served) -> None:
+def test_the_diagrams_of_one_tenant(
+    visit: Callable[..., Page], create: Callable[..., None], in_thread: Callable[..., None]
+) -> None:
     failing = TaskSpec({"error": "x"}, tenant="bolt", max_retry_count=0)
     create(*[TaskSpec({}, tenant="acme")] * 3, failing, TaskSpec({}))
+
+    async def are_sent(scheduler: TaskBackoffScheduler) -> None:
+        """Wait for the sums of the worker, which come once a second: the page keeps an answer for a while."""
+        while {name: one.count for name, one in (await scheduler.get_breakdown("tenant")).totals.items()} != {
+            "acme": 3,
+            "bolt": 1,
+        }:
+            await anyio.sleep(0.05)
+
+    in_thread(are_sent)
     page = visit()
     expect(page.locator("#states .completed strong")).to_have_text("4")
     expect(page.locator("#states .failed strong")).to_have_text("1")
