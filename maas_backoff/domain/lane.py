@@ -155,15 +155,14 @@ def _pairs_of(limits: Any) -> list[tuple[Any, Any]]:
     if isinstance(limits, Mapping):
         units: dict[Any, Any] = {**limits}
         return list(units.items())
-    pairs: list[Any] = [limits] if isinstance(limits, str | bytes) or not _is_iterable(limits) else list(limits)
-    # A text of two letters is no pair, though Python can split it into two.
+    try:
+        pairs: list[Any] = list(limits)
+    except TypeError:  # it is no iterable
+        pairs = [limits]
+    # Python would split a name of two letters into a pair.
     if not all(isinstance(pair, tuple | list) and len(cast("Sized", pair)) == 2 for pair in pairs):
         raise InvalidValueError("limits", _LIMITS, limits)
     return pairs
-
-
-def _is_iterable(value: object) -> bool:
-    return isinstance(value, Iterable)
 
 
 def checked_used(cost: Any, limits: Any) -> tuple[float | None, dict[str, float]]:

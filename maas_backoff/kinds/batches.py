@@ -68,7 +68,7 @@ class BatchDeclaration(Declaration):
         if self.cost is None:
             return None
         try:
-            return checked_cost(self.cost(*args), f"cost_of of {self.name}")
+            return checked_cost(self.cost(*args), f"{self.name}.cost_of")
         except InvalidValueError as error:
             error.http_status = 500  # an error of the service: the caller gave no cost
             raise

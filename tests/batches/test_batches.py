@@ -328,7 +328,7 @@ async def test_a_cost_that_is_none_is_an_error_of_the_service(scheduler: TaskBac
         return [len(text) for text in texts]
 
     for create in (embed.create, embed.spec):
-        with pytest.raises(InvalidValueError, match="cost_of of embed: expected a number from ") as caught:
+        with pytest.raises(InvalidValueError, match=r"embed\.cost_of: expected a number from ") as caught:
             await create("")  # type: ignore[misc] - `spec` raises before
         assert caught.value.http_status == 500
 
