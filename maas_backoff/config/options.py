@@ -14,7 +14,7 @@ from maas_backoff.errors import ConfigError
 YEAR = 31_536_000
 
 _IN_WORDS: dict[float, str] = {YEAR: "a year", 10 * YEAR: "ten years"}
-"""Seconds that are hard to read as a number."""
+"""Words for seconds that are hard to read as a number."""
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 _T = TypeVar("_T", bound=attrs.AttrsInstance)

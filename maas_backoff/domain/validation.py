@@ -56,7 +56,10 @@ def rename(error: InvalidValueError, option: str) -> None:
 
 
 def own_name(option: str, given: Collection[str]) -> str:
-    """Return the name of an option of the configuration as an option of a task or a kind. `given` are all of them."""
+    """Return the name that an option of the configuration has in a call: `exec_timeout`, not `threadpool.exec_timeout`.
+
+    `given` are the names of all options of the call: one of them may stand for another.
+    """
     name = option.rpartition(".")[2]
     return "min_gpu_utilization" if name == "max_gpu_utilization" and name not in given else name
 

@@ -77,7 +77,7 @@ local function claims_of_suspects(suspicion, bases, wanted, tasks, orphans, pay)
     end
   end
   if not found[1] then return found end
-  -- Each is tried once. The first that may be claimed decides for its cohort.
+  -- Each suspect is tried once, those of whole cohorts first. After a claim, only suspects of its cohort are claimed.
   local ordered, claims = {}, {}
   for _, one in ipairs(found) do
     local group = members[one.cohort]
