@@ -221,7 +221,8 @@ class Machine(RuleBasedStateMachine):
         expected: list[str] = []
         for task_id in task_ids:
             known = self.model.get(task_id)
-            expected.append("created" if known is None else "exists" if known.params == params else "conflict")
+            is_same = known is not None and (known.params, known.kind) == (params, kind)
+            expected.append("created" if known is None else "exists" if is_same else "conflict")
             if known is None:
                 # Those of one call that are due later are so one after the other, by fractions of a ms.
                 turn = expected.count("created") - 1 if delay else 0
@@ -574,11 +575,12 @@ class Machine(RuleBasedStateMachine):
         first = self.do(self.store.exchange.send(request, worker)).answers
         again = self.do(self.store.exchange.send(request, worker)).answers
         if self._holds(one.task.task_id, one.token):
-            assert (first, again) == ([self._accept(one, settlement)], ["already"])
+            answer = self._accept(one, settlement)
+            assert (first, again) == ([answer], ["cancelled" if answer == "cancelled" else "already"])
         elif known is None:
             assert first == again == ["unknown"]
         else:
-            assert first == again and first[0] in {"lost", "already"}
+            assert first == again and first[0] in {"lost", "already"} | ({"cancelled"} & {known.state})
 
     def _settle_of(self, one: Claimed, settlement: Settlement, used: str) -> Settle:
         settle = Settle(one.task.task_id, "lease", one.token, settlement, one.counts)
