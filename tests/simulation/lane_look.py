@@ -27,8 +27,8 @@ class LaneLook:
     world: "World"
     mirror: Mirror
     _messages: int = 0
-    _waits: dict[str, float] = attrs.field(factory=dict[str, float])
-    """Since when tasks have waited for nothing."""
+    _waits: dict[tuple[str, float], float] = attrs.field(factory=dict[tuple[str, float], float])
+    """Since when tasks have waited for nothing, by their rank, too: a task that has run meanwhile waits anew."""
 
     def at_message(self) -> None:
         """Check all keys of tenants and limits now and then, and that no limit is exceeded."""
@@ -54,7 +54,7 @@ class LaneLook:
         live = {node: scheduler for node, scheduler in self.world.workers.values() if not node.dead}
         functions = {name for node in live for name in self.world.functions[node]}
         slots = sum(scheduler.config.threadpool.concurrency for scheduler in live.values())
-        waits: dict[str, float] = {}
+        waits: dict[tuple[str, float], float] = {}
         if self.world.plan.batches:  # a batch has many leases, and one slot
             busy = self.world.busy
             live = {node: one for node, one in live.items() if busy[node] < one.config.threadpool.concurrency / 2}
@@ -65,8 +65,8 @@ class LaneLook:
             tenant, *limits = lane.partition("|")[0], *lanes.limits_of(lane)
             is_open = all(found.limit(name).opens(now_ms) <= now_ms for name in limits)
             if is_open and not found.is_paused(tenant) and (index.split(":")[1:2] or [""])[0] in functions:
-                waits |= dict.fromkeys(entries, self.world.loop.now)
-        self._waits = {task_id: self._waits.get(task_id, since) for task_id, since in waits.items()}
-        for task_id, since in self._waits.items():
+                waits |= dict.fromkeys(entries.items(), self.world.loop.now)
+        self._waits = {wait: self._waits.get(wait, since) for wait, since in waits.items()}
+        for (task_id, _), since in self._waits.items():
             if self.world.loop.now - since > MOST_WAIT:
                 self.world.violations.append(Violation("stuck", task_id, "its limits have room, and it does not start"))

@@ -110,6 +110,12 @@ def test_looks_see_the_keys_that_the_server_has(real: RealServer, monkeypatch: p
 
 
 @pytest.mark.long
+def test_a_task_that_waits_for_several_batches_is_not_stuck(real: RealServer) -> None:
+    """With a `max_wait` of 20 s, a task fails four times in turn: no look falls between two of its waits."""
+    assert not run(Plan.of("2907"), real).violations
+
+
+@pytest.mark.long
 def test_a_seed_is_one_history(real: RealServer) -> None:
     """The history that was run before changes nothing."""
     first, other, again = (run(Plan.of(seed), real).fingerprint for seed in "232")
