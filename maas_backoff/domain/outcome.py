@@ -126,7 +126,7 @@ class FailedInBatch(NamedTuple):
 
 
 class FailedAlone(NamedTuple):
-    """The attempt failed as the only one of its batch. In company, the task would fail others: it stays alone."""
+    """The attempt failed as the only one of its batch, and the task is to blame. It stays alone, to fail no others."""
 
     failed: Failed
 

@@ -15,15 +15,15 @@ class QueueStats:
     live workers: see `unfit_count`. `gpu_count` is the part of `pending_count` that is due and needs a GPU.
     `gpu_room_count` is the part of `gpu_count` for which a GPU has room: these tasks wait for a slot. `unfit_count` is
     the part of `gpu_count` that asks for more memory than any device of a live worker has. While `paused`, nothing is
-    claimed. `suspect_count` is the part of `pending_count` that is due and was lost with its worker: these tasks come
-    back in halves. `kinds` has the number of due tasks of each kind that the queue has had, without those that need a
-    GPU; `gpu_kinds` has the number of those. `paused_kinds` has the moment since which each paused kind is paused:
-    their tasks are not claimed. `tenant_count` is the number of tenants with waiting tasks, delayed ones too.
-    `limit_count` is the number of limits that are set, and of those that a task has closed. `paused_tenants` has the
-    moment since which each paused tenant is paused; beyond 1,000 paused tenants, some may be left out. `paused_since`
-    is the moment since which the whole queue is paused. `paused_by` is the name of who paused the queue;
-    `kinds_paused_by` and `tenants_paused_by` have the names for paused kinds and tenants. A name is missing if none was
-    given. `created_count` is the number of tasks that were created, of all time.
+    claimed. `suspect_count` is the part of `pending_count` that is due and was lost with its worker again, or whose
+    batch failed: these tasks come back in halves. `kinds` has the number of due tasks of each kind that the queue has
+    had, without those that need a GPU; `gpu_kinds` has the number of those. `paused_kinds` has the moment since which
+    each paused kind is paused: their tasks are not claimed. `tenant_count` is the number of tenants with waiting tasks,
+    delayed ones too. `limit_count` is the number of limits that are set, and of those that a task has closed.
+    `paused_tenants` has the moment since which each paused tenant is paused; beyond 1,000 paused tenants, some may be
+    left out. `paused_since` is the moment since which the whole queue is paused. `paused_by` is the name of who paused
+    the queue; `kinds_paused_by` and `tenants_paused_by` have the names for paused kinds and tenants. A name is missing
+    if none was given. `created_count` is the number of tasks that were created, of all time.
     """
 
     pending_count: int

@@ -123,14 +123,14 @@ def no_worker_for(kind: str) -> str:
 
 
 def _suspect_reason(counts: Counts) -> str:
-    """Return in words how a task comes back after the loss of its worker."""
+    """Return in words how a task comes back after the loss of its worker, or the failure of its batch."""
     others = counts.cohort_size - 1
+    number = "1 other task" if others == 1 else f"up to {others:,} other tasks"
     if counts.cohort.startswith(HALF):
-        alone = "alone" if not others else f"with at most {others:,} others"
-        return f"suspect: its batch failed; it comes back in a half of it, {alone}"
+        company = f"with {number}" if others else "alone"
+        return f"suspect: its batch failed; it comes back in a half of it, {company}"
     if not others:
         return "suspect: its worker was lost again; each worker runs one such task at a time, this one alone"
-    number = "1 other task" if others == 1 else f"up to {others:,} other tasks"
     return f"suspect: its worker was lost again; it comes back in halves of what was lost, with {number}"
 
 

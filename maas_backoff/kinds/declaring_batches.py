@@ -141,11 +141,12 @@ class DeclaresBatches(ABC):
     ) -> Any:
         """Declare a kind whose tasks run in batches: a decorator for `async def` or `def` with a list of items.
 
-        `await embed.create("a text")` creates one task, with one item. The function `embed(texts: list[str])` is
-        called for several tasks at once. It returns a list with one outcome for each item, in the same order: a result,
-        or an exception, which is then that of this task alone. If the function raises, or its process ends, nothing
-        shows which task is to blame. The tasks then come back in halves, without using a retry; a task that fails alone
-        uses one. Retry, Snooze, RateLimited and Discard, if raised, are meant for all tasks of the batch.
+        `await embed.create("a text")` creates one task, with one item. The function `embed(texts: list[str])` is called
+        for several tasks at once. It returns a list with one outcome for each item, in the same order: a result, or an
+        exception, which is then that of this task alone. If the function raises, or its process ends, nothing shows
+        which task is to blame. The tasks then come back in halves, without using a retry; a task that fails alone uses
+        one, and stays alone if others of its kind succeed. Retry, Snooze, RateLimited and Discard, if raised, are meant
+        for all tasks of the batch.
 
         A batch has `max_size` tasks at most (32 by default, at most 1,000). It starts as soon as it is full, or when
         its oldest task has been due for `max_wait` seconds (or a timedelta; 0.02 by default). The costs of its tasks

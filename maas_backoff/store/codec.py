@@ -3,7 +3,8 @@
 A task's fields: p creation (see _queue.lua: a line with time and policy, then the params), o overrides,
 q demand of a GPU where it is not that of its creation, and the device to avoid ("<MiB>:<percent> uuid"),
 s state (none: pending), t token, n attempt, k counts ("retries losses snoozes [ooms faults] suspect"; none: all 0),
-c suspicion of a task that was lost ("blame cohort cohort_size"; none: each loss counts fully, the task is run alone),
+c suspicion of a task that was lost, or whose batch failed ("blame cohort cohort_size"; none: each loss counts fully,
+the task is run alone),
 u due ms, y runner ("started_ms worker", then a line "uuid index MiB"), f finished ms, g progress, m progress message,
 r result (none: null), e error, a0…a9 failed attempts, x cancel requested, w why it was cancelled (`expired`),
 d settled by ("token:settle_id").
@@ -99,11 +100,12 @@ def counts_of(stored: bytes | None, suspicion: bytes | None = None) -> Counts:
     retry, lost, snooze, *gpu, suspect = map(int, stored.split())
     oom, fault = gpu or (0, 0)
     counts = Counts(retry, lost, snooze, suspect == 1, oom, fault)
-    if not suspicion or not lost:
+    if not suspicion:
         return counts
     blame, cohort, size = suspicion.decode().split()
-    counts = attrs.evolve(counts, blame=float(blame))
-    return attrs.evolve(counts, cohort=cohort, cohort_size=int(size)) if suspect else counts
+    if lost:  # else the field may be one of earlier losses, which an operation has forgiven
+        counts = attrs.evolve(counts, blame=float(blame))
+    return attrs.evolve(counts, cohort=cohort, cohort_size=int(size)) if suspect and cohort != "-" else counts
 
 
 ComeBack = tuple[Counts, TaskError | None, tuple[FailedAttempt, ...]]

@@ -35,7 +35,7 @@ def settlement_fields(
         counts = settlement.counts
         gpu = f" {counts.oom} {counts.fault}" if counts.oom or counts.fault else ""
         fields += "k", f"{counts.retry} {counts.lost} {counts.snooze}{gpu} {counts.suspect:d}"
-        if counts.blame != counts.lost or counts.cohort:
+        if counts.cohort or counts.blame != counts.lost or counts.lost > before.lost:
             fields += "c", f"{counts.blame} {counts.cohort or '-'} {counts.cohort_size}"
     if settlement.gpu is not None:
         demand, avoid = settlement.gpu

@@ -188,6 +188,10 @@ class BatchCall(SharedSlot):
             return None if reason is None else Cancelled(reason)
         return Succeeded("null") if isinstance(outcomes, Sequence) else outcomes
 
+    def blames(self, task: TaskEntity) -> bool:
+        """Return whether a task that has failed alone is to blame, and not what all tasks of its kind call."""
+        return self._learning.blames(task.kind, task.task_id)
+
     def log_failure(self, failed: Failed) -> None:
         """Log once that the call has failed."""
         if not self._is_logged:

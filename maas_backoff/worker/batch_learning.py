@@ -26,6 +26,8 @@ class BatchLearning:
         self._claim_seconds = 0.0
         self._spread = 0.0
         self._sizes: dict[tuple[str, str], BatchSize] = {}
+        self._blamed: dict[str, str] = {}
+        """The first task of each kind that has failed alone since a call of this kind succeeded last."""
 
     def size_of(self, kind: str, device: str = "") -> BatchSize:
         """Return what is known of the size on a device; "" is this machine."""
@@ -60,6 +62,8 @@ class BatchLearning:
 
     def ended(self, kind: str, device: str, size: int, seconds: float, failed: HandlerOutcome | None) -> None:
         """Note the end of a batch, and its failure as a whole, if it failed."""
+        if failed is None:
+            self._blamed.pop(kind, None)
         if isinstance(failed, Failed) and (
             failed.fault == "out_of_memory" or failed.error.type == MemoryError.__name__
         ):
@@ -67,3 +71,10 @@ class BatchLearning:
         elif failed is None:
             self.size_of(kind, device).succeeded(size)
             self._windows[kind].ran(size, seconds)
+
+    def blames(self, kind: str, task_id: str) -> bool:
+        """Return whether a task that has just failed alone is to blame.
+
+        If another one has failed alone before, and no call of their kind has succeeded since, an upstream may be away.
+        """
+        return self._blamed.setdefault(kind, task_id) == task_id

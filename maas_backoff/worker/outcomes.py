@@ -83,9 +83,9 @@ def outcome_in_batch(attempt: Attempt, batch: BatchCall, outcome: Outcome) -> Ou
 
 
 def outcome_alone(attempt: Attempt, batch: BatchCall, outcome: Outcome) -> Outcome:
-    """Return the outcome of an attempt of a batch. A task that has failed a batch of one is known to be to blame."""
+    """Return the outcome of an attempt of a batch. A task that has failed a batch of one is to blame, as a rule."""
     if len(batch.place_of) == 1 and isinstance(outcome, Failed) and _failed_with_all(attempt, batch):
-        return FailedAlone(outcome)
+        return FailedAlone(outcome) if batch.blames(attempt.task) else outcome
     return outcome
 
 

@@ -1,7 +1,12 @@
-"""The suspects that this process may claim: one cohort at a time, so that a task that ends workers is found."""
+"""The suspects that this process may claim.
+
+Of the tasks that were lost with a worker, one cohort runs at a time, so that a task that ends workers is found. The
+halves of failed batches have ended no worker: any number of them may run.
+"""
 
 from collections.abc import Iterable
 
+from maas_backoff.domain.batching import HALF
 from maas_backoff.store.batch import BatchRequest, suspicion_text
 from maas_backoff.worker.attempt import Attempt
 
@@ -49,9 +54,9 @@ class Suspects:
         return suspicion_text(may=may, cohort=self._cohort(attempts))
 
     def _cohort(self, attempts: Iterable[Attempt]) -> str:
-        """Return the cohort that runs in this worker, or ""."""
+        """Return the cohort of lost tasks that runs in this worker, or ""."""
         for attempt in attempts:
             counts = attempt.claimed.counts
-            if counts.suspect:
+            if counts.suspect and not counts.cohort.startswith(HALF):
                 return counts.cohort or f"!{attempt.task.task_id}"
         return ""

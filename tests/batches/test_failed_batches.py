@@ -96,6 +96,73 @@ async def test_a_bad_task_that_is_retried_fails_no_other_batch(scheduler: TaskBa
     assert sum("bad" in call and len(call) > 1 for call in calls) <= 2
 
 
+async def test_halves_of_several_batches_run_at_once(scheduler: TaskBackoffScheduler) -> None:
+    """Their batches have ended no worker: each may have a slot."""
+    running, all_run = set[str](), anyio.Event()
+
+    @scheduler.batch(max_size=4, max_wait=0.02)
+    async def embed(texts: list[str]) -> list[str]:
+        if len(texts) == 4:
+            raise ConnectionError("too many at once")
+        running.update(texts)
+        if len(running) == 8:
+            all_run.set()
+        await all_run.wait()
+        return texts
+
+    handles = await embed.create_many([embed.spec(f"{n}") for n in range(8)])
+    async with scheduler:
+        with anyio.fail_after(30):
+            await all_run.wait()
+        await _check_innocent(handles, most_attempts=2)
+
+
+async def test_a_half_that_waits_says_that_its_batch_has_failed(config: TaskBackoffConfig) -> None:
+    config.threadpool.concurrency = 1
+    scheduler = TaskBackoffScheduler(config)
+    runs, go_on, running = anyio.Event(), anyio.Event(), list[str]()
+
+    @scheduler.batch(max_size=4, max_wait=0.02)
+    async def embed(texts: list[str]) -> list[str]:
+        if len(texts) == 4:
+            raise ConnectionError("too many at once")
+        running.extend(texts)
+        runs.set()
+        await go_on.wait()
+        return texts
+
+    handles = await embed.create_many([embed.spec(f"{n}") for n in range(4)])
+    async with scheduler:
+        await runs.wait()
+        (waiting, _) = [handle for n, handle in enumerate(handles) if f"{n}" not in running]
+        why = "suspect: its batch failed; it comes back in a half of it, with 1 other task"
+        assert (await waiting.task()).waiting_for == why
+        assert "2 tasks come back in halves, of a failed batch" in await scheduler.explain()
+        go_on.set()
+        await _check_innocent(handles, most_attempts=2)
+    await scheduler.shutdown()
+
+
+async def test_one_of_the_tasks_of_an_outage_is_blamed(scheduler: TaskBackoffScheduler) -> None:
+    """All have failed alone, and none has succeeded in between: the others come back in company."""
+    alone, good = list[str](), list[int]()
+
+    @scheduler.batch(max_size=4, max_wait=1, max_retry_count=1, backoff_interval=0.1)
+    async def embed(texts: list[str]) -> list[str]:
+        if len(alone) < 8:
+            alone.extend(texts if len(texts) == 1 else [])
+            raise ConnectionError("upstream is away")
+        good.append(len(texts))
+        return texts
+
+    handles = await embed.create_many([embed.spec(f"{n}") for n in range(8)])
+    async with scheduler:
+        for handle in handles:
+            await handle.result(30)
+            assert (await handle.task()).retry_count == 1
+    assert sorted(good) == [1, 3, 4]
+
+
 async def test_a_signal_that_is_raised_is_meant_for_all(scheduler: TaskBackoffScheduler) -> None:
     calls: list[int] = []
 

@@ -12,6 +12,9 @@ from typing import Protocol
 from chaos.checker import TOLERANCE, Violation
 from chaos.history import Event
 
+MOMENT = 0.01
+"""Seconds between the ends of two calls whose order is not known."""
+
 LONG_BEFORE = 2.0
 """Seconds between the start of a batch and a cancel that has nothing to do with it."""
 
@@ -87,10 +90,11 @@ def hasty(events: Sequence[Event], kinds: Mapping[str, Bounds]) -> Iterator[Viol
 
 
 def halved(events: Sequence[Event]) -> Iterator[Violation]:
-    """The tasks of a failed batch come back in halves. A task that has failed alone comes back alone.
+    """The tasks of a failed batch come back in halves. A task that is to blame comes back alone.
 
     A worker that stood still for longer than its lease hands them back instead.
     """
+    blamed = _blamed(events)
     sizes = {number: len(starts) for number, starts in calls_of(events).items()}
     failed = {event["token"] for event in events if event["event"] == "end" and event.get("whole")}
     failed -= {event["token"] for event in events if event["event"] == "sent" and event.get("released")}
@@ -103,7 +107,35 @@ def halved(events: Sequence[Event]) -> Iterator[Violation]:
             if before["token"] not in failed or after["lost"] > before["lost"]:
                 continue
             size, then = sizes[before["batch"]], sizes[after["batch"]]
-            if then > (size + 1) // 2:
+            if then > (size + 1) // 2 and (size > 1 or before["token"] in blamed):
                 yield Violation("halved", task_id, f"failed in a batch of {size}, and came back in one of {then}")
             if size > 1 and after["retry"] > before["retry"]:
                 yield Violation("halved", task_id, f"used a retry although a batch of {size} failed as a whole")
+
+
+def _blamed(events: Sequence[Event]) -> set[int]:
+    """Return the tokens of attempts that failed alone and are to blame for it.
+
+    If another task of the kind failed alone in the same worker before, and none completed in between, what all of them
+    call may be to blame. Nothing is said of calls that end at the same moment.
+    """
+    calls = calls_of(events)
+    call_of = {start["token"]: start for starts in calls.values() for start in starts}
+    completed = {event["token"] for event in events if event["event"] == "sent" and event["status"] == "completed"}
+    last: dict[tuple[int, str], tuple[float, int]] = {}
+    first: dict[tuple[int, str], str] = {}
+    found = set[int]()
+    for event in events:
+        start = call_of.get(event.get("token", 0)) if event["event"] == "end" else None
+        if start is None:
+            continue
+        place = start["worker"], start["function"]
+        at, number = last.get(place, (0.0, 0))
+        is_alone_now = number == start["batch"] or event["time"] - at > MOMENT
+        last[place] = event["time"], start["batch"]
+        if event["token"] in completed:
+            first.pop(place, None)
+        elif event.get("whole") and len(calls[start["batch"]]) == 1:
+            is_first = first.setdefault(place, event["id"]) == event["id"]
+            found.update([event["token"]] if is_first and is_alone_now else [])
+    return found

@@ -36,10 +36,13 @@ def call(
             "retry": retry,
             "lost": lost,
             "function": "many",
+            "worker": 1,
         }
         for n, one in enumerate(ids)
     ]
-    return [*starts, *({"event": "end", "token": start["token"], "whole": fails} for start in starts)]
+    status = "pending" if fails else "completed"
+    ends = [{"event": "end", "id": one["id"], "token": one["token"], "whole": fails, "time": number} for one in starts]
+    return [*starts, *ends, *({"event": "sent", "token": one["token"], "status": status} for one in starts)]
 
 
 def found(events: list[Event], bounds: Bounds | None = None) -> list[Violation]:
@@ -61,8 +64,17 @@ def test_a_lost_task_may_come_back_in_company() -> None:
 
 def test_tasks_that_a_worker_hands_back_may_come_back_in_company() -> None:
     """It stood still for longer than its lease: that its call failed meanwhile is not known to the server."""
-    handed_back = [{"event": "sent", "token": 1000 + n, "released": True} for n in range(2)]
+    handed_back = [{"event": "sent", "token": 1000 + n, "status": "pending", "released": True} for n in range(2)]
     assert found([*created(*"ab"), *call(1, "ab", fails=True), *handed_back, *call(2, "ab")]) == []
+
+
+def test_one_of_the_tasks_of_an_outage_comes_back_alone() -> None:
+    """None has completed between two failures alone: only the first one is to blame, until a task completes."""
+    outage = created(*"abc") + call(1, "a", fails=True) + call(2, "b", fails=True)
+    assert found([*outage, *call(3, "bc", retry=1)]) == []
+    assert [one.promise for one in found([*outage, *call(3, "ac", retry=1)])] == ["halved"]
+    again = call(3, "c") + call(4, "b", retry=1, fails=True) + call(5, "ab", retry=2)
+    assert [one.promise for one in found([*outage, *again])] == ["halved", "halved"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
--- The suspects that a worker may claim: tasks that were lost with their worker again. See domain/suspicion.py.
+-- The suspects that a worker may claim: tasks that were lost with their worker again, or whose batch failed.
+-- See domain/suspicion.py and domain/batching.py.
 
 local NO_SUSPECTS = '0 -'
 -- How many suspects that may not be claimed are passed over in a GPU's set, to find the tasks behind them.
@@ -14,7 +15,7 @@ local function suspicion_of(text)
   -- The name of a suspect's cohort, and how many tasks it had. A task that an older release lost comes back alone.
   function rule.cohort_of(id, suspicion)
     local name, size = string.match(suspicion or '', '^%S+ (%S+) (%d+)$')
-    return name or '!' .. id, tonumber(size or 1)
+    return name ~= '-' and name or '!' .. id, tonumber(size or 1)
   end
 
   -- Whether a task may be claimed. After a suspect was `noted`, no suspect of another cohort may be claimed.
