@@ -103,7 +103,7 @@ class BatchCall(SharedSlot):
                 self._begin()
 
     def _begin(self) -> None:
-        if self._expected:
+        if self._expected or self.has_ended:  # a batch that was given back does not begin when its last attempt arrives
             return
         self._leave_out_late_ones()
         if self._waiting:
