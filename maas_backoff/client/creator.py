@@ -225,7 +225,8 @@ def _log_created(tasks: Sequence[NewTask], answers: Sequence[str]) -> None:
 def _with_created(error: StorageError, tasks: Sequence[NewTask], answers: Sequence[str]) -> StorageError:
     """Return the error to raise if only the first part of `tasks` was created, with the ids that are in the queue."""
     created = [task.task_id for task, answer in zip(tasks, answers, strict=False) if answer != "conflict"]
-    created += [task_id for task_id in error.created if task_id not in set(created)]  # existed before this call
+    known = set(created)
+    created += [task_id for task_id in error.created if task_id not in known]  # existed before this call
     if isinstance(error, TenantFullError) and len(tasks) > 1:
         return TenantFullError(error.tenant, error.limit, created=created, asked=len(tasks))
     if isinstance(error, QueueFullError) and len(tasks) > 1:
