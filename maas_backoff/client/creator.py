@@ -72,7 +72,7 @@ class TaskCreator:
     async def create(self, params: Mapping[str, object], task_id: str | None, options: TaskOptions) -> Ensured:
         is_named = task_id is not None
         if is_named:
-            validation.checked_params(params, self._where)  # of create_task(1, 2), the params are wrong first
+            validation.checked_params(params, self._where)  # both may be wrong: the params are named first
         task_id = validation.new_task_id() if task_id is None else validation.checked_task_id(task_id)
         task = self._checked(params, task_id, options, self._where)
         if self._tracing is None:
