@@ -1,4 +1,5 @@
--- The suspects that a worker may claim: tasks that were lost with their worker again. See domain/suspicion.py.
+-- The suspects that a worker may claim: tasks that were lost with their worker again, or whose batch failed. See
+-- domain/suspicion.py.
 
 local NO_SUSPECTS = '0 -'
 -- How many suspects that may not be claimed are passed over in a GPU's set, to find the tasks behind them.
