@@ -90,8 +90,8 @@ class BatchCall(SharedSlot):
         try:
             return await outcome
         except asyncio.CancelledError:
-            was_called = self._waiting.pop(attempt.token, None) is not None
-            if was_called and not self._waiting and self._call is not None:
+            was_waiting = self._waiting.pop(attempt.token, None) is not None
+            if was_waiting and not self._waiting and self._call is not None:
                 await self._stop(attempt)
             raise
 
