@@ -80,7 +80,8 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
     async def wait_task(self, task_id: str, timeout: float | timedelta | None = None) -> TaskEntity:
         """Wait until the task is finished (completed, failed or cancelled), and return it.
 
-        Raises TaskTimeoutError after `timeout` (seconds, or a timedelta; None waits for ever), and TaskNotFoundError.
+        `timeout` is in seconds, or a timedelta; None waits for ever, 0 looks once. Raises TaskTimeoutError after it,
+        and TaskNotFoundError.
         """
         return await self._client.wait(task_id, timeout)
 

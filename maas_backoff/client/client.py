@@ -159,6 +159,8 @@ class QueueClient:
         seconds = math.inf if timeout is None else in_seconds(timeout)
         if not _is_number(seconds) or not seconds >= 0:
             raise InvalidValueError("timeout", "seconds (or a timedelta) from 0 on, or None", timeout)
+        if seconds == 0:
+            return await self._finished(task_id)
         limit = asyncio.timeout(None if seconds == math.inf else seconds)
         try:
             async with limit, contextlib.aclosing(self._changes(task_id)) as changes:
@@ -169,6 +171,15 @@ class QueueClient:
             if not limit.expired():
                 raise
         raise TaskTimeoutError(task_id, seconds)
+
+    async def _finished(self, task_id: str) -> TaskEntity:
+        """Look once, however long the answer takes. Raises TaskTimeoutError if the task is not finished."""
+        task = await self.get(task_id)
+        if task is None:
+            raise TaskNotFoundError(task_id)
+        if not task.status.finished:
+            raise TaskTimeoutError(task_id, 0)
+        return task
 
     async def watch(self, task_id: str, after: str | None) -> AsyncGenerator[TaskEvent, None]:
         validation.checked_task_id(task_id)

@@ -70,7 +70,8 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
     def wait_task(self, task_id: str, timeout: float | timedelta | None = None) -> TaskEntity:
         """Wait until the task is finished (completed, failed or cancelled), and return it.
 
-        Raises TaskTimeoutError after `timeout` (seconds, or a timedelta; None waits for ever), and TaskNotFoundError.
+        `timeout` is in seconds, or a timedelta; None waits for ever, 0 looks once. Raises TaskTimeoutError after it,
+        and TaskNotFoundError.
         """
         return self._run(lambda: self._calls.wait_task(task_id, timeout))
 
