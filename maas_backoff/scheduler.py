@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 log: Log = log_for("scheduler")
 
+_DRAINS = "finishing running attempts; a second signal cancels them"
+_CANCELS = "cancelling running attempts; a third signal ends the process"
+
 
 class TaskBackoffScheduler(QueueCalls, SetsHandlers):
     """Creates tasks, and runs them if a handler is set or a kind of tasks is declared.
@@ -199,8 +202,8 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
         """Run as a worker process: start, drain on SIGTERM, SIGINT or SIGHUP, and return after the drain.
 
         A second signal cancels running attempts and hands back their tasks. A third signal ends the process at once.
-        SIGHUP stays ignored if it was ignored before (`nohup`). Raises the error that ended the worker, if any, or
-        WorkerEndedError.
+        SIGHUP stays ignored if it was ignored before (`nohup`). If this call is cancelled, the worker drains, too.
+        Raises the error that ended the worker, if any, or WorkerEndedError.
 
         `until` is a function that is awaited while tasks run. When it returns or raises, the worker drains, too; its
         error is raised after the drain. The first signal cancels it: it may use the scheduler until it has ended.
@@ -208,17 +211,21 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
         if not self.has_handler:
             raise HandlerError("run_until_stopped: there is no task handler and no kind to run; set one before")
         beside = Beside(until)
-        with anyio.open_signal_receiver(*stop_signals()) as signals:
-            await self.start()
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._end_with_service, beside, group.cancel_scope)
-                group.start_soon(beside.run, self._close)
-                for action in (self._drain, self._cancel_running):
-                    number = await anext(signals)
-                    log.warning("%s: %s", signal.Signals(number).name, action.__doc__)
-                    action()
-                    beside.scope.cancel()
-                os._exit(128 + await anext(signals))
+        try:
+            with anyio.open_signal_receiver(*stop_signals()) as signals:
+                await self.start()
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._end_with_service, beside, group.cancel_scope)
+                    group.start_soon(beside.run, self._close)
+                    for action, words in (self._close, _DRAINS), (self._cancel_running, _CANCELS):
+                        number = await anext(signals)
+                        log.warning("%s: %s", signal.Signals(number).name, words)
+                        action()
+                        beside.scope.cancel()
+                    os._exit(128 + await anext(signals))
+        except asyncio.CancelledError:
+            await self.shutdown()
+            raise
         await self.shutdown()
         if beside.error is not None:
             raise beside.error
@@ -230,7 +237,8 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
         that wait for a limit, or for room on a GPU, are waited for. Paused tasks, and those of kinds that the worker
         has not, are left. `run_until_stopped(until=scheduler.until_idle)` ends a worker when its work is done.
 
-        Raises InvalidValueError, and HandlerError if no worker runs here.
+        Raises InvalidValueError, HandlerError if no worker runs here, and WorkerEndedError, or the error that ended the
+        worker, if the worker ends meanwhile.
         """
         seconds = in_seconds(within)
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
@@ -250,11 +258,6 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
         if self._service is not None:
             self._service.close()
 
-    def _drain(self) -> None:
-        """finishing running attempts; a second signal cancels them"""  # noqa: D400, D403, D415 - it is logged
-        self._close()
-
     def _cancel_running(self) -> None:
-        """cancelling running attempts; a third signal ends the process"""  # noqa: D400, D401, D403, D415 - it is logged
         if self._service is not None:
             self._service.cancel_running()

@@ -1,5 +1,6 @@
 """A worker ends when its work is done: `until_idle`, `run_until_stopped(until=)`, and `maas-backoff worker --burst`."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from maas_backoff import (
     TaskBackoffScheduler,
     TaskEntity,
     TaskStatus,
+    WorkerEndedError,
 )
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
@@ -177,6 +179,33 @@ async def _runs(worker: TaskBackoffScheduler, task_id: str) -> bool:
     return task is not None and task.progress == 1
 
 
+@pytest.mark.parametrize("by", ["shutdown", "failure"])
+async def test_the_end_of_the_worker_ends_the_wait(worker: TaskBackoffScheduler, by: str) -> None:
+    task_id = await worker.create_task({"seconds": 60})
+    await worker.start()
+    errors: list[WorkerEndedError] = []
+
+    async def wait() -> None:
+        with anyio.fail_after(20):
+            try:
+                await worker.until_idle()
+            except WorkerEndedError as error:
+                errors.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await eventually(lambda: _runs(worker, task_id), "it runs")
+        if by == "failure":
+            next(one for one in asyncio.all_tasks() if one.get_name() == "maas-backoff poll").cancel()
+        else:
+            worker.config.scheduler.shutdown_grace = 0
+            await worker.shutdown()
+    assert len(errors) == 1
+    if by == "failure":
+        with pytest.raises(WorkerEndedError):
+            await worker.shutdown()
+
+
 async def test_what_runs_beside_a_worker_ends_it(worker: TaskBackoffScheduler) -> None:
     """Its error is raised after the drain."""
     seen: list[object] = []
@@ -210,6 +239,17 @@ async def test_a_signal_cancels_what_runs_beside_a_worker(worker: TaskBackoffSch
     with anyio.fail_after(20):
         await worker.run_until_stopped(until=create_and_stop)
     assert seen == [TaskStatus.COMPLETED]
+
+
+async def test_a_cancel_of_the_call_drains_the_worker(worker: TaskBackoffScheduler) -> None:
+    task_id = await worker.create_task({"seconds": 0.5})
+    with anyio.fail_after(20):
+        async with asyncio.TaskGroup() as group:
+            run = group.create_task(worker.run_until_stopped())
+            await eventually(lambda: _runs(worker, task_id), "it runs")
+            run.cancel()
+        assert run.cancelled() and worker.health().reasons == ("not started",)
+    assert await counts(worker) == (1, 0)
 
 
 async def test_wrong_arguments_and_a_missing_worker_are_refused(worker: TaskBackoffScheduler) -> None:

@@ -198,3 +198,14 @@ def test_a_password_is_never_shown() -> None:
 async def test_a_queue_without_a_name_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"task\.biz_prefix"):
         await TaskBackoffScheduler(TaskBackoffConfig()).start()
+
+
+@pytest.mark.anyio
+async def test_a_configuration_that_was_refused_may_be_corrected(config: TaskBackoffConfig) -> None:
+    prefix, config.task.biz_prefix = config.task.biz_prefix, ""
+    scheduler = TaskBackoffScheduler(config)
+    with pytest.raises(ConfigError, match=r"task\.biz_prefix"):
+        await scheduler.create_task({})
+    config.task.biz_prefix = prefix
+    assert await scheduler.create_task({}, "a") == "a"
+    await scheduler.shutdown()

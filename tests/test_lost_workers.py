@@ -14,8 +14,16 @@ import anyio
 import pytest
 from support import Server, eventually, quick_config, started_processes
 
-from maas_backoff import StorageConfig, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, TaskSpec
+from maas_backoff import (
+    StorageConfig,
+    StorageUnavailableError,
+    TaskBackoffConfig,
+    TaskBackoffScheduler,
+    TaskEntity,
+    TaskSpec,
+)
 from maas_backoff.commands.doctor import examine
+from maas_backoff.gate.renewal import Renewal
 from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.worker.loops.reap import settle_lost
@@ -349,6 +357,34 @@ async def test_an_idle_worker_takes_what_another_has_lost(config: TaskBackoffCon
         tasks = [await producer.wait_task(task_id, timeout=15) for task_id in ids]
     assert [(task.result, task.lost_count) for task in tasks] == [(2, 1)] * 3
     await producer.shutdown()
+    await store.aclose()
+
+
+async def test_lost_tasks_come_back_while_the_ledger_of_a_gpu_cannot_be_reached(
+    scheduler: TaskBackoffScheduler,
+    config: TaskBackoffConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In a Cluster, it may be on another node than the queue."""
+
+    @scheduler.set_custom_task_handler
+    async def handler(task: TaskEntity) -> int:
+        return task.attempt
+
+    async def renew(*_: object) -> list[str]:
+        raise StorageUnavailableError("the node of the ledger is down")
+
+    monkeypatch.setattr(Renewal, "by_device", lambda _: {"GPU-a": []})
+    monkeypatch.setattr(Renewal, "renew", renew)
+    task_id = await scheduler.create_task({})
+    store = QueueStore.of(config)
+    request = BatchRequest((), 1, may_claim_suspect=False, request_id="x", exchange=0)
+    assert len((await store.exchange.send(request, "ghost")).claimed) == 1
+    async with scheduler:
+        task = await scheduler.wait_task(task_id, timeout=20)
+    assert (task.result, task.lost_count) == (2, 1)
+    assert caplog.text.count("the node of the ledger is down") == 1 and "reconnected" not in caplog.text
     await store.aclose()
 
 

@@ -775,3 +775,16 @@ async def test_a_scheduler_without_a_handler_claims_nothing(
         assert not server.client.exists("maas:{test}:workers", "maas:{test}:leases")
     await scheduler.shutdown()
     assert await scheduler.cancel_task("before")
+
+
+async def test_a_mark_from_outside_has_the_times_of_the_server(
+    scheduler: TaskBackoffScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wall clock of the process that marks the task does not matter."""
+    task_id = await scheduler.create_task({})
+    assert await scheduler.mark_task_processing(task_id)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    assert await scheduler.mark_task_failed(task_id, retry=False)
+    (failed,) = (await task_of(scheduler, task_id)).attempts
+    assert timedelta() <= failed.ended_at - failed.started_at < timedelta(minutes=1)

@@ -367,6 +367,16 @@ async def test_waiting_ends_by_timeout_or_for_an_unknown_task(scheduler: TaskBac
         await scheduler.wait_task("nobody", timeout=5)
 
 
+async def test_without_time_a_wait_looks_once(scheduler: TaskBackoffScheduler) -> None:
+    await scheduler.create_task({}, "x")
+    with pytest.raises(TaskTimeoutError, match="did not finish within 0 s"):
+        await scheduler.wait_task("x", timeout=0)
+    await scheduler.mark_task_completed("x", 1)
+    assert (await scheduler.wait_task("x", timeout=0)).result == 1
+    with pytest.raises(TaskNotFoundError):
+        await scheduler.wait_task("nobody", timeout=0)
+
+
 async def test_many_waiters_are_all_woken(scheduler: TaskBackoffScheduler) -> None:
     """A hundred waiters of one process share one connection, and are told, not left to poll."""
 

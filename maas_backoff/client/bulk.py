@@ -106,7 +106,7 @@ class BulkOperations:
         The span has the number of the changed tasks, also if a call fails later. A task that comes or ends meanwhile is
         left out: the loop must end, also if workers fail retried tasks at once.
         """
-        selected = Selected(self._store.reader, _checked(selection))
+        selected = Selected(self._store.reader, selection)
         tokens: set[int] = set()  # of running tasks: a renewal moves them to the end of their index
         matched = changed = 0
         while (page := await selected.more()) is not None:

@@ -80,7 +80,8 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
     async def wait_task(self, task_id: str, timeout: float | timedelta | None = None) -> TaskEntity:
         """Wait until the task is finished (completed, failed or cancelled), and return it.
 
-        Raises TaskTimeoutError after `timeout` (seconds, or a timedelta; None waits for ever), and TaskNotFoundError.
+        `timeout` is in seconds, or a timedelta; None waits for ever, 0 looks once. Raises TaskTimeoutError after it,
+        and TaskNotFoundError.
         """
         return await self._client.wait(task_id, timeout)
 
@@ -202,11 +203,17 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
         return await self._client.operations.cancel(task_id, running=running)
 
     async def mark_task_processing(self, task_id: str) -> bool:
-        """Take a pending task out of the queue, for work elsewhere. It has no lease; no worker runs or reaps it."""
+        """Take a pending task out of the queue, for work elsewhere. It has no lease; no worker runs or reaps it.
+
+        Return False if it is not pending.
+        """
         return await self._client.operations.mark_processing(task_id)
 
     async def mark_task_completed(self, task_id: str, result: object = None) -> bool:
-        """Complete an unfinished task, with any JSON value. A running attempt loses its lease."""
+        """Complete an unfinished task, with any JSON value. A running attempt loses its lease.
+
+        Return False for a finished or unknown task.
+        """
         return await self._client.operations.mark_completed(task_id, result)
 
     async def mark_task_failed(
@@ -214,16 +221,20 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
     ) -> bool:
         """Record a failed attempt of an unfinished task: it is retried while retries remain, else it fails.
 
-        `retry=False` fails the task at once. `code` is the code of the error. A running attempt loses its lease.
+        `retry=False` fails the task at once. `code` is the code of the error. A running attempt loses its lease. Return
+        False for a finished or unknown task.
         """
         return await self._client.operations.mark_failed(task_id, reason, retry=retry, code=code)
 
     async def update_task_progress(self, task_id: str, progress: float, message: str | None = None) -> bool:
-        """Set the progress of a processing task, 0 to 100; in its own handler, only while the attempt has the lease."""
+        """Set the progress of a processing task, 0 to 100; in its own handler, only while the attempt has the lease.
+
+        Return False if the task is not processing.
+        """
         return await self._client.operations.update_progress(task_id, progress, message)
 
     async def retry_task(self, task_id: str) -> bool:
-        """Make a failed or cancelled task pending again, with no retry used."""
+        """Make a failed or cancelled task pending again, with no retry used. Return False for any other task."""
         return await self._client.operations.retry(task_id)
 
     async def update_task(self, task_id: str, **options: Unpack[Reschedule]) -> bool:
@@ -231,7 +242,7 @@ class QueueCalls(ShareCalls, SelectionCalls, FleetCalls, StreamCalls):
         return await self._client.operations.update(task_id, options)
 
     async def delete_task(self, task_id: str) -> bool:
-        """Delete a task, unless it is running."""
+        """Delete a task, unless a worker runs it. Return False if one does, or if there is no such task."""
         return await self._client.operations.delete(task_id)
 
     # Pausing the queue

@@ -16,7 +16,6 @@ from maas_backoff.client.follower import Follower
 from maas_backoff.client.operations import QueueOperations
 from maas_backoff.client.reader import TaskReader
 from maas_backoff.client.selected import page_of
-from maas_backoff.common.guard import Log, log_for
 from maas_backoff.config import TaskBackoffConfig, TaskConfig
 from maas_backoff.domain import validation
 from maas_backoff.domain.breakdown import Breakdown, checked_by_what
@@ -29,7 +28,6 @@ from maas_backoff.domain.policy import Policy
 from maas_backoff.domain.retries_ahead import RetryAhead, retries_ahead
 from maas_backoff.domain.seconds import in_seconds
 from maas_backoff.domain.selection import Selection
-from maas_backoff.domain.spec import TaskOptions
 from maas_backoff.domain.status import TaskStatus, checked_status
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.domain.tracing import Tracing
@@ -44,12 +42,8 @@ from maas_backoff.store.preflight.check import check_queue
 from maas_backoff.store.queue_store import QueueStore
 from maas_backoff.store.waiters import Waiters
 
-log: Log = log_for("scheduler")
-
 WAIT_RENEWAL = 20.0
 """Seconds after which a waiter reads its task by itself, and renews its watch."""
-
-_NO_OPTIONS = TaskOptions()
 
 
 class QueueClient:
@@ -165,6 +159,8 @@ class QueueClient:
         seconds = math.inf if timeout is None else in_seconds(timeout)
         if not _is_number(seconds) or not seconds >= 0:
             raise InvalidValueError("timeout", "seconds (or a timedelta) from 0 on, or None", timeout)
+        if seconds == 0:
+            return await self._finished(task_id)
         limit = asyncio.timeout(None if seconds == math.inf else seconds)
         try:
             async with limit, contextlib.aclosing(self._changes(task_id)) as changes:
@@ -175,6 +171,15 @@ class QueueClient:
             if not limit.expired():
                 raise
         raise TaskTimeoutError(task_id, seconds)
+
+    async def _finished(self, task_id: str) -> TaskEntity:
+        """Look once, however long the answer takes. Raises TaskTimeoutError if the task is not finished."""
+        task = await self.get(task_id)
+        if task is None:
+            raise TaskNotFoundError(task_id)
+        if not task.status.finished:
+            raise TaskTimeoutError(task_id, 0)
+        return task
 
     async def watch(self, task_id: str, after: str | None) -> AsyncGenerator[TaskEvent, None]:
         validation.checked_task_id(task_id)

@@ -72,7 +72,7 @@ class TaskCreator:
     async def create(self, params: Mapping[str, object], task_id: str | None, options: TaskOptions) -> Ensured:
         is_named = task_id is not None
         if is_named:
-            validation.checked_params(params, self._where)  # of create_task(1, 2), the params are wrong first
+            validation.checked_params(params, self._where)  # both may be wrong: the params are named first
         task_id = validation.new_task_id() if task_id is None else validation.checked_task_id(task_id)
         task = self._checked(params, task_id, options, self._where)
         if self._tracing is None:
@@ -225,7 +225,8 @@ def _log_created(tasks: Sequence[NewTask], answers: Sequence[str]) -> None:
 def _with_created(error: StorageError, tasks: Sequence[NewTask], answers: Sequence[str]) -> StorageError:
     """Return the error to raise if only the first part of `tasks` was created, with the ids that are in the queue."""
     created = [task.task_id for task, answer in zip(tasks, answers, strict=False) if answer != "conflict"]
-    created += [task_id for task_id in error.created if task_id not in set(created)]  # existed before this call
+    known = set(created)
+    created += [task_id for task_id in error.created if task_id not in known]  # existed before this call
     if isinstance(error, TenantFullError) and len(tasks) > 1:
         return TenantFullError(error.tenant, error.limit, created=created, asked=len(tasks))
     if isinstance(error, QueueFullError) and len(tasks) > 1:

@@ -6,16 +6,10 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 
-from maas_backoff.client.gathering import Gathering
+from maas_backoff.client.gathering import Gathering, with_own_errors
 from maas_backoff.domain.stream import LogLine, StreamPart, checked_after
 from maas_backoff.domain.validation import checked_task_id
-from maas_backoff.errors import (
-    InvalidValueError,
-    StorageDeniedError,
-    StorageFullError,
-    StorageUnavailableError,
-    TaskNotFoundError,
-)
+from maas_backoff.errors import InvalidValueError, TaskNotFoundError
 from maas_backoff.store.streams import LOG, PARTS, Place, Read, Streams
 from maas_backoff.store.waiters import Waiters
 
@@ -23,9 +17,6 @@ MOST_READS = 100
 """Streams in one call: below 1 ms of the server's time."""
 
 MOST_LINES = 1000
-
-_CONCERNS_ALL = (StorageDeniedError, StorageFullError, StorageUnavailableError)
-"""Errors that a call with one of the streams would have, too."""
 
 
 class Follower:
@@ -112,18 +103,4 @@ class Follower:
     async def _read(
         self, places: Sequence[Place], deadline: float, *, watch: float = 0
     ) -> Sequence[Read | Exception | None]:
-        try:
-            return await self._streams.read_first(places, deadline, watch=watch)
-        except _CONCERNS_ALL:
-            raise
-        except Exception:
-            if len(places) == 1:
-                raise
-        # A person has written over one of the streams: its error is for its own caller.
-        return [await self._read_alone(place, deadline, watch) for place in places]
-
-    async def _read_alone(self, place: Place, deadline: float, watch: float) -> Read | Exception | None:
-        try:
-            return (await self._streams.read_first([place], deadline, watch=watch))[0]
-        except Exception as error:  # noqa: BLE001 - its caller raises it
-            return error
+        return await with_own_errors(lambda some: self._streams.read_first(some, deadline, watch=watch), places)

@@ -10,7 +10,13 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from maas_backoff.errors import InvalidValueError, StorageError, StorageUnavailableError
+from maas_backoff.errors import (
+    InvalidValueError,
+    StorageDeniedError,
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+)
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -171,6 +177,34 @@ class Gathering(Generic[_Item, _Answer]):
     def _ended(self, call: "asyncio.Task[None]") -> None:
         self._calls.remove(call)
         self._start_calls()
+
+
+_CONCERNS_ALL = (StorageDeniedError, StorageFullError, StorageUnavailableError)
+"""Errors that a call with one of the items alone would have, too."""
+
+
+async def with_own_errors(
+    read: Callable[[Sequence[_Item]], Awaitable[Sequence[_Answer]]], items: Sequence[_Item]
+) -> Sequence[_Answer | Exception]:
+    """Return the answers of one call of `read`. If an item makes it fail, call `read` for each item alone.
+
+    A person has written over its key, for example: its error is for its own caller.
+    """
+    try:
+        return await read(items)
+    except _CONCERNS_ALL:
+        raise
+    except Exception:
+        if len(items) == 1:
+            raise
+    return [await _alone(read, item) for item in items]
+
+
+async def _alone(read: Callable[[Sequence[_Item]], Awaitable[Sequence[_Answer]]], item: _Item) -> _Answer | Exception:
+    try:
+        return (await read([item]))[0]
+    except Exception as error:  # noqa: BLE001 - its caller raises it
+        return error
 
 
 def _own(error: Exception) -> Exception:

@@ -75,13 +75,15 @@ class Opened:
         return here
 
     def _new_client(self) -> QueueClient:
-        if self._config is None:
-            config = self._config = self._current().copy()
+        config, embedded = self._config, self._embedded
+        if config is None:
+            config = self._current().copy()
             storage = config.storage
-            own_server = storage.type == "embedded" and storage.url is None
-            if own_server and self._embedded is None:
-                self._embedded = EmbeddedServer(storage.path)
-        return self._make(self._config, self._embedded)
+            if embedded is None and storage.type == "embedded" and storage.url is None:
+                embedded = EmbeddedServer(storage.path)
+        client = self._make(config, embedded)
+        self._config, self._embedded = config, embedded  # not before: a wrong configuration may be corrected
+        return client
 
     def _leave_closed_loops(self) -> None:
         for loop in [loop for loop in self._all if loop.is_closed()]:

@@ -1,7 +1,5 @@
 """The operations on a queue and its tasks, from outside of the workers."""
 
-import logging
-
 import attrs
 
 from maas_backoff.client.operation_spans import OperationSpans
@@ -188,9 +186,9 @@ class QueueOperations:
         return (await self._store.writer.report_progress([(task_id, token, progress, message)]))[0]
 
 
-def _logged(task_id: str, event: str, found: Found | None = None, *, level: int = logging.INFO) -> bool:
+def _logged(task_id: str, event: str, found: Found | None = None) -> bool:
     """Log an operation on a task; return True."""
     attempt, token = (0, 0) if found is None else (found.info.number, found.token)
     extra = about(event, task_id, attempt, token)
-    log.log(level, "task %r: %s by an operation", task_id, event.replace("_", " "), extra=extra)
+    log.info("task %r: %s by an operation", task_id, event.replace("_", " "), extra=extra)
     return True

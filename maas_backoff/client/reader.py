@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from functools import partial
 
-from maas_backoff.client.gathering import Gathering
+from maas_backoff.client.gathering import Gathering, with_own_errors
 from maas_backoff.domain.task import TaskEntity
-from maas_backoff.errors import StorageDeniedError, StorageFullError, StorageUnavailableError
 from maas_backoff.store.reader import Look, Reader
 
 MOST_READS = 100
 """Tasks in one call: below 1 ms of the server's time, and about 3 ms of the event loop's."""
-
-_CONCERNS_ALL = (StorageDeniedError, StorageFullError, StorageUnavailableError)
-"""Errors that a call with one of the tasks would have, too."""
 
 
 class TaskReader:
@@ -42,18 +38,4 @@ class TaskReader:
         await self._watches.aclose()
 
     async def _read(self, task_ids: Sequence[str], deadline: float, *, watch: float = 0) -> Sequence[Look | Exception]:
-        try:
-            return await self._reader.get_first(task_ids, deadline, watch=watch)
-        except _CONCERNS_ALL:
-            raise
-        except Exception:
-            if len(task_ids) == 1:
-                raise
-        # A person has written over one of the tasks: its error is for its own caller.
-        return [await self._read_alone(task_id, deadline, watch) for task_id in task_ids]
-
-    async def _read_alone(self, task_id: str, deadline: float, watch: float) -> Look | Exception:
-        try:
-            return (await self._reader.get_first([task_id], deadline, watch=watch))[0]
-        except Exception as error:  # noqa: BLE001 - its caller raises it
-            return error
+        return await with_own_errors(lambda ids: self._reader.get_first(ids, deadline, watch=watch), task_ids)

@@ -15,10 +15,10 @@ from maas_backoff.domain.demand import MIB_PER_GIB, Demand
 from maas_backoff.domain.retry_rule import ErrorFilters
 
 
-def _kinds(stored: object) -> ErrorFilters:
-    """Return the kinds in a stored policy, whose JSON has lists. A later release may have other kinds, or no list."""
-    kinds = cast("Iterable[object]", stored) if isinstance(stored, list | tuple) else ()
-    return tuple(kind for kind in kinds if isinstance(kind, str | int))
+def _filters(stored: object) -> ErrorFilters:
+    """Return the filters in a stored policy, whose JSON has lists. A later release may have other ones, or no list."""
+    filters = cast("Iterable[object]", stored) if isinstance(stored, list | tuple) else ()
+    return tuple(one for one in filters if isinstance(one, str | int))
 
 
 @attrs.frozen(slots=False, kw_only=True)
@@ -30,8 +30,8 @@ class Policy:
     """
 
     max_retry_count: int
-    retry_on: ErrorFilters = attrs.field(converter=_kinds)
-    give_up_on: ErrorFilters = attrs.field(converter=_kinds)
+    retry_on: ErrorFilters = attrs.field(converter=_filters)
+    give_up_on: ErrorFilters = attrs.field(converter=_filters)
     backoff_strategy: str
     backoff_interval: float
     backoff_multiplier: float

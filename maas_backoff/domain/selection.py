@@ -262,12 +262,12 @@ def _moment_of(name: str, text: str) -> Moment:
         if found is not None:
             return timedelta(**{_UNITS[found[3]]: float(found[2])}) * (-1 if found[1] else 1)
         moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        moment = datetime.min  # noqa: DTZ901 - refused below
-    if moment.utcoffset() is None:
-        expected = "a time such as 90s, 10m, 2h or 3d, or one of ISO 8601 with a zone, such as 2030-01-31T12:00Z"
-        raise InvalidValueError(name, expected, text)
-    return moment.astimezone(UTC)
+        if moment.utcoffset() is not None:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # no time, or one that is not within the years 1 to 9999 in UTC
+        pass
+    expected = "a time such as 90s, 10m, 2h or 3d, or one of ISO 8601 with a zone, such as 2030-01-31T12:00Z"
+    raise InvalidValueError(name, expected, text)
 
 
 def _is_within(moment: datetime | None, first: Moment | None, end: Moment | None) -> bool:

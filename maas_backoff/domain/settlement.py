@@ -32,11 +32,13 @@ BLAME_DIGITS = 4
 
 @attrs.frozen
 class Counts:
-    """How often a task has come back, by reason. `suspect`: its last attempt was lost, and another one before.
+    """How often a task has come back, by reason.
+
+    `suspect`: its last attempt was lost, and another one before, or its batch failed. A suspect comes back with its
+    `cohort`, which has `cohort_size` tasks at most: see suspicion.py.
 
     `oom` and `fault` count attempts that failed for lack of GPU memory, or by a GPU fault. They use no retry.
     `blame` is the sum of the losses for `max_lost`. A loss counts fully, unless other tasks were lost with this one.
-    A suspect comes back with its `cohort`, which has `cohort_size` tasks at most: see suspicion.py.
     """
 
     retry: int = 0

@@ -26,7 +26,7 @@ class TaskError:
     `type` is the exception's class name, or one of: `failed` (ResultEntity.fail), `timeout`, `crashed`
     (the child process died), `lease_lost`, `discarded`, `snoozed_too_often`, `not_serializable`, `bad_arguments` (they
     do not fit the parameters of the kind's function), `wrong_outcomes` (a batch's function did not return one for each
-    task), `corrupt`.
+    task), `corrupt` (the stored params are no JSON), `unknown_outcome` (the outcome could not be settled).
     """
 
     type: str

@@ -135,7 +135,10 @@ class HandlerError(MaasBackoffError, TypeError):
 
 
 class WorkerEndedError(MaasBackoffError, RuntimeError):
-    """Raised when a worker, or one of its loops, ended without a stop. The message has the reason."""
+    """Raised when a worker, or one of its loops, ended without a stop; by `until_idle`, also after a stop.
+
+    The message has the reason.
+    """
 
 
 class EventLoopError(MaasBackoffError, RuntimeError):

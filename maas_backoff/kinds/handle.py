@@ -28,9 +28,9 @@ class TaskHandle(Generic[R_co]):
     async def result(self, timeout: float | timedelta | None = None) -> R_co:
         """Wait until the task is finished, and return what the function returned.
 
-        Raises TaskTimeoutError after `timeout` (seconds, or a timedelta; None waits for ever), and TaskNotFoundError.
-        Raises TaskFailedError if the task is failed or cancelled. Raises PayloadError if the result does not fit the
-        type, as after a change of the function.
+        `timeout` is in seconds, or a timedelta; None waits for ever, 0 looks once. Raises TaskTimeoutError after it,
+        and TaskNotFoundError. Raises TaskFailedError if the task is failed or cancelled. Raises PayloadError if the
+        result does not fit the type, as after a change of the function.
         """
         task = await self._client().wait(self.task_id, timeout)
         if task.status is not TaskStatus.COMPLETED:

@@ -4,7 +4,7 @@ A task's fields: p creation (see _queue.lua: a line with time and policy, then t
 q demand of a GPU where it is not that of its creation, and the device to avoid ("<MiB>:<percent> uuid"),
 s state (none: pending), t token, n attempt, k counts ("retries losses snoozes [ooms faults] suspect"; none: all 0),
 c suspicion of a task that was lost, or whose batch failed ("blame cohort cohort_size"; none: each loss counts fully,
-the task is run alone),
+and a suspect runs alone),
 u due ms, y runner ("started_ms worker", then a line "uuid index MiB"), f finished ms, g progress, m progress message,
 r result (none: null), e error, a0…a9 failed attempts, x cancel requested, w why it was cancelled (`expired`),
 d settled by ("token:settle_id").

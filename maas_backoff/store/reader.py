@@ -1,7 +1,6 @@
 """The reader of a queue."""
 
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -200,13 +199,16 @@ class Reader:
         """Return an unfinished task, for a settle on the condition that the task does not change meanwhile."""
         queue = self._queue
         names = ("t", "p", "o", "n", "k", "y", "c", "s")
-        *fields, state = await queue.server.execute("HMGET", queue.keys.task(task_id), *names)
+        task, meta = ("HMGET", queue.keys.task(task_id), *names), ("HMGET", queue.keys("meta"), "ahead", "reaped_at")
+        (*fields, state), clock, time = await queue.server.patiently(
+            lambda client: client.execute_together(task, meta, ("TIME",))
+        )
         row = LeaseRow(task_id.encode(), *fields)
         precondition = _LIVE.get((state or b"pending").decode())
         if row.creation is None or precondition is None:
             return None
         await queue.learn([Creation.of(row.creation)])
-        return Found.of(row, precondition, time.time() * 1000, queue.policies)
+        return Found.of(row, precondition, _queue_time(queue.clock or time, *clock), queue.policies)
 
     async def find_pending(self, task_id: str) -> Pending | None:
         """Return a pending task, in order to reschedule it."""
@@ -260,6 +262,12 @@ class Reader:
             why = waiting_for(due_ms, now_ms, demand, fleet, place, paused=paused, counts=counts, kind=kind, lane=lane)
         queue = self._queue.config.task.biz_prefix
         return Seen(decode(task_id, queue, creation, fields, policy, own, why, now_ms, ahead_ms), policy)
+
+
+def _queue_time(clock: str | Sequence[bytes], ahead: bytes | None, seen: bytes | None) -> float:
+    """Return the queue's time in ms, as lua/_time.lua does. `clock` is the reply of TIME, or the time of a test."""
+    ms = float(clock) if isinstance(clock, str) else int(clock[0]) * 1000 + int(clock[1]) / 1000
+    return max(ms + float(ahead or 0), float(seen or 0))
 
 
 def _brief(seen: Seen) -> Seen:

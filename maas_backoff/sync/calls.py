@@ -70,7 +70,8 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
     def wait_task(self, task_id: str, timeout: float | timedelta | None = None) -> TaskEntity:
         """Wait until the task is finished (completed, failed or cancelled), and return it.
 
-        Raises TaskTimeoutError after `timeout` (seconds, or a timedelta; None waits for ever), and TaskNotFoundError.
+        `timeout` is in seconds, or a timedelta; None waits for ever, 0 looks once. Raises TaskTimeoutError after it,
+        and TaskNotFoundError.
         """
         return self._run(lambda: self._calls.wait_task(task_id, timeout))
 
@@ -154,26 +155,36 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
         return self._run(lambda: self._calls.cancel_task(task_id, running=running))
 
     def mark_task_processing(self, task_id: str) -> bool:
-        """Take a pending task out of the queue, for work elsewhere. It has no lease; no worker runs or reaps it."""
+        """Take a pending task out of the queue, for work elsewhere. It has no lease; no worker runs or reaps it.
+
+        Return False if it is not pending.
+        """
         return self._run(lambda: self._calls.mark_task_processing(task_id))
 
     def mark_task_completed(self, task_id: str, result: object = None) -> bool:
-        """Complete an unfinished task, with any JSON value. A running attempt loses its lease."""
+        """Complete an unfinished task, with any JSON value. A running attempt loses its lease.
+
+        Return False for a finished or unknown task.
+        """
         return self._run(lambda: self._calls.mark_task_completed(task_id, result))
 
     def mark_task_failed(self, task_id: str, reason: str = "", *, retry: bool = True, code: int | None = None) -> bool:
         """Record a failed attempt of an unfinished task: it is retried while retries remain, else it fails.
 
-        `retry=False` fails the task at once. `code` is the code of the error. A running attempt loses its lease.
+        `retry=False` fails the task at once. `code` is the code of the error. A running attempt loses its lease. Return
+        False for a finished or unknown task.
         """
         return self._run(lambda: self._calls.mark_task_failed(task_id, reason, retry=retry, code=code))
 
     def update_task_progress(self, task_id: str, progress: float, message: str | None = None) -> bool:
-        """Set the progress of a processing task, 0 to 100; in its own handler, only while the attempt has the lease."""
+        """Set the progress of a processing task, 0 to 100; in its own handler, only while the attempt has the lease.
+
+        Return False if the task is not processing.
+        """
         return self._run(lambda: self._calls.update_task_progress(task_id, progress, message))
 
     def retry_task(self, task_id: str) -> bool:
-        """Make a failed or cancelled task pending again, with no retry used."""
+        """Make a failed or cancelled task pending again, with no retry used. Return False for any other task."""
         return self._run(lambda: self._calls.retry_task(task_id))
 
     def update_task(self, task_id: str, **options: Unpack[Reschedule]) -> bool:
@@ -181,7 +192,7 @@ class SyncCalls(SyncShareCalls, SyncSelectionCalls, SyncFleetCalls):
         return self._run(lambda: self._calls.update_task(task_id, **options))
 
     def delete_task(self, task_id: str) -> bool:
-        """Delete a task, unless it is running."""
+        """Delete a task, unless a worker runs it. Return False if one does, or if there is no such task."""
         return self._run(lambda: self._calls.delete_task(task_id))
 
     def pause(self, *, kind: str | None = None, tenant: str | None = None, by: str = "") -> bool:

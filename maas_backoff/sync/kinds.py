@@ -46,7 +46,7 @@ class SyncTaskHandle(Generic[R_co]):
     def result(self, timeout: float | timedelta | None = None) -> R_co:
         """Wait until the task is finished, and return what the function returned. Raises as TaskHandle.result does.
 
-        `timeout` is in seconds, or a timedelta; None waits for ever.
+        `timeout` is in seconds, or a timedelta; None waits for ever, 0 looks once.
         """
         return self._run(lambda: self._handle.result(timeout))
 

@@ -90,8 +90,8 @@ class BatchCall(SharedSlot):
         try:
             return await outcome
         except asyncio.CancelledError:
-            was_called = self._waiting.pop(attempt.token, None) is not None
-            if was_called and not self._waiting and self._call is not None:
+            was_waiting = self._waiting.pop(attempt.token, None) is not None
+            if was_waiting and not self._waiting and self._call is not None:
                 await self._stop(attempt)
             raise
 
@@ -103,7 +103,7 @@ class BatchCall(SharedSlot):
                 self._begin()
 
     def _begin(self) -> None:
-        if self._expected:
+        if self._expected or self.has_ended:  # a batch that was given back does not begin when its last attempt arrives
             return
         self._leave_out_late_ones()
         if self._waiting:

@@ -98,8 +98,19 @@ class Service:
             await asyncio.wait([self._host])
 
     async def until_idle(self, within: float) -> str:
-        """Wait until the worker runs nothing, and none of its tasks is due within `within` seconds."""
-        return await until_idle(self.parts, within)
+        """Wait until the worker runs nothing, and none of its tasks is due within `within` seconds.
+
+        Raises the error that ended the worker, or WorkerEndedError if the worker was stopped meanwhile.
+        """
+        assert self._host is not None
+        idle = asyncio.create_task(until_idle(self.parts, within), name="maas-backoff-until-idle")
+        try:
+            await asyncio.wait([idle, self._host], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            idle.cancel()  # does nothing if the task has ended
+        if self._host.done() and not idle.done():
+            raise self.failure or WorkerEndedError("until_idle: the worker was stopped before its work was done")
+        return await idle
 
     async def stop(self) -> None:
         """Drain and stop. Raises the error that ended the worker, if any."""

@@ -9,9 +9,8 @@ from maas_backoff.common.guard import Log, log_for
 
 log: Log = log_for("worker")
 
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
-"""The most seconds between two tries to start a child."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""The most seconds between two tries to start a child: after the first failure, and after many."""
 
 CHILD, THREAD = "child process", "thread"
 CANNOT_START = {CHILD: "no child process can be started", THREAD: "no thread can be started"}

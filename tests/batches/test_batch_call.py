@@ -62,3 +62,22 @@ async def test_a_batch_without_a_task_that_may_start_is_not_called(waits: bool) 
     executor = FakeExecutor()
     found = await outcomes_of(executor, time.monotonic(), time.monotonic(), waits=waits)
     assert found == [Unstarted, Unstarted] and executor.calls == []
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_batch_that_was_given_back_is_not_called_when_its_last_attempt_arrives(arrives: bool) -> None:
+    """The attempt was still reading the stream of its task, and arrives late, or may not start in a drain."""
+    executor = FakeExecutor()
+    parts: Any = executor, SimpleNamespace(ended=lambda *_: None), SimpleNamespace(batch_ends=lambda: None)
+    batch = BatchCall(*parts)
+    batch.expect([0, 1])
+    batch.wait_for_slot()
+    first = asyncio.create_task(batch.run(an_attempt(0, math.inf)))
+    await asyncio.sleep(0)
+    batch.hand_back()
+    if arrives:
+        assert isinstance(await batch.run(an_attempt(1, math.inf)), Unstarted)
+    batch.passed(1)
+    assert isinstance(await first, Unstarted)
+    await asyncio.sleep(0)
+    assert executor.calls == []

@@ -152,7 +152,9 @@ def test_texts_become_a_selection() -> None:
     assert "secret" not in repr(Selection(params="secret"))
 
 
-@pytest.mark.parametrize("text", ["2 weeks", "2030-01-31T12:00", "", "-", "999999999d", "soon"])
+@pytest.mark.parametrize(
+    "text", ["2 weeks", "2030-01-31T12:00", "", "-", "999999999d", "soon", "0001-01-01T00:00+10:00"]
+)
 def test_a_text_that_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(InvalidValueError, match="created_from"):
         Selection.of_texts({"created_from": [text]})

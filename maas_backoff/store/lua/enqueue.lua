@@ -71,7 +71,7 @@ local state = redis.call('HMGET', meta, 'paused', 'ahead', 'reaped_at', 'lanes',
 local paused, ahead = state[1], state[2] and tonumber(state[2]) or 0
 local now = queue_time(clock(ARGV[1]), ahead, state[3])
 
--- Leaves out tasks of tenants that have too many waiting ones.
+-- Leaves out tasks of tenants that have too many waiting ones. Returns how many tasks are left.
 local function without_crowded()
   local room, kept, group, tenant = {}, 0, nil, nil
   local refused = {}

@@ -112,7 +112,7 @@ class Executor(Protocol):
 
     @property
     def groups(self) -> "Sequence[ExecutorGroup]":
-        """The parts that start one by one: an executor of one group is the only one."""
+        """The executors that start one after the other: for an executor without parts, itself."""
         ...
 
     @property

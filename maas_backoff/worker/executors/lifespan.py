@@ -90,7 +90,7 @@ class InOneTask:
             raise HandlerError("worker_lifespan: it ended by itself, before the worker") from cause
 
     async def exit(self) -> None:
-        """Leave the manager. Raises what it raises then; one that has ended by itself has told so."""
+        """Leave the manager. Raises what it raises then. Do nothing if it has ended by itself: `watch` has raised."""
         holder = self._holder
         if holder is None or holder.done():
             return
@@ -125,7 +125,7 @@ class InOneTask:
     async def _ended(holder: asyncio.Task[None]) -> None:
         """Wait until it has ended, whatever is cancelled meanwhile."""
         while not holder.done():
-            # The shield holds off anyio's cancellation, the except a task.cancel().
+            # The shield holds off anyio's cancellation, `suppress` that of task.cancel().
             with suppress(asyncio.CancelledError), anyio.CancelScope(shield=True):
                 await asyncio.wait([holder])
 

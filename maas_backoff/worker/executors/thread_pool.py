@@ -60,7 +60,8 @@ class ThreadPool:
 
     def leave_behind(self, call: "ThreadCall") -> None:
         """Leave a call that was cancelled to its thread, which nothing can stop."""
-        self._left_behind += 1
+        if call.outcome.cancelled():  # else the thread had ended the call in the moment of the cancel
+            self._left_behind += 1
         call.call.lingers(call.ended)
 
     def unused_ended(self) -> bool:
@@ -135,7 +136,7 @@ class ThreadPool:
     def _end(self, call: "ThreadCall", result: "BatchOutcome | Rest") -> None:
         self._running -= 1
         call.ended.set()
-        if call.outcome.done():
+        if call.outcome.cancelled():
             self._left_behind -= 1
         else:
             call.outcome.set_result(result)

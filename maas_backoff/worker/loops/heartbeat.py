@@ -52,7 +52,10 @@ class Heartbeat:
         self._gate = gate
         self._description = description
         self._reaper = Reaper(context.store, context.name, context.lease, tracing)
-        self._last = LastHeartbeat(Patience("a worker's heartbeat", context.store.connection.server.outage))
+        outage = context.store.connection.server.outage
+        self._last = LastHeartbeat(
+            Patience("a worker's heartbeat", outage), Patience("a worker's renewal of GPU reservations", outage)
+        )
         self._watch = LoopWatch(slots)
         self._neighbours = Neighbours(context, self._reaper, lambda worker: self._watch.call(neighbour_ended, worker))
         self._own_loop = OwnLoop(self._beat_for_ever, "maas-backoff-heartbeat", FAILED)
@@ -96,6 +99,11 @@ class Heartbeat:
         """The most seconds of a server call: few, so that a dead connection is given up in time."""
         return max(1.0, self._context.lease / 10)
 
+    @property
+    def _pause(self) -> float:
+        """Seconds between a failure and the next heartbeat: a connection takes time, too."""
+        return min(1.0, self._context.lease / 30)
+
     async def _beat_for_ever(self) -> None:
         server = self._context.store.connection.server
         client = server.new_client(connections=1, timeout=self._longest_block + self._deadline)
@@ -120,8 +128,7 @@ class Heartbeat:
             await self._renew_and_listen(client, period)
         except (StorageError, TimeoutError) as error:
             self._last.unanswered(error)
-            # Not at once: a connection takes time, too.
-            await anyio.sleep(min(1.0, period / 10))
+            await anyio.sleep(self._pause)
         except Exception as error:
             if self._watch.is_closed:
                 return
@@ -143,7 +150,8 @@ class Heartbeat:
         await self._renew(client)
         if announced != self._announced:
             await self._renew(client)  # this one's description may have come after the announced one, and is older
-        await self._renew_grants(client)
+        if not await self._renew_grants(client):
+            next_beat = min(next_beat, time.monotonic() + self._pause)
         while next_beat > time.monotonic():
             await self._reaper.look(client, self._deadline)
             await self._listen(client, min(next_beat, self._reaper.due) - time.monotonic())
@@ -191,8 +199,11 @@ class Heartbeat:
             with anyio.fail_after(self._deadline):
                 await self._context.store.markers.wake_by(client, self._context.name)
 
-    async def _renew_grants(self, client: Client) -> None:
-        """Renew the reservations of this worker, for each GPU: in a Cluster, each ledger may be on another node."""
+    async def _renew_grants(self, client: Client) -> bool:
+        """Renew the reservations of this worker, for each GPU: in a Cluster, each ledger may be on another node.
+
+        Return False if a ledger cannot be reached. That delays neither lost tasks nor cancel requests.
+        """
         failure: StorageError | TimeoutError | None = None
         for uuid, reservations in self._gate.grants.renewal.by_device().items():
             try:
@@ -203,8 +214,8 @@ class Heartbeat:
                 continue
             if missing:
                 self._watch.call(self._gate.grants.renewal.note_missing, missing)
-        if failure is not None:
-            raise failure
+        self._last.reserved(failure)
+        return failure is None
 
     def _renewable(self) -> list[Attempt]:
         """Return all attempts except those that ignore their timeout, which would keep their lease for ever."""
