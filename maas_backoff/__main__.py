@@ -15,7 +15,13 @@ from contextlib import suppress
 from maas_backoff.commands.catalogue import CATALOGUE, command
 from maas_backoff.commands.help import Formatter, Parser, add_language, translate
 from maas_backoff.commands.imports import without_collections
-from maas_backoff.commands.standard_streams import discard_output, flush_output, is_full, open_closed_streams
+from maas_backoff.commands.standard_streams import (
+    discard_output,
+    escape_output,
+    flush_output,
+    is_full,
+    open_closed_streams,
+)
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.common.version import __version__
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError
@@ -30,6 +36,7 @@ LINGER = 1.0
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, and end the process with its exit code."""
     open_closed_streams()
+    escape_output()
     given = sys.argv[1:] if arguments is None else arguments
     speak(language_of(given, os.environ))
     with without_collections():

@@ -1,5 +1,7 @@
 """The command line says what is wrong in one sentence, and ends with a code for it."""
 
+import json
+import os
 import shlex
 import subprocess
 import sys
@@ -116,6 +118,24 @@ def test_output_that_nobody_takes_is_no_crash(
     )
     assert (done.returncode, done.stderr[-len(said) :] if said else done.stderr) == (code, said)
     assert done.stderr.count("\n") == len(said.splitlines())
+
+
+@pytest.mark.long
+def test_what_stdout_has_no_characters_for_is_escaped(tmp_path: Path, server: Server) -> None:
+    queue = ["--queue", "test", "--url", f"redis://127.0.0.1:{server.port}"]
+    assert run(tmp_path, "create", '{"prompt": "é😀"}', "--id", "中", *queue).returncode == 0
+
+    def told(*arguments: str) -> str:
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(
+            [*COMMAND, *arguments, *queue], cwd=tmp_path, env=environment, capture_output=True, timeout=30, check=True
+        )
+        return done.stdout.decode("ascii")
+
+    assert "\\u4e2d" in told("list")
+    assert '{"prompt": "\\u00e9\\ud83d\\ude00"}' in told("get", "中")
+    assert json.loads(told("list", "--json"))["tasks"][0]["task_id"] == "中"
+    assert json.loads(told("get", "中", "--json"))["task_params"] == {"prompt": "é😀"}
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("stats", "--help")])

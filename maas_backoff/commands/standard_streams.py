@@ -1,8 +1,10 @@
 """The standard streams of a command, where they are closed, or cannot be written."""
 
 import errno
+import io
 import os
 import sys
+from typing import cast
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -19,6 +21,12 @@ def open_closed_streams() -> None:
             number = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, number <= 2)
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+
+
+def escape_output() -> None:
+    """Escape characters that stdout does not have, as Python does on stderr: `LC_ALL=C`, `PYTHONIOENCODING=ascii`."""
+    if sys.stdout.errors == "strict":  # None for what is no TextIOWrapper
+        cast("io.TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
 
 
 def flush_output() -> None:
