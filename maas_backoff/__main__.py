@@ -10,10 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from maas_backoff.commands.catalogue import CATALOGUE, command
 from maas_backoff.commands.help import Formatter, Parser, add_language, translate
 from maas_backoff.commands.imports import without_collections
+from maas_backoff.commands.standard_streams import (
+    discard_output,
+    escape_output,
+    flush_output,
+    is_full,
+    open_closed_streams,
+)
 from maas_backoff.commands.usage import UsageError
 from maas_backoff.common.version import __version__
 from maas_backoff.errors import MaasBackoffError, StorageError, TaskNotFoundError
@@ -27,15 +35,26 @@ LINGER = 1.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, and end the process with its exit code."""
+    open_closed_streams()
+    escape_output()
     given = sys.argv[1:] if arguments is None else arguments
     speak(language_of(given, os.environ))
     with without_collections():
-        options = parser([word for word in given if word in CATALOGUE][:1]).parse_args(given)
+        options = _parsed(given)
     if getattr(options, "json", False):  # JSON is for programs
         speak("en")
     code = _run(options)
     threading.Thread(target=_leave_threads_behind, args=(code,), daemon=True).start()
     sys.exit(code)
+
+
+def _parsed(given: Sequence[str]) -> argparse.Namespace:
+    try:
+        return parser([word for word in given if word in CATALOGUE][:1]).parse_args(given)
+    except SystemExit:  # as by --help
+        with suppress(OSError):
+            flush_output()
+        raise
 
 
 def parser(names: Sequence[str] = tuple(CATALOGUE)) -> argparse.ArgumentParser:
@@ -60,18 +79,23 @@ def parser(names: Sequence[str] = tuple(CATALOGUE)) -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        return command(options.command).run(options)
+        code = command(options.command).run(options)
+        flush_output()
     except MaasBackoffError as error:
         return _complain(options, sentence(str(error)), _code_of(error))
     except UsageError as error:  # it is in the language of the command
         return _complain(options, str(error), USAGE)
-    except BrokenPipeError:  # as by `| head`; the last flush of the interpreter must not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # as by `| head`
+        discard_output()
         return FAILED
     except BaseException as error:
         if _is_stop(error):
             return _complain(options, t("stopped"), STOPPED)
-        raise
+        if not isinstance(error, OSError) or not is_full(error):
+            raise
+        discard_output()
+        return _complain(options, t("cannot write the output: {error}", error=error.strerror), FAILED)
+    return code
 
 
 def _code_of(error: MaasBackoffError) -> int:

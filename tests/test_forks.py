@@ -176,6 +176,58 @@ asyncio.run(main())
     run(tmp_path, body, storage)
 
 
+HANDLERS = {
+    "async def": "async def handler(task):\n    return fork(task)",
+    "def": "def handler(task):\n    return fork(task)",
+    "an awaitable of def": "def handler(task):\n    return forks(task)",
+}
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize(
+    "end", [pytest.param("raise OSError", id="raise"), pytest.param("return", marks=pytest.mark.long)]
+)
+def test_a_process_that_a_handler_has_forked_ends_with_the_handler(
+    tmp_path: Path, storage: str, handler: str, end: str
+) -> None:
+    """It has the tasks and the sockets of the worker: it would run them, too, and keep the worker from its end."""
+    body = f"""
+def fork(task):
+    os.write(1, b"%d runs %s\\n" % (os.getpid(), task.task_id.encode()))
+    pid = os.fork()
+    if not pid:
+        {end}
+    return pid
+
+
+async def forks(task):
+    return fork(task)
+
+
+{HANDLERS[handler]}
+
+
+scheduler.config.task.max_retry_count = 0
+scheduler.set_custom_task_handler(handler)
+
+
+async def main():
+    async with scheduler:
+        await scheduler.create_tasks([TaskSpec({{}}, f"task-{{n}}") for n in range(6)])
+        for n in range(6):
+            task = await scheduler.wait_task(f"task-{{n}}", 20)
+            assert (task.status, task.attempt) == ("completed", 1)
+            async with asyncio.timeout(20):
+                await asyncio.to_thread(ended, task.result)
+
+
+asyncio.run(main())
+print(os.getpid())
+"""
+    *ran, pid = run(tmp_path, body, storage).splitlines()
+    assert sorted(ran) == [f"{pid} runs task-{n}" for n in range(6)]
+
+
 def test_the_loop_of_the_parent_cannot_be_used_in_a_child(tmp_path: Path, storage: str) -> None:
     """It would share the parent's epoll, and take its events."""
     body = """

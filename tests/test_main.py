@@ -1,5 +1,8 @@
 """The command line says what is wrong in one sentence, and ends with a code for it."""
 
+import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from support import Server
 
 from maas_backoff import __version__
 from maas_backoff.commands.load import load_scheduler
@@ -59,6 +63,7 @@ prompt = render.options(priority=1)
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "mine.py").write_text(MODULE)
     (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(3)\n")
     (tmp_path / "needy.py").write_text("import no_such_package\n")
     return tmp_path
 
@@ -69,7 +74,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield folder
-    for module in ("mine", "broken", "needy"):
+    for module in ("mine", "broken", "exits", "needy"):
         sys.modules.pop(module, None)
 
 
@@ -90,6 +95,55 @@ def test_the_console_script_is_the_same_command(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("maas-backoff")
     done = subprocess.run([script, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == f"maas-backoff {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("setting", "redirection", "code", "said"),
+    [
+        pytest.param("", ">/dev/full", 1, "No space left on device\n", id="full"),
+        pytest.param(
+            "PYTHONUNBUFFERED=1", ">/dev/full", 1, "No space left on device\n", id="unbuffered", marks=pytest.mark.long
+        ),
+        pytest.param("", "| sh -c 'exec <&-'", 0, "", id="left"),
+        pytest.param("LANG=zh_CN.UTF-8 LC_ALL=", ">&-", 0, "", id="no stdout"),
+        pytest.param("", "<&- >&- 2>&-", 0, "", id="none", marks=pytest.mark.long),
+    ],
+)
+def test_output_that_nobody_takes_is_no_crash(
+    tmp_path: Path, server: Server, setting: str, redirection: str, code: int, said: str
+) -> None:
+    line = f"{setting} exec {shlex.join(COMMAND)} stats --queue test --url redis://127.0.0.1:{server.port}"
+    done = subprocess.run(
+        ["sh", "-c", f"{line} {redirection}"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr[-len(said) :] if said else done.stderr) == (code, said)
+    assert done.stderr.count("\n") == len(said.splitlines())
+
+
+@pytest.mark.long
+def test_what_stdout_has_no_characters_for_is_escaped(tmp_path: Path, server: Server) -> None:
+    queue = ["--queue", "test", "--url", f"redis://127.0.0.1:{server.port}"]
+    assert run(tmp_path, "create", '{"prompt": "é😀"}', "--id", "中", *queue).returncode == 0
+
+    def told(*arguments: str) -> str:
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(
+            [*COMMAND, *arguments, *queue], cwd=tmp_path, env=environment, capture_output=True, timeout=30, check=True
+        )
+        return done.stdout.decode("ascii")
+
+    assert "\\u4e2d" in told("list")
+    assert '{"prompt": "\\u00e9\\ud83d\\ude00"}' in told("get", "中")
+    assert json.loads(told("list", "--json"))["tasks"][0]["task_id"] == "中"
+    assert json.loads(told("get", "中", "--json"))["task_params"] == {"prompt": "é😀"}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("stats", "--help")])
+def test_help_that_nobody_takes_is_no_crash(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    for redirection in (">/dev/full", ">&-"):
+        line = f"exec {shlex.join([*COMMAND, *arguments])} {redirection}"
+        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("worker",), ("worker", "a:b", "c")])
@@ -114,6 +168,13 @@ def test_wrong_usage_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) 
         ("mine.deeper:scheduler", "there is no module 'mine.deeper' here or among the installed ones"),
         ("mine:nothing", "the module 'mine' has no attribute 'nothing'"),
         ("mine:space.nothing", "the module 'mine' has no attribute 'space.nothing'"),
+        (
+            "exits:scheduler",
+            (
+                "the module 'exits' calls sys.exit while it is imported: put what starts the program under "
+                '`if __name__ == "__main__":`'
+            ),
+        ),
         ("mine:something", "'mine:something': expected a TaskBackoffScheduler or a function giving it, got int"),
         ("mine:coroutine", "'mine:coroutine': expected a TaskBackoffScheduler or a function giving it, got coroutine"),
         *(

@@ -350,6 +350,28 @@ async def test_a_refusal_that_passes_is_waited_for(
         await worker.check_works()
 
 
+@pytest.mark.long
+async def test_an_idle_worker_says_once_that_its_server_is_a_replica(
+    own: Own, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server refuses each sleep of the worker, and answers each claim, as it finds nothing to claim."""
+    server = own()
+
+    def refused() -> int:
+        return sum(one.get("rejected_calls", 0) for one in server.client.info("commandstats").values())
+
+    async with Worker(server.storage, lease=300) as worker:
+        await worker.check_works()
+        server.client.replicaof("127.0.0.1", 1)  # type: ignore[no-untyped-call]
+        try:
+            await eventually(lambda: refused() >= 6, "it has tried to sleep again and again")
+        finally:
+            server.client.replicaof("no", "one")  # type: ignore[no-untyped-call]
+        await worker.check_works()
+        assert worker.health().ready
+    assert sum("reconnected" in record.getMessage() for record in caplog.records) <= 2
+
+
 def _endless(port: int) -> None:
     with redis.Redis(port=port, socket_timeout=None) as client, pytest.raises(redis.ResponseError, match="kill"):
         client.eval("while true do end", 0)

@@ -1,6 +1,7 @@
 """JSON for `--json`: times in ISO 8601, other alphabets as they are, control characters escaped."""
 
 import json
+import sys
 from datetime import datetime
 
 from maas_backoff.domain.demand import MIB_PER_GIB
@@ -17,9 +18,20 @@ def print_json_line(value: object) -> None:
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """Return a value as JSON. Only characters that a terminal may obey are escaped."""
+    """Return a value as JSON. Escapes the characters that a terminal may obey; all but ASCII if stdout lacks one."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=_jsonable)
+    if not _is_writable(text, sys.stdout.encoding):
+        return json.dumps(value, indent=indent, default=_jsonable)
     return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
+
+
+def _is_writable(text: str, encoding: str | None) -> bool:
+    """Return whether an encoding has all characters of a text."""
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def gib(mib: float | None) -> float | None:

@@ -57,6 +57,12 @@ def _import(module: str, attribute: str) -> object:
         sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as above; a console script has its own directory in sys.path instead
     try:
         loaded = importlib.import_module(module)
+    except SystemExit:
+        told = (
+            "the module {module} calls sys.exit while it is imported: put what starts the program under "
+            '`if __name__ == "__main__":`'
+        )
+        raise UsageError(t(told, module=repr(module))) from None
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
             told = t("there is no module {module} here or among the installed ones", module=repr(error.name))

@@ -17,6 +17,17 @@ def on_fork(owner: _T, forked: Callable[[_T], None]) -> None:
     _owners[owner] = forked
 
 
+def end_if_forked(pid: int, error: BaseException | None = None) -> None:
+    """End this process if its number is not `pid`: a handler has forked it, and has returned or raised `error` in it.
+
+    Otherwise the process would go on as a second worker, with the tasks and the sockets of the first.
+    """
+    # A GeneratorExit is Python's, which frees an attempt of the parent in a process that may live on. By the type: the
+    # class of an error may have a property `__class__` that raises.
+    if os.getpid() != pid and not issubclass(type(error), GeneratorExit):
+        os._exit(0)
+
+
 def _in_child() -> None:
     for owner, forked in list(_owners.items()):
         forked(owner)

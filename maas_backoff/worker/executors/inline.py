@@ -1,9 +1,11 @@
 """Coroutine handlers, on the event loop."""
 
 import asyncio
+import os
 from collections.abc import Awaitable
 from typing import cast
 
+from maas_backoff.common.forks import end_if_forked
 from maas_backoff.domain.batch_outcome import outcomes_of_values
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
 from maas_backoff.domain.outcome import HandlerOutcome
@@ -25,6 +27,7 @@ class InlineExecutor:
         self._handler = handler
         self._lifespan = lifespan or InThisProcess(None)
         self._limit = max_payload_bytes
+        self._pid = os.getpid()
 
     @property
     def groups(self) -> "tuple[InlineExecutor]":
@@ -48,10 +51,13 @@ class InlineExecutor:
         call.started()
         try:
             awaitable = cast("Awaitable[object]", self._handler(call.task, *self._lifespan.values))
-            return outcome_of_value(await awaitable, self._limit)
+            value = await awaitable
+            end_if_forked(self._pid)
+            return outcome_of_value(value, self._limit)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
+            end_if_forked(self._pid, error)
             return outcome_of_error(error)
 
     async def run_batch(self, call: CallOfBatch) -> BatchOutcome:
@@ -60,10 +66,13 @@ class InlineExecutor:
         tasks = [member.task for member in call.members]
         try:
             awaitable = cast("Awaitable[object]", self._handler(tasks, *self._lifespan.values))
-            return outcomes_of_values(await awaitable, self._limit)
+            value = await awaitable
+            end_if_forked(self._pid)
+            return outcomes_of_values(value, self._limit)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - as in run
+            end_if_forked(self._pid, error)
             return outcome_of_error(error)
 
     async def aclose(self) -> None:

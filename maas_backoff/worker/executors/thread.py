@@ -2,8 +2,10 @@
 
 import asyncio
 import inspect
+import os
 from functools import partial
 
+from maas_backoff.common.forks import end_if_forked
 from maas_backoff.domain.batch_outcome import outcomes_of_values
 from maas_backoff.domain.handler_outcome import outcome_of_error, outcome_of_value
 from maas_backoff.domain.outcome import HandlerOutcome
@@ -35,6 +37,7 @@ class ThreadExecutor:
         self._lifespan = lifespan or InThisProcess(None)
         self._limit = max_payload_bytes
         self._threads = threads or ThreadPool()
+        self._pid = os.getpid()
 
     @property
     def groups(self) -> "tuple[ThreadExecutor]":
@@ -89,10 +92,13 @@ class ThreadExecutor:
     async def _awaited(self, rest: Rest) -> HandlerOutcome:
         """Await what the call has returned: `async def` behind a plain decorator, say."""
         try:
-            return outcome_of_value(await rest.awaitable, self._limit)
+            value = await rest.awaitable
+            end_if_forked(self._pid)
+            return outcome_of_value(value, self._limit)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - as in _call
+            end_if_forked(self._pid, error)
             return outcome_of_error(error)
 
     def _call(self, task: TaskEntity) -> HandlerOutcome | Rest:
@@ -113,10 +119,13 @@ class ThreadExecutor:
 
     async def _awaited_batch(self, rest: Rest) -> BatchOutcome:
         try:
-            return outcomes_of_values(await rest.awaitable, self._limit)
+            value = await rest.awaitable
+            end_if_forked(self._pid)
+            return outcomes_of_values(value, self._limit)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - as in _call
+            end_if_forked(self._pid, error)
             return outcome_of_error(error)
 
     async def aclose(self) -> None:

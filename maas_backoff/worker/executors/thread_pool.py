@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ import anyio
 import attrs
 from anyio import to_thread
 
+from maas_backoff.common.forks import end_if_forked
 from maas_backoff.domain.outcome import Unstarted
 from maas_backoff.domain.task import TaskEntity
 from maas_backoff.worker.executors.base import BatchOutcome, Call
@@ -114,9 +116,11 @@ class ThreadPool:
 
     def _serve(self, asked_at: float, began: "asyncio.Future[None] | None") -> None:
         """Run in a thread: call after call."""
+        pid = os.getpid()
         self._loop.call_soon_threadsafe(self._began, asked_at, began)
         while (call := self._calls.get()) is not None:
             call.result = call.context.run(call.run, call.call.task) if call.may_begin else Unstarted()
+            end_if_forked(pid)
             # In this order: _deliver finds the call, or is called again.
             self._ended.append(call)
             if not self._delivery_due:

@@ -52,6 +52,7 @@ class Wake:
         # Short, as the lease of a claimed task may have begun when the sleep began.
         self._block = min(LONGEST_BLOCK, context.lease / 3)
         self._patience = Patience("a worker's wake-up", context.store.connection.server.outage)
+        self._slept = True
 
     async def run(self) -> None:
         """Sleep on the server whenever there is nothing to claim, until the worker is closing."""
@@ -60,14 +61,17 @@ class Wake:
             if self._slots.closing:
                 return
             request = self._requests.sleeping(self._exchange.number)
+            slept_before, self._slept = self._slept, True
             try:
                 if request is None:
                     await self._sleep()
                 else:
                     await self._sleep_before(request)
-                self._patience.restored()
+                # A replica refuses each sleep, and answers each claim that finds nothing: the outage goes on.
+                if self._slept or slept_before:
+                    self._patience.restored()
             except StorageError as error:
-                self._wake_ups.hears_gpu = False
+                self._slept = self._wake_ups.hears_gpu = False
                 await self._patience.after(error)
                 self._wake_ups.wake()
 
@@ -91,7 +95,7 @@ class Wake:
             )
             self._note(marker)
         except StorageError as error:
-            self._wake_ups.hears_gpu = False
+            self._slept = self._wake_ups.hears_gpu = False
             await self._patience.after(error)
             self._wake_ups.look_for_batches(self._wake_ups.batches)  # the marker may be lost
             # The server may have run the claim: send it again for its reply.
