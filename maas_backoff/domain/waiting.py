@@ -66,13 +66,20 @@ def waiting_for(
     able = [worker for worker in fleet if kind in worker.kinds and not worker.quiet]
     if not able:
         return _unserved(kind, fleet)
-    fleet = able
-    why = "" if demand is None else gpu_reason(demand, fleet)
+    unready = _unready(able)
+    why = "" if demand is None else gpu_reason(demand, able)
     if counts.suspect and why in {"", NOT_YET, NO_SLOT}:
-        return _suspect_reason(counts)
+        return f"{_suspect_reason(counts)}{unready}"
     if demand is not None:
-        return f"gpu: needs {demand}, {why}"
-    return _batch(place, kind, fleet, (now_ms - due_ms) / 1000) or _turn(place, lane.tenant)
+        return f"gpu: needs {demand}, {why}{unready}"
+    return f"{_batch(place, kind, able, (now_ms - due_ms) / 1000) or _turn(place, lane.tenant)}{unready}"
+
+
+def _unready(able: Sequence[Worker]) -> str:
+    """Return in words why the first of some workers is not ready, if none of them is."""
+    if any(worker.ready for worker in able):
+        return ""
+    return f"; no worker that could run it is ready: {able[0].trouble.partition('; ')[0]}"
 
 
 def _batch(place: Place, kind: str, fleet: Sequence[Worker], age: float) -> str:
@@ -149,8 +156,10 @@ def gpu_reason(demand: Demand, fleet: Sequence[Worker]) -> str:
     if not any(worker.could_fit(demand) for worker in fleet):
         return f"more than any device has (the largest: {gib(max(device.total for device in devices))})"
     healthy = [device for device in devices if device.healthy]
-    if not healthy:
-        return f"and no device is well ({devices[0].health})"
+    if not any(device.total >= demand.memory for device in healthy):
+        broken = next(device for device in devices if device.total >= demand.memory)
+        which = "device that is large enough" if healthy else "device"
+        return f"and no {which} is well ({broken.health})"
     roomy = [device for device in healthy if device.room >= demand.memory]
     if not roomy:
         return f"best device has {gib(max(device.room for device in healthy))} free"
