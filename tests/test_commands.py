@@ -622,6 +622,15 @@ def test_a_probe_asks_for_a_server_and_for_a_worker(
     assert (code, out) == (3, "") and "a-secret" not in error
 
 
+def test_a_doctor_leaves_a_queue_that_nobody_has_used_as_it_is(command: Run, server: Server) -> None:
+    """A wrong name is seen after it, too."""
+    assert command("doctor")[0] == 0 and server.client.keys("*{test}*") == []
+    assert "Nobody has used the queue 'test'" in command("stats")[1]
+    assert "Nobody has used the queue 'test'" in command("doctor")[1]
+    assert command("queues", "--json")[1].count('"queue"') == 0
+    assert command("doctor", "--keys", "0")[0] == command("queues", "--keys", "-5")[0] == 2
+
+
 def test_a_doctor_names_what_is_wrong(command: Run, server: Server) -> None:
     code, out, _ = command("doctor")
     assert {one["kind"] for one in json.loads(command("doctor", "--json")[1])} == {"ok", "warning"}
