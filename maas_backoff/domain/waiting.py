@@ -157,9 +157,10 @@ def gpu_reason(demand: Demand, fleet: Sequence[Worker]) -> str:
         return f"more than any device has (the largest: {gib(max(device.total for device in devices))})"
     healthy = [device for device in devices if device.healthy]
     if not any(device.total >= demand.memory for device in healthy):
-        broken = next(device for device in devices if device.total >= demand.memory)
-        which = "device that is large enough" if healthy else "device"
-        return f"and no {which} is well ({broken.health})"
+        health = next(device for device in devices if device.total >= demand.memory).health
+        return (
+            f"and no device that is large enough is well ({health})" if healthy else f"and no device is well ({health})"
+        )
     roomy = [device for device in healthy if device.room >= demand.memory]
     if not roomy:
         return f"best device has {gib(max(device.room for device in healthy))} free"
