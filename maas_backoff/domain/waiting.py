@@ -83,11 +83,13 @@ def _unready(able: Sequence[Worker]) -> str:
 
 
 def _batch(place: Place, kind: str, fleet: Sequence[Worker], age: float) -> str:
-    """Return in words that a task waits for others of its batch; empty: it does not."""
-    found = next((worker.batches[kind] for worker in fleet if kind in worker.batches), None)
-    if found is None or place.own < 0:
+    """Return in words that a task waits for others of its batch; empty: it does not, or no slot is free for a batch."""
+    free = [worker for worker in fleet if worker.running < worker.slots]
+    found = next((worker.batches[kind] for worker in free if kind in worker.batches), None)
+    if found is None:
         return ""
-    (size, wait), number = found, place.own + place.others + 1
+    # Without a place, only the task itself is known. A full batch would have started.
+    (size, wait), number = found, place.own + place.others + 1 if place.own >= 0 else 1
     if number >= size or age >= wait:
         return ""
     return f"batch: at least {number:,} of {size:,} tasks, at most {moments(wait - age)} more"

@@ -377,3 +377,16 @@ def test_a_device_with_room_is_of_no_use_while_its_worker_is_busy() -> None:
         )
         assert waiting_for(0, 1, demand, fleet) == f"gpu: needs 1 GiB free, {why}"
     assert "all 8 slots of 1 worker are busy" in reason(stats(5, 0, 5), [full], None, [(demand, 5)])
+
+
+def test_a_task_waits_for_its_batch_only_while_a_slot_is_free() -> None:
+    """A list does not know the place of a task: it tells of the task alone."""
+    idle = Worker("idle", slots=2, running=1, kinds=("embed",), batches={"embed": (4, 60.0)})
+    busy = attrs.evolve(idle, running=2)
+    assert waiting_for(0, 5000, None, [busy, idle], Place(2), kind="embed") == (
+        "batch: at least 3 of 4 tasks, at most 55 s more"
+    )
+    assert waiting_for(0, 5000, None, [idle], kind="embed") == "batch: at least 1 of 4 tasks, at most 55 s more"
+    assert waiting_for(0, 5000, None, [busy], Place(2), kind="embed") == "slot: 2 ahead of it"
+    assert waiting_for(0, 5000, None, [busy], kind="embed") == "slot"
+    assert waiting_for(0, 60_000, None, [idle], kind="embed") == "slot", "its turn has come"
