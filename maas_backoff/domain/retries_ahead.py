@@ -18,8 +18,8 @@ class RetryAhead:
 
     `number` counts the retries of the task from 1. `shortest` and `longest` are the seconds from the failed attempt to
     the retry: they are equal, unless the delay is that of a callable of the user. `earliest` and `latest` are the
-    moments at which it would come if the attempts before took no time; None while an attempt runs. A task that is due
-    starts its next attempt now at the earliest.
+    moments at which it would come if the attempts before took no time; None while an attempt runs, and once the task is
+    due: nobody knows when the next attempt starts.
     """
 
     number: int
@@ -32,7 +32,6 @@ class RetryAhead:
 def retries_ahead(task: TaskEntity, policy: Policy, now: datetime) -> list[RetryAhead]:
     """Return the retries after the running or the next attempt, at most MOST_RETRIES; none that its deadline forbids.
 
-    The next attempt of a task that is due starts `now` at the earliest.
     The jitter is exact: it follows from the id of the task. A handler may ask for other delays.
     """
     if task.status.finished:
@@ -46,7 +45,8 @@ def retries_ahead(task: TaskEntity, policy: Policy, now: datetime) -> list[Retry
             first, last = _later(first, shortest), _later(last, longest)
         if first is not None and task.deadline is not None and first > task.deadline:
             break
-        found.append(RetryAhead(number, shortest, longest, first, last))
+        told = (first, last) if due is not None and due > now else (None, None)
+        found.append(RetryAhead(number, shortest, longest, *told))
     return found
 
 

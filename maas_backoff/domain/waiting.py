@@ -72,7 +72,7 @@ def waiting_for(
         return f"{_suspect_reason(counts)}{unready}"
     if demand is not None:
         return f"gpu: needs {demand}, {why}{unready}"
-    return f"{_batch(place, kind, able, (now_ms - due_ms) / 1000) or _turn(place, lane.tenant)}{unready}"
+    return f"{_batch(place, kind, able, (now_ms - due_ms) / 1000) or _turn(place, lane.tenant, able)}{unready}"
 
 
 def _unready(able: Sequence[Worker]) -> str:
@@ -104,12 +104,14 @@ def _held_back(paused: Paused, kind: str, lane: Lane) -> str:
     return next((paused.shut[limit] for limit in sorted(lane.limits) if limit in paused.shut), "")
 
 
-def _turn(place: Place, tenant: str) -> str:
-    """Return in words which tasks come before a task that waits for a slot."""
+def _turn(place: Place, tenant: str, able: Sequence[Worker]) -> str:
+    """Return in words which tasks come before a task that waits for a slot. A place counts the tasks of one kind."""
     if place.own < 0:
         return "slot"
     if not tenant:
         ahead = place.own + place.others
+        if any(len(worker.kinds) > 1 for worker in able):
+            return f"slot: {ahead} of its kind ahead of it" if ahead else "slot: next of its kind"
         return f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
     if not place.own:
         turns = "next of its tasks, {:,} tenants take turns" if place.tenants > 1 else "next in line"

@@ -96,6 +96,7 @@ def test_the_reasons_of_the_server_have_translations() -> None:
         waiting_for(0, 1, None, [Worker("a", quiet=True)]),
         waiting_for(0, 1, None, [busy], kind="render"),
         waiting_for(0, 1, None, [attrs.evolve(idle, trouble="starting")]),
+        *(waiting_for(0, 1, None, [attrs.evolve(idle, kinds=("", "a"))], Place(number)) for number in (0, 3)),
         waiting_for(
             0, 1, Demand(20 * 1024), [attrs.evolve(idle, devices=(small, attrs.evolve(device, health="it is gone")))]
         ),

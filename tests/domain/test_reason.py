@@ -337,6 +337,14 @@ def test_a_task_says_what_comes_before_it(place: Place, tenant: str, expected: s
     assert waiting_for(0, 1, None, [IDLE], place, lane=Lane(tenant)) == expected
 
 
+def test_a_place_is_one_among_the_tasks_of_a_kind() -> None:
+    """A worker of several kinds may claim those of another kind first."""
+    several = attrs.evolve(IDLE, kinds=("", "a"))
+    assert waiting_for(0, 1, None, [IDLE, several], Place(3), kind="") == "slot: 3 of its kind ahead of it"
+    assert waiting_for(0, 1, None, [IDLE, several], Place(0), kind="a") == "slot: next of its kind"
+    assert waiting_for(0, 1, None, [IDLE, attrs.evolve(IDLE, kinds=("a",))], Place(0), kind="a") == "slot: next in line"
+
+
 def test_a_lost_task_waits_for_its_limits_first() -> None:
     shut = Paused(shut=FULL_LIMIT)
     assert waiting_for(0, 1, None, [IDLE], paused=shut, counts=TWICE, lane=ACME) == FULL_LIMIT["openai"]
