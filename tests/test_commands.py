@@ -459,6 +459,9 @@ def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
     assert [row[:3] for row in rows] == [["new", "0", "1"], ["render", "2", "1"], ["upscale", "1", "no"]]
     assert since.endswith("Z  ada") or since.split()[-1] == "ada"
     assert [row[-1].split()[-1] for row in rows[::2]] == ["-", "-"]
+    server.client.set("maas:{test}:w:w", json.dumps({"kinds": ["render"], "quiet": True}), ex=60)
+    assert re.search(r"render +2 +1, all quiet ", command("kinds")[1])
+    server.client.set("maas:{test}:w:w", entry, ex=60)
     told = json.loads(command("kinds", "--json")[1])
     assert [(one["kind"], one["due"], one["workers"]) for one in told] == [
         ("new", 0, 1),
