@@ -459,6 +459,9 @@ def test_one_kind_is_paused_and_goes_on(command: Run, server: Server) -> None:
     assert [row[:3] for row in rows] == [["new", "0", "1"], ["render", "2", "1"], ["upscale", "1", "no"]]
     assert since.endswith("Z  ada") or since.split()[-1] == "ada"
     assert [row[-1].split()[-1] for row in rows[::2]] == ["-", "-"]
+    server.client.set("maas:{test}:w:w", json.dumps({"kinds": ["render"], "quiet": True}), ex=60)
+    assert re.search(r"render +2 +1, all quiet ", command("kinds")[1])
+    server.client.set("maas:{test}:w:w", entry, ex=60)
     told = json.loads(command("kinds", "--json")[1])
     assert [(one["kind"], one["due"], one["workers"]) for one in told] == [
         ("new", 0, 1),
@@ -620,6 +623,15 @@ def test_a_probe_asks_for_a_server_and_for_a_worker(
     monkeypatch.setenv("MAAS_BACKOFF_TIMEOUT", "0.3")
     code, out, error = command("check")
     assert (code, out) == (3, "") and "a-secret" not in error
+
+
+def test_a_doctor_leaves_a_queue_that_nobody_has_used_as_it_is(command: Run, server: Server) -> None:
+    """A wrong name is seen after it, too."""
+    assert command("doctor")[0] == 0 and server.client.keys("*{test}*") == []
+    assert "Nobody has used the queue 'test'" in command("stats")[1]
+    assert "Nobody has used the queue 'test'" in command("doctor")[1]
+    assert command("queues", "--json")[1].count('"queue"') == 0
+    assert command("doctor", "--keys", "0")[0] == command("queues", "--keys", "-5")[0] == 2
 
 
 def test_a_doctor_names_what_is_wrong(command: Run, server: Server) -> None:

@@ -10,19 +10,30 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import attrs
 import httpx2
 import pytest
 from fastapi import FastAPI
 from support import Server, eventually
 
-from maas_backoff import Limit, LimitStats, QueueStats, TaskBackoffConfig, TaskBackoffScheduler, TaskEntity, Worker
+from maas_backoff import (
+    Limit,
+    LimitStats,
+    QueueStats,
+    TaskBackoffConfig,
+    TaskBackoffScheduler,
+    TaskEntity,
+    TenantStats,
+    Worker,
+)
 from maas_backoff.commands.exporter import MOST_CLIENTS, Exporter
 from maas_backoff.domain.histogram import BatchSizes, Durations
 from maas_backoff.domain.history import Activity
-from maas_backoff.domain.scale import scale_of
+from maas_backoff.domain.scale import scale_of, startable
 from maas_backoff.prometheus import CONTENT_TYPE, ScaleApp, scale
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +176,15 @@ def test_tasks_that_more_workers_would_not_start_do_not_count() -> None:
     assert wanted(stats(40), runs, openai=20, other=16) == 1
     assert wanted(stats(40, kinds={"a": 20, "b": 20}, paused_kinds={"a": None}), runs) == 5
     assert wanted(stats(40), runs, openai=50) == 0
+
+
+def test_tasks_of_paused_tenants_do_not_count() -> None:
+    """Their delayed ones are not due: as many of them as the queue has may be among these numbers."""
+    acme, bolt = TenantStats("acme", 30, 1, datetime.now(UTC)), TenantStats("bolt", 10, 1)
+    assert startable(stats(40), (), [acme, bolt]) == 10
+    assert startable(attrs.evolve(stats(45), scheduled_count=5), (), [acme, bolt]) == 15
+    held = stats(40, kinds={"a": 30}, paused_kinds={"a": None})
+    assert startable(held, (), [acme, bolt]) == 10, "tasks of the kind and the tenant count once"
 
 
 def test_a_batch_takes_one_slot() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncGenerator, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
@@ -116,7 +116,7 @@ class QueueClient:
 
     async def retries_ahead(self, task_id: str) -> list[RetryAhead]:
         seen = (await self._reader.look(validation.checked_task_id(task_id))).seen
-        return [] if seen is None else retries_ahead(seen.task, seen.policy)
+        return [] if seen is None else retries_ahead(seen.task, seen.policy, datetime.now(UTC))
 
     async def history(self, minutes: int | None, hours: int | None, days: int | None) -> History:
         given = {"minutes": minutes, "hours": hours, "days": days}

@@ -12,6 +12,7 @@ from maas_backoff.domain.history import Activity, gpu_memory_hint
 from maas_backoff.domain.limit import rate_text
 from maas_backoff.domain.shares import LimitStats
 from maas_backoff.domain.stats import QueueStats
+from maas_backoff.domain.worker import Worker
 from maas_backoff.language import sentence, t
 from maas_backoff.logs import printable
 
@@ -118,14 +119,22 @@ async def _kinds(store: "QueueStore", options: Options) -> int:
         (
             name,
             f"{stats.due_of(name):,}",
-            count or t("no running worker has it"),
+            _workers_of(name, fleet),
             moment(stats.paused_kinds.get(name)),
             stats.kinds_paused_by.get(name, "-"),
         )
-        for name, count in workers.items()
+        for name in workers
     ]
     print(table(("kind", "due", "workers", "paused since", "paused by"), rows))
     return OK
+
+
+def _workers_of(kind: str, fleet: Sequence[Worker]) -> str:
+    """Return in words how many live workers run a kind, and whether none of them claims its tasks."""
+    quiet = [worker.quiet for worker in fleet if kind in worker.kinds]
+    if not quiet:
+        return t("no running worker has it")
+    return t("{n}, all quiet", n=len(quiet)) if all(quiet) else f"{len(quiet)}"
 
 
 def _kind_view(name: str, workers: int, stats: QueueStats) -> dict[str, object]:

@@ -87,7 +87,7 @@ async def examine(store: QueueStore, *, repair: bool = False, keys: int = MOST_K
 
 async def _server(store: QueueStore) -> list[Line]:
     try:
-        found = await check_queue(store.connection, worker=True)
+        found = await check_queue(store.connection, worker=True, marks=False)
     except StorageUnfitError as error:
         return [Line("wrong", t("server: {finding}", finding=sentence(problem))) for problem in error.findings]
     warnings = [Line("warning", t("server: {finding}", finding=sentence(one.text))) for one in found]

@@ -56,7 +56,7 @@ def _device(sample: GpuSample, ledger: DeviceLedger) -> Device:
 
 def as_table(found: Sequence[GpuStatus], *, reservations: bool) -> str:
     """Return the GPUs as a table for people; amounts are in GiB."""
-    head = ("gpu", "name", "total", "others", "reserved", "free", "util", "temp", "tasks", "health", "uuid")
+    head = ("gpu", "name", "total", "others", "reserved", "free", "room", "util", "temp", "tasks", "health", "uuid")
     lines = [table(head, (_row(device, reservations=reservations) for device in found))]
     for device in found:
         lines += [
@@ -74,10 +74,12 @@ def as_table(found: Sequence[GpuStatus], *, reservations: bool) -> str:
 
 
 def _row(device: GpuStatus, *, reservations: bool) -> tuple[str, ...]:
-    amounts = (device.total_gb, device.other_processes_gb, device.reserved_gb, device.free_gb)
-    total, others, reserved, free = (f"{amount:.1f}" for amount in amounts)
+    amounts = (device.total_gb, device.other_processes_gb, device.reserved_gb, device.free_gb, device.room_gb)
+    total, others, reserved, free, room = (f"{amount:.1f}" for amount in amounts)
     utilization = "-" if device.utilization is None else f"{device.utilization:.0f}%"
     temperature = "-" if device.temperature is None else f"{device.temperature:.0f}C"
     tasks = f"{len(device.tasks)}" if reservations else "?"
-    shown = (total, others, reserved if reservations else "?", free, utilization, temperature, tasks)
+    if not reservations:
+        reserved = room = "?"
+    shown = (total, others, reserved, free, room, utilization, temperature, tasks)
     return f"{device.index}", device.name, *shown, sentence(device.health), device.uuid

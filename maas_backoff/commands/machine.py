@@ -13,6 +13,7 @@ from maas_backoff.commands.command import (
     Command,
     Options,
     add_option,
+    at_least_one,
     config_of,
     json_flag,
     one_to_a_hundred,
@@ -84,7 +85,9 @@ def _gpus(options: Options) -> int:
 
 
 def _keys(parser: Arguments, text: str) -> None:
-    parser.add_argument("--keys", type=int, default=1_000_000, metavar="N", help=f"{text} (default: %(default)s)")
+    parser.add_argument(
+        "--keys", type=at_least_one, default=1_000_000, metavar="N", help=f"{text} (default: %(default)s)"
+    )
 
 
 def _for_doctor(parser: Arguments) -> None:

@@ -36,6 +36,8 @@ class Histogram:
     counts: tuple[int, ...] = ()
     total: float = 0
     bounds: ClassVar[tuple[float, ...]] = ()
+    lowest: ClassVar[float] = 0
+    """The lower end of the first bucket."""
 
     @property
     def count(self) -> int:
@@ -53,7 +55,7 @@ class Histogram:
             return None
         for bucket, number in enumerate(self.counts):
             if number and below + number >= rank:
-                low = self.bounds[bucket - 1] if bucket else 0.0
+                low = self.bounds[bucket - 1] if bucket else self.lowest
                 high = self.bounds[bucket] if bucket < len(self.bounds) else low
                 return low + (high - low) * (rank - below) / number
             below += number
@@ -91,6 +93,7 @@ class BatchSizes(Histogram):
     counts: tuple[int, ...] = (0,) * _SIZE_BUCKETS
     total: float = 0
     bounds: ClassVar[tuple[float, ...]] = tuple(2.0**n for n in range(_SIZE_BUCKETS - 1))
+    lowest: ClassVar[float] = 1
 
 
 def bucket_of_duration(milliseconds: float) -> int:

@@ -21,12 +21,14 @@ def reason(
     suspects_running: int = 0,
     paused_tenants: Mapping[str, int] = _NO_TENANTS,
     shut: Sequence[LimitStats] = (),
+    leased: int = 0,
 ) -> str:
     """Return the reason. `next_due` is in seconds; `waiting` are demands with their number of due tasks.
 
     The demands are without those of paused kinds.
     `suspects_running` is the number of running tasks that were lost with their worker more than once.
-    `paused_tenants` has the number of waiting tasks of each. `shut` are limits for which tasks wait.
+    `paused_tenants` has the number of waiting tasks of each. `shut` are limits for which tasks wait. `leased` is the
+    number of running tasks that workers have claimed; 0: unknown.
     """
     due = stats.pending_count - stats.scheduled_count
     paused = f"{_paused(stats)}{_paused_tenants(paused_tenants)}{_shut(shut)}"
@@ -34,42 +36,47 @@ def reason(
     if stats.paused:
         return f"The queue is paused: {_tasks(due)} due, {running}. Resume it to go on."
     if due and not fleet:
-        return f"No worker is running: {_tasks(due)} due."
+        return f"No worker is running: {_tasks(due)} due{_lost(leased)}."
     awake = [worker for worker in fleet if not worker.quiet]
     if due and not awake:
         who = "The only worker is" if len(fleet) == 1 else f"All {len(fleet)} workers are"
         return f"{who} quiet: {_tasks(due)} due, {running}."
     if not due:
-        return f"{_nothing_due(stats, next_due, running, has_workers=bool(fleet))}{paused}."
+        lost = "" if fleet else _lost(leased)
+        return f"{_nothing_due(stats, next_due, running, has_workers=bool(fleet))}{lost}{paused}."
     has_batches = any(worker.batches for worker in fleet)
     suspects = _suspects(stats.suspect_count, suspects_running, has_batches=has_batches) if stats.suspect_count else ""
-    slots = sum(worker.slots for worker in awake)
-    taken = sum(worker.running for worker in awake)
-    unserved = _unserved(stats, fleet)
+    wanted = _wanted(stats)
+    able = [worker for worker in awake if not wanted.keys().isdisjoint(worker.kinds)]
+    slots = sum(worker.slots for worker in able)
+    taken = _taken(able, fleet, leased)
+    unserved = f"{_unserved(stats, fleet)}{_not_ready(able)}"
     claimable = due - sum(map(stats.due_of, stats.paused_kinds))
     held = sum(limit.waiting_tasks for limit in shut)
     if not stats.scheduled_count:  # else some of the waiting tasks are not due
         held += sum(paused_tenants.values())
     if waiting and claimable > held and sum(number for _, number in waiting) == claimable:
         demand, number = max(waiting, key=lambda one: one[1])
-        why = gpu_reason(demand, fleet)
+        why = gpu_reason(demand, able or awake)
         if why not in {NOT_YET, NO_SLOT} or (taken < slots and not suspects):
             return (
                 f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}{suspects}{paused}{unserved}."
             )
-    workers = "1 worker" if len(awake) == 1 else f"{len(awake)} workers"
+    workers = _in_words(able, awake)
     at_it = f": {taken} of {slots} slots of {workers} are busy"
     if slots and taken >= slots:
         at_it = f": all {slots} slots of {workers} are busy"
-    elif stats.suspect_count >= due or claimable <= held:
+    elif stats.suspect_count >= due or claimable <= held or not able:
         at_it = ""
-    batches = _batches(stats, fleet) if taken < slots else ""
+    batches = _batches(stats, able) if taken < slots else ""
     return f"{_tasks(due)} due, {running}{at_it}{suspects}{batches}{paused}{unserved}."
 
 
 def _nothing_due(stats: QueueStats, next_due: float | None, running: str, *, has_workers: bool) -> str:
     """Return in words that no task is due, and when the next one is."""
-    later = f"; the next of {_tasks(stats.scheduled_count)} is due in {span(next_due)}" if next_due else ""
+    later = f"; {_tasks(stats.scheduled_count)} scheduled" if stats.scheduled_count else ""
+    if next_due:  # else the next one is past its deadline: it will be cancelled
+        later = f"; the next of {_tasks(stats.scheduled_count)} is due in {span(next_due)}"
     alone = "" if has_workers else ", and no worker is connected"
     is_empty = not later and not stats.processing_count and not has_workers
     return f"The queue is empty{alone}" if is_empty else f"Nothing is due: {running}{later}{alone}"
@@ -106,17 +113,66 @@ def _waits(number: int) -> str:
     return "1 task waits" if number == 1 else f"{number:,} tasks wait"
 
 
-def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
-    """Return in words which due tasks no worker of the fleet runs: those without a kind, and those of some kinds."""
-    served = {kind for worker in fleet for kind in worker.kinds}
+def _wanted(stats: QueueStats) -> Mapping[str, int]:
+    """Return the number of due tasks of each kind that has some and is not paused."""
     due = {kind: stats.due_of(kind) for kind in stats.kinds.keys() | stats.gpu_kinds.keys()}
     without_kind = stats.pending_count - stats.scheduled_count - sum(due.values())
-    told = list[str]()
-    if without_kind > 0 and NAMELESS not in served:
-        told.append(f"; {_tasks(without_kind)} without a kind: no running worker has a handler for such tasks")
-    for kind in sorted(due.keys() - served - stats.paused_kinds.keys()):
-        if due[kind]:
-            told.append(f"; {_tasks(due[kind])} of kind {kind}: no running worker has it")
+    wanted = {kind: number for kind, number in due.items() if number > 0 and kind not in stats.paused_kinds}
+    return wanted | {NAMELESS: without_kind} if without_kind > 0 else wanted
+
+
+def _taken(able: Sequence[Worker], fleet: Sequence[Worker], leased: int) -> int:
+    """Return how many slots of some workers are taken.
+
+    Heartbeats tell it late. Until then, running tasks that have no place in the other workers are theirs. In a fleet
+    with batches, several tasks may have one slot.
+    """
+    told = sum(worker.running for worker in able)
+    if any(worker.batches for worker in fleet):
+        return told
+    slots = sum(worker.slots for worker in able)
+    elsewhere = sum(worker.slots for worker in fleet) - slots
+    return max(told, min(leased - elsewhere, slots))
+
+
+def _in_words(able: Sequence[Worker], awake: Sequence[Worker]) -> str:
+    """Return in words the workers that run the kinds of the due tasks."""
+    if len(able) < len(awake):
+        return "the only worker for these tasks" if len(able) == 1 else f"the {len(able)} workers for these tasks"
+    return "1 worker" if len(able) == 1 else f"{len(able)} workers"
+
+
+def _lost(leased: int) -> str:
+    """Return in words how many running tasks have no worker any more."""
+    if leased <= 0:
+        return ""
+    if leased == 1:
+        return "; 1 task has lost its worker, and comes back when a worker starts"
+    return f"; {leased:,} tasks have lost their worker, and come back when a worker starts"
+
+
+def _not_ready(able: Sequence[Worker]) -> str:
+    """Return in words how many workers are not ready, and why the first one is not."""
+    troubles = [worker.trouble.partition("; ")[0] for worker in able if not worker.ready]
+    if not troubles:
+        return ""
+    workers = "1 worker is" if len(troubles) == 1 else f"{len(troubles)} workers are"
+    return f"; {workers} not ready: {troubles[0]}"
+
+
+def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
+    """Return in words which due tasks no worker claims: those without a kind, and those of some kinds."""
+    served = {kind for worker in fleet for kind in worker.kinds}
+    claimed = {kind for worker in fleet if not worker.quiet for kind in worker.kinds}
+    wanted, told = _wanted(stats), list[str]()
+    for kind in sorted(wanted.keys() - claimed):
+        tasks = f"{_tasks(wanted[kind])} {'without a kind' if kind == NAMELESS else f'of kind {kind}'}"
+        if kind in served:
+            told.append(f"; {tasks}: all workers that could run them are quiet")
+        elif kind == NAMELESS:
+            told.append(f"; {tasks}: no running worker has a handler for such tasks")
+        else:
+            told.append(f"; {tasks}: no running worker has it")
     return "".join(told)
 
 

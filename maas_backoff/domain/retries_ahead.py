@@ -18,7 +18,8 @@ class RetryAhead:
 
     `number` counts the retries of the task from 1. `shortest` and `longest` are the seconds from the failed attempt to
     the retry: they are equal, unless the delay is that of a callable of the user. `earliest` and `latest` are the
-    moments at which it would come if the attempts before took no time; None while an attempt runs.
+    moments at which it would come if the attempts before took no time; None while an attempt runs, and once the task is
+    due: nobody knows when the next attempt starts.
     """
 
     number: int
@@ -28,7 +29,7 @@ class RetryAhead:
     latest: datetime | None = None
 
 
-def retries_ahead(task: TaskEntity, policy: Policy) -> list[RetryAhead]:
+def retries_ahead(task: TaskEntity, policy: Policy, now: datetime) -> list[RetryAhead]:
     """Return the retries after the running or the next attempt, at most MOST_RETRIES; none that its deadline forbids.
 
     The jitter is exact: it follows from the id of the task. A handler may ask for other delays.
@@ -36,14 +37,16 @@ def retries_ahead(task: TaskEntity, policy: Policy) -> list[RetryAhead]:
     if task.status.finished:
         return []
     found = list[RetryAhead]()
-    first = last = task.next_execute_time if task.status is TaskStatus.PENDING else None
+    due = task.next_execute_time if task.status is TaskStatus.PENDING else None
+    first = last = None if due is None else max(due, now)
     for number in range(task.retry_count + 1, min(policy.max_retry_count, task.retry_count + MOST_RETRIES) + 1):
         shortest, longest = _delays(policy, number, task.task_id)
         if first is not None and last is not None:
             first, last = _later(first, shortest), _later(last, longest)
         if first is not None and task.deadline is not None and first > task.deadline:
             break
-        found.append(RetryAhead(number, shortest, longest, first, last))
+        told = (first, last) if due is not None and due > now else (None, None)
+        found.append(RetryAhead(number, shortest, longest, *told))
     return found
 
 

@@ -8,7 +8,7 @@ import attrs
 
 from maas_backoff.domain.histogram import Durations
 from maas_backoff.domain.history import Activity
-from maas_backoff.domain.shares import LimitStats
+from maas_backoff.domain.shares import LimitStats, TenantStats
 from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.worker import Worker
 
@@ -37,13 +37,17 @@ class Scale:
         return attrs.asdict(self)
 
 
-def startable(stats: QueueStats, limits: Sequence[LimitStats] = ()) -> int:
-    """Return how many due tasks more slots would start: no paused or unfit ones, and none that wait for a limit."""
+def startable(stats: QueueStats, limits: Sequence[LimitStats] = (), tenants: Sequence[TenantStats] = ()) -> int:
+    """Return how many due tasks more slots would start: no paused or unfit ones, and none that wait for a limit.
+
+    Tasks of paused tenants count as far as they may be delayed, or of a paused kind, or wait for a limit.
+    """
     if stats.paused:
         return 0
     due = stats.pending_count - stats.scheduled_count - stats.unfit_count
-    due -= sum(stats.due_of(kind) for kind in stats.paused_kinds)
-    return max(0, due - sum(one.waiting_tasks for one in limits))
+    held = sum(stats.due_of(kind) for kind in stats.paused_kinds) + sum(one.waiting_tasks for one in limits)
+    of_paused = sum(one.waiting for one in tenants if one.paused_since is not None)
+    return max(0, due - max(held, of_paused - stats.scheduled_count))
 
 
 def scale_of(
@@ -51,6 +55,7 @@ def scale_of(
     recent: Activity,
     fleet: Sequence[Worker],
     limits: Sequence[LimitStats] = (),
+    tenants: Sequence[TenantStats] = (),
     *,
     within: float,
     slots_per_worker: float,
@@ -60,7 +65,7 @@ def scale_of(
     `recent` has the measured calls and batches. `slots_per_worker` counts if no worker is alive. If no call of the
     handler was measured, the number is that of the live workers, or 1.
     """
-    waiting, running = startable(stats, limits), stats.processing_count
+    waiting, running = startable(stats, limits, tenants), stats.processing_count
     if fleet:
         slots_per_worker = max(1.0, sum(worker.slots for worker in fleet) / len(fleet))
     mean, per_call = _mean(recent.runs), _tasks_per_call(recent)

@@ -66,21 +66,30 @@ def waiting_for(
     able = [worker for worker in fleet if kind in worker.kinds and not worker.quiet]
     if not able:
         return _unserved(kind, fleet)
-    fleet = able
-    why = "" if demand is None else gpu_reason(demand, fleet)
+    unready = _unready(able)
+    why = "" if demand is None else gpu_reason(demand, able)
     if counts.suspect and why in {"", NOT_YET, NO_SLOT}:
-        return _suspect_reason(counts)
+        return f"{_suspect_reason(counts)}{unready}"
     if demand is not None:
-        return f"gpu: needs {demand}, {why}"
-    return _batch(place, kind, fleet, (now_ms - due_ms) / 1000) or _turn(place, lane.tenant)
+        return f"gpu: needs {demand}, {why}{unready}"
+    return f"{_batch(place, kind, able, (now_ms - due_ms) / 1000) or _turn(place, lane.tenant, able)}{unready}"
+
+
+def _unready(able: Sequence[Worker]) -> str:
+    """Return in words why the first of some workers is not ready, if none of them is."""
+    if any(worker.ready for worker in able):
+        return ""
+    return f"; no worker that could run it is ready: {able[0].trouble.partition('; ')[0]}"
 
 
 def _batch(place: Place, kind: str, fleet: Sequence[Worker], age: float) -> str:
-    """Return in words that a task waits for others of its batch; empty: it does not."""
-    found = next((worker.batches[kind] for worker in fleet if kind in worker.batches), None)
-    if found is None or place.own < 0:
+    """Return in words that a task waits for others of its batch; empty: it does not, or no slot is free for a batch."""
+    free = [worker for worker in fleet if worker.running < worker.slots]
+    found = next((worker.batches[kind] for worker in free if kind in worker.batches), None)
+    if found is None:
         return ""
-    (size, wait), number = found, place.own + place.others + 1
+    # Without a place, only the task itself is known. A full batch would have started.
+    (size, wait), number = found, place.own + place.others + 1 if place.own >= 0 else 1
     if number >= size or age >= wait:
         return ""
     return f"batch: at least {number:,} of {size:,} tasks, at most {moments(wait - age)} more"
@@ -95,12 +104,14 @@ def _held_back(paused: Paused, kind: str, lane: Lane) -> str:
     return next((paused.shut[limit] for limit in sorted(lane.limits) if limit in paused.shut), "")
 
 
-def _turn(place: Place, tenant: str) -> str:
-    """Return in words which tasks come before a task that waits for a slot."""
+def _turn(place: Place, tenant: str, able: Sequence[Worker]) -> str:
+    """Return in words which tasks come before a task that waits for a slot. A place counts the tasks of one kind."""
     if place.own < 0:
         return "slot"
     if not tenant:
         ahead = place.own + place.others
+        if any(len(worker.kinds) > 1 for worker in able):
+            return f"slot: {ahead} of its kind ahead of it" if ahead else "slot: next of its kind"
         return f"slot: {ahead} ahead of it" if ahead else "slot: next in line"
     if not place.own:
         turns = "next of its tasks, {:,} tenants take turns" if place.tenants > 1 else "next in line"
@@ -149,8 +160,11 @@ def gpu_reason(demand: Demand, fleet: Sequence[Worker]) -> str:
     if not any(worker.could_fit(demand) for worker in fleet):
         return f"more than any device has (the largest: {gib(max(device.total for device in devices))})"
     healthy = [device for device in devices if device.healthy]
-    if not healthy:
-        return f"and no device is well ({devices[0].health})"
+    if not any(device.total >= demand.memory for device in healthy):
+        health = next(device for device in devices if device.total >= demand.memory).health
+        return (
+            f"and no device that is large enough is well ({health})" if healthy else f"and no device is well ({health})"
+        )
     roomy = [device for device in healthy if device.room >= demand.memory]
     if not roomy:
         return f"best device has {gib(max(device.room for device in healthy))} free"

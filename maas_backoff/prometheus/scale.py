@@ -50,7 +50,9 @@ class ScaleApp(OneAnswer):
         stats = await scheduler.get_queue_stats()
         recent = (await scheduler.get_history(MEASURED_MINUTES)).recent
         limits = await scheduler.limits() if stats.limit_count else ()
-        return scale_of(stats, recent, await scheduler.workers(), limits, within=within, slots_per_worker=slots)
+        tenants = await scheduler.tenants() if stats.paused_tenants else ()
+        fleet = await scheduler.workers()
+        return scale_of(stats, recent, fleet, limits, tenants, within=within, slots_per_worker=slots)
 
 
 def _checked(query: str, slots: int) -> dict[str, float]:

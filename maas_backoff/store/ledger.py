@@ -108,8 +108,9 @@ class DeviceLedger(NamedTuple):
 def holder(held_for: str) -> str:
     """Return in words for which tasks a device is held."""
     queue, _, name = held_for.partition(" ")
+    size = name.rpartition("/")[2].removeprefix("~")  # the name of a GPU set may begin with a kind
     try:
-        return f"tasks of {queue} that need {Demand.parse(name)}"
+        return f"tasks of {queue} that need {Demand.parse(size)}"
     except ValueError:  # written by a person, or by another release
         return held_for
 

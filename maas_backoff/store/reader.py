@@ -131,19 +131,15 @@ class Reader:
         counts = await self._counts()
         stats, fleet = counts.stats, await self._registry.fleet()
         queue = self._queue
-        if not (fleet or stats.pending_count or await queue.server.execute("EXISTS", queue.keys("meta"))):
+        is_unused = not (fleet or stats.pending_count or stats.paused_kinds or stats.paused_tenants)
+        if is_unused and not await queue.server.execute("EXISTS", queue.keys("meta")):
             return f"Nobody has used the queue {queue.config.task.biz_prefix!r} on this server yet."
         claimable = [(one.demand, one.tasks) for one in counts.waiting if one.kind not in stats.paused_kinds]
         shut = await self._shares.shut_limits() if counts.shut_limits else ()
-        return reason(
-            stats,
-            fleet,
-            counts.next_due,
-            claimable,
-            counts.suspects_running,
-            counts.paused_tenants,
-            shut,
-        )
+        told = sum(worker.running for worker in fleet)  # at the last heartbeats
+        leased = stats.processing_count - await self.count_external() if stats.processing_count > told else 0
+        held = counts.paused_tenants, shut
+        return reason(stats, fleet, counts.next_due, claimable, counts.suspects_running, *held, leased)
 
     async def _counts(self) -> Counts:
         return counts_in(await self._queue.run(scripts.STATS, [self._queue.clock, self._queue.keys.prefix]))

@@ -79,6 +79,7 @@ def test_the_reasons_of_the_server_have_translations() -> None:
         attrs.evolve(idle, devices=(device,)),
         attrs.evolve(idle, batches={"embed": (8, 60)}, kinds=("", "embed")),
     )
+    small, render = attrs.evolve(device, total=8 * 1024), attrs.evolve(idle, name="b", kinds=("render",))
     texts = [
         reason(stats, [busy], 3, []),
         reason(stats, [idle], 3, []),
@@ -94,6 +95,17 @@ def test_the_reasons_of_the_server_have_translations() -> None:
         *(waiting_for(0, 1, None, fleet, place) for fleet in ([], [busy]) for place in (Place(), Place(0), Place(3))),
         waiting_for(0, 1, None, [Worker("a", quiet=True)]),
         waiting_for(0, 1, None, [busy], kind="render"),
+        waiting_for(0, 1, None, [attrs.evolve(idle, trouble="starting")]),
+        *(waiting_for(0, 1, None, [attrs.evolve(idle, kinds=("", "a"))], Place(number)) for number in (0, 3)),
+        waiting_for(
+            0, 1, Demand(20 * 1024), [attrs.evolve(idle, devices=(small, attrs.evolve(device, health="it is gone")))]
+        ),
+        *(reason(stats, fleet, 3, [], leased=leased) for fleet in ([], [idle]) for leased in (1, 2)),
+        *(reason(stats, [attrs.evolve(idle, trouble="starting")] * number, 3, []) for number in (1, 2)),
+        *(reason(stats, [idle] * number + [render], 3, []) for number in (1, 2)),
+        reason(stats, [attrs.evolve(idle, quiet=True), render], 3, []),
+        reason(attrs.evolve(stats, kinds={"render": 4}), [attrs.evolve(render, quiet=True), idle], 3, []),
+        *(reason(QueueStats(1, 1, 0, 0, 0, 0, 0.0), fleet, 0, []) for fleet in ([], [idle])),
         waiting_for(0, 1, demand, [busy]),
         waiting_for(0, 1, None, [busy], paused=Paused(queue=True)),
         waiting_for(9, 1, None, [busy]),

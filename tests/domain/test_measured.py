@@ -2,6 +2,7 @@
 
 import pytest
 
+from maas_backoff import BatchSizes
 from maas_backoff.domain.history import ENOUGH, Activity, gpu_memory_hint
 from maas_backoff.domain.tally import Tally
 
@@ -32,6 +33,13 @@ def test_a_quantile_of_memory_is_within_a_fifth(mib: int) -> None:
 def test_more_than_the_last_bucket_holds_is_in_the_last_bucket() -> None:
     activity = counted((2**40, 2**40))
     assert activity.gpu_peaks.count == activity.gpu_needs.count == 1
+
+
+def test_a_batch_has_at_least_one_task() -> None:
+    alone = BatchSizes((6, *[0] * 11), 6)
+    assert [alone.quantile(share) for share in (0.01, 0.5, 0.99)] == [1, 1, 1]
+    mixed = BatchSizes((2, 0, 2, *[0] * 9), 10)
+    assert [mixed.quantile(share) for share in (0.5, 0.75, 1)] == [1, 3, 4]
 
 
 def test_memory_that_was_not_counted_has_no_quantile() -> None:

@@ -109,7 +109,7 @@ def test_explain_names_paused_kinds(counted: QueueStats, waiting: list[tuple[Dem
             of_kinds(4, {"a": 1}, gpu={"b": 1}),
             ("c",),
             (
-                f"{AT_IT}; 2 tasks without a kind: no running worker has a handler for such tasks; "
+                "4 tasks due, 8 tasks running; 2 tasks without a kind: no running worker has a handler for such tasks; "
                 "1 task of kind a: no running worker has it; 1 task of kind b: no running worker has it."
             ),
         ),
@@ -120,6 +120,104 @@ def test_explain_names_paused_kinds(counted: QueueStats, waiting: list[tuple[Dem
 def test_explain_names_tasks_that_no_worker_runs(counted: QueueStats, kinds: tuple[str, ...], expected: str) -> None:
     told = reason(counted, [attrs.evolve(IDLE, kinds=kinds)], None, [])
     assert told.removeprefix(f"{counted.pending_count} tasks due, 8 tasks running: ") == expected
+
+
+QUIET = attrs.evolve(IDLE, name="quiet", kinds=("a", "b"), quiet=True)
+OTHER = attrs.evolve(IDLE, name="other", kinds=("c",))
+
+
+@pytest.mark.parametrize(
+    ("fleet", "expected"),
+    [
+        ([OTHER, QUIET], "; 3 tasks of kind a: all workers that could run them are quiet."),
+        ([OTHER, attrs.evolve(QUIET, quiet=False)], ": 8 of 20 slots of the only worker for these tasks are busy."),
+        (
+            [OTHER, attrs.evolve(QUIET, quiet=False), attrs.evolve(FULL, kinds=("a",))],
+            ": 16 of 28 slots of the 2 workers for these tasks are busy.",
+        ),
+        (
+            [attrs.evolve(QUIET, quiet=False), attrs.evolve(FULL, kinds=("a",))],
+            ": 16 of 28 slots of 2 workers are busy.",
+        ),
+        (
+            [attrs.evolve(IDLE, running=0, kinds=("a",), trouble="starting; no driver: x")],
+            ": 0 of 20 slots of 1 worker are busy; 1 worker is not ready: starting.",
+        ),
+        (
+            [attrs.evolve(IDLE, running=0, kinds=("a",), trouble="starting")] * 2,
+            ": 0 of 40 slots of 2 workers are busy; 2 workers are not ready: starting.",
+        ),
+    ],
+)
+def test_explain_counts_the_workers_that_could_run_the_due_tasks(fleet: list[Worker], expected: str) -> None:
+    assert reason(of_kinds(3, {"a": 3}), fleet, None, []) == f"3 tasks due, 8 tasks running{expected}"
+
+
+def test_explain_names_tasks_without_a_kind_whose_workers_are_quiet() -> None:
+    fleet = [OTHER, attrs.evolve(QUIET, kinds=("",))]
+    assert reason(of_kinds(1, {"a": 0}), fleet, None, []) == (
+        "1 task due, 8 tasks running; 1 task without a kind: all workers that could run them are quiet."
+    )
+
+
+@pytest.mark.parametrize(
+    ("fleet", "leased", "expected"),
+    [
+        ([attrs.evolve(IDLE, running=0)], 8, "8 of 20 slots of 1 worker are busy"),
+        ([attrs.evolve(IDLE, running=9)], 8, "9 of 20 slots of 1 worker are busy"),
+        ([attrs.evolve(FULL, running=0)], 9, "all 8 slots of 1 worker are busy"),
+        ([attrs.evolve(IDLE, running=0), attrs.evolve(FULL, quiet=True)], 10, "2 of 20 slots of 1 worker are busy"),
+        ([attrs.evolve(IDLE, running=0), attrs.evolve(FULL, running=0)], 8, "8 of 28 slots of 2 workers are busy"),
+        ([attrs.evolve(IDLE, running=0, batches={"a": (8, 1.0)})], 8, "0 of 20 slots of 1 worker are busy"),
+        ([attrs.evolve(IDLE, running=0)], -1, "0 of 20 slots of 1 worker are busy"),
+    ],
+)
+def test_explain_counts_slots_that_no_heartbeat_has_told_of(fleet: list[Worker], leased: int, expected: str) -> None:
+    assert f": {expected}" in reason(stats(3, 0), fleet, None, [], leased=leased)
+
+
+def test_explain_names_running_tasks_that_have_no_worker() -> None:
+    lost = "8 tasks have lost their worker, and come back when a worker starts"
+    assert reason(stats(3, 0), [], None, [], leased=8) == f"No worker is running: 3 tasks due; {lost}."
+    nothing = "Nothing is due: 8 tasks running, and no worker is connected"
+    assert reason(stats(0, 0), [], None, [], leased=8) == f"{nothing}; {lost}."
+    one = "1 task has lost its worker, and comes back when a worker starts"
+    assert reason(stats(0, 0), [], None, [], leased=1) == f"{nothing}; {one}."
+    assert reason(stats(0, 0), [IDLE], None, [], leased=8) == "Nothing is due: 8 tasks running."
+
+
+@pytest.mark.parametrize("fleet", [[], [IDLE]])
+def test_a_queue_with_scheduled_tasks_is_not_empty(fleet: list[Worker]) -> None:
+    """The first entry may be a task past its deadline, which is due and cancelled."""
+    counted = attrs.evolve(stats(4, 0), scheduled_count=4, processing_count=0)
+    alone = "" if fleet else ", and no worker is connected"
+    for next_due in (0, None):
+        assert reason(counted, fleet, next_due, []) == f"Nothing is due: nothing runs; 4 tasks scheduled{alone}."
+
+
+def test_explain_asks_no_gpu_of_a_quiet_worker() -> None:
+    fleet = [IDLE, attrs.evolve(QUIET, kinds=("",), devices=(GPU,))]
+    told = reason(stats(1, 0, gpu=1), fleet, None, [(Demand(1024), 1)])
+    assert told.endswith("1 need a GPU with 1 GiB free, and no running worker has a GPU.")
+
+
+def test_a_device_that_is_large_enough_may_not_be_well() -> None:
+    large = attrs.evolve(GPU, uuid="GPU-b", total=24_576, health="quarantine: by hand")
+    worker = attrs.evolve(IDLE, devices=(GPU, large))
+    why = "and no device that is large enough is well (quarantine: by hand)"
+    assert waiting_for(0, 1, Demand(20_480), [worker]) == f"gpu: needs 20 GiB free, {why}"
+    broken = attrs.evolve(worker, devices=(large,))
+    assert waiting_for(0, 1, Demand(20_480), [broken]).endswith("and no device is well (quarantine: by hand)")
+    assert waiting_for(0, 1, Demand(8192), [worker]) == "gpu: needs 8 GiB free, and others come first"
+
+
+def test_a_task_waits_while_no_worker_is_ready() -> None:
+    starting = attrs.evolve(IDLE, trouble="starting; no driver: x")
+    why = "; no worker that could run it is ready: starting"
+    assert waiting_for(0, 1, None, [starting], Place(0)) == f"slot: next in line{why}"
+    assert waiting_for(0, 1, None, [starting, IDLE], Place(0)) == "slot: next in line"
+    assert waiting_for(0, 1, Demand(1024), [starting]) == f"gpu: needs 1 GiB free, and no running worker has a GPU{why}"
+    assert waiting_for(0, 1, None, [starting], counts=ALONE) == f"{BY_ITSELF}{why}"
 
 
 def shut(name: str, tasks: int) -> LimitStats:
@@ -239,6 +337,14 @@ def test_a_task_says_what_comes_before_it(place: Place, tenant: str, expected: s
     assert waiting_for(0, 1, None, [IDLE], place, lane=Lane(tenant)) == expected
 
 
+def test_a_place_is_one_among_the_tasks_of_a_kind() -> None:
+    """A worker of several kinds may claim those of another kind first."""
+    several = attrs.evolve(IDLE, kinds=("", "a"))
+    assert waiting_for(0, 1, None, [IDLE, several], Place(3), kind="") == "slot: 3 of its kind ahead of it"
+    assert waiting_for(0, 1, None, [IDLE, several], Place(0), kind="a") == "slot: next of its kind"
+    assert waiting_for(0, 1, None, [IDLE, attrs.evolve(IDLE, kinds=("a",))], Place(0), kind="a") == "slot: next in line"
+
+
 def test_a_lost_task_waits_for_its_limits_first() -> None:
     shut = Paused(shut=FULL_LIMIT)
     assert waiting_for(0, 1, None, [IDLE], paused=shut, counts=TWICE, lane=ACME) == FULL_LIMIT["openai"]
@@ -279,3 +385,16 @@ def test_a_device_with_room_is_of_no_use_while_its_worker_is_busy() -> None:
         )
         assert waiting_for(0, 1, demand, fleet) == f"gpu: needs 1 GiB free, {why}"
     assert "all 8 slots of 1 worker are busy" in reason(stats(5, 0, 5), [full], None, [(demand, 5)])
+
+
+def test_a_task_waits_for_its_batch_only_while_a_slot_is_free() -> None:
+    """A list does not know the place of a task: it tells of the task alone."""
+    idle = Worker("idle", slots=2, running=1, kinds=("embed",), batches={"embed": (4, 60.0)})
+    busy = attrs.evolve(idle, running=2)
+    assert waiting_for(0, 5000, None, [busy, idle], Place(2), kind="embed") == (
+        "batch: at least 3 of 4 tasks, at most 55 s more"
+    )
+    assert waiting_for(0, 5000, None, [idle], kind="embed") == "batch: at least 1 of 4 tasks, at most 55 s more"
+    assert waiting_for(0, 5000, None, [busy], Place(2), kind="embed") == "slot: 2 ahead of it"
+    assert waiting_for(0, 5000, None, [busy], kind="embed") == "slot"
+    assert waiting_for(0, 60_000, None, [idle], kind="embed") == "slot", "its turn has come"

@@ -447,6 +447,8 @@ def test_a_ledger_of_nothing() -> None:
     [
         ("images 14336:0", "tasks of images that need 14 GiB free"),
         ("images 1536:80", "tasks of images that need 1.5 GiB free and utilisation below 80 %"),
+        ("images render/14336:0", "tasks of images that need 14 GiB free"),
+        ("images render/~14336:0", "tasks of images that need 14 GiB free"),
         ("by hand", "by hand"),
     ],
 )

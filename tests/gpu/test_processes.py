@@ -300,7 +300,7 @@ async def test_the_command_shows_devices_and_what_runs_there(
     shown = command("--url", f"redis://127.0.0.1:{rig.server.port}", **rig.driver.env)
     print(shown.stdout)
     assert shown.returncode == 0
-    assert "Fake H100  16.0   2.0     4.0       14.0  35%   40C   1      ok" in shown.stdout
+    assert "Fake H100  16.0   2.0     4.0       14.0  10.0  35%   40C   1      ok" in shown.stdout
     assert "gpu 0: 'long' of test, 4.0 GiB, by " in shown.stdout
     alone = command("--json", **rig.driver.env)
     assert '"free_gb": 14.0' in alone.stdout and '"tasks": []' in alone.stdout

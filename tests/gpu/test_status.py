@@ -16,6 +16,8 @@ WELL = Device("GPU-a", 0, "Fake", 16384, 8192, 4096, 16384, None, None, "ok", 0.
         ("ok", DeviceLedger(), "ok", True),
         ("ok", DeviceLedger(quarantine="Xid 79", held_for="q 8192:0"), "quarantine: Xid 79", False),
         ("ok", DeviceLedger(held_for="q 8192:0"), "ok, held for tasks of q that need 8 GiB free", True),
+        ("ok", DeviceLedger(held_for="q render/8192:0"), "ok, held for tasks of q that need 8 GiB free", True),
+        ("ok", DeviceLedger(held_for="q render/~8192:0"), "ok, held for tasks of q that need 8 GiB free", True),
         ("Xid 79", DeviceLedger(quarantine="Xid 79"), "Xid 79", False),
         ("quarantine: Xid 79", DeviceLedger(quarantine="Xid 79"), "quarantine: Xid 79", False),
         ("GPU is lost", DeviceLedger(quarantine="by ada"), "GPU is lost; quarantine: by ada", False),

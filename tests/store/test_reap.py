@@ -173,3 +173,15 @@ async def test_many_entries_of_finished_tasks_go_in_steps(reaper: Reaper) -> Non
         await reaper.listed()
         for state in ("completed", "failed", "cancelled"):
             assert reaper.client.zcard(reaper.store.connection.keys(state)) == left
+
+
+async def test_running_tasks_without_a_worker_are_named(reaper: Reaper) -> None:
+    """Those that `mark_task_processing` has taken have no worker to lose."""
+    await reaper.hold("a", "b")
+    await reaper.store.writer.enqueue([NewTask(task_id, "{}", 0, 0, reaper.policy, "") for task_id in ("c", "d")])
+    assert await reaper.store.reader.explain() == (
+        "No worker is running: 2 tasks due; 2 tasks have lost their worker, and come back when a worker starts."
+    )
+    reaper.client.zrem(reaper.store.connection.keys("leases"), "a", "b")
+    reaper.client.zadd(reaper.store.connection.keys("external"), {"a": START, "b": START})
+    assert await reaper.store.reader.explain() == "No worker is running: 2 tasks due."

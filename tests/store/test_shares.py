@@ -355,7 +355,7 @@ async def test_a_queue_says_which_tenants_are_paused_and_which_limits_are_shut(q
     )
     await queue.operations.pause(on=False, kind=None, tenant="bolt")
     assert (await queue.store.reader.stats()).paused_tenants == {}
-    assert "0 of 8 slots of 1 worker are busy; limit openai is shut" in await queue.store.reader.explain()
+    assert "1 of 8 slots of 1 worker are busy; limit openai is shut" in await queue.store.reader.explain()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ local index, score, skip = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local reverse, brief, due_only = ARGV[7] == '1', ARGV[8] == '1', ARGV[9] == '1'
 local ahead = string.match(score, '^now%+(%d+)$')
 if ahead then score = string.format('%.4f', now + ahead) end
-local BRIEF = { 'p', 'o', 'q', 's', 't', 'n', 'k', 'c', 'u', 'y', 'f', 'g', 'm', 'e' }
+local BRIEF = { 'p', 'o', 'q', 's', 't', 'n', 'k', 'c', 'u', 'y', 'f', 'g', 'm', 'e', 'w' }
 
 local function read(key)
   if not brief then return redis.call('HGETALL', key) end

@@ -22,22 +22,26 @@ _PASSING = re.compile(r"READONLY|MISCONF|NOREPLICAS|LOADING|MASTERDOWN")
 _logged: set[tuple[str, str]] = set()
 
 
-async def check_queue(queue: QueueConnection, *, worker: bool) -> list[Finding]:
+async def check_queue(queue: QueueConnection, *, worker: bool, marks: bool = True) -> list[Finding]:
     """Run the preflight of a queue's server and return its warnings. `worker`: check the rights of a worker, too.
+
+    `marks` notes in a new queue that it has been used.
 
     Raises StorageError if the server does not answer in time, or if tasks are not safe on it.
     """
     strict = queue.config.storage.strict
-    return await queue.server.patiently(lambda client: check(client, queue.keys, worker=worker, strict=strict))
+    return await queue.server.patiently(
+        lambda client: check(client, queue.keys, worker=worker, strict=strict, marks=marks)
+    )
 
 
-async def check(client: Client, keys: Keys, *, worker: bool, strict: bool) -> list[Finding]:
-    """Return the warnings. Each is logged once in a process for each server. `worker`: check the rights of a worker.
+async def check(client: Client, keys: Keys, *, worker: bool, strict: bool, marks: bool = True) -> list[Finding]:
+    """Return the warnings. Each is logged once in a process for each server. The options are those of `check_queue`.
 
     Raises StorageUnfitError for a fatal finding, or, if `strict`, for any finding. Raises StorageUnavailableError if
     the server cannot answer now, and StorageDeniedError if it refuses the credentials.
     """
-    found, server = await _check(client, keys, worker=worker)
+    found, server = await _check(client, keys, worker=worker, marks=marks)
     if any(finding.fatal or strict for finding in found):
         raise StorageUnfitError([finding.text for finding in found])
     for finding in found:
@@ -47,7 +51,7 @@ async def check(client: Client, keys: Keys, *, worker: bool, strict: bool) -> li
     return found
 
 
-async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Finding], str]:
+async def _check(client: Client, keys: Keys, *, worker: bool, marks: bool) -> tuple[list[Finding], str]:
     try:
         info = await _info(client)
     except StorageDeniedError as error:
@@ -72,7 +76,7 @@ async def _check(client: Client, keys: Keys, *, worker: bool) -> tuple[list[Find
             return found, server  # too old, or a replica: further failures would come from that
     rights = Rights(keys.prefix)
     if await _may_run_scripts(client, keys, rights):
-        found += await _try_scripts(client, keys, rights, worker=worker)
+        found += await _try_scripts(client, keys, rights, worker=worker, marks=marks)
     if worker:
         # The server refuses this timeout: the command neither waits nor takes a marker.
         await rights.ask(client, "BZPOPMIN", keys("marker"), keys.control("check"), "-1")
@@ -95,9 +99,9 @@ async def _may_run_scripts(client: Client, keys: Keys, rights: Rights) -> bool:
     return rights.count == before
 
 
-async def _try_scripts(client: Client, keys: Keys, rights: Rights, *, worker: bool) -> list[Finding]:
+async def _try_scripts(client: Client, keys: Keys, rights: Rights, *, worker: bool, marks: bool) -> list[Finding]:
     try:
-        trial = await try_scripts(client, keys, worker=worker)
+        trial = await try_scripts(client, keys, worker=worker, marks=marks)
     except StorageDeniedError as error:
         rights.add("EVAL", str(error))
         return []

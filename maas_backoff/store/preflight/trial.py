@@ -105,7 +105,7 @@ for _ = 1, steps do
   end
 end
 redis.pcall('UNLINK', unpack(scratch))
-if not schema and broken == '' then redis.pcall('HSET', KEYS[1], 'schema', ours) end
+if not schema and broken == '' and ours ~= '' then redis.pcall('HSET', KEYS[1], 'schema', ours) end
 return { schema or ours, errors, broken, why }
 """
 _PARTS = "\n".join(f"scripts.{script.name} = function(KEYS, ARGV)\n{script.text}\nend" for script in scripts.QUEUE)
@@ -121,13 +121,16 @@ class Trial(NamedTuple):
     schema: str
 
 
-async def try_scripts(client: Client, keys: Keys, *, worker: bool) -> Trial:
-    """Try the scripts of a producer, or all of a `worker`. Raises StorageError and its subclasses."""
+async def try_scripts(client: Client, keys: Keys, *, worker: bool, marks: bool = True) -> Trial:
+    """Try the scripts of a producer, or all of a `worker`. Raises StorageError and its subclasses.
+
+    `marks` writes the schema of a queue that has none: from then on, the queue has been used.
+    """
     scratch = Scratch(keys)
     used = [script for script in scripts.QUEUE if worker or script not in _WORKERS_ONLY]
     commands = sorted({command for script in used for command in _COMMAND.findall(script.text)})
     steps = [step for step in scratch.life() if step[0] in used]
-    args = _counted([str(SCHEMA), str(len(commands)), str(len(steps))])
+    args = _counted([str(SCHEMA) if marks else "", str(len(commands)), str(len(steps))])
     for command in commands:
         args += _counted([command, *(scratch.fill(word) for word in _HARMLESS[command])])
     for script, own, given in steps:
