@@ -330,6 +330,8 @@ async def test_a_task_that_waits_behind_others_never_starts_late(scheduler: Task
         tasks = [await scheduler.wait_task(task_id, 30) for task_id in ids]
     expired = {task.task_id for task in tasks if task.cancel_reason == "expired"}
     assert 0 < len(expired) < 20
+    listed = (await scheduler.list_tasks("cancelled", brief=True)).tasks
+    assert {task.task_id: task.cancel_reason for task in listed} == dict.fromkeys(expired, "expired")
     assert expired.isdisjoint(started)
     assert all(
         started[task.task_id] < task.created_at + timedelta(seconds=0.9) for task in tasks if task.task_id in started
