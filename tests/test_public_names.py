@@ -103,7 +103,7 @@ OWN_MODULES = {
     "top --once": {"top", "frame", "keyboard", "counts", "fleet"},
     "doctor": {"machine", "doctor", "probed"},
 }
-COMMON_MODULES = {"catalogue", "command", "help", "imports", "json_text", "text", "usage"}
+COMMON_MODULES = {"catalogue", "command", "help", "imports", "json_text", "standard_streams", "text", "usage"}
 
 
 @pytest.mark.parametrize("words", [pytest.param(words, marks=pytest.mark.long) for words in OWN_MODULES])
