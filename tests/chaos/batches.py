@@ -116,12 +116,15 @@ def halved(events: Sequence[Event]) -> Iterator[Violation]:
 def _blamed(events: Sequence[Event]) -> set[int]:
     """Return the tokens of attempts that failed alone and are to blame for it.
 
-    If another task of the kind failed alone in the same worker before, and none completed in between, what all of them
-    call may be to blame. Nothing is said of calls that end at the same moment.
+    If another task of the kind failed alone in the same worker before, and no call has succeeded in between, what all
+    of them call may be to blame. Nothing is said of calls that end at the same moment, nor after a call of which it is
+    not known whether the worker has counted it as a success or a failure, until a task completes.
     """
     calls = calls_of(events)
     call_of = {start["token"]: start for starts in calls.values() for start in starts}
-    completed = {event["token"] for event in events if event["event"] == "sent" and event["status"] == "completed"}
+    sent = [event for event in events if event["event"] == "sent"]
+    completed = {event["token"] for event in sent if event["status"] == "completed"}
+    told = {event["token"] for event in sent if event["error"] is not None and not event.get("released")}
     last: dict[tuple[int, str], tuple[float, int]] = {}
     first: dict[tuple[int, str], str] = {}
     found = set[int]()
@@ -135,7 +138,9 @@ def _blamed(events: Sequence[Event]) -> set[int]:
         last[place] = event["time"], start["batch"]
         if event["token"] in completed:
             first.pop(place, None)
-        elif event.get("whole") and len(calls[start["batch"]]) == 1:
-            is_first = first.setdefault(place, event["id"]) == event["id"]
+        elif not event.get("whole"):
+            first[place] = ""
+        elif len(calls[start["batch"]]) == 1:
+            is_first = first.setdefault(place, event["id"] if event["token"] in told else "") == event["id"]
             found.update([event["token"]] if is_first and is_alone_now else [])
     return found

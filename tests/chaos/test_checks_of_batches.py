@@ -42,7 +42,8 @@ def call(
     ]
     status = "pending" if fails else "completed"
     ends = [{"event": "end", "id": one["id"], "token": one["token"], "whole": fails, "time": number} for one in starts]
-    return [*starts, *ends, *({"event": "sent", "token": one["token"], "status": status} for one in starts)]
+    about = {"event": "sent", "status": status, "error": "ConnectionError" if fails else None}
+    return [*starts, *ends, *({**about, "token": one["token"]} for one in starts)]
 
 
 def found(events: list[Event], bounds: Bounds | None = None) -> list[Violation]:
@@ -64,7 +65,8 @@ def test_a_lost_task_may_come_back_in_company() -> None:
 
 def test_tasks_that_a_worker_hands_back_may_come_back_in_company() -> None:
     """It stood still for longer than its lease: that its call failed meanwhile is not known to the server."""
-    handed_back = [{"event": "sent", "token": 1000 + n, "status": "pending", "released": True} for n in range(2)]
+    about = {"event": "sent", "status": "pending", "error": None, "released": True}
+    handed_back = [{**about, "token": 1000 + n} for n in range(2)]
     assert found([*created(*"ab"), *call(1, "ab", fails=True), *handed_back, *call(2, "ab")]) == []
 
 
@@ -75,6 +77,9 @@ def test_one_of_the_tasks_of_an_outage_comes_back_alone() -> None:
     assert [one.promise for one in found([*outage, *call(3, "ac", retry=1)])] == ["halved"]
     again = call(3, "c") + call(4, "b", retry=1, fails=True) + call(5, "ab", retry=2)
     assert [one.promise for one in found([*outage, *again])] == ["halved", "halved"]
+    one_error = [{**event, "whole": False} if event["event"] == "end" else event for event in call(3, "c", fails=True)]
+    unknown = [*one_error, *call(4, "b", retry=1, fails=True), *call(5, "a", retry=1, fails=True)]
+    assert found([*outage, *unknown, *call(6, "ab", retry=2)]) == []
 
 
 @pytest.mark.parametrize(
