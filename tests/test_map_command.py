@@ -295,7 +295,8 @@ async def test_a_stopped_run_goes_on_where_it_was(start: Map, tmp_path: Path) ->
     """Ctrl-C: what runs is finished, the exit code is 130, and no task runs twice."""
     write_parts(tmp_path, 2)
     (tmp_path / "part0").touch()
-    process = start("in.jsonl", "out.jsonl")
+    # Tasks of one millisecond start in the order of their ids. Those of the second part must not take all slots.
+    process = start("in.jsonl", "out.jsonl", "--in-flight", str(BLOCK))
     await written(tmp_path, random.randint(1, BLOCK))
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None

@@ -382,6 +382,7 @@ async def by_a_worker(config: TaskBackoffConfig, seen: Seen) -> None:
             assert (await worker.wait_task(task_id, 20)).status == "completed"
             seen.look()
         assert await (await batch.create(1)).result(20) == 1
+        await eventually(lambda: seen.look() and "w" in seen.fields["t:<id>"], "the task that has expired is ended")
         await worker.create_task({"does": "sleep"}, "handed back")
         await eventually(lambda: is_processing(worker, "handed back"), "the last one runs")
         assert [one.name for one in await worker.quiet_workers("first")]
