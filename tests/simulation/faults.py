@@ -67,10 +67,17 @@ class Faults:
         self.world.outside(choice.uniform(1, 60), lambda: setattr(self.world.network, "slowness", 1.0))
 
     def outage(self, choice: random.Random) -> None:
-        """The server is away for longer than a lease."""
+        """The server is away, mostly for longer than a lease."""
         self.world.network.down = True
         self.world.network.reset_all()
-        self.world.outside(choice.uniform(0.5, 2.5) * LEASE, lambda: setattr(self.world.network, "down", False))
+        since = self.world.time()
+
+        def up() -> None:
+            if self.world.network.down:  # a restart in between would have ended the outage
+                self.world.note("away", since=since)
+            self.world.network.down = False
+
+        self.world.outside(choice.uniform(0.5, 2.5) * LEASE, up)
 
     def restart(self, choice: random.Random) -> None:
         self.world.network.down = True

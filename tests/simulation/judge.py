@@ -14,12 +14,16 @@ from chaos.shares import SIMULATED
 
 from maas_backoff import TaskBackoffScheduler
 from simulation.changes import Changes
+from simulation.plan import LEASE
 
 if TYPE_CHECKING:
     from simulation.world import World
 
 SHARE_TOLERANCE = 8.0
 """Mean costs, divided by weights, that one tenant may be ahead of another: a burst."""
+
+GRACE = LEASE / 4
+"""Seconds after an outage in which no live worker may lose a task: half of what the reaper waits."""
 
 MILD = {"outage", "drain", "deploy", "slow", "restart", "flush", "pause", "limit"}
 """Faults after which no live worker may lose a task, however long the server was away."""
@@ -50,6 +54,7 @@ async def judge(world: "World", changes: Changes, reader: TaskBackoffScheduler) 
                 found += hasty(world.events, kinds_of_batches)
         if not world.jumps:
             found += robbed(world.events)
+            found += hurried(world.events)
             found += woken(world.events)
         if changes.flood_ids:
             found += unfair(world.events, changes.flood_ids, changes.flooded, changes.places, SHARE_TOLERANCE)
@@ -112,3 +117,25 @@ def robbed(events: list[Event]) -> Iterator[Violation]:
                 continue
             if dead.get(first["worker"], math.inf) > event["time"] < until.get(first["token"], 0) - TOLERANCE:
                 yield Violation("robbed", event["id"], f"attempt {first['attempt']} had a lease, and was lost")
+
+
+def hurried(events: list[Event]) -> Iterator[Violation]:
+    """After an outage of the server, live workers get time to renew their leases before any task counts as lost."""
+    dead = {event["worker"]: event["time"] for event in events if event["event"] == "died"}
+    outages = [event for event in events if event["event"] == "away" and event["time"] - event["since"] > LEASE]
+    until: dict[int, float] = {}
+    before: dict[str, Event] = {}
+    for event in events:
+        if event["event"] == "renewed":
+            until[event["token"]] = event["until"]
+        elif event["event"] == "start":
+            first, now = before.get(event["id"]), event["time"]
+            before[event["id"]] = event
+            if first is None or event["lost"] <= first["lost"] or first["attempt"] + 1 != event["attempt"]:
+                continue
+            for away in outages:
+                # When the outage began, the attempt had its lease.
+                had_lease = first["time"] < away["since"] < until.get(first["token"], 0)
+                lives = dead.get(first["worker"], math.inf) > now
+                if had_lease and lives and away["time"] < now < away["time"] + GRACE:
+                    yield Violation("hurried", event["id"], f"attempt {first['attempt']} was lost in an outage")
