@@ -74,8 +74,8 @@ def _late_start() -> Iterator[None]:
 
 def _forgotten_kind() -> AbstractContextManager[object]:
     """A worker claims no tasks of its third kind."""
-    text = property(lambda kinds: " ".join(name or "-" for name in kinds.names[:2]))
-    return mock.patch.object(Kinds, "text", text)
+    text = property(lambda kinds: " ".join(name or "-" for name in kinds.names[:2] if name not in kinds.batches))
+    return mock.patch.object(Kinds, "alone", text)
 
 
 @contextmanager
