@@ -165,6 +165,18 @@ def settled_once(story: Story) -> Iterator[str]:
         yield f"ended {len(ends)} times, under tokens {[end['token'] for end in ends]}"
 
 
+def refused(story: Story) -> Iterator[str]:
+    """No worker is told that its outcome was refused, and it stands: a repeated settlement has its first answer."""
+    final = story.final
+    if final is None or final.status != "completed":
+        return
+    accepted = {settle["token"] for settle in story.accepted}
+    for settle in story.settles:
+        is_it = settle["status"] == "completed" and settle["token"] == final.token
+        if is_it and settle["answer"] not in ACCEPTED and final.token not in accepted:
+            yield f"completed under token {final.token}, and its worker was told {settle['answer']}"
+
+
 def highest_token(story: Story) -> Iterator[str]:
     """The outcome that stands is that of the highest token, and nothing runs after it."""
     final = story.final
@@ -294,6 +306,7 @@ RULES: tuple[Callable[[Story], Iterator[str]], ...] = (
     lost,
     stuck,
     settled_once,
+    refused,
     highest_token,
     overlap,
     early,

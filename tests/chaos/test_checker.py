@@ -100,6 +100,10 @@ BAD = {
         made() + run(1, 1, 2) + settled(1) + run(2, 3, 4, lost=1) + settled(2),
         done(2, lost=1, failed_attempts=(1,)),
     ),
+    "refused: completed under token 1, and its worker was told lost": (
+        made() + run(1, 1, 2) + settled(1, answer="lost"),
+        done(1),
+    ),
     "highest_token: completed under token 1": (
         made() + run(1, 1, 8) + run(2, 5, lost=1) + settled(1),
         done(2, lost=1, failed_attempts=(1,)),
