@@ -27,7 +27,7 @@ from maas_backoff.store.creation import Creation
 from maas_backoff.store.found import Found, Pending, Scan, Seen
 from maas_backoff.store.indexes import indexes
 from maas_backoff.store.registry import Registry
-from maas_backoff.store.replies import DemandRow, GetReply, LeaseRow, ListReply, mapping
+from maas_backoff.store.replies import DemandRow, GetReply, LeaseRow, ListReply, mapping, queue_time
 from maas_backoff.store.shares import Shares, limit_state
 
 READ_BYTES = 262_144
@@ -204,7 +204,7 @@ class Reader:
         if row.creation is None or precondition is None:
             return None
         await queue.learn([Creation.of(row.creation)])
-        return Found.of(row, precondition, _queue_time(queue.clock or time, *clock), queue.policies)
+        return Found.of(row, precondition, queue_time(queue.clock or time, *clock), queue.policies)
 
     async def find_pending(self, task_id: str) -> Pending | None:
         """Return a pending task, in order to reschedule it."""
@@ -258,12 +258,6 @@ class Reader:
             why = waiting_for(due_ms, now_ms, demand, fleet, place, paused=paused, counts=counts, kind=kind, lane=lane)
         queue = self._queue.config.task.biz_prefix
         return Seen(decode(task_id, queue, creation, fields, policy, own, why, now_ms, ahead_ms), policy)
-
-
-def _queue_time(clock: str | Sequence[bytes], ahead: bytes | None, seen: bytes | None) -> float:
-    """Return the queue's time in ms, as lua/_time.lua does. `clock` is the reply of TIME, or the time of a test."""
-    ms = float(clock) if isinstance(clock, str) else int(clock[0]) * 1000 + int(clock[1]) / 1000
-    return max(ms + float(ahead or 0), float(seen or 0))
 
 
 def _brief(seen: Seen) -> Seen:

@@ -1,5 +1,6 @@
 """The replies of the scripts, as they come from the server. Names and order are those of docs/protocol.md."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
@@ -244,3 +245,9 @@ class PurgeReply(NamedTuple):
 
     number: int
     more: int
+
+
+def queue_time(clock: str | Sequence[bytes], ahead: bytes | None, seen: bytes | None) -> float:
+    """Return the queue's time in ms, as lua/_time.lua does. `clock` is the reply of TIME, or the time of a test."""
+    ms = float(clock) if isinstance(clock, str) else int(clock[0]) * 1000 + int(clock[1]) / 1000
+    return max(ms + float(ahead or 0), float(seen or 0))

@@ -1,7 +1,7 @@
 """The suspects that this process may claim.
 
-Of the tasks that were lost with a worker, one cohort runs at a time, so that a task that ends workers is found. The
-halves of failed batches have ended no worker: any number of them may run.
+A worker runs one cohort of lost tasks at a time, so that a task that ends workers is found. The halves of failed
+batches have ended no worker: any number of them may run at once.
 """
 
 from collections.abc import Iterable

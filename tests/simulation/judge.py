@@ -104,25 +104,28 @@ def late_starts(events: list[Event]) -> Iterator[Violation]:
 
 def robbed(events: list[Event]) -> Iterator[Violation]:
     """A lease that was renewed is kept until its end, while its worker lives."""
-    dead = {event["worker"]: event["time"] for event in events if event["event"] == "died"}
-    until: dict[int, float] = {}
-    before: dict[str, Event] = {}
-    for event in events:
-        if event["event"] == "renewed":
-            until[event["token"]] = event["until"]
-        elif event["event"] == "start":
-            first = before.get(event["id"])
-            before[event["id"]] = event
-            if first is None or event["lost"] <= first["lost"] or first["attempt"] + 1 != event["attempt"]:
-                continue
-            if dead.get(first["worker"], math.inf) > event["time"] < until.get(first["token"], 0) - TOLERANCE:
-                yield Violation("robbed", event["id"], f"attempt {first['attempt']} had a lease, and was lost")
+    for first, now, until in _losses_of_the_living(events):
+        if now < until - TOLERANCE:
+            yield Violation("robbed", first["id"], f"attempt {first['attempt']} had a lease, and was lost")
 
 
 def hurried(events: list[Event]) -> Iterator[Violation]:
     """After an outage of the server, live workers get time to renew their leases before any task counts as lost."""
-    dead = {event["worker"]: event["time"] for event in events if event["event"] == "died"}
     outages = [event for event in events if event["event"] == "away" and event["time"] - event["since"] > LEASE]
+    for first, now, until in _losses_of_the_living(events):
+        for away in outages:
+            # When the outage began, the attempt had its lease.
+            had_lease = first["time"] < away["since"] < until
+            if had_lease and away["time"] < now < away["time"] + GRACE:
+                yield Violation("hurried", first["id"], f"attempt {first['attempt']} was lost in an outage")
+
+
+def _losses_of_the_living(events: list[Event]) -> Iterator[tuple[Event, float, float]]:
+    """Return the starts of attempts that were lost although their worker lives.
+
+    Each with the start of the next attempt, and the end of the lost one's lease: two times.
+    """
+    dead = {event["worker"]: event["time"] for event in events if event["event"] == "died"}
     until: dict[int, float] = {}
     before: dict[str, Event] = {}
     for event in events:
@@ -133,9 +136,5 @@ def hurried(events: list[Event]) -> Iterator[Violation]:
             before[event["id"]] = event
             if first is None or event["lost"] <= first["lost"] or first["attempt"] + 1 != event["attempt"]:
                 continue
-            for away in outages:
-                # When the outage began, the attempt had its lease.
-                had_lease = first["time"] < away["since"] < until.get(first["token"], 0)
-                lives = dead.get(first["worker"], math.inf) > now
-                if had_lease and lives and away["time"] < now < away["time"] + GRACE:
-                    yield Violation("hurried", event["id"], f"attempt {first['attempt']} was lost in an outage")
+            if dead.get(first["worker"], math.inf) > now:
+                yield first, now, until.get(first["token"], 0)

@@ -1,4 +1,5 @@
--- The indexes of pending tasks: `scheduled` until they are due; then `ready`, `suspects` (lost again, or from a failed batch) or a GPU's set.
+-- The indexes of pending tasks: `scheduled` until they are due; then `ready`, a GPU's set, or `suspects` (tasks that were lost
+-- again, or whose batch failed).
 -- Each kind of tasks has `ready`, `suspects`, GPU sets and markers of its own: a worker looks only at those of its kinds.
 
 -- The beginning of the keys that a kind has of its own. The nameless kind is ''.
