@@ -1,5 +1,5 @@
--- The indexes of pending tasks: `scheduled` until they are due; then `ready`, a GPU's set, or `suspects` (tasks that were lost
--- again, or whose batch failed).
+-- The indexes of pending tasks: `scheduled` until they are due; then `ready`, a GPU's set, or `suspects`.
+-- `suspects` has those tasks that were lost again, or whose batch failed.
 -- Each kind of tasks has `ready`, `suspects`, GPU sets and markers of its own: a worker looks only at those of its kinds.
 
 -- The beginning of the keys that a kind has of its own. The nameless kind is ''.
