@@ -22,6 +22,7 @@ from maas_backoff import (
     TaskStatus,
     WorkerEndedError,
 )
+from maas_backoff.store.reader import Reader
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
 
 pytestmark = pytest.mark.anyio
@@ -81,6 +82,30 @@ async def test_tasks_that_are_due_soon_are_waited_for(worker: TaskBackoffSchedul
     await worker.create_task({}, delay=3600)
     await run_burst(worker, within=30)
     assert await counts(worker) == (2, 1)
+
+
+async def test_a_task_that_fails_during_the_last_look_is_waited_for(
+    worker: TaskBackoffScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins after the look has found nothing, and waits for its retry when the answer is made."""
+    explain, created = Reader.explain, False
+
+    async def after_a_failure(reader: Reader) -> str:
+        nonlocal created
+        if not created:
+            created = True
+            task_id = await worker.create_task({"failures": 1}, backoff_interval=1)
+            await eventually(lambda: _failed(worker, task_id), "its first attempt has failed")
+        return await explain(reader)
+
+    monkeypatch.setattr(Reader, "explain", after_a_failure)
+    await run_burst(worker, within=30)
+    assert created and await counts(worker) == (1, 0)
+
+
+async def _failed(worker: TaskBackoffScheduler, task_id: str) -> bool:
+    task = await worker.get_task(task_id)
+    return task is not None and task.retry_count == 1
 
 
 async def test_paused_tasks_and_those_of_other_kinds_are_left(

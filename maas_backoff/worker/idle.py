@@ -17,11 +17,12 @@ async def until_idle(parts: Parts, within: float) -> str:
     Return in words what the queue has left. Go on through failures of the server.
     """
     while True:
+        given = parts.slots.given
         try:
             if await _is_idle(parts, within):
                 left = await _left(parts)
-                # A claim may have found a task meanwhile.
-                if not parts.slots.attempts:
+                # A claim may have taken a task meanwhile, which may even have ended: what was read is old then.
+                if not parts.slots.attempts and parts.slots.given == given:
                     return left
         except StorageError:
             pass  # the loops of the worker log it

@@ -24,6 +24,8 @@ class Slots:
         self.concurrency = concurrency
         self.attempts: RunningAttempts = RunningAttempts()
         """The attempts that have a slot, by token."""
+        self.given: int = 0
+        """How many attempts were given a slot so far."""
         self.closing: bool = False
         self.quiet: bool = False
         """Whether a person has told this worker to claim nothing."""
@@ -152,6 +154,7 @@ class Slots:
     def take(self, attempt: Attempt) -> None:
         """Give an attempt a slot, or the one of its batch."""
         self.attempts[attempt.token] = attempt
+        self.given += 1
         if attempt.batch is not None:
             self._batches.take(attempt.batch)
 
