@@ -1,6 +1,8 @@
 """A worker goes on when its own parts, or the functions of its user, do not behave."""
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -9,9 +11,10 @@ from support import Server, eventually
 
 from maas_backoff import ResultEntity, TaskBackoffScheduler, TaskEntity
 from maas_backoff.store.batch import BatchRequest
+from maas_backoff.store.connect import Client
 from maas_backoff.store.registry import Registry
 from maas_backoff.worker import service
-from maas_backoff.worker.loops import reap
+from maas_backoff.worker.loops import heartbeat, reap
 from maas_backoff.worker.loops.reap import Reaper
 
 pytestmark = pytest.mark.anyio
@@ -44,6 +47,40 @@ async def test_the_heartbeat_goes_on_after_any_error_and_logs_the_first_one(
     assert (task.result, task.lost_count) == (1, 0)
     said = [one.getMessage() for one in caplog.records if one.exc_info]
     assert said == ["a heartbeat failed; the next ones that fail are not logged"]
+
+
+async def test_the_leases_of_many_tasks_are_renewed_in_several_calls(
+    scheduler: TaskBackoffScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server answers others between them: the tasks of batches may be 1,000 for each slot."""
+    monkeypatch.setattr(heartbeat, "AT_ONCE", 2)
+    scheduler.config.scheduler.lease = 3
+    renew, renewed, stopped, may_end = Registry.renew, Counter[str](), list[str](), anyio.Event()
+
+    async def counting(self: Registry, client: Client, name: str, info: str, leases: Sequence[tuple[str, int]]) -> Any:
+        assert len(leases) <= 2
+        reply = await renew(self, client, name, info, leases)
+        renewed.update(task_id for task_id, _ in leases)
+        return reply
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> int:
+        try:
+            await may_end.wait()
+        except anyio.get_cancelled_exc_class():
+            stopped.append(task.task_id)
+            raise
+        return task.attempt
+
+    monkeypatch.setattr(Registry, "renew", counting)
+    async with scheduler:
+        ids = await scheduler.create_tasks({} for _ in range(5))
+        await eventually(lambda: all(renewed[one] > 4 for one in ids), "each lease would be over", 20)
+        assert await scheduler.mark_task_completed(ids[-1], "elsewhere")
+        await eventually(lambda: stopped == ids[-1:], "its lease is lost", 20)
+        may_end.set()
+        tasks = [await scheduler.wait_task(one, 20) for one in ids[:-1]]
+    assert [(task.result, task.lost_count) for task in tasks] == [(1, 0)] * 4
 
 
 async def test_more_lost_tasks_than_one_look_takes_are_looked_for_at_once(

@@ -5,7 +5,7 @@ again. The thread also looks for tasks that other workers have lost.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import anyio
 
@@ -16,6 +16,7 @@ from maas_backoff.errors import StorageError
 from maas_backoff.gate.gate import Gate
 from maas_backoff.store.connect import Client
 from maas_backoff.store.registry import processes
+from maas_backoff.store.replies import RenewReply
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.context import WorkerContext
 from maas_backoff.worker.description import Description
@@ -30,6 +31,9 @@ from maas_backoff.worker.running import slots_of
 from maas_backoff.worker.slots import Slots
 
 log: Log = log_for("worker")
+
+AT_ONCE = 2000
+"""The most leases of one call: with batches a worker has 1,000 for each slot, and other calls wait meanwhile."""
 
 FAILED = "the heartbeat has ended; leases of this worker will run out"
 
@@ -157,17 +161,25 @@ class Heartbeat:
             await self._listen(client, min(next_beat, self._reaper.due) - time.monotonic())
 
     async def _renew(self, client: Client) -> None:
-        context, attempts = self._context, self._renewable()
+        attempts = self._renewable()
         oldest = max((attempt.age for attempt in attempts), default=0)
         info = self._description.text(slots_of(attempts), self._watch.lag, oldest)
+        reply = await self._renew_leases(client, info, attempts[:AT_ONCE])
+        for start in range(AT_ONCE, len(attempts), AT_ONCE):
+            reply = await self._renew_leases(client, info, attempts[start : start + AT_ONCE])
+        self._last.answered()
+        self._neighbours.note(processes(reply.neighbours))
+        self._note_name(reply.named.decode())
+        await self._note_quiet(client, bool(reply.quiet))  # the last: it may fail, and the leases are renewed
+
+    async def _renew_leases(self, client: Client, info: str, attempts: Sequence[Attempt]) -> RenewReply:
+        """Renew the leases of these attempts; stop those whose lease is lost, or whose task is to be cancelled."""
+        context = self._context
         leases = [(attempt.task.task_id, attempt.token) for attempt in attempts]
         sent = time.monotonic()  # the lease begins with the renewal on the server, which is later
         # The deadline grows with each failure: on a slow network, a new connection may take longer than the first one.
         with anyio.fail_after(min(self._deadline * 2 ** min(self._last.missed, 10), context.lease)):
             reply = await context.store.registry.renew(client, context.name, info, leases)
-        self._last.answered()
-        self._neighbours.note(processes(reply.neighbours))
-        self._note_name(reply.named.decode())
         lease = Lease.since(sent, context.lease)
         gone = {int(token) for token in reply.lost}
         for attempt in attempts:
@@ -177,7 +189,7 @@ class Heartbeat:
             self._watch.call(self._slots.attempts.cancel, list(gone), CancelReason.LEASE_LOST)
         for task_id in reply.cancelled:
             self._watch.call(self._slots.attempts.cancel_task, task_id.decode())
-        await self._note_quiet(client, bool(reply.quiet))  # the last: it may fail, and the leases are renewed
+        return reply
 
     def _note_name(self, named: str) -> None:
         """Note which worker has this worker's name."""
