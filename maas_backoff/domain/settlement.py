@@ -6,7 +6,7 @@ from typing import Self, assert_never
 import attrs
 
 from maas_backoff.domain.backoff import Backoff
-from maas_backoff.domain.batching import half_of
+from maas_backoff.domain.batching import HALF, half_of
 from maas_backoff.domain.demand import Demand
 from maas_backoff.domain.outcome import (
     Cancelled,
@@ -50,6 +50,11 @@ class Counts:
     blame: float = attrs.field(default=attrs.Factory(lambda self: float(self.lost), takes_self=True))
     cohort: str = ""
     cohort_size: int = 1
+
+    @property
+    def lost_together(self) -> bool:
+        """Whether the task came back in a cohort of lost tasks; the halves of failed batches have ended no worker."""
+        return self.suspect and not self.cohort.startswith(HALF)
 
     def cleared(self, **changes: int) -> "Counts":
         """Return the counts after an attempt that was not lost: no suspicion is left."""

@@ -4,6 +4,9 @@ A task in a worker's own process can end that process, and nothing shows which t
 was taken away. So a task that is lost for the first time comes back as any other. Tasks that are lost again come back
 together, in two cohorts of half the size. Innocent tasks complete there. A task that ends its workers is alone after
 log2(n) losses, and only then do its losses count fully.
+
+The tasks of a failed batch come back in halves, too: see batching.py. They have ended no worker, and count here as any
+other task.
 """
 
 import hashlib
@@ -24,9 +27,9 @@ class Lost(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The number of tasks that a worker has lost: `fresh` ones, and `suspects` that it had claimed from a cohort.
+    """The number of tasks that a worker has lost: `suspects` that it had claimed from a cohort of lost tasks, and others.
 
-    The `_left` numbers leave out tasks that have come back already. `again` counts fresh ones that were lost before.
+    The others are called `fresh`, and the halves of failed batches are among them. The `_left` numbers leave out tasks that have come back already. `again` counts fresh ones that were lost before.
     """
 
     fresh: int = 0
@@ -48,7 +51,7 @@ def judge(lost: Sequence[Lost], by_worker: Mapping[str, Losses]) -> list[LeaseEx
     found: dict[int, LeaseExpired] = {}
     for n in order:
         one = lost[n]
-        known, suspect = by_worker.get(one.worker, Losses()), one.counts.suspect
+        known, suspect = by_worker.get(one.worker, Losses()), one.counts.lost_together
         of_kind, left = (known.suspects, known.suspects_left) if suspect else (known.fresh, known.fresh_left)
         place = of_kind - left + places[one.worker, suspect]
         places[one.worker, suspect] += 1

@@ -6,7 +6,6 @@ batches have ended no worker: any number of them may run at once.
 
 from collections.abc import Iterable
 
-from maas_backoff.domain.batching import HALF
 from maas_backoff.store.batch import BatchRequest, suspicion_text
 from maas_backoff.worker.attempt import Attempt
 
@@ -57,6 +56,6 @@ class Suspects:
         """Return the cohort of lost tasks that runs in this worker, or ""."""
         for attempt in attempts:
             counts = attempt.claimed.counts
-            if counts.suspect and not counts.cohort.startswith(HALF):
+            if counts.lost_together:
                 return counts.cohort or f"!{attempt.task.task_id}"
         return ""

@@ -75,6 +75,15 @@ def test_a_suspect_shares_the_blame_with_fresh_tasks_that_were_lost_before() -> 
     assert loss.together == 4
 
 
+def test_a_half_of_a_failed_batch_is_judged_as_a_fresh_task() -> None:
+    """It has ended no worker: a suspect that was alone beside it is surely to blame."""
+    half = Counts(suspect=True, cohort="~a", cohort_size=16)
+    numbers = {"w": Losses(fresh=16, fresh_left=16, suspects=1, suspects_left=1)}
+    *halves, poison = judge([*lost(16, counts=half), *lost(1, counts=suspect("x"), first=20)], numbers)
+    assert (poison.together, poison.size) == (1, 1)
+    assert {(one.together, one.size) for one in halves} == {(17, 8)} and cohorts(halves) == [8, 8]
+
+
 def test_in_no_order_do_two_poison_tasks_fail_an_innocent_one() -> None:
     """Each death has the innocent task in the worker, and one poison task or both, as far as they may run together."""
     policy, backoff, tokens = TaskConfig().policy, Backoff("fixed", interval=1), itertools.count()

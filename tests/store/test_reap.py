@@ -155,6 +155,21 @@ async def test_what_is_listed_is_what_a_decision_needs(reaper: Reaper) -> None:
     assert (info.number, info.worker, info.started_ms, info.ended_ms) == (1, "worker", START, START + 4000)
 
 
+async def test_the_halves_of_failed_batches_count_as_fresh_tasks(reaper: Reaper) -> None:
+    """They have ended no worker. The losses of a task that was alone in its cohort count fully beside them."""
+    await look_every_second(reaper, -10, 0)
+    await reaper.hold("poison", "innocent", "half", "other half")
+    known = {"poison": ("0 1 0 1", "1 abc 1"), "half": ("1 0 0 1", "0 ~def 2"), "other half": ("1 1 0 1", "1 ~def 2")}
+    for task_id, (counts, suspicion) in known.items():
+        reaper.client.hset(reaper.store.connection.keys.task(task_id), mapping={"k": counts, "c": suspicion})
+    await look_every_second(reaper, 1, 2)
+    reaper.at(3)
+    found, _ = await reaper.store.lost.look(GAP, GRACE)
+    together = {one.task_id: one.loss.together for one in found if one.loss is not None}
+    # The suspect shares the blame with the one that was lost before, the others share it with all.
+    assert together == {"poison": 2, "innocent": 4, "half": 4, "other half": 4}
+
+
 async def test_leases_of_tasks_that_are_gone_are_dropped(reaper: Reaper) -> None:
     """Their key was deleted by hand: nobody can settle them."""
     await look_every_second(reaper, -10, 0)
