@@ -1,6 +1,6 @@
 """The attempts that have a slot, by token."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from maas_backoff.domain.outcome import CancelReason
 from maas_backoff.gate.grant import Grant
@@ -17,10 +17,10 @@ class RunningAttempts(dict[int, Attempt]):
             if attempt is not None:
                 attempt.cancel(reason)
 
-    def cancel_task(self, task_id: str) -> None:
-        """Cancel a task's attempt because a user asked for it."""
+    def cancel_tasks(self, ids: Collection[str]) -> None:
+        """Cancel the attempts of these tasks because a user asked for it."""
         for attempt in list(self.values()):
-            if attempt.task.task_id == task_id:
+            if attempt.task.task_id in ids:
                 attempt.cancel(CancelReason.USER)
 
     def hand_back(self, grant: Grant) -> None:

@@ -178,7 +178,7 @@ class TestSlots:
         slots.take(one)
         slots.take(other)
         slots.attempts.cancel([1, 99], CancelReason.SHUTDOWN)
-        slots.attempts.cancel_task("task 2")
+        slots.attempts.cancel_tasks({"task 2"})
         assert (one.reason, other.reason) == (CancelReason.SHUTDOWN, CancelReason.USER)
 
     async def test_those_that_ignore_their_timeout_are_stuck(self) -> None:

@@ -5,7 +5,8 @@ again. The thread also looks for tasks that other workers have lost.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 
 import anyio
 
@@ -63,6 +64,7 @@ class Heartbeat:
         self._watch = LoopWatch(slots)
         self._neighbours = Neighbours(context, self._reaper, lambda worker: self._watch.call(neighbour_ended, worker))
         self._own_loop = OwnLoop(self._beat_for_ever, "maas-backoff-heartbeat", FAILED)
+        self._cancelled: deque[str] = deque()
         self._rival = ""
         self._announced = False
         self._quiet = False
@@ -187,9 +189,20 @@ class Heartbeat:
                 attempt.renewed(lease)
         if gone:
             self._watch.call(self._slots.attempts.cancel, list(gone), CancelReason.LEASE_LOST)
-        for task_id in reply.cancelled:
-            self._watch.call(self._slots.attempts.cancel_task, task_id.decode())
+        self._pass_on(task_id.decode() for task_id in reply.cancelled)
         return reply
+
+    def _pass_on(self, cancelled: Iterable[str]) -> None:
+        """Have the event loop cancel these tasks. It takes all that have come until then in one look at its attempts."""
+        self._cancelled.extend(cancelled)
+        if self._cancelled:
+            self._watch.call(self._cancel)
+
+    def _cancel(self) -> None:
+        """Cancel what was passed on. Called on the event loop."""
+        ids = {self._cancelled.popleft() for _ in range(len(self._cancelled))}
+        if ids:
+            self._slots.attempts.cancel_tasks(ids)
 
     def _note_name(self, named: str) -> None:
         """Note which worker has this worker's name."""
@@ -240,4 +253,4 @@ class Heartbeat:
         block = max(0.05, min(seconds, self._longest_block))
         task_id = await self._context.store.registry.cancel_request(client, self._context.name, block)
         if task_id is not None:
-            self._watch.call(self._slots.attempts.cancel_task, task_id)
+            self._pass_on([task_id])
