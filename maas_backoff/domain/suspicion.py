@@ -27,9 +27,10 @@ class Lost(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The number of tasks that a worker has lost: `suspects` that it had claimed from a cohort of lost tasks, and others.
+    """How many tasks a worker has lost: `suspects` of cohorts of lost tasks, and `fresh` ones, which are all others.
 
-    The others are called `fresh`, and the halves of failed batches are among them. The `_left` numbers leave out tasks that have come back already. `again` counts fresh ones that were lost before.
+    Halves of failed batches are fresh. The `_left` numbers leave out tasks that have come back already. `again` counts
+    fresh ones that were lost before.
     """
 
     fresh: int = 0

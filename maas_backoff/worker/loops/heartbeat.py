@@ -193,7 +193,7 @@ class Heartbeat:
         return reply
 
     def _pass_on(self, cancelled: Iterable[str]) -> None:
-        """Have the event loop cancel these tasks. It takes all that have come until then in one look at its attempts."""
+        """Have the event loop cancel these tasks: it looks at its attempts once for all that have come until then."""
         self._cancelled.extend(cancelled)
         if self._cancelled:
             self._watch.call(self._cancel)
