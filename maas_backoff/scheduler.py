@@ -233,9 +233,10 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
     async def until_idle(self, within: float | timedelta = 0) -> str:
         """Wait until the worker of this process has nothing to do, and return in words what the queue has left.
 
-        It then runs no task, and none that it could run is due within `within` (seconds, or a timedelta). Due tasks
-        that wait for a limit, or for room on a GPU, are waited for. Paused tasks, and those of kinds that the worker
-        has not, are left. `run_until_stopped(until=scheduler.until_idle)` ends a worker when its work is done.
+        It then runs no task, can run none that is due, and no delayed task of the queue becomes due within `within`
+        (seconds, or a timedelta). Due tasks that wait for a limit, or for room on a GPU, are waited for. Paused tasks,
+        and those of kinds that the worker has not, are left. `run_until_stopped(until=scheduler.until_idle)` ends a
+        worker when its work is done.
 
         Raises InvalidValueError, HandlerError if no worker runs here, and WorkerEndedError, or the error that ended the
         worker, if the worker ends meanwhile.

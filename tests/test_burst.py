@@ -19,6 +19,7 @@ from maas_backoff import (
     TaskBackoffConfig,
     TaskBackoffScheduler,
     TaskEntity,
+    TaskKind,
     TaskStatus,
     WorkerEndedError,
 )
@@ -88,19 +89,46 @@ async def test_a_task_that_fails_during_the_last_look_is_waited_for(
     worker: TaskBackoffScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It begins after the look has found nothing, and waits for its retry when the answer is made."""
-    explain, created = Reader.explain, False
+    next_due, created = Reader.next_due, False
 
-    async def after_a_failure(reader: Reader) -> str:
+    async def before_a_failure(reader: Reader) -> float | None:
         nonlocal created
+        found = await next_due(reader)
         if not created:
             created = True
             task_id = await worker.create_task({"failures": 1}, backoff_interval=1)
             await eventually(lambda: _failed(worker, task_id), "its first attempt has failed")
-        return await explain(reader)
+        return found
 
-    monkeypatch.setattr(Reader, "explain", after_a_failure)
+    monkeypatch.setattr(Reader, "next_due", before_a_failure)
     await run_burst(worker, within=30)
     assert created and await counts(worker) == (1, 0)
+
+
+async def test_a_batch_whose_claim_is_not_answered_yet_is_waited_for(server: Server) -> None:
+    """The server has given the tasks away, and their params are still on their way."""
+
+    def made() -> tuple[TaskBackoffScheduler, TaskKind[[str], int]]:
+        scheduler = TaskBackoffScheduler(quick_config(server.storage))
+
+        @scheduler.batch(max_size=32)
+        async def embed(texts: list[str]) -> list[int]:
+            return list(map(len, texts))
+
+        @scheduler.task
+        async def other() -> None: ...
+
+        return scheduler, embed
+
+    producer, embed = made()
+    await producer.start(run_tasks=False)
+    for _ in range(3):
+        await embed.create_many(embed.spec("x" * 200_000) for _ in range(96))
+        worker, _ = made()
+        left = await run_burst(worker)
+        assert left == "0 delayed and 0 due tasks are left. Nothing is due: nothing runs."
+    assert await counts(producer) == (3 * 96, 0)
+    await producer.shutdown()
 
 
 async def _failed(worker: TaskBackoffScheduler, task_id: str) -> bool:

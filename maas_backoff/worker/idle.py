@@ -20,13 +20,25 @@ async def until_idle(parts: Parts, within: float) -> str:
         given = parts.slots.given
         try:
             if await _is_idle(parts, within):
-                left = await _left(parts)
-                # A claim may have taken a task meanwhile, which may even have ended: what was read is old then.
+                with parts.slots.rest():
+                    await _end_claims(parts)
+                    left = await _left(parts)
+                # A claim may have found tasks meanwhile, which may even have ended: what was read is old then.
                 if not parts.slots.attempts and parts.slots.given == given:
                     return left
         except StorageError:
             pass  # the loops of the worker log it
         await anyio.sleep(LOOK)
+
+
+async def _end_claims(parts: Parts) -> None:
+    """Wait until no claim of this worker is on its way, or one has found a task."""
+    if parts.requests.sleeps_on_slots:
+        await parts.context.store.markers.wake(parts.context.name)
+    while not parts.slots.attempts:
+        with anyio.move_on_after(LOOK / 20):
+            await parts.slots.empty.wait()
+            return
 
 
 async def _is_idle(parts: Parts, within: float) -> bool:
@@ -57,7 +69,8 @@ async def _finds_task(parts: Parts) -> bool:
     parts.wake_ups.wake()
     with anyio.move_on_after(LOOK):
         await parts.wake_ups.idle.wait()
-    return parts.wake_ups.has_work
+    # The looks for batches are requests of their own: each kind must have been looked for.
+    return parts.wake_ups.has_work or bool(parts.wake_ups.unseen)
 
 
 async def _waits_for_gpu(parts: Parts) -> bool:

@@ -4,7 +4,8 @@ There is no I/O here, and no `await` between a check of the state and its change
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from maas_backoff.worker.attempt import Attempt
 from maas_backoff.worker.batch_slots import BatchSlots
@@ -38,6 +39,7 @@ class Slots:
         """Slots that are kept free for tasks that need a GPU."""
         self.spare_for_batches: int = 0
         """Slots that are kept free for batches."""
+        self._rests = 0
         self._batches = BatchSlots()
         self._leaving = 0
         self._coming = 0
@@ -83,7 +85,7 @@ class Slots:
     @property
     def shut(self) -> bool:
         """Whether nothing may be claimed."""
-        return self.closing or self.quiet
+        return self.closing or self.quiet or self._rests > 0
 
     @property
     def unsettled(self) -> bool:
@@ -181,6 +183,17 @@ class Slots:
         self.quiet = quiet
         self._wake_ups.reconsider()
         if not quiet:
+            self._wake_ups.wake()
+
+    @contextmanager
+    def rest(self) -> Iterator[None]:
+        """Send no claim meanwhile. Claims that are on their way may still find tasks."""
+        self._rests += 1
+        try:
+            yield
+        finally:
+            self._rests -= 1
+            self._wake_ups.reconsider()
             self._wake_ups.wake()
 
     def close(self) -> None:
