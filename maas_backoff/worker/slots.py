@@ -4,7 +4,7 @@ There is no I/O here, and no `await` between a check of the state and its change
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 
 from maas_backoff.worker.attempt import Attempt
@@ -186,7 +186,7 @@ class Slots:
             self._wake_ups.wake()
 
     @contextmanager
-    def rest(self) -> Iterator[None]:
+    def rest(self) -> Generator[None]:
         """Send no claim meanwhile. Claims that are on their way may still find tasks."""
         self._rests += 1
         try:

@@ -10,7 +10,9 @@ from gpu import handlers as gpu_handlers
 from support import Server, eventually
 
 from maas_backoff import TaskBackoffConfig, TaskBackoffScheduler, TaskEntity
+from maas_backoff.gate.renewal import Renewal
 from maas_backoff.gate.sample import GpuSample
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.keys import ledger as ledger_key
 from maas_backoff.store.ledger import Ledgers
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
@@ -110,6 +112,40 @@ async def test_a_ledger_that_was_written_over_keeps_no_lease_from_being_renewed(
         rig.let_go.set()
         task = await scheduler.wait_task("waits", 20)
     assert (task.status, task.lost_count, rig.ran) == ("completed", 0, ["waits"])
+
+
+async def test_a_ledger_that_does_not_answer_keeps_no_lost_task_from_coming_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heartbeat waits for the ledger for as long as its period, and then looks for lost tasks all the same."""
+    hung = 0
+
+    async def hang(*_: object) -> list[str]:
+        nonlocal hung
+        hung += 1
+        await anyio.sleep_forever()
+        return []
+
+    rig.config.threadpool.concurrency = 1
+    async with rig.scheduler as scheduler:
+        await scheduler.create_task({}, "waits")
+        await eventually(lambda: rig.ran == ["waits"], "it has the only slot")
+        monkeypatch.setattr(Renewal, "renew", hang)
+        await eventually(lambda: hung > 2, "the ledger does not answer")
+        store = scheduler._client.store
+        await scheduler.create_task({}, "lost", min_gpu_memory_gb=0)
+        request = BatchRequest((), 1, may_claim_suspect=False, request_id="1", exchange=0)
+        assert len((await store.exchange.send(request, "dead")).claimed) == 1
+        await eventually(lambda: _is_back(scheduler, "lost"), "its lease is over")
+        monkeypatch.undo()
+        rig.let_go.set()
+        await scheduler.wait_task("lost", 20)
+    assert rig.ran == ["waits", "lost"]
+
+
+async def _is_back(scheduler: TaskBackoffScheduler, task_id: str) -> bool:
+    task = await scheduler.get_task(task_id)
+    return task is not None and (task.status, task.lost_count) == ("pending", 1)
 
 
 async def test_gpus_that_cannot_be_described_keep_no_lease_from_being_renewed(

@@ -16,6 +16,7 @@ from maas_backoff.domain.tracing import WorkerTracing
 from maas_backoff.errors import StorageError
 from maas_backoff.gate.gate import Gate
 from maas_backoff.store.connect import Client
+from maas_backoff.store.outage import Outage
 from maas_backoff.store.registry import processes
 from maas_backoff.store.replies import RenewReply
 from maas_backoff.worker.attempt import Attempt
@@ -59,12 +60,14 @@ class Heartbeat:
         self._reaper = Reaper(context.store, context.name, context.lease, tracing)
         outage = context.store.connection.server.outage
         self._last = LastHeartbeat(
-            Patience("a worker's heartbeat", outage), Patience("a worker's renewal of GPU reservations", outage)
+            Patience("a worker's heartbeat", outage),
+            Patience("a worker's renewal of GPU reservations", Outage()),  # a ledger may be on another server
         )
         self._watch = LoopWatch(slots)
         self._neighbours = Neighbours(context, self._reaper, lambda worker: self._watch.call(neighbour_ended, worker))
         self._own_loop = OwnLoop(self._beat_for_ever, "maas-backoff-heartbeat", FAILED)
         self._cancelled: deque[str] = deque()
+        self._failed_at: dict[str, float] = {}  # the ledgers that failed last time
         self._rival = ""
         self._announced = False
         self._quiet = False
@@ -156,11 +159,13 @@ class Heartbeat:
         await self._renew(client)
         if announced != self._announced:
             await self._renew(client)  # this one's description may have come after the announced one, and is older
-        if not await self._renew_grants(client):
+        if not await self._renew_grants(client, until=next_beat):
             next_beat = min(next_beat, time.monotonic() + self._pause)
-        while next_beat > time.monotonic():
+        while True:
             await self._reaper.look(client, self._deadline)
             await self._listen(client, min(next_beat, self._reaper.due) - time.monotonic())
+            if next_beat <= time.monotonic():
+                return
 
     async def _renew(self, client: Client) -> None:
         attempts = self._renewable()
@@ -224,19 +229,25 @@ class Heartbeat:
             with anyio.fail_after(self._deadline):
                 await self._context.store.markers.wake_by(client, self._context.name)
 
-    async def _renew_grants(self, client: Client) -> bool:
+    async def _renew_grants(self, client: Client, until: float) -> bool:
         """Renew the reservations of this worker, for each GPU: in a Cluster, each ledger may be on another node.
 
-        Return False if a ledger cannot be reached. That delays neither lost tasks nor cancel requests.
+        Return False if a ledger cannot be reached. Those that failed last time come last, the longest ago first, and
+        none begins after `until`: leases, lost tasks and cancel requests must not wait for them.
         """
         failure: StorageError | TimeoutError | None = None
-        for uuid, reservations in self._gate.grants.renewal.by_device().items():
+        by_device = self._gate.grants.renewal.by_device()
+        for uuid in sorted(by_device, key=lambda uuid: self._failed_at.get(uuid, 0)):
+            if failure is not None and time.monotonic() >= until:
+                break
             try:
                 with anyio.fail_after(self._deadline):
-                    missing = await self._gate.grants.renewal.renew(uuid, reservations, client)
+                    missing = await self._gate.grants.renewal.renew(uuid, by_device[uuid], client)
             except (StorageError, TimeoutError) as error:
                 failure = error  # renew the other reservations all the same
+                self._failed_at[uuid] = time.monotonic()
                 continue
+            self._failed_at.pop(uuid, None)
             if missing:
                 self._watch.call(self._gate.grants.renewal.note_missing, missing)
         self._last.reserved(failure)
