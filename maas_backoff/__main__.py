@@ -7,14 +7,13 @@ a failed import; 3 the server cannot be reached; 130 stopped.
 import argparse
 import os
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 
 from maas_backoff.commands.catalogue import CATALOGUE, command
 from maas_backoff.commands.help import Formatter, Parser, add_language, translate
 from maas_backoff.commands.imports import without_collections
+from maas_backoff.commands.left_behind import end_without, running_threads
 from maas_backoff.commands.standard_streams import (
     discard_output,
     escape_output,
@@ -29,9 +28,6 @@ from maas_backoff.language import language_of, sentence, speak, t
 
 FAILED, USAGE, STORAGE, STOPPED = 1, 2, 3, 130
 
-LINGER = 1.0
-"""Seconds that threads have to end after the command has ended."""
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, and end the process with its exit code."""
@@ -44,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if getattr(options, "json", False):  # JSON is for programs
         speak("en")
     code = _run(options)
-    threading.Thread(target=_leave_threads_behind, args=(code,), daemon=True).start()
+    end_without(running_threads, "threads", code)
     sys.exit(code)
 
 
@@ -115,28 +111,6 @@ def _is_stop(error: BaseException) -> bool:
 def _complain(options: argparse.Namespace, why: str, code: int) -> int:
     print(f"maas-backoff {options.command}: {why}", file=sys.stderr)
     return code
-
-
-def _leave_threads_behind(code: int) -> None:
-    """End the process if threads keep it alive, such as those of handlers that never return.
-
-    Runs in a daemon thread, beside the usual end of the interpreter, which joins thread pools and calls atexit hooks.
-    """
-    time.sleep(LINGER)
-    left = [
-        thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
-    ]
-    if left:
-        import logging
-
-        from maas_backoff.common.guard import log_for
-
-        log = log_for("command")
-        log.warning("left behind, as they do not end: threads %s", ", ".join(left))
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 if __name__ == "__main__":

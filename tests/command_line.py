@@ -17,7 +17,7 @@ def commands_on(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setenv("MAAS_BACKOFF_URL", f"redis://127.0.0.1:{server.port}")
     monkeypatch.setenv("MAAS_BACKOFF_BIZ_PREFIX", "test")
     # It would end this process.
-    monkeypatch.setattr("maas_backoff.__main__._leave_threads_behind", lambda _code: None)
+    monkeypatch.setattr("maas_backoff.__main__.end_without", lambda *_: None)
 
     def run(*arguments: str) -> tuple[object, str, str]:
         try:

@@ -139,6 +139,7 @@ NOT_FOR_PEOPLE = {
     "commands/completion.py": "scripts of shells",
     "commands/mapping/tasks.py": "errors of lines: in the log and in the output",
     "commands/processes.py": "the log",
+    "commands/left_behind.py": "the log",
     "commands/stderr.py": "the log",
     "demo/client.py": "the reason of a retry",
     "demo/server.py": "answers of a model server",

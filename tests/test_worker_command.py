@@ -142,6 +142,38 @@ async def test_a_thread_that_does_not_end_does_not_keep_the_worker_alive(
     assert "left behind, as they do not end: threads" in errors
 
 
+async def test_a_coroutine_that_does_not_end_does_not_keep_the_worker_alive(
+    producer: TaskBackoffScheduler, start: Start, tmp_path: Path
+) -> None:
+    """It swallows each cancel, also those with which asyncio ends. Its task is left to its lease."""
+    (tmp_path / "mine.py").write_text(
+        MODULE
+        + """
+import asyncio
+
+config.scheduler.shutdown_grace = 0.1
+
+@scheduler.set_custom_task_handler
+async def stubborn(task):
+    task.update_progress(1)
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+"""
+    )
+    worker = start()
+    task_id = await producer.create_task({})
+    await eventually(lambda: _started(producer, task_id), "the handler has started")
+    worker.send_signal(signal.SIGTERM)
+    _, errors = worker.communicate(timeout=30)
+    assert worker.returncode == 0, errors
+    assert f"task '{task_id}' is left to its lease at shutdown" in errors
+    assert "left behind, as they do not end: coroutines" in errors
+    assert await status(producer, task_id) == TaskStatus.PROCESSING
+
+
 SLOW = (
     MODULE
     + """

@@ -1,13 +1,14 @@
 """`maas-backoff worker module:scheduler`: one worker, or a parent of several."""
 
 import argparse
+import asyncio
 import math
 import os
-from functools import partial
 
 import anyio
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Command, Options, add_option, one_to_a_hundred
+from maas_backoff.commands.left_behind import end_without
 from maas_backoff.commands.load import load_scheduler
 from maas_backoff.commands.processes import Processes
 from maas_backoff.commands.stderr import LEVELS, log_to_stderr
@@ -17,6 +18,7 @@ from maas_backoff.common.parent import drain_with_parent
 from maas_backoff.config import SchedulerConfig, TaskBackoffConfig
 from maas_backoff.errors import MaasBackoffError, WorkerEndedError
 from maas_backoff.language import t
+from maas_backoff.scheduler import TaskBackoffScheduler
 
 log: Log = log_for("command")
 
@@ -28,9 +30,8 @@ def _arguments(worker: Arguments) -> None:
     worker.add_argument(
         "--processes",
         type=one_to_a_hundred,
-        default=1,
         metavar="N",
-        help="workers to run, 1 to 100 (default: %(default)s)",
+        help="workers to run, and to replace when they end, 1 to 100; without it: one, which is not replaced",
     )
     worker.add_argument("--burst", action="store_true", help="end with exit code 0 when nothing is due for the worker")
     worker.add_argument(
@@ -47,7 +48,7 @@ def _arguments(worker: Arguments) -> None:
 def _run(options: Options) -> int:
     if options.burst_wait is not None and not options.burst:
         raise UsageError(t("--burst-wait is for a worker with --burst"))
-    if options.processes > 1:
+    if options.processes is not None:
         log_to_stderr(options.log_level, options.log_format)
         return _workers(options)
     drain_with_parent(os.environ)
@@ -58,11 +59,8 @@ def _run(options: Options) -> int:
     queue, slots = scheduler.config.task.biz_prefix, scheduler.config.threadpool.concurrency
     log.info("starting: queue %r, %d at a time, pid %d", queue, slots, os.getpid())
 
-    async def until_idle() -> None:
-        log.info("burst: %s", await scheduler.until_idle(options.burst_wait or 0))
-
     try:
-        anyio.run(partial(scheduler.run_until_stopped, until=until_idle if options.burst else None))
+        anyio.run(_run_one, scheduler, options.burst_wait or 0 if options.burst else None)
     except WorkerEndedError:  # it is logged already
         return FAILED
     except MaasBackoffError:
@@ -72,6 +70,22 @@ def _run(options: Options) -> int:
         return FAILED
     log.info("stopped")
     return OK
+
+
+async def _run_one(scheduler: TaskBackoffScheduler, burst_wait: float | None) -> None:
+    """Run a worker until it is stopped, or, if `burst_wait` is given, until it has no more work."""
+
+    async def until_idle() -> None:
+        log.info("burst: %s", await scheduler.until_idle(burst_wait or 0))
+
+    code = FAILED
+    try:
+        await scheduler.run_until_stopped(until=None if burst_wait is None else until_idle)
+        code = OK
+    finally:
+        # asyncio waits for all of them before it ends.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        end_without(lambda: sorted(one.get_name() for one in others if not one.done()), "coroutines", code)
 
 
 def _workers(options: Options) -> int:

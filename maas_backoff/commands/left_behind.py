@@ -1,0 +1,39 @@
+"""The end of a process that handlers keep alive: threads that never return, coroutines that swallow each cancel."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+LINGER = 1.0
+"""Seconds that threads and coroutines have to end after the work of a command has ended."""
+
+
+def end_without(left: Callable[[], Sequence[str]], what: str, code: int) -> None:
+    """End this process with an exit code in a second, unless `left()` then returns no names of what keeps it alive.
+
+    This happens in a daemon thread, beside the usual end: asyncio waits for its tasks, and the interpreter joins
+    threads and calls atexit hooks. `what` says for the log what `left()` returns.
+    """
+    threading.Thread(target=_end_without, args=(left, what, code), daemon=True).start()
+
+
+def _end_without(left: Callable[[], Sequence[str]], what: str, code: int) -> None:
+    time.sleep(LINGER)
+    if names := left():
+        import logging
+
+        from maas_backoff.common.guard import log_for
+
+        log_for("command").warning("left behind, as they do not end: %s %s", what, ", ".join(names))
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def running_threads() -> list[str]:
+    """Return the names of the threads that keep this process alive, without the main thread."""
+    main = threading.main_thread()
+    return [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not main]
