@@ -211,8 +211,8 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
         if not self.has_handler:
             raise HandlerError("run_until_stopped: there is no task handler and no kind to run; set one before")
         beside = Beside(until)
-        try:
-            with anyio.open_signal_receiver(*stop_signals()) as signals:
+        with anyio.open_signal_receiver(*stop_signals()) as signals:
+            try:
                 await self.start()
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._end_with_service, beside, group.cancel_scope)
@@ -223,9 +223,9 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
                         action()
                         beside.scope.cancel()
                     os._exit(128 + await anext(signals))
-        except asyncio.CancelledError:
-            await self.shutdown()
-            raise
+            except asyncio.CancelledError:
+                await self.shutdown()  # a signal changes nothing meanwhile
+                raise
         await self.shutdown()
         if beside.error is not None:
             raise beside.error

@@ -638,7 +638,9 @@ def test_a_doctor_names_what_is_wrong(command: Run, server: Server) -> None:
     code, out, _ = command("doctor")
     assert {one["kind"] for one in json.loads(command("doctor", "--json")[1])} == {"ok", "warning"}
     assert code == 0 and "workers: 0 alive" in out and "append-only file" in out and "gpus: none here" in out
-    assert command("create", "{}")[0] == 0 and "warning  queue: " not in command("doctor")[1]
+    assert command("create", "{}", "--delay", "60")[0] == 0 and "warning  queue: " not in command("doctor")[1]
+    assert command("create", "{}")[0] == 0
+    assert "warning  queue: No worker is running: 1 task due" in command("doctor")[1]
     command("pause")
     anyio.run(_create_unfit, server)
     server.client.config_set("maxmemory-policy", "allkeys-lru")

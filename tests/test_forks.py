@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from support import Server
 
+from maas_backoff.common import forks
+
 HEAD = """
 import asyncio, gc, os, signal, sys, time, traceback
 from maas_backoff import *
@@ -176,6 +178,24 @@ asyncio.run(main())
     run(tmp_path, body, storage)
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (None, 0, ""),
+        (SystemExit(), 0, ""),
+        (SystemExit(True), 1, ""),
+        (SystemExit(-1), 255, ""),
+        (SystemExit("why"), 1, "why\n"),
+        (ValueError("why"), 1, "ValueError: why\n"),
+    ],
+)
+def test_its_exit_code_is_that_of_a_program_which_ends_so(
+    error: BaseException | None, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert forks._exit_code(error) == code
+    assert capsys.readouterr().err == said
+
+
 HANDLERS = {
     "async def": "async def handler(task):\n    return fork(task)",
     "def": "def handler(task):\n    return fork(task)",
@@ -185,10 +205,11 @@ HANDLERS = {
 
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize(
-    "end", [pytest.param("raise OSError", id="raise"), pytest.param("return", marks=pytest.mark.long)]
+    ("end", "code"),
+    [pytest.param("raise SystemExit(3)", 3, id="raise"), pytest.param("return", 0, marks=pytest.mark.long)],
 )
 def test_a_process_that_a_handler_has_forked_ends_with_the_handler(
-    tmp_path: Path, storage: str, handler: str, end: str
+    tmp_path: Path, storage: str, handler: str, end: str, code: int
 ) -> None:
     """It has the tasks and the sockets of the worker: it would run them, too, and keep the worker from its end."""
     body = f"""
@@ -218,7 +239,8 @@ async def main():
             task = await scheduler.wait_task(f"task-{{n}}", 20)
             assert (task.status, task.attempt) == ("completed", 1)
             async with asyncio.timeout(20):
-                await asyncio.to_thread(ended, task.result)
+                _, status = await asyncio.to_thread(os.waitpid, task.result, 0)
+            assert os.waitstatus_to_exitcode(status) == {code}
 
 
 asyncio.run(main())

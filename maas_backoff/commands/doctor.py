@@ -9,6 +9,7 @@ from typing import NamedTuple
 from maas_backoff.commands.probed import probed
 from maas_backoff.commands.text import moment
 from maas_backoff.domain.gpu import GpuStatus
+from maas_backoff.domain.stats import QueueStats
 from maas_backoff.domain.worker import Worker
 from maas_backoff.errors import StorageDeniedError, StorageUnfitError
 from maas_backoff.gate.sample import NO_DEVICE, NO_DRIVER, GpuSample
@@ -72,7 +73,7 @@ async def examine(store: QueueStore, *, repair: bool = False, keys: int = MOST_K
     lines.extend(_quiet(fleet, await store.registry.quieted([worker.name for worker in fleet])))
     lines.append(
         Line(
-            "warning" if stats.paused or stats.paused_kinds or stats.paused_tenants or stats.suspect_count else "ok",
+            "warning" if _needs_a_look(stats, fleet) else "ok",
             t("queue: {reason}", reason=sentence(await store.reader.explain())),
         )
     )
@@ -83,6 +84,12 @@ async def examine(store: QueueStore, *, repair: bool = False, keys: int = MOST_K
         lines += _fleet_gpus(await _gpus_of(store), fleet)
     lines += await _orphans(store, repair=repair, keys=keys)
     return [*lines, *await asyncio.to_thread(_gpus)]
+
+
+def _needs_a_look(stats: QueueStats, fleet: Sequence[Worker]) -> bool:
+    """Return whether tasks wait, or may wait, for more than a slot."""
+    is_alone = not fleet and stats.pending_count > stats.scheduled_count
+    return bool(is_alone or stats.paused or stats.paused_kinds or stats.paused_tenants or stats.suspect_count)
 
 
 async def _server(store: QueueStore) -> list[Line]:

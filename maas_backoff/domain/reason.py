@@ -26,7 +26,7 @@ def reason(
     """Return the reason. `next_due` is in seconds; `waiting` are demands with their number of due tasks.
 
     The demands are without those of paused kinds.
-    `suspects_running` is the number of running tasks that were lost with their worker more than once.
+    `suspects_running` is the number of running tasks that came back in halves.
     `paused_tenants` has the number of waiting tasks of each. `shut` are limits for which tasks wait. `leased` is the
     number of running tasks that workers have claimed; 0: unknown.
     """
@@ -66,7 +66,8 @@ def reason(
     at_it = f": {taken} of {slots} slots of {workers} are busy"
     if slots and taken >= slots:
         at_it = f": all {slots} slots of {workers} are busy"
-    elif stats.suspect_count >= due or claimable <= held or not able:
+    elif stats.suspect_count >= due or claimable <= held or not able or (has_batches and leased):
+        # The last: heartbeats have not told yet of some running tasks, and several of them may share a slot.
         at_it = ""
     batches = _batches(stats, able) if taken < slots else ""
     return f"{_tasks(due)} due, {running}{at_it}{suspects}{batches}{paused}{unserved}."
@@ -179,7 +180,8 @@ def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
 def _batches(stats: QueueStats, fleet: Sequence[Worker]) -> str:
     """Return in words which kinds wait for a full batch."""
     known = {kind: one for worker in fleet for kind, one in worker.batches.items() if kind not in stats.paused_kinds}
-    found = [(kind, stats.kinds.get(kind, 0), *known[kind]) for kind in sorted(known)]
+    # Suspects wait for no batch. Their number is known for all kinds together.
+    found = [(kind, stats.kinds.get(kind, 0) - stats.suspect_count, *known[kind]) for kind in sorted(known)]
     return "".join(
         f"; kind {kind} waits for a batch: {number:,} of {size:,}, at most {moments(wait)}"
         for kind, number, size, wait in found

@@ -40,12 +40,13 @@ class Scale:
 def startable(stats: QueueStats, limits: Sequence[LimitStats] = (), tenants: Sequence[TenantStats] = ()) -> int:
     """Return how many due tasks more slots would start: no paused or unfit ones, and none that wait for a limit.
 
-    Tasks of paused tenants count as far as they may be delayed, or of a paused kind, or wait for a limit.
+    Tasks of paused tenants count as far as they may be delayed, unfit, or of a paused kind, or wait for a limit.
     """
     if stats.paused:
         return 0
-    due = stats.pending_count - stats.scheduled_count - stats.unfit_count
-    held = sum(stats.due_of(kind) for kind in stats.paused_kinds) + sum(one.waiting_tasks for one in limits)
+    due = stats.pending_count - stats.scheduled_count
+    held = stats.unfit_count + sum(stats.due_of(kind) for kind in stats.paused_kinds)
+    held += sum(one.waiting_tasks for one in limits)
     of_paused = sum(one.waiting for one in tenants if one.paused_since is not None)
     return max(0, due - max(held, of_paused - stats.scheduled_count))
 

@@ -168,12 +168,25 @@ def test_explain_names_tasks_without_a_kind_whose_workers_are_quiet() -> None:
         ([attrs.evolve(FULL, running=0)], 9, "all 8 slots of 1 worker are busy"),
         ([attrs.evolve(IDLE, running=0), attrs.evolve(FULL, quiet=True)], 10, "2 of 20 slots of 1 worker are busy"),
         ([attrs.evolve(IDLE, running=0), attrs.evolve(FULL, running=0)], 8, "8 of 28 slots of 2 workers are busy"),
-        ([attrs.evolve(IDLE, running=0, batches={"a": (8, 1.0)})], 8, "0 of 20 slots of 1 worker are busy"),
         ([attrs.evolve(IDLE, running=0)], -1, "0 of 20 slots of 1 worker are busy"),
     ],
 )
 def test_explain_counts_slots_that_no_heartbeat_has_told_of(fleet: list[Worker], leased: int, expected: str) -> None:
     assert f": {expected}" in reason(stats(3, 0), fleet, None, [], leased=leased)
+
+
+def test_explain_counts_no_slots_while_heartbeats_have_not_told_of_batches() -> None:
+    """Several of the running tasks may share a slot."""
+    fleet = [attrs.evolve(IDLE, running=0, batches={"a": (8, 1.0)})]
+    assert reason(stats(3, 0), fleet, None, [], leased=8) == "3 tasks due, 8 tasks running."
+    assert "0 of 20 slots" in reason(stats(3, 0), fleet, None, [])
+
+
+def test_suspects_wait_for_no_batch() -> None:
+    fleet = [attrs.evolve(IDLE, kinds=("a",), batches={"a": (8, 1.0)})]
+    waiting = attrs.evolve(of_kinds(4, {"a": 4}), suspect_count=3)
+    assert "kind a waits for a batch: 1 of 8" in reason(waiting, fleet, None, [])
+    assert "batch: " not in reason(attrs.evolve(waiting, suspect_count=4), fleet, None, [])
 
 
 def test_explain_names_running_tasks_that_have_no_worker() -> None:

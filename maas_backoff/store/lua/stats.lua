@@ -2,7 +2,7 @@
 KEYS: scheduled leases external completed failed cancelled meta
 ARGV: now prefix
 Returns: now and the difference of the queue's clock, pending scheduled processing completed failed cancelled, ms since the first task that needs no GPU became due, per GPU set its name and its number of tasks, since when the queue is paused or 0, ms to the next due task or -1, how many suspects wait and how many run, per kind its name and its number of due tasks that need no GPU, per paused kind its name and since when, how many tenants have waiting tasks, per paused tenant (1,000 or a few more) its name and since when and its number of waiting tasks, for how many limits tasks wait, how many limits are set or closed, per GPU set the ms since its first task became due, how many tasks were created of all time, fields of `paused_by` and who paused in turn
-A pending task whose deadline has passed counts as cancelled.
+A pending task whose deadline has passed counts as cancelled. Due tasks that are still in `scheduled` count for their kind and GPU set.
 Suspects that wait for a GPU are counted among the first 100 of a set; running ones only if some wait, among 1000 leases.
 ]]
 --#include _clock
@@ -43,6 +43,27 @@ for n = 0, #kinds do
   local count = count_in(ready) + waiting
   due_count, suspects = due_count + count, suspects + waiting
   if n > 0 then by_kind[2 * n - 1], by_kind[2 * n] = kinds[n], count end
+end
+
+-- Due tasks that no claim has moved out of `scheduled` yet, as while all slots are busy: each counts where it will wait.
+-- If there are more than MOST_LOOKED, all others are taken to be like these.
+local MOST_LOOKED = 200
+local unmoved = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, MOST_LOOKED)
+if unmoved[1] and (kinds[1] or gpu[1]) then
+  local counts = {}
+  for _, id in ipairs(unmoved) do
+    local task = fields_of(prefix .. 't:' .. id, 'p', 'q')
+    if task and task[1] then
+      local _, _, kind = terms_of(task[1])
+      local demand = demand_of(task[2], task[1])
+      local place = demand == '-' and kind or gpu_set_for(prefix, kind, demand, {})
+      counts[place] = (counts[place] or 0) + 1
+    end
+  end
+  local times = #unmoved < MOST_LOOKED and 1 or redis.call('ZCOUNT', KEYS[1], '-inf', now) / #unmoved
+  local function add(numbers, n, place) numbers[2 * n] = numbers[2 * n] + math.floor((counts[place] or 0) * times) end
+  for n, kind in ipairs(kinds) do add(by_kind, n, kind) end
+  for n, set in ipairs(gpu) do add(demands, n, set) end
 end
 
 -- The oldest due time of each GPU set, and of all other indexes together.

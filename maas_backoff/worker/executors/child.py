@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from maas_backoff.common.forks import end_if_forked
 from maas_backoff.common.orphans import mark_what_starts_here
 from maas_backoff.domain.batch_outcome import outcomes_of_values
 from maas_backoff.domain.context import current
@@ -182,9 +183,10 @@ class Server:
                     return self._awaited(value, is_batch=is_batch)  # pyright: ignore[reportUnknownArgumentType] - a Coroutine of whatever
                 return self._outcome_of(value, is_batch=is_batch)
             except BaseException as error:  # noqa: BLE001 - SystemExit ends an attempt, not the child
+                end_if_forked(self._pid, error)
                 return outcome_of_error(error, self._limit)
             finally:
-                self._end_if_forked()
+                end_if_forked(self._pid)
 
     def _outcome_of(self, value: object, *, is_batch: bool) -> HandlerOutcome | list[object]:
         """Return the outcome of a handler's value; of a batch, the value as it is."""
@@ -200,9 +202,10 @@ class Server:
             try:
                 outcomes.append(self._outcome_of(await coroutine, is_batch=is_batch))
             except BaseException as error:  # noqa: BLE001 - SystemExit must not tear down the loop
+                end_if_forked(self._pid, error)
                 outcomes.append(outcome_of_error(error, self._limit))
             finally:
-                self._end_if_forked()  # before the loop, whose epoll the parent shares
+                end_if_forked(self._pid)  # before the loop, whose epoll the parent shares
 
         broken = self._loop.run(attempt())
         if broken is not None:
@@ -223,10 +226,6 @@ class Server:
                 self._connection.send({"outcome": to_dict(outcome), "reusable": reusable})
         except Exception as error:  # noqa: BLE001 - ResultEntity.fail(code=object()); nothing was sent yet
             self._connection.send({"outcome": to_dict(outcome_of_error(error)), "reusable": reusable})
-
-    def _end_if_forked(self) -> None:
-        if os.getpid() != self._pid:
-            os._exit(0)
 
     def report(self, call: int, record: Record) -> None:
         """Send a report of the handler, unless its call is over."""

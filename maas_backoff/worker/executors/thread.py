@@ -107,6 +107,7 @@ class ThreadExecutor:
             value = self._handler(task, *self._lifespan.values)
             return Rest(value) if inspect.isawaitable(value) else outcome_of_value(value, self._limit)
         except BaseException as error:  # noqa: BLE001 - SystemExit in a handler fails its task, not the worker
+            end_if_forked(self._pid, error)
             return outcome_of_error(error)
 
     def _call_batch(self, tasks: list[TaskEntity], _: TaskEntity) -> BatchOutcome | Rest:
@@ -115,6 +116,7 @@ class ThreadExecutor:
             value = self._handler(tasks, *self._lifespan.values)
             return Rest(value) if inspect.isawaitable(value) else outcomes_of_values(value, self._limit)
         except BaseException as error:  # noqa: BLE001 - as in _call
+            end_if_forked(self._pid, error)
             return outcome_of_error(error)
 
     async def _awaited_batch(self, rest: Rest) -> BatchOutcome:

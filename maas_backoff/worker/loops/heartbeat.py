@@ -170,7 +170,8 @@ class Heartbeat:
     async def _renew(self, client: Client) -> None:
         attempts = self._renewable()
         oldest = max((attempt.age for attempt in attempts), default=0)
-        info = self._description.text(slots_of(attempts), self._watch.lag, oldest)
+        taken = slots_of(list(self._slots.attempts.values())) + self._slots.lingering
+        info = self._description.text(taken, self._watch.lag, oldest)
         reply = await self._renew_leases(client, info, attempts[:AT_ONCE])
         for start in range(AT_ONCE, len(attempts), AT_ONCE):
             reply = await self._renew_leases(client, info, attempts[start : start + AT_ONCE])
