@@ -301,6 +301,8 @@ async def test_a_cancel_of_the_call_drains_the_worker(worker: TaskBackoffSchedul
             run = group.create_task(worker.run_until_stopped())
             await eventually(lambda: _runs(worker, task_id), "it runs")
             run.cancel()
+            await anyio.wait_all_tasks_blocked()
+            os.kill(os.getpid(), signal.SIGTERM)  # would end this process, were it not waited for
         assert run.cancelled() and worker.health().reasons == ("not started",)
     assert await counts(worker) == (1, 0)
 

@@ -185,6 +185,7 @@ def test_tasks_of_paused_tenants_do_not_count() -> None:
     assert startable(attrs.evolve(stats(45), scheduled_count=5), (), [acme, bolt]) == 15
     held = stats(40, kinds={"a": 30}, paused_kinds={"a": None})
     assert startable(held, (), [acme, bolt]) == 10, "tasks of the kind and the tenant count once"
+    assert startable(attrs.evolve(stats(40), unfit_count=30), (), [acme, bolt]) == 10, "so do unfit ones"
 
 
 def test_a_batch_takes_one_slot() -> None:

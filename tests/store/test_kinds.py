@@ -115,6 +115,27 @@ async def test_a_create_wakes_a_worker_of_the_kind(queue: Queue, kind: str) -> N
     assert queue.markers() == {f"{own}marker"}
 
 
+async def test_due_tasks_count_for_their_kind_before_a_claim_has_moved_them(queue: Queue) -> None:
+    """While all slots are busy, or without a worker, nobody moves them. Nobody says then that they have no kind."""
+    for n in range(3):
+        await queue.create(f"later {n}", delay=1)
+        await queue.create(f"of another kind {n}", "other", delay=2)
+    await queue.create("on a GPU", delay=1, min_gpu_memory_gb=1)
+    await queue.create("on a GPU now", min_gpu_memory_gb=1)
+    queue.at(1500)
+    stats = await queue.store.reader.stats()
+    assert (stats.pending_count, stats.scheduled_count, stats.gpu_count) == (8, 3, 2)
+    assert (stats.kinds, stats.gpu_kinds) == ({"render": 3, "other": 0}, {"render": 2})
+
+
+async def test_of_many_due_tasks_that_no_claim_has_moved_the_first_ones_are_looked_at(queue: Queue) -> None:
+    for n in range(150):
+        await queue.create(f"{n} of one kind", delay=1)
+        await queue.create(f"{n} of another kind", "other", delay=1)
+    queue.at(1500)
+    assert (await queue.store.reader.stats()).kinds == {"render": 150, "other": 150}
+
+
 async def test_a_comeback_stays_in_its_kind(queue: Queue) -> None:
     await queue.create("image")
     (image,) = await queue.exchange(1, RENDER)
