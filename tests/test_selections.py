@@ -20,6 +20,7 @@ from maas_backoff import (
     TaskStatus,
 )
 from maas_backoff.client import selected
+from maas_backoff.store.batch import BatchRequest
 from maas_backoff.store.reader import Reader
 
 pytestmark = pytest.mark.anyio
@@ -204,6 +205,25 @@ async def test_a_retry_ends_while_workers_fail_tasks_at_once(scheduler: TaskBack
         with anyio.fail_after(20):
             assert await scheduler.retry_tasks(Selection(error_type="ValueError")) == 60
         await eventually(lambda: len(runs) == 120, "each ran twice")
+
+
+async def test_running_tasks_that_end_meanwhile_hide_no_others(
+    scheduler: TaskBackoffScheduler, small_pages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their leases end at the same time, and the place of a reader among them is a number."""
+    ids = [f"{n:02}" for n in range(30)]
+    await scheduler.create_tasks([TaskSpec({}, task_id) for task_id in ids])
+    store, scan, scans = scheduler._client.store, Reader.scan, itertools.count(1)
+    request = BatchRequest((), 30, may_claim_suspect=False, request_id="1", exchange=0)
+    assert len((await store.exchange.send(request, "worker")).claimed) == 30
+
+    async def after_ends(reader: Reader, *arguments: Any) -> Any:
+        if next(scans) == 3:  # the worker has settled those that were cancelled first
+            await store.connection.server.execute("ZREM", store.connection.keys("leases"), *ids[:7])
+        return await scan(reader, *arguments)
+
+    monkeypatch.setattr(Reader, "scan", after_ends)
+    assert await scheduler.cancel_tasks(Selection(status="processing"), running=True) == 30
 
 
 async def test_running_tasks_are_found_by_their_worker_and_cancelled(scheduler: TaskBackoffScheduler) -> None:

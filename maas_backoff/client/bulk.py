@@ -114,7 +114,10 @@ class BulkOperations:
             since, now = selected.started, selected.now
             lot = [seen for seen in page if _is_old(seen.task, since) and not change.is_so(seen.task, since, now)]
             lot = [seen for seen in lot if not seen.has_lease or seen.task.token not in tokens]
-            tokens.update(seen.task.token for seen in lot if seen.has_lease)
+            running = {seen.task.token for seen in lot if seen.has_lease}
+            tokens |= running
+            if running and not dry_run:
+                selected.look_again()
             matched += len(lot)
             gone: set[str] = set()
             for start in range(0, 0 if dry_run else len(lot), change.at_once):

@@ -45,6 +45,7 @@ class Selected:
         self._reverse = reverse
         self._cursor = cursor
         self._scan: Scan | None = None
+        self._again = False
         self.read: int = 0
         self.started: datetime | None = None
         if cursor is not None:
@@ -108,13 +109,19 @@ class Selected:
         assert self._scan is not None
         return self._scan.places[self._scan.seen.index(seen)]
 
+    def look_again(self) -> None:
+        """Read the present state once more at its end: its tasks may leave their index, and others move up unseen."""
+        self._again = True
+
     def leave(self, gone: Collection[str] = ()) -> None:
         """Go on after the last page. `gone` are ids of tasks that have left their index since it was read."""
         assert self._scan is not None
         self.read += len(self._scan.seen)
         self._cursor = self._scan.cursor(gone)
         if self._cursor is None:
-            del self._states[0]
+            if not self._again:
+                del self._states[0]
+            self._again = False
 
 
 def _is_ahead(selection: Selection) -> bool:
