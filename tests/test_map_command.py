@@ -509,7 +509,7 @@ def test_wrong_usage_is_refused_in_one_sentence(
         (tmp_path / name).write_text("precious\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr("maas_backoff.__main__._leave_threads_behind", lambda _code: None)
+    monkeypatch.setattr("maas_backoff.__main__.end_without", lambda *_: None)
     monkeypatch.setenv("TEST_PORT", str(server.port))
     try:
         for words, scheduler, complaint in USAGE:

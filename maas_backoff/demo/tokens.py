@@ -7,7 +7,7 @@ from maas_backoff.kinds.kind import TaskKind
 from maas_backoff.language import t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
-ANSWER = "a handler emits each word when the model has it, and any process reads the words while the handler runs"
+ANSWER = "Once upon a time there was a queue that lost no task, and all the workers who met it slept well at night"
 
 
 def speaking(scheduler: TaskBackoffScheduler) -> TaskKind[[str], str]:
