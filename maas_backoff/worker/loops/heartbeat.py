@@ -186,7 +186,8 @@ class Heartbeat:
         leases = [(attempt.task.task_id, attempt.token) for attempt in attempts]
         sent = time.monotonic()  # the lease begins with the renewal on the server, which is later
         # The deadline grows with each failure: on a slow network, a new connection may take longer than the first one.
-        with anyio.fail_after(min(self._deadline * 2 ** min(self._last.missed, 10), context.lease)):
+        # It grows slowly, as three lost messages in a row must not cost the lease.
+        with anyio.fail_after(min(self._deadline * (1 + self._last.missed / 2), context.lease)):
             reply = await context.store.registry.renew(client, context.name, info, leases)
         lease = Lease.since(sent, context.lease)
         gone = {int(token) for token in reply.lost}
