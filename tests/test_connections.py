@@ -73,7 +73,7 @@ async def test_a_producer_whose_connections_were_reset_does_not_notice(proxy: Pr
             await producer.create_tasks([{"n": n}])
             proxy.reset_all()
             await eventually(lambda: not proxy.open, "all are closed")
-    assert not warned
+    assert not [one for one in warned if not one.startswith("the server has no append-only file")]
 
 
 @pytest.mark.parametrize("error", [AttributeError, RuntimeError, KeyError, ConnectionResetError, EOFError])
