@@ -7,20 +7,20 @@ import time
 from collections.abc import Callable, Sequence
 
 LINGER = 1.0
-"""Seconds that threads and coroutines have to end after the work of a command has ended."""
+"""Seconds that threads have to end after the work of a command has ended."""
 
 
-def end_without(left: Callable[[], Sequence[str]], what: str, code: int) -> None:
-    """End this process with an exit code in a second, unless `left()` then returns no names of what keeps it alive.
+def end_without(left: Callable[[], Sequence[str]], what: str, code: int, after: float = LINGER) -> None:
+    """End this process with an exit code after some seconds, if `left()` then names something that keeps it alive.
 
     This happens in a daemon thread, beside the usual end: asyncio waits for its tasks, and the interpreter joins
     threads and calls atexit hooks. `what` says for the log what `left()` returns.
     """
-    threading.Thread(target=_end_without, args=(left, what, code), daemon=True).start()
+    threading.Thread(target=_end_without, args=(left, what, code, after), daemon=True).start()
 
 
-def _end_without(left: Callable[[], Sequence[str]], what: str, code: int) -> None:
-    time.sleep(LINGER)
+def _end_without(left: Callable[[], Sequence[str]], what: str, code: int, after: float) -> None:
+    time.sleep(after)
     if names := left():
         import logging
 

@@ -22,6 +22,9 @@ from maas_backoff.scheduler import TaskBackoffScheduler
 
 log: Log = log_for("command")
 
+CLEAN_UP = 5.0
+"""Seconds that coroutines which outlive the worker have to end after their cancel."""
+
 
 def _arguments(worker: Arguments) -> None:
     worker.add_argument(
@@ -83,9 +86,9 @@ async def _run_one(scheduler: TaskBackoffScheduler, burst_wait: float | None) ->
         await scheduler.run_until_stopped(until=None if burst_wait is None else until_idle)
         code = OK
     finally:
-        # asyncio waits for all of them before it ends.
+        # asyncio cancels all of them, and waits for them without end.
         others = asyncio.all_tasks() - {asyncio.current_task()}
-        end_without(lambda: sorted(one.get_name() for one in others if not one.done()), "coroutines", code)
+        end_without(lambda: sorted(one.get_name() for one in others if not one.done()), "coroutines", code, CLEAN_UP)
 
 
 def _workers(options: Options) -> int:
