@@ -362,11 +362,11 @@ async def test_an_idle_worker_says_once_that_its_server_is_a_replica(
 
     async with Worker(server.storage, lease=300) as worker:
         await worker.check_works()
-        server.client.replicaof("127.0.0.1", 1)  # type: ignore[no-untyped-call]
+        server.client.replicaof("127.0.0.1", 1)  # type: ignore[no-untyped-call] - redis-py has no types here
         try:
             await eventually(lambda: refused() >= 6, "it has tried to sleep again and again")
         finally:
-            server.client.replicaof("no", "one")  # type: ignore[no-untyped-call]
+            server.client.replicaof("no", "one")  # type: ignore[no-untyped-call] - redis-py has no types here
         await worker.check_works()
         assert worker.health().ready
     assert sum("reconnected" in record.getMessage() for record in caplog.records) <= 2

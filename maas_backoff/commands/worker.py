@@ -63,7 +63,7 @@ def _run(options: Options) -> int:
     log.info("starting: queue %r, %d at a time, pid %d", queue, slots, os.getpid())
 
     try:
-        anyio.run(_run_one, scheduler, options.burst_wait or 0 if options.burst else None)
+        anyio.run(_run_one, scheduler, (options.burst_wait or 0) if options.burst else None)
     except WorkerEndedError:  # it is logged already
         return FAILED
     except MaasBackoffError:

@@ -67,7 +67,7 @@ def reason(
     if slots and taken >= slots:
         at_it = f": all {slots} slots of {workers} are busy"
     elif stats.suspect_count >= due or claimable <= held or not able or (has_batches and leased):
-        # The last: heartbeats have not told yet of some running tasks, and several of them may share a slot.
+        # If `leased`, no heartbeat has told of some running tasks yet. In batches, several of them have one slot.
         at_it = ""
     batches = _batches(stats, able) if taken < slots else ""
     return f"{_tasks(due)} due, {running}{at_it}{suspects}{batches}{paused}{unserved}."

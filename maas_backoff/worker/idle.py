@@ -32,13 +32,13 @@ async def until_idle(parts: Parts, within: float) -> str:
 
 
 async def _end_claims(parts: Parts) -> None:
-    """Wait until no claim of this worker is on its way, or one has found a task."""
+    """Wait until no claim of this worker is on its way, or a claim has found a task. The worker rests meanwhile."""
     if parts.requests.sleeps_on_slots:
-        await parts.context.store.markers.wake(parts.context.name)
-    while not parts.slots.attempts:
+        await parts.context.store.markers.wake(parts.context.name)  # this ends the claim that sleeps on the server
+    # No event tells that a task was found: look now and then.
+    while not parts.slots.attempts and not parts.slots.empty.is_set():
         with anyio.move_on_after(LOOK / 20):
             await parts.slots.empty.wait()
-            return
 
 
 async def _is_idle(parts: Parts, within: float) -> bool:
