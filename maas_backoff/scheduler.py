@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 log: Log = log_for("scheduler")
 
+_GIVES_UP = "giving up the start"
 _DRAINS = "finishing running attempts; a second signal cancels them"
 _CANCELS = "cancelling running attempts; a third signal ends the process"
 
@@ -201,7 +202,8 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
     async def run_until_stopped(self, *, until: Callable[[], Awaitable[object]] | None = None) -> None:
         """Run as a worker process: start, drain on SIGTERM, SIGINT or SIGHUP, and return after the drain.
 
-        A second signal cancels running attempts and hands back their tasks. A third signal ends the process at once.
+        A second signal cancels running attempts and hands back their tasks. A third signal ends the process at once. A
+        signal during the start ends the start; a `worker_lifespan` that is being entered in a thread is waited for.
         SIGHUP stays ignored if it was ignored before (`nohup`). If this call is cancelled, the worker drains, too.
         Raises the error that ended the worker, if any, or WorkerEndedError.
 
@@ -210,25 +212,42 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
         """
         if not self.has_handler:
             raise HandlerError("run_until_stopped: there is no task handler and no kind to run; set one before")
-        beside = Beside(until)
+        beside, starting = Beside(until), anyio.CancelScope()
+        failure: Exception | None = None
         with anyio.open_signal_receiver(*stop_signals()) as signals:
             try:
-                await self.start()
                 async with anyio.create_task_group() as group:
-                    group.start_soon(self._end_with_service, beside, group.cancel_scope)
-                    group.start_soon(beside.run, self._close)
-                    for action, words in (self._close, _DRAINS), (self._cancel_running, _CANCELS):
-                        number = await anext(signals)
-                        log.warning("%s: %s", signal.Signals(number).name, words)
-                        action()
-                        beside.scope.cancel()
-                    os._exit(128 + await anext(signals))
+                    group.start_soon(self._obey, signals, starting, beside)
+                    try:
+                        with starting:
+                            await self.start()
+                    except Exception as error:  # noqa: BLE001 - raised below: the task group would wrap it
+                        failure = error
+                    if failure is None and not starting.cancel_called:
+                        group.start_soon(beside.run, self._close)
+                    else:
+                        self._close()  # the start may have ended in the moment of the signal
+                        beside.ended.set()
+                    await self._end_of_service(beside)
+                    group.cancel_scope.cancel()
             except asyncio.CancelledError:
                 await self.shutdown()  # a signal changes nothing meanwhile
                 raise
+        if failure is not None:
+            raise failure
         await self.shutdown()
         if beside.error is not None:
             raise beside.error
+
+    async def _obey(self, signals: AsyncIterator[signal.Signals], starting: anyio.CancelScope, beside: Beside) -> None:
+        """Give up the start or drain at the first signal, cancel at the second, end the process at the third."""
+        for action, words in (self._close, _DRAINS), (self._cancel_running, _CANCELS):
+            number = await anext(signals)
+            log.warning("%s: %s", signal.Signals(number).name, words if self._service is not None else _GIVES_UP)
+            starting.cancel()
+            action()
+            beside.scope.cancel()
+        os._exit(128 + await anext(signals))
 
     async def until_idle(self, within: float | timedelta = 0) -> str:
         """Wait until the worker of this process has nothing to do, and return in words what the queue has left.
@@ -248,12 +267,11 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
             raise HandlerError("until_idle: no worker runs here; call start() before, with a task handler or a kind")
         return await self._service.until_idle(seconds)
 
-    async def _end_with_service(self, beside: Beside, scope: "anyio.CancelScope") -> None:
+    async def _end_of_service(self, beside: Beside) -> None:
         if self._service is not None:
             await self._service.wait()
         beside.scope.cancel()
         await beside.ended.wait()
-        scope.cancel()
 
     def _close(self) -> None:
         if self._service is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from proxy import Proxy
 from support import Server, eventually, quick_config, started_processes
 
 from maas_backoff import (
@@ -25,6 +26,7 @@ from maas_backoff import (
 )
 from maas_backoff.store.reader import Reader
 from maas_backoff.testing import FakeGpu, FakeGpuProbe
+from maas_backoff.worker.idle import LOOK
 
 pytestmark = pytest.mark.anyio
 
@@ -129,6 +131,44 @@ async def test_a_batch_whose_claim_is_not_answered_yet_is_waited_for(server: Ser
         assert left == "0 delayed and 0 due tasks are left. Nothing is due: nothing runs."
     assert await counts(producer) == (3 * 96, 0)
     await producer.shutdown()
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("batches", [1, 3])
+async def test_looks_for_batches_end(config: TaskBackoffConfig, slots: int, batches: int) -> None:
+    """Each kind has a look of its own, and with few slots it waits for other claims."""
+    config.threadpool.concurrency = slots
+    worker = TaskBackoffScheduler(config)
+
+    @worker.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None: ...
+
+    for n in range(batches):
+
+        @worker.batch(name=f"embed{n}", max_size=4)
+        async def embed(texts: list[str]) -> list[int]:
+            return list(map(len, texts))
+
+        await embed.create("a cat")
+    await worker.create_task({})
+    await run_burst(worker)
+    assert await counts(worker) == (batches + 1, 0)
+
+
+async def test_a_slow_network_only_makes_the_end_later(server: Server) -> None:
+    """An answer takes longer than the pause between two looks."""
+    async with Proxy(server.port) as proxy:
+        worker = TaskBackoffScheduler(quick_config(proxy.storage))
+
+        @worker.set_custom_task_handler
+        async def handle(task: TaskEntity) -> None: ...
+
+        await worker.create_task({})
+        proxy.delay = 1.5 * LOOK
+        await run_burst(worker)
+        proxy.delay = 0
+        assert await counts(worker) == (1, 0)
+        await worker.shutdown()
 
 
 async def _failed(worker: TaskBackoffScheduler, task_id: str) -> bool:

@@ -160,6 +160,23 @@ async def test_a_worker_whose_name_is_taken_elsewhere_says_so(
         assert "worker another-123456 has started under the same worker_name" in own.health().reasons[0]
 
 
+async def test_a_name_that_was_lost_is_taken_again(own: TaskBackoffScheduler, server: Server) -> None:
+    """As by an outage that is longer than a lease, or a failover."""
+    own.config.scheduler.worker_name = "one"
+    own.config.scheduler.lease = 3
+    async with own:
+        mine = server.client.get("maas:{test}:name:one")
+        assert mine is not None
+        server.client.delete("maas:{test}:name:one")
+
+        async def is_taken_again() -> bool:
+            return server.client.get("maas:{test}:name:one") == mine
+
+        await eventually(is_taken_again, "a heartbeat has taken it")
+        assert server.client.pttl("maas:{test}:name:one") > 0
+        assert own.health().ready
+
+
 async def test_a_neighbour_that_cannot_be_watched_is_polled(
     own: TaskBackoffScheduler, scheduler: TaskBackoffScheduler, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

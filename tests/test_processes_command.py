@@ -45,8 +45,8 @@ def start(tmp_path: Path, server: Server) -> Iterator[Start]:
     (tmp_path / "mine.py").write_text(MODULE)
     started: list[subprocess.Popen[str]] = []
 
-    def command(*options: str, target: str = "mine:scheduler") -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "maas_backoff", "worker", target, *options]
+    def command(*options: str, target: str = "mine:scheduler", nohup: bool = False) -> subprocess.Popen[str]:
+        words = [*(["nohup"] if nohup else []), sys.executable, "-m", "maas_backoff", "worker", target, *options]
         env = {**os.environ, "TEST_PORT": str(server.port)}
         started.append(subprocess.Popen(words, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True))
         return started[-1]
@@ -118,6 +118,34 @@ async def _running(producer: TaskBackoffScheduler, count: int) -> bool:
 
 async def _finished(producer: TaskBackoffScheduler, count: int) -> bool:
     return (await producer.get_queue_stats()).completed_count == count
+
+
+@pytest.mark.long
+async def test_a_worker_that_cannot_be_started_ends_no_other(producer: TaskBackoffScheduler, start: Start) -> None:
+    """Here the parent may open no file for a while. A hang-up of its terminal ends none, too, after `nohup`."""
+    parent = start("--processes", "2", nohup=True)
+    first = await pids(producer, 2)
+    limit = psutil.Process(parent.pid).rlimit
+    _, most = limit(psutil.RLIMIT_NOFILE)
+    limit(psutil.RLIMIT_NOFILE, (3, most))
+    victim = next(iter(first))
+    os.kill(victim, signal.SIGKILL)
+    assert parent.stderr is not None
+    line = ""
+    while "worker 1 cannot be started: " not in line and "worker 2 cannot be started: " not in line:
+        line = await anyio.to_thread.run_sync(parent.stderr.readline)
+        assert line, "the parent has ended"
+    assert "Too many open files; the next one starts in" in line
+    limit(psutil.RLIMIT_NOFILE, (256, most))
+    os.kill(parent.pid, signal.SIGHUP)
+
+    async def is_replaced() -> bool:
+        now = {worker.pid for worker in await producer.workers() if worker.ready}
+        return len(now) == 2 and now & first == first - {victim}
+
+    await eventually(is_replaced, "another one is started, and the first ones go on", 60)
+    parent.terminate()
+    assert await anyio.to_thread.run_sync(parent.wait) == 0
 
 
 @pytest.mark.long

@@ -170,8 +170,61 @@ async def stubborn(task):
     _, errors = worker.communicate(timeout=30)
     assert worker.returncode == 0, errors
     assert f"task '{task_id}' is left to its lease at shutdown" in errors
-    assert "left behind, as they do not end: coroutines" in errors
+    assert "left behind, as they do not end: coroutines or threads maas-backoff" in errors
     assert await status(producer, task_id) == TaskStatus.PROCESSING
+
+
+async def test_a_thread_of_asyncio_that_does_not_end_does_not_keep_the_worker_alive(
+    producer: TaskBackoffScheduler, start: Start, tmp_path: Path
+) -> None:
+    """Its coroutine is cancelled, and has ended. asyncio joins the thread."""
+    (tmp_path / "mine.py").write_text(
+        MODULE
+        + """
+import asyncio
+
+@scheduler.set_custom_task_handler
+async def waits_for_a_thread(task):
+    await asyncio.to_thread(time.sleep, 3600)
+"""
+    )
+    worker = start(EXEC_TIMEOUT="0.1")
+    task_id = await producer.create_task({})
+    assert (await producer.wait_task(task_id, timeout=20)).status == TaskStatus.FAILED
+    worker.send_signal(signal.SIGTERM)
+    _, errors = worker.communicate(timeout=30)
+    assert worker.returncode == 0, errors
+    assert "left behind, as they do not end: coroutines or threads asyncio_0" in errors
+
+
+async def test_a_signal_ends_the_start(start: Start, tmp_path: Path) -> None:
+    """A model takes long to load, or its download hangs."""
+    (tmp_path / "mine.py").write_text(
+        MODULE
+        + """
+import asyncio, contextlib
+
+@scheduler.set_custom_task_handler
+async def handle(task, model): ...
+
+@scheduler.set_worker_lifespan
+@contextlib.asynccontextmanager
+async def loads():
+    try:
+        print("loading", flush=True)
+        await asyncio.sleep(3600)
+        yield
+    finally:
+        print("cleaned up", flush=True)
+"""
+    )
+    worker = start()
+    assert worker.stdout is not None
+    assert await anyio.to_thread.run_sync(worker.stdout.readline) == "loading\n"
+    worker.send_signal(signal.SIGTERM)
+    output, errors = worker.communicate(timeout=20)
+    assert (worker.returncode, output) == (0, "cleaned up\n"), errors
+    assert "SIGTERM: giving up the start" in errors
 
 
 SLOW = (

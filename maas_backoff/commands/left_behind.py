@@ -9,14 +9,32 @@ from collections.abc import Callable, Sequence
 LINGER = 1.0
 """Seconds that threads have to end after the work of a command has ended."""
 
+CLEAN_UP = 5.0
+"""Seconds that coroutines and threads which outlive the worker have to end while the event loop waits for them."""
+
 
 def end_without(left: Callable[[], Sequence[str]], what: str, code: int, after: float = LINGER) -> None:
     """End this process with an exit code after some seconds, if `left()` then names something that keeps it alive.
 
-    This happens in a daemon thread, beside the usual end: asyncio waits for its tasks, and the interpreter joins
-    threads and calls atexit hooks. `what` says for the log what `left()` returns.
+    This happens in a daemon thread, beside the usual end: the interpreter joins threads and calls atexit hooks. `what`
+    says for the log what `left()` returns.
     """
     threading.Thread(target=_end_without, args=(left, what, code, after), daemon=True).start()
+
+
+def end_loop_without_handlers(code: int) -> None:
+    """End this process after CLEAN_UP seconds if handlers still keep its event loop. Called when the worker has ended.
+
+    asyncio cancels all tasks and waits for them without end; then it joins the threads of `asyncio.to_thread`.
+    """
+    import asyncio
+
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+
+    def left() -> list[str]:
+        return sorted(one.get_name() for one in others if not one.done()) + running_threads()
+
+    end_without(left, "coroutines or threads", code, CLEAN_UP)
 
 
 def _end_without(left: Callable[[], Sequence[str]], what: str, code: int, after: float) -> None:

@@ -13,6 +13,7 @@ import anyio
 from maas_backoff.commands.command import FAILED, OK, STOPPED, USAGE
 from maas_backoff.common.guard import Log, log_for
 from maas_backoff.common.parent import PARENT
+from maas_backoff.common.until_stopped import stop_signals
 
 log: Log = log_for("command")
 
@@ -23,9 +24,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds before a worker is replaced that has ended soon after its start; twice as many each time."""
 
 WELL = 30.0
-"""Seconds after which a worker counts as well: if it ends later, it is replaced at once."""
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Seconds after which a worker counts as well: if it ends later, the pause is the shortest."""
 
 
 class Processes:
@@ -50,7 +49,7 @@ class Processes:
     async def run(self) -> int:
         """Return the exit code: 0 after an orderly stop, or a burst, else that of a worker that failed."""
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
+        for number in stop_signals():
             loop.add_signal_handler(number, self._hand_on, number)
         log.info("starting %d workers, pid %d", self._count, os.getpid())
         async with asyncio.TaskGroup() as group:
@@ -60,7 +59,7 @@ class Processes:
 
     def _is_orderly(self, code: int) -> bool:
         """Whether a worker has ended in order: the second signal may come when it has done so, and only exits."""
-        return code == OK or (self._signals <= SECOND and (code == STOPPED or -code in SIGNALS))
+        return code == OK or (self._signals <= SECOND and (code == STOPPED or -code in stop_signals()))
 
     def _hand_on(self, number: signal.Signals) -> None:
         self._stopping.set()
@@ -74,7 +73,11 @@ class Processes:
         pause = FIRST_PAUSE
         while not self._stopping.is_set():
             started = time.monotonic()
-            code = await self._run_worker(place)
+            try:
+                code = await self._run_worker(place)
+                how = _how(code)
+            except OSError as error:  # no process, no memory or no file is left: the other workers go on
+                code, how = FAILED, f"cannot be started: {error.strerror}"
             if self._stopping.is_set():
                 self._code = max(self._code, OK if self._is_orderly(code) else FAILED)
             elif code == OK and self._burst:
@@ -84,7 +87,7 @@ class Processes:
                 self._hand_on(signal.SIGTERM)
             else:
                 pause = FIRST_PAUSE if time.monotonic() - started > WELL else min(2 * pause, LONGEST_PAUSE)
-                log.error("worker %d has ended %s; the next one starts in %g s", place, _how(code), pause / 2)
+                log.error("worker %d %s; the next one starts in %g s", place, how, pause / 2)
                 with anyio.move_on_after(pause / 2):
                     await self._stopping.wait()
 
@@ -107,8 +110,8 @@ class Processes:
 def _how(code: int) -> str:
     """Return in words how a process has ended."""
     if code >= 0:
-        return f"with exit code {code}"
+        return f"has ended with exit code {code}"
     try:
-        return f"by {signal.Signals(-code).name}"
+        return f"has ended by {signal.Signals(-code).name}"
     except ValueError:
-        return f"by signal {-code}"
+        return f"has ended by signal {-code}"

@@ -1,14 +1,13 @@
 """`maas-backoff worker module:scheduler`: one worker, or a parent of several."""
 
 import argparse
-import asyncio
 import math
 import os
 
 import anyio
 
 from maas_backoff.commands.command import FAILED, OK, Arguments, Command, Options, add_option, one_to_a_hundred
-from maas_backoff.commands.left_behind import end_without
+from maas_backoff.commands.left_behind import end_loop_without_handlers
 from maas_backoff.commands.load import load_scheduler
 from maas_backoff.commands.processes import Processes
 from maas_backoff.commands.stderr import LEVELS, log_to_stderr
@@ -21,9 +20,6 @@ from maas_backoff.language import t
 from maas_backoff.scheduler import TaskBackoffScheduler
 
 log: Log = log_for("command")
-
-CLEAN_UP = 5.0
-"""Seconds that coroutines which outlive the worker have to end after their cancel."""
 
 
 def _arguments(worker: Arguments) -> None:
@@ -86,9 +82,7 @@ async def _run_one(scheduler: TaskBackoffScheduler, burst_wait: float | None) ->
         await scheduler.run_until_stopped(until=None if burst_wait is None else until_idle)
         code = OK
     finally:
-        # asyncio cancels all of them, and waits for them without end.
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        end_without(lambda: sorted(one.get_name() for one in others if not one.done()), "coroutines", code, CLEAN_UP)
+        end_loop_without_handlers(code)
 
 
 def _workers(options: Options) -> int:

@@ -53,24 +53,23 @@ def reason(
     unserved = f"{_unserved(stats, fleet)}{_not_ready(able)}"
     claimable = due - sum(map(stats.due_of, stats.paused_kinds))
     held = sum(limit.waiting_tasks for limit in shut)
-    if not stats.scheduled_count:  # else some of the waiting tasks are not due
-        held += sum(paused_tenants.values())
+    holds = held + sum(paused_tenants.values())
+    if not stats.scheduled_count:  # else some of the waiting tasks of paused tenants are not due
+        held = holds
+    batches = _batches(stats, stats.kinds, able, holds)
     if waiting and claimable > held and sum(number for _, number in waiting) == claimable:
         demand, number = max(waiting, key=lambda one: one[1])
         why = gpu_reason(demand, able or awake)
-        if why not in {NOT_YET, NO_SLOT} or (taken < slots and not suspects):
+        batches = _batches(stats, stats.gpu_kinds, able, holds) if why == NOT_YET else ""
+        if why not in {NOT_YET, NO_SLOT} or (taken < slots and not suspects and not batches):
             return (
                 f"{_tasks(due)} due, {running}: {number:,} need a GPU with {demand}, {why}{suspects}{paused}{unserved}."
             )
     workers = _in_words(able, awake)
-    at_it = f": {taken} of {slots} slots of {workers} are busy"
-    if slots and taken >= slots:
-        at_it = f": all {slots} slots of {workers} are busy"
-    elif stats.suspect_count >= due or claimable <= held or not able or (has_batches and leased):
-        # If `leased`, no heartbeat has told of some running tasks yet. In batches, several of them have one slot.
-        at_it = ""
-    batches = _batches(stats, able) if taken < slots else ""
-    return f"{_tasks(due)} due, {running}{at_it}{suspects}{batches}{paused}{unserved}."
+    # If `leased`, no heartbeat has told of some running tasks yet. In batches, several of them have one slot.
+    matters = stats.suspect_count < due and not (has_batches and leased)
+    at_it = "" if claimable <= held else _busy(taken, slots, workers, matters=matters)
+    return f"{_tasks(due)} due, {running}{at_it}{suspects}{batches if taken < slots else ''}{paused}{unserved}."
 
 
 def _nothing_due(stats: QueueStats, next_due: float | None, running: str, *, has_workers: bool) -> str:
@@ -136,6 +135,13 @@ def _taken(able: Sequence[Worker], fleet: Sequence[Worker], leased: int) -> int:
     return max(told, min(leased - elsewhere, slots))
 
 
+def _busy(taken: int, slots: int, workers: str, *, matters: bool) -> str:
+    """Return in words how many slots are taken; empty: that is not known, or not why tasks wait, unless all are."""
+    if slots and taken >= slots:
+        return f": all {slots} slots of {workers} are busy"
+    return f": {taken} of {slots} slots of {workers} are busy" if matters and slots else ""
+
+
 def _in_words(able: Sequence[Worker], awake: Sequence[Worker]) -> str:
     """Return in words the workers that run the kinds of the due tasks."""
     if len(able) < len(awake):
@@ -177,11 +183,11 @@ def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
     return "".join(told)
 
 
-def _batches(stats: QueueStats, fleet: Sequence[Worker]) -> str:
-    """Return in words which kinds wait for a full batch."""
+def _batches(stats: QueueStats, due: Mapping[str, int], fleet: Sequence[Worker], holds: int) -> str:
+    """Return in words which kinds wait for a full batch. `due` has the number of due tasks by kind."""
     known = {kind: one for worker in fleet for kind, one in worker.batches.items() if kind not in stats.paused_kinds}
-    # Suspects wait for no batch. Their number is known for all kinds together.
-    found = [(kind, stats.kinds.get(kind, 0) - stats.suspect_count, *known[kind]) for kind in sorted(known)]
+    # Suspects wait for no batch, nor does what a pause or a limit `holds`. The numbers are those of all kinds together.
+    found = [(kind, due.get(kind, 0) - stats.suspect_count - holds, *known[kind]) for kind in sorted(known)]
     return "".join(
         f"; kind {kind} waits for a batch: {number:,} of {size:,}, at most {moments(wait)}"
         for kind, number, size, wait in found

@@ -70,9 +70,10 @@ def waiting_for(
     why = "" if demand is None else gpu_reason(demand, able)
     if counts.suspect and why in {"", NOT_YET, NO_SLOT}:
         return f"{_suspect_reason(counts)}{unready}"
-    if demand is not None:
-        return f"gpu: needs {demand}, {why}{unready}"
-    return f"{_batch(place, kind, able, (now_ms - due_ms) / 1000) or _turn(place, lane.tenant, able)}{unready}"
+    batch = _batch(place, kind, able, (now_ms - due_ms) / 1000) if why in {"", NOT_YET} else ""
+    if batch or demand is None:
+        return f"{batch or _turn(place, lane.tenant, able)}{unready}"
+    return f"gpu: needs {demand}, {why}{unready}"
 
 
 def _unready(able: Sequence[Worker]) -> str:

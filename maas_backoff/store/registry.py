@@ -74,6 +74,11 @@ class Registry:
         lease_ms = f"{queue.config.scheduler.lease * 1000:.0f}"
         await queue.server.execute("SET", queue.keys.name(name), worker, "PX", lease_ms)
 
+    async def take_free_name(self, client: Client, name: str, worker: str) -> None:
+        """Give a name to a worker again, unless another one has it: it is lost by an outage longer than a lease."""
+        lease_ms = f"{self._queue.config.scheduler.lease * 1000:.0f}"
+        await client.execute("SET", self._queue.keys.name(name), worker, "PX", lease_ms, "NX")
+
     async def set_quiet(self, worker: str, *, on: bool) -> bool:
         """Tell a worker to claim nothing, or to claim again. Return False if it was told so before.
 

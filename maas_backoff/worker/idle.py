@@ -12,7 +12,7 @@ LOOK = 0.2
 
 
 async def until_idle(parts: Parts, within: float) -> str:
-    """Wait until the worker runs nothing, and none of its tasks is due within `within` seconds.
+    """Wait until the worker runs nothing, can run nothing, and no task of the queue is due within `within` seconds.
 
     Return in words what the queue has left. Go on through failures of the server.
     """
@@ -66,11 +66,15 @@ async def _are_paused(parts: Parts) -> bool:
 
 async def _finds_task(parts: Parts) -> bool:
     """Claim now; return whether there may be a task for a free slot. A claim respects kinds, pauses and limits."""
-    parts.wake_ups.wake()
-    with anyio.move_on_after(LOOK):
-        await parts.wake_ups.idle.wait()
-    # The looks for batches are requests of their own: each kind must have been looked for.
-    return parts.wake_ups.has_work or bool(parts.wake_ups.unseen)
+    slots, wake_ups = parts.slots, parts.wake_ups
+    wake_ups.wake()
+    # The looks for batches are requests of their own, one after the other: each kind must have been looked for. No
+    # event tells of the last one, and another wake-up before it would begin all of them anew.
+    while wake_ups.has_work or wake_ups.unseen:
+        if slots.attempts or slots.shut:
+            return True
+        await anyio.sleep(LOOK / 20)
+    return False
 
 
 async def _waits_for_gpu(parts: Parts) -> bool:

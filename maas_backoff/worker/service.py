@@ -98,7 +98,7 @@ class Service:
             await asyncio.wait([self._host])
 
     async def until_idle(self, within: float) -> str:
-        """Wait until the worker runs nothing, and none of its tasks is due within `within` seconds.
+        """Wait until the worker runs nothing, can run nothing, and no task of the queue is due within `within` seconds.
 
         Raises the error that ended the worker, or WorkerEndedError if the worker was stopped meanwhile.
         """

@@ -189,6 +189,28 @@ def test_suspects_wait_for_no_batch() -> None:
     assert "batch: " not in reason(attrs.evolve(waiting, suspect_count=4), fleet, None, [])
 
 
+def test_tasks_that_are_held_back_wait_for_no_batch() -> None:
+    """Neither do they wait for slots, which the last heartbeats have told to be busy."""
+    worker = Worker("w", kinds=("e",), slots=8, running=8, batches={"e": (32, 0.5)})
+    counted = QueueStats(3, 0, 0, 0, 0, 0, 1, kinds={"e": 3})
+    held = "3 tasks due, nothing runs; tenant acme is paused: 3 tasks wait."
+    assert reason(counted, [worker], None, [], paused_tenants={"acme": 3}) == held
+    assert reason(counted, [attrs.evolve(worker, running=0)], None, [], paused_tenants={"acme": 3}) == held
+
+
+def test_tasks_for_a_gpu_wait_for_their_batch() -> None:
+    """Nothing else comes first."""
+    worker = Worker("w", kinds=("e",), slots=8, running=0, batches={"e": (32, 60.0)}, devices=(GPU,))
+    counted = QueueStats(1, 0, 0, 0, 0, 0, 1, gpu_count=1, kinds={"e": 0}, gpu_kinds={"e": 1})
+    assert reason(counted, [worker], None, [(Demand(4096), 1)]) == (
+        "1 task due, nothing runs: 0 of 8 slots of 1 worker are busy; kind e waits for a batch: 1 of 32, at most 60 s."
+    )
+    full = attrs.evolve(worker, devices=(attrs.evolve(GPU, room=1024),))
+    assert "best device has 1 GiB free" in reason(counted, [full], None, [(Demand(4096), 1)])
+    said = waiting_for(0, 2000, Demand(4096), [worker], kind="e")
+    assert said == "batch: at least 1 of 32 tasks, at most 58 s more"
+
+
 def test_explain_names_running_tasks_that_have_no_worker() -> None:
     lost = "8 tasks have lost their worker, and come back when a worker starts"
     assert reason(stats(3, 0), [], None, [], leased=8) == f"No worker is running: 3 tasks due; {lost}."

@@ -136,6 +136,23 @@ async def test_of_many_due_tasks_that_no_claim_has_moved_the_first_ones_are_look
     assert (await queue.store.reader.stats()).kinds == {"render": 150, "other": 150}
 
 
+async def test_no_task_is_left_out_of_the_numbers_of_many(queue: Queue) -> None:
+    """The numbers of 201 are those of 200, rounded: the sum is that of all."""
+    for n in range(201):
+        await queue.create(f"{n}", "other" if n % 67 == 0 else "render", delay=1)
+    queue.at(1500)
+    stats = await queue.store.reader.stats()
+    assert sum(stats.kinds.values()) == stats.pending_count == 201
+
+
+async def test_due_tasks_count_for_a_gpu_set_that_was_empty(queue: Queue) -> None:
+    """A set that is empty is not listed."""
+    await queue.create("on a GPU", delay=1, min_gpu_memory_gb=1)
+    queue.at(1500)
+    stats = await queue.store.reader.stats()
+    assert (stats.gpu_count, stats.gpu_kinds, stats.kinds) == (1, {"render": 1}, {"render": 0})
+
+
 async def test_a_comeback_stays_in_its_kind(queue: Queue) -> None:
     await queue.create("image")
     (image,) = await queue.exchange(1, RENDER)

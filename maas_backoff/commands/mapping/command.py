@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from maas_backoff.commands.command import FAILED, OK, STOPPED, Arguments, Command, Options
+from maas_backoff.commands.left_behind import end_loop_without_handlers
 from maas_backoff.commands.load import load_scheduler
 from maas_backoff.commands.mapping.output import Output
 from maas_backoff.commands.mapping.pipeline import Pipeline
@@ -141,14 +142,7 @@ class _Run:
     def run(self) -> int:
         """Run to the end or to a signal, print the summary, and return the exit code."""
         try:
-            return self._run()
-        finally:
-            if not self._options.quiet:
-                print(f"maas-backoff map: {self._summary()}", file=sys.stderr, flush=True)
-
-    def _run(self) -> int:
-        try:
-            anyio.run(self._without_worker if self._options.no_worker else self._with_worker)
+            anyio.run(self._run)
         except WorkerEndedError:  # it is logged already
             return FAILED
         except (MaasBackoffError, UsageError, BrokenPipeError):
@@ -159,9 +153,22 @@ class _Run:
         except Exception:
             log.exception("the run has failed")
             return FAILED
+        return self._code()
+
+    def _code(self) -> int:
         if not self._pipeline.is_done:
             return STOPPED
         return OK if self._output.counts.keys() <= {COMPLETED} else FAILED
+
+    async def _run(self) -> None:
+        code = FAILED
+        try:
+            await (self._without_worker() if self._options.no_worker else self._with_worker())
+            code = self._code()
+        finally:
+            if not self._options.quiet:
+                print(f"maas-backoff map: {self._summary()}", file=sys.stderr, flush=True)
+            end_loop_without_handlers(code)
 
     async def _with_worker(self) -> None:
         grace = self._scheduler.config.scheduler.shutdown_grace

@@ -49,22 +49,34 @@ end
 -- If there are more than MOST_LOOKED, all others are taken to be like these.
 local MOST_LOOKED = 200
 local unmoved = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, MOST_LOOKED)
-if unmoved[1] and (kinds[1] or gpu[1]) then
-  local counts = {}
-  for _, id in ipairs(unmoved) do
-    local task = fields_of(prefix .. 't:' .. id, 'p', 'q')
-    if task and task[1] then
-      local _, _, kind = terms_of(task[1])
-      local demand = demand_of(task[2], task[1])
-      local place = demand == '-' and kind or gpu_set_for(prefix, kind, demand, {})
-      counts[place] = (counts[place] or 0) + 1
-    end
+local counts, new_sets, most, looked = {}, {}, nil, 0
+for _, id in ipairs(unmoved) do
+  local task = fields_of(prefix .. 't:' .. id, 'p', 'q')
+  if task and task[1] then
+    local _, _, kind = terms_of(task[1])
+    local demand = demand_of(task[2], task[1])
+    local place = demand == '-' and kind or gpu_set_for(prefix, kind, demand, new_sets)
+    counts[place], looked = (counts[place] or 0) + 1, looked + 1
+    if not most or counts[place] > counts[most] then most = place end
   end
-  local times = #unmoved < MOST_LOOKED and 1 or redis.call('ZCOUNT', KEYS[1], '-inf', now) / #unmoved
-  local function add(numbers, n, place) numbers[2 * n] = numbers[2 * n] + math.floor((counts[place] or 0) * times) end
-  for n, kind in ipairs(kinds) do add(by_kind, n, kind) end
-  for n, set in ipairs(gpu) do add(demands, n, set) end
 end
+if #unmoved == MOST_LOOKED and most then
+  local all = redis.call('ZCOUNT', KEYS[1], '-inf', now)
+  local rest = math.floor(looked * all / #unmoved)
+  for place, count in pairs(counts) do
+    counts[place] = math.floor(count * all / #unmoved)
+    rest = rest - counts[place]
+  end
+  counts[most] = counts[most] + rest
+end
+-- A set that is empty is not listed.
+for name in pairs(new_sets) do
+  local n = #gpu + 1
+  gpu[n] = gpu_set(prefix, name)
+  demands[2 * n - 1], demands[2 * n], oldest[gpu[n]] = name, 0, now
+end
+for n, set in ipairs(gpu) do demands[2 * n] = demands[2 * n] + (counts[set] or 0) end
+for n, kind in ipairs(kinds) do by_kind[2 * n] = by_kind[2 * n] + (counts[kind] or 0) end
 
 -- The oldest due time of each GPU set, and of all other indexes together.
 local OTHERS = ''

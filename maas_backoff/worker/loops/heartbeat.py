@@ -177,7 +177,7 @@ class Heartbeat:
             reply = await self._renew_leases(client, info, attempts[start : start + AT_ONCE])
         self._last.answered()
         self._neighbours.note(processes(reply.neighbours))
-        self._note_name(reply.named.decode())
+        await self._note_name(client, reply.named.decode())
         await self._note_quiet(client, bool(reply.quiet))  # the last: it may fail, and the leases are renewed
 
     async def _renew_leases(self, client: Client, info: str, attempts: Sequence[Attempt]) -> RenewReply:
@@ -211,10 +211,14 @@ class Heartbeat:
         if ids:
             self._slots.attempts.cancel_tasks(ids)
 
-    def _note_name(self, named: str) -> None:
-        """Note which worker has this worker's name."""
-        has_name = self._context.store.connection.config.scheduler.worker_name
-        rival = named if has_name and named != self._context.name else ""
+    async def _note_name(self, client: Client, named: str) -> None:
+        """Note which worker has this worker's name. If none has it any more, take it again."""
+        name = self._context.store.connection.config.scheduler.worker_name
+        if name and not named:
+            with anyio.fail_after(self._deadline):
+                await self._context.store.registry.take_free_name(client, name, self._context.name)
+            return
+        rival = named if name and named != self._context.name else ""
         if rival and rival != self._rival:
             log.error("worker %s has started under the same worker_name; names must differ", rival)
         self._rival = rival
