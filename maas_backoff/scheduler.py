@@ -203,9 +203,8 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
         """Run as a worker process: start, drain on SIGTERM, SIGINT or SIGHUP, and return after the drain.
 
         A second signal cancels running attempts and hands back their tasks. A third signal ends the process at once. A
-        signal during the start ends the start; a `worker_lifespan` that is being entered in a thread is waited for.
-        SIGHUP stays ignored if it was ignored before (`nohup`). If this call is cancelled, the worker drains, too.
-        Raises the error that ended the worker, if any, or WorkerEndedError.
+        signal during the start ends the start. SIGHUP stays ignored if it was ignored before (`nohup`). If this call is
+        cancelled, the worker drains, too. Raises the error that ended the worker, if any, or WorkerEndedError.
 
         `until` is a function that is awaited while tasks run. When it returns or raises, the worker drains, too; its
         error is raised after the drain. The first signal cancels it: it may use the scheduler until it has ended.
