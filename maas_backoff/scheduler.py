@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     # The first scheduler of a process imports the client with redis-py, the first handler imports the worker and the
     # gate, and the first kind imports what declares it. All are too late in a call that awaits: the import would block
     # the event loop.
+    from anyio.abc import TaskGroup
+
     from maas_backoff.client.client import QueueClient
     from maas_backoff.gate.sample import Probe
     from maas_backoff.worker.service import Service
 
 log: Log = log_for("scheduler")
 
-_GIVES_UP = "giving up the start"
+_GIVES_UP = "giving up the start; a third signal ends the process"
 _DRAINS = "finishing running attempts; a second signal cancels them"
 _CANCELS = "cancelling running attempts; a third signal ends the process"
 
@@ -222,12 +224,8 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
                             await self.start()
                     except Exception as error:  # noqa: BLE001 - raised below: the task group would wrap it
                         failure = error
-                    if failure is None and not starting.cancel_called:
-                        group.start_soon(beside.run, self._close)
-                    else:
-                        self._close()  # the start may have ended in the moment of the signal
-                        beside.ended.set()
-                    await self._end_of_service(beside)
+                    if failure is None:
+                        await self._run_beside(beside, group, is_stopped=starting.cancel_called)
                     group.cancel_scope.cancel()
             except asyncio.CancelledError:
                 await self.shutdown()  # a signal changes nothing meanwhile
@@ -266,7 +264,13 @@ class TaskBackoffScheduler(QueueCalls, SetsHandlers):
             raise HandlerError("until_idle: no worker runs here; call start() before, with a task handler or a kind")
         return await self._service.until_idle(seconds)
 
-    async def _end_of_service(self, beside: Beside) -> None:
+    async def _run_beside(self, beside: Beside, group: "TaskGroup", *, is_stopped: bool) -> None:
+        """Await the function beside the worker, and the end of both. `is_stopped`: a signal came during the start."""
+        if is_stopped:
+            self._close()  # the start may have ended in the moment of the signal
+            beside.ended.set()
+        else:
+            group.start_soon(beside.run, self._close)
         if self._service is not None:
             await self._service.wait()
         beside.scope.cancel()

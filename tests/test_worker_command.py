@@ -170,7 +170,7 @@ async def stubborn(task):
     _, errors = worker.communicate(timeout=30)
     assert worker.returncode == 0, errors
     assert f"task '{task_id}' is left to its lease at shutdown" in errors
-    assert "left behind, as they do not end: coroutines or threads maas-backoff" in errors
+    assert "left behind, as they do not end: coroutines maas-backoff" in errors
     assert await status(producer, task_id) == TaskStatus.PROCESSING
 
 
@@ -194,7 +194,7 @@ async def waits_for_a_thread(task):
     worker.send_signal(signal.SIGTERM)
     _, errors = worker.communicate(timeout=30)
     assert worker.returncode == 0, errors
-    assert "left behind, as they do not end: coroutines or threads asyncio_0" in errors
+    assert "left behind, as they do not end: threads asyncio_0" in errors
 
 
 async def test_a_signal_ends_the_start(start: Start, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ LINGER = 1.0
 """Seconds that threads have to end after the work of a command has ended."""
 
 CLEAN_UP = 5.0
-"""Seconds that coroutines and threads which outlive the worker have to end while the event loop waits for them."""
+"""Seconds that coroutines which outlive the worker have to end after their cancel."""
 
 
 def end_without(left: Callable[[], Sequence[str]], what: str, code: int, after: float = LINGER) -> None:
@@ -23,18 +23,17 @@ def end_without(left: Callable[[], Sequence[str]], what: str, code: int, after: 
 
 
 def end_loop_without_handlers(code: int) -> None:
-    """End this process after CLEAN_UP seconds if handlers still keep its event loop. Called when the worker has ended.
+    """Let no handler keep the event loop of this process. Called when the worker has ended.
 
-    asyncio cancels all tasks and waits for them without end; then it joins the threads of `asyncio.to_thread`.
+    asyncio cancels all tasks, and waits for them without end: the process ends after CLEAN_UP seconds. Then asyncio
+    would join the threads of `asyncio.to_thread`, which are left to `end_without` here.
     """
     import asyncio
+    from concurrent.futures import ThreadPoolExecutor
 
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # in place of the one with the threads
     others = asyncio.all_tasks() - {asyncio.current_task()}
-
-    def left() -> list[str]:
-        return sorted(one.get_name() for one in others if not one.done()) + running_threads()
-
-    end_without(left, "coroutines or threads", code, CLEAN_UP)
+    end_without(lambda: sorted(one.get_name() for one in others if not one.done()), "coroutines", code, CLEAN_UP)
 
 
 def _end_without(left: Callable[[], Sequence[str]], what: str, code: int, after: float) -> None:

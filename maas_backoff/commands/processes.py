@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from subprocess import SubprocessError
 
 import anyio
 
@@ -25,6 +26,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 
 WELL = 30.0
 """Seconds after which a worker counts as well: if it ends later, the pause is the shortest."""
+
+
+_NOTHING_LEFT = (OSError, MemoryError, RuntimeError, SubprocessError)
+"""The errors if no process, thread, memory or file is left for a worker. The other workers go on."""
 
 
 class Processes:
@@ -76,8 +81,8 @@ class Processes:
             try:
                 code = await self._run_worker(place)
                 how = _how(code)
-            except OSError as error:  # no process, no memory or no file is left: the other workers go on
-                code, how = FAILED, f"cannot be started: {error.strerror}"
+            except _NOTHING_LEFT as error:
+                code, how = FAILED, f"cannot be started: {error}"
             if self._stopping.is_set():
                 self._code = max(self._code, OK if self._is_orderly(code) else FAILED)
             elif code == OK and self._burst:

@@ -186,8 +186,13 @@ def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
 def _batches(stats: QueueStats, due: Mapping[str, int], fleet: Sequence[Worker], holds: int) -> str:
     """Return in words which kinds wait for a full batch. `due` has the number of due tasks by kind."""
     known = {kind: one for worker in fleet for kind, one in worker.batches.items() if kind not in stats.paused_kinds}
-    # Suspects wait for no batch, nor does what a pause or a limit `holds`. The numbers are those of all kinds together.
-    found = [(kind, due.get(kind, 0) - stats.suspect_count - holds, *known[kind]) for kind in sorted(known)]
+    # Suspects wait for no batch, nor does what a pause or a limit `holds`. The numbers are those of all kinds together,
+    # and a paused tenant may hold tasks that are not due: some of a kind are held if they are too many for the others.
+    found: list[tuple[str, int, int, float]] = []
+    for kind in sorted(known):
+        number = due.get(kind, 0)
+        held = max(0, holds - (stats.pending_count - number))
+        found.append((kind, number - stats.suspect_count - held, *known[kind]))
     return "".join(
         f"; kind {kind} waits for a batch: {number:,} of {size:,}, at most {moments(wait)}"
         for kind, number, size, wait in found

@@ -80,7 +80,8 @@ class Service:
             self._stopping.set()
             self._cancelling.set()
             self._host.cancel()
-            with anyio.CancelScope(shield=True):
+            # Nothing can end a `worker_lifespan` that swallows its cancel.
+            with anyio.move_on_after(3 * SETTLE_GRACE, shield=True):
                 await asyncio.wait([self._host])
             raise
 

@@ -195,7 +195,14 @@ def test_tasks_that_are_held_back_wait_for_no_batch() -> None:
     counted = QueueStats(3, 0, 0, 0, 0, 0, 1, kinds={"e": 3})
     held = "3 tasks due, nothing runs; tenant acme is paused: 3 tasks wait."
     assert reason(counted, [worker], None, [], paused_tenants={"acme": 3}) == held
-    assert reason(counted, [attrs.evolve(worker, running=0)], None, [], paused_tenants={"acme": 3}) == held
+    free = attrs.evolve(worker, running=0)
+    assert reason(counted, [free], None, [], paused_tenants={"acme": 3}) == held
+    # These are not due, and those are of another kind.
+    batch = "; kind e waits for a batch: 3 of 32, at most 500 ms; "
+    delayed = attrs.evolve(counted, pending_count=1003, scheduled_count=1000)
+    assert batch in reason(delayed, [free], None, [], paused_tenants={"acme": 1000})
+    others = attrs.evolve(counted, pending_count=8, kinds={"e": 3, "f": 5})
+    assert batch in reason(others, [free], None, [], paused_tenants={"acme": 5})
 
 
 def test_tasks_for_a_gpu_wait_for_their_batch() -> None:

@@ -153,6 +153,16 @@ async def test_due_tasks_count_for_a_gpu_set_that_was_empty(queue: Queue) -> Non
     assert (stats.gpu_count, stats.gpu_kinds, stats.kinds) == (1, {"render": 1}, {"render": 0})
 
 
+async def test_due_tasks_count_for_a_gpu_set_that_several_demands_share(queue: Queue) -> None:
+    """From some number of sets on, demands share sets. This one has tasks."""
+    for n in range(20):
+        await queue.create(f"{n}", min_gpu_memory_gb=1 + n / 4)
+    await queue.create("later", delay=1, min_gpu_memory_gb=3.9)
+    queue.at(1500)
+    stats = await queue.store.reader.stats()
+    assert (stats.gpu_count, stats.gpu_kinds) == (21, {"render": 21})
+
+
 async def test_a_comeback_stays_in_its_kind(queue: Queue) -> None:
     await queue.create("image")
     (image,) = await queue.exchange(1, RENDER)

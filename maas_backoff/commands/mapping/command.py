@@ -166,9 +166,9 @@ class _Run:
             await (self._without_worker() if self._options.no_worker else self._with_worker())
             code = self._code()
         finally:
+            end_loop_without_handlers(code)
             if not self._options.quiet:
                 print(f"maas-backoff map: {self._summary()}", file=sys.stderr, flush=True)
-            end_loop_without_handlers(code)
 
     async def _with_worker(self) -> None:
         grace = self._scheduler.config.scheduler.shutdown_grace

@@ -50,7 +50,7 @@ end
 local MOST_LOOKED = 200
 local unmoved = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, MOST_LOOKED)
 local counts, new_sets, most, looked = {}, {}, nil, 0
-for _, id in ipairs(unmoved) do
+for _, id in ipairs((kinds[1] or gpu[1]) and unmoved or {}) do
   local task = fields_of(prefix .. 't:' .. id, 'p', 'q')
   if task and task[1] then
     local _, _, kind = terms_of(task[1])
@@ -69,11 +69,10 @@ if #unmoved == MOST_LOOKED and most then
   end
   counts[most] = counts[most] + rest
 end
--- A set that is empty is not listed.
+-- A set that is empty is not listed; one that several demands share may be.
 for name in pairs(new_sets) do
-  local n = #gpu + 1
-  gpu[n] = gpu_set(prefix, name)
-  demands[2 * n - 1], demands[2 * n], oldest[gpu[n]] = name, 0, now
+  local set, n = gpu_set(prefix, name), #gpu + 1
+  if not oldest[set] then gpu[n], demands[2 * n - 1], demands[2 * n], oldest[set] = set, name, 0, now end
 end
 for n, set in ipairs(gpu) do demands[2 * n] = demands[2 * n] + (counts[set] or 0) end
 for n, kind in ipairs(kinds) do by_kind[2 * n] = by_kind[2 * n] + (counts[kind] or 0) end

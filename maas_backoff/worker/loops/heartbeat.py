@@ -4,6 +4,7 @@ A handler that blocks the worker's event loop keeps its lease. A cancel reaches 
 again. The thread also looks for tasks that other workers have lost.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -215,7 +216,8 @@ class Heartbeat:
         """Note which worker has this worker's name. If none has it any more, take it again."""
         name = self._context.store.connection.config.scheduler.worker_name
         if name and not named:
-            with anyio.fail_after(self._deadline):
+            # If this fails, as while the server's memory is full, the next heartbeat tries again.
+            with contextlib.suppress(StorageError), anyio.move_on_after(self._deadline):
                 await self._context.store.registry.take_free_name(client, name, self._context.name)
             return
         rival = named if name and named != self._context.name else ""
