@@ -3,13 +3,17 @@
 import asyncio
 import logging
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 
+import anyio
+import anyio.to_thread
 import pytest
 from support import eventually
 
 from maas_backoff import (
+    EventLoopError,
     HandlerError,
     ResultEntity,
     TaskBackoffConfig,
@@ -176,6 +180,30 @@ async def test_a_worker_that_ends_unasked_is_critical_and_not_ready(
         await scheduler.shutdown()
     async with scheduler:
         assert scheduler.health().ready
+
+
+async def test_run_until_stopped_in_another_event_loop_leaves_the_worker_alone(scheduler: TaskBackoffScheduler) -> None:
+    """Its start is refused, and that is all."""
+
+    @scheduler.set_custom_task_handler
+    async def handle(task: TaskEntity) -> None: ...
+
+    is_ready, is_done = threading.Event(), threading.Event()
+
+    async def run() -> None:
+        async with scheduler:
+            is_ready.set()
+            await anyio.to_thread.run_sync(is_done.wait)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.to_thread.run_sync, lambda: asyncio.run(run()))
+        await anyio.to_thread.run_sync(is_ready.wait)
+        try:
+            with anyio.fail_after(10), pytest.raises(EventLoopError, match="start: the worker runs in another"):
+                await scheduler.run_until_stopped()
+            assert scheduler.health().ready
+        finally:
+            is_done.set()
 
 
 async def test_run_until_stopped_raises_what_ended_the_worker(scheduler: TaskBackoffScheduler) -> None:

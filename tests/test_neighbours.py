@@ -177,6 +177,28 @@ async def test_a_name_that_was_lost_is_taken_again(own: TaskBackoffScheduler, se
         assert own.health().ready
 
 
+async def test_full_memory_refuses_a_lost_name_and_stops_no_heartbeat(
+    own: TaskBackoffScheduler, scheduler: TaskBackoffScheduler, server: Server
+) -> None:
+    """A person quiets the worker meanwhile, which the rest of the heartbeat notes."""
+    own.config.scheduler.worker_name = "one"
+    own.config.scheduler.lease = 3
+    async with own:
+        (worker,) = await scheduler.workers()
+        await scheduler.quiet_workers(worker.name)
+        server.client.config_set("maxmemory", 1)
+        try:
+            server.client.delete("maas:{test}:name:one")
+            await eventually(lambda: _is_quiet(scheduler), "a heartbeat has noted it")
+            assert server.client.get("maas:{test}:name:one") is None
+        finally:
+            server.client.config_set("maxmemory", 0)
+
+
+async def _is_quiet(scheduler: TaskBackoffScheduler) -> bool:
+    return [worker.quiet for worker in await scheduler.workers()] == [True]
+
+
 async def test_a_neighbour_that_cannot_be_watched_is_polled(
     own: TaskBackoffScheduler, scheduler: TaskBackoffScheduler, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

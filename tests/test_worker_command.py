@@ -227,6 +227,38 @@ async def loads():
     assert "SIGTERM: giving up the start" in errors
 
 
+@pytest.mark.long
+async def test_a_start_that_swallows_its_cancel_is_given_up_all_the_same(start: Start, tmp_path: Path) -> None:
+    """As a download does that is tried again after each exception."""
+    (tmp_path / "mine.py").write_text(
+        MODULE
+        + """
+import asyncio, contextlib
+
+@scheduler.set_custom_task_handler
+async def handle(task, model): ...
+
+@scheduler.set_worker_lifespan
+@contextlib.asynccontextmanager
+async def loads():
+    print("loading", flush=True)
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except BaseException:
+            pass
+    yield
+"""
+    )
+    worker = start()
+    assert worker.stdout is not None
+    assert await anyio.to_thread.run_sync(worker.stdout.readline) == "loading\n"
+    worker.send_signal(signal.SIGTERM)
+    _, errors = worker.communicate(timeout=60)
+    assert worker.returncode == 0, errors
+    assert "left behind, as they do not end: coroutines maas-backoff" in errors
+
+
 SLOW = (
     MODULE
     + """

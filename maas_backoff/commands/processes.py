@@ -27,7 +27,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 WELL = 30.0
 """Seconds after which a worker counts as well: if it ends later, the pause is the shortest."""
 
-
 _NOTHING_LEFT = (OSError, MemoryError, RuntimeError, SubprocessError)
 """The errors if no process, thread, memory or file is left for a worker. The other workers go on."""
 

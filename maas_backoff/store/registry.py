@@ -43,10 +43,14 @@ class Registry:
     def _renew_args(self, worker: str, info: str, leases: Iterable[tuple[str, int]]) -> list[Any]:
         queue, process = self._queue, self._queue.process
         args: list[Any] = [queue.clock, queue.keys.prefix, worker, info]
-        args += f"{queue.config.scheduler.lease * 1000:.0f}", "" if process is None else str(process)
+        args += self._lease_ms, "" if process is None else str(process)
         for lease in leases:
             args += lease
         return args
+
+    @property
+    def _lease_ms(self) -> str:
+        return f"{self._queue.config.scheduler.lease * 1000:.0f}"
 
     def _keys_of(self, worker: str) -> dict[str, str]:
         queue = self._queue
@@ -71,13 +75,11 @@ class Registry:
     async def take_name(self, name: str, worker: str) -> None:
         """Give a name to a worker, for a lease. Heartbeats renew it."""
         queue = self._queue
-        lease_ms = f"{queue.config.scheduler.lease * 1000:.0f}"
-        await queue.server.execute("SET", queue.keys.name(name), worker, "PX", lease_ms)
+        await queue.server.execute("SET", queue.keys.name(name), worker, "PX", self._lease_ms)
 
     async def take_free_name(self, client: Client, name: str, worker: str) -> None:
         """Give a name to a worker again, unless another one has it: it is lost by an outage longer than a lease."""
-        lease_ms = f"{self._queue.config.scheduler.lease * 1000:.0f}"
-        await client.execute("SET", self._queue.keys.name(name), worker, "PX", lease_ms, "NX")
+        await client.execute("SET", self._queue.keys.name(name), worker, "PX", self._lease_ms, "NX")
 
     async def set_quiet(self, worker: str, *, on: bool) -> bool:
         """Tell a worker to claim nothing, or to claim again. Return False if it was told so before.

@@ -48,9 +48,10 @@ end
 -- Due tasks that no claim has moved out of `scheduled` yet, as while all slots are busy: each counts where it will wait.
 -- If there are more than MOST_LOOKED, all others are taken to be like these.
 local MOST_LOOKED = 200
-local unmoved = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, MOST_LOOKED)
+local unmoved = {}
+if kinds[1] or gpu[1] then unmoved = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, MOST_LOOKED) end
 local counts, new_sets, most, looked = {}, {}, nil, 0
-for _, id in ipairs((kinds[1] or gpu[1]) and unmoved or {}) do
+for _, id in ipairs(unmoved) do
   local task = fields_of(prefix .. 't:' .. id, 'p', 'q')
   if task and task[1] then
     local _, _, kind = terms_of(task[1])
