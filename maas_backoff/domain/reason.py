@@ -136,7 +136,7 @@ def _taken(able: Sequence[Worker], fleet: Sequence[Worker], leased: int) -> int:
 
 
 def _busy(taken: int, slots: int, workers: str, *, matters: bool) -> str:
-    """Return in words how many slots are taken; empty: that is not known, or not why tasks wait, unless all are."""
+    """Return in words how many slots are taken. If some are free, and that does not matter, return nothing."""
     if slots and taken >= slots:
         return f": all {slots} slots of {workers} are busy"
     return f": {taken} of {slots} slots of {workers} are busy" if matters and slots else ""
@@ -186,8 +186,9 @@ def _unserved(stats: QueueStats, fleet: Sequence[Worker]) -> str:
 def _batches(stats: QueueStats, due: Mapping[str, int], fleet: Sequence[Worker], holds: int) -> str:
     """Return in words which kinds wait for a full batch. `due` has the number of due tasks by kind."""
     known = {kind: one for worker in fleet for kind, one in worker.batches.items() if kind not in stats.paused_kinds}
-    # Suspects wait for no batch, nor does what a pause or a limit `holds`. The numbers are those of all kinds together,
-    # and a paused tenant may hold tasks that are not due: some of a kind are held if they are too many for the others.
+    # Suspects, and tasks that a pause or a limit holds back, wait for no batch. Both numbers are those of all kinds
+    # together, and a paused tenant may hold back delayed tasks. So a kind has only those that find no place elsewhere:
+    # among the delayed tasks, and the tasks of other kinds.
     found: list[tuple[str, int, int, float]] = []
     for kind in sorted(known):
         number = due.get(kind, 0)

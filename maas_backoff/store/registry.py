@@ -78,7 +78,7 @@ class Registry:
         await queue.server.execute("SET", queue.keys.name(name), worker, "PX", self._lease_ms)
 
     async def take_free_name(self, client: Client, name: str, worker: str) -> None:
-        """Give a name to a worker again, unless another one has it: it is lost by an outage longer than a lease."""
+        """Give a worker its name again, which an outage of more than a lease has cost. Do nothing if another has it."""
         await client.execute("SET", self._queue.keys.name(name), worker, "PX", self._lease_ms, "NX")
 
     async def set_quiet(self, worker: str, *, on: bool) -> bool:
