@@ -119,10 +119,18 @@ async def check(
                 victim.kill()
                 victim.wait()
                 start()
+            while await running() is not None:
+                await anyio.sleep(0.1)
 
         async def running() -> "subprocess.Popen[bytes] | None":
-            """Return a worker that runs a task; None when all tasks are finished."""
+            """Return a worker that runs a task; None when all tasks are finished.
+
+            A worker whose server is away at its start has ended: start another one, as a supervisor does.
+            """
             while True:
+                for one in [one for one in workers if one.poll() is not None]:
+                    workers.remove(one)
+                    start()
                 with contextlib.suppress(redis.ConnectionError):
                     rows = [server.client.hmget(KEYS.task(task_id), "s", "y") for task_id in ids]
                     holders = b" ".join(holder for state, holder in rows if state == b"processing")
